@@ -1,0 +1,57 @@
+# Sluice: every target is explained by `make help`. Go alone is needed for run, build and test.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+export GOTOOLCHAIN := local
+export CGO_ENABLED ?= 0
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOBUILD := $(GO) build -buildvcs=false -trimpath -ldflags "$(LDFLAGS)"
+
+FUZZTIME  ?= 10s
+BENCHTIME ?= 1s
+ARGS      ?=
+
+.PHONY: help run build test check generate interop perf-check bench fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/sluice: one static, stripped binary
+	@mkdir -p bin
+	$(GOBUILD) -o bin/sluice ./cmd/sluice
+
+run: build ## build and start one node with the default configuration, data in ./data (ARGS="--set key=value")
+	exec ./bin/sluice start $(ARGS)
+
+bin/testrun: $(wildcard internal/testrun/*.go)
+	@mkdir -p bin
+	@$(GO) build -buildvcs=false -o $@ ./internal/testrun
+
+test: bin/testrun ## gofmt, vet and every test; needs Go alone; ends with "N passed, N failed, N skipped"
+	@./bin/testrun $(ARGS)
+
+check: bin/testrun ## what test leaves out: race detector, lint, generated files clean; names what it skips and why
+	@./bin/testrun -check
+
+generate: ## write the generated files anew (docs/configuration.md, docs/cli.md, cmd/sluice/deps.txt)
+	$(GO) run ./config/gen
+	$(GO) test -count=1 -run 'UpToDate' ./config ./cmd/sluice ./internal/arch -args -update
+
+interop: build ## foreign clients and suites against bin/sluice; installs them; writes a dated report
+	@if [ -x test/interop/run ]; then exec test/interop/run $(ARGS); \
+	else echo "skipped interop: test/interop/run is not in this tree"; fi
+
+perf-check: bin/testrun ## what must hold per publish, per delivery, per idle connection: counts, which repeat on a busy machine
+	@./bin/testrun -run 'Alloc|Budget' -no-static ./...
+
+bench: ## every micro-benchmark (BENCHTIME=1s, ARGS="-bench NAME"); load from outside is `sluice bench`
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(ARGS) ./...
+
+fuzz: bin/testrun ## each fuzz target in turn for FUZZTIME=10s
+	@./bin/testrun -fuzz $(FUZZTIME)
+
+clean: ## remove what was built
+	rm -rf bin dist

@@ -1,0 +1,72 @@
+package broker
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"net/netip"
+)
+
+// Credentials are what a client has shown of itself when it asks to come in. Password is a view of the caller's memory:
+// an Authenticator keeps no reference to it past its return.
+type Credentials struct {
+	ClientID         string
+	Username         string
+	HasUsername      bool
+	Password         []byte
+	Remote           netip.AddrPort // the zero value for a peer on a unix socket
+	PeerCertificates []*x509.Certificate
+	Listener         string
+}
+
+// Identity is who a connection acts as from its CONNECT to its end. It is immutable.
+type Identity struct {
+	User     string // empty for an anonymous client
+	ClientID string
+	Remote   netip.Addr // the zero value for a peer on a unix socket
+	Tenant   uint32
+	Source   string // what vouched for it: "password", "certificate", "anonymous"
+
+	// Generation of the users and rules in force when the client came in; what changed since decides whether it may stay.
+	Generation uint64
+}
+
+// Action is what an Authorizer is asked about.
+type Action uint8
+
+// The actions. A will and a retained message are publishes.
+const (
+	ActionPublish Action = iota + 1
+	ActionSubscribe
+)
+
+// The answers of an Authenticator beside success; errors.Is tells them apart.
+var (
+	ErrBadCredentials = errors.New("bad user name or password")
+	ErrNotAuthorized  = errors.New("not authorized")
+	ErrAuthBusy       = errors.New("too many clients are being verified")
+)
+
+// Authenticator says who a client is. Authenticate may take as long as a password hash takes and may wait for its turn:
+// it is called off the loops. It is safe for concurrent use. Errors wrap ErrBadCredentials, ErrNotAuthorized,
+// ErrAuthBusy or the context's error.
+type Authenticator interface {
+	Authenticate(ctx context.Context, c Credentials) (Identity, error)
+}
+
+// QuickAuthenticator is an Authenticator that often knows the answer at once (a certificate, an anonymous client, a password
+// seen a moment ago). Quick never blocks and may be called on a loop; done tells whether id and err are the answer, else
+// Authenticate must be asked, off the loop.
+type QuickAuthenticator interface {
+	Authenticator
+	Quick(c Credentials) (id Identity, done bool, err error)
+}
+
+// Authorizer says what a client may do. For ActionPublish topic is a topic name; for ActionSubscribe it is a filter as the
+// client sent it, $share prefix included, and the answer is yes only if everything that the filter can match is allowed.
+// Authorize never blocks, does not allocate, keeps no reference to topic, and is safe for concurrent use. Callers may keep an
+// answer for as long as Generation stays the same.
+type Authorizer interface {
+	Authorize(id *Identity, a Action, topic []byte) bool
+	Generation() uint64
+}
