@@ -16,7 +16,7 @@ const (
 	handlePlaceBits = 13
 
 	arenaUnit     = 8
-	arenaFirst = arenaSmallMax // bytes of the first chunk of short strings; the next ones double
+	arenaFirst    = arenaSmallMax                // bytes of the first chunk of short strings; the next ones double
 	arenaChunk    = arenaUnit << handlePlaceBits // bytes of a chunk when the arena has grown: 64 KiB
 	arenaSmallMax = arenaChunk / 8               // longer strings have a chunk of their own
 	arenaClasses  = 40                           // at least arenaClass(arenaSmallMax) + 1
@@ -39,8 +39,8 @@ func (h Handle) Len() int { return int(h & maxArenaLen) }
 // back.
 type Arena struct {
 	chunks [][]byte
-	begun bool // there is a chunk that is being filled
-	cur int // and this is it
+	begun  bool                 // there is a chunk that is being filled
+	cur    int                  // and this is it
 	fill   int                  // bytes used in it
 	spare  []uint32             // chunks without memory: their long string was freed
 	free   [arenaClasses]uint64 // heads of the lists of free places, linked in their first 8 bytes; place+1, 0: empty

@@ -36,9 +36,10 @@ func NewWheel(tick time.Duration, slots int) *Wheel {
 	return &Wheel{tick: tick, mask: uint32(n - 1), heads: make([]uint32, n)}
 }
 
-// TickAt is the tick that begins at or after mono: a deadline that is never early.
+// TickAt is the tick that begins at or after mono: a deadline that is never early. It is never 0, which a row or a callback may
+// take for no deadline.
 func (w *Wheel) TickAt(mono time.Duration) uint32 {
-	return uint32((mono + w.tick - 1) / w.tick)
+	return max(uint32((mono+w.tick-1)/w.tick), 1)
 }
 
 // TickNow is the tick that has begun by mono: what Advance takes.
