@@ -37,18 +37,14 @@ const (
 	KindCommand FrameKind = 2
 	// KindCatalog is a change of the catalog.
 	KindCatalog FrameKind = 3
-	// KindRaftEntries is a run of entries of one Raft group; Index is the first one's.
-	KindRaftEntries FrameKind = 16
-	// KindRaftState is term, vote and commit of one Raft group.
-	KindRaftState FrameKind = 17
-	// KindRaftSnapshot says that one Raft group has a snapshot at Index.
-	KindRaftSnapshot FrameKind = 18
-	// KindRaftCompact says that the entries of one Raft group up to Index are dead.
-	KindRaftCompact FrameKind = 19
-	// KindRaftRemove says that a replica of one Raft group has gone, with all it stored.
-	KindRaftRemove FrameKind = 20
-	// KindRaftBootstrap is the first membership of one Raft group.
-	KindRaftBootstrap FrameKind = 21
+	// KindRaftUpdate is what one Raft group's replica saves at once: entries, term, vote, snapshot. Index is the first entry's.
+	KindRaftUpdate FrameKind = 16
+	// KindRaftCompact says that the entries of a Raft group's replica up to Index are dead.
+	KindRaftCompact FrameKind = 17
+	// KindRaftRemove says that a Raft group's replica has gone, with all it stored.
+	KindRaftRemove FrameKind = 18
+	// KindRaftBootstrap is the first membership of a Raft group.
+	KindRaftBootstrap FrameKind = 19
 )
 
 // FlagSkippable marks a frame that a reader who does not know its kind may pass over. Any other unknown kind stops recovery.
