@@ -47,6 +47,8 @@ func DecodeConnack(body []byte, version byte) (Connack, error) {
 			return c, errReturnCode
 		}
 		c.Reason = connackReasons[code]
+	} else if len(body) == 0 && code == 1 {
+		c.Reason = UnsupportedProtocolVersion // a server that knows no version 5 says so in the form of its own
 	} else {
 		if c.Reason = ReasonCode(code); !connackCodes.has(c.Reason) {
 			return c, errReason

@@ -169,7 +169,7 @@ var (
 		SUBSCRIBE: {5, 0}, SUBACK: {3, 0}, UNSUBSCRIBE: {4, 0}, UNSUBACK: {2, 2},
 	}
 	lengths5 = [16]lengthRange{
-		CONNECT: {13, 0}, CONNACK: {3, 0}, PUBLISH: {3, 0}, PUBACK: {2, 0}, PUBREC: {2, 0}, PUBREL: {2, 0}, PUBCOMP: {2, 0},
+		CONNECT: {13, 0}, CONNACK: {2, 0}, PUBLISH: {3, 0}, PUBACK: {2, 0}, PUBREC: {2, 0}, PUBREL: {2, 0}, PUBCOMP: {2, 0},
 		SUBSCRIBE: {3, 0}, SUBACK: {4, 0}, UNSUBSCRIBE: {3, 0}, UNSUBACK: {4, 0}, DISCONNECT: {0, 0}, AUTH: {0, 0},
 	}
 )
