@@ -21,8 +21,7 @@ func ReasonOf(err error) ReasonCode {
 	if err == nil {
 		return Success
 	}
-	var p *ProtocolError
-	if errors.As(err, &p) {
+	if p, ok := errors.AsType[*ProtocolError](err); ok {
 		return p.Reason
 	}
 	return UnspecifiedError

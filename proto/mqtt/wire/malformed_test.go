@@ -256,7 +256,7 @@ func TestRefusePublish(t *testing.T) {
 }
 
 // Conformance: MQTT-3.4.2-1 (5.0), MQTT-3.5.2-1 (5.0), MQTT-3.6.2-1 (5.0), MQTT-3.7.2-1 (5.0)
-// Conformance: MQTT-3.14.2-1 (5.0), MQTT-3.15.2-1 (5.0), MQTT-3.14.2-4 (5.0)
+// Conformance: MQTT-3.14.2-1 (5.0), MQTT-3.15.2-1 (5.0), MQTT-3.14.2-2 (5.0)
 func TestRefuseReasons(t *testing.T) {
 	const c = ProtocolErrorCode
 	refuse(t, []refusal{
