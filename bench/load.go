@@ -1,0 +1,161 @@
+package bench
+
+import (
+	"errors"
+	"math"
+	"time"
+)
+
+// startDelay lets every loop learn of the start before it comes.
+const startDelay = 20 * time.Millisecond
+
+// load drives the publishers, which are connected: warm-up, the measured part, and the drain until all that was sent has
+// come. expected is how many deliveries n messages make.
+func (r *run) load(expected func(sent uint64) uint64) error {
+	r.assign()
+	cfg := &r.cfg
+	start := r.clock() + int64(startDelay)
+	from := start + int64(cfg.Warmup)
+	until := from + int64(cfg.Duration)
+	if cfg.Messages > 0 {
+		until = math.MaxInt64
+	}
+	r.stopAt.Store(until)
+	r.measureFrom.Store(from)
+	r.measureUntil.Store(until)
+	for i, l := range r.loops {
+		interval := 0.0
+		if cfg.Rate > 0 {
+			interval = 1e9 / cfg.Rate * float64(len(r.pubs)) / float64(max(len(l.sched.pubs), 1))
+		}
+		at := start + int64(interval*float64(i)/float64(len(r.loops)))
+		l.post(func(l *loop) { l.begin(at, interval) })
+	}
+	defer r.endLoad()
+	if err := r.sleep(from); err != nil {
+		return err
+	}
+	before, err := r.sample()
+	if err != nil {
+		return err
+	}
+	r.progress("measuring")
+	if cfg.Messages == 0 {
+		err = r.measure(until)
+	} else {
+		err = r.finish()
+		r.measureUntil.Store(r.clock())
+	}
+	after, serr := r.sample()
+	if err == nil {
+		err = serr
+	}
+	r.result.setUsage(before, after, time.Duration(r.measureUntil.Load()-from))
+	if err != nil {
+		return err
+	}
+	err = r.await(cfg.Drain, func() uint64 { return r.count(countFresh) + r.count(countAcked) }, func() bool {
+		sent := r.count(countSent)
+		return r.count(countFresh) >= expected(sent) && (cfg.QoS == 0 || r.count(countAcked) >= sent)
+	})
+	if errors.Is(err, errIdle) {
+		return nil // what is missing is counted by verify
+	}
+	return err
+}
+
+// assign gives each loop its publishers, in an order that the seed decides.
+func (r *run) assign() {
+	lists := map[*loop][]*publisher{}
+	for _, i := range r.rng.Perm(len(r.pubs)) {
+		p := r.pubs[i]
+		lists[p.c.l] = append(lists[p.c.l], p)
+	}
+	for _, l := range r.loops {
+		l.call(func(l *loop) { l.sched.pubs = lists[l] })
+	}
+}
+
+// measure waits for the end of the measured part with a line of progress each second.
+func (r *run) measure(until int64) error {
+	last := r.count(countFresh)
+	for {
+		next := min(r.clock()+int64(time.Second), until)
+		if err := r.sleep(next); err != nil {
+			r.stopAt.Store(r.clock())
+			r.measureUntil.Store(r.clock())
+			return err
+		}
+		now := r.count(countFresh)
+		r.progress("%d received, %d in the last second", now, now-last)
+		last = now
+		if next == until {
+			return nil
+		}
+	}
+}
+
+// finish waits until all messages of a counted run are sent and, above QoS 0, acknowledged.
+func (r *run) finish() error {
+	want := r.cfg.Messages * uint64(len(r.pubs))
+	of := countSent
+	if r.cfg.QoS > 0 {
+		of = countAcked
+	}
+	progress := func() uint64 { return r.count(countSent) + r.count(countAcked) }
+	err := r.await(r.cfg.Drain+r.cfg.Stall, progress, func() bool { return r.count(of) >= want })
+	if errors.Is(err, errIdle) {
+		return nil
+	}
+	return err
+}
+
+// endLoad stops the publishers.
+func (r *run) endLoad() {
+	r.stopAt.Store(min(r.stopAt.Load(), r.clock()))
+	for _, l := range r.loops {
+		l.call(func(l *loop) { l.sched.running = false })
+	}
+}
+
+// sample looks at the server's processes, if they are known.
+func (r *run) sample() (usage, error) {
+	s, err := sampleProcess(r.cfg.PIDs)
+	s.Own = ownCPU()
+	return s, err
+}
+
+// verify adds up what the loops counted and what the receivers still miss. The loops have stopped.
+func (r *run) verify() {
+	total := &r.result.total
+	total.init()
+	for _, l := range r.loops {
+		total.merge(&l.stats)
+	}
+	c := &r.result.Counts
+	unanswered := make([]map[uint64]bool, len(r.pubs))
+	for i, p := range r.pubs {
+		unanswered[i] = p.unanswered()
+		c.Unacknowledged += uint64(len(unanswered[i]))
+		c.Refused += p.refused
+	}
+	judge := func(first uint32, tracks []track) {
+		for i := range tracks {
+			p := int(first) + i
+			if p >= len(r.pubs) {
+				return
+			}
+			lost, excused := tracks[i].lost(r.pubs[p].seq, unanswered[p])
+			c.Lost += lost
+			c.Undecided += excused
+		}
+	}
+	for _, s := range r.subs {
+		if s.group == nil {
+			judge(s.first, s.tracks)
+		}
+	}
+	for _, g := range r.groups {
+		judge(0, g.tracks)
+	}
+}

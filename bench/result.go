@@ -1,0 +1,358 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Result is what a run found. Its JSON form is read by perf/compare and by scripts.
+type Result struct {
+	Scenario   string    `json:"scenario"`
+	URL        string    `json:"url"`
+	Started    time.Time `json:"started"`
+	Tool       string    `json:"version"` // of this generator
+	Seed       uint64    `json:"seed"`
+	OK         bool      `json:"ok"`
+	Partial    bool      `json:"partial,omitempty"` // interrupted
+	Violations []string  `json:"violations"`        // what the broker did wrong, the worst first
+	Notes      []Note    `json:"notes,omitempty"`
+
+	Config    Settings      `json:"config"`
+	Hardware  Hardware      `json:"hardware"`
+	Counts    Counts        `json:"counts"`
+	Seconds   float64       `json:"seconds"` // the measured part
+	Rates     Rates         `json:"rates"`
+	Latency   *Distribution `json:"latency_us,omitempty"` // from the intended time of sending
+	Connects  *Distribution `json:"connect_us,omitempty"` // from dialing to CONNACK
+	Server    *Server       `json:"server,omitempty"`     // with the server's process ids
+	Generator Generator     `json:"generator"`
+	Steps     []Step        `json:"steps,omitempty"`
+	Balance   *Balance      `json:"balance,omitempty"` // shared
+
+	total stats
+}
+
+// Note is a remark about the run, with the second in which it was first due.
+type Note struct {
+	Second float64 `json:"second"`
+	Count  int     `json:"count"`
+	Text   string  `json:"text"`
+}
+
+// Settings are the parts of a Config that a result depends on.
+type Settings struct {
+	Version        int     `json:"mqtt_version"`
+	Publishers     int     `json:"publishers"`
+	Subscribers    int     `json:"subscribers"`
+	Connections    int     `json:"connections"`
+	Filters        int     `json:"filters,omitempty"`
+	Messages       uint64  `json:"messages,omitempty"`
+	Payload        int     `json:"payload"`
+	QoS            int     `json:"qos"`
+	Rate           float64 `json:"rate,omitempty"`
+	Inflight       int     `json:"inflight,omitempty"`
+	WarmupSeconds  float64 `json:"warmup_seconds"`
+	Duration       float64 `json:"duration_seconds"`
+	SettleSeconds  float64 `json:"settle_seconds,omitempty"`
+	Durable        bool    `json:"durable"`
+	Threads        int     `json:"threads"`
+	ReceiveMaximum int     `json:"receive_maximum,omitempty"`
+}
+
+// Hardware is what the generator ran on.
+type Hardware struct {
+	CPU         string  `json:"cpu"`
+	Cores       int     `json:"cores"`
+	MemoryBytes int64   `json:"memory_bytes"`
+	Kernel      string  `json:"kernel"`
+	LoadAverage float64 `json:"load_average"` // of the minute before
+}
+
+// Counts are of the whole run, warm-up and drain included.
+type Counts struct {
+	Sent           uint64 `json:"sent"`
+	Acked          uint64 `json:"acked"`
+	Received       uint64 `json:"received"` // deliveries
+	Lost           uint64 `json:"lost"`     // deliveries that never came, of messages that the broker answered for
+	Duplicates     uint64 `json:"duplicates"`
+	Reordered      uint64 `json:"reordered"`
+	Corrupt        uint64 `json:"corrupt"`
+	Stray          uint64 `json:"stray"`          // came to whom they were not meant for
+	Unacknowledged uint64 `json:"unacknowledged"` // above QoS 0, when the run was over
+	Undecided      uint64 `json:"undecided"`      // deliveries missing of those
+	Refused        uint64 `json:"refused"`        // acknowledged with a failure
+	Redelivered    uint64 `json:"redelivered"`    // carried the DUP flag
+	Resent         uint64 `json:"resent"`         // QoS 2 PUBLISH again before its PUBREL
+	Disconnects    uint64 `json:"disconnects"`
+}
+
+// Rates are of the measured part.
+type Rates struct {
+	SentPerSecond     float64 `json:"sent_per_second"`
+	ReceivedPerSecond float64 `json:"received_per_second"`
+}
+
+// Distribution is a histogram in microseconds.
+type Distribution struct {
+	Count int64   `json:"count"`
+	Mean  float64 `json:"mean"`
+	P50   float64 `json:"p50"`
+	P90   float64 `json:"p90"`
+	P99   float64 `json:"p99"`
+	P999  float64 `json:"p99_9"`
+	Max   float64 `json:"max"`
+}
+
+// Server is what the server's processes used in the measured part, from /proc.
+type Server struct {
+	CPUSeconds           float64 `json:"cpu_seconds"`
+	CPUPerMessage        float64 `json:"cpu_us_per_message,omitempty"`
+	CPUPerDelivery       float64 `json:"cpu_us_per_delivery,omitempty"`
+	CPUPerConnection     float64 `json:"cpu_us_per_connection,omitempty"`
+	RSSBefore            int64   `json:"rss_before"`
+	RSSAfter             int64   `json:"rss_after"`
+	BytesPerConnection   float64 `json:"bytes_per_connection,omitempty"`
+	Threads              int64   `json:"threads"`
+	SwitchesPerThousand  float64 `json:"context_switches_per_1000_messages,omitempty"`
+	ContextSwitches      int64   `json:"context_switches"`
+	BusyCores            float64 `json:"busy_cores"`
+	MessagesPerCPUSecond float64 `json:"messages_per_cpu_second,omitempty"`
+}
+
+// Generator is what the generator says of itself.
+type Generator struct {
+	CPUSeconds float64       `json:"cpu_seconds"`       // of the whole run
+	BusyCores  float64       `json:"busy_cores"`        // in the measured part
+	Late       *Distribution `json:"late_us,omitempty"` // of sends by timetable that nothing but the generator held up
+	Held       uint64        `json:"held_by_broker"`    // sends that waited because the broker did not read or answer
+	Stalls     uint64        `json:"stalls"`            // times that nothing came back for Config.Stall
+	Bottleneck string        `json:"bottleneck,omitempty"`
+}
+
+// Step is one step of a scenario that has several: storing, fetching, draining.
+type Step struct {
+	Name      string  `json:"name"`
+	Count     uint64  `json:"count"`
+	Seconds   float64 `json:"seconds"`
+	PerSecond float64 `json:"per_second"`
+	CPUEach   float64 `json:"cpu_us_each,omitempty"`
+	BytesEach float64 `json:"bytes_each,omitempty"` // resident memory that the server gained, by Count
+}
+
+// Balance is how a share group's members got on, in deliveries.
+type Balance struct {
+	Least uint64 `json:"least"`
+	Most  uint64 `json:"most"`
+}
+
+func newResult(c *Config) *Result {
+	s := &Result{Scenario: c.Scenario, URL: c.URL, Started: time.Now().UTC().Truncate(time.Second), Tool: c.Tool, Seed: c.Seed}
+	s.Hardware.Cores = runtime.NumCPU()
+	describeMachine(&s.Hardware)
+	return s
+}
+
+func (s *Result) setUsage(before, after usage, d time.Duration) {
+	s.Seconds = d.Seconds()
+	s.Generator.BusyCores = (after.Own - before.Own).Seconds() / max(d.Seconds(), 1e-9)
+	if before.Threads == 0 {
+		return
+	}
+	if s.Server == nil {
+		s.Server = &Server{RSSBefore: before.RSS}
+	}
+	v := s.Server
+	v.CPUSeconds = (after.CPU - before.CPU).Seconds()
+	v.RSSAfter, v.Threads = after.RSS, after.Threads
+	v.ContextSwitches = after.Switches - before.Switches
+	v.BusyCores = v.CPUSeconds / max(d.Seconds(), 1e-9)
+}
+
+// step adds a finished step.
+func (s *Result) step(name string, count uint64, before, after usage, d time.Duration) {
+	x := Step{Name: name, Count: count, Seconds: d.Seconds()}
+	if n := float64(count); n > 0 {
+		x.PerSecond = n / max(d.Seconds(), 1e-9)
+		if before.Threads > 0 {
+			x.CPUEach = float64((after.CPU - before.CPU).Microseconds()) / n
+			x.BytesEach = float64(after.RSS-before.RSS) / n
+		}
+	}
+	s.Steps = append(s.Steps, x)
+}
+
+func distribution(h *hdrhistogram.Histogram) *Distribution {
+	if h.TotalCount() == 0 {
+		return nil
+	}
+	us := func(v int64) float64 { return float64(v) * histUnit / 1000 }
+	return &Distribution{
+		Count: h.TotalCount(), Mean: h.Mean() * histUnit / 1000, P50: us(h.ValueAtQuantile(50)), P90: us(h.ValueAtQuantile(90)),
+		P99: us(h.ValueAtQuantile(99)), P999: us(h.ValueAtQuantile(99.9)), Max: us(h.Max()),
+	}
+}
+
+// fillResult turns the counters into the result. The loops have stopped.
+func (r *run) fillResult() {
+	s, t, cfg := r.result, &r.result.total, &r.cfg
+	c := &s.Counts
+	c.Sent, c.Acked, c.Received, c.Duplicates, c.Reordered = t.sent, t.acked-t.cleared, t.received, t.duplicates, t.reordered
+	c.Corrupt, c.Stray, c.Redelivered, c.Resent = t.corrupt, t.stray, t.dup, t.resent
+	c.Disconnects = r.count(countFailed)
+	s.Config = Settings{
+		Version: int(cfg.Version), Publishers: len(r.pubs), Subscribers: len(r.subs), Connections: int(r.dialCount.Load()),
+		Messages: cfg.Messages, Payload: cfg.Payload, QoS: int(cfg.QoS), Rate: cfg.Rate, Durable: cfg.Durable, Threads: cfg.Threads,
+		WarmupSeconds: cfg.Warmup.Seconds(), Duration: cfg.Duration.Seconds(), ReceiveMaximum: cfg.ReceiveMaximum,
+	}
+	if cfg.Rate == 0 {
+		s.Config.Inflight = cfg.Inflight
+	}
+	if cfg.Scenario == "wildcards" {
+		s.Config.Filters = cfg.Filters
+	}
+	if cfg.Scenario == "idle" {
+		s.Config.SettleSeconds = cfg.Settle.Seconds()
+	}
+	if s.Seconds > 0 {
+		s.Rates = Rates{float64(t.sentMeasured) / s.Seconds, float64(t.receivedMeasured) / s.Seconds}
+	}
+	s.Latency, s.Connects = distribution(t.delivery), distribution(t.connects)
+	if v := s.Server; v != nil && t.sentMeasured > 0 {
+		us := v.CPUSeconds * 1e6
+		v.CPUPerMessage = us / float64(t.sentMeasured)
+		v.CPUPerDelivery = us / float64(max(t.receivedMeasured, 1))
+		v.SwitchesPerThousand = float64(v.ContextSwitches) * 1000 / float64(t.sentMeasured)
+		v.MessagesPerCPUSecond = float64(t.sentMeasured) / max(v.CPUSeconds, 1e-9)
+	}
+	s.Generator.Late, s.Generator.Held, s.Generator.Stalls = distribution(t.lateness), t.held, t.stalls
+	s.Generator.Bottleneck = r.bottleneck()
+	r.mu.Lock()
+	for _, text := range r.mu.order {
+		n := r.mu.notes[text]
+		s.Notes = append(s.Notes, Note{float64(n.at) / 1e9, n.count, text})
+	}
+	r.mu.Unlock()
+	s.judge(cfg)
+}
+
+// lateMax is how late a timetable may be at p99 before the result says more of the generator than of the broker.
+const lateMax = 1000 // µs
+
+// bottleneck says why the generator may have been what held the figures down, or nothing.
+func (r *run) bottleneck() string {
+	s, t := r.result, &r.result.total
+	if late := s.Generator.Late; late != nil && late.P99 > lateMax {
+		return fmt.Sprintf("sends were late by %.0f µs at p99 through no fault of the broker", late.P99)
+	}
+	want := r.cfg.Rate * s.Seconds
+	if r.cfg.Messages == 0 && float64(t.sentMeasured) < 0.98*want && float64(t.held) < 0.02*want {
+		return fmt.Sprintf("%.0f messages were to be sent in the measured part and %d were", want, t.sentMeasured)
+	}
+	if busy := s.Generator.BusyCores / float64(r.cfg.Threads); r.cfg.Rate == 0 && busy > 0.97 {
+		return fmt.Sprintf("the generator's threads were %.0f %% busy: the rate is theirs, not the broker's (CPU per message stands)", busy*100)
+	}
+	return ""
+}
+
+// judge lists what the broker did wrong.
+func (s *Result) judge(cfg *Config) {
+	c := &s.Counts
+	s.Violations = []string{}
+	add := func(n uint64, format string, args ...any) {
+		if n > 0 {
+			s.Violations = append(s.Violations, fmt.Sprintf(format, args...))
+		}
+	}
+	if cfg.QoS > 0 {
+		add(c.Lost, "LOST: %d deliveries of acknowledged messages never came", c.Lost)
+	} else if !cfg.AllowLoss {
+		add(c.Lost, "LOST: %d deliveries at QoS 0 never came", c.Lost)
+	}
+	if cfg.QoS != 1 {
+		add(c.Duplicates, "DUPLICATES: %d deliveries came again at QoS %d", c.Duplicates, cfg.QoS)
+	}
+	add(c.Reordered, "REORDERED: %d deliveries came after a later one of the same publisher", c.Reordered)
+	add(c.Corrupt, "CORRUPT: %d deliveries are not what was sent", c.Corrupt)
+	add(c.Stray, "STRAY: %d deliveries came to a client that they were not for", c.Stray)
+	add(c.Disconnects, "DISCONNECTED: %d connections failed or were ended by the broker", c.Disconnects)
+	add(c.Refused, "REFUSED: %d messages were answered by a failure", c.Refused)
+	if !s.Partial {
+		add(c.Unacknowledged, "UNANSWERED: %d messages were never acknowledged", c.Unacknowledged)
+	}
+	s.OK = len(s.Violations) == 0
+}
+
+// WriteTable prints the result for people.
+func (s *Result) WriteTable(w io.Writer) error {
+	var b strings.Builder
+	for _, v := range s.Violations {
+		fmt.Fprintf(&b, "%s\n", v)
+	}
+	if s.Generator.Bottleneck != "" {
+		fmt.Fprintf(&b, "GENERATOR: %s\n", s.Generator.Bottleneck)
+	}
+	if s.Partial {
+		b.WriteString("PARTIAL: the run was interrupted\n")
+	}
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
+	row("scenario", "%s, %s, MQTT version %d, QoS %d, %d bytes", s.Scenario, s.URL, s.Config.Version, s.Config.QoS, s.Config.Payload)
+	row("clients", "%d publishers, %d subscribers, %d connections", s.Config.Publishers, s.Config.Subscribers, s.Config.Connections)
+	c := &s.Counts
+	if c.Sent > 0 {
+		row("messages", "%d sent, %d acknowledged, %d received, %d lost, %d again, %d reordered, %d corrupt",
+			c.Sent, c.Acked, c.Received, c.Lost, c.Duplicates, c.Reordered, c.Corrupt)
+	}
+	if s.Rates.SentPerSecond > 0 {
+		row("rate", "%.0f sent/s, %.0f received/s in %.1f s", s.Rates.SentPerSecond, s.Rates.ReceivedPerSecond, s.Seconds)
+	}
+	spread := func(name string, d *Distribution) {
+		if d != nil {
+			row(name, "p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  max %.1f", d.P50, d.P90, d.P99, d.P999, d.Max)
+		}
+	}
+	spread("latency µs", s.Latency)
+	spread("connect µs", s.Connects)
+	s.serverRows(row)
+	for _, x := range s.Steps {
+		row(x.Name, "%d in %.2f s, %.0f/s, server CPU %.2f µs each, %.0f bytes each", x.Count, x.Seconds, x.PerSecond, x.CPUEach, x.BytesEach)
+	}
+	if s.Balance != nil {
+		row("balance", "%d to %d deliveries a member", s.Balance.Least, s.Balance.Most)
+	}
+	row("generator", "%.2f s of CPU, %.2f cores in the measured part, %d sends held up by the broker", s.Generator.CPUSeconds,
+		s.Generator.BusyCores, s.Generator.Held)
+	spread("late sends µs", s.Generator.Late)
+	for _, n := range s.Notes {
+		row("note", "at %.1f s: %s (%d times)", n.Second, n.Text, n.Count)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (s *Result) serverRows(row func(string, string, ...any)) {
+	v := s.Server
+	if v == nil {
+		return
+	}
+	if v.CPUPerMessage > 0 {
+		row("server CPU", "%.3f µs a message, %.3f µs a delivery, %.2f cores, %.1f context switches per 1000 messages",
+			v.CPUPerMessage, v.CPUPerDelivery, v.BusyCores, v.SwitchesPerThousand)
+	}
+	if v.CPUPerConnection > 0 {
+		row("server CPU", "%.1f µs a connection", v.CPUPerConnection)
+	}
+	row("server memory", "%.1f MB before, %.1f MB after, %d threads", float64(v.RSSBefore)/1e6, float64(v.RSSAfter)/1e6, v.Threads)
+	if v.BytesPerConnection != 0 {
+		row("a connection", "%.0f bytes resident", v.BytesPerConnection)
+	}
+}
