@@ -1,0 +1,18 @@
+//go:build unix && !linux
+
+package vfs
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// directFlags is 0: only Linux is known to keep the promise of direct and synchronous writes together.
+const directFlags = 0
+
+func adviseRandom(*os.File) {}
+
+func fdatasync(f *os.File) error { return f.Sync() }
+
+func populate(b []byte, _ bool) error { return unix.Madvise(b, unix.MADV_WILLNEED) }
