@@ -401,8 +401,14 @@ func TestErrorText(t *testing.T) {
 
 // TestConnackCodes: the return codes of 3.1.1 come back as the reasons that they were made of.
 //
-// Conformance: MQTT-3.2.2-6 (3.1.1), MQTT-3.2.2-8 (5.0)
+// Conformance: MQTT-3.2.2-4 (3.1.1), MQTT-3.2.2-1 (5.0), MQTT-3.2.2-6 (5.0), MQTT-3.2.2-8 (5.0)
 func TestConnackCodes(t *testing.T) {
+	for _, r := range []ReasonCode{Success, UnspecifiedError, NotAuthorized, ServerBusy} {
+		b := AppendConnack(nil, V5, &Connack{Reason: r, SessionPresent: true})
+		if want := byte(1); r.Failed() && b[2] != 0 || !r.Failed() && b[2] != want {
+			t.Errorf("%v: flags %02x", r, b[2])
+		}
+	}
 	for r := ReasonCode(0); r < 0xFF; r++ {
 		code, ok := r.ConnackCode()
 		b := AppendConnack(nil, V311, &Connack{Reason: r, SessionPresent: true})
