@@ -84,45 +84,54 @@ type Header struct {
 // are needed to come further: the whole packet once its length is known. Any other error is a *ProtocolError, after
 // which the stream cannot be read on; Header.Type is set then as far as it was known.
 func Scan(b []byte, maxPacket uint32, version byte) (Header, error) {
-	var h Header
 	if len(b) == 0 {
-		h.Size = 2
-		return h, ErrShort
+		return Header{Size: 2}, ErrShort
 	}
-	h.Type, h.Flags = PacketType(b[0]>>4), b[0]&0x0F
-	if err := checkFirst(h.Type, h.Flags, version); err != nil {
-		return h, err
+	typ := PacketType(b[0] >> 4)
+	if e := firstByte[version&7][b[0]]; e != nil {
+		return Header{Type: typ}, e
 	}
-	length, n := uint32(0), 0
-	switch {
-	case len(b) >= 2 && b[1] < 0x80: // the short form, which most packets have
-		length, n = uint32(b[1]), 1
-	default:
+	var length uint32
+	n := 1
+	if len(b) >= 2 && b[1] < 0x80 { // the short form, which most packets have
+		length = uint32(b[1])
+	} else {
 		var err error
 		if length, n, err = takeVarint(b[1:]); err != nil {
-			return h, err
+			return Header{Type: typ}, err
 		}
 		if n == 0 {
-			h.Size = len(b) + 1
-			return h, ErrShort
+			return Header{Type: typ, Size: len(b) + 1}, ErrShort
 		}
 	}
-	h.Size = 1 + n + int(length)
-	if maxPacket != 0 && uint64(h.Size) > uint64(maxPacket) {
-		return h, ErrPacketTooLarge
+	size := 1 + n + int(length)
+	if maxPacket != 0 && uint64(size) > uint64(maxPacket) {
+		return Header{Type: typ, Size: size}, ErrPacketTooLarge
 	}
-	if err := checkLength(h.Type, length, version); err != nil {
-		return h, err
+	if e := checkLength(typ, length, version); e != nil {
+		return Header{Type: typ, Size: size}, e
 	}
-	if len(b) < h.Size {
-		return h, ErrShort
+	if len(b) < size {
+		return Header{Type: typ, Size: size}, ErrShort
 	}
-	h.Body = b[1+n : h.Size : h.Size]
-	return h, nil
+	return Header{Type: typ, Flags: b[0] & 0x0F, Size: size, Body: b[1+n : size : size]}, nil
 }
 
+// firstByte says by version what is wrong with a packet's first byte. An unknown version refuses all.
+var firstByte = func() (table [8][256]*ProtocolError) {
+	for version := range byte(8) {
+		for b := range 256 {
+			table[version][b] = errTypeReserved
+			if version == 0 || (version >= V31 && version <= V5) {
+				table[version][b] = checkFirst(PacketType(b>>4), byte(b)&0x0F, version)
+			}
+		}
+	}
+	return table
+}()
+
 // checkFirst judges a packet's first byte.
-func checkFirst(t PacketType, flags, version byte) error {
+func checkFirst(t PacketType, flags, version byte) *ProtocolError {
 	if t == PUBLISH && version != 0 {
 		return checkPublishFlags(flags, version)
 	}
@@ -148,7 +157,7 @@ func checkFirst(t PacketType, flags, version byte) error {
 	return nil
 }
 
-func checkPublishFlags(flags, version byte) error {
+func checkPublishFlags(flags, version byte) *ProtocolError {
 	if flags&flagQoS == flagQoS {
 		return errPublishQoS
 	}
@@ -174,7 +183,7 @@ var (
 	}
 )
 
-func checkLength(t PacketType, length uint32, version byte) error {
+func checkLength(t PacketType, length uint32, version byte) *ProtocolError {
 	r := &lengths31[t]
 	if version == V5 {
 		r = &lengths5[t]

@@ -128,8 +128,8 @@ func DecodeServerPublish(flags byte, body []byte, version byte) (Publish, error)
 }
 
 func decodePublish(flags byte, body []byte, version byte, at place) (p Publish, err error) {
-	if err := checkPublishFlags(flags, version); err != nil {
-		return p, err
+	if e := checkPublishFlags(flags, version); e != nil {
+		return p, e
 	}
 	p.Dup, p.Retain, p.QoS = flags&flagDup != 0, flags&flagRetain != 0, flags&flagQoS>>1
 	topic, rest, ok := takeBytes(body)

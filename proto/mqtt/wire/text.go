@@ -15,35 +15,31 @@ const (
 const (
 	ones  = 0x0101010101010101
 	highs = 0x8080808080808080
+
+	wildBit = ('+' ^ '#') * ones
 )
 
-// classify says what b holds. It is the one pass over a topic on the way of a publish.
+// classify says what b holds. It is the one pass over a topic on the way of a publish. (w-ones)&^w has the high bit of
+// some byte set if and only if a byte of w is 0; + and # differ in one bit, so that one such test finds both.
 func classify(b []byte) (class uint8) {
+	if len(b) < 8 {
+		return classifyShort(b)
+	}
 	var nul, wild, high uint64
-	if len(b) >= 8 {
-		i := 0
-		for ; i+8 <= len(b); i += 8 {
-			w := binary.LittleEndian.Uint64(b[i:])
-			nul |= (w - ones) &^ w
-			p, s := w^('+'*ones), w^('#'*ones)
-			wild |= (p-ones)&^p | (s-ones)&^s
-			high |= w
-		}
-		w := binary.LittleEndian.Uint64(b[len(b)-8:]) // the last eight again, so that no tail is left
+	for i := 0; i < len(b)-8; i += 8 {
+		w := binary.LittleEndian.Uint64(b[i : i+8])
+		x := (w | wildBit) ^ '+'*ones
 		nul |= (w - ones) &^ w
-		p, s := w^('+'*ones), w^('#'*ones)
-		wild |= (p-ones)&^p | (s-ones)&^s
+		wild |= (x - ones) &^ x
 		high |= w
-	} else {
-		for _, c := range b {
-			if c == 0 {
-				nul = highs
-			}
-			if c == '+' || c == '#' {
-				wild = highs
-			}
-			high |= uint64(c)
-		}
+	}
+	w := binary.LittleEndian.Uint64(b[len(b)-8:]) // the last eight, some for the second time, so that no tail is left
+	x := (w | wildBit) ^ '+'*ones
+	nul |= (w - ones) &^ w
+	wild |= (x - ones) &^ x
+	high |= w
+	if (nul|wild|high)&highs == 0 {
+		return 0
 	}
 	if nul&highs != 0 {
 		class |= textNUL
@@ -53,6 +49,20 @@ func classify(b []byte) (class uint8) {
 	}
 	if high&highs != 0 {
 		class |= textHigh
+	}
+	return class
+}
+
+func classifyShort(b []byte) (class uint8) {
+	for _, c := range b {
+		switch {
+		case c == 0:
+			class |= textNUL
+		case c == '+' || c == '#':
+			class |= textWild
+		case c >= 0x80:
+			class |= textHigh
+		}
 	}
 	return class
 }
