@@ -1,0 +1,63 @@
+package engine
+
+import (
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spareDescriptor is one kept in hand: when none is left it is given up for a moment, so that a client that waits can be taken in and
+// closed instead of being left to hang, and the acceptor does not spin over a backlog that it cannot empty.
+type spareDescriptor struct {
+	mu   sync.Mutex
+	file *os.File
+}
+
+func (s *spareDescriptor) open() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file == nil {
+		s.file, _ = os.Open(os.DevNull) // without it nothing is lost but the trick
+	}
+}
+
+func (s *spareDescriptor) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.file != nil {
+		s.file.Close()
+		s.file = nil
+	}
+}
+
+// refuseWithSpare takes one connection of fd and closes it.
+func (e *Engine) refuseWithSpare(fd int) {
+	e.spare.close()
+	// Another goroutine may take the freed descriptor first; then accept fails again, and the next round tries anew.
+	if n, _, err := sockAccept(fd); err == nil {
+		unix.Close(n)
+		e.accepts.spared.Add(1)
+	}
+	e.spare.open()
+}
+
+// limitedLog lets a line through once a second, with the number of those that it held back.
+type limitedLog struct {
+	to   *slog.Logger
+	last time.Time
+	held int
+}
+
+func (g *limitedLog) warn(msg string, args ...any) {
+	now := time.Now()
+	if !g.last.IsZero() && now.Sub(g.last) < time.Second {
+		g.held++
+		return
+	}
+	g.last = now
+	g.to.Warn(msg, append(args, "more", g.held)...)
+	g.held = 0
+}

@@ -1,0 +1,247 @@
+package engine
+
+import (
+	"errors"
+	"io"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// epollHere tells that this system has the epoll transport.
+const epollHere = true
+
+const (
+	eventsPerWait = 256
+
+	// readsPerTurn bounds what a flood is read per turn: a read that filled the buffer is repeated so often, then others have their turn.
+	readsPerTurn = 2
+)
+
+// poller is the epoll instance of a loop. Connections over netpoll do not stand in it: their events are posted.
+type poller struct {
+	epfd, evfd int
+	n          int
+	lastBusy   int64 // when a wait last brought events
+	events     [eventsPerWait]unix.EpollEvent
+}
+
+func (p *poller) open() error {
+	var err error
+	if p.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	if p.evfd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		unix.Close(p.epfd)
+		return err
+	}
+	// Edge-triggered, so that a wake-up need not be read away. Slot 0 is no connection's.
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET}
+	if err = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_ADD, p.evfd, &ev); err != nil {
+		p.close()
+	}
+	return err
+}
+
+func (p *poller) close() {
+	unix.Close(p.evfd)
+	unix.Close(p.epfd)
+}
+
+var wakeBytes = [8]byte{1}
+
+// wake ends the wait. Any goroutine may call it. The loop may have ended and closed the descriptor only after it has said so under the
+// inbox's lock, and nobody wakes then.
+func (p *poller) wake() {
+	// EAGAIN means that 1<<64-2 wake-ups are pending; there is no other failure.
+	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(p.evfd), uintptr(unsafe.Pointer(&wakeBytes[0])), 8)
+}
+
+// wait waits for events for at most d ns, for ever if d is negative.
+func (p *poller) wait(l *Loop, d int64) {
+	p.n = p.rawWait(0)
+	if p.n > 0 || d == 0 {
+		return
+	}
+	ms := -1
+	if d > 0 {
+		ms = int((d + 999_999) / 1_000_000)
+	}
+	n, err := unix.EpollWait(p.epfd, p.events[:], ms)
+	if err != nil {
+		n = 0 // EINTR: a turn without events does no harm
+	}
+	p.n = n
+	l.local.wakeups++
+}
+
+// rawWait does not tell the scheduler: it keeps its P, and must be short.
+func (p *poller) rawWait(ms int) int {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epfd), uintptr(unsafe.Pointer(&p.events[0])), eventsPerWait, uintptr(ms), 0, 0)
+	if errno != 0 {
+		return 0
+	}
+	return int(n)
+}
+
+// dispatch serves the events of the last wait.
+func (p *poller) dispatch(l *Loop) {
+	for i := range p.n {
+		ev := &p.events[i]
+		slot, gen := uint32(ev.Fd), uint32(ev.Pad)
+		if slot == 0 {
+			continue
+		}
+		// An event may be older than its slot's owner: an earlier event of this wait closed the one that it meant.
+		if c := l.slots[slot]; c != nil && l.gens[slot] == gen {
+			c.event(ev.Events)
+		}
+	}
+	p.n = 0
+}
+
+func (c *Conn) event(ev uint32) {
+	if ev&unix.EPOLLOUT != 0 {
+		c.writable()
+	}
+	if ev&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) == 0 || c.flags&flagClosed != 0 {
+		return
+	}
+	switch {
+	case c.wantsRead():
+		c.readable()
+	case ev&unix.EPOLLERR != 0:
+		c.shut(sockError(int(c.fd)))
+	case ev&unix.EPOLLHUP != 0 && c.flags&flagEOF != 0:
+		c.shut(c.closeErr())
+	case ev&unix.EPOLLHUP != 0:
+		// Both sides have ended, what came before is not read yet, and the poller would repeat this for ever.
+		c.pollCtl(unix.EPOLL_CTL_DEL, 0)
+		c.flags = c.flags&^(flagArmedIn|flagArmedOut) | flagUnwatched
+	default:
+		c.rearm()
+	}
+}
+
+func (c *Conn) readable() {
+	l := c.loop
+	for range readsPerTurn {
+		n, errno := sockRead(int(c.fd), l.scratch[headroom:])
+		l.local.reads++
+		switch {
+		case n > 0:
+			c.input(l.scratch, headroom, n)
+			if n < readBytes || c.flags&flagClosed != 0 || !c.wantsRead() {
+				return
+			}
+		case errno == unix.EAGAIN || errno == unix.EINTR:
+			return
+		case errno != 0:
+			c.inputEnd(errno)
+			return
+		default:
+			c.inputEnd(io.EOF)
+			return
+		}
+	}
+}
+
+// pollAdd begins to watch c.
+func (c *Conn) pollAdd() error {
+	c.flags |= flagArmedIn
+	return c.pollCtl(unix.EPOLL_CTL_ADD, unix.EPOLLIN)
+}
+
+func (c *Conn) pollCtl(op int, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(c.slot), Pad: int32(c.loop.gens[c.slot])}
+	return unix.EpollCtl(c.loop.poll.epfd, op, int(c.fd), &ev)
+}
+
+// pollRearm tells the kernel what c waits for, if that has changed.
+func (c *Conn) pollRearm() {
+	var want connFlags
+	var events uint32
+	if c.wantsRead() {
+		want |= flagArmedIn
+		events |= unix.EPOLLIN
+	}
+	if c.flags&flagBlocked != 0 {
+		want |= flagArmedOut
+		events |= unix.EPOLLOUT
+	}
+	if c.flags&(flagArmedIn|flagArmedOut) == want {
+		return
+	}
+	op := unix.EPOLL_CTL_MOD
+	if c.flags&flagUnwatched != 0 {
+		op = unix.EPOLL_CTL_ADD
+	}
+	c.flags = c.flags&^(flagArmedIn|flagArmedOut|flagUnwatched) | want
+	if err := c.pollCtl(op, events); err != nil {
+		c.shut(err)
+	}
+}
+
+// iovecs is what a loop offers the kernel in one call.
+type iovecs struct {
+	v [maxIovecs]unix.Iovec
+}
+
+const maxIovecs = 512
+
+// fdSend writes as much of q as fits in one call.
+func (c *Conn) fdSend(q *outQueue) (n, offered int, err error) {
+	l := c.loop
+	l.local.writes++
+	var errno syscall.Errno
+	var r uintptr
+	if q.cipherN > 0 {
+		p := q.cipher[len(q.cipher)-q.cipherN:]
+		offered = len(p)
+		r, _, errno = unix.RawSyscall(unix.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	} else if segs := q.segs[q.head:]; len(segs) == 1 && len(segs[0].p) <= maxWriteBytes {
+		p := segs[0].p
+		offered = len(p)
+		r, _, errno = unix.RawSyscall(unix.SYS_WRITE, uintptr(c.fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	} else {
+		k := 0
+		for i := range segs {
+			p := segs[i].p
+			if k == maxIovecs || offered >= maxWriteBytes {
+				break
+			}
+			if offered+len(p) > maxWriteBytes {
+				p = p[:maxWriteBytes-offered]
+			}
+			l.iov.v[k].Base = &p[0]
+			l.iov.v[k].SetLen(len(p))
+			offered += len(p)
+			k++
+		}
+		r, _, errno = unix.Syscall(unix.SYS_WRITEV, uintptr(c.fd), uintptr(unsafe.Pointer(&l.iov.v[0])), uintptr(k))
+		clear(l.iov.v[:k])
+	}
+	switch {
+	case errno == 0:
+		return int(r), offered, nil
+	case errno == unix.EINTR:
+		return 0, offered, unix.EAGAIN
+	case errors.Is(errno, unix.EAGAIN):
+		return 0, offered, unix.EAGAIN
+	}
+	return 0, offered, errno
+}
+
+func sockRead(fd int, p []byte) (int, syscall.Errno) {
+	r, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(r), 0
+}
+
+// sockAccept takes one connection; the descriptor does not block and is not inherited.
+func sockAccept(fd int) (int, unix.Sockaddr, error) {
+	return unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+}
