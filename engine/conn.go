@@ -25,6 +25,7 @@ const (
 	flagEOF                             // the peer has ended its side
 	flagArmedIn                         // the poller tells of input
 	flagArmedOut                        // the poller tells of room for output
+	flagFramed                          // WebSocket frames go both ways: the upgrade is done
 	flagUnwatched                       // the poller does not know the descriptor
 )
 

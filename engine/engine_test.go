@@ -94,7 +94,7 @@ func ways() []way {
 		if transport == "epoll" && !epollHere {
 			continue
 		}
-		for _, layer := range []string{"tcp", "tls", "unix"} {
+		for _, layer := range []string{"tcp", "tls", "ws", "wss", "unix"} {
 			all = append(all, way{transport, layer})
 		}
 	}

@@ -26,8 +26,9 @@ type outQueue struct {
 	open  bool
 	chunk int // size of the next chunk
 
-	frameAt   int // WebSocket: the segment that begins the frame that is not sealed yet
-	frameSize int // bytes in it, without header; 0: there is none
+	framing   bool // WebSocket: a frame is open
+	frameAt   int  // the segment that begins it
+	frameSize int  // bytes in it, without header
 
 	cipher  []byte // TLS: records that the kernel has not taken, from cipherAt on
 	cipherN int
@@ -57,8 +58,8 @@ func (c *Conn) Reserve(n int) []byte {
 		return c.loop.trash[:0]
 	}
 	q := c.queue()
-	if c.ext != nil && c.ext.ws != nil && q.frameSize == 0 {
-		c.wsBeginFrame(q, n)
+	if c.flags&flagFramed != 0 && !q.framing {
+		q.beginFrame(c.loop, n)
 	}
 	if cap(q.cur)-len(q.cur) < n {
 		c.loop.nextChunk(q, n)
@@ -91,8 +92,8 @@ func (c *Conn) WriteBlock(b *alloc.Block, p []byte) {
 	}
 	b.Retain()
 	q := c.queue()
-	if c.ext != nil && c.ext.ws != nil && q.frameSize == 0 {
-		c.wsBeginFrame(q, 0)
+	if c.flags&flagFramed != 0 && !q.framing {
+		q.beginFrame(c.loop, 0)
 	}
 	q.segs = append(q.segs, segment{p: p, block: b})
 	q.open = false
@@ -102,7 +103,7 @@ func (c *Conn) WriteBlock(b *alloc.Block, p []byte) {
 // queued accounts for n more bytes.
 func (c *Conn) queued(q *outQueue, n int) {
 	q.size += n
-	if c.ext != nil && c.ext.ws != nil {
+	if q.framing {
 		q.frameSize += n
 		if q.frameSize >= wsFrameBytes {
 			q.seal()
