@@ -76,12 +76,16 @@ type Delivery struct {
 	QoS             QoS  // granted: the lower of the message's and the highest matching subscription's
 	Retain          bool // the retain flag to send
 	Dup             bool
-	// PacketID is set when the packet identifier was fixed before: a granted QoS 2 message or a redelivery. 0: the
-	// receiver takes a new one.
+	// PacketID is set when the packet identifier was fixed before: a granted QoS 2 message (the core takes those from
+	// CorePacketIDs up) or a redelivery. 0: the receiver takes a free one below CorePacketIDs.
 	PacketID uint16
 	// Shared says that the message came by a shared subscription.
 	Shared bool
 }
+
+// CorePacketIDs is the first of the packet identifiers that the core assigns itself, to QoS 2 messages of durable sessions
+// whose identifier has to be on stable storage before they are sent. Receivers take theirs from 1 to below it.
+const CorePacketIDs = 0x8000
 
 // Token is what a request wants back with its completion: an opaque word of the caller, such as packet type and
 // identifier.
@@ -117,8 +121,6 @@ type Control struct {
 	Kind ControlKind
 	// PacketID: for ControlRelease, the QoS 2 identifier whose PUBREL is to be sent (again).
 	PacketID uint16
-	// Ref: for ControlGrant and ControlRelease.
-	Ref Ref
 }
 
 // ControlKind says what a Control is.

@@ -1,9 +1,226 @@
 package broker
 
+import (
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// Options are what a Broker needs. Log may be set later by UseLog, before Recover.
+type Options struct {
+	Shards int // 0: 64; fixed at first start
+	Loops  int // how many Locals; 0: 1
+	Clock  clock.Clock
+	Logger *slog.Logger
+	Limits Limits
+	// ShareStrategy picks the member of a shared group that gets a message.
+	ShareStrategy topics.Strategy
+	// Volatile says that the log keeps nothing over a restart: sessions end with their connections.
+	Volatile bool
+}
+
+// Limits bound what clients can make the core keep. A zero means the default beside it; negative, none.
+type Limits struct {
+	SessionMessages int64         // queued for one absent session: 1,000,000
+	SessionBytes    int64         // the same in bytes: 1 GiB
+	SessionAge      time.Duration // no bound
+	Sessions        int64         // durable sessions: 1,000,000
+	Subscriptions   int           // of one session: 100,000
+	RetainedCount   int64         // 10,000,000
+	RetainedBytes   int64         // 4 GiB
+	FilterLevels    int           // 128
+	SessionExpiry   time.Duration // the longest a session may outlive its connection: no bound
+}
+
+func (l Limits) withDefaults() Limits {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		} else if *p < 0 {
+			*p = 1<<63 - 1
+		}
+	}
+	def(&l.SessionMessages, 1_000_000)
+	def(&l.SessionBytes, 1<<30)
+	def(&l.Sessions, 1_000_000)
+	def(&l.RetainedCount, 10_000_000)
+	def(&l.RetainedBytes, 4<<30)
+	if l.Subscriptions == 0 {
+		l.Subscriptions = 100_000
+	}
+	if l.FilterLevels == 0 {
+		l.FilterLevels = 128
+	}
+	return l
+}
+
 // Broker is the core. Make it with New, one Local for each loop.
-type Broker struct{}
+type Broker struct {
+	opts     Options
+	limits   atomic.Pointer[Limits]
+	clock    clock.Clock
+	logger   *slog.Logger
+	log      Log
+	locals   []*Local
+	shards   []*shard
+	index    *topics.Index
+	retained *retainedStore
+	slots    slotTable
+	stats    Stats
+	seed     maphash.Seed
+	failure  atomic.Pointer[error]
+	started  atomic.Bool
+
+	dirty struct {
+		sync.Mutex
+		shards []*shard
+	}
+	gatherList []*shard   // the committer's
+	flight     []gathered // the committer's
+
+	filters      filterTable
+	lastSID      atomic.Uint64
+	attached     atomic.Uint64 // moves when a durable session comes back: routes are looked up anew
+	behindGroups atomic.Int64
+	fetcher      *fetcher
+}
+
+// New makes a Broker; Recover and Start follow.
+func New(o Options) *Broker {
+	if o.Shards == 0 {
+		o.Shards = 64
+	}
+	if o.Loops == 0 {
+		o.Loops = 1
+	}
+	if o.Clock == nil {
+		o.Clock = clock.Real{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger}
+	b.SetLimits(o.Limits)
+	b.index = topics.New(topics.Options{MaxLevels: o.Limits.withDefaults().FilterLevels})
+	b.retained = newRetainedStore(o.Limits.withDefaults().FilterLevels)
+	b.filters.init()
+	for i := range o.Loops {
+		b.locals = append(b.locals, newLocal(b, i, o.Loops))
+	}
+	for i := range o.Shards {
+		b.shards = append(b.shards, newShard(record.ShardID(i), b.locals[i%o.Loops]))
+	}
+	b.fetcher = newFetcher(b)
+	return b
+}
+
+// SetLimits replaces the limits; they hold from the next request on.
+func (b *Broker) SetLimits(l Limits) {
+	l = l.withDefaults()
+	b.limits.Store(&l)
+}
+
+// UseLog tells the journal. Before Recover.
+func (b *Broker) UseLog(l Log) { b.log = l }
 
 // Local gives the core's part of loop i.
-func (b *Broker) Local(i int) *Local { return nil }
+func (b *Broker) Local(i int) *Local { return b.locals[i] }
 
-type inbox struct{}
+// Loops is how many Locals there are.
+func (b *Broker) Loops() int { return len(b.locals) }
+
+// Close stops what the core runs in the background. The loops and the log have ended before.
+func (b *Broker) Close() { b.fetcher.close() }
+
+// shardOf gives the shard of a topic or a session. The hash is part of the data directory's format: FNV-1a, 64 bits.
+func (b *Broker) shardOf(tenant uint32, name []byte) *shard {
+	return b.shards[shardHash(tenant, name)%uint64(len(b.shards))]
+}
+
+func shardHash(tenant uint32, name []byte) uint64 {
+	h := uint64(14695981039346656037) ^ uint64(tenant)
+	for _, c := range name {
+		h = (h ^ uint64(c)) * 1099511628211
+	}
+	return h ^ h>>32
+}
+
+// Stats are the core's counters. All are safe to read at any time.
+type Stats struct {
+	Sessions         atomic.Int64 // durable sessions
+	Connected        atomic.Int64
+	RetainedMessages atomic.Int64
+	RetainedBytes    atomic.Int64
+	Journaled        atomic.Int64 // records that the journal took
+	QueueDropped     [DropReasons]atomic.Int64
+	SessionsExpired  atomic.Int64
+	WillsPublished   atomic.Int64
+}
+
+// DropReason says why a kept message never reached its session.
+type DropReason uint8
+
+// The reasons.
+const (
+	DropExpired DropReason = iota // its own expiry
+	DropMessages
+	DropBytes
+	DropAge
+	DropLost // gone from the log before it was sent
+	DropNoMember
+	DropReasons
+)
+
+// String is the reason as metrics say it.
+func (r DropReason) String() string {
+	return [...]string{"expired", "session_messages", "session_bytes", "session_age", "log_trimmed", "no_member"}[r]
+}
+
+// Stats gives the counters.
+func (b *Broker) Stats() *Stats { return &b.stats }
+
+// Subscriptions counts the subscriptions and the distinct filters under them.
+func (b *Broker) Subscriptions() (filters, subscriptions int) { return b.index.Len() }
+
+func (b *Broker) nowMilli() int64 { return b.clock.Now().UnixMilli() }
+
+// slotTable maps subscriber slots, as the index knows them, to connected clients. Slots live as long as their sessions.
+type slotTable struct {
+	mu     sync.Mutex
+	free   []uint32
+	next   uint32
+	chunks [1 << 12]atomic.Pointer[[1 << 12]atomic.Pointer[Client]]
+}
+
+func (t *slotTable) alloc() uint32 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n := len(t.free); n > 0 {
+		s := t.free[n-1]
+		t.free = t.free[:n-1]
+		return s
+	}
+	t.next++
+	c := &t.chunks[t.next>>12]
+	if c.Load() == nil {
+		c.Store(new([1 << 12]atomic.Pointer[Client]))
+	}
+	return t.next
+}
+
+func (t *slotTable) release(s uint32) {
+	t.set(s, nil)
+	t.mu.Lock()
+	t.free = append(t.free, s)
+	t.mu.Unlock()
+}
+
+func (t *slotTable) set(s uint32, c *Client) { t.chunks[s>>12].Load()[s&(1<<12-1)].Store(c) }
+
+func (t *slotTable) get(s uint32) *Client { return t.chunks[s>>12].Load()[s&(1<<12-1)].Load() }

@@ -1,72 +1,219 @@
 package broker
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
 
-// Local is the core's part of one loop: its route caches, the bundles it has for other loops, and the inbox in which it
-// gets theirs. Everything but post runs on the loop's goroutine.
+	"github.com/sluicemq/sluice/broker/topics"
+)
+
+// Local is the core's part of one loop: its route cache, the bundles it has for other loops, and the inbox in which it gets
+// theirs. Everything but post runs on the loop's goroutine.
 type Local struct {
 	id     int
 	b      *Broker
-	inbox  inbox
-	wakeFn func()
+	wake   func()
 	awake  atomic.Bool
+	inbox  inbox
+	routes routeCache
+	out    []*bundle // for each loop, what this turn has for it
+	acks   []post    // completions of this turn, by loop in their posts
+
+	matches     topics.Matches
+	cache       EncodeCache
+	delivery    Delivery
+	message     Message
+	props       []byte
+	headers     []byte
+	seqs        []uint64
+	resumed     []*Client // to look at again: retained messages or a backlog wait
+	changed     []*feed   // progress to be journaled at the next tick
+	failedFeeds []*Client // could not read the log: again at the next tick
+	grants      []*Client // grants to be journaled at the end of this turn
+	readers     []*Session
 }
 
-// Client is the core's handle of one connection. It belongs to the Local it was made for.
-type Client struct {
-	local *Local
-	sub   Subscriber
-	// Slot is the subscriber slot of the client's session, for Message.Publisher. Valid once connected.
-	Slot uint32
+type postKind uint8
+
+const (
+	postApply postKind = iota + 1
+	postFailed
+	postCompleted
+	postResume
+	postBundle
+	postKick
+	postConnect
+	postConnected
+	postFetched
+	postRun
+)
+
+// post is what crosses from one goroutine to a loop. One struct for all kinds keeps the inbox free of allocations.
+type post struct {
+	kind   postKind
+	c      *Client
+	s      *shard
+	p      *pending
+	place  Place
+	bundle *bundle
+	tok    Token
+	err    error
+	run    func()
 }
 
-// NewClient makes the handle of a connection on this loop. It costs nothing that needs releasing until Connect.
-func (l *Local) NewClient(sub Subscriber) *Client { return nil }
-
-// Connect opens or resumes c's session. It always ends in one Subscriber.Connected, possibly before it returns. A
-// session that another connection holds is taken over: that one is Kicked with ErrTakenOver and Connected comes when it
-// has let go. Until Connected no other call but Disconnect is allowed on c.
-func (l *Local) Connect(c *Client, req *ConnectRequest) {}
-
-// Disconnect ends c. It must be called exactly once for each Client on which Connect was called, when its connection is
-// gone or is to be dropped. Nothing is called on its Subscriber afterwards.
-func (l *Local) Disconnect(c *Client, req DisconnectRequest) {}
-
-// Publish takes one message from c (nil for the broker's own). m is a view. When dedupe is set (QoS 2), the packet
-// identifier in the low 16 bits of t is remembered until Release: for a durable session on stable storage, for a live
-// one not at all (the protocol keeps those itself). On ErrBusy nothing was taken: stop reading, leave the packet in the
-// input, and come again after ControlResume.
-func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, error) { return 0, nil }
-
-// Release ends a QoS 2 publish of a durable session (PUBREL). Routed: answer now; Pending: Completed follows.
-func (l *Local) Release(c *Client, packetID uint16, t Token) (Outcome, error) { return 0, nil }
-
-// Subscribe adds or replaces subscriptions. errs, as long as reqs, receives what is wrong with single ones (ErrFilter,
-// ErrQuota); those are left out. Routed: all done, answer now; Pending: answer at Completed. Retained messages come
-// after that, in later turns.
-func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
-	return 0, nil
+// inbox takes posts from any goroutine.
+type inbox struct {
+	mu    sync.Mutex
+	posts []post
+	spare []post
 }
 
-// Unsubscribe removes subscriptions; reqs uses Filter and Group only. errs gets ErrNoSubscription where there was none.
-func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
-	return 0, nil
+func newLocal(b *Broker, id, loops int) *Local {
+	l := &Local{id: id, b: b, out: make([]*bundle, loops)}
+	l.wake = func() {}
+	return l
 }
 
-// Acked tells that the receiver has finished with a delivery that carried a Ref (PUBACK, PUBCOMP, or a PUBREC with an
-// error). Deliveries without a Ref need no Acked.
-func (l *Local) Acked(c *Client, packetID uint16) {}
+// SetWake tells how the loop is woken: fn makes it call Drain soon. Any goroutine calls it. Before Start.
+func (l *Local) SetWake(fn func()) { l.wake = fn }
 
-// Received tells that the receiver has a QoS 2 message that carried a Ref (PUBREC). Routed: send PUBREL now; Pending:
-// at Completed.
-func (l *Local) Received(c *Client, packetID uint16, t Token) (Outcome, error) { return 0, nil }
+// post hands p to the loop, from any goroutine.
+func (l *Local) post(p post) {
+	l.inbox.mu.Lock()
+	l.inbox.posts = append(l.inbox.posts, p)
+	l.inbox.mu.Unlock()
+	if !l.awake.Swap(true) {
+		l.wake()
+	}
+}
 
-// Ready tells that c has room again after a Deliver that answered false.
-func (l *Local) Ready(c *Client) {}
+// Run posts fn to the loop: for control commands and tickers, not for messages.
+func (l *Local) Run(fn func()) { l.post(post{kind: postRun, run: fn}) }
 
 // Drain runs what other goroutines have posted. The server calls it when the loop is woken.
-func (l *Local) Drain() {}
+func (l *Local) Drain() {
+	for range 4 {
+		l.awake.Store(false)
+		l.inbox.mu.Lock()
+		posts := l.inbox.posts
+		l.inbox.posts = l.inbox.spare
+		l.inbox.mu.Unlock()
+		if len(posts) == 0 {
+			l.inbox.spare = posts
+			break
+		}
+		for i := range posts {
+			l.handle(&posts[i])
+		}
+		clear(posts)
+		if cap(posts) > 1<<16 {
+			posts = nil
+		}
+		l.inbox.spare = posts[:0]
+	}
+	l.resume()
+}
+
+func (l *Local) handle(p *post) {
+	switch p.kind {
+	case postApply:
+		l.apply(p.s, p.p, p.place)
+	case postFailed:
+		l.fail(p.s, p.p, p.err)
+	case postCompleted:
+		l.completed(p.c, Result{Token: p.tok, Err: p.err})
+	case postResume:
+		if p.c.state == clientConnected {
+			p.c.sub.Control(Control{Kind: ControlResume})
+		}
+	case postBundle:
+		l.unpack(p.bundle)
+	case postKick:
+		if p.c.state == clientConnected || p.c.state == clientConnecting {
+			p.c.sub.Kicked(p.err)
+		}
+	case postConnect:
+		l.connect(p.c)
+	case postConnected:
+		l.connected(p.c, p.err)
+	case postFetched:
+		l.fetched(p.c, p.bundle)
+	case postRun:
+		p.run()
+	}
+}
+
+// resume goes on with the clients for whom this loop has more in hand than one turn should do.
+func (l *Local) resume() {
+	list := l.resumed
+	l.resumed = nil
+	for i, c := range list {
+		c.queued = false
+		if c.state == clientConnected {
+			l.feed(c)
+		}
+		list[i] = nil
+	}
+	if l.resumed == nil {
+		l.resumed = list[:0]
+	}
+	if len(l.resumed) > 0 && !l.awake.Swap(true) {
+		l.wake()
+	}
+}
+
+// later puts c on the list that resume looks at.
+func (l *Local) later(c *Client) {
+	if c.queued {
+		return
+	}
+	c.queued = true
+	l.resumed = append(l.resumed, c)
+	if len(l.resumed) == 1 && !l.awake.Swap(true) {
+		l.wake()
+	}
+}
 
 // EndTurn posts what this turn gathered for other loops. The server calls it at the end of each turn, before writes are
 // flushed.
-func (l *Local) EndTurn() {}
+func (l *Local) EndTurn() {
+	if len(l.grants) > 0 {
+		l.flushGrants()
+	}
+	for i, bu := range l.out {
+		if bu != nil {
+			l.out[i] = nil
+			l.b.locals[i].post(post{kind: postBundle, bundle: bu})
+		}
+	}
+}
+
+// kick makes sure that the loop comes round again.
+func (l *Local) kick() {
+	if !l.awake.Swap(true) {
+		l.wake()
+	}
+}
+
+// complete ends a request of c, on whatever loop c lives.
+func (l *Local) complete(c *Client, tok Token, err error) {
+	if c == nil {
+		return
+	}
+	if c.local == l {
+		l.completed(c, Result{Token: tok, Err: err})
+		return
+	}
+	c.local.post(post{kind: postCompleted, c: c, tok: tok, err: err})
+}
+
+// completed runs on c's loop.
+func (l *Local) completed(c *Client, r Result) {
+	c.waiting--
+	if c.state == clientConnected {
+		c.sub.Completed(r)
+	}
+	if c.waiting == 0 && c.state == clientClosing {
+		l.detach(c)
+	}
+}

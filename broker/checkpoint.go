@@ -1,0 +1,368 @@
+package broker
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// Prefixes of checkpoint keys, after the shard; docs/format/checkpoint.md draws the rows.
+const (
+	rowMeta     = 'm'
+	rowSession  = 's'
+	rowReceived = 'd'
+	rowQueue    = 'q'
+	rowRetained = 'r'
+	rowGroup    = 'g'
+)
+
+// dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
+type dirtyRows struct {
+	sessions map[uint64]struct{}
+	ids      map[uint64]struct{} // sessions whose received identifiers changed
+	topics   map[string]struct{}
+	groups   map[uint64]struct{}
+	gone     [][]byte // keys of queue blocks that were trimmed
+	timers   timers
+}
+
+func mark[K comparable](m *map[K]struct{}, k K) {
+	if *m == nil {
+		*m = make(map[K]struct{})
+	}
+	(*m)[k] = struct{}{}
+}
+
+func (r *dirtyRows) session(id uint64)     { mark(&r.sessions, id) }
+func (r *dirtyRows) received(id uint64)    { mark(&r.ids, id) }
+func (r *dirtyRows) retained(topic []byte) { mark(&r.topics, string(topic)) }
+func (r *dirtyRows) group(number uint64)   { mark(&r.groups, number) }
+func (r *dirtyRows) timer(id uint64, d *durable) {
+	for _, at := range [2]int64{d.deadline, d.willAt} {
+		if at != 0 && at != int64(1<<63-1) {
+			heap.Push(&r.timers, timer{at, id})
+		}
+	}
+}
+
+func (r *dirtyRows) queueGone(q *queue) {
+	var firsts []uint64
+	for _, b := range q.blocks {
+		if b.saved > 0 {
+			firsts = append(firsts, b.first)
+		}
+	}
+	r.blocksGone(q, firsts)
+}
+
+func (r *dirtyRows) blocksGone(q *queue, firsts []uint64) {
+	for _, f := range firsts {
+		r.gone = append(r.gone, blockKey(q.number, f))
+	}
+}
+
+func key8(prefix byte, n uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{prefix}, n)
+}
+
+func blockKey(number, first uint64) []byte {
+	return binary.BigEndian.AppendUint64(key8(rowQueue, number), first)
+}
+
+// rowChange is one row of a checkpoint on its way to the store. A nil value deletes.
+type rowChange struct{ key, value []byte }
+
+// collectLocked encodes what changed in s.
+func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
+	r := &s.mu.rows
+	for id := range r.sessions {
+		c := rowChange{key: key8(rowSession, id)}
+		if sess := s.mu.byID[id]; sess != nil {
+			c.value = encodeSessionRow(nil, sess)
+		}
+		rows = append(rows, c)
+	}
+	for id := range r.ids {
+		c := rowChange{key: key8(rowReceived, id)}
+		if ids := s.mu.received[id]; len(ids) > 0 {
+			for packet := range ids {
+				c.value = binary.AppendUvarint(c.value, uint64(packet))
+			}
+		}
+		rows = append(rows, c)
+	}
+	for n := range r.groups {
+		c := rowChange{key: key8(rowGroup, n)}
+		if g := s.mu.groups[n]; g != nil {
+			c.value = binary.AppendUvarint(nil, g.position)
+		}
+		rows = append(rows, c)
+	}
+	for _, key := range r.gone {
+		rows = append(rows, rowChange{key: key})
+	}
+	for _, q := range s.mu.queues {
+		if !q.dirty {
+			continue
+		}
+		for _, bl := range q.blocks {
+			if bl.saved < bl.n {
+				bl.saved = bl.n
+				rows = append(rows, rowChange{blockKey(q.number, bl.first), bl.encode(nil)})
+			}
+		}
+		q.dirty = false
+	}
+	for t := range r.topics {
+		c := rowChange{key: append([]byte{rowRetained}, t...)}
+		if v := b.retained.encode(nil, 0, []byte(t)); len(v) > 0 {
+			c.value = v
+		}
+		rows = append(rows, c)
+	}
+	timers := r.timers
+	*r = dirtyRows{timers: timers}
+	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
+	return append(rows, rowChange{[]byte{rowMeta}, meta})
+}
+
+// Checkpoint writes what changed since the last one to st, shard by shard, and lets go of the log before it. One goroutine at
+// a time. The home loops go on.
+func (b *Broker) Checkpoint(st Checkpoints) error {
+	for _, s := range b.shards {
+		s.mu.Lock()
+		applied, place := s.mu.applied, s.mu.place
+		rows := s.collectLocked(b)
+		s.mu.Unlock()
+		err := st.Write(s.id, applied, place, func(w RowWriter) error {
+			for i := range rows {
+				var err error
+				if rows[i].value == nil {
+					err = w.Delete(rows[i].key)
+				} else {
+					err = w.Set(rows[i].key, rows[i].value)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("checkpoint of shard %d: %w", s.id, err)
+		}
+	}
+	return st.Flush()
+}
+
+func encodeSessionRow(dst []byte, sess *Session) []byte {
+	d := sess.d
+	dst = append(dst, 1) // version of the row
+	dst = binary.AppendUvarint(dst, uint64(sess.key.tenant))
+	dst = appendString(dst, sess.key.id)
+	dst = binary.AppendUvarint(dst, uint64(d.expiry))
+	dst = binary.AppendUvarint(dst, uint64(d.deadline))
+	dst = binary.AppendUvarint(dst, uint64(d.willAt))
+	dst = binary.AppendUvarint(dst, boolBit(d.connected))
+	dst = appendWill(dst, sess.will)
+	f := feed{position: d.position, out: d.inflight}
+	dst = appendBytes(dst, f.encode(nil, true))
+	subs := d.subscriptions()
+	dst = binary.AppendUvarint(dst, uint64(len(subs)))
+	for i := range subs {
+		p := &subs[i]
+		dst = appendString(dst, p.group)
+		dst = appendString(dst, p.filter)
+		dst = binary.AppendUvarint(dst, p.number)
+		dst = binary.AppendUvarint(dst, uint64(p.opts))
+		dst = binary.AppendUvarint(dst, uint64(p.id))
+		dst = appendSeqs(dst, p.starts)
+	}
+	return dst
+}
+
+func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
+	d := decoder{b: row}
+	if d.uvarint() != 1 {
+		return false
+	}
+	sess := &Session{key: sessionKey{tenant: uint32(d.uvarint()), id: d.string()}, shard: s, d: &durable{id: id}}
+	sess.d.expiry, sess.d.deadline, sess.d.willAt = time.Duration(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
+	sess.d.connected = d.uvarint() == 1
+	sess.will = d.will()
+	progress := decoder{b: d.bytes()}
+	sess.d.position, sess.d.inflight = progress.progress()
+	var subs []durableSubscription
+	for n := d.count(); n > 0 && !d.bad; n-- {
+		subs = append(subs, d.subscription())
+	}
+	if d.bad || progress.bad {
+		return false
+	}
+	sess.slot = b.slots.alloc()
+	s.mu.Lock()
+	s.mu.sessions[sess.key] = sess
+	if s.mu.byID == nil {
+		s.mu.byID = make(map[uint64]*Session)
+	}
+	s.mu.byID[id] = sess
+	s.mu.rows.timer(id, sess.d)
+	s.mu.Unlock()
+	b.raiseSID(id)
+	b.stats.Sessions.Add(1)
+	for _, sub := range subs {
+		b.addSubscription(sess, sub)
+	}
+	return true
+}
+
+// Load reads the checkpoint. Before Replay.
+func (b *Broker) Load(st Checkpoints) error {
+	for _, s := range b.shards {
+		applied, err := st.Load(s.id, func(key, value []byte) error {
+			if len(key) == 0 || !s.loadRow(b, key[0], key[1:], value) {
+				return fmt.Errorf("checkpoint of shard %d: bad row %q", s.id, key)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		s.mu.index, s.mu.applied = applied, applied
+		s.mu.Unlock()
+	}
+	return nil
+}
+
+func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
+	d := decoder{b: value}
+	number := uint64(0)
+	if len(key) >= 8 {
+		number = binary.BigEndian.Uint64(key)
+	}
+	switch kind {
+	case rowMeta:
+		s.mu.nextSeq = d.uvarint()
+		s.mu.appliedSeq = s.mu.nextSeq
+	case rowSession:
+		return s.loadSession(b, number, value)
+	case rowReceived:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for len(d.b) > 0 {
+			s.addReceivedLocked(number, uint16(d.uvarint()))
+		}
+	case rowQueue:
+		bl, ok := decodeRefBlock(value)
+		if !ok {
+			return false
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		q := s.queueLocked(number)
+		q.blocks = append(q.blocks, bl)
+		q.count += int64(bl.n)
+		q.bytes += bl.bytes
+	case rowRetained:
+		return b.retained.load(b, key, value)
+	case rowGroup:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		g := s.groupLocked(number)
+		g.position = d.uvarint()
+		g.cursor = g.position
+	default:
+		return false
+	}
+	return d.ok()
+}
+
+// Replay applies a frame that the log holds beyond the checkpoint: the same apply that a live commit runs.
+func (b *Broker) Replay(f record.Frame, end Place) error {
+	if int(f.Shard) >= len(b.shards) {
+		return fmt.Errorf("frame of shard %d, and there are %d", f.Shard, len(b.shards))
+	}
+	s := b.shards[f.Shard]
+	s.mu.Lock()
+	old := f.Index <= s.mu.applied
+	s.mu.Unlock()
+	if old {
+		return nil
+	}
+	switch f.Kind {
+	case record.KindRecords:
+		batch, _, err := record.ParseBatch(record.FrameBatch(f.Payload))
+		if err != nil {
+			return fmt.Errorf("frame %d of shard %d: %w", f.Index, f.Shard, err)
+		}
+		s.applyRecords(b, record.FrameExtra(f.Payload), batch, uint64(batch.BaseOffset()))
+	case record.KindCommand:
+		s.applyCommands(b, f.Payload)
+	default:
+		if f.Flags&record.FlagSkippable == 0 {
+			return fmt.Errorf("frame %d of shard %d has kind %d, which this version does not know", f.Index, f.Shard, f.Kind)
+		}
+	}
+	s.mu.Lock()
+	s.mu.index, s.mu.applied, s.mu.place = f.Index, f.Index, end
+	s.mu.Unlock()
+	return nil
+}
+
+// Recovered ends recovery: sessions that were connected when the last run ended count as gone since now; groups go on behind
+// what they had finished. Before Start.
+func (b *Broker) Recovered() {
+	now := b.nowMilli()
+	known := make(map[uint64]bool)
+	for _, s := range b.shards {
+		s.mu.Lock()
+		for id, sess := range s.mu.byID {
+			known[id] = true
+			sess.client = nil
+			d := sess.d
+			if !d.connected {
+				continue
+			}
+			d.connected = false
+			d.deadline = deadlineOf(now, d.expiry)
+			if sess.will != nil {
+				d.willAt = now + int64(min(sess.will.Delay, d.expiry)/time.Millisecond) + 1
+			}
+			s.mu.rows.timer(id, d)
+			s.mu.rows.session(id)
+		}
+		for n := range s.mu.queues {
+			if _, shared, ok := b.filters.readers(nil, n); ok && shared {
+				g := s.groupLocked(n)
+				g.behind = true
+				b.behindGroups.Add(1)
+			}
+		}
+		s.mu.Unlock()
+	}
+	for _, s := range b.shards {
+		s.dropStrays(b, known)
+	}
+}
+
+// dropStrays forgets what belongs to sessions and filters that ended while another shard's checkpoint was older.
+func (s *shard) dropStrays(b *Broker, known map[uint64]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range s.mu.received {
+		if !known[id] {
+			delete(s.mu.received, id)
+			s.mu.rows.received(id)
+		}
+	}
+	for n, q := range s.mu.queues {
+		if _, _, ok := b.filters.readers(nil, n); !ok {
+			s.mu.rows.queueGone(q)
+			delete(s.mu.queues, n)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package broker
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// fetchWorkers read the log for sessions that are behind; fetchBacklog jobs may wait for them. Each session has few jobs out.
+const (
+	fetchWorkers  = 4
+	fetchBytesMax = 1 << 20
+)
+
+// fetchJob asks for records of one shard by their ascending sequences.
+type fetchJob struct {
+	c      *Client
+	shard  uint16
+	seqs   []uint64
+	resend bool
+	done   func(*bundle) // instead of c
+}
+
+// fetcher is the bounded pool that reads the log, so that no loop waits for the disk.
+type fetcher struct {
+	b    *Broker
+	mu   sync.Mutex
+	cond *sync.Cond
+	jobs []fetchJob
+	shut bool
+	done sync.WaitGroup
+}
+
+func newFetcher(b *Broker) *fetcher {
+	f := &fetcher{b: b}
+	f.cond = sync.NewCond(&f.mu)
+	for range fetchWorkers {
+		f.done.Add(1)
+		go f.work()
+	}
+	return f
+}
+
+// submit queues a job: at most a few for each connected session, so the list is bounded by the connections.
+func (f *fetcher) submit(j fetchJob) {
+	f.mu.Lock()
+	f.jobs = append(f.jobs, j)
+	f.mu.Unlock()
+	f.cond.Signal()
+}
+
+func (f *fetcher) close() {
+	f.mu.Lock()
+	f.shut = true
+	f.mu.Unlock()
+	f.cond.Broadcast()
+	f.done.Wait()
+}
+
+func (f *fetcher) work() {
+	defer f.done.Done()
+	for {
+		f.mu.Lock()
+		for len(f.jobs) == 0 && !f.shut {
+			f.cond.Wait()
+		}
+		if f.shut {
+			f.mu.Unlock()
+			return
+		}
+		j := f.jobs[0]
+		f.jobs = f.jobs[1:]
+		f.mu.Unlock()
+		bu := f.read(&j)
+		if j.done != nil {
+			j.done(bu)
+			continue
+		}
+		j.c.local.post(post{kind: postFetched, c: j.c, bundle: bu})
+	}
+}
+
+// read collects the records of a job, as many as fit.
+func (f *fetcher) read(j *fetchJob) *bundle {
+	bu := getBundle()
+	bu.shard, bu.resend = j.shard, j.resend
+	if j.resend {
+		bu.asked = make(map[uint64]struct{}, len(j.seqs))
+		for _, s := range j.seqs {
+			bu.asked[s] = struct{}{}
+		}
+		slices.Sort(j.seqs)
+	}
+	want := j.seqs
+	var m Message
+	var props []byte
+	part := unboundPartition(record.ShardID(j.shard))
+	err := f.b.log.Read(part, record.Offset(want[0]), func(batch record.Batch) bool {
+		for it := batch.Records(); len(want) > 0 && it.Next(); {
+			r := it.Record()
+			for len(want) > 0 && want[0] < uint64(r.Offset) {
+				want = want[1:]
+			}
+			if len(want) == 0 || want[0] != uint64(r.Offset) {
+				continue
+			}
+			var publisher uint64
+			props, publisher = messageOf(&m, r, props)
+			c := bu.add(&m)
+			c.ref, c.publisher = Ref{Shard: j.shard, Seq: want[0]}, publisher
+			bu.through = want[0]
+			want = want[1:]
+		}
+		return len(want) > 0 && (j.resend || len(bu.buf) < fetchBytesMax)
+	})
+	if err == nil && (len(bu.buf) < fetchBytesMax || len(want) == 0) {
+		bu.through = j.seqs[len(j.seqs)-1]
+	}
+	if err != nil {
+		f.b.logger.Error("queued messages cannot be read", "shard", j.shard, "err", err)
+		bu.failed = true // nothing is skipped: the session stays behind and asks again
+	}
+	return bu
+}
+
+// mergeSeqs sorts sequences, drops what comes twice, and keeps the first n.
+func mergeSeqs(seqs []uint64, n int) []uint64 {
+	slices.Sort(seqs)
+	seqs = slices.Compact(seqs)
+	return seqs[:min(len(seqs), n)]
+}

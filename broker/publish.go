@@ -1,0 +1,173 @@
+package broker
+
+import (
+	"encoding/binary"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// Bits of a reference item's flags.
+const (
+	refRetain = 1 << iota // the record is its topic's retained message; without a value it clears it
+	refDedupe             // a session number and a packet identifier follow
+	refLive               // route it to live subscribers
+)
+
+// Publish takes one message from c (nil for the broker's own). m is a view. When dedupe is set (QoS 2), the packet identifier
+// in the low 16 bits of t is remembered until Release: for a durable session on stable storage, for a live one not at all
+// (the protocol keeps those itself). On ErrBusy nothing was taken: stop reading, leave the packet in the input, and come
+// again after ControlResume.
+func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, error) {
+	var tenant uint32
+	if c != nil {
+		tenant, m.Publisher = c.tenant, c.Slot
+	}
+	mt := l.route(tenant, m.Topic)
+	keep := m.QoS > 0 && len(mt.durable) > 0
+	dedupe = dedupe && c != nil && c.sess.d != nil
+	if !keep && !m.Retain && !dedupe {
+		if c == nil || c.waiting == 0 || m.QoS == 0 {
+			return l.routeNow(mt, m), nil
+		}
+		return l.transient(c, m, t)
+	}
+	if m.QoS == 0 && !keep {
+		// The live part of a retained QoS 0 message does not wait for the disk; its retained part has no acknowledgement.
+		out := l.routeNow(mt, m)
+		if _, err := l.journal(c, tenant, m, false, false, 0); err != nil {
+			return out, err
+		}
+		return out, nil
+	}
+	return l.journal(c, tenant, m, dedupe, true, t)
+}
+
+// routeNow gives m to whoever is there.
+func (l *Local) routeNow(mt *match, m *Message) Outcome {
+	if !mt.any {
+		return NoMatch
+	}
+	l.deliverAll(mt, m, Ref{})
+	return Routed
+}
+
+// transient puts a message that nobody keeps behind the publisher's earlier ones, which wait for their commit, so that order
+// holds.
+func (l *Local) transient(c *Client, m *Message, t Token) (Outcome, error) {
+	s := l.b.shardOf(c.tenant, m.Topic)
+	s.mu.Lock()
+	p, ok := s.fillLocked(len(m.Topic) + len(m.Payload) + len(m.Props))
+	if !ok {
+		s.mu.waiting = append(s.mu.waiting, c)
+		s.mu.Unlock()
+		return 0, ErrBusy
+	}
+	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m)})
+	first := s.markDirtyLocked()
+	s.mu.Unlock()
+	if first {
+		l.b.dirtyShard(s)
+	}
+	c.waiting++
+	return Pending, nil
+}
+
+// journal puts m into its topic's shard's pending list. waits says that c is to be told when it is committed.
+func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool, t Token) (Outcome, error) {
+	if err := l.b.writable(); err != nil {
+		return 0, err
+	}
+	in := record.Input{Key: m.Topic, Value: m.Payload, Timestamp: m.Timestamp}
+	if in.Value == nil {
+		in.Value = []byte{}
+	}
+	var publisher uint64
+	if c != nil && c.sess.d != nil && c.sess.d.noLocal {
+		publisher = c.sess.d.id
+	}
+	l.headers, in.RawCount = appendMessageHeaders(l.headers[:0], m, publisher)
+	in.RawHeaders = l.headers
+	s := l.b.shardOf(tenant, m.Topic)
+	s.mu.Lock()
+	p, ok := s.fillLocked(record.InputSize(&in))
+	if !ok {
+		if c != nil {
+			s.mu.waiting = append(s.mu.waiting, c)
+		}
+		s.mu.Unlock()
+		return 0, ErrBusy
+	}
+	// A subscription that was activated since the match counts from before this record: it must be among its references.
+	mt := l.route(tenant, m.Topic)
+	l.reference(p, c, m, mt, dedupe, waits, uint16(t))
+	s.appendRecordLocked(p, &in)
+	e := entry{kind: entryRecord, live: waits, pub: m.Publisher}
+	if waits {
+		e.c, e.tok = c, t
+	}
+	p.entries = append(p.entries, e)
+	first := s.markDirtyLocked()
+	s.mu.Unlock()
+	if first {
+		l.b.dirtyShard(s)
+	}
+	if waits && c != nil {
+		c.waiting++
+	}
+	if dedupe {
+		c.feed.received[uint16(t)] = s
+	}
+	l.b.stats.Journaled.Add(1)
+	return Pending, nil
+}
+
+// reference appends the record's item to the reference block: flags, size, dedupe, and the durable filters that matched.
+func (l *Local) reference(p *pending, c *Client, m *Message, mt *match, dedupe, live bool, packetID uint16) {
+	flags := uint64(0)
+	if m.Retain {
+		flags |= refRetain
+	}
+	if dedupe {
+		flags |= refDedupe
+	}
+	if live {
+		flags |= refLive
+	}
+	x := binary.AppendUvarint(p.extra, flags)
+	x = binary.AppendUvarint(x, uint64(len(m.Topic)+len(m.Payload)+len(m.Props)))
+	if dedupe {
+		x = binary.AppendUvarint(x, c.sess.d.id)
+		x = binary.AppendUvarint(x, uint64(packetID))
+	}
+	if m.QoS == 0 {
+		p.extra = binary.AppendUvarint(x, 0)
+		return
+	}
+	x = binary.AppendUvarint(x, uint64(len(mt.durable)))
+	for _, n := range mt.durable {
+		x = binary.AppendUvarint(x, n)
+	}
+	p.extra = x
+}
+
+// Release ends a QoS 2 publish of a durable session (PUBREL). Routed: answer now; Pending: Completed follows.
+func (l *Local) Release(c *Client, packetID uint16, t Token) (Outcome, error) {
+	if c.feed == nil {
+		return Routed, nil
+	}
+	d := c.sess.d
+	s, ok := c.feed.received[packetID]
+	if !ok {
+		return Routed, nil
+	}
+	cmd := binary.AppendUvarint(l.headers[:0], cmdRelease)
+	cmd = binary.AppendUvarint(cmd, d.id)
+	cmd = binary.AppendUvarint(cmd, uint64(packetID))
+	l.headers = cmd
+	if err := l.b.command(s, cmd, entry{c: c, tok: t}); err != nil {
+		return 0, err
+	}
+	delete(c.feed.received, packetID)
+	c.waiting++
+	return Pending, nil
+}

@@ -1,0 +1,149 @@
+package broker
+
+import (
+	"encoding/binary"
+	"sort"
+)
+
+// blockRefs is how many references a block of a queue takes.
+const blockRefs = 512
+
+// queue is the filter queue of one durable filter in one shard: the sequences of the records that matched it, ascending, as
+// delta-coded blocks. However many sessions share the filter, there is one. Guarded by its shard's lock.
+type queue struct {
+	number uint64
+	blocks []*refBlock
+	count  int64
+	bytes  int64
+	dirty  bool   // has blocks that the checkpoint lacks
+	low    uint64 // every reference at or below was trimmed
+}
+
+// refBlock holds ascending sequences: first, then the differences as varints.
+type refBlock struct {
+	first, last uint64
+	n           int
+	bytes       int64 // of the messages, as stored
+	since       int64 // Unix milliseconds of the first message
+	data        []byte
+	saved       int // references that the checkpoint has
+}
+
+// add appends a reference; seq is above all that are there.
+func (q *queue) add(seq uint64, size int, now int64) {
+	n := len(q.blocks)
+	if n == 0 || q.blocks[n-1].n >= blockRefs {
+		q.blocks = append(q.blocks, &refBlock{first: seq, last: seq, n: 1, bytes: int64(size), since: now})
+	} else {
+		b := q.blocks[n-1]
+		b.data = binary.AppendUvarint(b.data, seq-b.last)
+		b.last = seq
+		b.n++
+		b.bytes += int64(size)
+	}
+	q.count++
+	q.bytes += int64(size)
+	q.dirty = true
+}
+
+// last is the highest sequence, 0 if there is none.
+func (q *queue) last() uint64 {
+	if len(q.blocks) == 0 {
+		return 0
+	}
+	return q.blocks[len(q.blocks)-1].last
+}
+
+// first is the lowest sequence whose block is still there, 0 if there is none.
+func (q *queue) first() uint64 {
+	if len(q.blocks) == 0 {
+		return 0
+	}
+	return q.blocks[0].first
+}
+
+// after appends to dst the sequences above seq, at most limit of them.
+func (q *queue) after(dst []uint64, seq uint64, limit int) []uint64 {
+	i := sort.Search(len(q.blocks), func(i int) bool { return q.blocks[i].last > seq })
+	for ; i < len(q.blocks) && limit > 0; i++ {
+		b := q.blocks[i]
+		v, data := b.first, b.data
+		for {
+			if v > seq {
+				dst = append(dst, v)
+				if limit--; limit == 0 {
+					break
+				}
+			}
+			if len(data) == 0 {
+				break
+			}
+			d, n := binary.Uvarint(data)
+			if n <= 0 {
+				break
+			}
+			v += d
+			data = data[n:]
+		}
+	}
+	return dst
+}
+
+// backlog estimates how many references, and bytes of messages, lie above seq: exact but for the block that seq falls into.
+func (q *queue) backlog(seq uint64) (n, bytes int64) {
+	i := sort.Search(len(q.blocks), func(i int) bool { return q.blocks[i].last > seq })
+	for ; i < len(q.blocks); i++ {
+		b := q.blocks[i]
+		if b.first > seq {
+			n += int64(b.n)
+			bytes += b.bytes
+			continue
+		}
+		var buf [blockRefs]uint64
+		part := &queue{blocks: []*refBlock{b}}
+		k := int64(len(part.after(buf[:0], seq, blockRefs)))
+		n += k
+		bytes += b.bytes * k / int64(b.n)
+	}
+	return n, bytes
+}
+
+// trim drops the blocks that end at or below seq and answers the first sequences of those that the checkpoint has.
+func (q *queue) trim(seq uint64) (gone []uint64) {
+	i := 0
+	for i < len(q.blocks) && q.blocks[i].last <= seq {
+		b := q.blocks[i]
+		q.count -= int64(b.n)
+		q.bytes -= b.bytes
+		if b.saved > 0 {
+			gone = append(gone, b.first)
+		}
+		i++
+	}
+	if i > 0 {
+		q.blocks = append([]*refBlock(nil), q.blocks[i:]...)
+	}
+	if seq > q.low {
+		q.low = seq
+	}
+	return gone
+}
+
+// encode appends the block's checkpoint row.
+func (b *refBlock) encode(dst []byte) []byte {
+	dst = binary.AppendUvarint(dst, b.first)
+	dst = binary.AppendUvarint(dst, b.last)
+	dst = binary.AppendUvarint(dst, uint64(b.n))
+	dst = binary.AppendUvarint(dst, uint64(b.bytes))
+	dst = binary.AppendUvarint(dst, uint64(b.since))
+	return append(dst, b.data...)
+}
+
+// decodeRefBlock reads what encode wrote.
+func decodeRefBlock(src []byte) (*refBlock, bool) {
+	d := decoder{b: src}
+	b := &refBlock{first: d.uvarint(), last: d.uvarint(), n: int(d.uvarint()), bytes: int64(d.uvarint()), since: int64(d.uvarint())}
+	b.data = append([]byte(nil), d.b...)
+	b.saved = b.n
+	return b, d.ok()
+}

@@ -1,0 +1,510 @@
+package broker
+
+import (
+	"encoding/binary"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/broker/topics"
+)
+
+type clientState uint8
+
+const (
+	clientNew clientState = iota
+	clientConnecting
+	clientConnected
+	clientClosing // Disconnect was called; commits are outstanding
+	clientClosed
+)
+
+// Client is the core's handle of one connection. It belongs to the Local it was made for.
+type Client struct {
+	local     *Local
+	sub       Subscriber
+	sess      *Session
+	req       *ConnectRequest // until connected
+	bye       *DisconnectRequest
+	feed      *feed // of a durable session
+	retry     []retainedJob
+	sharedOut []sharedOut
+	shared    atomic.Int32 // messages of shared groups out
+	full      atomic.Bool  // answered false to a shared group
+	// Slot is the subscriber slot of the client's session, for Message.Publisher. Valid once connected.
+	Slot    uint32
+	tenant  uint32
+	waiting int32 // requests whose commit is outstanding
+	state   clientState
+	queued  bool // on its Local's list of clients to go on with
+	present bool
+}
+
+// Session is what a client id stands for: a live one ends with its connection, a durable one is a row of its shard.
+type Session struct {
+	key    sessionKey
+	shard  *shard
+	client *Client // who holds it, and who waits to: both under the shard's lock
+	next   *Client
+	will   *Will
+	slot   uint32
+	subs   []liveSubscription // of a live session; its loop's
+	d      *durable
+}
+
+// liveSubscription is a subscription of a live session. The filter's text is in the index.
+type liveSubscription struct {
+	id   topics.FilterID
+	opts uint32
+}
+
+// durable is the kept part of a session. What is not atomic is guarded by the shard's lock and changes only in apply.
+type durable struct {
+	id        uint64
+	expiry    time.Duration
+	deadline  int64 // Unix milliseconds at which the session ends; 0: connected, or never
+	willAt    int64 // Unix milliseconds at which the will is due; 0: not armed
+	connected bool
+	gone      bool
+	noLocal   bool
+	subs      atomic.Pointer[[]durableSubscription] // copied on write
+	position  []shardSeq
+	inflight  []outEntry
+}
+
+// durableSubscription is one subscription of a durable session. number is its filter's durable number: 0 at QoS 0, which
+// no queue keeps.
+type durableSubscription struct {
+	filter, group string
+	number        uint64
+	opts, id      uint32
+	starts        []shardSeq // where the filter's queues stood when it was added
+}
+
+// shardSeq is a place in one shard's order of records.
+type shardSeq struct {
+	shard uint16
+	seq   uint64
+}
+
+func seqOf(list []shardSeq, shard uint16) uint64 {
+	for i := range list {
+		if list[i].shard == shard {
+			return list[i].seq
+		}
+	}
+	return 0
+}
+
+func setSeq(list []shardSeq, shard uint16, seq uint64) []shardSeq {
+	for i := range list {
+		if list[i].shard == shard {
+			list[i].seq = seq
+			return list
+		}
+	}
+	return append(list, shardSeq{shard, seq})
+}
+
+func (d *durable) subscriptions() []durableSubscription {
+	if p := d.subs.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// NewClient makes the handle of a connection on this loop. It costs nothing that needs releasing until Connect.
+func (l *Local) NewClient(sub Subscriber) *Client { return &Client{local: l, sub: sub} }
+
+// Connect opens or resumes c's session. It always ends in one Subscriber.Connected, possibly before it returns. A session
+// that another connection holds is taken over: that one is Kicked with ErrTakenOver and Connected comes when it has let go.
+// Until Connected no other call but Disconnect is allowed on c.
+func (l *Local) Connect(c *Client, req *ConnectRequest) {
+	r := *req
+	if limit := l.b.limits.Load().SessionExpiry; limit > 0 && r.Expiry > limit {
+		r.Expiry = limit
+	}
+	if l.b.opts.Volatile {
+		r.Expiry = 0
+	}
+	c.req, c.tenant, c.state = &r, r.Tenant, clientConnecting
+	l.connect(c)
+}
+
+// connect is tried again when the connection that holds the session has gone.
+func (l *Local) connect(c *Client) {
+	if c.state != clientConnecting {
+		l.letGo(c)
+		return
+	}
+	key := sessionKey{c.req.Tenant, c.req.ClientID}
+	s := l.b.shardOf(key.tenant, []byte(key.id))
+	s.mu.Lock()
+	have := s.mu.sessions[key]
+	if have != nil && have.client != nil && have.client != c {
+		old, before := have.client, have.next
+		have.next = c
+		s.mu.Unlock()
+		old.local.post(post{kind: postKick, c: old, err: ErrTakenOver})
+		if before != nil {
+			before.local.post(post{kind: postConnected, c: before, err: ErrTakenOver})
+		}
+		return
+	}
+	resume := have != nil && have.d != nil && !c.req.CleanStart
+	c.present = resume
+	if !resume && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {
+		s.mu.Unlock()
+		l.connected(c, ErrQuota)
+		return
+	}
+	var removed uint64
+	if !resume {
+		if have != nil && have.d != nil {
+			removed = have.d.id
+		}
+		have = &Session{key: key, shard: s, slot: l.b.slots.alloc()}
+		if c.req.Expiry > 0 {
+			have.d = &durable{id: l.b.lastSID.Add(1)}
+		}
+		s.mu.sessions[key] = have
+	}
+	have.client, have.will = c, c.req.Will
+	s.mu.Unlock()
+	c.sess = have
+	if have.d == nil && removed == 0 {
+		l.connected(c, nil)
+		return
+	}
+	l.journalConnect(c, removed)
+}
+
+// journalConnect makes the session's opening a command, and goes on when it is applied.
+func (l *Local) journalConnect(c *Client, removed uint64) {
+	s, sess := c.sess.shard, c.sess
+	e := entry{
+		done:   func() { c.local.post(post{kind: postConnected, c: c}) },
+		failed: func(err error) { c.local.post(post{kind: postConnected, c: c, err: err}) },
+	}
+	var err error
+	if removed != 0 {
+		first := e
+		if sess.d != nil {
+			first = entry{done: func() {}, failed: func(error) {}}
+		}
+		err = l.b.command(s, appendCommand(nil, cmdRemove, removed), first)
+	}
+	if sess.d != nil && err == nil {
+		err = l.b.command(s, encodeSession(nil, sess, c.req.Expiry, c.req.Will), e)
+	}
+	if err != nil {
+		l.connected(c, err)
+	}
+}
+
+func encodeSession(dst []byte, sess *Session, expiry time.Duration, w *Will) []byte {
+	dst = appendCommand(dst, cmdSession, sess.d.id)
+	dst = binary.AppendUvarint(dst, uint64(sess.key.tenant))
+	dst = appendString(dst, sess.key.id)
+	dst = binary.AppendUvarint(dst, uint64(expiry))
+	return appendWill(dst, w)
+}
+
+// applySession opens a durable session: a new one, or one that was there.
+func (s *shard) applySession(b *Broker, d *decoder) {
+	id, key := d.uvarint(), sessionKey{tenant: uint32(d.uvarint()), id: d.string()}
+	expiry, will := time.Duration(d.uvarint()), d.will()
+	if !d.ok() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sess := s.mu.byID[id]
+	if sess == nil {
+		sess = s.mu.sessions[key]
+		if sess == nil || sess.d == nil || sess.d.id != id {
+			sess = &Session{key: key, shard: s, slot: b.slots.alloc(), d: &durable{id: id}}
+			s.mu.sessions[key] = sess
+		}
+		if s.mu.byID == nil {
+			s.mu.byID = make(map[uint64]*Session)
+		}
+		s.mu.byID[id] = sess
+		b.stats.Sessions.Add(1)
+		b.raiseSID(id)
+	}
+	sess.will = will
+	sess.d.expiry, sess.d.deadline, sess.d.willAt, sess.d.connected = expiry, 0, 0, true
+	s.mu.rows.session(id)
+}
+
+func (b *Broker) raiseSID(id uint64) {
+	for {
+		have := b.lastSID.Load()
+		if id <= have || b.lastSID.CompareAndSwap(have, id) {
+			return
+		}
+	}
+}
+
+// connected ends Connect, on c's loop.
+func (l *Local) connected(c *Client, err error) {
+	if c.state != clientConnecting {
+		if c.sess != nil && c.state == clientClosing && c.waiting == 0 {
+			l.detach(c)
+		}
+		return
+	}
+	if err != nil {
+		l.letGo(c)
+		c.state = clientClosed
+		c.sub.Connected(ConnectResult{Err: err})
+		return
+	}
+	sess := c.sess
+	c.state, c.Slot = clientConnected, sess.slot
+	res := ConnectResult{Present: c.present, Expiry: c.req.Expiry}
+	if sess.d != nil {
+		c.feed = newFeed(l.b, c)
+		for id := range c.feed.received {
+			res.Received = append(res.Received, id)
+		}
+	}
+	l.b.slots.set(sess.slot, c)
+	if c.feed != nil && len(sess.d.subscriptions()) > 0 {
+		l.b.attached.Add(1) // cached routes lack this connection
+	}
+	c.req = nil
+	l.b.stats.Connected.Add(1)
+	c.sub.Connected(res)
+	if c.feed != nil && c.state == clientConnected {
+		l.startFeed(c)
+		l.readyShared(c)
+	}
+}
+
+// letGo gives up a session that c holds or waits for without having been connected.
+func (l *Local) letGo(c *Client) {
+	key := sessionKey{c.tenant, ""}
+	if c.req == nil {
+		return
+	}
+	key.id = c.req.ClientID
+	s := l.b.shardOf(key.tenant, []byte(key.id))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have := s.mu.sessions[key]
+	if have == nil {
+		return
+	}
+	if have.next == c {
+		have.next = nil
+	}
+	if have.client == c {
+		have.client = nil
+		if have.d == nil || s.mu.byID[have.d.id] == nil {
+			delete(s.mu.sessions, key)
+			l.b.slots.release(have.slot)
+		}
+		s.nextLocked(have)
+	}
+}
+
+// nextLocked lets the connection that waits for the session try again.
+func (s *shard) nextLocked(have *Session) {
+	if n := have.next; n != nil {
+		have.next = nil
+		n.local.post(post{kind: postConnect, c: n})
+	}
+}
+
+// Disconnect ends c. It must be called exactly once for each Client on which Connect was called, when its connection is
+// gone or is to be dropped. Nothing is called on its Subscriber afterwards.
+func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
+	switch c.state {
+	case clientConnecting:
+		if c.sess == nil { // waits for a take-over
+			l.letGo(c)
+			c.state = clientClosed
+			return
+		}
+		c.state, c.bye = clientClosing, &req // connected comes yet, and lets go
+	case clientConnected:
+		l.b.stats.Connected.Add(-1)
+		c.state, c.bye = clientClosing, &req
+		l.b.slots.set(c.sess.slot, nil)
+		if c.waiting == 0 {
+			l.detach(c)
+		}
+	}
+}
+
+// detach is the end of a connection, when nothing of it is outstanding any more.
+func (l *Local) detach(c *Client) {
+	c.state = clientClosed
+	sess := c.sess
+	expiry := time.Duration(0)
+	if sess.d != nil {
+		s := sess.shard
+		s.mu.Lock()
+		expiry = sess.d.expiry
+		s.mu.Unlock()
+		if c.bye.HasExpiry {
+			expiry = min(c.bye.Expiry, l.maxExpiry())
+		}
+	}
+	l.returnShared(c)
+	will := sess.will
+	if !c.bye.PublishWill {
+		will = nil
+	}
+	if expiry == 0 {
+		l.endSession(c, will)
+		return
+	}
+	willAt := int64(0)
+	now := l.b.nowMilli()
+	if will != nil && will.Delay > 0 {
+		willAt = now + int64(min(will.Delay, expiry)/time.Millisecond)
+	}
+	cmd := appendCommand(nil, cmdDisconnect, sess.d.id)
+	cmd = binary.AppendUvarint(cmd, uint64(expiry))
+	cmd = binary.AppendUvarint(cmd, uint64(deadlineOf(now, expiry)))
+	cmd = binary.AppendUvarint(cmd, uint64(willAt))
+	cmd = binary.AppendUvarint(cmd, boolBit(c.bye.PublishWill))
+	cmd = c.feed.encode(cmd, true)
+	c.feed.release()
+	c.feed = nil
+	finish := func(error) { l.Run(func() { l.vacate(sess, c) }) }
+	if err := l.b.command(sess.shard, cmd, entry{done: func() { finish(nil) }, failed: finish}); err != nil {
+		l.vacate(sess, c)
+	}
+	if will != nil && willAt == 0 {
+		l.publishWill(sess, will)
+	}
+}
+
+func (l *Local) maxExpiry() time.Duration {
+	if limit := l.b.limits.Load().SessionExpiry; limit > 0 {
+		return limit
+	}
+	return NeverExpires
+}
+
+func deadlineOf(now int64, expiry time.Duration) int64 {
+	if expiry == NeverExpires {
+		return math.MaxInt64
+	}
+	return now + int64(expiry/time.Millisecond)
+}
+
+func boolBit(b bool) uint64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// vacate makes the session free for the next connection.
+func (l *Local) vacate(sess *Session, c *Client) {
+	s := sess.shard
+	s.mu.Lock()
+	if sess.client == c {
+		sess.client = nil
+		s.nextLocked(sess)
+	}
+	s.mu.Unlock()
+}
+
+// endSession removes a session with its connection.
+func (l *Local) endSession(c *Client, will *Will) {
+	sess := c.sess
+	for _, sub := range sess.subs {
+		_, group, filter := l.b.index.Filter(sub.id)
+		l.b.index.Unsubscribe(sess.key.tenant, group, filter, sess.slot)
+		if group != nil {
+			l.b.filters.part(sub.id, sess.slot)
+		}
+	}
+	sess.subs = nil
+	if will != nil {
+		l.publishWill(sess, will)
+	}
+	if sess.d == nil {
+		l.forget(sess, c)
+		return
+	}
+	c.feed.release()
+	c.feed = nil
+	finish := func() { l.Run(func() { l.forget(sess, c) }) }
+	err := l.b.command(sess.shard, appendCommand(nil, cmdRemove, sess.d.id), entry{done: finish, failed: func(error) { finish() }})
+	if err != nil {
+		l.forget(sess, c)
+	}
+}
+
+// forget takes a session that has ended out of the table.
+func (l *Local) forget(sess *Session, c *Client) {
+	s := sess.shard
+	s.mu.Lock()
+	if s.mu.sessions[sess.key] == sess {
+		delete(s.mu.sessions, sess.key)
+	}
+	sess.client = nil
+	s.nextLocked(sess)
+	s.mu.Unlock()
+	if sess.d == nil {
+		l.b.slots.release(sess.slot)
+	}
+}
+
+// applyDisconnect keeps where a durable session stopped.
+func (s *shard) applyDisconnect(b *Broker, d *decoder) {
+	id, expiry, deadline, willAt, will := d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint()
+	position, inflight := d.progress()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sess := s.mu.byID[id]
+	if sess == nil || !d.ok() {
+		return
+	}
+	row := sess.d
+	row.expiry, row.deadline, row.willAt, row.connected = time.Duration(expiry), int64(deadline), int64(willAt), false
+	row.position, row.inflight = position, inflight
+	if will == 0 || willAt == 0 {
+		sess.will = nil
+	}
+	s.mu.rows.session(id)
+	s.mu.rows.timer(id, row)
+}
+
+// applyRemove ends a durable session.
+func (s *shard) applyRemove(b *Broker, id uint64) {
+	s.mu.Lock()
+	sess := s.mu.byID[id]
+	if sess == nil {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.mu.byID, id)
+	sess.d.gone = true
+	if s.mu.sessions[sess.key] == sess && sess.client == nil {
+		delete(s.mu.sessions, sess.key)
+	}
+	s.mu.rows.session(id)
+	subs := sess.d.subscriptions()
+	s.mu.Unlock()
+	for i := range subs {
+		b.dropSubscription(sess, &subs[i])
+	}
+	b.slots.release(sess.slot)
+	b.stats.Sessions.Add(-1)
+	for _, other := range b.shards {
+		other.mu.Lock()
+		if other.mu.received[id] != nil {
+			delete(other.mu.received, id)
+			other.mu.rows.received(id)
+		}
+		other.mu.Unlock()
+	}
+}

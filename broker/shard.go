@@ -1,0 +1,166 @@
+package broker
+
+import (
+	"sync"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// pendingBytesMax bounds one shard's pending list; a full list answers ErrBusy. One message above it is taken alone.
+const pendingBytesMax = 256 << 10
+
+// shard is a slice of the topics and sessions with one owner, one lock and one pending list. Its home Local applies what was
+// committed, in index order.
+type shard struct {
+	id   record.ShardID
+	home *Local
+
+	mu struct {
+		sync.Mutex
+		index      uint64   // of the last frame gathered
+		applied    uint64   // of the last frame applied
+		place      Place    // the end of the group that held it
+		nextSeq    uint64   // of the next record
+		appliedSeq uint64   // every record below was applied
+		logStart   uint64   // what the log was told that nobody needs
+		fill       *pending // collects
+		free       *pending // recycled
+		dirty      bool     // on the broker's list for the committer
+		waiting    []*Client
+		sessions   map[sessionKey]*Session
+		byID       map[uint64]*Session            // durable sessions of this shard
+		queues     map[uint64]*queue              // by durable filter number
+		received   map[uint64]map[uint16]struct{} // QoS 2 identifiers of durable publishers, by session number
+		groups     map[uint64]*groupQueue         // shared groups with something queued or out, by durable number
+		rows       dirtyRows
+	}
+}
+
+type sessionKey struct {
+	tenant uint32
+	id     string
+}
+
+// entryKind says what a pending entry is.
+type entryKind uint8
+
+const (
+	entryRecord    entryKind = iota + 1 // journaled record
+	entryTransient                      // routed in its turn, not journaled
+	entryCommand                        // in the command frame; its waiter only wants to know
+)
+
+// entry is one thing in a pending list, in the order in which it came.
+type entry struct {
+	c      *Client // who waits, or nil
+	tok    Token
+	bundle *bundle // entryTransient: the message
+	pub    uint32  // publisher's slot, for no-local
+	kind   entryKind
+	live   bool        // entryRecord: route it to live subscribers after the commit
+	done   func()      // entryCommand: runs on the shard's home loop after apply, instead of a completion
+	failed func(error) // entryCommand: the same when it could not be written
+}
+
+// pending is what a shard has gathered since the last group. It is filled under the shard's lock, then belongs to the
+// committer, then to the home loop, and is recycled.
+type pending struct {
+	baseSeq uint64
+	builder record.BatchBuilder
+	batch   []byte // backing of builder
+	extra   []byte // reference block, an item for each record
+	cmds    []byte // commands, length-prefixed
+	entries []entry
+	records int
+	index   uint64 // of the last frame made of it
+	sealed  []byte // the finished batch
+	size    int
+}
+
+func (p *pending) reset() {
+	clear(p.entries)
+	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0]}
+	if cap(p.batch) > 2*pendingBytesMax {
+		p.batch = nil
+	}
+}
+
+func newShard(id record.ShardID, home *Local) *shard {
+	s := &shard{id: id, home: home}
+	s.mu.nextSeq = 1
+	s.mu.sessions = make(map[sessionKey]*Session)
+	return s
+}
+
+// fillLocked gives the pending list, if it has room for n bytes.
+func (s *shard) fillLocked(n int) (*pending, bool) {
+	p := s.mu.fill
+	if p == nil {
+		if p = s.mu.free; p != nil {
+			s.mu.free = nil
+		} else {
+			p = new(pending)
+		}
+		s.mu.fill = p
+	}
+	if p.size > 0 && p.size+n > pendingBytesMax {
+		return nil, false
+	}
+	p.size += n + 32
+	return p, true
+}
+
+// appendRecordLocked adds a record and its reference item. The caller has asked fillLocked for room.
+func (s *shard) appendRecordLocked(p *pending, in *record.Input) (seq uint64) {
+	if p.records == 0 {
+		p.baseSeq = s.mu.nextSeq
+		p.builder.Begin(p.batch[:0], in.Timestamp)
+	}
+	seq = s.mu.nextSeq
+	s.mu.nextSeq++
+	in.OffsetDelta = int32(seq - p.baseSeq)
+	p.builder.Append(in)
+	p.records++
+	return seq
+}
+
+// command appends a command to the pending list of s; e says who wants to know. Commands are not refused for want of room:
+// they are few and small, and each connection has a bounded number of them outstanding.
+func (b *Broker) command(s *shard, cmd []byte, e entry) error {
+	if err := b.writable(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	p, ok := s.fillLocked(len(cmd))
+	if !ok {
+		p = s.mu.fill
+		p.size += len(cmd)
+	}
+	p.cmds = appendBytes(p.cmds, cmd)
+	e.kind = entryCommand
+	p.entries = append(p.entries, e)
+	first := s.markDirtyLocked()
+	s.mu.Unlock()
+	if first {
+		b.dirtyShard(s)
+	}
+	return nil
+}
+
+// markDirtyLocked says whether the caller has to put s on the committer's list.
+func (s *shard) markDirtyLocked() bool {
+	first := !s.mu.dirty
+	s.mu.dirty = true
+	return first
+}
+
+// dirtyShard puts s on the list that Gather empties.
+func (b *Broker) dirtyShard(s *shard) {
+	b.dirty.Lock()
+	b.dirty.shards = append(b.dirty.shards, s)
+	wake := len(b.dirty.shards) == 1
+	b.dirty.Unlock()
+	if wake {
+		b.log.Wake()
+	}
+}

@@ -1,0 +1,521 @@
+package broker
+
+import (
+	"bytes"
+	"encoding/binary"
+	"sync"
+
+	"github.com/sluicemq/sluice/broker/topics"
+)
+
+// filterTable knows the durable filters: their numbers, which are on disk and never reused, and who reads their queues.
+type filterTable struct {
+	mu      sync.Mutex
+	last    uint64
+	byText  map[string]*durableFilter
+	byNum   map[uint64]*durableFilter
+	pickers map[topics.FilterID]*topics.Picker
+	groups  map[topics.FilterID][]topics.Entry // members of shared groups
+}
+
+// durableFilter is a filter that at least one durable session subscribes to at QoS 1 or 2, or is about to.
+type durableFilter struct {
+	number uint64
+	id     topics.FilterID
+	text   string
+	shared bool
+	users  []*Session
+}
+
+func (t *filterTable) init() {
+	t.byText = make(map[string]*durableFilter)
+	t.byNum = make(map[uint64]*durableFilter)
+	t.pickers = make(map[topics.FilterID]*topics.Picker)
+	t.groups = make(map[topics.FilterID][]topics.Entry)
+}
+
+func filterText(tenant uint32, group, filter string) string {
+	var n [4]byte
+	binary.BigEndian.PutUint32(n[:], tenant)
+	return string(n[:]) + group + "\x00" + filter
+}
+
+// number gives the filter's number, a new one if it has none.
+func (t *filterTable) number(tenant uint32, group, filter string) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	text := filterText(tenant, group, filter)
+	f := t.byText[text]
+	if f == nil {
+		t.last++
+		f = &durableFilter{number: t.last, text: text, shared: group != ""}
+		t.byText[text], t.byNum[f.number] = f, f
+	}
+	return f.number
+}
+
+// use adds sess to the readers of a filter. Its number comes from a command.
+func (t *filterTable) use(number uint64, id topics.FilterID, tenant uint32, group, filter string, sess *Session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = max(t.last, number)
+	f := t.byNum[number]
+	if f == nil {
+		f = &durableFilter{number: number, text: filterText(tenant, group, filter), shared: group != ""}
+		t.byText[f.text], t.byNum[number] = f, f
+	}
+	f.id = id
+	for _, u := range f.users {
+		if u == sess {
+			return
+		}
+	}
+	f.users = append(f.users, sess)
+}
+
+// leave removes sess from the readers, and answers whether it was the last.
+func (t *filterTable) leave(number uint64, sess *Session) (last bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.byNum[number]
+	if f == nil {
+		return false
+	}
+	for i, u := range f.users {
+		if u == sess {
+			f.users = append(f.users[:i], f.users[i+1:]...)
+			break
+		}
+	}
+	if len(f.users) > 0 {
+		return false
+	}
+	delete(t.byNum, number)
+	delete(t.byText, f.text)
+	return true
+}
+
+// readers appends who reads the queues of a filter.
+func (t *filterTable) readers(dst []*Session, number uint64) (_ []*Session, shared, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.byNum[number]
+	if f == nil {
+		return dst, false, false
+	}
+	return append(dst, f.users...), f.shared, true
+}
+
+// row gives the index's row of a durable filter.
+func (t *filterTable) row(number uint64) (topics.FilterID, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if f := t.byNum[number]; f != nil {
+		return f.id, true
+	}
+	return 0, false
+}
+
+// join adds a member to a shared group, or replaces it.
+func (t *filterTable) join(id topics.FilterID, e topics.Entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.partLocked(id, e.Subscriber)
+	t.groups[id] = append(t.groups[id], e)
+}
+
+// part takes a member out of a shared group.
+func (t *filterTable) part(id topics.FilterID, slot uint32) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.partLocked(id, slot)
+}
+
+func (t *filterTable) partLocked(id topics.FilterID, slot uint32) {
+	list := t.groups[id]
+	for i := range list {
+		if list[i].Subscriber == slot {
+			list = append(append([]topics.Entry(nil), list[:i]...), list[i+1:]...)
+			break
+		}
+	}
+	if len(list) == 0 {
+		delete(t.groups, id)
+		delete(t.pickers, id)
+		return
+	}
+	t.groups[id] = list
+}
+
+// members gives the members of a shared group. The slice is never written to.
+func (t *filterTable) members(id topics.FilterID) []topics.Entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.groups[id][:len(t.groups[id]):len(t.groups[id])]
+}
+
+// picker gives the memory of a shared group's choice.
+func (t *filterTable) picker(id topics.FilterID, _ topics.Strategy) *topics.Picker {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.pickers[id]
+	if p == nil {
+		p = new(topics.Picker)
+		t.pickers[id] = p
+	}
+	return p
+}
+
+func (r *SubscribeRequest) options() uint32 {
+	o := uint32(r.QoS)
+	if r.NoLocal {
+		o |= optNoLocal
+	}
+	if r.RetainAsPublished {
+		o |= optRAP
+	}
+	return o
+}
+
+// retainedJob is retained messages that a new subscription is still owed.
+type retainedJob struct {
+	filter []byte
+	opts   uint32
+	id     uint32
+	cursor topics.Cursor
+}
+
+// Subscribe adds or replaces subscriptions. errs, as long as reqs, receives what is wrong with single ones (ErrFilter,
+// ErrQuota); those are left out. Routed: all done, answer now; Pending: answer at Completed. Retained messages come after
+// that, in later turns.
+func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
+	if c.sess.d != nil {
+		return l.subscribeDurable(c, reqs, errs, t)
+	}
+	for i := range reqs {
+		errs[i] = l.subscribeLive(c, &reqs[i])
+	}
+	return Routed, nil
+}
+
+func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
+	sess := c.sess
+	opts := r.options()
+	id, isNew, err := l.b.index.Subscribe(c.tenant, r.Group, r.Filter,
+		topics.Entry{Subscriber: sess.slot, Options: opts, SubscriptionID: r.SubscriptionID})
+	if err != nil {
+		return ErrFilter
+	}
+	if r.Group != nil {
+		l.b.filters.join(id, topics.Entry{Subscriber: sess.slot, Options: opts, SubscriptionID: r.SubscriptionID})
+		l.readyShared(c)
+	}
+	if isNew {
+		if len(sess.subs) >= l.b.limits.Load().Subscriptions {
+			l.b.index.Unsubscribe(c.tenant, r.Group, r.Filter, sess.slot)
+			if r.Group != nil {
+				l.b.filters.part(id, sess.slot)
+			}
+			return ErrQuota
+		}
+		sess.subs = append(sess.subs, liveSubscription{id, opts})
+	}
+	l.oweRetained(c, r, isNew)
+	return nil
+}
+
+// oweRetained remembers that c is to get the retained messages of a subscription.
+func (l *Local) oweRetained(c *Client, r *SubscribeRequest, isNew bool) {
+	if r.Group != nil || r.RetainHandling == 2 || r.RetainHandling == 1 && !isNew || l.b.retained.empty() {
+		return
+	}
+	c.retry = append(c.retry, retainedJob{filter: append([]byte(nil), r.Filter...), opts: r.options(), id: r.SubscriptionID})
+	l.later(c)
+}
+
+func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
+	sess := c.sess
+	have := sess.d.subscriptions()
+	limit := l.b.limits.Load()
+	cmd := appendCommand(nil, cmdSubscribe, sess.d.id)
+	n := 0
+	var body []byte
+	var owed []int
+	var isNew []bool
+	for i := range reqs {
+		r := &reqs[i]
+		if topics.CheckFilter(r.Filter) != nil || bytes.Count(r.Filter, []byte{'/'})+1 > limit.FilterLevels {
+			errs[i] = ErrFilter
+			continue
+		}
+		at := findSubscription(have, r.Group, r.Filter)
+		if at < 0 && len(have)+n >= limit.Subscriptions {
+			errs[i] = ErrQuota
+			continue
+		}
+		body = l.b.appendSubscription(body, c, r, have, at)
+		owed, isNew = append(owed, i), append(isNew, at < 0)
+		n++
+	}
+	if n == 0 {
+		return Routed, nil
+	}
+	cmd = binary.AppendUvarint(cmd, uint64(n))
+	// Views die with this call: what the retained messages need is copied now.
+	jobs := make([]SubscribeRequest, n)
+	for k, i := range owed {
+		jobs[k] = reqs[i]
+		jobs[k].Filter = append([]byte(nil), reqs[i].Filter...)
+	}
+	e := entry{
+		done: func() {
+			c.local.Run(func() {
+				c.local.completed(c, Result{Token: t})
+				if c.state == clientConnected {
+					c.feed.subscribed()
+					for k := range jobs {
+						c.local.oweRetained(c, &jobs[k], isNew[k])
+					}
+				}
+			})
+		},
+		failed: func(err error) { l.complete2(c, t, err) },
+	}
+	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
+		return 0, err
+	}
+	c.waiting++
+	return Pending, nil
+}
+
+// complete2 posts a completion from any goroutine.
+func (l *Local) complete2(c *Client, t Token, err error) {
+	c.local.post(post{kind: postCompleted, c: c, tok: t, err: err})
+}
+
+func findSubscription(have []durableSubscription, group, filter []byte) int {
+	for i := range have {
+		if have[i].filter == string(filter) && have[i].group == string(group) {
+			return i
+		}
+	}
+	return -1
+}
+
+// appendSubscription encodes one subscription with the places from which its filter's queues count for this session. An
+// existing subscription keeps its places.
+func (b *Broker) appendSubscription(dst []byte, c *Client, r *SubscribeRequest, have []durableSubscription, at int) []byte {
+	var number uint64
+	var starts []shardSeq
+	opts := r.options()
+	if r.QoS > 0 {
+		opts |= optDurable
+		number = b.filters.number(c.tenant, string(r.Group), string(r.Filter))
+		if at >= 0 && have[at].number == number {
+			starts = have[at].starts
+		} else {
+			starts = b.queueEnds(number)
+		}
+	}
+	dst = appendBytes(dst, r.Group)
+	dst = appendBytes(dst, r.Filter)
+	dst = binary.AppendUvarint(dst, number)
+	dst = binary.AppendUvarint(dst, uint64(opts))
+	dst = binary.AppendUvarint(dst, uint64(r.SubscriptionID))
+	return appendSeqs(dst, starts)
+}
+
+// queueEnds says up to where the queues of a filter reach now: what a new reader does not get.
+func (b *Broker) queueEnds(number uint64) (ends []shardSeq) {
+	for _, s := range b.shards {
+		s.mu.Lock()
+		if q := s.mu.queues[number]; q != nil {
+			ends = append(ends, shardSeq{uint16(s.id), s.mu.nextSeq - 1})
+		}
+		s.mu.Unlock()
+	}
+	return ends
+}
+
+func appendSeqs(dst []byte, list []shardSeq) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(list)))
+	for _, p := range list {
+		dst = binary.AppendUvarint(dst, uint64(p.shard))
+		dst = binary.AppendUvarint(dst, p.seq)
+	}
+	return dst
+}
+
+func (d *decoder) seqs() (list []shardSeq) {
+	for n := d.count(); n > 0 && !d.bad; n-- {
+		list = append(list, shardSeq{uint16(d.uvarint()), d.uvarint()})
+	}
+	return list
+}
+
+func (d *decoder) subscription() durableSubscription {
+	return durableSubscription{group: d.string(), filter: d.string(), number: d.uvarint(), opts: uint32(d.uvarint()),
+		id: uint32(d.uvarint()), starts: d.seqs()}
+}
+
+// applySubscribe activates durable subscriptions.
+func (s *shard) applySubscribe(b *Broker, d *decoder) {
+	id := d.uvarint()
+	s.mu.Lock()
+	sess := s.mu.byID[id]
+	s.mu.Unlock()
+	for n := d.count(); n > 0 && !d.bad; n-- {
+		sub := d.subscription()
+		if sess != nil && !d.bad {
+			b.addSubscription(sess, sub)
+		}
+	}
+	s.mu.Lock()
+	s.mu.rows.session(id)
+	s.mu.Unlock()
+}
+
+// addSubscription puts a durable subscription into the session and the index.
+func (b *Broker) addSubscription(sess *Session, sub durableSubscription) {
+	var group []byte
+	if sub.group != "" {
+		group = []byte(sub.group)
+	}
+	old := sess.d.subscriptions()
+	subs := append([]durableSubscription(nil), old...)
+	if at := findSubscription(subs, group, []byte(sub.filter)); at >= 0 {
+		if was := subs[at].number; was != 0 && was != sub.number {
+			b.leaveFilter(was, sess, subs[at])
+		}
+		subs[at] = sub
+	} else {
+		subs = append(subs, sub)
+	}
+	sess.d.subs.Store(&subs)
+	if sub.opts&optNoLocal != 0 {
+		sess.d.noLocal = true
+	}
+	e := topics.Entry{Subscriber: sess.slot, Options: sub.opts, SubscriptionID: sub.id}
+	id, _, err := b.index.Subscribe(sess.key.tenant, group, []byte(sub.filter), e)
+	if err == nil && group != nil {
+		b.filters.join(id, e)
+	}
+	if err == nil && sub.number != 0 {
+		b.filters.use(sub.number, id, sess.key.tenant, sub.group, sub.filter, sess)
+		b.index.SetMark(id, sub.number)
+	}
+}
+
+func (b *Broker) leaveFilter(number uint64, sess *Session, sub durableSubscription) {
+	if !b.filters.leave(number, sess) {
+		return
+	}
+	if id, ok := b.index.Lookup(sess.key.tenant, groupBytes(sub.group), []byte(sub.filter)); ok {
+		b.index.SetMark(id, 0)
+	}
+	for _, s := range b.shards {
+		s.mu.Lock()
+		if q := s.mu.queues[number]; q != nil {
+			s.mu.rows.queueGone(q)
+			delete(s.mu.queues, number)
+		}
+		if g := s.mu.groups[number]; g != nil {
+			if g.behind {
+				b.behindGroups.Add(-1)
+			}
+			delete(s.mu.groups, number)
+		}
+		s.mu.Unlock()
+	}
+}
+
+func groupBytes(g string) []byte {
+	if g == "" {
+		return nil
+	}
+	return []byte(g)
+}
+
+// dropSubscription takes a durable subscription out of the index.
+func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
+	if sub.number != 0 {
+		b.leaveFilter(sub.number, sess, *sub)
+	}
+	id, existed := b.index.Unsubscribe(sess.key.tenant, groupBytes(sub.group), []byte(sub.filter), sess.slot)
+	if existed && sub.group != "" {
+		b.filters.part(id, sess.slot)
+	}
+}
+
+// Unsubscribe removes subscriptions; reqs uses Filter and Group only. errs gets ErrNoSubscription where there was none.
+func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
+	sess := c.sess
+	if sess.d == nil {
+		for i := range reqs {
+			id, existed := l.b.index.Unsubscribe(c.tenant, reqs[i].Group, reqs[i].Filter, sess.slot)
+			if !existed {
+				errs[i] = ErrNoSubscription
+				continue
+			}
+			sess.dropLive(id)
+			if reqs[i].Group != nil {
+				l.b.filters.part(id, sess.slot)
+			}
+		}
+		return Routed, nil
+	}
+	cmd := appendCommand(nil, cmdUnsubscribe, sess.d.id)
+	var body []byte
+	n := 0
+	for i := range reqs {
+		if findSubscription(sess.d.subscriptions(), reqs[i].Group, reqs[i].Filter) < 0 {
+			errs[i] = ErrNoSubscription
+			continue
+		}
+		body = appendBytes(body, reqs[i].Group)
+		body = appendBytes(body, reqs[i].Filter)
+		n++
+	}
+	if n == 0 {
+		return Routed, nil
+	}
+	cmd = append(binary.AppendUvarint(cmd, uint64(n)), body...)
+	if err := l.b.command(sess.shard, cmd, entry{c: c, tok: t}); err != nil {
+		return 0, err
+	}
+	c.waiting++
+	return Pending, nil
+}
+
+func (s *Session) dropLive(id topics.FilterID) {
+	for i := range s.subs {
+		if s.subs[i].id == id {
+			s.subs[i] = s.subs[len(s.subs)-1]
+			s.subs = s.subs[:len(s.subs)-1]
+			return
+		}
+	}
+}
+
+func (s *shard) applyUnsubscribe(b *Broker, d *decoder) {
+	id := d.uvarint()
+	s.mu.Lock()
+	sess := s.mu.byID[id]
+	s.mu.rows.session(id)
+	s.mu.Unlock()
+	for n := d.count(); n > 0 && !d.bad; n-- {
+		group, filter := d.bytes(), d.bytes()
+		if sess == nil || d.bad {
+			continue
+		}
+		old := sess.d.subscriptions()
+		at := findSubscription(old, group, filter)
+		if at < 0 {
+			continue
+		}
+		sub := old[at]
+		subs := append(append([]durableSubscription(nil), old[:at]...), old[at+1:]...)
+		sess.d.subs.Store(&subs)
+		b.dropSubscription(sess, &sub)
+	}
+}
