@@ -24,12 +24,13 @@ type fetchJob struct {
 
 // fetcher is the bounded pool that reads the log, so that no loop waits for the disk.
 type fetcher struct {
-	b    *Broker
-	mu   sync.Mutex
-	cond *sync.Cond
-	jobs []fetchJob
-	shut bool
-	done sync.WaitGroup
+	b       *Broker
+	mu      sync.Mutex
+	cond    *sync.Cond
+	jobs    []fetchJob
+	running int
+	shut    bool
+	done    sync.WaitGroup
 }
 
 func newFetcher(b *Broker) *fetcher {
@@ -71,14 +72,25 @@ func (f *fetcher) work() {
 		}
 		j := f.jobs[0]
 		f.jobs = f.jobs[1:]
+		f.running++
 		f.mu.Unlock()
 		bu := f.read(&j)
 		if j.done != nil {
 			j.done(bu)
-			continue
+		} else {
+			j.c.local.post(post{kind: postFetched, c: j.c, bundle: bu})
 		}
-		j.c.local.post(post{kind: postFetched, c: j.c, bundle: bu})
+		f.mu.Lock()
+		f.running--
+		f.mu.Unlock()
 	}
+}
+
+// busy says whether a job waits or runs.
+func (f *fetcher) busy() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.running > 0 || len(f.jobs) > 0
 }
 
 // read collects the records of a job, as many as fit.

@@ -16,6 +16,7 @@ var (
 	ErrShare          = errors.New("topics: $share needs a name without wildcards and a filter")
 	ErrFull           = errors.New("topics: index is full")
 	sharePrefix       = []byte("$share/")
+	separator         = []byte("/")
 	defaultMaxLevels  = 128
 	defaultMaxLength  = 65535
 	levelSeparator    = byte('/')
@@ -92,11 +93,11 @@ func FilterMatches(filter, topic []byte) bool {
 		return false
 	}
 	for {
-		f, filterRest, filterMore := bytes.Cut(filter, sharePrefix[6:])
+		f, filterRest, filterMore := bytes.Cut(filter, separator)
 		if len(f) == 1 && f[0] == multiLevelMarker {
 			return true
 		}
-		t, topicRest, topicMore := bytes.Cut(topic, sharePrefix[6:])
+		t, topicRest, topicMore := bytes.Cut(topic, separator)
 		if (len(f) != 1 || f[0] != singleLevelMarker) && !bytes.Equal(f, t) {
 			return false
 		}
@@ -109,4 +110,4 @@ func FilterMatches(filter, topic []byte) bool {
 }
 
 // levels counts the levels of a topic or filter.
-func levels(name []byte) int { return bytes.Count(name, sharePrefix[6:]) + 1 }
+func levels(name []byte) int { return bytes.Count(name, separator) + 1 }

@@ -148,12 +148,3 @@ func hashBytes(b []byte) uint64 {
 	}
 	return h
 }
-
-// mix is the finaliser of MurmurHash3: each bit of x moves each bit of the answer.
-func mix(x uint64) uint64 {
-	x ^= x >> 33
-	x *= 0xff51afd7ed558ccd
-	x ^= x >> 33
-	x *= 0xc4ceb9fe1a85ec53
-	return x ^ x>>33
-}

@@ -1,0 +1,264 @@
+package broker
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// memLog is a Log in memory that commits when the test says so, fails when told, and survives a "crash" of its broker: it
+// keeps the frames of committed groups.
+type memLog struct {
+	mu     sync.Mutex
+	b      *Broker
+	awake  bool
+	groups [][]byte
+	start  map[record.PartitionID]record.Offset
+}
+
+func (m *memLog) Wake() { m.awake = true }
+
+func (m *memLog) commit() bool {
+	any := false
+	for m.awake {
+		m.awake = false
+		buf, more := m.b.Gather(nil, 1<<20)
+		m.awake = m.awake || more
+		if len(buf) > 0 {
+			m.mu.Lock()
+			m.groups = append(m.groups, buf)
+			m.mu.Unlock()
+		}
+		m.b.Committed(Place{Segment: 1, Offset: int64(len(m.groups))})
+		any = true
+	}
+	return any
+}
+
+func (m *memLog) frames(fn func(f record.Frame)) {
+	m.mu.Lock()
+	groups := m.groups
+	m.mu.Unlock()
+	for _, g := range groups {
+		for len(g) > 0 {
+			f, n, err := record.DecodeFrame(g)
+			if err != nil {
+				panic(err)
+			}
+			fn(f)
+			g = g[n:]
+		}
+	}
+}
+
+func (m *memLog) Read(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
+	goOn := true
+	m.frames(func(f record.Frame) {
+		if f.Kind != record.KindRecords || f.Partition != p || !goOn {
+			return
+		}
+		batch, _, err := record.ParseBatch(record.FrameBatch(f.Payload))
+		if err != nil {
+			panic(err)
+		}
+		if batch.LastOffset() >= from {
+			goOn = fn(batch)
+		}
+	})
+	return nil
+}
+
+func (m *memLog) SetLogStart(p record.PartitionID, o record.Offset) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.start == nil {
+		m.start = map[record.PartitionID]record.Offset{}
+	}
+	m.start[p] = o
+}
+
+// bench is a broker whose loops run on the test's goroutine.
+type testBroker struct {
+	t     testing.TB
+	b     *Broker
+	log   *memLog
+	clock *clock.Manual
+}
+
+func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
+	tb := &testBroker{t: t}
+	tb.clock = clock.NewManual(clockStart)
+	if old != nil {
+		tb.clock = old.clock
+	}
+	tb.b = New(Options{Shards: 4, Loops: loops, Clock: tb.clock})
+	tb.log = &memLog{b: tb.b}
+	tb.b.UseLog(tb.log)
+	if old != nil {
+		tb.log.groups = old.log.groups
+		old.log.frames(func(f record.Frame) {
+			if err := tb.b.Replay(f, Place{}); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	tb.b.Recovered()
+	t.Cleanup(tb.b.Close)
+	return tb
+}
+
+// pump runs loops, commits and fetches until nothing happens any more.
+func (tb *testBroker) pump() {
+	for idle := 0; idle < 3; {
+		idle++
+		for i := range tb.b.Loops() {
+			l := tb.b.Local(i)
+			if l.awake.Load() {
+				idle = 0
+			}
+			l.Drain()
+			l.EndTurn()
+		}
+		if tb.log.commit() {
+			idle = 0
+		}
+		if tb.b.fetcher.busy() {
+			idle = 0
+		}
+	}
+}
+
+// crash throws the broker away and starts another on what was committed.
+func (tb *testBroker) crash(loops int) *testBroker { return newTestBroker(tb.t, loops, tb) }
+
+func (tb *testBroker) tick() {
+	for i := range tb.b.Loops() {
+		tb.b.Local(i).Tick()
+	}
+	tb.pump()
+}
+
+// got is one delivery that a testClient took.
+type got struct {
+	topic, payload string
+	qos            QoS
+	id             uint16
+	dup, retain    bool
+	ids            string
+}
+
+// testClient is a Subscriber that remembers.
+type testClient struct {
+	tb        *testBroker
+	l         *Local
+	c         *Client
+	got       []got
+	refs      []uint16 // packet identifiers to be acknowledged
+	room      int      // deliveries it takes; negative: any number
+	connected *ConnectResult
+	completed map[Token]error
+	controls  []Control
+	kicked    error
+	next      uint16
+}
+
+func (c *testClient) Deliver(m *Message, d *Delivery) (uint16, bool) {
+	if c.room == 0 {
+		return 0, false
+	}
+	c.room--
+	id := d.PacketID
+	if id == 0 && d.QoS > 0 {
+		c.next++
+		id = c.next
+	}
+	c.got = append(c.got, got{string(m.Topic), string(m.Payload), d.QoS, id, d.Dup, d.Retain, fmt.Sprint(d.SubscriptionIDs)})
+	if !d.Ref.Zero() {
+		c.refs = append(c.refs, id)
+	}
+	return id, true
+}
+func (c *testClient) Completed(r Result)        { c.completed[r.Token] = r.Err }
+func (c *testClient) Connected(r ConnectResult) { c.connected = &r }
+func (c *testClient) Kicked(why error) {
+	c.kicked = why
+	c.l.Disconnect(c.c, DisconnectRequest{PublishWill: true})
+}
+func (c *testClient) Control(e Control) { c.controls = append(c.controls, e) }
+
+func (tb *testBroker) client(loop int) *testClient {
+	c := &testClient{tb: tb, l: tb.b.Local(loop), room: -1, completed: map[Token]error{}}
+	c.c = c.l.NewClient(c)
+	return c
+}
+
+func (tb *testBroker) connect(loop int, req ConnectRequest) *testClient {
+	tb.t.Helper()
+	c := tb.client(loop)
+	c.l.Connect(c.c, &req)
+	tb.pump()
+	if c.connected == nil || c.connected.Err != nil {
+		tb.t.Fatalf("connect %s: %+v", req.ClientID, c.connected)
+	}
+	return c
+}
+
+func (c *testClient) subscribe(qos QoS, filters ...string) {
+	c.tb.t.Helper()
+	var reqs []SubscribeRequest
+	for _, f := range filters {
+		reqs = append(reqs, SubscribeRequest{Filter: []byte(f), QoS: qos})
+	}
+	errs := make([]error, len(reqs))
+	if _, err := c.l.Subscribe(c.c, reqs, errs, 9999); err != nil {
+		c.tb.t.Fatal(err)
+	}
+	for _, err := range errs {
+		if err != nil {
+			c.tb.t.Fatal(err)
+		}
+	}
+	c.tb.pump()
+}
+
+func (c *testClient) share(group string, qos QoS, filter string) {
+	c.tb.t.Helper()
+	errs := make([]error, 1)
+	if _, err := c.l.Subscribe(c.c, []SubscribeRequest{{Filter: []byte(filter), Group: []byte(group), QoS: qos}}, errs, 9999); err != nil || errs[0] != nil {
+		c.tb.t.Fatal(err, errs)
+	}
+	c.tb.pump()
+}
+
+func (c *testClient) publish(topic, payload string, qos QoS, tok Token) Outcome {
+	c.tb.t.Helper()
+	m := Message{Topic: []byte(topic), Payload: []byte(payload), QoS: qos, Timestamp: c.tb.clock.Now().UnixMilli()}
+	out, err := c.l.Publish(c.c, &m, qos == 2, tok)
+	if err != nil {
+		c.tb.t.Fatal(err)
+	}
+	return out
+}
+
+func (c *testClient) ackAll() {
+	for _, id := range c.refs {
+		c.l.Acked(c.c, id)
+	}
+	c.refs = nil
+	c.tb.pump()
+}
+
+func (c *testClient) payloads() (list []string) {
+	for _, g := range c.got {
+		list = append(list, g.payload)
+	}
+	return list
+}
+
+func (c *testClient) disconnect() {
+	c.l.Disconnect(c.c, DisconnectRequest{})
+	c.tb.pump()
+}
