@@ -90,7 +90,7 @@ func (w way) name() string { return w.transport + "/" + w.layer }
 // ways are all that this system has.
 func ways() []way {
 	var all []way
-	for _, transport := range []string{"epoll"} {
+	for _, transport := range []string{"epoll", "netpoll"} {
 		if transport == "epoll" && !epollHere {
 			continue
 		}

@@ -27,17 +27,34 @@ func (c *Conn) SetDeadline(mono int64) {
 }
 
 func (c *Conn) setDeadline(mono int64) {
-	l := c.loop
-	tick := l.wheel.TickAt(time.Duration(mono))
-	c.deadline = tick
-	at := l.wheelAt[c.slot]
-	if at != 0 && int32(tick-at) >= 0 {
-		return
-	}
-	l.watch(c.slot, tick)
+	c.deadline = c.loop.wheel.TickAt(time.Duration(mono))
+	c.loop.watch(c.slot, c.deadline)
 }
 
+// setWriteDeadline puts off the end of a connection whose peer does not take its output.
+func (c *Conn) setWriteDeadline() {
+	if d := c.lst.o.WriteTimeout; d > 0 {
+		c.out.deadline = c.loop.wheel.TickAt(time.Duration(c.loop.now) + d)
+		c.loop.watch(c.slot, c.out.deadline)
+	}
+}
+
+// nextDeadline is the earlier of the connection's and its output's; 0 is none.
+func (c *Conn) nextDeadline() uint32 {
+	if c.out == nil || c.flags&flagBlocked == 0 || c.out.deadline == 0 {
+		return c.deadline
+	}
+	if c.deadline == 0 || int32(c.out.deadline-c.deadline) < 0 {
+		return c.out.deadline
+	}
+	return c.deadline
+}
+
+// watch has the wheel look at the slot at tick or before.
 func (l *Loop) watch(slot, tick uint32) {
+	if at := l.wheelAt[slot]; at != 0 && int32(tick-at) >= 0 {
+		return
+	}
 	if now := l.wheel.Now(); int32(tick-now) > wheelAhead {
 		tick = now + wheelAhead
 	}
@@ -53,14 +70,17 @@ func (l *Loop) due(slot uint32) uint32 {
 	}
 	l.wheelAt[slot] = 0
 	c := l.slots[slot]
-	if c == nil || c.deadline == 0 {
+	if c == nil {
 		return 0
 	}
-	if int32(c.deadline-now) <= 0 {
-		c.expire()
+	again := c.nextDeadline()
+	if again == 0 {
 		return 0
 	}
-	again := c.deadline
+	if int32(again-now) <= 0 {
+		c.expire(again != c.deadline)
+		return 0
+	}
 	if int32(again-now) > wheelAhead {
 		again = now + wheelAhead
 	}
@@ -68,14 +88,15 @@ func (l *Loop) due(slot uint32) uint32 {
 	return again
 }
 
-// expire ends a connection whose time is over.
-func (c *Conn) expire() {
+// expire ends a connection whose time is over, or that of its output.
+func (c *Conn) expire(output bool) {
 	switch {
+	case output:
+		c.shut(ErrWriteTimeout)
 	case c.flags&flagLinger != 0:
 		c.shut(c.closeErr())
 	case c.flags&flagClosing != 0:
-		c.setCloseErr(ErrWriteTimeout)
-		c.shut(ErrWriteTimeout)
+		c.shut(c.closeErr())
 	default:
 		if c.flags&flagOpen == 0 {
 			c.loop.local.refusedTimeout++

@@ -37,6 +37,7 @@ type ListenerOptions struct {
 	AcceptRate         int           // per second; 0: no limit. A tenth of it may come at once; what is over waits in the backlog
 	HandshakeTimeout   time.Duration // for TLS and WebSocket handshake together; 0: 10 s
 	FirstPacketTimeout time.Duration // from OnOpen until the handler sets a deadline of its own; 0: 10 s, negative: none
+	WriteTimeout       time.Duration // a peer that takes none of its output for so long is closed; 0: 1 min, negative: none
 
 	HighWater, LowWater int // bytes queued: over the first OnDrain is owed, at the second it comes; 0: 1 MiB, a quarter of HighWater
 	MaxInput            int // bytes received and not taken that close the connection; 0: 256 MiB and 64 KiB
@@ -68,6 +69,9 @@ func (o *ListenerOptions) setDefaults() error {
 	}
 	if o.FirstPacketTimeout == 0 {
 		o.FirstPacketTimeout = 10 * time.Second
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = time.Minute
 	}
 	if o.HighWater <= 0 {
 		o.HighWater = 1 << 20

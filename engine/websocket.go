@@ -215,27 +215,26 @@ func (c *Conn) wsFrames(buf []byte, off, n int) {
 
 // takeHeader gathers a frame's header, and sets inFrame when it is whole. It returns how many bytes it took.
 func (w *wsState) takeHeader(p []byte, messageMax int64) (took int, err *CloseError) {
-	want := 2
-	for {
-		k := copy(w.header[w.headerN:want], p[took:])
-		w.headerN += uint8(k)
-		took += k
-		if int(w.headerN) < want {
+	if w.headerN < 2 {
+		took = copy(w.header[w.headerN:2], p)
+		if w.headerN += uint8(took); w.headerN < 2 {
 			return took, nil
-		}
-		if want > 2 {
-			break
 		}
 		if err := w.checkHeader(); err != nil {
 			return took, err
 		}
-		want = 6 // two, no longer length, and the mask
-		switch w.header[1] & 0x7f {
-		case 126:
-			want += 2
-		case 127:
-			want += 8
-		}
+	}
+	want := 6 // two, no longer length, and the mask
+	switch w.header[1] & 0x7f {
+	case 126:
+		want += 2
+	case 127:
+		want += 8
+	}
+	k := copy(w.header[w.headerN:want], p[took:])
+	took += k
+	if w.headerN += uint8(k); int(w.headerN) < want {
+		return took, nil
 	}
 	w.headerN = 0
 	length := uint64(w.header[1] & 0x7f)

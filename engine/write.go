@@ -30,6 +30,8 @@ type outQueue struct {
 	frameAt   int  // the segment that begins it
 	frameSize int  // bytes in it, without header
 
+	deadline uint32 // tick at which the connection ends unless the kernel takes something before; counts while blocked
+
 	cipher  []byte // TLS: records that the kernel has not taken, from cipherAt on
 	cipherN int
 }
@@ -306,7 +308,7 @@ func (c *Conn) send(q *outQueue) bool {
 	switch {
 	case q.size+q.cipherN == 0:
 		c.dropOutput()
-	case n < offered || err != nil:
+	case n < offered:
 		c.block()
 	default:
 		c.markDirty() // the kernel took all it was offered, and there is more: next turn
@@ -318,6 +320,7 @@ func (c *Conn) send(q *outQueue) bool {
 func (c *Conn) block() {
 	c.loop.local.writesBlocked++
 	c.flags |= flagBlocked
+	c.setWriteDeadline()
 	c.rearm()
 }
 
