@@ -1,0 +1,189 @@
+package mqtt
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"hash/maphash"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/engine"
+)
+
+// Rechecker is an Authenticator that can tell later whether a client that it let in would still come in: its user is gone, its
+// password was changed, its certificate was revoked. Recheck never blocks and is safe for concurrent use.
+type Rechecker interface {
+	Recheck(id *broker.Identity, certs []*x509.Certificate) error
+}
+
+// verify asks who the client is: at once if that can be told at once, else by the pool.
+func (c *conn) verify(password []byte) {
+	h, st := c.l.h, c.setup
+	if h.authn == nil {
+		c.admit(broker.Identity{Source: "anonymous"})
+		return
+	}
+	if h.quick != nil {
+		creds := st.creds
+		creds.Password = password
+		if id, done, err := h.quick.Quick(creds); done {
+			c.verified(id, err)
+			return
+		}
+	}
+	st.creds.Password = bytes.Clone(password)
+	c.state = stateVerify
+	timeout := h.settings.Load().ConnectTimeout
+	if timeout > 0 {
+		c.link.SetDeadline(c.l.loop.NowMono() + int64(timeout))
+	}
+	if !h.pool.submit(&verification{c: c, authn: h.authn, creds: st.creds, timeout: timeout}) {
+		c.verified(broker.Identity{}, broker.ErrAuthBusy)
+		return
+	}
+	c.block(blockConnect)
+}
+
+// verified goes on with the answer.
+func (c *conn) verified(id broker.Identity, err error) {
+	clear(c.setup.creds.Password)
+	c.setup.creds.Password = nil
+	if err == nil {
+		c.admit(id)
+		return
+	}
+	f := connectFailure(err)
+	c.misbehaved(*f)
+	c.refuse(*f)
+}
+
+// verification is one client's credentials on their way through the pool and back to the loop.
+type verification struct {
+	c       *conn
+	authn   broker.Authenticator
+	creds   broker.Credentials
+	timeout time.Duration
+	id      broker.Identity
+	err     error
+}
+
+// work runs on a goroutine of the pool.
+func (v *verification) work(ctx context.Context) {
+	if v.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, v.timeout)
+		defer cancel()
+	}
+	v.id, v.err = v.authn.Authenticate(ctx, v.creds)
+	v.c.l.loop.Post(v)
+}
+
+// Run takes the answer on the loop. The connection may be gone by then.
+func (v *verification) Run(*engine.Loop) {
+	if v.c.state != stateVerify {
+		return
+	}
+	v.c.verified(v.id, v.err)
+	if v.c.state != stateConnecting {
+		v.c.unblock(blockConnect)
+	}
+}
+
+// authPool verifies so many clients at a time, and lets so many wait.
+type authPool struct {
+	jobs   chan *verification
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func (p *authPool) start(workers, waiting int) {
+	if workers <= 0 {
+		workers = 4
+	}
+	if waiting <= 0 {
+		waiting = 4096
+	}
+	p.jobs = make(chan *verification, waiting)
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	for range workers {
+		p.wg.Add(1)
+		go p.run()
+	}
+}
+
+func (p *authPool) run() {
+	defer p.wg.Done()
+	for {
+		select {
+		case v := <-p.jobs:
+			v.work(p.ctx)
+		case <-p.ctx.Done():
+			return
+		}
+	}
+}
+
+// submit never waits; false says that too many do.
+func (p *authPool) submit(v *verification) bool {
+	select {
+	case p.jobs <- v:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *authPool) close() {
+	p.cancel()
+	p.wg.Wait()
+}
+
+// aclCacheSize is how many topics' decisions a connection keeps.
+const aclCacheSize = 4
+
+// aclCache keeps decisions about the topics that a connection published to last, as long as the rules are the same.
+type aclCache struct {
+	generation uint64
+	entries    [aclCacheSize]aclEntry
+}
+
+type aclEntry struct {
+	topic   []byte
+	allowed bool
+}
+
+// aclTopicMax is the longest topic that is worth keeping.
+const aclTopicMax = 256
+
+var aclSeed = maphash.MakeSeed()
+
+// mayPublish asks the rules about a topic.
+func (c *conn) mayPublish(topic []byte) bool {
+	a := c.l.h.authz
+	if a == nil {
+		return true
+	}
+	if len(topic) > aclTopicMax {
+		return a.Authorize(c.id, broker.ActionPublish, topic)
+	}
+	generation := a.Generation() // before asking: an answer by newer rules is then asked again, never the other way round
+	if c.acl == nil {
+		c.acl = &aclCache{}
+	}
+	if c.acl.generation != generation {
+		for i := range c.acl.entries {
+			c.acl.entries[i].topic = c.acl.entries[i].topic[:0]
+		}
+		c.acl.generation = generation
+	}
+	e := &c.acl.entries[maphash.Bytes(aclSeed, topic)%aclCacheSize]
+	if len(e.topic) == len(topic) && bytes.Equal(e.topic, topic) {
+		return e.allowed
+	}
+	e.topic = append(e.topic[:0], topic...)
+	e.allowed = a.Authorize(c.id, broker.ActionPublish, topic)
+	return e.allowed
+}

@@ -1,0 +1,384 @@
+package mqtt
+
+import (
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// connState is how far a connection has come.
+type connState uint8
+
+const (
+	stateNew        connState = iota // waits for CONNECT
+	stateVerify                      // the client is verified off the loop
+	stateConnecting                  // the core opens the session
+	stateUp                          // CONNACK has been sent
+	stateClosing                     // ended by us; the last words leave
+)
+
+type connFlags uint16
+
+const (
+	flagGoodbye      connFlags = 1 << iota // the client said DISCONNECT: no will
+	flagProblemInfo                        // reason strings may be sent
+	flagDurable                            // the session outlives the connection
+	flagStarved                            // the core was told that there is no room
+	flagSlow                               // in loopState.slow
+	flagMoveOn                             // acknowledgements made room; looked at when OnData ends
+	flagInData                             // onData runs
+	flagExpirySet                          // CONNECT asked for a session expiry above 0
+)
+
+// What reading waits for; see conn.block.
+const (
+	blockConnect  = 1 << iota // verification or the core
+	blockBusy                 // ControlResume
+	blockAcks                 // answers to a client without a receive maximum
+	blockRequests             // answers to SUBSCRIBE and UNSUBSCRIBE
+)
+
+// lingerTimeout is how long the last words to a client may take to leave.
+const lingerTimeout = 2 * time.Second
+
+// conn is one connection. What not every connection needs hangs on pointers, made when first needed.
+type conn struct {
+	link   link
+	l      *loopState
+	client *broker.Client // from CONNECT to the core's last word
+	id     *broker.Identity
+	in     *inbound  // publishes that are not answered yet
+	out    *outbound // deliveries that are not acknowledged yet
+	alias  *aliases
+	acl    *aclCache
+	setup  *setup // until CONNACK
+	prev   *conn
+	next   *conn
+
+	maxPacket  uint32 // the client's; 0: none
+	patience   uint32 // milliseconds without a packet; 0: for ever
+	receiveMax uint16 // the client's
+	promised   uint16 // the receive maximum that the client was told
+	flags      connFlags
+	state      connState
+	version    byte // 0 until CONNECT
+	blocked    uint8
+}
+
+// onData takes all packets that are whole, as far as they can be taken now, and returns how many bytes that was.
+func (c *conn) onData(b []byte) int {
+	c.flags |= flagInData
+	n := c.packets(b)
+	c.flags &^= flagInData
+	if c.flags&flagMoveOn != 0 {
+		c.flags &^= flagMoveOn
+		c.moveOn()
+	}
+	if c.state == stateClosing {
+		return len(b)
+	}
+	if n > 0 && c.blocked == 0 {
+		c.touch()
+	}
+	return n
+}
+
+func (c *conn) packets(b []byte) int {
+	n := 0
+	maxPacket := c.l.h.settings.Load().MaxPacket
+	for n < len(b) && c.blocked == 0 && c.state != stateClosing {
+		h, err := wire.Scan(b[n:], maxPacket, c.version)
+		if err != nil {
+			if err == wire.ErrShort {
+				c.link.Need(h.Size)
+			} else {
+				c.broken(h.Type, err)
+			}
+			break
+		}
+		took, err := c.packet(&h)
+		if err != nil {
+			c.broken(h.Type, err)
+			break
+		}
+		if !took {
+			break
+		}
+		n += h.Size
+		c.l.n.PacketsIn[h.Type&15]++
+		c.l.n.BytesIn += uint64(h.Size)
+	}
+	return n
+}
+
+// packet takes one packet. took false says that the core is busy: the packet comes again after ControlResume. An error ends the
+// connection.
+func (c *conn) packet(h *wire.Header) (took bool, err error) {
+	if c.state == stateNew {
+		return true, c.onConnect(h.Body) // Scan lets nothing else through before CONNECT
+	}
+	switch h.Type {
+	case wire.PUBLISH:
+		return c.onPublish(h)
+	case wire.PUBACK, wire.PUBREC, wire.PUBCOMP:
+		return c.onAck(h)
+	case wire.PUBREL:
+		return c.onPubrel(h)
+	case wire.SUBSCRIBE:
+		return c.onSubscribe(h)
+	case wire.UNSUBSCRIBE:
+		return c.onUnsubscribe(h)
+	case wire.PINGREQ:
+		c.link.Commit(len(wire.AppendPingresp(c.link.Reserve(2))))
+		c.l.sent(wire.PINGRESP)
+		return true, nil
+	case wire.DISCONNECT:
+		return true, c.onDisconnect(h.Body)
+	case wire.CONNECT:
+		return true, failSecondConnect
+	case wire.AUTH:
+		if _, err := wire.DecodeAuth(h.Body); err != nil {
+			return true, err
+		}
+		return true, failAuthPacket
+	}
+	return true, failServerPacket
+}
+
+// broken ends a connection whose client broke the rules.
+func (c *conn) broken(t wire.PacketType, err error) {
+	f := asFailure(err)
+	c.misbehaved(f)
+	if c.state == stateNew {
+		if t == wire.CONNECT {
+			c.refuse(f)
+		} else {
+			c.shut(err)
+		}
+		return
+	}
+	c.end(f)
+}
+
+// onDisconnect is the client's goodbye.
+func (c *conn) onDisconnect(body []byte) error {
+	d, err := wire.DecodeDisconnect(body, c.version)
+	if err != nil {
+		return err
+	}
+	req := broker.DisconnectRequest{PublishWill: d.Reason != wire.Success}
+	if d.HasSessionExpiry {
+		if d.SessionExpiry != 0 && c.flags&flagExpirySet == 0 {
+			return failExpiryRaised
+		}
+		req.HasExpiry, req.Expiry = true, c.l.h.settings.Load().expiry(d.SessionExpiry)
+	}
+	c.l.n.Disconnects[d.Reason]++
+	c.flags |= flagGoodbye
+	c.detach(req)
+	c.state = stateClosing
+	c.link.CloseAfterFlush(nil, lingerTimeout)
+	return nil
+}
+
+// end ends the connection from our side: an MQTT 5 client is told why. The will is published.
+func (c *conn) end(f failure) {
+	if c.state == stateClosing {
+		return
+	}
+	if c.state == stateUp && c.version == wire.V5 {
+		d := wire.Disconnect{Reason: f.code}
+		if c.flags&flagProblemInfo != 0 && f.code.Failed() {
+			d.ReasonString = wire.View(f.detail)
+		}
+		if s := c.l.h.settings.Load(); (f.code == wire.UseAnotherServer || f.code == wire.ServerMoved) && s.ServerReference != "" {
+			d.ServerReference = wire.View(s.ServerReference)
+		}
+		d.Fit(c.version, c.maxPacket)
+		if n := wire.SizeDisconnect(c.version, &d); c.maxPacket == 0 || n <= int(c.maxPacket) {
+			c.link.Commit(len(wire.AppendDisconnect(c.link.Reserve(n), c.version, &d)))
+			c.l.sent(wire.DISCONNECT)
+		}
+	}
+	c.l.n.Disconnects[f.code]++
+	c.shut(&f)
+}
+
+// shut lets the session go and closes the connection once what is queued has left.
+func (c *conn) shut(err error) {
+	if c.state == stateClosing {
+		return
+	}
+	c.detach(broker.DisconnectRequest{PublishWill: true})
+	c.state = stateClosing
+	c.flags |= flagGoodbye
+	c.link.CloseAfterFlush(err, lingerTimeout)
+}
+
+// detach gives the session back to the core, once. Nothing comes from the core afterwards.
+func (c *conn) detach(req broker.DisconnectRequest) {
+	if c.client == nil {
+		return
+	}
+	client := c.client
+	c.client = nil
+	if c.state == stateUp {
+		c.l.n.Connected--
+	}
+	c.l.core.Disconnect(client, req)
+	if c.out != nil {
+		c.l.n.Dropped[DropPendingAtClose] += uint64(c.out.queue.count)
+		c.out.queue.free(c.l.loop.Pool())
+		c.out = nil
+	}
+	c.in, c.alias, c.acl, c.setup = nil, nil, nil, nil
+}
+
+// onClose is the end of the connection's life.
+func (c *conn) onClose(err error) {
+	if c.state != stateClosing {
+		if errors.Is(err, engine.ErrIdle) && c.state == stateUp {
+			c.l.n.Disconnects[wire.KeepAliveTimeout]++
+		} else if c.state == stateUp {
+			c.l.n.Lost++
+		}
+	}
+	c.detach(broker.DisconnectRequest{PublishWill: true})
+	c.state = stateClosing
+	c.setup = nil
+	c.l.unlink(c)
+}
+
+// touch moves the keep-alive on: a whole packet has come.
+func (c *conn) touch() {
+	if c.state == stateUp && c.patience != 0 {
+		c.link.SetDeadline(c.l.loop.NowMono() + int64(c.patience)*int64(time.Millisecond))
+	}
+}
+
+// block stops reading until every reason for it is gone. A client that is not read from cannot be late.
+func (c *conn) block(why uint8) {
+	if c.blocked == 0 {
+		c.link.PauseRead()
+		if c.state == stateUp {
+			c.link.SetDeadline(0)
+		}
+	}
+	c.blocked |= why
+}
+
+// unblock takes one reason away.
+func (c *conn) unblock(why uint8) {
+	if c.blocked&why == 0 {
+		return
+	}
+	if c.blocked &^= why; c.blocked == 0 && c.state != stateClosing {
+		c.link.ResumeRead()
+		c.touch()
+	}
+}
+
+// onDrain goes on after the out queue has shrunk.
+func (c *conn) onDrain() { c.moveOn() }
+
+// Kicked ends the connection for the core.
+func (c *conn) Kicked(why error) {
+	f := kickFailure(why)
+	if c.state == stateConnecting {
+		c.shut(f)
+		return
+	}
+	c.end(*f)
+}
+
+// Control takes the core's rarer events.
+func (c *conn) Control(e broker.Control) {
+	switch e.Kind {
+	case broker.ControlResume:
+		c.unblock(blockBusy)
+	case broker.ControlRelease:
+		c.release(e.PacketID)
+	}
+}
+
+// Completed takes the end of a request that was pending.
+func (c *conn) Completed(r broker.Result) {
+	if c.state != stateUp {
+		return
+	}
+	switch kind, seq, id := untoken(r.Token); kind {
+	case tokenPublish:
+		c.publishDone(seq, r)
+	case tokenRelease:
+		c.releaseDone(id, r.Err)
+	case tokenReceived:
+		c.receivedDone(id, r.Err)
+	case tokenRequest:
+		c.requestDone(seq, r.Err)
+	}
+}
+
+// What a token asks for; its other parts are a running number and a packet identifier.
+const (
+	tokenPublish = iota + 1
+	tokenRelease
+	tokenReceived
+	tokenRequest
+)
+
+func token(kind uint8, seq uint32, id uint16) broker.Token {
+	return broker.Token(uint64(kind)<<48 | uint64(seq)<<16 | uint64(id))
+}
+
+func untoken(t broker.Token) (kind uint8, seq uint32, id uint16) {
+	return uint8(t >> 48), uint32(t >> 16), uint16(t)
+}
+
+// clientID is the client's identifier as far as it is known.
+func (c *conn) clientID() string {
+	switch {
+	case c.id != nil:
+		return c.id.ClientID
+	case c.setup != nil:
+		return c.setup.creds.ClientID
+	}
+	return ""
+}
+
+// remote is the peer's address; the zero value for a unix socket.
+func (c *conn) remote() netip.AddrPort {
+	if a, ok := c.link.RemoteAddr().(*net.TCPAddr); ok && a != nil {
+		ap := a.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// certificates is what the peer has shown of itself in the TLS handshake.
+func (c *conn) certificates() []*x509.Certificate {
+	if t := c.link.TLS(); t != nil {
+		return t.PeerCertificates
+	}
+	return nil
+}
+
+// reply appends an acknowledgement. The reason string is left out if the client does not want it or cannot take it.
+func (c *conn) reply(t wire.PacketType, id uint16, code wire.ReasonCode, detail string) {
+	c.l.sent(t)
+	if code == wire.Success || c.version != wire.V5 {
+		c.link.Commit(len(wire.AppendShortAck(c.link.Reserve(4), t, id)))
+		return
+	}
+	a := wire.Ack{PacketID: id, Reason: code}
+	if code.Failed() && detail != "" && c.flags&flagProblemInfo != 0 {
+		a.ReasonString = wire.View(detail)
+	}
+	a.Fit(c.version, c.maxPacket)
+	c.link.Commit(len(wire.AppendAck(c.link.Reserve(wire.SizeAck(c.version, &a)), c.version, t, &a)))
+}

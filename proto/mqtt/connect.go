@@ -1,0 +1,287 @@
+package mqtt
+
+import (
+	"crypto/rand"
+	"encoding/base32"
+	"errors"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// setup is what a connection needs between CONNECT and CONNACK.
+type setup struct {
+	creds     broker.Credentials // copies: the packet may be gone when it is looked at
+	will      *broker.Will
+	clean     bool
+	assigned  bool
+	wantsInfo bool
+	keepAlive uint16
+	told      uint16 // the keep-alive that the client has to be told; 0: its own
+	asked     uint32 // session expiry in seconds
+	aliasMax  uint16
+}
+
+// neverExpires is the session expiry in seconds that stands for never.
+const neverExpires = 1<<32 - 1
+
+// expiry is the session expiry for so many seconds, within the limit.
+func (s *Settings) expiry(sec uint32) time.Duration {
+	d := time.Duration(sec) * time.Second
+	if sec == neverExpires {
+		d = broker.NeverExpires
+	}
+	if s.SessionExpiryMax > 0 {
+		d = min(d, s.SessionExpiryMax)
+	}
+	return d
+}
+
+// onConnect takes the first packet.
+func (c *conn) onConnect(body []byte) error {
+	p, err := wire.DecodeConnect(body)
+	if err != nil {
+		if errors.Is(err, wire.ErrProtocolName) {
+			c.misbehaved(asFailure(err))
+			c.shut(err)
+			return nil
+		}
+		c.version = p.Version
+		if errors.Is(err, wire.ErrUnsupportedVersion) {
+			c.version = wire.V311 // a version below 5 is answered in the form that it reads
+			if p.Version > wire.V5 {
+				c.version = wire.V5
+			}
+		}
+		return err
+	}
+	s := c.l.h.settings.Load()
+	c.version = p.Version
+	c.maxPacket = p.MaximumPacketSize
+	c.receiveMax = 65535
+	if p.ReceiveMaximum != 0 {
+		c.receiveMax = p.ReceiveMaximum
+	}
+	if !p.NoProblemInfo {
+		c.flags |= flagProblemInfo
+	}
+	st := &setup{clean: p.CleanStart, wantsInfo: p.RequestResponseInfo, aliasMax: p.TopicAliasMaximum}
+	st.creds = broker.Credentials{
+		ClientID: string(p.ClientID), Username: string(p.UserName), HasUsername: p.UserName != nil,
+		Remote: c.remote(), PeerCertificates: c.certificates(), Listener: c.link.Listener(),
+	}
+	c.setup = st
+	if f := c.judge(&p, s); f != nil {
+		c.misbehaved(*f)
+		c.refuse(*f)
+		return nil
+	}
+	if f := c.l.h.draining.Load(); f != nil {
+		c.refuse(*f)
+		return nil
+	}
+	st.setKeepAlive(&p, s)
+	switch {
+	case p.Version == wire.V5:
+		st.asked = p.SessionExpiry
+	case !p.CleanStart:
+		st.asked = neverExpires
+	}
+	if p.HasWill {
+		st.will = copyWill(&p.Will)
+	}
+	if len(p.ClientID) == 0 {
+		st.creds.ClientID, st.assigned = assignClientID(), true
+	}
+	c.verify(p.Password)
+	return nil
+}
+
+// judge looks for what makes a CONNECT unacceptable whoever sends it.
+func (c *conn) judge(p *wire.Connect, s *Settings) *failure {
+	if p.AuthMethod != nil {
+		return failAuthMethod
+	}
+	if len(p.ClientID) == 0 && (p.Version == wire.V31 || p.Version == wire.V311 && !p.CleanStart) {
+		return failClientIDEmpty
+	}
+	if s.ClientIDMax > 0 && len(p.ClientID) > s.ClientIDMax {
+		return failClientIDLong
+	}
+	if p.HasWill {
+		return judgeWill(&p.Will, s)
+	}
+	return nil
+}
+
+// setKeepAlive decides how long the client may be silent.
+func (st *setup) setKeepAlive(p *wire.Connect, s *Settings) {
+	st.keepAlive = p.KeepAlive
+	if p.Version != wire.V5 {
+		return
+	}
+	if s.ServerKeepAlive != 0 {
+		st.keepAlive = s.ServerKeepAlive
+	} else if s.KeepAliveMax != 0 && (p.KeepAlive == 0 || p.KeepAlive > s.KeepAliveMax) {
+		st.keepAlive = s.KeepAliveMax
+	}
+	if st.keepAlive != p.KeepAlive {
+		st.told = st.keepAlive
+	}
+}
+
+// assignClientID makes an identifier that nobody can guess.
+func assignClientID() string {
+	var b [15]byte
+	_, _ = rand.Read(b[:]) // never fails: the runtime ends the process first
+	return "sluice-" + base32.StdEncoding.EncodeToString(b[:])
+}
+
+// admit goes on with a verified client: the will is judged by the rules, and the core opens the session.
+func (c *conn) admit(id broker.Identity) {
+	st := c.setup
+	id.ClientID = st.creds.ClientID
+	id.Remote = st.creds.Remote.Addr()
+	c.id = &id
+	if st.will != nil {
+		if f := c.judgeWillTopic(st.will.Topic); f != nil {
+			c.misbehaved(*f)
+			c.refuse(*f)
+			return
+		}
+	}
+	s := c.l.h.settings.Load()
+	req := broker.ConnectRequest{
+		Tenant: id.Tenant, ClientID: id.ClientID, CleanStart: st.clean, Expiry: s.expiry(st.asked), Will: st.will,
+		ReceiveMax: min(c.receiveMax, s.InflightMax), Identity: c.id,
+	}
+	if st.asked != 0 {
+		c.flags |= flagExpirySet
+	}
+	c.state = stateConnecting
+	c.client = c.l.core.NewClient(c)
+	c.l.core.Connect(c.client, &req)
+	if c.state == stateConnecting {
+		c.block(blockConnect)
+	}
+}
+
+// Connected answers the CONNECT with what the core says.
+func (c *conn) Connected(r broker.ConnectResult) {
+	if c.state != stateConnecting {
+		return
+	}
+	if r.Err != nil {
+		f := connectFailure(r.Err)
+		if errors.Is(r.Err, broker.ErrTakenOver) {
+			c.shut(failTakenOver)
+			return
+		}
+		c.refuse(*f)
+		return
+	}
+	s, st := c.l.h.settings.Load(), c.setup
+	c.state = stateUp
+	c.setup = nil
+	c.promised = s.ReceiveMax
+	if r.Expiry > 0 {
+		c.flags |= flagDurable
+	}
+	c.l.n.Connected++
+	c.l.n.Connects[wire.Success]++
+	c.connack(s, st, &r)
+	if c.version == wire.V5 {
+		c.alias = newAliases(s.TopicAliasMax, min(st.aliasMax, s.TopicAliasMaxOut))
+	}
+	for _, id := range r.Received {
+		c.inbound().received.put(id, receivedHeld)
+	}
+	c.patience = uint32(st.keepAlive) * 1500
+	c.link.SetDeadline(0)
+	c.touch()
+	c.unblock(blockConnect)
+}
+
+// connack writes the CONNACK of success: in version 5 with exactly the limits in force.
+func (c *conn) connack(s *Settings, st *setup, r *broker.ConnectResult) {
+	a := wire.Connack{SessionPresent: r.Present}
+	if c.version == wire.V5 {
+		if granted := expirySeconds(r.Expiry); granted != st.asked {
+			a.HasSessionExpiry, a.SessionExpiry = true, granted
+		}
+		if s.MaxQoS < 2 {
+			a.HasMaximumQoS, a.MaximumQoS = true, s.MaxQoS
+		}
+		a.NoRetain, a.NoWildcards, a.NoSubscriptionIDs, a.NoShared = !s.Retain, !s.Wildcards, !s.SubscriptionIDs, !s.Shared
+		if s.ReceiveMax < 65535 {
+			a.ReceiveMaximum = s.ReceiveMax
+		}
+		a.TopicAliasMaximum = s.TopicAliasMax
+		if s.MaxPacket < maxPacketSize {
+			a.MaximumPacketSize = s.MaxPacket
+		}
+		if st.told != 0 {
+			a.HasServerKeepAlive, a.ServerKeepAlive = true, st.told
+		}
+		if st.assigned {
+			a.AssignedClientID = wire.View(st.creds.ClientID)
+		}
+		if st.wantsInfo && s.ResponseInfo != "" {
+			a.ResponseInfo = wire.View(s.ResponseInfo + c.id.ClientID)
+		}
+	}
+	if n := wire.SizeConnack(c.version, &a); c.maxPacket != 0 && n > int(c.maxPacket) {
+		// The limits cannot be told within the client's own, and a CONNACK without them would promise too much.
+		c.end(failure{wire.PacketTooLarge, "CONNACK is larger than the client takes"})
+		return
+	} else {
+		c.link.Commit(len(wire.AppendConnack(c.link.Reserve(n), c.version, &a)))
+	}
+	c.l.sent(wire.CONNACK)
+}
+
+// expirySeconds is a session expiry as the wire has it.
+func expirySeconds(d time.Duration) uint32 {
+	if d == broker.NeverExpires {
+		return neverExpires
+	}
+	return min(seconds(d), neverExpires-1)
+}
+
+// refuse answers a CONNECT with a failure and closes. Versions below 5 get a return code where they have one.
+func (c *conn) refuse(f failure) {
+	if c.state == stateClosing {
+		return
+	}
+	if f.code == wire.ServerShuttingDown {
+		f.code = wire.ServerUnavailable // CONNACK has no other word for it
+	}
+	c.l.n.Connects[f.code]++
+	a := wire.Connack{Reason: f.code}
+	if c.version == wire.V5 {
+		if c.flags&flagProblemInfo != 0 {
+			a.ReasonString = wire.View(f.detail)
+		}
+		if s := c.l.h.settings.Load(); (f.code == wire.UseAnotherServer || f.code == wire.ServerMoved) && s.ServerReference != "" {
+			a.ServerReference = wire.View(s.ServerReference)
+		}
+		a.Fit(c.version, c.maxPacket)
+	}
+	if c.answers(f.code) {
+		if n := wire.SizeConnack(c.version, &a); c.maxPacket == 0 || n <= int(c.maxPacket) {
+			c.link.Commit(len(wire.AppendConnack(c.link.Reserve(n), c.version, &a)))
+			c.l.sent(wire.CONNACK)
+		}
+	}
+	c.shut(&f)
+}
+
+// answers tells whether a refusal has a CONNACK: before version 5 a packet that breaks the rules has none.
+func (c *conn) answers(code wire.ReasonCode) bool {
+	if c.version == wire.V5 {
+		return true
+	}
+	_, ok := code.ConnackCode()
+	return ok && c.version != 0
+}

@@ -1,0 +1,152 @@
+package mqtt
+
+import (
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"crypto/tls"
+
+	"github.com/sluicemq/sluice/alloc"
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/engine"
+)
+
+// Options of a Handler.
+type Options struct {
+	Broker        *broker.Broker
+	Loops         []*engine.Loop       // of the engine that the Handler's listeners belong to
+	Authenticator broker.Authenticator // nil: everybody comes in, anonymously
+	Authorizer    broker.Authorizer    // nil: everything is allowed
+	Settings      *Settings            // nil: DefaultSettings
+	Logger        *slog.Logger         // nil: slog.Default
+
+	AuthWorkers int // clients verified at the same time; 0: 4
+	AuthWaiting int // clients that may wait for it; 0: 4096
+}
+
+// Handler is MQTT for an engine: one for all loops and listeners. Its methods that engine calls run on the connection's loop; the
+// others may be called from anywhere.
+type Handler struct {
+	authn    broker.Authenticator
+	quick    broker.QuickAuthenticator // nil if authn is none
+	recheck  Rechecker                 // nil if authn is none
+	authz    broker.Authorizer
+	log      *slog.Logger
+	settings atomic.Pointer[Settings]
+	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
+	loops    []*loopState
+	pool     authPool
+	stops    []func()
+	closing  sync.Once
+}
+
+// NewHandler makes a Handler. Close it after its engine.
+func NewHandler(o Options) *Handler {
+	h := newHandler(&o)
+	for _, el := range o.Loops {
+		l := h.addLoop(el, o.Broker.Local(el.ID()))
+		el.OnTurnEnd(l.endTurn)
+		h.stops = append(h.stops, el.Every(time.Second, l.tick))
+	}
+	return h
+}
+
+func newHandler(o *Options) *Handler {
+	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, log: o.Logger}
+	if h.log == nil {
+		h.log = slog.Default()
+	}
+	h.quick, _ = o.Authenticator.(broker.QuickAuthenticator)
+	h.recheck, _ = o.Authenticator.(Rechecker)
+	if o.Settings == nil {
+		s := DefaultSettings()
+		o.Settings = &s
+	}
+	h.Set(*o.Settings)
+	h.pool.start(o.AuthWorkers, o.AuthWaiting)
+	return h
+}
+
+func (h *Handler) addLoop(lp loop, core core) *loopState {
+	l := &loopState{h: h, loop: lp, core: core}
+	h.loops = append(h.loops, l)
+	return l
+}
+
+// Set replaces the settings. Connections that exist keep what their CONNACK told them.
+func (h *Handler) Set(s Settings) { h.settings.Store(s.normal()) }
+
+// Close ends what the Handler itself runs: the pool that verifies clients, and its tickers. Clients that wait are dropped.
+func (h *Handler) Close() {
+	h.closing.Do(func() {
+		for _, stop := range h.stops {
+			stop()
+		}
+		h.pool.close()
+	})
+}
+
+// OnOpen begins a connection.
+func (h *Handler) OnOpen(c *engine.Conn) {
+	c.SetState(h.loops[c.Loop().ID()].open(c))
+}
+
+// OnData takes packets.
+func (h *Handler) OnData(c *engine.Conn, b []byte) int { return c.State().(*conn).onData(b) }
+
+// OnDrain goes on with what waited for a slow client.
+func (h *Handler) OnDrain(c *engine.Conn) { c.State().(*conn).onDrain() }
+
+// OnClose ends a connection.
+func (h *Handler) OnClose(c *engine.Conn, err error) { c.State().(*conn).onClose(err) }
+
+// link is what a conn asks of its *engine.Conn.
+type link interface {
+	Write(p []byte)
+	Reserve(n int) []byte
+	Commit(n int)
+	WriteBlock(b *alloc.Block, p []byte)
+	Queued() int
+	Need(n int)
+	PauseRead()
+	ResumeRead()
+	Close(err error)
+	CloseAfterFlush(err error, timeout time.Duration)
+	SetDeadline(mono int64)
+	RemoteAddr() net.Addr
+	TLS() *tls.ConnectionState
+	Listener() string
+}
+
+// loop is what a loopState asks of its *engine.Loop.
+type loop interface {
+	NowMono() int64
+	NowUnixMilli() int64
+	Post(t engine.Task)
+	Pool() *alloc.Pool
+}
+
+// core is what a conn asks of its *broker.Local.
+type core interface {
+	NewClient(sub broker.Subscriber) *broker.Client
+	Connect(c *broker.Client, req *broker.ConnectRequest)
+	Disconnect(c *broker.Client, req broker.DisconnectRequest)
+	Publish(c *broker.Client, m *broker.Message, dedupe bool, t broker.Token) (broker.Outcome, error)
+	Release(c *broker.Client, packetID uint16, t broker.Token) (broker.Outcome, error)
+	Subscribe(c *broker.Client, reqs []broker.SubscribeRequest, errs []error, t broker.Token) (broker.Outcome, error)
+	Unsubscribe(c *broker.Client, reqs []broker.SubscribeRequest, errs []error, t broker.Token) (broker.Outcome, error)
+	Acked(c *broker.Client, packetID uint16)
+	Received(c *broker.Client, packetID uint16, t broker.Token) (broker.Outcome, error)
+	Ready(c *broker.Client)
+}
+
+var (
+	_ engine.Handler    = (*Handler)(nil)
+	_ link              = (*engine.Conn)(nil)
+	_ loop              = (*engine.Loop)(nil)
+	_ core              = (*broker.Local)(nil)
+	_ broker.Subscriber = (*conn)(nil)
+)

@@ -1,0 +1,61 @@
+package mqtt
+
+import (
+	"time"
+
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// Settings are the limits and features that a Handler keeps to, and tells MQTT 5 clients of. A zero means what it says; start from
+// DefaultSettings. Set replaces them while connections live: what a CONNACK has promised stays with its connection.
+type Settings struct {
+	MaxPacket            uint32        // largest packet taken; 0: what the encoding allows
+	ReceiveMax           uint16        // QoS 1 and 2 messages that a client may have unanswered, at least 1
+	InflightMax          uint16        // the same towards a client that allows more, at least 1
+	TopicAliasMax        uint16        // aliases that a client may use
+	TopicAliasMaxOut     uint16        // aliases used towards a client that allows more
+	ServerKeepAlive      uint16        // seconds; replaces what MQTT 5 clients ask for; 0: as they ask
+	KeepAliveMax         uint16        // seconds; lowers what MQTT 5 clients ask for; 0: no bound
+	FirstPacketTimeout   time.Duration // until CONNECT is whole; 0: never
+	ConnectTimeout       time.Duration // from CONNECT to CONNACK: verification and take-over; 0: never
+	StuckTimeout         time.Duration // how long a client may take nothing while its queue is full; 0: for ever
+	QueueBytes           int           // bytes that wait for one connection
+	SessionExpiryMax     time.Duration // 0: no bound
+	ClientIDMax          int           // longest client identifier; 0: no bound
+	Topics               wire.TopicLimits
+	MaxQoS               uint8
+	Retain               bool
+	Wildcards            bool
+	Shared               bool
+	SubscriptionIDs      bool
+	ValidatePayload      bool   // check payloads that say they are UTF-8
+	AllowSysPublish      bool   // let clients publish below $SYS
+	ResponseInfo         string // what a client that asks for it is told to begin response topics with; empty: nothing
+	ServerReference      string // another server, told to clients that a draining one sends away; empty: none
+	ServerReferenceMoved bool   // they are to stay with it
+}
+
+// DefaultSettings are those of production.
+func DefaultSettings() Settings {
+	return Settings{
+		MaxPacket: 16 << 20, ReceiveMax: 1024, InflightMax: 1024, TopicAliasMax: 32, TopicAliasMaxOut: 16,
+		FirstPacketTimeout: 10 * time.Second, ConnectTimeout: 30 * time.Second, StuckTimeout: 30 * time.Second,
+		QueueBytes: 1 << 20, ClientIDMax: 1024, Topics: wire.TopicLimits{Levels: 128}, MaxQoS: 2,
+		Retain: true, Wildcards: true, Shared: true, SubscriptionIDs: true,
+	}
+}
+
+// maxPacketSize is the largest packet that the encoding allows.
+const maxPacketSize = wire.MaxRemainingLength + 5
+
+// normal brings s within what the protocol can say.
+func (s Settings) normal() *Settings {
+	if s.MaxPacket == 0 || s.MaxPacket > maxPacketSize {
+		s.MaxPacket = maxPacketSize
+	}
+	s.ReceiveMax = max(s.ReceiveMax, 1)
+	s.InflightMax = max(s.InflightMax, 1)
+	s.MaxQoS = min(s.MaxQoS, 2)
+	s.QueueBytes = max(s.QueueBytes, 1)
+	return &s
+}
