@@ -303,9 +303,7 @@ func TestServerCloses(t *testing.T) {
 			c.SetDeadline(c.Loop().NowMono() + 1)
 			return 0
 		}}
-		inside := false
 		h.close = func(c *Conn, err error) {
-			inside = true
 			c.Close(nil)
 			c.Write([]byte("x"))
 			_ = c.RemoteAddr()
@@ -320,7 +318,6 @@ func TestServerCloses(t *testing.T) {
 		if b, _ := io.ReadAll(c); len(b) != 0 {
 			t.Errorf("%q came", b)
 		}
-		_ = inside
 	})
 }
 

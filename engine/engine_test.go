@@ -72,7 +72,7 @@ func echo() *hooks {
 	}}
 }
 
-// bench is an engine with one listener, and the way to dial it.
+// setup is an engine with one listener, and the way to dial it.
 type setup struct {
 	t    testing.TB
 	e    *Engine
@@ -209,7 +209,10 @@ func pattern(n int) []byte {
 
 func everyWay(t *testing.T, f func(t *testing.T, w way)) {
 	for _, w := range ways() {
-		t.Run(w.name(), func(t *testing.T) { f(t, w) })
+		t.Run(w.name(), func(t *testing.T) {
+			t.Parallel() // they mostly wait
+			f(t, w)
+		})
 	}
 }
 

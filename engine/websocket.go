@@ -155,14 +155,19 @@ func (c *Conn) upgrade(head []byte) (answer []byte, subprotocol string, err erro
 	rw := &requestAndAnswer{Reader: bytes.NewReader(head)}
 	hs, err := u.Upgrade(rw)
 	if err != nil {
-		return rw.Bytes(), "", fmt.Errorf("%w: %w", errWSUpgrade, err)
+		if answer = rw.Bytes(); len(answer) == 0 {
+			answer = []byte(badRequest) // no HTTP at all
+		}
+		return answer, "", fmt.Errorf("%w: %w", errWSUpgrade, err)
 	}
 	if asked && hs.Protocol == "" {
 		// The client would end it itself, having asked for what it did not get.
-		return []byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"), "", errWSUpgrade
+		return []byte(badRequest), "", errWSUpgrade
 	}
 	return rw.Bytes(), hs.Protocol, nil
 }
+
+const badRequest = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 type requestAndAnswer struct {
 	*bytes.Reader
