@@ -173,6 +173,23 @@ func (s *setup) dial() net.Conn {
 	return c
 }
 
+// dial2 dials a server in another process, whose certificate is not known here.
+func (s *setup) dial2(w way) net.Conn {
+	s.t.Helper()
+	c := s.dialRaw()
+	if w.layer == "tls" || w.layer == "wss" {
+		t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, ServerName: "localhost"}) //nolint:gosec // both ends are ours
+		if err := t.Handshake(); err != nil {
+			s.t.Fatal(err)
+		}
+		c = t
+	}
+	if s.o.WebSocket {
+		c = dialWS(s.t, c)
+	}
+	return c
+}
+
 func write(t testing.TB, c net.Conn, b []byte) {
 	t.Helper()
 	if _, err := c.Write(b); err != nil {

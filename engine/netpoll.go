@@ -77,14 +77,9 @@ func (n *netpollConn) attach() error {
 // onRequest takes all input, on a goroutine of netpoll.
 func (n *netpollConn) onRequest(_ context.Context, np netpoll.Connection) error {
 	if n.take(np) {
-		return detach(np)
+		return np.Close() // takes effect when this returns: released
 	}
 	return nil
-}
-
-// detach takes the connection out of netpoll without closing its descriptor. From inside of a callback it takes effect at its end.
-func detach(np netpoll.Connection) error {
-	return np.(interface{ Detach() error }).Detach()
 }
 
 // take moves what netpoll has read into held, and says whether it is too much.
@@ -121,10 +116,11 @@ func (n *netpollConn) tellLocked() {
 	}
 }
 
-// released is netpoll's close callback: the peer has hung up, or detach was called, and the poller will see the descriptor no more. It
+// released is netpoll's close callback: the peer has hung up, or we had netpoll close it, and the poller will see the descriptor no more. It
 // runs on netpoll's goroutine or on a worker of ours, before netpoll frees the connection.
 func (n *netpollConn) released(np netpoll.Connection) error {
-	_ = detach(np) // tells netpoll, which is closing already, to leave the descriptor open
+	// netpoll is closing already; this tells it to leave the descriptor open. Here alone, as netpoll does not lock what it notes it in.
+	_ = np.(interface{ Detach() error }).Detach()
 	// The poller may be reading into the buffer right now, or have an event in hand: the bell rings behind those.
 	bell.ring()
 	n.take(np)
@@ -306,7 +302,7 @@ func (s *netpollShared) begin(*Engine) error {
 	return s.err
 }
 
-// release detaches a connection on a goroutine that may wait.
+// release takes a connection out of netpoll on a goroutine that may wait.
 func (s *netpollShared) release(np netpoll.Connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -333,7 +329,7 @@ func (s *netpollShared) work() {
 		s.mu.queue[k] = nil
 		s.mu.queue = s.mu.queue[:k]
 		s.mu.Unlock()
-		_ = detach(np) // if a callback runs it is released at its end
+		_ = np.Close() // if a callback runs it is released at its end
 	}
 }
 
