@@ -116,6 +116,10 @@ type Subscriber interface {
 	Control(e Control)
 }
 
+// Roomy is a Subscriber that can say whether it has room. Retained messages, which come without a Ref, are sent only while it
+// has; where it has not, it owes a Local.Ready.
+type Roomy interface{ Room() bool }
+
 // Control is an event for a Subscriber that needs no answer.
 type Control struct {
 	Kind ControlKind

@@ -473,7 +473,7 @@ const fetchRefs = 256
 // feed goes on with a client: retained messages that it is owed, then what its queues hold.
 func (l *Local) feed(c *Client) {
 	if len(c.retry) > 0 {
-		if r, ok := c.sub.(interface{ Room() bool }); ok && !r.Room() {
+		if r, ok := c.sub.(Roomy); ok && !r.Room() {
 			return // Ready brings it back
 		}
 		if l.sendRetained(c) {

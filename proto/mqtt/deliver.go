@@ -48,6 +48,16 @@ func (c *conn) room() bool {
 // overBound tells that the client does not take what is sent.
 func (c *conn) overBound() bool { return c.link.Queued() > c.l.h.settings.Load().QueueBytes }
 
+// Room tells whether retained messages may come: the core sends them in turns. If not, Local.Ready follows when there is room.
+func (c *conn) Room() bool {
+	if c.state != stateUp || c.room() && (c.out == nil || c.out.queue.empty()) {
+		return true
+	}
+	c.markSlow()
+	c.flags |= flagStarved
+	return false
+}
+
 // Deliver sends one message, or has it wait; see broker.Subscriber.
 func (c *conn) Deliver(m *broker.Message, d *broker.Delivery) (packetID uint16, ok bool) {
 	kept := !d.Ref.Zero()
