@@ -1,0 +1,236 @@
+package config
+
+import "time"
+
+// The tags of a field are the definition of its key, for the parser and for docs/configuration.md alike:
+//
+//	key      its name below that of the struct
+//	default  as a user would write it
+//	oneof    the values allowed, separated by |
+//	min, max bounds of a number, size or duration
+//	reload   "live": taken over at run time; absent: needs a restart
+//
+// The comment of a field is its text in docs/configuration.md.
+
+// Config is the whole configuration of a node. It is a value: nothing changes it after Load.
+type Config struct {
+	Node      Node      `key:"node"`
+	Listeners Listeners `key:"listeners"`
+	TLS       TLS       `key:"tls"`
+	Auth      Auth      `key:"auth"`
+	Journal   Journal   `key:"journal"`
+	Limits    Limits    `key:"limits"`
+	MQTT      MQTT      `key:"mqtt"`
+	Engine    Engine    `key:"engine"`
+	Cluster   Cluster   `key:"cluster"`
+	Log       Log       `key:"log"`
+}
+
+// Node says which node this is, where it keeps its data and what it does.
+type Node struct {
+	// Number of this node, unique in its cluster and never given to another.
+	ID int `key:"id" default:"1" min:"1" max:"65535"`
+	// Directory of the journal, the checkpoints and everything else that the node keeps. It is locked while the node runs.
+	Data string `key:"data" default:"./data"`
+	// The services of this process. This version runs all three in one process; a list that leaves one out is refused.
+	Roles []string `key:"roles" default:"[broker, journal, meta]" oneof:"broker|journal|meta"`
+}
+
+// Listeners are the addresses on which the node accepts connections.
+type Listeners struct {
+	MQTT MQTTListeners `key:"mqtt"`
+	// Metrics, `/healthz` and `/readyz`. Whoever reaches it can read the metrics: see `auth.anonymous_http`.
+	HTTP Addrs `key:"http" default:"127.0.0.1:8080"`
+}
+
+// MQTTListeners are the doors for MQTT 3.1, 3.1.1 and 5.
+type MQTTListeners struct {
+	// Plain TCP. An address is `HOST:PORT`, port 0 is any free port, `:1883` is every address of the machine.
+	TCP Addrs `key:"tcp" default:"127.0.0.1:1883"`
+	// TLS over TCP; opens once `tls.cert` and `tls.key` are set.
+	TLS Addrs `key:"tls" default:"[127.0.0.1:8883, 127.0.0.1:1884]"`
+	// WebSocket, path `/mqtt`, subprotocol `mqtt`.
+	WS Addrs `key:"ws" default:"127.0.0.1:8083"`
+	// WebSocket over TLS; opens once `tls.cert` and `tls.key` are set.
+	WSS Addrs `key:"wss" default:"127.0.0.1:8084"`
+	// Paths of unix sockets. A client on one counts as a client on loopback.
+	Unix Addrs `key:"unix" default:"off"`
+	// The reactor below the listeners: `epoll` (Linux), `netpoll`, or `auto`, which picks for each listener by the figures in
+	// docs/performance.md.
+	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`
+	// PROXY protocol before the first byte of a connection. This version has none: only `off` is accepted.
+	ProxyProtocol string `key:"proxy_protocol" default:"off" oneof:"off"`
+	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.
+	AcceptRate int `key:"accept_rate" default:"0" min:"0" reload:"live"`
+	// Time a client has for the TLS and WebSocket handshakes.
+	HandshakeTimeout time.Duration `key:"handshake_timeout" default:"10s" min:"100ms" max:"10m"`
+	// Time a client has, after the handshakes, to send its CONNECT in full.
+	ConnectTimeout time.Duration `key:"connect_timeout" default:"10s" min:"100ms" max:"10m"`
+}
+
+// TLS is what the TLS and WSS listeners show and ask for. The files are read again on reload.
+type TLS struct {
+	// Certificate chain, PEM, the server's own first.
+	Cert string `key:"cert" default:"" reload:"live"`
+	// Private key of the certificate, PEM: a path, `file:PATH` or `env:NAME`.
+	Key Secret `key:"key" default:"" bare:"file" reload:"live"`
+	// Certificates of the authorities that sign client certificates, PEM.
+	ClientCA string `key:"client_ca" default:"" reload:"live"`
+	// Whether a client must show a certificate: `off` asks for none, `optional` checks one that is shown, `required` lets
+	// nobody in without. Anything but `off` needs `tls.client_ca`. `auto` is `optional` when `tls.client_ca` is set.
+	ClientAuth string `key:"client_auth" default:"auto" oneof:"auto|off|optional|required" reload:"live"`
+	// Revoked client certificates: a CRL of a `tls.client_ca`, PEM or DER.
+	CRL string `key:"crl" default:"" reload:"live"`
+	// Lowest TLS version accepted.
+	MinVersion string `key:"min_version" default:"1.2" oneof:"1.2|1.3" reload:"live"`
+}
+
+// Auth says who may come in and what they may do. docs/security.md explains the files.
+type Auth struct {
+	// Clients without credentials: `off` refuses them, `loopback` admits those that connect over loopback or a unix socket,
+	// `everywhere` admits them on every listener. `auto` is `loopback` while neither `auth.password_file` nor
+	// `auth.certificate_user` is set, else `off`.
+	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
+	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
+	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`
+	// Users and their argon2id hashes, a line each, made by `sluice passwd`.
+	PasswordFile string `key:"password_file" default:"" reload:"live"`
+	// Which field of a client's certificate is its user name. Anything but `off` needs `tls.client_ca`, and then a verified
+	// certificate is enough to come in.
+	CertificateUser string `key:"certificate_user" default:"off" oneof:"off|cn|san_dns|san_email|san_uri|subject" reload:"live"`
+	// Rules for publish and subscribe. Without a file everything is allowed to those who came in; with one, what no rule names
+	// is denied.
+	ACLFile string `key:"acl_file" default:"" reload:"live"`
+	// Passwords verified at once, each by one core and with the memory its hash asks for. 0 is half the cores, at least one.
+	Concurrency int `key:"concurrency" default:"0" min:"0" max:"1024"`
+	// Clients that may wait for their password to be verified; the next ones are told that the server is busy.
+	Queue int `key:"queue" default:"4096" min:"1" max:"1000000"`
+	// How long a password that was found right (or wrong, for a tenth of the time) is known without hashing it again, so that
+	// a reconnect storm does not cost one argon2 each. 0 turns it off. A reload forgets everything.
+	CacheTTL time.Duration `key:"cache_ttl" default:"5m" min:"0s" max:"24h"`
+}
+
+// Journal is the durable log.
+type Journal struct {
+	// What an acknowledgement means: `sync` is on stable storage, `async` is in the log's memory and flushed within
+	// `journal.flush_interval`, so that a power cut may take the last of it.
+	Durability string `key:"durability" default:"sync" oneof:"sync|async"`
+	// Longest time that `async` leaves anything unflushed.
+	FlushInterval time.Duration `key:"flush_interval" default:"5ms" min:"100us" max:"1m"`
+	// Size of a log segment; existing segments keep theirs.
+	SegmentSize Size `key:"segment_size" default:"256MiB" min:"1MiB" max:"4GiB"`
+	// Memory for the newest part of the log, from which connected sessions are fed.
+	TailSize Size `key:"tail_size" default:"64MiB" min:"1MiB" max:"64GiB"`
+	// Largest single write to the log.
+	GroupSize Size `key:"group_size" default:"4MiB" min:"64KiB" max:"256MiB"`
+	// Longest time between two checkpoints while there is anything to write.
+	CheckpointInterval time.Duration `key:"checkpoint_interval" default:"10s" min:"100ms" max:"1h"`
+	// Log written after which a checkpoint comes early; with the interval it bounds what a restart replays.
+	CheckpointSize Size `key:"checkpoint_size" default:"256MiB" min:"1MiB" max:"1GiB"`
+}
+
+// Limits bound what clients can take. A full limit is an answer with a reason, counted in the metrics.
+type Limits struct {
+	// Memory of the node's queues, caches and tables together. `0` is half of what the process may use. At 80 % the slowest
+	// are shed, at 90 % publishers are no longer read, at 95 % CONNECT is refused.
+	Memory Size `key:"memory" default:"0" min:"0" reload:"live"`
+	// Connections of the node. 0 is as many as file descriptors allow.
+	Connections int `key:"connections" default:"0" min:"0" reload:"live"`
+	// Connections from one address. 0 is no limit.
+	ConnectionsPerAddress int `key:"connections_per_address" default:"0" min:"0" reload:"live"`
+	// Largest MQTT packet accepted, header included. The protocol's own bound is 256 MiB.
+	PacketSize Size `key:"packet_size" default:"1MiB" min:"1KiB" max:"268435460" reload:"live"`
+	// Bytes that wait in memory for one slow connection. Beyond it QoS 0 is dropped and counted, and `limits.on_full` decides
+	// about a session without expiry.
+	QueueBytes Size `key:"queue_bytes" default:"1MiB" min:"4KiB" reload:"live"`
+	// What happens at `limits.queue_bytes` to a session without expiry that waits for QoS 1 or 2: `disconnect` ends it with
+	// *quota exceeded*, `drop` drops the newest message and counts it.
+	OnFull string `key:"on_full" default:"disconnect" oneof:"disconnect|drop" reload:"live"`
+	// Messages at QoS 1 and 2 sent to one client and not yet acknowledged; a client's own receive maximum counts if lower.
+	Inflight int `key:"inflight" default:"1024" min:"1" max:"65535" reload:"live"`
+	// Messages that wait for one absent or slow session; the oldest go first. 0 is no limit.
+	SessionMessages int `key:"session_messages" default:"1000000" min:"0" reload:"live"`
+	// Bytes that wait for one absent or slow session; the oldest go first. 0 is no limit.
+	SessionBytes Size `key:"session_bytes" default:"1GiB" min:"0" reload:"live"`
+	// Age at which a waiting message is dropped. 0 is never, beside its own expiry.
+	SessionAge time.Duration `key:"session_age" default:"0s" min:"0s" reload:"live"`
+	// Sessions that the node keeps, connected or not. 0 is no limit.
+	Sessions int `key:"sessions" default:"0" min:"0" reload:"live"`
+	// Subscriptions of one session. 0 is no limit.
+	Subscriptions int `key:"subscriptions" default:"0" min:"0" reload:"live"`
+	// Topic filters in one SUBSCRIBE or UNSUBSCRIBE.
+	FiltersPerPacket int `key:"filters_per_packet" default:"10000" min:"1" reload:"live"`
+	// Levels of a topic name or filter.
+	TopicLevels int `key:"topic_levels" default:"128" min:"1" max:"32768" reload:"live"`
+	// Bytes of a topic name or filter.
+	TopicBytes Size `key:"topic_bytes" default:"65535" min:"1" max:"65535" reload:"live"`
+	// Bytes of a client identifier.
+	ClientIDBytes Size `key:"client_id_bytes" default:"65535" min:"23" max:"65535" reload:"live"`
+	// Retained messages of the node. 0 is no limit.
+	RetainedMessages int `key:"retained_messages" default:"0" min:"0" reload:"live"`
+	// Largest payload of a retained message. 0 is no limit of its own.
+	RetainedSize Size `key:"retained_size" default:"0" min:"0" reload:"live"`
+	// Messages that one client may publish in a second; beyond it the client is not read from. 0 is no limit.
+	PublishRate int `key:"publish_rate" default:"0" min:"0" reload:"live"`
+	// Bytes that one client may publish in a second; beyond it the client is not read from. 0 is no limit.
+	PublishBytesRate Size `key:"publish_bytes_rate" default:"0" min:"0" reload:"live"`
+}
+
+// MQTT is what the node offers to MQTT clients.
+type MQTT struct {
+	// Highest quality of service granted.
+	MaxQoS int `key:"max_qos" default:"2" min:"0" max:"2" reload:"live"`
+	// Whether messages can be retained.
+	Retain bool `key:"retain" default:"true" reload:"live"`
+	// Whether filters may hold `+` and `#`.
+	Wildcard bool `key:"wildcard" default:"true" reload:"live"`
+	// Whether subscriptions may carry an identifier.
+	SubscriptionIDs bool `key:"subscription_ids" default:"true" reload:"live"`
+	// Whether `$share/GROUP/FILTER` is offered.
+	Shared bool `key:"shared" default:"true" reload:"live"`
+	// Which member of a shared subscription gets a message: `round_robin`, `sticky` (one until it leaves), `hash_topic`,
+	// `hash_client` (of the publisher), `least_inflight`.
+	SharedStrategy string `key:"shared_strategy" default:"round_robin" oneof:"round_robin|sticky|hash_topic|hash_client|least_inflight" reload:"live"`
+	// Longest session expiry granted; a longer wish is shortened and the client told. `never` grants any.
+	SessionExpiryMax time.Duration `key:"session_expiry_max" default:"never" min:"0s" reload:"live"`
+	// Expiry of sessions of MQTT 3.1 and 3.1.1 clients with clean session 0. `never` keeps them until limits.* say otherwise.
+	SessionExpiryV3 time.Duration `key:"session_expiry_v3" default:"never" min:"0s" reload:"live"`
+	// Longest message expiry; a longer or absent one is set to it. `never` leaves them as they are.
+	MessageExpiryMax time.Duration `key:"message_expiry_max" default:"never" min:"1s" reload:"live"`
+	// Longest keep-alive granted to MQTT 5 clients, told as server keep-alive; it replaces 0 too. `0s` leaves the client's own.
+	KeepAliveMax time.Duration `key:"keep_alive_max" default:"0s" min:"0s" max:"65535s" reload:"live"`
+	// Messages at QoS 1 and 2 that a client may send before the first is acknowledged.
+	ReceiveMaximum int `key:"receive_maximum" default:"1024" min:"1" max:"65535" reload:"live"`
+	// Topic aliases that a client may use towards the server.
+	TopicAliasMaximum int `key:"topic_alias_maximum" default:"64" min:"0" max:"65535" reload:"live"`
+	// Topic aliases that the server uses towards a client that offers them.
+	TopicAliasOut int `key:"topic_alias_out" default:"16" min:"0" max:"65535" reload:"live"`
+	// Prefix given to clients that ask for response information; `%c` is the client identifier. Empty gives none.
+	ResponseInformation string `key:"response_information" default:"" reload:"live"`
+	// Other servers, named to clients when this one drains; MQTT 5. Empty names none.
+	ServerReference string `key:"server_reference" default:"" reload:"live"`
+	// Whether payloads that are declared as UTF-8 are checked.
+	ValidatePayloadFormat bool `key:"validate_payload_format" default:"false" reload:"live"`
+	// How often `$SYS` topics are published. `0s` publishes none.
+	SysInterval time.Duration `key:"sys_interval" default:"10s" min:"0s" max:"24h" reload:"live"`
+}
+
+// Engine is the reactor.
+type Engine struct {
+	// Loops, each of which owns its connections. 0 is one for each core.
+	Loops int `key:"loops" default:"0" min:"0" max:"1024"`
+}
+
+// Cluster is what all nodes of a cluster agree on.
+type Cluster struct {
+	// Shards of sessions and topics. Fixed at the first start and stored with the data: another value is refused then.
+	Shards int `key:"shards" default:"64" min:"1" max:"4096"`
+}
+
+// Log is what the node writes to standard error.
+type Log struct {
+	// Least level that is written.
+	Level string `key:"level" default:"info" oneof:"debug|info|warn|error" reload:"live"`
+	// One line of `key=value` or one JSON object for each record.
+	Format string `key:"format" default:"text" oneof:"text|json"`
+}

@@ -1,0 +1,351 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Key is one key of the configuration, as its field defines it.
+type Key struct {
+	Name    string // listeners.mqtt.tcp
+	Env     string // SLUICE_LISTENERS_MQTT_TCP
+	Default string
+	OneOf   []string
+	Min     string
+	Max     string
+	Kind    string // what a value looks like: "size", "duration", ...
+	Live    bool   // taken over at run time
+
+	index []int // path of the field in Config
+	bare  bool  // a secret without a prefix is a path
+}
+
+var (
+	typeSize     = reflect.TypeFor[Size]()
+	typeDuration = reflect.TypeFor[time.Duration]()
+	typeAddrs    = reflect.TypeFor[Addrs]()
+	typeSecret   = reflect.TypeFor[Secret]()
+	typeStrings  = reflect.TypeFor[[]string]()
+)
+
+var (
+	keys   = collect(reflect.TypeFor[Config](), "", nil)
+	byName = indexKeys(keys)
+)
+
+// Keys lists all keys in the order of the fields.
+func Keys() []Key { return slices.Clone(keys) }
+
+func indexKeys(ks []Key) map[string]*Key {
+	m := make(map[string]*Key, len(ks))
+	for i := range ks {
+		m[ks[i].Name] = &ks[i]
+	}
+	return m
+}
+
+func collect(t reflect.Type, prefix string, index []int) []Key {
+	var out []Key
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name := prefix + f.Tag.Get("key")
+		at := append(slices.Clone(index), i)
+		if f.Type.Kind() == reflect.Struct && f.Type != typeSecret {
+			out = append(out, collect(f.Type, name+".", at)...)
+			continue
+		}
+		k := Key{
+			Name: name, Env: envName(name), Default: f.Tag.Get("default"), Min: f.Tag.Get("min"), Max: f.Tag.Get("max"),
+			Kind: kindOf(f.Type), Live: f.Tag.Get("reload") == "live", index: at, bare: f.Tag.Get("bare") == "file",
+		}
+		if o := f.Tag.Get("oneof"); o != "" {
+			k.OneOf = strings.Split(o, "|")
+		}
+		out = append(out, k)
+	}
+	return out
+}
+
+func envName(key string) string {
+	return "SLUICE_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+}
+
+func kindOf(t reflect.Type) string {
+	switch t {
+	case typeSize:
+		return "size"
+	case typeDuration:
+		return "duration"
+	case typeAddrs:
+		return "addresses"
+	case typeSecret:
+		return "secret"
+	case typeStrings:
+		return "list"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int:
+		return "number"
+	default:
+		return "text"
+	}
+}
+
+// raw is a value as it was written: one text, or a list of them.
+type raw struct {
+	text   string
+	list   []string
+	isList bool
+}
+
+// rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
+func rawText(text string, k *Key) raw {
+	if k.Kind != "addresses" && k.Kind != "list" {
+		return raw{text: text}
+	}
+	inner := strings.TrimSpace(text)
+	if strings.HasPrefix(inner, "[") && strings.HasSuffix(inner, "]") {
+		inner = inner[1 : len(inner)-1]
+	} else if !strings.Contains(inner, ",") {
+		return raw{text: text}
+	}
+	r := raw{isList: true}
+	for part := range strings.SplitSeq(inner, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			r.list = append(r.list, part)
+		}
+	}
+	return r
+}
+
+// set puts r into the field of k.
+func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
+	v := reflect.ValueOf(c).Elem().FieldByIndex(k.index)
+	if r.isList && k.Kind != "addresses" && k.Kind != "list" {
+		return fmt.Errorf("want one value (%s), found a list", k.Kind)
+	}
+	switch k.Kind {
+	case "addresses":
+		return setAddrs(v, r)
+	case "list":
+		return k.setList(v, r)
+	case "secret":
+		s, err := parseSecret(r.text, k.bare, lookup)
+		if err != nil {
+			return err
+		}
+		v.Set(reflect.ValueOf(s))
+		return nil
+	case "true or false":
+		switch r.text {
+		case "true", "on", "yes":
+			v.SetBool(true)
+		case "false", "off", "no":
+			v.SetBool(false)
+		default:
+			return fmt.Errorf("want true or false, found %q", r.text)
+		}
+		return nil
+	case "text":
+		if err := k.checkOneOf(r.text); err != nil {
+			return err
+		}
+		v.SetString(r.text)
+		return nil
+	}
+	n, err := k.number(r.text)
+	if err != nil {
+		return err
+	}
+	if err := k.checkBounds(n, r.text); err != nil {
+		return err
+	}
+	v.SetInt(n)
+	return nil
+}
+
+func setAddrs(v reflect.Value, r raw) error {
+	list := r.list
+	if !r.isList {
+		list = []string{r.text}
+		if r.text == "off" {
+			list = nil
+		}
+	}
+	for _, a := range list {
+		if a == "" || a == "off" {
+			return fmt.Errorf("want an address, a list of addresses, or off, found %q in the list", a)
+		}
+	}
+	if r.isList && len(list) == 0 {
+		return fmt.Errorf("want an address, a list of addresses, or off, found an empty list")
+	}
+	v.Set(reflect.ValueOf(Addrs(slices.Clone(list))))
+	return nil
+}
+
+func (k *Key) setList(v reflect.Value, r raw) error {
+	list := r.list
+	if !r.isList && r.text != "" {
+		list = []string{r.text}
+	}
+	for _, e := range list {
+		if err := k.checkOneOf(e); err != nil {
+			return err
+		}
+	}
+	v.Set(reflect.ValueOf(slices.Clone(list)))
+	return nil
+}
+
+// number reads a number, size or duration by the key's kind.
+func (k *Key) number(text string) (int64, error) {
+	switch k.Kind {
+	case "size":
+		s, err := ParseSize(text)
+		return int64(s), err
+	case "duration":
+		d, err := ParseDuration(text)
+		return int64(d), err
+	}
+	n, err := strconv.ParseInt(text, 10, 32)
+	if err != nil {
+		return 0, fmt.Errorf("want a number, found %q", text)
+	}
+	return n, nil
+}
+
+func (k *Key) checkBounds(n int64, text string) error {
+	if k.Min != "" {
+		if lo, err := k.number(k.Min); err != nil || n < lo {
+			return fmt.Errorf("want at least %s, found %q", k.Min, text)
+		}
+	}
+	if k.Max != "" {
+		if hi, err := k.number(k.Max); err != nil || n > hi {
+			return fmt.Errorf("want at most %s, found %q", k.Max, text)
+		}
+	}
+	return nil
+}
+
+func (k *Key) checkOneOf(text string) error {
+	if k.OneOf == nil || slices.Contains(k.OneOf, text) {
+		return nil
+	}
+	if why := refused[k.Name+"="+text]; why != "" {
+		return fmt.Errorf("%s; found %q", why, text)
+	}
+	return fmt.Errorf("want %s, found %q", orList(k.OneOf), text)
+}
+
+// refused explains values that a reader of the design may try.
+var refused = map[string]string{
+	"listeners.mqtt.proxy_protocol=v1":   "this version does not read the PROXY protocol, want off",
+	"listeners.mqtt.proxy_protocol=v2":   "this version does not read the PROXY protocol, want off",
+	"listeners.mqtt.proxy_protocol=on":   "this version does not read the PROXY protocol, want off",
+	"listeners.mqtt.proxy_protocol=auto": "this version does not read the PROXY protocol, want off",
+	"journal.durability=memory":          "want sync or async: memory is a setting of a topic, not of the journal",
+}
+
+func orList(vals []string) string {
+	if len(vals) == 1 {
+		return vals[0]
+	}
+	return strings.Join(vals[:len(vals)-1], ", ") + " or " + vals[len(vals)-1]
+}
+
+// format gives the value of k in c in the form that the parser reads; secrets masked.
+func (k *Key) format(c *Config) string {
+	v := reflect.ValueOf(c).Elem().FieldByIndex(k.index)
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		return FormatDuration(x)
+	case []string:
+		return "[" + strings.Join(x, ", ") + "]"
+	default:
+		return fmt.Sprint(x)
+	}
+}
+
+// later names the keys of the design that this version does not have, so that the error can say so.
+var later = map[string]string{
+	"bindings":        "bindings come with the Kafka listener",
+	"listeners.kafka": "this version has no Kafka listener",
+	"listeners.grpc":  "this version has no gRPC control plane",
+	"auth.jwt":        "this version does not verify tokens",
+	"listeners.amqp":  "this version has no AMQP listener",
+}
+
+// unknown says what is wrong with a key that is none, and which one may have been meant.
+func unknown(name string, section bool) error {
+	for p, why := range later {
+		if name == p || strings.HasPrefix(name, p+".") {
+			return fmt.Errorf("unknown key: %s (docs/limits.md)", why)
+		}
+	}
+	best, dist := "", len(name)/2+1
+	for _, cand := range candidates(section) {
+		if d := distance(name, cand); d < dist {
+			best, dist = cand, d
+		}
+	}
+	if best == "" {
+		return fmt.Errorf("unknown key; docs/configuration.md lists all keys")
+	}
+	return fmt.Errorf("unknown key; the nearest known one is %s", best)
+}
+
+// candidates are the names that an unknown one is compared with: sections first when it holds a mapping.
+func candidates(section bool) []string {
+	var out []string
+	if section {
+		seen := map[string]bool{}
+		for i := range keys {
+			parts := strings.Split(keys[i].Name, ".")
+			for n := 1; n < len(parts); n++ {
+				if s := strings.Join(parts[:n], "."); !seen[s] {
+					seen[s] = true
+					out = append(out, s)
+				}
+			}
+		}
+	}
+	for i := range keys {
+		out = append(out, keys[i].Name)
+	}
+	return out
+}
+
+// distance is the edit distance of a and b, a swap of neighbours counting once.
+func distance(a, b string) int {
+	if len(a) > 256 {
+		a = a[:256]
+	}
+	prev2, prev := make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		cur := make([]int, len(b)+1)
+		cur[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				cur[j] = min(cur[j], prev2[j-2]+1)
+			}
+		}
+		prev2, prev = prev, cur
+	}
+	return prev[len(b)]
+}

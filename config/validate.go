@@ -1,0 +1,210 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Anonymous is auth.anonymous with `auto` resolved: off, loopback or everywhere.
+func (c *Config) Anonymous() string {
+	if c.Auth.Anonymous != "auto" {
+		return c.Auth.Anonymous
+	}
+	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" {
+		return "loopback"
+	}
+	return "off"
+}
+
+// ClientAuth is tls.client_auth with `auto` resolved: off, optional or required.
+func (c *Config) ClientAuth() string {
+	if c.TLS.ClientAuth != "auto" {
+		return c.TLS.ClientAuth
+	}
+	if c.TLS.ClientCA != "" {
+		return "optional"
+	}
+	return "off"
+}
+
+// TLSSet tells whether the TLS and WSS listeners open.
+func (c *Config) TLSSet() bool { return c.TLS.Cert != "" && c.TLS.Key.IsSet() }
+
+// validate looks at what concerns more than one key.
+func (l *loader) validate() {
+	c := &l.out.Config
+	l.validateRoles(c)
+	l.validateTLS(c)
+	l.validateAddresses(c)
+	l.validateExposure(c)
+	if c.Journal.GroupSize > c.Journal.SegmentSize/2 {
+		l.reject("journal.group_size", fmt.Errorf("want at most half of journal.segment_size (%v), found %v",
+			c.Journal.SegmentSize, c.Journal.GroupSize))
+	}
+	if c.Limits.PacketSize > c.Journal.GroupSize && l.set("limits.packet_size") && !l.set("journal.group_size") {
+		c.Journal.GroupSize = min(c.Journal.SegmentSize/2, c.Limits.PacketSize+MiB)
+	}
+	if c.Limits.PacketSize >= c.Journal.GroupSize {
+		l.reject("limits.packet_size", fmt.Errorf("a packet must fit into one group of the journal: want less than "+
+			"journal.group_size (%v), found %v; raise that, and journal.segment_size to at least twice of it",
+			c.Journal.GroupSize, c.Limits.PacketSize))
+	}
+}
+
+func (l *loader) set(key string) bool { return l.out.sources[key].Kind != "default" }
+
+func (l *loader) reject(key string, err error) { l.problem(l.out.sources[key], key, err) }
+
+func (l *loader) validateRoles(c *Config) {
+	if c.Node.Data == "" {
+		l.reject("node.data", errors.New("want a directory, found nothing"))
+	}
+	for _, r := range []string{"broker", "journal", "meta"} {
+		if !slices.Contains(c.Node.Roles, r) {
+			l.reject("node.roles", fmt.Errorf("this version runs all services in one process: want [broker, journal, meta], "+
+				"and %s is missing", r))
+			return
+		}
+	}
+	if len(c.Node.Roles) != 3 {
+		l.reject("node.roles", errors.New("a role is named twice"))
+	}
+}
+
+func (l *loader) validateTLS(c *Config) {
+	if (c.TLS.Cert != "") != c.TLS.Key.IsSet() {
+		have, miss := "tls.cert", "tls.key"
+		if c.TLS.Key.IsSet() {
+			have, miss = miss, have
+		}
+		l.reject(have, fmt.Errorf("is set and %s is not; TLS needs both", miss))
+	}
+	if !c.TLSSet() {
+		for _, key := range []string{"listeners.mqtt.tls", "listeners.mqtt.wss"} {
+			if l.set(key) && byName[key].format(c) != "off" {
+				l.reject(key, errors.New("needs tls.cert and tls.key"))
+			}
+		}
+	}
+	if c.TLS.ClientCA == "" {
+		if a := c.TLS.ClientAuth; a == "optional" || a == "required" {
+			l.reject("tls.client_auth", fmt.Errorf("%s needs tls.client_ca, the authorities to check certificates against", a))
+		}
+		if c.TLS.CRL != "" {
+			l.reject("tls.crl", errors.New("needs tls.client_ca, whose certificates it revokes"))
+		}
+	}
+	if c.Auth.CertificateUser != "off" {
+		if c.TLS.ClientCA == "" || c.ClientAuth() == "off" {
+			l.reject("auth.certificate_user", errors.New("needs tls.client_ca, and tls.client_auth not off"))
+		} else if !c.TLSSet() {
+			l.reject("auth.certificate_user", errors.New("needs tls.cert and tls.key: certificates come over TLS alone"))
+		}
+	}
+}
+
+func (l *loader) validateAddresses(c *Config) {
+	seen := map[string]string{}
+	for _, a := range c.addresses() {
+		if a.unix {
+			if a.key+a.addr == "" || strings.ContainsRune(a.addr, 0) || len(a.addr) > 107 {
+				l.reject(a.key, fmt.Errorf("want a path of at most 107 bytes, found %q", a.addr))
+			}
+		} else if err := checkAddress(a.addr); err != nil {
+			l.reject(a.key, err)
+			continue
+		}
+		if other, dup := seen[a.addr]; dup && !strings.HasSuffix(a.addr, ":0") {
+			l.reject(a.key, fmt.Errorf("%s is the address of %s already", a.addr, other))
+		}
+		seen[a.addr] = a.key
+	}
+	if len(seen) == 0 {
+		l.reject("listeners.mqtt.tcp", errors.New("every listener is off; want at least one"))
+	}
+}
+
+type listenAddr struct {
+	key, addr string
+	unix      bool
+}
+
+// addresses are those that open.
+func (c *Config) addresses() []listenAddr {
+	m := &c.Listeners.MQTT
+	var out []listenAddr
+	add := func(key string, addrs Addrs, unix bool) {
+		for _, a := range addrs {
+			out = append(out, listenAddr{key, a, unix})
+		}
+	}
+	add("listeners.mqtt.tcp", m.TCP, false)
+	add("listeners.mqtt.ws", m.WS, false)
+	if c.TLSSet() {
+		add("listeners.mqtt.tls", m.TLS, false)
+		add("listeners.mqtt.wss", m.WSS, false)
+	}
+	add("listeners.mqtt.unix", m.Unix, true)
+	add("listeners.http", c.Listeners.HTTP, false)
+	return out
+}
+
+func checkAddress(addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("want HOST:PORT such as 127.0.0.1:1883 or [::1]:1883, found %q", addr)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("want a port from 0 to 65535, found %q in %q", port, addr)
+	}
+	if strings.ContainsAny(host, " /\x00") {
+		return fmt.Errorf("want a host name or an IP address, found %q in %q", host, addr)
+	}
+	return nil
+}
+
+// Loopback tells whether a listener on addr can be reached from this machine alone. A name other than localhost counts as
+// reachable: what it resolves to may change.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// validateExposure refuses a listener that a network can reach and that nobody has to authenticate at, unless anonymity there
+// was asked for by name.
+func (l *loader) validateExposure(c *Config) {
+	for _, a := range c.addresses() {
+		if a.unix || Loopback(a.addr) {
+			continue
+		}
+		if a.key == "listeners.http" {
+			if c.Auth.AnonymousHTTP != "everywhere" {
+				l.reject(a.key, fmt.Errorf("%s can be reached from a network and HTTP asks for no credentials: "+
+					"set auth.anonymous_http to everywhere to allow that by name, or listen on 127.0.0.1", a.addr))
+			}
+			continue
+		}
+		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss"
+		if c.Anonymous() == "everywhere" || c.Auth.PasswordFile != "" || overTLS && c.Auth.CertificateUser != "off" {
+			continue
+		}
+		ways := "set auth.password_file (`sluice passwd` makes its lines)"
+		if overTLS {
+			ways += " or auth.certificate_user with tls.client_ca"
+		}
+		l.reject(a.key, fmt.Errorf("%s can be reached from a network and no authentication is set for it: %s, "+
+			"or allow clients without credentials by name with auth.anonymous: everywhere", a.addr, ways))
+	}
+}
