@@ -26,14 +26,14 @@ const (
 type connFlags uint16
 
 const (
-	flagGoodbye      connFlags = 1 << iota // the client said DISCONNECT: no will
-	flagProblemInfo                        // reason strings may be sent
-	flagDurable                            // the session outlives the connection
-	flagStarved                            // the core was told that there is no room
-	flagSlow                               // in loopState.slow
-	flagMoveOn                             // acknowledgements made room; looked at when OnData ends
-	flagInData                             // onData runs
-	flagExpirySet                          // CONNECT asked for a session expiry above 0
+	flagGoodbye     connFlags = 1 << iota // the client said DISCONNECT: no will
+	flagProblemInfo                       // reason strings may be sent
+	flagDurable                           // the session outlives the connection
+	flagStarved                           // the core was told that there is no room
+	flagSlow                              // in loopState.slow
+	flagMoveOn                            // acknowledgements made room; looked at when OnData ends
+	flagInData                            // onData runs
+	flagExpirySet                         // CONNECT asked for a session expiry above 0
 )
 
 // What reading waits for; see conn.block.

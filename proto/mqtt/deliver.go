@@ -73,7 +73,8 @@ func (c *conn) Deliver(m *broker.Message, d *broker.Delivery) (packetID uint16, 
 		}
 		return 0, true
 	}
-	if !c.room() || c.out != nil && !c.out.queue.empty() {
+	again := d.Dup && kept && d.PacketID != 0 // what the session had in flight before comes once, and is bounded by the window
+	if !again && (!c.room() || c.out != nil && !c.out.queue.empty()) {
 		c.markSlow()
 		if kept {
 			c.flags |= flagStarved

@@ -210,14 +210,13 @@ func (c *conn) routeAcked(p *wire.Publish, m *broker.Message) error {
 	return nil
 }
 
-// publishDone takes the core's word about a message that was pending.
+// publishDone takes the core's word about a message that was pending. It was kept for somebody, so there are subscribers.
 func (c *conn) publishDone(seq uint32, r broker.Result) {
 	if c.in == nil {
 		return
 	}
 	code := wire.Success
-	switch {
-	case r.Err != nil:
+	if r.Err != nil {
 		why := coreFailure(r.Err)
 		c.l.dropped(dropOf(r.Err))
 		if c.version != wire.V5 || why.code == wire.ServerShuttingDown {
@@ -228,8 +227,6 @@ func (c *conn) publishDone(seq uint32, r broker.Result) {
 		if why == failFilter {
 			code = wire.UnspecifiedError
 		}
-	case !r.Matched:
-		code = wire.NoMatchingSubscribers
 	}
 	if c.in.acks.finish(seq, code) {
 		c.sendAcks()
