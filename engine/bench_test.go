@@ -193,6 +193,41 @@ func benchEcho(b *testing.B, w way, conns, depth int) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// BenchmarkPaced reports the server's CPU per message when there is nothing to batch: 2,000 messages a second, each by itself.
+func BenchmarkPaced(b *testing.B) {
+	for _, w := range ways() {
+		if w.layer != "tcp" {
+			continue
+		}
+		b.Run(w.name(), func(b *testing.B) {
+			srv := serve(b, w)
+			local := &setup{t: b, addr: tcpAddr(srv.addr)}
+			cs := make([]net.Conn, 64)
+			for i := range cs {
+				cs[i] = local.dial2(w)
+				defer cs[i].Close()
+			}
+			tick := time.NewTicker(500 * time.Microsecond)
+			defer tick.Stop()
+			msg := make([]byte, 64)
+			before := srv.stat("stat")
+			b.ResetTimer()
+			for i := range b.N {
+				<-tick.C
+				c := cs[i%len(cs)]
+				write(b, c, msg)
+				if _, err := io.ReadFull(c, msg); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.StopTimer()
+			after := srv.stat("stat")
+			b.ReportMetric(float64(after.CPU-before.CPU)/float64(b.N), "cpu-ns/msg")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
 func tcpAddr(s string) net.Addr {
 	a, _ := net.ResolveTCPAddr("tcp", s)
 	return a
@@ -239,6 +274,7 @@ func TestIdleConnection(t *testing.T) {
 			continue
 		}
 		t.Run(w.name(), func(t *testing.T) {
+			t.Parallel()
 			const conns = 500
 			srv := serve(t, w)
 			local := &setup{t: t, addr: tcpAddr(srv.addr), o: ListenerOptions{WebSocket: w.layer == "ws"}}

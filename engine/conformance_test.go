@@ -353,23 +353,28 @@ func TestCloseAfterFlush(t *testing.T) {
 func TestCloseAfterFlushTimeout(t *testing.T) {
 	everyWay(t, func(t *testing.T, w way) {
 		mine := errors.New("mine")
-		for _, size := range []int{10, 24 << 20} {
-			why := make(chan error, 1)
-			h := &hooks{data: func(c *Conn, b []byte) int {
-				c.Write(make([]byte, size))
-				c.CloseAfterFlush(mine, 200*time.Millisecond)
-				return 0
-			}, close: func(_ *Conn, err error) { why <- err }}
-			s := start(t, w, h)
-			c := s.dial()
-			write(t, c, []byte("x"))
-			begin := time.Now()
+		why := make(chan error, 2)
+		h := &hooks{data: func(c *Conn, b []byte) int {
+			size := 10
+			if b[0] == 'b' {
+				size = 24 << 20
+			}
+			c.Write(make([]byte, size))
+			c.CloseAfterFlush(mine, 200*time.Millisecond)
+			return 0
+		}, close: func(_ *Conn, err error) { why <- err }}
+		s := start(t, w, h)
+		begin := time.Now()
+		for _, size := range []string{"a", "b"} {
+			write(t, s.dial(), []byte(size))
+		}
+		for range 2 {
 			if err := testx.Receive(t, why, patience); !errors.Is(err, mine) {
 				t.Errorf("closed with %v", err)
 			}
-			if d := time.Since(begin); d < 150*time.Millisecond {
-				t.Errorf("closed after %v", d)
-			}
+		}
+		if d := time.Since(begin); d < 150*time.Millisecond {
+			t.Errorf("closed after %v", d)
 		}
 	})
 }
@@ -392,17 +397,17 @@ func TestWriteTimeout(t *testing.T) {
 func TestDeadline(t *testing.T) {
 	everyWay(t, func(t *testing.T, w way) {
 		why := make(chan error, 1)
-		// A far deadline is moved near: each packet puts it off by 300 ms.
+		// A far deadline is moved near: each packet puts it off by 200 ms.
 		h := &hooks{open: func(c *Conn) { c.SetDeadline(c.Loop().NowMono() + int64(time.Hour)) },
 			data: func(c *Conn, b []byte) int {
-				c.SetDeadline(c.Loop().NowMono() + int64(300*time.Millisecond))
+				c.SetDeadline(c.Loop().NowMono() + int64(200*time.Millisecond))
 				c.Write(b)
 				return len(b)
 			}, close: func(_ *Conn, err error) { why <- err }}
 		s := start(t, w, h)
 		c := s.dial()
 		begin := time.Now()
-		for time.Since(begin) < 600*time.Millisecond {
+		for time.Since(begin) < 350*time.Millisecond {
 			write(t, c, []byte("ping"))
 			wantRead(t, c, "ping")
 		}
@@ -410,7 +415,7 @@ func TestDeadline(t *testing.T) {
 		if err := testx.Receive(t, why, patience); !errors.Is(err, ErrIdle) {
 			t.Errorf("closed with %v", err)
 		}
-		if d := time.Since(last); d < 200*time.Millisecond || d > 3*time.Second {
+		if d := time.Since(last); d < 100*time.Millisecond || d > 3*time.Second {
 			t.Errorf("closed %v after the last packet", d)
 		}
 	})

@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemq/sluice/alloc"
@@ -56,6 +58,7 @@ type Loop struct {
 	local    loopCounters // published at the end of a turn
 	_        [64]byte
 	counters sharedCounters
+	wakers   atomic.Int32 // goroutines that are waking the loop right now
 	_        [64]byte
 	inbox    struct {
 		sync.Mutex
@@ -91,11 +94,21 @@ func (l *Loop) Post(t Task) {
 		return
 	}
 	l.inbox.tasks = append(l.inbox.tasks, t)
+	l.unlockAndWake()
+}
+
+// unlockAndWake lets go of the inbox and wakes the loop if it sleeps. The loop may end meanwhile for another reason, and must not close what
+// wake writes to: it waits for wakers.
+func (l *Loop) unlockAndWake() {
 	wake := l.inbox.sleeping
 	l.inbox.sleeping = false
+	if wake {
+		l.wakers.Add(1)
+	}
 	l.inbox.Unlock()
 	if wake {
 		l.poll.wake()
+		l.wakers.Add(-1)
 	}
 }
 
@@ -141,12 +154,7 @@ func (l *Loop) readClock() {
 func (l *Loop) stop() {
 	l.inbox.Lock()
 	l.inbox.stop = true
-	wake := l.inbox.sleeping
-	l.inbox.sleeping = false
-	l.inbox.Unlock()
-	if wake {
-		l.poll.wake()
-	}
+	l.unlockAndWake()
 }
 
 func (l *Loop) run() {
@@ -266,6 +274,9 @@ func (l *Loop) end() {
 	}
 	l.reportGone()
 	l.publish()
+	for l.wakers.Load() > 0 {
+		runtime.Gosched()
+	}
 	l.poll.close()
 }
 
