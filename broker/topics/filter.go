@@ -7,21 +7,26 @@ import (
 
 // Errors of names and filters. Each is a constant value: hostile input costs no allocation.
 var (
-	ErrEmpty          = errors.New("topics: empty topic or filter")
-	ErrNull           = errors.New("topics: U+0000 in a topic or filter")
-	ErrWildcard       = errors.New("topics: wildcard in a topic name")
-	ErrWildcardPlace  = errors.New("topics: '+' must be a whole level, '#' the whole last level")
-	ErrTooLong        = errors.New("topics: topic or filter too long")
-	ErrTooManyLevels  = errors.New("topics: topic or filter has too many levels")
-	ErrShare          = errors.New("topics: $share needs a name without wildcards and a filter")
-	ErrFull           = errors.New("topics: index is full")
-	sharePrefix       = []byte("$share/")
-	separator         = []byte("/")
-	defaultMaxLevels  = 128
-	defaultMaxLength  = 65535
-	levelSeparator    = byte('/')
-	singleLevelMarker = byte('+')
-	multiLevelMarker  = byte('#')
+	ErrEmpty         = errors.New("topics: empty topic or filter")
+	ErrNull          = errors.New("topics: U+0000 in a topic or filter")
+	ErrWildcard      = errors.New("topics: wildcard in a topic name")
+	ErrWildcardPlace = errors.New("topics: '+' must be a whole level, '#' the whole last level")
+	ErrTooLong       = errors.New("topics: topic or filter too long")
+	ErrTooManyLevels = errors.New("topics: topic or filter has too many levels")
+	ErrShare         = errors.New("topics: $share needs a name without wildcards and a filter")
+	ErrFull          = errors.New("topics: index is full")
+
+	sharePrefix = []byte("$share/")
+	separator   = []byte("/")
+)
+
+const (
+	defaultMaxLevels = 128
+	defaultMaxLength = 65535 // what a length field of MQTT can say
+
+	levelSeparator    = '/'
+	singleLevelMarker = '+'
+	multiLevelMarker  = '#'
 )
 
 // CheckTopic says whether name may be published to: not empty, no U+0000, no wildcard, at most 65,535 bytes. That it is UTF-8 is

@@ -113,7 +113,7 @@ func (x *Index) Subscribe(tenant uint32, group, filter []byte, e Entry) (id Filt
 	if t.rows.Len() >= maxRows {
 		return 0, false, ErrFull
 	}
-	p, _ := t.find(&x.hash, tenant, filter, wild, true)
+	p := t.find(&x.hash, tenant, filter, wild, true)
 	at := t.rowAt(&x.hash, &p, tenant, group, filter)
 	if at == 0 {
 		at = t.addRow(&x.hash, &p, tenant, group, filter)
@@ -144,7 +144,7 @@ func (x *Index) Unsubscribe(tenant uint32, group, filter []byte, subscriber uint
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := &s.mu.tables
-	p, _ := t.find(&x.hash, tenant, filter, wild, false)
+	p := t.find(&x.hash, tenant, filter, wild, false)
 	at := t.rowAt(&x.hash, &p, tenant, group, filter)
 	if at == 0 {
 		return 0, false
@@ -175,7 +175,7 @@ func (x *Index) Lookup(tenant uint32, group, filter []byte) (FilterID, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	t := &s.mu.tables
-	p, _ := t.find(&x.hash, tenant, filter, wild, false)
+	p := t.find(&x.hash, tenant, filter, wild, false)
 	if at := t.rowAt(&x.hash, &p, tenant, group, filter); at != 0 {
 		return filterID(at, number), true
 	}

@@ -70,22 +70,20 @@ func (t *tables) row(id uint32) *row {
 	return nil
 }
 
-// find is the place of a filter; found is false if there is none, unless make says to make it.
-func (t *tables) find(h *hasher, tenant uint32, filter []byte, wild, create bool) (p place, found bool) {
-	p.hash = h.text(tenant, filter)
-	if wild {
-		p.node, p.multi = t.trie.walk(h, &t.text, tenant, filter, create)
-		if p.node == 0 {
-			return p, false
-		}
-		p.first = *t.trie.ends(p.node, p.multi)
-		return p, create || p.first != 0
+// find is the place of a filter. If it has no row, first is 0; a filter with wildcards gets its nodes if create says so.
+func (t *tables) find(h *hasher, tenant uint32, filter []byte, wild, create bool) place {
+	p := place{hash: h.text(tenant, filter)}
+	if !wild {
+		p.first, _ = t.exact.Lookup(p.hash, func(id uint32) bool {
+			r := t.rows.At(id)
+			return r.tenant == tenant && bytes.Equal(t.text.Get(r.text), filter)
+		})
+		return p
 	}
-	p.first, found = t.exact.Lookup(p.hash, func(id uint32) bool {
-		r := t.rows.At(id)
-		return r.tenant == tenant && bytes.Equal(t.text.Get(r.text), filter)
-	})
-	return p, found || create
+	if p.node, p.multi = t.trie.walk(h, &t.text, tenant, filter, create); p.node != 0 {
+		p.first = *t.trie.ends(p.node, p.multi)
+	}
+	return p
 }
 
 // rowAt is the row of group at p, or 0.

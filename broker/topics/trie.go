@@ -148,23 +148,22 @@ func (t *trie) prune(h *hasher, a *alloc.Arena, id uint32) {
 
 // filter reads the filter of a node back, from its end to its begin.
 func (t *trie) filter(a *alloc.Arena, id uint32, multi bool) []byte {
-	size := 0
-	for i := id; t.nodes.At(i).parent != 0; i = t.nodes.At(i).parent {
-		size += int(t.nodes.At(i).n) + 1
-	}
+	size := -1 // no separator before the first level
 	if multi {
 		size += 2
 	}
-	b := make([]byte, size-1)
-	at := len(b)
+	for i := id; t.nodes.At(i).parent != 0; i = t.nodes.At(i).parent {
+		size += int(t.nodes.At(i).n) + 1
+	}
+	b := make([]byte, size)
+	at := size + 1 // one behind the last level's separator, were there one
 	if multi {
-		at--
-		b[at] = multiLevelMarker
+		b[size-1] = multiLevelMarker
+		at -= 2
 	}
 	for i := id; t.nodes.At(i).parent != 0; i = t.nodes.At(i).parent {
 		level := t.nodes.At(i).level(a)
-		if at < len(b) {
-			at--
+		if at--; at < size {
 			b[at] = levelSeparator
 		}
 		at -= len(level)
