@@ -1,0 +1,482 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/sluicemq/sluice/internal/vfs"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// reserveShare is the part of the last segment that is set aside for urgent frames when the disk has no room for another.
+const reserveShare = 4
+
+// committer writes groups, one at a time, on one goroutine: while the disk writes one, the frames of the next gather in the
+// Source. There is no timer: an idle log writes what comes at once.
+type committer struct {
+	l      *Log
+	src    Source
+	urgent UrgentSource // src, if it can tell what is urgent
+
+	pending  atomic.Uint32 // somebody called Wake since the last Gather
+	sleeping atomic.Uint32
+	woken    chan struct{}
+	failed   atomic.Pointer[error]
+
+	// The committer goroutine's own.
+	active     *segment
+	mustRotate bool // what lies behind the end must not be followed by a new group in this segment
+	seq        uint64
+	prevCRC    uint32
+	clean      bool // the last group is a clean end
+	full       bool
+	chunk      *chunk
+	indexer    indexer
+	gone       []*Group
+
+	// Async mode.
+	flushing    chan struct{}
+	written     atomic.Uint64 // sequence of the last group that was written
+	flushedSeq  atomic.Uint64
+	flushedFile atomic.Pointer[segment]
+}
+
+func (c *committer) init(l *Log) {
+	c.l = l
+	c.indexer.l = l
+	c.woken = make(chan struct{}, 1)
+	c.flushing = make(chan struct{}, 1)
+}
+
+// wake and run: a waker sets pending, then looks at sleeping; the committer sets sleeping, then looks at pending. Whoever comes
+// second sees what the first has set, so that no wake-up is lost.
+func (c *committer) wake() {
+	if c.pending.Load() == 1 {
+		return
+	}
+	c.pending.Store(1)
+	if c.sleeping.Load() == 1 && c.sleeping.CompareAndSwap(1, 0) {
+		c.signal()
+	}
+}
+
+func (c *committer) signal() {
+	select {
+	case c.woken <- struct{}{}:
+	default: // a signal waits already
+	}
+}
+
+func (c *committer) run() {
+	for !c.l.closing.Load() {
+		c.pending.Store(0)
+		if c.turn() {
+			continue
+		}
+		c.sleeping.Store(1)
+		if c.pending.Load() == 1 {
+			c.sleeping.Store(0)
+			continue
+		}
+		select {
+		case <-c.woken:
+		case <-c.l.stop:
+		}
+		c.sleeping.Store(0)
+	}
+	// What waits at Close is written if it can be, then refused.
+	for c.failed.Load() == nil && !c.full && c.turn() {
+		continue
+	}
+	c.src.Failed(ErrClosed)
+}
+
+// turn gathers and writes one group. It answers false when there is nothing to do until the next signal.
+func (c *committer) turn() bool {
+	if err := c.failed.Load(); err != nil {
+		c.src.Failed(*err)
+		return false
+	}
+	if c.full && !c.spaceBack() {
+		c.src.Failed(c.fullError(nil))
+		return false
+	}
+	reserved := c.urgent != nil && c.l.keep.low.Load() && c.active != nil && c.active.size-c.active.end < c.active.size/reserveShare
+	dst, most := c.staging()
+	var out []byte
+	var more bool
+	if reserved {
+		out, more = c.urgent.GatherUrgent(dst, most)
+	} else {
+		out, more = c.src.Gather(dst, most)
+	}
+	if len(out) == 0 {
+		if reserved {
+			c.src.Failed(c.fullError(nil))
+		}
+		return false
+	}
+	g, buf := c.stage(dst, out)
+	if err := c.commit(g, buf); err != nil {
+		g.Release()
+		c.fail(err)
+		return false
+	}
+	return more || reserved || c.pending.Load() == 1
+}
+
+// countFrames counts what the Source gave. Anything but whole frames could never be read back: it is not written.
+func countFrames(b []byte) (count uint32, err error) {
+	for len(b) > 0 {
+		n, err := record.FrameSize(b)
+		if err != nil || n > len(b) {
+			return 0, fmt.Errorf("the source gave no whole frames: %w", record.ErrFrame)
+		}
+		b = b[n:]
+		count++
+	}
+	return count, nil
+}
+
+// staging is where the next group's frames go, and how many bytes of them there may be.
+func (c *committer) staging() (dst []byte, most int) {
+	want := groupHeaderSize + c.l.o.GroupBytesMax
+	if c.chunk != nil && len(c.chunk.buf)-c.chunk.used < max(want/4, 2*blockSize) {
+		c.chunk.release()
+		c.chunk = nil
+	}
+	if c.chunk == nil {
+		c.chunk = c.l.tail.newChunk(want)
+	}
+	room := c.chunk.buf[c.chunk.used:]
+	room = room[:min(len(room), int(alignUp(int64(want))))]
+	dst = room[groupHeaderSize:groupHeaderSize:len(room)]
+	return dst, min(cap(dst), c.l.o.GroupBytesMax)
+}
+
+// stage makes a group of what was gathered; buf is the group with header and padding. Frames that outgrew the staging buffer, a
+// large one alone, are copied into one of their own.
+func (c *committer) stage(dst, out []byte) (g *Group, buf []byte) {
+	size := int(alignUp(int64(groupHeaderSize + len(out))))
+	ch := c.chunk
+	if unsafe.SliceData(out) != unsafe.SliceData(dst[:1]) {
+		ch = c.l.tail.newChunk(size)
+		copy(ch.buf[groupHeaderSize:], out)
+	}
+	buf = ch.buf[ch.used : ch.used+size : ch.used+size]
+	clear(buf[groupHeaderSize+len(out):])
+	g = groupPool.Get().(*Group)
+	g.refs.Store(1)
+	g.chunk, g.size = ch, int64(size)
+	g.frames = buf[groupHeaderSize : groupHeaderSize+len(out) : groupHeaderSize+len(out)]
+	if ch == c.chunk {
+		// The group's place stays its own even if the write fails: a part of it may be under way.
+		ch.refs.Add(1)
+		ch.used += size
+	}
+	return g, buf
+}
+
+// commit writes a group, enters it in the index and the tail, and tells the Source.
+func (c *committer) commit(g *Group, buf []byte) error {
+	if err := c.makeRoom(g.size); err != nil {
+		return err
+	}
+	count, err := countFrames(g.frames)
+	if err != nil {
+		return err
+	}
+	s := c.active
+	h := groupHeader{
+		segment: s.number(), seq: c.seq + 1, prevCRC: c.prevCRC, length: uint32(len(g.frames)), frames: count,
+		flushed: c.flushed(), time: c.l.clk.Now().UnixMilli(),
+	}
+	h.put(buf[:groupHeaderSize+len(g.frames)])
+	if err := c.write(s, buf, s.end); err != nil {
+		return err
+	}
+	g.seq, g.count = h.seq, int(h.frames)
+	g.at = Position{Segment: s.number(), Offset: s.end}
+	c.advance(&h, g.size)
+	c.publish(s, g)
+	c.src.Committed(g)
+	g.Release()
+	if s.end > s.size/4 {
+		c.l.keep.prepare(c.l.o.SegmentBytes)
+	}
+	return nil
+}
+
+func (c *committer) advance(h *groupHeader, size int64) {
+	c.seq, c.prevCRC = h.seq, h.crc
+	c.clean = h.flags&flagCleanEnd != 0
+	c.l.mu.Lock()
+	c.active.end += size
+	c.l.mu.Unlock()
+	c.written.Store(c.seq)
+}
+
+func (c *committer) publish(s *segment, g *Group) {
+	l := c.l
+	g.Retain()
+	var bytes int64
+	c.gone, bytes = l.tail.add(g, c.gone[:0])
+	l.mu.Lock()
+	c.indexer.addLocked(s, g.at.Offset, g.frames, true)
+	c.indexer.part = nil // it may be dropped until the next group
+	l.mu.Unlock()
+	for _, old := range c.gone {
+		old.Release()
+	}
+	st := &l.stats
+	st.TailBytes.Store(bytes)
+	st.Groups.Add(1)
+	st.Frames.Add(int64(g.count))
+	st.Bytes.Add(int64(len(g.frames)))
+	st.WrittenBytes.Add(g.size)
+}
+
+// write puts b on the disk as durably as the mode says.
+func (c *committer) write(s *segment, b []byte, at int64) error {
+	from := c.l.clk.Mono()
+	if _, err := s.file.WriteAt(b, at); err != nil {
+		return err
+	}
+	if c.l.o.Durability == Async {
+		select {
+		case c.flushing <- struct{}{}:
+		default: // the flusher knows
+		}
+		return nil
+	}
+	c.flushedSeq.Store(c.seq + 1)
+	c.observe(from)
+	return nil
+}
+
+func (c *committer) observe(from time.Duration) {
+	c.l.stats.Flushes.Add(1)
+	if f := c.l.o.Events.Flushed; f != nil {
+		f(c.l.clk.Mono() - from)
+	}
+}
+
+// flushed is the flush mark of the next group.
+func (c *committer) flushed() uint64 {
+	if c.l.o.Durability == Sync {
+		return c.seq
+	}
+	return c.flushedSeq.Load()
+}
+
+// makeRoom goes on to the next segment if the active one has no room for size more bytes.
+func (c *committer) makeRoom(size int64) error {
+	s := c.active
+	if s != nil && !c.mustRotate && s.end+size <= s.size {
+		return nil
+	}
+	need := alignUp(blockSize + size)
+	want := max(c.l.o.SegmentBytes, need)
+	if s == nil {
+		want = max(min(firstSegmentBytes, c.l.o.SegmentBytes), need)
+	}
+	if want > segmentBytesMax {
+		return fmt.Errorf("a group of %d bytes is too large for a segment", size)
+	}
+	sp, err := c.l.keep.take(want)
+	if err != nil {
+		return err
+	}
+	if s != nil && s.file != nil && c.l.o.Durability == Async {
+		if err := s.file.Sync(); err != nil {
+			return err
+		}
+		c.flushedSeq.Store(c.seq)
+	}
+	// The header of the next segment says where this one ended, and it may be on the disk even if writing it fails.
+	c.mustRotate = s != nil
+	next, err := c.l.newActive(sp, s, c.seq+1, c.prevCRC)
+	if err != nil {
+		return err
+	}
+	c.activate(next)
+	return nil
+}
+
+// activate lists a new segment, and seals the one before.
+func (c *committer) activate(next *segment) {
+	l, old := c.l, c.active
+	l.mu.Lock()
+	l.mu.segments = append(l.mu.segments, next)
+	l.mu.walBytes += next.size
+	l.stats.Segments.Store(int64(len(l.mu.segments)))
+	l.stats.LogBytes.Store(l.mu.walBytes)
+	if old != nil {
+		old.sealed = true
+	}
+	l.mu.Unlock()
+	c.active, c.mustRotate = next, false
+	c.flushedFile.Store(next)
+	if old == nil {
+		return
+	}
+	// The reading handle stays for those who use it now; the writing one has no more to do.
+	if old.file != nil && old.file != old.reader {
+		if err := old.file.Close(); err != nil {
+			l.log.Warn("cannot close a sealed segment", "segment", old.number(), "err", err)
+		}
+	}
+	old.file = nil
+	l.keep.seal(old)
+}
+
+// fail classifies an error of the disk and tells the Source.
+func (c *committer) fail(err error) {
+	switch {
+	case errors.Is(err, ErrClosed):
+		c.src.Failed(ErrClosed)
+	case vfs.IsFull(err):
+		c.full = true
+		c.l.stats.FailedFull.Add(1)
+		c.l.log.Error("journal cannot write: disk is full", "dir", c.l.o.Dir, "err", err)
+		c.l.clk.AfterFunc(spaceRetry, c.signal)
+		c.src.Failed(c.fullError(err))
+	default:
+		c.stopFor(fmt.Errorf("%w: %w", ErrIO, err))
+		c.src.Failed(*c.failed.Load())
+	}
+}
+
+// stopFor ends all writing. What a failed flush covered is trusted no more, so there is no way back but to open anew.
+func (c *committer) stopFor(err error) {
+	if c.failed.CompareAndSwap(nil, &err) {
+		c.l.stats.FailedIO.Add(1)
+		c.l.log.Error("journal has failed and writes no more", "dir", c.l.o.Dir, "err", err)
+	}
+}
+
+func (c *committer) fullError(err error) error {
+	if err == nil {
+		return fmt.Errorf("%w: %s", ErrFull, c.l.o.Dir)
+	}
+	return fmt.Errorf("%w: %w", ErrFull, err)
+}
+
+// spaceBack looks whether a full disk has room again: for a group where the active segment has room, else for a segment.
+func (c *committer) spaceBack() bool {
+	if c.active == nil || c.mustRotate || c.active.end+int64(2*c.l.o.GroupBytesMax) > c.active.size {
+		c.l.keep.mu.Lock()
+		ok := len(c.l.keep.mu.spares) > 0
+		c.l.keep.mu.Unlock()
+		if !ok && c.l.keep.low.Load() {
+			c.l.clk.AfterFunc(spaceRetry, c.signal)
+			return false // the keeper tries
+		}
+	}
+	free, err := c.l.fs.FreeSpace(c.l.o.Dir)
+	if err != nil || free < int64(2*c.l.o.GroupBytesMax) {
+		c.l.clk.AfterFunc(spaceRetry, c.signal)
+		return false
+	}
+	c.full = false
+	c.l.log.Info("journal writes again", "dir", c.l.o.Dir)
+	return true
+}
+
+// flushLoop is the async mode's flusher: FlushInterval after a write it syncs what was written by then.
+func (c *committer) flushLoop() {
+	due := make(chan struct{}, 1)
+	for {
+		select {
+		case <-c.l.stop:
+			return
+		case <-c.flushing:
+		}
+		t := c.l.clk.AfterFunc(c.l.o.FlushInterval, func() { due <- struct{}{} })
+		select {
+		case <-c.l.stop:
+			t.Stop()
+			return
+		case <-due:
+		}
+		if err := c.flush(); err != nil {
+			c.stopFor(fmt.Errorf("%w: %w", ErrIO, err))
+			c.signal()
+			return
+		}
+	}
+}
+
+// flush syncs the active segment. The committer may seal it meanwhile: it is flushed then all the same, and stays open for a reader.
+func (c *committer) flush() error {
+	l := c.l
+	seq, from := c.written.Load(), l.clk.Mono()
+	l.mu.RLock()
+	s := c.flushedFile.Load()
+	if s == nil || s.reader == nil {
+		l.mu.RUnlock()
+		return nil
+	}
+	f := s.reader // in async mode the handle that writes, too
+	s.readers.Add(1)
+	l.mu.RUnlock()
+	err := f.Sync()
+	s.release(l)
+	if err != nil {
+		return err
+	}
+	for {
+		old := c.flushedSeq.Load()
+		if old >= seq || c.flushedSeq.CompareAndSwap(old, seq) {
+			break
+		}
+	}
+	c.observe(from)
+	return nil
+}
+
+// flushWritten makes durable what async mode has written so far: nothing may be built upon what a power cut could take.
+func (c *committer) flushWritten() error {
+	if c.l.o.Durability == Sync || c.flushedSeq.Load() >= c.written.Load() {
+		return nil
+	}
+	if err := c.l.Err(); err != nil {
+		return err
+	}
+	if err := c.flush(); err != nil {
+		c.stopFor(fmt.Errorf("%w: %w", ErrIO, err))
+		c.signal()
+		return *c.failed.Load()
+	}
+	return nil
+}
+
+// finish marks a clean end, so that the next open need not look for what a crash may have left. After the goroutines have ended.
+func (c *committer) finish() error {
+	s := c.active
+	if s == nil || s.file == nil || c.mustRotate || c.clean || c.full || s.end+blockSize > s.size {
+		if s != nil && s.file != nil && c.l.o.Durability == Async {
+			return s.file.Sync()
+		}
+		return nil
+	}
+	if c.l.o.Durability == Async {
+		if err := s.file.Sync(); err != nil {
+			return err
+		}
+	}
+	b := vfs.AlignedBytes(blockSize)
+	h := groupHeader{flags: flagCleanEnd, segment: s.number(), seq: c.seq + 1, prevCRC: c.prevCRC, flushed: c.seq, time: c.l.clk.Now().UnixMilli()}
+	h.put(b[:groupHeaderSize])
+	if _, err := s.file.WriteAt(b, s.end); err != nil {
+		return fmt.Errorf("mark the log's end: %w", err)
+	}
+	c.advance(&h, blockSize)
+	if c.l.o.Durability == Async {
+		return s.file.Sync()
+	}
+	return nil
+}

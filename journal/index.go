@@ -1,0 +1,352 @@
+package journal
+
+import (
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
+	"sort"
+
+	"github.com/sluicemq/sluice/internal/invariant"
+	"github.com/sluicemq/sluice/internal/vfs"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+const (
+	indexMagic      = "SLUICEIX"
+	indexFormat     = 1
+	indexHeaderSize = 40
+	indexDirSize    = 48
+	entrySize       = 24
+
+	// spanMax is how far frames of one partition may lie apart to share an entry.
+	spanMax = 4096
+)
+
+// entry stands for one or some neighbouring frames of one partition.
+type entry struct {
+	base      record.Offset
+	lastDelta uint32
+	pos       uint32
+	span      uint32
+	before    uint32 // bytes of the partition's frames in this file before it
+}
+
+// last is the last offset that the entry stands for.
+func (e *entry) last() record.Offset { return e.base + record.Offset(e.lastDelta) }
+
+// entries are encoded: they hold no pointer, and are what an index file holds.
+type entries []byte
+
+func (es entries) len() int { return len(es) / entrySize }
+
+func (es entries) at(i int) entry {
+	le, b := binary.LittleEndian, es[i*entrySize:]
+	return entry{
+		base: record.Offset(le.Uint64(b)), lastDelta: le.Uint32(b[8:]), pos: le.Uint32(b[12:]), span: le.Uint32(b[16:]), before: le.Uint32(b[20:]),
+	}
+}
+
+func (es entries) put(i int, e entry) {
+	le, b := binary.LittleEndian, es[i*entrySize:]
+	le.PutUint64(b, uint64(e.base))
+	le.PutUint32(b[8:], e.lastDelta)
+	le.PutUint32(b[12:], e.pos)
+	le.PutUint32(b[16:], e.span)
+	le.PutUint32(b[20:], e.before)
+}
+
+func (es entries) append(e entry) entries {
+	var b [entrySize]byte
+	es = append(es, b[:]...)
+	es.put(es.len()-1, e)
+	return es
+}
+
+// search finds the first entry that ends at or behind o.
+func (es entries) search(o record.Offset) int {
+	return sort.Search(es.len(), func(i int) bool { e := es.at(i); return e.last() >= o })
+}
+
+// ref is what one segment holds of one partition. Guarded by Log.mu.
+type ref struct {
+	seg         *segment
+	entries     entries
+	first, last record.Offset
+	bytes, dead int64
+}
+
+// deadBefore is how many bytes of r's frames nobody needs when nobody needs offsets below o.
+func (r *ref) deadBefore(o record.Offset) int64 {
+	if r.last < o {
+		return r.bytes
+	}
+	e := r.entries.at(r.entries.search(o))
+	return int64(e.before)
+}
+
+// partition is the index of one partition. Guarded by Log.mu.
+type partition struct {
+	id         record.PartitionID
+	tenant     record.TenantID
+	start, end record.Offset // log start; one behind the last record
+	refs       []*ref        // by offset
+	savedEnd   record.Offset // in its checkpoint row
+	dropped    bool
+	droppedIn  uint64 // the segment that was active then: no later one has frames of it
+}
+
+// shardMark is where a shard's frames lie. Guarded by Log.mu.
+type shardMark struct {
+	seen        bool
+	first, last Position // of the frames since the log was opened
+	saved       bool
+	at          Position // its checkpoint's
+}
+
+// indexer adds the frames of groups to the index; it remembers what the frame before needed.
+type indexer struct {
+	l    *Log
+	part *partition
+
+	// collect is set while the lost index of an old segment is rebuilt: its records belong before what is indexed already.
+	collect map[record.PartitionID]*indexDir
+}
+
+// addLocked indexes the frames of one group that lies in s at pos (its header). It leaves alone what s's index knows already.
+func (ix *indexer) addLocked(s *segment, pos int64, frames []byte, withRecords bool) (count int) {
+	at := pos + groupHeaderSize
+	for len(frames) >= record.FrameHeaderSize {
+		f, n, err := record.ViewFrame(frames)
+		invariant.Check(err == nil, "a frame in a group")
+		if err != nil {
+			return count
+		}
+		ix.markShardLocked(f.Shard, Position{Segment: s.number(), Offset: at})
+		if withRecords && f.Kind == record.KindRecords {
+			ix.addRecordsLocked(s, pos, at, &f, n)
+		}
+		at += int64(n)
+		frames = frames[n:]
+		count++
+	}
+	return count
+}
+
+func (ix *indexer) markShardLocked(id record.ShardID, p Position) {
+	m := &ix.l.mu
+	if int(id) >= len(m.shards) {
+		m.shards = slices.Grow(m.shards, int(id)+1-len(m.shards))[:int(id)+1]
+	}
+	sh := &m.shards[id]
+	if !sh.seen {
+		sh.seen, sh.first = true, p
+	}
+	sh.last = p
+}
+
+func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame, n int) {
+	b := record.Batch(record.FrameBatch(f.Payload))
+	if len(b) < record.BatchHeaderSize {
+		invariant.Check(false, "a frame of records has no batch")
+		return
+	}
+	if ix.part == nil || ix.part.id != f.Partition {
+		ix.part = ix.l.partitionLocked(f.Partition)
+		ix.part.tenant = f.Tenant
+	}
+	p := ix.part
+	base, last := b.BaseOffset(), b.LastOffset()
+	if ix.collect != nil {
+		ix.collectRecords(f, base, last, group, at, n)
+		return
+	}
+	if p.dropped || base < p.end && len(p.refs) > 0 && base <= p.refs[len(p.refs)-1].last {
+		// Behind a drop come frames that were gathered before it. Offsets never go back otherwise.
+		invariant.Check(p.dropped, "offsets of a partition went back")
+		return
+	}
+	r := (*ref)(nil)
+	if k := len(p.refs); k > 0 && p.refs[k-1].seg == s {
+		r = p.refs[k-1]
+	} else {
+		r = &ref{seg: s, first: base}
+		p.refs = append(p.refs, r)
+	}
+	r.add(entry{base: base, lastDelta: uint32(last - base), pos: uint32(at), span: uint32(n), before: uint32(r.bytes)}, group)
+	r.last = last
+	r.bytes += int64(n)
+	s.total += int64(n)
+	if last < p.start {
+		r.dead += int64(n)
+	} else {
+		s.live += int64(n)
+	}
+	p.end = max(p.end, last+1)
+}
+
+func (ix *indexer) collectRecords(f *record.Frame, base, last record.Offset, group, at int64, n int) {
+	d := ix.collect[f.Partition]
+	if d == nil {
+		d = &indexDir{partition: f.Partition, tenant: f.Tenant, first: base}
+		ix.collect[f.Partition] = d
+	}
+	r := ref{entries: d.entries}
+	r.add(entry{base: base, lastDelta: uint32(last - base), pos: uint32(at), span: uint32(n), before: uint32(d.bytes)}, group)
+	d.entries, d.last, d.bytes = r.entries, last, d.bytes+int64(n)
+}
+
+// add appends e, or lets the last entry stand for it too if both lie close together in the group at this position.
+func (r *ref) add(e entry, group int64) {
+	if k := r.entries.len(); k > 0 {
+		prev := r.entries.at(k - 1)
+		if span := e.pos + e.span - prev.pos; int64(prev.pos) >= group && span <= spanMax {
+			prev.lastDelta = uint32(e.last() - prev.base)
+			prev.span = span
+			r.entries.put(k-1, prev)
+			return
+		}
+	}
+	r.entries = r.entries.append(e)
+}
+
+func (l *Log) partitionLocked(id record.PartitionID) *partition {
+	p := l.mu.partitions[id]
+	if p == nil {
+		p = &partition{id: id}
+		l.mu.partitions[id] = p
+	}
+	return p
+}
+
+// writeIndex writes the index file of a sealed segment.
+func (l *Log) writeIndex(s *segment) error {
+	b := l.encodeIndex(s)
+	path := l.walPath(indexName(s.number()))
+	if err := vfs.WriteFile(l.fs, path, b); err != nil {
+		return err
+	}
+	return l.fs.SyncDir(l.o.Dir + "/wal")
+}
+
+func (l *Log) encodeIndex(s *segment) []byte {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	var parts []*partition
+	var refs []*ref
+	count := 0
+	for _, p := range l.mu.partitions {
+		for _, r := range p.refs {
+			if r.seg == s {
+				parts = append(parts, p)
+				count += r.entries.len()
+				break
+			}
+		}
+	}
+	slices.SortFunc(parts, func(a, b *partition) int {
+		if a.id < b.id {
+			return -1
+		}
+		return 1
+	})
+	le := binary.LittleEndian
+	out := make([]byte, indexHeaderSize, indexHeaderSize+len(parts)*indexDirSize+count*entrySize)
+	copy(out, indexMagic)
+	le.PutUint16(out[8:], indexFormat)
+	le.PutUint64(out[16:], s.number())
+	le.PutUint64(out[24:], uint64(s.end))
+	le.PutUint32(out[32:], uint32(len(parts)))
+	le.PutUint32(out[36:], uint32(count))
+	first := uint32(0)
+	for _, p := range parts {
+		i := slices.IndexFunc(p.refs, func(r *ref) bool { return r.seg == s })
+		r := p.refs[i]
+		refs = append(refs, r)
+		out = le.AppendUint64(out, uint64(p.id))
+		out = le.AppendUint64(out, uint64(r.first))
+		out = le.AppendUint64(out, uint64(r.last))
+		out = le.AppendUint64(out, uint64(r.bytes))
+		out = le.AppendUint32(out, first)
+		out = le.AppendUint32(out, uint32(r.entries.len()))
+		out = le.AppendUint32(out, uint32(p.tenant))
+		out = le.AppendUint32(out, 0)
+		first += uint32(r.entries.len())
+	}
+	for _, r := range refs {
+		out = append(out, r.entries...)
+	}
+	le.PutUint32(out[12:], crc32.Checksum(out, castagnoli))
+	return out
+}
+
+// indexDir is one partition in an index file.
+type indexDir struct {
+	partition   record.PartitionID
+	tenant      record.TenantID
+	first, last record.Offset
+	bytes       int64
+	entries     entries
+}
+
+// parseIndex reads an index file. ok is false if anything in it does not fit: it is rebuilt then.
+func parseIndex(b []byte) (segment uint64, end int64, dirs []indexDir, ok bool) {
+	le := binary.LittleEndian
+	if len(b) < indexHeaderSize || string(b[:8]) != indexMagic || le.Uint16(b[8:]) != indexFormat {
+		return 0, 0, nil, false
+	}
+	var zero [4]byte
+	crc := crc32.Update(0, castagnoli, b[:12])
+	crc = crc32.Update(crc, castagnoli, zero[:])
+	if crc32.Update(crc, castagnoli, b[16:]) != le.Uint32(b[12:]) {
+		return 0, 0, nil, false
+	}
+	parts, count := int64(le.Uint32(b[32:])), int64(le.Uint32(b[36:]))
+	if int64(len(b)) != indexHeaderSize+parts*indexDirSize+count*entrySize {
+		return 0, 0, nil, false
+	}
+	all := entries(b[indexHeaderSize+parts*indexDirSize:])
+	dirs = make([]indexDir, parts)
+	for i := range dirs {
+		d := b[indexHeaderSize+i*indexDirSize:]
+		first, n := int64(le.Uint32(d[32:])), int64(le.Uint32(d[36:]))
+		if first+n > count || n == 0 {
+			return 0, 0, nil, false
+		}
+		dirs[i] = indexDir{
+			partition: record.PartitionID(le.Uint64(d)), first: record.Offset(le.Uint64(d[8:])), last: record.Offset(le.Uint64(d[16:])),
+			bytes: int64(le.Uint64(d[24:])), tenant: record.TenantID(le.Uint32(d[40:])),
+			entries: all[first*entrySize : (first+n)*entrySize : (first+n)*entrySize],
+		}
+	}
+	return le.Uint64(b[16:]), int64(le.Uint64(b[24:])), dirs, true
+}
+
+// adoptLocked enters what an index file says about a segment.
+func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
+	for _, d := range dirs {
+		p := l.partitionLocked(d.partition)
+		p.tenant = d.tenant
+		r := &ref{seg: s, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes}
+		s.total += r.bytes
+		if !p.insert(r) {
+			continue
+		}
+		r.dead = r.deadBefore(p.start)
+		s.live += r.bytes - r.dead
+		p.end = max(p.end, r.last+1)
+	}
+}
+
+// insert puts r in its place. It answers false when another ref holds those offsets already: a partition segment, written before a
+// crash that kept the log segment it was rewritten from. That one's frames are dead.
+func (p *partition) insert(r *ref) bool {
+	if p.dropped || r.last < p.start {
+		return false
+	}
+	i := sort.Search(len(p.refs), func(i int) bool { return p.refs[i].last >= r.first })
+	if i < len(p.refs) && p.refs[i].first <= r.last {
+		return false
+	}
+	p.refs = slices.Insert(p.refs, i, r)
+	return true
+}

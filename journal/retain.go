@@ -1,0 +1,138 @@
+package journal
+
+import (
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// SetLogStart says that nobody needs records of p before o: their frames are dead. It never goes back, nor beyond the log end. It is
+// durable with the next Checkpointer.Flush; a crash before that brings records back, never takes any.
+func (l *Log) SetLogStart(p record.PartitionID, o record.Offset) {
+	l.mu.Lock()
+	part := l.mu.partitions[p]
+	if part == nil || o <= part.start {
+		l.mu.Unlock()
+		return
+	}
+	part.start = min(o, part.end)
+	l.mu.dirty[p] = struct{}{}
+	dead := l.buryLocked(part)
+	l.mu.Unlock()
+	l.keep.bury(dead)
+}
+
+// DropPartition forgets p: all its frames are dead, and so are those that are still on their way.
+func (l *Log) DropPartition(p record.PartitionID) {
+	l.mu.Lock()
+	part := l.partitionLocked(p)
+	part.dropped = true
+	if n := len(l.mu.segments); n > 0 {
+		part.droppedIn = l.mu.segments[n-1].number() + 1 // a group under way may go to the next one
+	}
+	part.start = part.end
+	l.mu.dirty[p] = struct{}{}
+	dead := l.buryLocked(part)
+	l.mu.Unlock()
+	l.keep.bury(dead)
+}
+
+// LogStart is the first offset of p that may be asked for.
+func (l *Log) LogStart(p record.PartitionID) record.Offset {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if part := l.mu.partitions[p]; part != nil {
+		return part.start
+	}
+	return 0
+}
+
+// LogEnd is the offset behind the last committed record of p.
+func (l *Log) LogEnd(p record.PartitionID) record.Offset {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if part := l.mu.partitions[p]; part != nil {
+		return part.end
+	}
+	return 0
+}
+
+// Hold keeps everything in the log from at on, whatever the checkpoint says, until the name is given another position; the zero
+// Position lets go. Who keeps places of frames by himself, as a Raft log store does, holds the oldest one.
+func (l *Log) Hold(name string, at Position) {
+	l.mu.Lock()
+	if at == (Position{}) {
+		delete(l.mu.holds, name)
+	} else {
+		l.mu.holds[name] = at
+	}
+	l.mu.Unlock()
+	l.keep.wake()
+}
+
+// buryLocked counts what is dead in part's refs, takes out those that hold nothing else, and answers the partition segments that
+// are to be removed.
+func (l *Log) buryLocked(part *partition) (dead []*segment) {
+	gone, wake := 0, false
+	for _, r := range part.refs {
+		if r.first >= part.start {
+			break
+		}
+		d := r.deadBefore(part.start)
+		r.seg.live -= d - r.dead
+		r.dead = d
+		if r.last >= part.start {
+			break
+		}
+		gone++
+		switch {
+		case r.seg.part:
+			delete(l.mu.parts, r.seg)
+			l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
+			dead = append(dead, r.seg)
+		case r.seg.live == 0:
+			wake = true
+		}
+	}
+	if gone > 0 {
+		n := copy(part.refs, part.refs[gone:])
+		clear(part.refs[n:])
+		part.refs = part.refs[:n]
+	}
+	if wake {
+		l.keep.wake()
+	}
+	return dead
+}
+
+// keepFromLocked is the position from which on the log is needed as it is: by a restart, or by a hold.
+func (l *Log) keepFromLocked() Position {
+	from := l.mu.replay
+	for _, at := range l.mu.holds {
+		if at.Before(from) {
+			from = at
+		}
+	}
+	return from
+}
+
+// recycleDead unlists the sealed segments of which nothing is needed, and hands them over to be recycled.
+func (l *Log) recycleDead() {
+	l.mu.Lock()
+	from := l.keepFromLocked()
+	var dead []*segment
+	kept := l.mu.segments[:0]
+	for _, s := range l.mu.segments {
+		if s.sealed && s.indexed && s.number() < from.Segment && s.live == 0 {
+			dead = append(dead, s)
+			l.mu.walBytes -= s.size
+			continue
+		}
+		kept = append(kept, s)
+	}
+	clear(l.mu.segments[len(kept):])
+	l.mu.segments = kept
+	l.stats.Segments.Store(int64(len(kept)))
+	l.stats.LogBytes.Store(l.mu.walBytes)
+	l.mu.Unlock()
+	l.keep.bury(dead)
+	l.clean.wake()
+}
