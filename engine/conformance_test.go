@@ -177,9 +177,7 @@ func TestPause(t *testing.T) {
 				paused.Store(true)
 				n /= 2
 			}
-			for _, x := range b[:n] {
-				sum.Add(int64(x))
-			}
+			sum.Add(sumOf(b[:n]))
 			got.Add(int64(n))
 			return n
 		}}
@@ -195,12 +193,11 @@ func TestPause(t *testing.T) {
 					return
 				}
 				sent.Add(int64(len(chunk)))
-				for _, x := range chunk {
-					want.Add(int64(x))
-				}
+				want.Add(sumOf(chunk))
 			}
 		})
 		conn := testx.Receive(t, conns, patience)
+		testx.Eventually(t, patience, paused.Load, "nothing came")
 		// The writer stands still when the sockets' buffers, and what the engine holds, are full.
 		last, still := int64(-1), 0
 		testx.Eventually(t, patience, func() bool {
@@ -221,6 +218,13 @@ func TestPause(t *testing.T) {
 			t.Error("what came differs")
 		}
 	})
+}
+
+func sumOf(b []byte) (n int64) {
+	for _, x := range b {
+		n += int64(x)
+	}
+	return n
 }
 
 func TestClientCloses(t *testing.T) {

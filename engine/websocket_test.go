@@ -209,9 +209,7 @@ func TestWebSocketRequestWithData(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if f, err := ws.ReadFrame(br); err != nil || string(f.Payload) != "early" {
-			t.Errorf("%v %v", f, err)
-		}
+		wantRead(t, &wsClient{Conn: c, r: br}, "early")
 	}
 }
 
