@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/sluicemq/sluice/broker/topics"
 )
@@ -16,7 +17,8 @@ type feed struct {
 	open     int // entries that the receiver still has to finish
 	window   int
 	received map[uint16]*shard // QoS 2 identifiers of the client's own publishes, and where they are remembered
-	skip     map[Ref]struct{}  // sent in an earlier connection, above the position
+	resumed  map[Ref]*outEntry // sent in an earlier connection, above the position; they join out when the cursor passes them
+	order    []*outEntry       // resumed in the order of their sending
 	position []shardSeq
 	parked   *bundle // fetched, and not taken yet
 	parkedAt int
@@ -80,19 +82,22 @@ func newFeed(b *Broker, c *Client) *feed {
 	s := c.sess.shard
 	s.mu.Lock()
 	f.position = append(f.position, d.position...)
-	f.out = append(f.out, d.inflight...)
+	inflight := append([]outEntry(nil), d.inflight...)
 	s.mu.Unlock()
-	for i := range f.out {
-		e := &f.out[i]
+	for i := range inflight {
+		e := &inflight[i]
 		if e.state != outDone {
 			f.open++
 		}
-		if e.ref.Group == 0 && e.ref.Seq > seqOf(f.position, e.ref.Shard) {
-			if f.skip == nil {
-				f.skip = make(map[Ref]struct{})
-			}
-			f.skip[e.ref] = struct{}{}
+		if e.ref.Seq <= seqOf(f.position, e.ref.Shard) {
+			f.out = append(f.out, *e)
+			continue
 		}
+		if f.resumed == nil {
+			f.resumed = make(map[Ref]*outEntry)
+		}
+		f.resumed[e.ref] = e
+		f.order = append(f.order, e)
 	}
 	for _, sh := range b.shards {
 		sh.mu.Lock()
@@ -133,13 +138,11 @@ func (f *feed) subscribed() { f.seen = nil }
 func (l *Local) startFeed(c *Client) {
 	f := c.feed
 	resend := map[uint16][]uint64{}
-	for i := range f.out {
-		e := &f.out[i]
-		switch {
-		case e.state == outReceived:
+	for _, e := range f.order {
+		switch e.state {
+		case outReceived:
 			c.sub.Control(Control{Kind: ControlRelease, PacketID: e.id})
-		case e.state != outDone && e.ref.Group == 0:
-			e.state = outSent
+		case outSent:
 			resend[e.ref.Shard] = append(resend[e.ref.Shard], e.ref.Seq)
 		}
 	}
@@ -198,8 +201,12 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 
 // offer gives a queued message to the receiver, or starts its grant. False: no room.
 func (l *Local) offer(f *feed, m *Message, opts uint32, ids []uint32, ref Ref) bool {
-	if _, sent := f.skip[ref]; sent {
-		delete(f.skip, ref)
+	if e := f.resumed[ref]; e != nil {
+		delete(f.resumed, ref)
+		if e.state != outDone {
+			f.open--
+		}
+		f.push(*e)
 		return true
 	}
 	d := &l.delivery
@@ -264,6 +271,11 @@ func (f *feed) find(id uint16) *outEntry {
 			return e
 		}
 	}
+	for _, e := range f.resumed {
+		if e.id == id && e.state != outDone {
+			return e
+		}
+	}
 	return nil
 }
 
@@ -304,6 +316,9 @@ func (f *feed) freeID() uint16 {
 		used := false
 		for i := f.head; i < len(f.out) && !used; i++ {
 			used = f.out[i].id == id && f.out[i].state != outDone
+		}
+		for _, e := range f.resumed {
+			used = used || e.id == id && e.state != outDone
 		}
 		if !used {
 			return id
@@ -560,9 +575,11 @@ func (l *Local) resend(f *feed, bu *bundle) {
 	for i := range bu.msgs {
 		found[bu.msgs[i].ref] = i
 	}
-	for i := f.head; i < len(f.out) && f.c.state == clientConnected; i++ {
-		e := &f.out[i]
-		if e.state != outSent || e.ref.Shard != bu.shard || e.ref.Group != 0 {
+	for _, e := range f.order {
+		if f.c.state != clientConnected {
+			return
+		}
+		if e.state != outSent || e.ref.Shard != bu.shard || f.resumed[e.ref] != e {
 			continue
 		}
 		at, ok := found[e.ref]
@@ -570,7 +587,6 @@ func (l *Local) resend(f *feed, bu *bundle) {
 			if _, asked := bu.asked[e.ref.Seq]; asked && !bu.failed {
 				l.b.stats.QueueDropped[DropLost].Add(1)
 				f.finish(e)
-				i = f.head - 1
 			}
 			continue
 		}
@@ -654,9 +670,15 @@ func (f *feed) encode(dst []byte, all bool) []byte {
 	at := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
 	n := uint32(0)
+	for _, e := range f.order {
+		if f.resumed[e.ref] == e {
+			dst = appendOut(dst, *e)
+			n++
+		}
+	}
 	for i := f.head; i < len(f.out); i++ {
 		e := f.out[i]
-		if e.qos == 1 && e.state == outSent && !all || e.ref.Group != 0 {
+		if e.qos == 1 && e.state == outSent && !all {
 			continue
 		}
 		if e.state == outGranting {
@@ -717,7 +739,12 @@ func (s *shard) applyGrant(d *decoder) {
 	defer s.mu.Unlock()
 	sess := s.mu.byID[id]
 	for n := d.count(); n > 0 && !d.bad; n-- {
-		if e := d.out(); sess != nil && !d.bad {
+		e := d.out()
+		if sess == nil || d.bad {
+			continue
+		}
+		// A position that was journaled while the grant was being made has the entry already.
+		if !slices.ContainsFunc(sess.d.inflight, func(o outEntry) bool { return o.id == e.id && o.ref == e.ref }) {
 			sess.d.inflight = append(sess.d.inflight, e)
 		}
 	}
