@@ -25,8 +25,8 @@ func (c *client) refused(err error, want wire.ReasonCode) {
 
 // A good CONNECT is answered by one CONNACK, which comes first.
 //
-// Conformance: MQTT-3.1.4-4 (3.1.1), MQTT-3.1.4-5 (5.0), MQTT-3.2.0-1 (3.1.1, 5.0), MQTT-3.2.0-2 (5.0), MQTT-3.1.3-5 (3.1.1, 5.0),
-// MQTT-3.12.4-1 (3.1.1, 5.0), MQTT-4.12.0-6 (5.0)
+// Conformance: MQTT-3.1.4-4 (3.1.1), MQTT-3.1.4-5 (5.0), MQTT-3.2.0-1 (3.1.1, 5.0), MQTT-3.2.0-2 (5.0), MQTT-3.1.3-5 (3.1.1, 5.0)
+// Conformance: MQTT-3.12.4-1 (3.1.1, 5.0), MQTT-4.12.0-6 (5.0)
 func TestConnectAccepted(t *testing.T) {
 	each(t, all, func(w *world) {
 		c, err := w.try("0123456789abcABC" + w.prefix)

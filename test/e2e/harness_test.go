@@ -34,9 +34,13 @@ type memoryLog struct {
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	groups [][]byte
+	failed atomic.Bool // nothing is committed any more
 }
 
 func (m *memoryLog) Wake() {
+	if m.failed.Load() {
+		return
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -245,6 +249,7 @@ var (
 // each runs f on the shared node of each transport, for each of the versions.
 func each(t *testing.T, versions []byte, f func(w *world)) {
 	t.Helper()
+	t.Parallel()
 	for _, tr := range transports() {
 		t.Run(tr, func(t *testing.T) { in(t, shared[tr], versions, f) })
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
-// Conformance: MQTT-3.3.1-5 (3.1.1, 5.0), MQTT-3.3.1-6 (3.1.1, 5.0), MQTT-3.3.1-7 (3.1.1, 5.0), MQTT-3.3.1-8 (3.1.1, 5.0),
-// MQTT-3.3.1-9 (3.1.1), MQTT-3.3.1-10 (3.1.1), MQTT-3.3.1-11 (3.1.1), MQTT-3.3.1-12 (3.1.1, 5.0)
+// Conformance: MQTT-3.3.1-5 (3.1.1, 5.0), MQTT-3.3.1-6 (3.1.1, 5.0), MQTT-3.3.1-7 (3.1.1, 5.0), MQTT-3.3.1-8 (3.1.1, 5.0)
+// Conformance: MQTT-3.3.1-9 (3.1.1), MQTT-3.3.1-10 (3.1.1), MQTT-3.3.1-11 (3.1.1), MQTT-3.3.1-12 (3.1.1, 5.0)
 func TestRetained(t *testing.T) {
 	each(t, both, func(w *world) {
 		pub, watch := w.connect("pub"), w.connect("watch")
@@ -97,8 +97,8 @@ func TestRetainAsPublished(t *testing.T) {
 
 // What a publisher says about its message reaches the subscriber as it was.
 //
-// Conformance: MQTT-3.3.2-4 (5.0), MQTT-3.3.2-15 (5.0), MQTT-3.3.2-16 (5.0), MQTT-3.3.2-17 (5.0), MQTT-3.3.2-18 (5.0),
-// MQTT-3.3.2-20 (5.0)
+// Conformance: MQTT-3.3.2-4 (5.0), MQTT-3.3.2-15 (5.0), MQTT-3.3.2-16 (5.0), MQTT-3.3.2-17 (5.0), MQTT-3.3.2-18 (5.0)
+// Conformance: MQTT-3.3.2-20 (5.0)
 func TestPropertiesAreHandedOn(t *testing.T) {
 	each(t, only5, func(w *world) {
 		var block []byte

@@ -10,9 +10,9 @@ import (
 
 // Each QoS is answered as it asks for, by the identifier of the PUBLISH.
 //
-// Conformance: MQTT-3.3.4-1 (3.1.1, 5.0), MQTT-2.3.1-6 (3.1.1), MQTT-2.2.1-5 (5.0), MQTT-4.3.2-2 (3.1.1), MQTT-4.3.2-4 (5.0),
-// MQTT-4.3.2-5 (5.0), MQTT-4.3.3-8 (5.0), MQTT-4.3.3-11 (5.0), MQTT-4.3.3-12 (5.0), MQTT-3.4.0-1 (5.0), MQTT-3.5.0-1 (5.0),
-// MQTT-3.6.4-1 (5.0), MQTT-3.7.4-1 (5.0)
+// Conformance: MQTT-3.3.4-1 (3.1.1, 5.0), MQTT-2.3.1-6 (3.1.1), MQTT-2.2.1-5 (5.0), MQTT-4.3.2-2 (3.1.1), MQTT-4.3.2-4 (5.0)
+// Conformance: MQTT-4.3.2-5 (5.0), MQTT-4.3.3-8 (5.0), MQTT-4.3.3-11 (5.0), MQTT-4.3.3-12 (5.0), MQTT-3.4.0-1 (5.0), MQTT-3.5.0-1 (5.0)
+// Conformance: MQTT-3.6.4-1 (5.0), MQTT-3.7.4-1 (5.0)
 func TestAcknowledgements(t *testing.T) {
 	each(t, both, func(w *world) {
 		for _, o := range []with{func(*wire.Connect) {}, kept} {
@@ -71,8 +71,8 @@ func TestQoS2IsDeliveredOnce(t *testing.T) {
 
 // The server's own way through QoS 0, 1 and 2.
 //
-// Conformance: MQTT-4.3.1-1 (3.1.1, 5.0), MQTT-4.3.2-1 (3.1.1, 5.0), MQTT-4.3.2-2 (5.0), MQTT-4.3.3-1 (3.1.1, 5.0),
-// MQTT-4.3.3-2 (5.0), MQTT-4.3.3-4 (5.0), MQTT-2.3.1-4 (3.1.1), MQTT-2.2.1-4 (5.0), MQTT-2.2.2-1 (3.1.1)
+// Conformance: MQTT-4.3.1-1 (3.1.1, 5.0), MQTT-4.3.2-1 (3.1.1, 5.0), MQTT-4.3.2-2 (5.0), MQTT-4.3.3-1 (3.1.1, 5.0)
+// Conformance: MQTT-4.3.3-2 (5.0), MQTT-4.3.3-4 (5.0), MQTT-2.3.1-4 (3.1.1), MQTT-2.2.1-4 (5.0), MQTT-2.2.2-1 (3.1.1)
 func TestServerAsSender(t *testing.T) {
 	each(t, both, func(w *world) {
 		for _, o := range []with{func(*wire.Connect) {}, kept} {

@@ -10,9 +10,9 @@ import (
 
 // A kept session keeps its subscriptions and collects what its client misses; a clean one begins anew.
 //
-// Conformance: MQTT-3.1.2-4 (3.1.1, 5.0), MQTT-3.1.2-5 (3.1.1, 5.0), MQTT-3.1.2-6 (3.1.1, 5.0), MQTT-3.1.3-2 (3.1.1, 5.0),
-// MQTT-3.1.4-3 (3.1.1), MQTT-3.1.4-4 (5.0), MQTT-3.2.2-1 (3.1.1), MQTT-3.2.2-2 (3.1.1, 5.0), MQTT-3.2.2-3 (3.1.1, 5.0),
-// MQTT-3.1.2-23 (5.0), MQTT-4.1.0-1 (3.1.1, 5.0), MQTT-4.1.0-2 (3.1.1), MQTT-4.5.0-1 (3.1.1, 5.0)
+// Conformance: MQTT-3.1.2-4 (3.1.1, 5.0), MQTT-3.1.2-5 (3.1.1, 5.0), MQTT-3.1.2-6 (3.1.1, 5.0), MQTT-3.1.3-2 (3.1.1, 5.0)
+// Conformance: MQTT-3.1.4-3 (3.1.1), MQTT-3.1.4-4 (5.0), MQTT-3.2.2-1 (3.1.1), MQTT-3.2.2-2 (3.1.1, 5.0), MQTT-3.2.2-3 (3.1.1, 5.0)
+// Conformance: MQTT-3.1.2-23 (5.0), MQTT-4.1.0-1 (3.1.1, 5.0), MQTT-4.1.0-2 (3.1.1), MQTT-4.5.0-1 (3.1.1, 5.0)
 func TestKeptSession(t *testing.T) {
 	each(t, both, func(w *world) {
 		pub := w.connect("pub")
@@ -103,8 +103,8 @@ func TestRetainedOutlivesSession(t *testing.T) {
 
 // What was not acknowledged is sent again after reconnecting, in its order, as it was, and only then.
 //
-// Conformance: MQTT-4.4.0-1 (3.1.1, 5.0), MQTT-3.3.1-1 (3.1.1, 5.0), MQTT-4.6.0-1 (3.1.1, 5.0), MQTT-4.3.2-3 (5.0),
-// MQTT-4.3.3-3 (5.0)
+// Conformance: MQTT-4.4.0-1 (3.1.1, 5.0), MQTT-3.3.1-1 (3.1.1, 5.0), MQTT-4.6.0-1 (3.1.1, 5.0), MQTT-4.3.2-3 (5.0)
+// Conformance: MQTT-4.3.3-3 (5.0)
 func TestResendAfterReconnect(t *testing.T) {
 	each(t, both, func(w *world) {
 		pub := w.connect("pub")

@@ -17,8 +17,8 @@ func (w *world) will(topic, payload string, qos byte, retain bool, delay uint32)
 
 // A will is published when its connection breaks, whatever breaks it, and not after DISCONNECT.
 //
-// Conformance: MQTT-3.1.2-8 (3.1.1, 5.0), MQTT-3.1.2-10 (3.1.1, 5.0), MQTT-3.1.2-12 (3.1.1), MQTT-3.1.2-7 (5.0),
-// MQTT-3.1.2-16 (3.1.1), MQTT-3.1.2-14 (5.0), MQTT-3.14.4-3 (3.1.1, 5.0)
+// Conformance: MQTT-3.1.2-8 (3.1.1, 5.0), MQTT-3.1.2-10 (3.1.1, 5.0), MQTT-3.1.2-12 (3.1.1), MQTT-3.1.2-7 (5.0)
+// Conformance: MQTT-3.1.2-16 (3.1.1), MQTT-3.1.2-14 (5.0), MQTT-3.14.4-3 (3.1.1, 5.0)
 func TestWill(t *testing.T) {
 	each(t, both, func(w *world) {
 		watch := w.connect("watch")
