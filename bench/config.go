@@ -39,7 +39,8 @@ type Config struct {
 	ConnectTimeout time.Duration // without any progress; 0: 30 s
 	KeepAlive      time.Duration // 0: 20 min, 1 s at least
 	ConnectRate    float64       // connections per second; 0: as fast as they come
-	ConnectBurst   int           // connections under way at once; 0: 128
+	ConnectBurst   int           // connections under way at once; 0: 64, less than any broker's backlog
+	Spin           time.Duration // with Rate: look instead of sleeping for so long before a send; 0: 60 µs, negative: sleep
 	ReceiveMaximum int           // of the receivers; 0: not given
 
 	Durable   bool  // sessions outlive connections; they are removed after the run
@@ -85,13 +86,14 @@ func (c *Config) setDefaults() {
 	}
 	c.Warmup = max(c.Warmup, 0)
 	def(&c.Duration, 10*time.Second)
+	def(&c.Spin, 60*time.Microsecond)
 	def(&c.Settle, 60*time.Second)
 	def(&c.Drain, 5*time.Second)
 	def(&c.Stall, time.Second)
 	def(&c.ConnectTimeout, 30*time.Second)
 	def(&c.KeepAlive, 20*time.Minute)
 	if c.ConnectBurst == 0 {
-		c.ConnectBurst = 128
+		c.ConnectBurst = 64
 	}
 	if c.Filters == 0 {
 		c.Filters = 100_000
@@ -145,6 +147,7 @@ func init() {
 	scenarios = map[string]Scenario{}
 	for _, s := range []Scenario{
 		{"pairs", "point to point: each publisher has a subscriber of its own", runPairs},
+		{"publish", "publishers to topics that nobody has subscribed to", runPublish},
 		{"fanout", "one publisher, many subscribers to its topic", runFanout},
 		{"fanin", "many publishers, one subscriber to all of them", runFanin},
 		{"shared", "publishers, and a group that shares one subscription", runShared},

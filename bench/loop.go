@@ -153,7 +153,8 @@ func (l *loop) timeout() time.Duration {
 	}
 	wait := l.sweepAt - l.run.clock()
 	if due, ok := l.sched.next(l.run.stopAt.Load()); ok {
-		wait = min(wait, due-l.run.clock())
+		// A sleep ends some 50 µs late on many machines: its end is waited for awake.
+		wait = min(wait, max(due-l.run.clock()-max(int64(l.run.cfg.Spin), 0), 0))
 	}
 	if len(l.dialing) > 0 && l.opening < l.run.cfg.ConnectBurst {
 		wait = min(wait, int64(time.Millisecond))

@@ -226,7 +226,9 @@ func (r *run) fillResult() {
 	if v := s.Server; v != nil && t.sentMeasured > 0 {
 		us := v.CPUSeconds * 1e6
 		v.CPUPerMessage = us / float64(t.sentMeasured)
-		v.CPUPerDelivery = us / float64(max(t.receivedMeasured, 1))
+		if t.receivedMeasured > 0 {
+			v.CPUPerDelivery = us / float64(t.receivedMeasured)
+		}
 		v.SwitchesPerThousand = float64(v.ContextSwitches) * 1000 / float64(t.sentMeasured)
 		v.MessagesPerCPUSecond = float64(t.sentMeasured) / max(v.CPUSeconds, 1e-9)
 	}

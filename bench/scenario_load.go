@@ -54,6 +54,17 @@ func (r *run) connectAndLoad(subs, pubs []*conn, expected func(uint64) uint64) e
 	return r.finishLoad(r.load(expected))
 }
 
+// runPublish: publishers alone. At QoS 0 nothing comes back, and the pace is what the broker reads.
+func runPublish(r *run) error {
+	var pubs []*conn
+	for i := range or(r.cfg.Publishers, 64) {
+		c := r.newConn("p", i)
+		r.newPublisher(c, r.topic("n", i), 0)
+		pubs = append(pubs, c)
+	}
+	return r.connectAndLoad(nil, pubs, func(uint64) uint64 { return 0 })
+}
+
 // runFanout: each of few publishers (one by default) to all subscribers.
 func runFanout(r *run) error {
 	pubs, subs := or(r.cfg.Publishers, 1), or(r.cfg.Subscribers, 1000)
