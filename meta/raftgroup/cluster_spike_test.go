@@ -243,7 +243,7 @@ func envInt(name string, def int) int {
 func TestSpikeKill(t *testing.T) {
 	size := envInt("SPIKE_SIZE", 64<<10)
 	c := newCluster(t, nodeConfig{
-		Groups: uint64(envInt("SPIKE_GROUPS", 64)), Log: "file", Exec: uint64(envInt("SPIKE_EXEC", 1)), Snapshots: 40,
+		Groups: uint64(envInt("SPIKE_GROUPS", 64)), Log: "journal", Exec: uint64(envInt("SPIKE_EXEC", 1)), Snapshots: 40,
 	})
 	c.start(all...)
 	c.ready(all...)
@@ -299,7 +299,7 @@ func TestSpikeThroughput(t *testing.T) {
 	kinds := []struct {
 		log  string
 		exec uint64
-	}{{"file", 1}, {"file", 16}, {"pebble", 1}, {"tan", 1}}
+	}{{"journal", 1}, {"journal", 16}, {"file", 1}, {"pebble", 1}, {"tan", 1}}
 	groups := uint64(envInt("SPIKE_GROUPS", 64))
 	for _, size := range []int{envInt("SPIKE_SIZE", 64<<10), 1 << 10} {
 		for _, k := range kinds {

@@ -6,7 +6,9 @@ package raftgroup
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -148,14 +150,14 @@ func (g *groupLog) must(ud *pb.Update) bool {
 func (l *raftLog) Gather(dst []byte, max int) (out []byte, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	limit := len(dst) + max
+	empty, limit := len(dst), len(dst)+max
 	var whole []*saveRequest
 	wrote := false
 	for len(l.mu.waiting) > 0 {
 		r := l.mu.waiting[0]
 		before := len(dst)
 		var done bool
-		dst, done = l.encode(r, dst, limit)
+		dst, done = l.encode(r, dst, empty, limit)
 		wrote = wrote || len(dst) > before
 		if !done {
 			break
@@ -169,10 +171,10 @@ func (l *raftLog) Gather(dst []byte, max int) (out []byte, more bool) {
 	return dst, len(l.mu.waiting) > 0
 }
 
-// encode appends frames of r until dst would pass limit, and tells whether r is through.
-func (l *raftLog) encode(r *saveRequest, dst []byte, limit int) (_ []byte, done bool) {
+// encode appends frames of r until dst would pass limit, and tells whether r is through. What is too large by itself goes alone.
+func (l *raftLog) encode(r *saveRequest, dst []byte, empty, limit int) (_ []byte, done bool) {
 	if r.raw != nil {
-		if len(dst)+len(r.raw) > limit {
+		if len(dst)+len(r.raw) > limit && len(dst) > empty {
 			return dst, false
 		}
 		l.frames.Add(1)
@@ -190,7 +192,10 @@ func (l *raftLog) encode(r *saveRequest, dst []byte, limit int) (_ []byte, done 
 			n++
 		}
 		if room < 0 && n == r.entry {
-			return dst, false
+			if len(dst) > empty {
+				return dst, false
+			}
+			n = min(n+1, len(ud.EntriesToSave))
 		}
 		dst = appendUpdate(dst, ud, r.entry, n, r.own)
 		l.frames.Add(1)
@@ -243,10 +248,7 @@ func appendUpdate(dst []byte, ud *pb.Update, from, n int, own bool) []byte {
 // appendMessage appends the length of m and m itself, of at most size bytes, without a copy in between.
 func appendMessage(dst []byte, size int, m pb.Marshaler) []byte {
 	at := len(dst)
-	for cap(dst)-at < 4+size {
-		dst = append(dst[:cap(dst)], 0)
-	}
-	dst = dst[:at+4+size]
+	dst = slices.Grow(dst, 4+size)[:at+4+size]
 	n, err := m.MarshalTo(dst[at+4:])
 	if err != nil {
 		panic(err)
@@ -269,17 +271,30 @@ func (l *raftLog) committed() {
 	l.mu.flying = l.mu.flying[1:]
 }
 
-// Failed ends all that wait.
+// errFull stands for a full disk: whoever feeds the log hands it to Failed when the log is to go on later.
+var errFull = errors.New("disk is full")
+
+// Failed ends all that wait, unless err is errFull: then what was in flight waits again, and is written from its begin when there
+// is space. Dragonboat panics at an error of its store, so the store answers late rather than with one.
 func (l *raftLog) Failed(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.failed = err
+	var again []*saveRequest
 	for _, rs := range append(l.mu.flying, l.mu.waiting) {
-		for _, r := range rs {
-			r.done <- err
-		}
+		again = append(again, rs...)
 	}
 	l.mu.flying, l.mu.waiting = nil, nil
+	if errors.Is(err, errFull) {
+		for _, r := range again {
+			r.ud, r.entry = 0, 0
+		}
+		l.mu.waiting = again
+		return
+	}
+	l.mu.failed = err
+	for _, r := range again {
+		r.done <- err
+	}
 }
 
 func (l *raftLog) wait(r *saveRequest) error {
@@ -300,7 +315,7 @@ func (l *raftLog) replay(f *record.Frame) error {
 	g := l.group(uint64(f.Shard), uint64(f.Partition))
 	switch f.Kind {
 	case record.KindRaftUpdate:
-		return g.replayUpdate(f.Payload)
+		return g.replayUpdate(f.Index, f.Payload)
 	case record.KindRaftCompact:
 		g.dropTo(f.Index)
 	case record.KindRaftBootstrap:
@@ -316,7 +331,7 @@ func (l *raftLog) replay(f *record.Frame) error {
 
 var errPayload = fmt.Errorf("bad payload of a raft frame")
 
-func (g *groupLog) replayUpdate(p []byte) error {
+func (g *groupLog) replayUpdate(index uint64, p []byte) error {
 	if len(p) == 0 {
 		return errPayload
 	}
@@ -348,6 +363,10 @@ func (g *groupLog) replayUpdate(p []byte) error {
 		if err := ud.Snapshot.Unmarshal(m); err != nil {
 			return err
 		}
+	}
+	// The log may have been full in the midst of an update, which was then written again.
+	for len(g.staged) > 0 && g.staged[len(g.staged)-1].Index >= index {
+		g.staged = g.staged[:len(g.staged)-1]
 	}
 	for len(p) > 0 {
 		m, err := next()

@@ -31,6 +31,7 @@ import (
 	"github.com/lni/dragonboat/v4/raftio"
 	sm "github.com/lni/dragonboat/v4/statemachine"
 
+	"github.com/sluicemq/sluice/journal"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -40,7 +41,7 @@ type nodeConfig struct {
 	Dir       string
 	Addrs     map[uint64]string
 	Groups    uint64
-	Log       string // file, tan, pebble
+	Log       string // journal, file, tan, pebble
 	Exec      uint64 // Dragonboat's step workers
 	Snapshots uint64 // entries between snapshots of a group; 0: none
 }
@@ -232,13 +233,10 @@ func (n *node) start() error {
 	}
 	c.Expert.Engine.ExecShards = n.cfg.Exec
 	switch n.cfg.Log {
-	case "file":
-		start := time.Now()
-		var err error
-		if n.log, n.replayed, err = openFileLog(filepath.Join(n.cfg.Dir, "log")); err != nil {
+	case "journal", "file":
+		if err := n.openLog(); err != nil {
 			return err
 		}
-		n.replay = time.Since(start)
 		c.Expert.LogDBFactory = journalFactory{n.log}
 	case "tan":
 		c.Expert.LogDBFactory = tan.Factory
@@ -259,6 +257,17 @@ func (n *node) start() error {
 		}
 	}
 	return nil
+}
+
+func (n *node) openLog() (err error) {
+	start := time.Now()
+	if dir := filepath.Join(n.cfg.Dir, "log"); n.cfg.Log == "file" {
+		n.log, n.replayed, err = openFileLog(dir)
+	} else {
+		n.log, n.replayed, err = openJournal(journal.Options{Dir: dir})
+	}
+	n.replay = time.Since(start)
+	return err
 }
 
 // proposal is a batch of records of about size bytes, in its frame, behind room for the head.

@@ -4,6 +4,7 @@ package raftgroup
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,14 +15,20 @@ import (
 	"github.com/sluicemq/sluice/journal/record"
 )
 
-// memoryLog commits what raftLog gathers to a slice, in groups of at most max bytes.
-func memoryLog(max int) (*raftLog, *[]byte) {
+// memoryLog commits what raftLog gathers to a slice, in groups of at most max bytes. Twice the disk is full: at group full, and twice that.
+func memoryLog(max, full int) (*raftLog, *[]byte) {
 	l, disk := newRaftLog(), new([]byte)
+	groups := 0
 	l.wake = func() {
 		for more := true; more; {
 			var group []byte
 			if group, more = l.Gather(make([]byte, 0, max), max); len(group) == 0 {
 				return
+			}
+			if groups++; groups == full || groups == 2*full {
+				l.Failed(fmt.Errorf("group %d: %w", groups, errFull))
+				more = true
+				continue
 			}
 			*disk = append(*disk, group...)
 			l.committed()
@@ -54,7 +61,7 @@ func look(t *rapid.T, l *raftLog, shard uint64) view {
 // cuts the log at a frame, and replays it: each replica is as it was after one of its saves, and after the last if nothing was cut.
 func TestReplayModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l, disk := memoryLog(rapid.SampledFrom([]int{700, 1500, 1 << 20}).Draw(t, "group"))
+		l, disk := memoryLog(rapid.SampledFrom([]int{100, 700, 1500, 1 << 20}).Draw(t, "group"), rapid.SampledFrom([]int{1, 3, 11, 1 << 20}).Draw(t, "full"))
 		const shards = 3
 		history := make(map[uint64][]view)
 		for s := uint64(1); s <= shards; s++ {
