@@ -521,3 +521,40 @@ func TestNoAllocationsPerMessage(t *testing.T) {
 		}
 	}
 }
+
+// A full pending list stops the reading of its publisher; nothing is lost, doubled or out of order when it goes on.
+func TestBusyCorePausesReading(t *testing.T) {
+	s := DefaultSettings()
+	s.ReceiveMax = 65535
+	w := newWorld(t, Options{Settings: &s})
+	keeper := w.connect(wire.V5, "keeper", func(k *wire.Connect) { k.SessionExpiry = 100 })
+	keeper.subscribe(1, "a")
+	pub := w.connect(wire.V5, "pub")
+	w.hold = true
+	payload := bytes.Repeat([]byte("p"), 60_000)
+	sent := uint16(0)
+	for !pub.k.paused && sent < 1000 {
+		sent++
+		pub.k.in = wire.AppendPublish(pub.k.in, wire.V5, &wire.PublishOut{Topic: []byte("a"), Payload: payload, QoS: 1, PacketID: sent})
+		pub.feed()
+	}
+	if !pub.k.paused || len(pub.k.in) == 0 || pub.k.deadline != 0 {
+		t.Fatalf("after %d messages: paused %v, %d bytes left, deadline %d", sent, pub.k.paused, len(pub.k.in), pub.k.deadline)
+	}
+	w.hold = false
+	w.turn()
+	pub.send(wire.AppendPingreq(nil))
+	next := uint16(1)
+	for _, h := range pub.packets() {
+		if h.Type != wire.PUBACK {
+			continue
+		}
+		if a, err := wire.DecodeAck(h.Type, h.Body, wire.V5); err != nil || a.PacketID != next {
+			t.Fatalf("%+v %v, want %d", a, err, next)
+		}
+		next++
+	}
+	if next != sent+1 {
+		t.Errorf("%d of %d are acknowledged", next-1, sent)
+	}
+}

@@ -34,13 +34,10 @@ type memoryLog struct {
 	done   sync.WaitGroup
 	mu     sync.Mutex
 	groups [][]byte
-	failed atomic.Bool // nothing is committed any more
+	fail   chan error // takes what ends the log
 }
 
 func (m *memoryLog) Wake() {
-	if m.failed.Load() {
-		return
-	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
@@ -52,6 +49,10 @@ func (m *memoryLog) run() {
 	for {
 		select {
 		case <-m.wake:
+		case err := <-m.fail:
+			m.b.Failed(err, true)
+			<-m.stop
+			return
 		case <-m.stop:
 			return
 		}
@@ -133,7 +134,7 @@ func startNode(o nodeOptions) (*node, error) {
 		el.OnTurnEnd(l.EndTurn)
 		n.stops = append(n.stops, el.Every(50*time.Millisecond, l.Tick))
 	}
-	n.log = &memoryLog{b: n.broker, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	n.log = &memoryLog{b: n.broker, wake: make(chan struct{}, 1), stop: make(chan struct{}), fail: make(chan error)}
 	n.broker.UseLog(n.log)
 	n.broker.Recovered()
 	n.log.done.Add(1)

@@ -238,9 +238,12 @@ func TestJournalFails(t *testing.T) {
 	keeper.sub(1, "kept")
 	live := w.connect("live")
 	live.sub(1, "free")
-	n.log.failed.Store(true)
-	n.broker.Failed(errors.New("no space left on device"), true)
+	n.log.fail <- errors.New("no space left on device")
 	c := w.connect("c")
+	testx.Eventually(t, patience, func() bool {
+		code, _ := c.Publish(&wire.PublishOut{Topic: []byte(w.name("kept")), QoS: 1})
+		return code.Failed()
+	})
 	for typ, qos := range map[wire.PacketType]byte{wire.PUBACK: 1, wire.PUBREC: 2} {
 		c.send(wire.AppendPublish(nil, w.version, &wire.PublishOut{Topic: []byte(w.name("kept")), QoS: qos, PacketID: 5}))
 		if a := c.ackOf(typ, 5); a.Reason != wire.ImplementationSpecific {
