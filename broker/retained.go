@@ -148,3 +148,12 @@ func (r *retainedStore) load(b *Broker, topic, row []byte) bool {
 	r.put(0, &m, b)
 	return true
 }
+
+// PublishRetained routes m and makes it its topic's retained message for as long as the node runs: for numbers that each node
+// makes anew, such as $SYS. Nothing is journaled.
+func (l *Local) PublishRetained(m *Message) {
+	l.b.retained.put(0, m, l.b)
+	if mt := l.route(0, m.Topic); mt.any {
+		l.deliverAll(mt, m, Ref{})
+	}
+}

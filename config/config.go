@@ -113,8 +113,9 @@ type Auth struct {
 // Journal is the durable log.
 type Journal struct {
 	// What an acknowledgement means: `sync` is on stable storage, `async` is in the log's memory and flushed within
-	// `journal.flush_interval`, so that a power cut may take the last of it.
-	Durability string `key:"durability" default:"sync" oneof:"sync|async"`
+	// `journal.flush_interval`, so that a power cut may take the last of it; `memory` keeps nothing over a restart, and no
+	// session over its connection.
+	Durability string `key:"durability" default:"sync" oneof:"sync|async|memory"`
 	// Longest time that `async` leaves anything unflushed.
 	FlushInterval time.Duration `key:"flush_interval" default:"5ms" min:"100us" max:"1m"`
 	// Size of a log segment; existing segments keep theirs.
@@ -131,13 +132,11 @@ type Journal struct {
 
 // Limits bound what clients can take. A full limit is an answer with a reason, counted in the metrics.
 type Limits struct {
-	// Memory of the node's queues, caches and tables together. `0` is half of what the process may use. At 80 % the slowest
-	// are shed, at 90 % publishers are no longer read, at 95 % CONNECT is refused.
+	// Memory that the process may use. `0` is its soft limit: GOMEMLIMIT, or 75 % of what the machine or control group has. At
+	// 80 % a slow client may have an eighth of `limits.queue_bytes` wait for it, at 95 % CONNECT is refused.
 	Memory Size `key:"memory" default:"0" min:"0" reload:"live"`
 	// Connections of the node. 0 is as many as file descriptors allow.
 	Connections int `key:"connections" default:"0" min:"0" reload:"live"`
-	// Connections from one address. 0 is no limit.
-	ConnectionsPerAddress int `key:"connections_per_address" default:"0" min:"0" reload:"live"`
 	// Largest MQTT packet accepted, header included. The protocol's own bound is 256 MiB.
 	PacketSize Size `key:"packet_size" default:"1MiB" min:"1KiB" max:"268435460" reload:"live"`
 	// Bytes that wait in memory for one slow connection. Beyond it QoS 0 is dropped and counted, and `limits.on_full` decides
@@ -158,8 +157,6 @@ type Limits struct {
 	Sessions int `key:"sessions" default:"0" min:"0" reload:"live"`
 	// Subscriptions of one session. 0 is no limit.
 	Subscriptions int `key:"subscriptions" default:"0" min:"0" reload:"live"`
-	// Topic filters in one SUBSCRIBE or UNSUBSCRIBE.
-	FiltersPerPacket int `key:"filters_per_packet" default:"10000" min:"1" reload:"live"`
 	// Levels of a topic name or filter.
 	TopicLevels int `key:"topic_levels" default:"128" min:"1" max:"32768" reload:"live"`
 	// Bytes of a topic name or filter.
@@ -168,12 +165,6 @@ type Limits struct {
 	ClientIDBytes Size `key:"client_id_bytes" default:"65535" min:"23" max:"65535" reload:"live"`
 	// Retained messages of the node. 0 is no limit.
 	RetainedMessages int `key:"retained_messages" default:"0" min:"0" reload:"live"`
-	// Largest payload of a retained message. 0 is no limit of its own.
-	RetainedSize Size `key:"retained_size" default:"0" min:"0" reload:"live"`
-	// Messages that one client may publish in a second; beyond it the client is not read from. 0 is no limit.
-	PublishRate int `key:"publish_rate" default:"0" min:"0" reload:"live"`
-	// Bytes that one client may publish in a second; beyond it the client is not read from. 0 is no limit.
-	PublishBytesRate Size `key:"publish_bytes_rate" default:"0" min:"0" reload:"live"`
 }
 
 // MQTT is what the node offers to MQTT clients.
@@ -195,8 +186,6 @@ type MQTT struct {
 	SessionExpiryMax time.Duration `key:"session_expiry_max" default:"never" min:"0s" reload:"live"`
 	// Expiry of sessions of MQTT 3.1 and 3.1.1 clients with clean session 0. `never` keeps them until limits.* say otherwise.
 	SessionExpiryV3 time.Duration `key:"session_expiry_v3" default:"never" min:"0s" reload:"live"`
-	// Longest message expiry; a longer or absent one is set to it. `never` leaves them as they are.
-	MessageExpiryMax time.Duration `key:"message_expiry_max" default:"never" min:"1s" reload:"live"`
 	// Longest keep-alive granted to MQTT 5 clients, told as server keep-alive; it replaces 0 too. `0s` leaves the client's own.
 	KeepAliveMax time.Duration `key:"keep_alive_max" default:"0s" min:"0s" max:"65535s" reload:"live"`
 	// Messages at QoS 1 and 2 that a client may send before the first is acknowledged.

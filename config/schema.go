@@ -251,7 +251,6 @@ var refused = map[string]string{
 	"listeners.mqtt.proxy_protocol=v2":   "this version does not read the PROXY protocol, want off",
 	"listeners.mqtt.proxy_protocol=on":   "this version does not read the PROXY protocol, want off",
 	"listeners.mqtt.proxy_protocol=auto": "this version does not read the PROXY protocol, want off",
-	"journal.durability=memory":          "want sync or async: memory is a setting of a topic, not of the journal",
 }
 
 func orList(vals []string) string {

@@ -81,12 +81,16 @@ func (c *conn) onConnect(body []byte) error {
 		c.refuse(*f)
 		return nil
 	}
+	if c.l.h.pressure.Load() >= PressureRefuse {
+		c.refuse(*failMemory)
+		return nil
+	}
 	st.setKeepAlive(&p, s)
 	switch {
 	case p.Version == wire.V5:
 		st.asked = p.SessionExpiry
 	case !p.CleanStart:
-		st.asked = neverExpires
+		st.asked = s.SessionExpiryV3
 	}
 	if p.HasWill {
 		st.will = copyWill(&p.Will)

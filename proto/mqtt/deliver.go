@@ -46,7 +46,7 @@ func (c *conn) room() bool {
 }
 
 // overBound tells that the client does not take what is sent.
-func (c *conn) overBound() bool { return c.link.Queued() > c.l.h.settings.Load().QueueBytes }
+func (c *conn) overBound() bool { return c.link.Queued() > c.l.h.queueBytes() }
 
 // Room tells whether retained messages may come: the core sends them in turns. If not, Local.Ready follows when there is room.
 func (c *conn) Room() bool {
@@ -130,8 +130,11 @@ func (o *outbound) takeID() uint16 {
 // session ends rather than that one is lost unsaid.
 func (c *conn) enqueue(m *broker.Message, d *broker.Delivery) {
 	q := &c.outbound().queue
-	if q.bytes()+queuedSize(m, d) > c.l.h.settings.Load().QueueBytes {
+	if q.bytes()+queuedSize(m, d) > c.l.h.queueBytes() {
 		c.l.dropped(DropQueueFull)
+		if c.l.h.settings.Load().OnFullDrop {
+			return
+		}
 		c.l.put(after{c: c, fail: failQueueFull})
 		return
 	}

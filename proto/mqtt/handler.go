@@ -37,6 +37,7 @@ type Handler struct {
 	log      *slog.Logger
 	settings atomic.Pointer[Settings]
 	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
+	pressure atomic.Int32            // how short of memory the node is
 	loops    []*loopState
 	pool     authPool
 	stops    []func()
@@ -78,6 +79,25 @@ func (h *Handler) addLoop(lp loop, core core) *loopState {
 
 // Set replaces the settings. Connections that exist keep what their CONNACK told them.
 func (h *Handler) Set(s Settings) { h.settings.Store(s.normal()) }
+
+// Levels of Pressure: how short of memory the node is.
+const (
+	PressureNone   = iota
+	PressureShed   // clients that read slowly may have an eighth of limits.queue_bytes wait for them
+	PressureRefuse // and nobody new comes in
+)
+
+// Pressure tells how short of memory the node is. Any goroutine may call it.
+func (h *Handler) Pressure(level int32) { h.pressure.Store(level) }
+
+// queueBytes is how much may wait for one connection now.
+func (h *Handler) queueBytes() int {
+	n := h.settings.Load().QueueBytes
+	if h.pressure.Load() >= PressureShed {
+		return n / 8
+	}
+	return n
+}
 
 // Close ends what the Handler itself runs: the pool that verifies clients, and its tickers. Clients that wait are dropped.
 func (h *Handler) Close() {

@@ -20,7 +20,9 @@ type Settings struct {
 	ConnectTimeout       time.Duration // from CONNECT to CONNACK: verification and take-over; 0: never
 	StuckTimeout         time.Duration // how long a client may take nothing while its queue is full; 0: for ever
 	QueueBytes           int           // bytes that wait for one connection
+	OnFullDrop           bool          // at that bound a session without expiry loses the message instead of its connection
 	SessionExpiryMax     time.Duration // 0: no bound
+	SessionExpiryV3      uint32        // seconds that a session of 3.x with clean session 0 is kept; the largest number: for good
 	ClientIDMax          int           // longest client identifier; 0: no bound
 	Topics               wire.TopicLimits
 	MaxQoS               uint8
@@ -40,7 +42,7 @@ func DefaultSettings() Settings {
 	return Settings{
 		MaxPacket: 16 << 20, ReceiveMax: 1024, InflightMax: 1024, TopicAliasMax: 32, TopicAliasMaxOut: 16,
 		FirstPacketTimeout: 10 * time.Second, ConnectTimeout: 30 * time.Second, StuckTimeout: 30 * time.Second,
-		QueueBytes: 1 << 20, ClientIDMax: 1024, Topics: wire.TopicLimits{Levels: 128}, MaxQoS: 2,
+		QueueBytes: 1 << 20, SessionExpiryV3: neverExpires, ClientIDMax: 1024, Topics: wire.TopicLimits{Levels: 128}, MaxQoS: 2,
 		Retain: true, Wildcards: true, Shared: true, SubscriptionIDs: true,
 	}
 }

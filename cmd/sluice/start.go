@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/server"
+)
+
+func init() { register(newStart) }
+
+// drainTimeout is how long a first signal waits for clients to go.
+const drainTimeout = 5 * time.Second
+
+type startFlags struct {
+	file, data, level, format string
+	set                       []string
+	print                     bool
+}
+
+func newStart() *cobra.Command {
+	var f startFlags
+	c := &cobra.Command{
+		Use: "start", Short: "Run a node", Args: cobra.NoArgs,
+		Long: "Run a node until SIGTERM or SIGINT, which drain it; a second signal ends it at once. SIGHUP reloads what can be reloaded.\n" +
+			"When every listener accepts, one line `ready {...}` goes to standard output; everything else goes to standard error.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.OutOrStdout()) },
+	}
+	c.Flags().StringVarP(&f.file, "config", "c", "", "configuration file, YAML")
+	c.Flags().StringVar(&f.data, "data", "", "data directory (node.data)")
+	c.Flags().StringArrayVar(&f.set, "set", nil, "set one key: KEY=VALUE; may be repeated")
+	c.Flags().StringVar(&f.level, "log-level", "", "debug, info, warn or error (log.level)")
+	c.Flags().StringVar(&f.format, "log-format", "", "text or json (log.format)")
+	c.Flags().BoolVar(&f.print, "print-config", false, "print the configuration in force, with the source of each value, and exit")
+	_ = c.MarkFlagFilename("config", "yaml", "yml")
+	_ = c.MarkFlagDirname("data")
+	return c
+}
+
+func (f *startFlags) load() (*config.Loaded, error) {
+	o := config.LoadOptions{File: f.file, Environ: os.Environ(), Set: f.set}
+	for _, v := range []config.Flag{{Name: "--data", Key: "node.data", Value: f.data},
+		{Name: "--log-level", Key: "log.level", Value: f.level}, {Name: "--log-format", Key: "log.format", Value: f.format}} {
+		if v.Value != "" {
+			o.Flags = append(o.Flags, v)
+		}
+	}
+	return config.Load(o)
+}
+
+func (f *startFlags) run(out io.Writer) error {
+	loaded, err := f.load()
+	if err != nil {
+		return err
+	}
+	if f.print {
+		return loaded.Print(out)
+	}
+	level := new(slog.LevelVar)
+	if err := level.UnmarshalText([]byte(loaded.Config.Log.Level)); err != nil {
+		return err
+	}
+	logger := newLogger(loaded.Config.Log.Format, level)
+	slog.SetDefault(logger)
+	tuneMemory(logger)
+	// Signals are taken before the node exists: one that comes while it starts must end it in order.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	s, err := server.New(loaded.Config, server.Options{Logger: logger, Version: version, Level: level})
+	if err != nil {
+		return err
+	}
+	ready, err := s.Start(context.Background())
+	if err != nil {
+		return err
+	}
+	line, err := json.Marshal(ready)
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	if _, err := fmt.Fprintf(out, "ready %s\n", line); err != nil {
+		return errors.Join(err, s.Close())
+	}
+	logger.Info("node is ready", "version", version, "node", ready.Node, "startup_ms", ready.StartupMS)
+	return f.serve(s, signals, logger)
+}
+
+func newLogger(format string, level slog.Leveler) *slog.Logger {
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+// serve waits for signals until one ends the node.
+func (f *startFlags) serve(s *server.Server, signals <-chan os.Signal, logger *slog.Logger) error {
+	for sig := range signals {
+		if sig == syscall.SIGHUP {
+			f.reload(s, logger)
+			continue
+		}
+		logger.Info("draining", "signal", sig.String())
+		break
+	}
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+		defer cancel()
+		if err := s.Drain(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			logger.Warn("drain", "err", err)
+		}
+		done <- s.Close()
+	}()
+	for {
+		select {
+		case err := <-done:
+			if err == nil {
+				logger.Info("stopped")
+			}
+			return err
+		case sig := <-signals:
+			if sig != syscall.SIGHUP {
+				return fmt.Errorf("ended by a second signal (%s) before it was drained", sig)
+			}
+		}
+	}
+}
+
+func (f *startFlags) reload(s *server.Server, logger *slog.Logger) {
+	loaded, err := f.load()
+	var report []string
+	if err == nil {
+		report, err = s.Reload(loaded.Config)
+	}
+	if err != nil {
+		logger.Error("reload refused; everything is as it was", "err", err)
+		return
+	}
+	for _, line := range report {
+		logger.Info("reload", "change", line)
+	}
+}

@@ -1,0 +1,143 @@
+package server
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/config"
+)
+
+// certificates hold what the TLS listeners show and ask for. A handshake uses what is in force when it begins.
+type certificates struct {
+	now atomic.Pointer[certificateSet]
+}
+
+type certificateSet struct {
+	tls     *tls.Config // nil: no certificate is set
+	revoked map[string]struct{}
+	expires time.Time
+}
+
+// loadCertificates reads the files. Without tls.cert there is nothing to read.
+func loadCertificates(cfg *config.Config) (*certificates, error) {
+	set := &certificateSet{}
+	c := &certificates{}
+	c.now.Store(set)
+	if !cfg.TLSSet() {
+		return c, nil
+	}
+	chain, err := os.ReadFile(cfg.TLS.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert: %w", err)
+	}
+	pair, err := tls.X509KeyPair(chain, []byte(cfg.TLS.Key.Reveal()))
+	if err != nil {
+		return nil, fmt.Errorf("tls.cert %s and tls.key: %w", cfg.TLS.Cert, err)
+	}
+	set.expires = pair.Leaf.NotAfter
+	set.tls = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if cfg.TLS.MinVersion == "1.3" {
+		set.tls.MinVersion = tls.VersionTLS13
+	}
+	switch cfg.ClientAuth() {
+	case "optional":
+		set.tls.ClientAuth = tls.VerifyClientCertIfGiven
+	case "required":
+		set.tls.ClientAuth = tls.RequireAndVerifyClientCert
+	default:
+		return c, nil
+	}
+	if err := set.loadClientCA(cfg); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func (set *certificateSet) loadClientCA(cfg *config.Config) error {
+	pemCA, err := os.ReadFile(cfg.TLS.ClientCA)
+	if err != nil {
+		return fmt.Errorf("tls.client_ca: %w", err)
+	}
+	set.tls.ClientCAs = x509.NewCertPool()
+	if !set.tls.ClientCAs.AppendCertsFromPEM(pemCA) {
+		return fmt.Errorf("tls.client_ca %s holds no PEM certificate", cfg.TLS.ClientCA)
+	}
+	if cfg.TLS.CRL == "" {
+		return nil
+	}
+	list, err := readCRL(cfg.TLS.CRL, pemCA)
+	if err != nil {
+		return fmt.Errorf("tls.crl %s: %w", cfg.TLS.CRL, err)
+	}
+	set.revoked = make(map[string]struct{})
+	for _, e := range list.RevokedCertificateEntries {
+		set.revoked[e.SerialNumber.String()] = struct{}{}
+	}
+	set.tls.VerifyPeerCertificate = func(_ [][]byte, chains [][]*x509.Certificate) error {
+		for _, chain := range chains {
+			if set.isRevoked(chain[0], list.RawIssuer) {
+				return errors.New("certificate is revoked")
+			}
+		}
+		return nil
+	}
+	return nil
+}
+
+func (set *certificateSet) isRevoked(cert *x509.Certificate, issuer []byte) bool {
+	_, found := set.revoked[cert.SerialNumber.String()]
+	return found && bytes.Equal(cert.RawIssuer, issuer)
+}
+
+// readCRL reads a revocation list and checks that one of the authorities signed it.
+func readCRL(path string, pemCA []byte) (*x509.RevocationList, error) {
+	der, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(der); block != nil {
+		der = block.Bytes
+	}
+	list, err := x509.ParseRevocationList(der)
+	if err != nil {
+		return nil, err
+	}
+	for rest := pemCA; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, errors.New("no authority in tls.client_ca has signed it")
+		}
+		if ca, err := x509.ParseCertificate(block.Bytes); err == nil && list.CheckSignatureFrom(ca) == nil {
+			return list, nil
+		}
+	}
+}
+
+// take replaces what is in force by what n has read.
+func (c *certificates) take(n *certificates) { c.now.Store(n.now.Load()) }
+
+// config is what listeners are given: it asks for the certificates in force at each handshake.
+func (c *certificates) config() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		set := c.now.Load()
+		if set.tls == nil {
+			return nil, errors.New("no certificate is set")
+		}
+		return set.tls, nil
+	}}
+}
+
+// expiry is when the server's certificate ends, as Unix seconds; 0 without one.
+func (c *certificates) expiry() float64 {
+	if e := c.now.Load().expires; !e.IsZero() {
+		return float64(e.Unix())
+	}
+	return 0
+}

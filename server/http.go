@@ -1,0 +1,73 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sluicemq/sluice/config"
+)
+
+// httpServer answers /metrics, /healthz and /readyz.
+type httpServer struct {
+	server    *http.Server
+	listeners []net.Listener
+	served    chan error
+}
+
+func startHTTP(s *Server, addrs config.Addrs) (*httpServer, error) {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.ready.Load() {
+			http.Error(w, "not ready: starting or draining", http.StatusServiceUnavailable)
+			return
+		}
+		if err := s.node.storage.err(); err != nil {
+			http.Error(w, "not ready: the journal does not take writes", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ready")
+	})
+	h := &httpServer{served: make(chan error, len(addrs))}
+	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	for _, a := range addrs {
+		ln, err := net.Listen("tcp", a)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open http on %s: %w", a, err), h.close(context.Background()))
+		}
+		h.listeners = append(h.listeners, ln)
+	}
+	for _, ln := range h.listeners {
+		go func() { h.served <- h.server.Serve(ln) }()
+	}
+	return h, nil
+}
+
+func (h *httpServer) addresses() map[string]string {
+	m := make(map[string]string)
+	for i, ln := range h.listeners {
+		name := "http"
+		if i > 0 {
+			name += "." + strconv.Itoa(i+1)
+		}
+		m[name] = ln.Addr().String()
+	}
+	return m
+}
+
+func (h *httpServer) close(ctx context.Context) error {
+	err := h.server.Shutdown(ctx)
+	for _, ln := range h.listeners {
+		_ = ln.Close()
+	}
+	return err
+}

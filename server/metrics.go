@@ -1,0 +1,137 @@
+package server
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/mqtt"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+func newFlushHistogram() prometheus.Histogram {
+	return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_journal_flush_seconds",
+		Help: "Time that one group's write took to be on stable storage.", Buckets: prometheus.ExponentialBuckets(20e-6, 2, 16)})
+}
+
+// collector reads the counters that the parts keep for themselves when somebody asks: nothing is counted twice, and nothing is
+// counted through a metrics library on the way of a message.
+type collector struct {
+	s     *Server
+	descs map[string]*prometheus.Desc
+}
+
+// metricHelp names every metric that the collector exports, with its help and labels after a bar.
+var metricHelp = map[string]string{
+	"sluice_mqtt_connections":               "MQTT connections now, with or without CONNECT.",
+	"sluice_mqtt_sessions_connected":        "MQTT connections with a session.",
+	"sluice_mqtt_packets_received_total":    "MQTT packets taken.|type",
+	"sluice_mqtt_packets_sent_total":        "MQTT packets sent.|type",
+	"sluice_mqtt_messages_received_total":   "PUBLISH taken.|qos",
+	"sluice_mqtt_messages_sent_total":       "PUBLISH sent.|qos",
+	"sluice_mqtt_messages_dropped_total":    "Messages not given on.|reason",
+	"sluice_mqtt_connects_total":            "CONNECT answered.|reason",
+	"sluice_mqtt_disconnects_total":         "Connections ended with a reason.|reason",
+	"sluice_mqtt_connections_lost_total":    "Connections that ended without DISCONNECT from either side.",
+	"sluice_broker_sessions":                "Kept sessions, connected or not.",
+	"sluice_broker_subscriptions":           "Subscriptions.",
+	"sluice_broker_filters":                 "Different topic filters.",
+	"sluice_broker_retained_messages":       "Retained messages.",
+	"sluice_broker_retained_bytes":          "Bytes of retained messages.",
+	"sluice_broker_journaled_total":         "Messages that went to the journal.",
+	"sluice_broker_queue_dropped_total":     "Queued messages that never reached their session.|reason",
+	"sluice_broker_sessions_expired_total":  "Kept sessions that expired.",
+	"sluice_broker_wills_total":             "Wills published.",
+	"sluice_journal_groups_total":           "Groups written.",
+	"sluice_journal_written_bytes_total":    "Bytes of groups written.",
+	"sluice_tls_certificate_expiry_seconds": "When the server's certificate ends, Unix time; 0 without one.",
+	"sluice_info":                           "The version that runs.|version",
+}
+
+func (s *Server) registerMetrics() {
+	c := &collector{s: s, descs: make(map[string]*prometheus.Desc)}
+	for name, help := range metricHelp {
+		text, label, _ := strings.Cut(help, "|")
+		var labels []string
+		if label != "" {
+			labels = []string{label}
+		}
+		c.descs[name] = prometheus.NewDesc(name, text, labels, nil)
+	}
+	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+}
+
+// Describe is prometheus.Collector's.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range c.descs {
+		ch <- d
+	}
+}
+
+// sink sends values under their names.
+type sink struct {
+	c  *collector
+	ch chan<- prometheus.Metric
+}
+
+func (k sink) gauge(name string, v float64, labels ...string) {
+	k.ch <- prometheus.MustNewConstMetric(k.c.descs[name], prometheus.GaugeValue, v, labels...)
+}
+
+func (k sink) counter(name string, v uint64, labels ...string) {
+	k.ch <- prometheus.MustNewConstMetric(k.c.descs[name], prometheus.CounterValue, float64(v), labels...)
+}
+
+// Collect is prometheus.Collector's.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	k := sink{c, ch}
+	k.gauge("sluice_info", 1, c.s.o.Version)
+	k.gauge("sluice_tls_certificate_expiry_seconds", c.s.certs.expiry())
+	c.collectMQTT(k)
+	st := c.s.node.broker.Stats()
+	filters, subs := c.s.node.broker.Subscriptions()
+	k.gauge("sluice_broker_sessions", float64(st.Sessions.Load()))
+	k.gauge("sluice_broker_subscriptions", float64(subs))
+	k.gauge("sluice_broker_filters", float64(filters))
+	k.gauge("sluice_broker_retained_messages", float64(st.RetainedMessages.Load()))
+	k.gauge("sluice_broker_retained_bytes", float64(st.RetainedBytes.Load()))
+	k.counter("sluice_broker_journaled_total", uint64(st.Journaled.Load()))
+	k.counter("sluice_broker_sessions_expired_total", uint64(st.SessionsExpired.Load()))
+	k.counter("sluice_broker_wills_total", uint64(st.WillsPublished.Load()))
+	for r := range broker.DropReasons {
+		k.counter("sluice_broker_queue_dropped_total", uint64(st.QueueDropped[r].Load()), r.String())
+	}
+	groups, bytes := c.s.node.storage.written()
+	k.counter("sluice_journal_groups_total", groups)
+	k.counter("sluice_journal_written_bytes_total", bytes)
+}
+
+func (c *collector) collectMQTT(k sink) {
+	n := c.s.node.mqtt.Snapshot()
+	k.gauge("sluice_mqtt_connections", float64(n.Open))
+	k.gauge("sluice_mqtt_sessions_connected", float64(n.Connected))
+	k.counter("sluice_mqtt_connections_lost_total", n.Lost)
+	for t := 1; t < 16; t++ {
+		name := strings.ToLower(wire.PacketType(t).String())
+		k.counter("sluice_mqtt_packets_received_total", n.PacketsIn[t], name)
+		k.counter("sluice_mqtt_packets_sent_total", n.PacketsOut[t], name)
+	}
+	for q, name := range []string{"0", "1", "2"} {
+		k.counter("sluice_mqtt_messages_received_total", n.MessagesIn[q], name)
+		k.counter("sluice_mqtt_messages_sent_total", n.MessagesOut[q], name)
+	}
+	for _, d := range mqtt.Drops() {
+		k.counter("sluice_mqtt_messages_dropped_total", n.Dropped[d], d.String())
+	}
+	for code := range n.Connects {
+		name := strings.ReplaceAll(wire.ReasonCode(code).String(), " ", "_")
+		if n.Connects[code] > 0 {
+			k.counter("sluice_mqtt_connects_total", n.Connects[code], name)
+		}
+		if n.Disconnects[code] > 0 {
+			k.counter("sluice_mqtt_disconnects_total", n.Disconnects[code], name)
+		}
+	}
+}

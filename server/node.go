@@ -1,0 +1,133 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/proto/mqtt"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// nodeOptions are what a node is built of, once the configuration is read.
+type nodeOptions struct {
+	logger   *slog.Logger
+	loops    int
+	shards   int
+	limits   broker.Limits
+	strategy topics.Strategy
+	settings mqtt.Settings
+	authn    broker.Authenticator
+	authz    broker.Authorizer
+	storage  storageOptions
+	door     doorOptions
+}
+
+// doorOptions are common to all MQTT listeners.
+type doorOptions struct {
+	transport        string
+	acceptRate       int
+	maxConns         int
+	handshakeTimeout time.Duration
+	connectTimeout   time.Duration
+	tls              *tls.Config
+}
+
+// door is one listener to open.
+type door struct {
+	name, network, address string
+	tls, ws                bool
+}
+
+// node is the running whole: loops, core, log, MQTT.
+type node struct {
+	o       nodeOptions
+	engine  *engine.Engine
+	broker  *broker.Broker
+	mqtt    *mqtt.Handler
+	storage storage
+	sys     *sysTree
+	memory  *memoryWatch
+
+	stopTicks []func()
+	closing   sync.Once
+	closeErr  error
+}
+
+// newNode builds the node, recovers its state and starts its loops. No listener is open yet.
+func newNode(o nodeOptions) (*node, error) {
+	n := &node{o: o}
+	var err error
+	if n.engine, err = engine.New(engine.Options{Loops: o.loops, Logger: o.logger}); err != nil {
+		return nil, err
+	}
+	loops := n.engine.Loops()
+	n.broker = broker.New(broker.Options{Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
+		ShareStrategy: o.strategy, Volatile: o.storage.volatile()})
+	for i, el := range loops {
+		l := n.broker.Local(i)
+		task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
+		var wake engine.Task = task
+		l.SetWake(func() { el.Post(wake) })
+		el.OnTurnEnd(l.EndTurn)
+		n.stopTicks = append(n.stopTicks, el.Every(time.Second, l.Tick))
+	}
+	if n.storage, err = openStorage(o.storage, n.broker, o.logger); err != nil {
+		n.broker.Close()
+		return nil, errors.Join(err, n.engine.Close(context.Background()))
+	}
+	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
+		Settings: &o.settings, Logger: o.logger})
+	n.engine.Start()
+	return n, nil
+}
+
+// listen opens one door and returns its address.
+func (n *node) listen(d door) (net.Addr, error) {
+	lo := engine.ListenerOptions{Name: d.name, Network: d.network, Address: d.address, WebSocket: d.ws,
+		Transport: n.o.door.transport, MaxConns: n.o.door.maxConns, AcceptRate: n.o.door.acceptRate,
+		HandshakeTimeout: n.o.door.handshakeTimeout, FirstPacketTimeout: n.o.door.connectTimeout, HighWater: max(n.o.settings.QueueBytes/2, 4<<10), Handler: n.mqtt}
+	if d.tls {
+		lo.TLS = n.o.door.tls
+	}
+	addr, err := n.engine.Listen(lo)
+	if err != nil {
+		return nil, fmt.Errorf("open %s on %s: %w", d.name, d.address, err)
+	}
+	return addr, nil
+}
+
+// drain stops accepting, says goodbye to every client, and waits until they are gone or ctx ends.
+func (n *node) drain(ctx context.Context) error {
+	n.engine.CloseListeners()
+	n.mqtt.Shutdown(wire.ServerShuttingDown)
+	return n.engine.Drain(ctx)
+}
+
+// close stops everything; what was acknowledged is on stable storage afterwards, in every durability mode but memory.
+func (n *node) close(ctx context.Context) error {
+	n.closing.Do(func() {
+		for _, stop := range n.stopTicks {
+			stop()
+		}
+		if n.memory != nil {
+			n.memory.close()
+		}
+		if n.sys != nil {
+			n.sys.close()
+		}
+		err := n.engine.Close(ctx)
+		n.mqtt.Close()
+		n.broker.Close()
+		n.closeErr = errors.Join(err, n.storage.close())
+	})
+	return n.closeErr
+}

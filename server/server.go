@@ -1,0 +1,283 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/proto/mqtt"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// Options are what a Server takes beside its configuration.
+type Options struct {
+	Logger  *slog.Logger // nil: slog.Default
+	Version string
+	Level   *slog.LevelVar // changed by a reload of log.level; may be nil
+}
+
+// Ready is what the node tells when every listener accepts.
+type Ready struct {
+	Node      int               `json:"node"`
+	StartupMS int64             `json:"startup_ms"`
+	Listeners map[string]string `json:"listeners"`
+}
+
+// Server is one node. New, Start, then Reload any number of times, Drain, Close.
+type Server struct {
+	o       Options
+	cfg     atomic.Pointer[config.Config]
+	log     *slog.Logger
+	node    *node
+	gate    *gate
+	certs   *certificates
+	http    *httpServer
+	metrics *prometheus.Registry
+	flushes prometheus.Histogram
+	ready   atomic.Bool
+}
+
+// New checks what can be checked before anything is opened.
+func New(cfg config.Config, o Options) (*Server, error) {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry()}
+	s.cfg.Store(&cfg)
+	var err error
+	if s.certs, err = loadCertificates(&cfg); err != nil {
+		return nil, err
+	}
+	if s.gate, err = newGate(&cfg); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Start recovers the state, opens every listener, and returns when all of them accept. On error nothing is left open.
+func (s *Server) Start(ctx context.Context) (Ready, error) {
+	began := time.Now()
+	cfg := s.cfg.Load()
+	ready := Ready{Node: cfg.Node.ID, Listeners: make(map[string]string)}
+	if err := fixShards(cfg); err != nil {
+		return ready, err
+	}
+	s.flushes = newFlushHistogram()
+	var err error
+	if s.node, err = newNode(s.nodeOptions(cfg)); err != nil {
+		return ready, err
+	}
+	s.registerMetrics()
+	for _, d := range doors(cfg) {
+		addr, err := s.node.listen(d)
+		if err != nil {
+			return ready, errors.Join(err, s.Close())
+		}
+		name := d.name
+		for i := 2; ready.Listeners[name] != ""; i++ {
+			name = d.name + "." + strconv.Itoa(i)
+		}
+		ready.Listeners[name] = addr.String()
+	}
+	if s.http, err = startHTTP(s, cfg.Listeners.HTTP); err != nil {
+		return ready, errors.Join(err, s.Close())
+	}
+	for name, addr := range s.http.addresses() {
+		ready.Listeners[name] = addr
+	}
+	s.node.memory = watchMemory(s.node.mqtt, s.log, func() int64 { return memoryLimit(s.cfg.Load()) })
+	s.node.sys = startSys(s.node, s.o.Version, cfg.MQTT.SysInterval)
+	s.ready.Store(true)
+	ready.StartupMS = time.Since(began).Milliseconds()
+	return ready, nil
+}
+
+// doors lists the MQTT listeners in the order of their names. Those with TLS open once a certificate is set.
+func doors(cfg *config.Config) (list []door) {
+	l := &cfg.Listeners.MQTT
+	add := func(name, network string, addrs config.Addrs, tls, ws bool) {
+		if tls && !cfg.TLSSet() {
+			return
+		}
+		for _, a := range addrs {
+			list = append(list, door{name: name, network: network, address: a, tls: tls, ws: ws})
+		}
+	}
+	add("mqtt.tcp", "tcp", l.TCP, false, false)
+	add("mqtt.tls", "tcp", l.TLS, true, false)
+	add("mqtt.ws", "tcp", l.WS, false, true)
+	add("mqtt.wss", "tcp", l.WSS, true, true)
+	add("mqtt.unix", "unix", l.Unix, false, false)
+	return list
+}
+
+// fixShards stores the number of shards at the first start and refuses another later: the hash of a session's or topic's name
+// decides where its rows are.
+func fixShards(cfg *config.Config) error {
+	if cfg.Journal.Durability == "memory" {
+		return nil
+	}
+	if err := os.MkdirAll(cfg.Node.Data, 0o750); err != nil {
+		return fmt.Errorf("make the data directory: %w", err)
+	}
+	path := filepath.Join(cfg.Node.Data, "SHARDS")
+	have, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return writeFileSynced(path, strconv.Itoa(cfg.Cluster.Shards)+"\n")
+	}
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(have)))
+	if err != nil {
+		return fmt.Errorf("%s says %q, not a number of shards", path, have)
+	}
+	if n != cfg.Cluster.Shards {
+		return fmt.Errorf("cluster.shards is %d, but the data in %s was made with %d: set it back, or start with another node.data",
+			cfg.Cluster.Shards, cfg.Node.Data, n)
+	}
+	return nil
+}
+
+func writeFileSynced(path, text string) error {
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
+	strategy, _ := topics.ParseStrategy(cfg.MQTT.SharedStrategy)
+	l := &cfg.Listeners.MQTT
+	return nodeOptions{
+		logger: s.log, loops: cfg.Engine.Loops, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: strategy,
+		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate,
+		storage: storageOptions{
+			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
+			flushInterval: cfg.Journal.FlushInterval, segmentBytes: int64(cfg.Journal.SegmentSize),
+			tailBytes: int64(cfg.Journal.TailSize), groupBytes: int(cfg.Journal.GroupSize),
+			checkpointInterval: cfg.Journal.CheckpointInterval, checkpointBytes: int64(cfg.Journal.CheckpointSize),
+			flushed: func(d time.Duration) { s.flushes.Observe(d.Seconds()) },
+		},
+		door: doorOptions{transport: l.Transport, acceptRate: l.AcceptRate, maxConns: cfg.Limits.Connections,
+			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.config()},
+	}
+}
+
+// none turns the configuration's "0 is no limit" into the core's.
+func none(v int64) int64 {
+	if v == 0 {
+		return -1
+	}
+	return v
+}
+
+func brokerLimits(cfg *config.Config) broker.Limits {
+	l := &cfg.Limits
+	lim := broker.Limits{SessionMessages: none(int64(l.SessionMessages)), SessionBytes: none(int64(l.SessionBytes)),
+		SessionAge: l.SessionAge, Sessions: none(int64(l.Sessions)), Subscriptions: l.Subscriptions,
+		RetainedCount: none(int64(l.RetainedMessages)), RetainedBytes: -1, FilterLevels: l.TopicLevels}
+	if lim.Subscriptions == 0 {
+		lim.Subscriptions = math.MaxInt32
+	}
+	return lim
+}
+
+func mqttSettings(cfg *config.Config) mqtt.Settings {
+	l, m := &cfg.Limits, &cfg.MQTT
+	s := mqtt.DefaultSettings()
+	s.MaxPacket = uint32(l.PacketSize)
+	s.ReceiveMax = uint16(m.ReceiveMaximum)
+	s.InflightMax = uint16(l.Inflight)
+	s.TopicAliasMax, s.TopicAliasMaxOut = uint16(m.TopicAliasMaximum), uint16(m.TopicAliasOut)
+	s.KeepAliveMax = uint16(m.KeepAliveMax / time.Second)
+	s.FirstPacketTimeout = cfg.Listeners.MQTT.ConnectTimeout
+	s.QueueBytes = int(l.QueueBytes)
+	if m.SessionExpiryMax > 0 && m.SessionExpiryMax != broker.NeverExpires {
+		s.SessionExpiryMax = m.SessionExpiryMax
+	}
+	s.SessionExpiryV3 = math.MaxUint32
+	if m.SessionExpiryV3 >= 0 && m.SessionExpiryV3 < math.MaxUint32*time.Second {
+		s.SessionExpiryV3 = uint32(m.SessionExpiryV3 / time.Second)
+	}
+	s.OnFullDrop = l.OnFull == "drop"
+	s.ClientIDMax = int(l.ClientIDBytes)
+	s.Topics = wire.TopicLimits{Levels: l.TopicLevels, Bytes: int(l.TopicBytes)}
+	s.MaxQoS = uint8(m.MaxQoS)
+	s.Retain, s.Wildcards, s.Shared, s.SubscriptionIDs = m.Retain, m.Wildcard, m.Shared, m.SubscriptionIDs
+	s.ValidatePayload, s.ResponseInfo, s.ServerReference = m.ValidatePayloadFormat, m.ResponseInformation, m.ServerReference
+	return s
+}
+
+// Reload takes over what can change at run time. It answers a line for each change, those included that need a restart; on
+// error nothing has changed.
+func (s *Server) Reload(next config.Config) (report []string, err error) {
+	old := s.cfg.Load()
+	certs, err := loadCertificates(&next)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.gate.reload(&next); err != nil {
+		return nil, err
+	}
+	s.certs.take(certs)
+	merged := *old
+	for _, c := range config.Diff(old, &next) {
+		line := fmt.Sprintf("%s: %s, was %s", c.Key, c.New, c.Old)
+		if !c.Live {
+			line += " (needs a restart: unchanged)"
+		}
+		report = append(report, line)
+	}
+	config.TakeLive(&merged, &next)
+	s.cfg.Store(&merged)
+	s.node.broker.SetLimits(brokerLimits(&merged))
+	s.node.mqtt.Set(mqttSettings(&merged))
+	s.node.mqtt.Recheck()
+	if s.o.Level != nil {
+		_ = s.o.Level.UnmarshalText([]byte(merged.Log.Level))
+	}
+	return append(report, "certificates, users and rules read again; connections that they no longer allow are closed"), nil
+}
+
+// Drain stops accepting, tells clients and waits for them. Readiness is false from its first moment.
+func (s *Server) Drain(ctx context.Context) error {
+	s.ready.Store(false)
+	return s.node.drain(ctx)
+}
+
+// closeTimeout bounds what Close waits for connections.
+const closeTimeout = 5 * time.Second
+
+// Close ends the node and flushes the log.
+func (s *Server) Close() error {
+	s.ready.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	var err error
+	if s.http != nil {
+		err = s.http.close(ctx)
+	}
+	if s.node != nil {
+		err = errors.Join(err, s.node.close(ctx))
+	}
+	return err
+}

@@ -1,0 +1,224 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/journal"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// storageOptions say where and how the log is kept.
+type storageOptions struct {
+	dir                string
+	durability         string // sync, async, memory
+	flushInterval      time.Duration
+	segmentBytes       int64
+	tailBytes          int64
+	groupBytes         int
+	checkpointInterval time.Duration
+	checkpointBytes    int64
+	flushed            func(time.Duration)
+}
+
+func (o *storageOptions) volatile() bool { return o.durability == "memory" }
+
+// storage is what the node closes at its end.
+type storage interface {
+	err() error // why it takes no writes
+	written() (groups, bytes uint64)
+	close() error
+}
+
+type volatileStorage struct{ *broker.Volatile }
+
+func (v volatileStorage) err() error                      { return nil }
+func (v volatileStorage) written() (groups, bytes uint64) { return 0, 0 }
+func (v volatileStorage) close() error                    { v.Close(); return nil }
+
+// openStorage opens the log, brings the core's tables to where the last run left them, and lets the core write.
+func openStorage(o storageOptions, b *broker.Broker, logger *slog.Logger) (storage, error) {
+	if o.volatile() {
+		v := broker.NewVolatile(b)
+		b.UseLog(v)
+		b.Recovered()
+		return volatileStorage{v}, nil
+	}
+	jo := journal.Options{Dir: o.dir, FlushInterval: o.flushInterval, SegmentBytes: o.segmentBytes, TailBytes: o.tailBytes,
+		GroupBytesMax: o.groupBytes, Logger: logger, Events: journal.Events{Flushed: o.flushed}}
+	if o.durability == "async" {
+		jo.Durability = journal.Async
+	}
+	l, err := journal.Open(jo)
+	if err != nil {
+		return nil, err
+	}
+	s := &logStorage{log: l, b: b, o: o, logger: logger, stop: make(chan struct{})}
+	if err := s.recover(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	s.done.Add(1)
+	go s.checkpoints()
+	return s, nil
+}
+
+// logStorage stands between the core and the journal: neither knows the other.
+type logStorage struct {
+	log    *journal.Log
+	b      *broker.Broker
+	o      storageOptions
+	logger *slog.Logger
+	stop   chan struct{}
+	done   sync.WaitGroup
+}
+
+func (s *logStorage) recover() error {
+	s.b.UseLog(s)
+	store := checkpointStore{s.log.Checkpointer()}
+	if err := s.b.Load(store); err != nil {
+		return fmt.Errorf("load the checkpoint: %w", err)
+	}
+	err := s.log.Replay(func(f record.Frame, at journal.Position) error {
+		return s.b.Replay(f, broker.Place(at))
+	})
+	if err != nil {
+		return fmt.Errorf("replay the log: %w", err)
+	}
+	s.b.Recovered()
+	return s.log.Start(s)
+}
+
+// Gather, Committed and Failed make it a journal.Source.
+func (s *logStorage) Gather(dst []byte, max int) ([]byte, bool) { return s.b.Gather(dst, max) }
+
+// Committed passes the news on.
+func (s *logStorage) Committed(g *journal.Group) { s.b.Committed(broker.Place(g.End())) }
+
+// Failed passes the news on; a full disk is no lasting failure.
+func (s *logStorage) Failed(err error) {
+	full := errors.Is(err, journal.ErrFull)
+	if !errors.Is(err, journal.ErrClosed) {
+		s.logger.Error("journal does not take writes", "err", err, "lasting", !full)
+	}
+	s.b.Failed(err, !full)
+}
+
+// Wake tells the committer.
+func (s *logStorage) Wake() { s.log.Wake() }
+
+// readBytes is how much of a partition one fetch brings.
+const readBytes = 1 << 20
+
+// Read walks a partition's batches.
+func (s *logStorage) Read(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
+	for {
+		var f journal.Fetched
+		err := s.log.Fetch(p, from, readBytes, &f)
+		if errors.Is(err, journal.ErrOffsetOutOfRange) {
+			if start := s.log.LogStart(p); from < start {
+				from = start
+				continue
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		next, more, err := walk(&f, from, fn)
+		f.Release()
+		if err != nil || !more || next == from {
+			return err
+		}
+		from = next
+	}
+}
+
+func walk(f *journal.Fetched, from record.Offset, fn func(record.Batch) bool) (next record.Offset, more bool, err error) {
+	next = from
+	for _, raw := range f.Batches {
+		for len(raw) > 0 {
+			b, n, err := record.ParseBatch(raw)
+			if err != nil {
+				return next, false, err
+			}
+			if !fn(b) {
+				return next, false, nil
+			}
+			next = b.NextOffset()
+			raw = raw[n:]
+		}
+	}
+	return next, true, nil
+}
+
+// SetLogStart passes on what nobody needs.
+func (s *logStorage) SetLogStart(p record.PartitionID, o record.Offset) { s.log.SetLogStart(p, o) }
+
+// checkpoints writes the tables behind, by time and by the bytes logged.
+func (s *logStorage) checkpoints() {
+	defer s.done.Done()
+	tick := time.NewTicker(min(s.o.checkpointInterval, time.Second))
+	defer tick.Stop()
+	last, bytes := time.Now(), s.log.Stats().Bytes.Load()
+	for {
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+		now, written := time.Now(), s.log.Stats().Bytes.Load()
+		if written == bytes || now.Sub(last) < s.o.checkpointInterval && written-bytes < s.o.checkpointBytes {
+			continue
+		}
+		last, bytes = now, written
+		s.checkpoint()
+	}
+}
+
+func (s *logStorage) checkpoint() {
+	if err := s.b.Checkpoint(checkpointStore{s.log.Checkpointer()}); err != nil {
+		s.logger.Error("checkpoint failed; the log keeps what it would have covered", "err", err)
+	}
+}
+
+func (s *logStorage) err() error { return s.log.Err() }
+
+func (s *logStorage) written() (groups, bytes uint64) {
+	st := s.log.Stats()
+	return uint64(st.Groups.Load()), uint64(st.Bytes.Load())
+}
+
+func (s *logStorage) close() error {
+	close(s.stop)
+	s.done.Wait()
+	s.checkpoint()
+	return s.log.Close()
+}
+
+// checkpointStore is the journal's Checkpointer as the core sees it.
+type checkpointStore struct{ c *journal.Checkpointer }
+
+// Write passes rows on.
+func (c checkpointStore) Write(shard record.ShardID, applied uint64, at broker.Place, fn func(broker.RowWriter) error) error {
+	return c.c.Write(shard, applied, journal.Position(at), func(w *journal.CheckpointWriter) error { return fn(rowWriter{w}) })
+}
+
+// Load passes rows on.
+func (c checkpointStore) Load(shard record.ShardID, fn func(key, value []byte) error) (uint64, error) {
+	return c.c.Load(shard, fn)
+}
+
+// Flush makes it durable.
+func (c checkpointStore) Flush() error { return c.c.Flush() }
+
+type rowWriter struct{ w *journal.CheckpointWriter }
+
+// Set and Delete make it a broker.RowWriter.
+func (r rowWriter) Set(key, value []byte) error { r.w.Set(key, value); return nil }
+
+// Delete removes a row.
+func (r rowWriter) Delete(key []byte) error { r.w.Delete(key); return nil }

@@ -1,0 +1,169 @@
+// Package common runs the real binary for the tests that need a process of their own: it builds it once, starts it on free ports
+// with a directory of the test's, and ends it with the test. It asserts nothing about the broker.
+package common
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var built struct {
+	sync.Once
+	path string
+	err  error
+}
+
+// Binary builds cmd/sluice once for a test process and gives its path. Clean removes it.
+func Binary(t testing.TB) string {
+	t.Helper()
+	built.Do(func() {
+		dir, err := os.MkdirTemp("", "sluice-test-")
+		if err != nil {
+			built.err = err
+			return
+		}
+		built.path = filepath.Join(dir, "sluice")
+		out, err := exec.Command("go", "build", "-buildvcs=false", "-o", built.path, "github.com/sluicemq/sluice/cmd/sluice").CombinedOutput()
+		if err != nil {
+			built.err = fmt.Errorf("build: %w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return built.path
+}
+
+// Clean removes what Binary built. For TestMain.
+func Clean() {
+	if built.path != "" {
+		_ = os.RemoveAll(filepath.Dir(built.path))
+	}
+}
+
+// Broker is a running process.
+type Broker struct {
+	Listeners map[string]string
+	PID       int
+
+	t    testing.TB
+	cmd  *exec.Cmd
+	log  *lockedBuffer
+	done chan error
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// Start runs `sluice start` on dir with TCP, WebSocket and HTTP on free ports of loopback, and waits for its ready line. settings are
+// KEY=VALUE as --set takes them.
+func Start(t testing.TB, dir string, settings ...string) *Broker {
+	t.Helper()
+	b, err := TryStart(t, dir, settings...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TryStart is Start for a node that may refuse.
+func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
+	t.Helper()
+	args := []string{"start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0",
+		"--set", "listeners.http=127.0.0.1:0"}
+	for _, s := range settings {
+		args = append(args, "--set", s)
+	}
+	b := &Broker{t: t, cmd: exec.Command(Binary(t), args...), log: new(lockedBuffer), done: make(chan error, 1)}
+	b.cmd.Stderr = b.log
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := b.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := b.cmd.Start(); err != nil {
+		return nil, err
+	}
+	b.PID = b.cmd.Process.Pid
+	t.Cleanup(b.Kill)
+	ready := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(out).ReadString('\n')
+		ready <- line
+		b.done <- b.cmd.Wait()
+	}()
+	select {
+	case line := <-ready:
+		rest, ok := strings.CutPrefix(line, "ready ")
+		var r struct{ Listeners map[string]string }
+		if !ok || json.Unmarshal([]byte(rest), &r) != nil {
+			return nil, fmt.Errorf("no ready line but %q, and:\n%s", line, b.log)
+		}
+		b.Listeners = r.Listeners
+		return b, nil
+	case <-time.After(60 * time.Second):
+		b.Kill()
+		return nil, fmt.Errorf("not ready after a minute:\n%s", b.log)
+	}
+}
+
+// URL is where MQTT over TCP listens.
+func (b *Broker) URL() string { return "mqtt://" + b.Listeners["mqtt.tcp"] }
+
+// Log is what the process has written to standard error.
+func (b *Broker) Log() string { return b.log.String() }
+
+// Kill ends the process with SIGKILL and waits until it is gone. It may be called again.
+func (b *Broker) Kill() {
+	_ = b.cmd.Process.Kill()
+	b.wait(10 * time.Second)
+}
+
+func (b *Broker) wait(d time.Duration) (err error, ended bool) {
+	select {
+	case err = <-b.done:
+		b.done <- err
+		return err, true
+	case <-time.After(d):
+		return nil, false
+	}
+}
+
+// Stop asks the process to drain and gives how it ended.
+func (b *Broker) Stop() error {
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	err, ended := b.wait(30 * time.Second)
+	if !ended {
+		return fmt.Errorf("still there 30 s after SIGTERM:\n%s", b.log)
+	}
+	return err
+}
+
+// Signal sends a signal.
+func (b *Broker) Signal(s os.Signal) error { return b.cmd.Process.Signal(s) }
