@@ -743,6 +743,12 @@ func (s *shard) applyGrant(d *decoder) {
 		if sess == nil || d.bad {
 			continue
 		}
+		// An identifier is taken again only once its message is done, which may not have been journaled yet.
+		for i := range sess.d.inflight {
+			if o := &sess.d.inflight[i]; o.id == e.id && o.ref != e.ref {
+				o.state = outDone
+			}
+		}
 		// A position that was journaled while the grant was being made has the entry already.
 		if !slices.ContainsFunc(sess.d.inflight, func(o outEntry) bool { return o.id == e.id && o.ref == e.ref }) {
 			sess.d.inflight = append(sess.d.inflight, e)
