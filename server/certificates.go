@@ -20,8 +20,9 @@ type certificates struct {
 }
 
 type certificateSet struct {
-	tls     *tls.Config // nil: no certificate is set
-	revoked map[string]struct{}
+	tls     *tls.Config         // nil: no certificate is set
+	revoked map[string]struct{} // serial numbers
+	issuer  []byte
 	expires time.Time
 }
 
@@ -76,13 +77,13 @@ func (set *certificateSet) loadClientCA(cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("tls.crl %s: %w", cfg.TLS.CRL, err)
 	}
-	set.revoked = make(map[string]struct{})
+	set.revoked, set.issuer = make(map[string]struct{}), list.RawIssuer
 	for _, e := range list.RevokedCertificateEntries {
 		set.revoked[e.SerialNumber.String()] = struct{}{}
 	}
 	set.tls.VerifyPeerCertificate = func(_ [][]byte, chains [][]*x509.Certificate) error {
 		for _, chain := range chains {
-			if set.isRevoked(chain[0], list.RawIssuer) {
+			if set.isRevoked(chain[0]) {
 				return errors.New("certificate is revoked")
 			}
 		}
@@ -91,9 +92,10 @@ func (set *certificateSet) loadClientCA(cfg *config.Config) error {
 	return nil
 }
 
-func (set *certificateSet) isRevoked(cert *x509.Certificate, issuer []byte) bool {
+// isRevoked says whether the revocation list names cert. Both must come from the list's issuer.
+func (set *certificateSet) isRevoked(cert *x509.Certificate) bool {
 	_, found := set.revoked[cert.SerialNumber.String()]
-	return found && bytes.Equal(cert.RawIssuer, issuer)
+	return found && bytes.Equal(cert.RawIssuer, set.issuer)
 }
 
 // readCRL reads a revocation list and checks that one of the authorities signed it.

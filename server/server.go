@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/config"
@@ -42,7 +43,7 @@ type Server struct {
 	cfg     atomic.Pointer[config.Config]
 	log     *slog.Logger
 	node    *node
-	gate    *gate
+	gate    *auth.Provider
 	certs   *certificates
 	http    *httpServer
 	metrics *prometheus.Registry
@@ -61,7 +62,7 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	if s.certs, err = loadCertificates(&cfg); err != nil {
 		return nil, err
 	}
-	if s.gate, err = newGate(&cfg); err != nil {
+	if s.gate, err = auth.New(authOptions(&cfg, s.certs)); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -235,7 +236,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.gate.reload(&next); err != nil {
+	if err := s.gate.Reload(authOptions(&next, certs)); err != nil {
 		return nil, err
 	}
 	s.certs.take(certs)
