@@ -200,19 +200,20 @@ func TestQueueIsBounded(t *testing.T) {
 	begun, goOn := make(chan struct{}, 3), make(chan struct{})
 	b.hashes = func(hashed, []byte) bool { begun <- struct{}{}; <-goOn; return true }
 	answers := make(chan error, 2)
-	for _, password := range []string{"1", "2"} {
+	come := func(password string) {
 		go func() { _, err := b.Authenticate(context.Background(), creds("bob", password)); answers <- err }()
 	}
+	come("1")
 	<-begun
-	testx.Eventually(t, 5*time.Second, func() bool { return b.waiting.Load() == 2 })
-	if _, err := b.Authenticate(t.Context(), creds("bob", "3")); !errors.Is(err, broker.ErrAuthBusy) {
-		t.Errorf("the third got %v, want busy", err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	b.queue = 2
-	if _, err := b.Authenticate(ctx, creds("bob", "4")); !errors.Is(err, context.Canceled) {
+	if _, err := b.Authenticate(ctx, creds("bob", "2")); !errors.Is(err, context.Canceled) {
 		t.Errorf("one that gave up got %v", err)
+	}
+	come("3")
+	testx.Eventually(t, 5*time.Second, func() bool { return b.waiting.Load() == 2 })
+	if _, err := b.Authenticate(t.Context(), creds("bob", "4")); !errors.Is(err, broker.ErrAuthBusy) {
+		t.Errorf("one too many got %v, want busy", err)
 	}
 	close(goOn)
 	for range 2 {

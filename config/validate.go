@@ -86,7 +86,7 @@ func (l *loader) validateTLS(c *Config) {
 	}
 	if !c.TLSSet() {
 		for _, key := range []string{"listeners.mqtt.tls", "listeners.mqtt.wss"} {
-			if l.set(key) && byName[key].format(c) != "off" {
+			if v := byName[key].format(c); v != "off" && v != byName[key].Default {
 				l.reject(key, errors.New("needs tls.cert and tls.key"))
 			}
 		}

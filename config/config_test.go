@@ -1,0 +1,355 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"pgregory.net/rapid"
+)
+
+func write(t testing.TB, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestDefaultIsValid(t *testing.T) {
+	l, err := Load(LoadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := l.Config
+	if !reflect.DeepEqual(c, Default()) {
+		t.Error("Load of nothing is not Default")
+	}
+	if c.Node.Data != "./data" || c.Listeners.MQTT.TCP.String() != "127.0.0.1:1883" || len(c.Listeners.MQTT.TLS) != 2 ||
+		!c.Listeners.MQTT.Unix.Off() || c.Journal.SegmentSize != 256*MiB || c.Journal.FlushInterval != 5*time.Millisecond ||
+		c.Journal.Durability != "sync" || c.Cluster.Shards != 64 || c.Anonymous() != "loopback" || c.MQTT.SessionExpiryMax != Never {
+		t.Errorf("defaults are not those of the contract: %+v", c)
+	}
+}
+
+// Every key has what the parser and the reference need, and its environment variable is its own.
+func TestKeysAreDefined(t *testing.T) {
+	env := map[string]string{}
+	for _, k := range Keys() {
+		if strings.Contains(k.Name, "..") || strings.HasSuffix(k.Name, ".") || k.Name != strings.ToLower(k.Name) {
+			t.Errorf("key %q", k.Name)
+		}
+		if other := env[k.Env]; other != "" {
+			t.Errorf("%s and %s share %s", k.Name, other, k.Env)
+		}
+		env[k.Env] = k.Name
+		if foreign.MatchString(k.Env) {
+			t.Errorf("%s is taken for a variable of somebody else", k.Env)
+		}
+	}
+}
+
+func TestProblemsSayWhereAndWhat(t *testing.T) {
+	tests := []struct{ name, in, want string }{
+		{"unknown key", "node:\n  idd: 3\n", "c.yaml:2:3: node.idd: unknown key; the nearest known one is node.id"},
+		{"unknown section", "listeners:\n  mqqt:\n    tcp: off\n", "c.yaml:2:3: listeners.mqqt: unknown key; the nearest known one is listeners.mqtt"},
+		{"nothing near", "xyzzy_and_more: 1\n", "c.yaml:1:1: xyzzy_and_more: unknown key; docs/configuration.md"},
+		{"later key", "listeners:\n  kafka:\n    tcp: 127.0.0.1:9092\n", "c.yaml:2:3: listeners.kafka: unknown key: this version has no Kafka listener"},
+		{"later list", "bindings:\n  - filter: a\n", "c.yaml:1:1: bindings: unknown key: bindings come with"},
+		{"number", "node:\n  id: one\n", `c.yaml:2:7: node.id: want a number, found "one"`},
+		{"too low", "node: {id: 0}\n", `c.yaml:1:12: node.id: want at least 1, found "0"`},
+		{"too high", "node: {id: 65536}\n", `want at most 65535, found "65536"`},
+		{"size", "journal: {segment_size: 64MX}\n", `c.yaml:1:25: journal.segment_size: want a size such as 64MiB, found "64MX"`},
+		{"duration without unit", "journal: {flush_interval: 5}\n", `want a duration such as 5s, 1h30m or 7d, found "5"`},
+		{"enum", "log: {level: loud}\n", `c.yaml:1:14: log.level: want debug, info, warn or error, found "loud"`},
+		{"bool", "mqtt: {retain: maybe}\n", `mqtt.retain: want true or false, found "maybe"`},
+		{"proxy protocol", "listeners: {mqtt: {proxy_protocol: v2}}\n", `this version does not read the PROXY protocol, want off; found "v2"`},
+		{"role", "node: {roles: [broker, journal]}\n", "want [broker, journal, meta], and meta is missing"},
+		{"role twice", "node: {roles: [broker, journal, meta, meta]}\n", "a role is named twice"},
+		{"list for one", "log: {level: [info]}\n", "c.yaml:1:14: log.level: want one value (text), found a list"},
+		{"map for one", "log: {level: {a: b}}\n", "log.level: want a value, found keys and values"},
+		{"one for map", "log: info\n", `c.yaml:1:6: log: want keys below it, found "info"`},
+		{"no value", "log: {level: }\n", "log.level: has no value; leave the key out"},
+		{"nested list", "node: {roles: [[broker]]}\n", "want plain values in the list, found a list"},
+		{"twice", "log:\n  level: info\n  level: warn\n", "c.yaml:3:3: log.level: is set twice, first in line 2"},
+		{"not YAML", "log: [\n", "not YAML:"},
+		{"tab", "log:\n\tlevel: info\n", "c.yaml:2:"},
+		{"two documents", "log: {level: info}\n---\nlog: {level: warn}\n", "one YAML document, found a second"},
+		{"top is a list", "- a\n", "c.yaml:1:1: want keys and values, found a list"},
+		{"address", "listeners: {mqtt: {tcp: localhost}}\n", `want HOST:PORT such as 127.0.0.1:1883 or [::1]:1883, found "localhost"`},
+		{"port", "listeners: {mqtt: {tcp: \"localhost:http\"}}\n", `want a port from 0 to 65535, found "http"`},
+		{"address twice", "listeners: {mqtt: {ws: 127.0.0.1:1883}}\n", "127.0.0.1:1883 is the address of listeners.mqtt.tcp already"},
+		{"empty list", "listeners: {mqtt: {tcp: []}}\n", "found an empty list"},
+		{"off in list", "listeners: {mqtt: {tcp: [off, 127.0.0.1:1]}}\n", `found "off" in the list`},
+		{"all off", "listeners: {http: off, mqtt: {tcp: off, ws: off}}\n", "every listener is off"},
+		{"TLS without certificate", "listeners: {mqtt: {tls: 127.0.0.1:8884}}\n", "listeners.mqtt.tls: needs tls.cert and tls.key"},
+		{"half TLS", "tls: {cert: x.pem}\n", "tls.cert: is set and tls.key is not"},
+		{"client auth without CA", "tls: {client_auth: required}\n", "required needs tls.client_ca"},
+		{"CRL without CA", "tls: {crl: x}\n", "tls.crl: needs tls.client_ca"},
+		{"certificate users without CA", "auth: {certificate_user: cn}\n", "needs tls.client_ca"},
+		{"key file absent", "tls: {cert: a, key: absent.pem}\n", "tls.key: open absent.pem"},
+		{"packet larger than a group", "limits: {packet_size: 200MiB}\n", "a packet must fit into one group"},
+		{"group larger than half a segment", "journal: {segment_size: 4MiB}\n", "at most half of journal.segment_size"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("c.yaml", []byte(tt.in))
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	_, err := Parse("c.yaml", []byte("node: {id: x, idd: 1}\nlog: {level: y}\n"))
+	var ps Problems
+	if !errors.As(err, &ps) || len(ps) != 3 {
+		t.Errorf("got %d problems, want 3: %v", len(ps), err)
+	}
+}
+
+func TestExposure(t *testing.T) {
+	users := write(t, "users", "")
+	tests := []struct{ in, want string }{
+		{"listeners: {mqtt: {tcp: \":1883\"}}", "listeners.mqtt.tcp: :1883 can be reached from a network and no authentication is set for it: set auth.password_file"},
+		{"listeners: {mqtt: {tcp: 0.0.0.0:1883}}", "auth.anonymous: everywhere"},
+		{"listeners: {mqtt: {tcp: \"[::]:1883\"}}", "can be reached from a network"},
+		{"listeners: {mqtt: {ws: broker.example:8083}}", "can be reached from a network"},
+		{"listeners: {mqtt: {tcp: 0.0.0.0:1883}}\nauth: {anonymous: loopback}", "can be reached from a network"},
+		{"listeners: {mqtt: {tcp: 0.0.0.0:1883}}\nauth: {anonymous: everywhere}", ""},
+		{"listeners: {mqtt: {tcp: 0.0.0.0:1883}}\nauth: {password_file: " + users + "}", ""},
+		{"listeners: {mqtt: {tcp: [\"[::1]:1883\", localhost:1884, 127.8.0.1:1885], unix: [/tmp/s.sock]}}", ""},
+		{"listeners: {http: 0.0.0.0:8080}", "listeners.http: 0.0.0.0:8080 can be reached from a network and HTTP asks for no credentials: set auth.anonymous_http"},
+		{"listeners: {http: 0.0.0.0:8080}\nauth: {anonymous_http: everywhere}", ""},
+	}
+	for _, tt := range tests {
+		_, err := Parse("c.yaml", []byte(tt.in))
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s\ngot  %v\nwant %s", tt.in, err, tt.want)
+		}
+	}
+}
+
+// A certificate is credentials on a TLS listener and none on a plain one.
+func TestExposureWithCertificates(t *testing.T) {
+	key := write(t, "key.pem", "k")
+	base := "tls: {cert: c.pem, key: " + key + ", client_ca: ca.pem}\nauth: {certificate_user: cn}\n"
+	if _, err := Parse("c.yaml", []byte(base+"listeners: {mqtt: {tls: 0.0.0.0:8883}}")); err != nil {
+		t.Errorf("TLS: %v", err)
+	}
+	if _, err := Parse("c.yaml", []byte(base+"listeners: {mqtt: {tcp: 0.0.0.0:1883}}")); err == nil {
+		t.Error("plain TCP was opened to a network without credentials")
+	}
+}
+
+func TestAnonymousAuto(t *testing.T) {
+	l, err := Parse("c.yaml", []byte("auth: {password_file: users}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := l.Config.Anonymous(); got != "off" {
+		t.Errorf("with a password file anonymity is %s, want off", got)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	file := write(t, "c.yaml", "node: {id: 2, data: /file}\nlog: {level: warn}\ncluster: {shards: 8}\n")
+	l, err := Load(LoadOptions{
+		File:    file,
+		Environ: []string{"SLUICE_NODE_DATA=/env", "SLUICE_LOG_LEVEL=error", "SLUICE_LISTENERS_MQTT_TCP=127.0.0.1:1, 127.0.0.1:2", "HOME=/x"},
+		Flags:   []Flag{{Name: "--data", Key: "node.data", Value: "/flag"}},
+		Set:     []string{"log.level=debug", "listeners.mqtt.ws=off", "log.level=info"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := l.Config
+	if c.Node.ID != 2 || c.Node.Data != "/flag" || c.Log.Level != "info" || c.Cluster.Shards != 8 ||
+		c.Listeners.MQTT.TCP.String() != "[127.0.0.1:1, 127.0.0.1:2]" || !c.Listeners.MQTT.WS.Off() {
+		t.Errorf("got %+v", c)
+	}
+	for key, want := range map[string]string{"node.id": file + ":1:12", "node.data": "--data", "log.level": "--set log.level",
+		"listeners.mqtt.tcp": "SLUICE_LISTENERS_MQTT_TCP", "node.roles": "default"} {
+		if got := l.Source(key).String(); got != want {
+			t.Errorf("source of %s is %s, want %s", key, got, want)
+		}
+	}
+}
+
+func TestFlagsAndEnvironmentAreChecked(t *testing.T) {
+	for _, tt := range []struct {
+		o    LoadOptions
+		want string
+	}{
+		{LoadOptions{Set: []string{"node.idd=1"}}, "--set: node.idd: unknown key; the nearest known one is node.id"},
+		{LoadOptions{Set: []string{"node.id"}}, "want KEY=VALUE"},
+		{LoadOptions{Set: []string{"node.id=x"}}, `--set node.id: node.id: want a number, found "x"`},
+		{LoadOptions{Environ: []string{"SLUICE_LOG_LEVL=info"}}, "SLUICE_LOG_LEVL: names no key; the nearest known variable is SLUICE_LOG_LEVEL"},
+		{LoadOptions{Environ: []string{"SLUICE_LOG_LEVEL=loud"}}, "SLUICE_LOG_LEVEL: log.level: want debug"},
+		{LoadOptions{File: "absent.yaml"}, "absent.yaml"},
+	} {
+		if _, err := Load(tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: got %v, want %s", tt.o, err, tt.want)
+		}
+	}
+	// A Kubernetes service named sluice sets these in every pod.
+	if _, err := Load(LoadOptions{Environ: []string{"SLUICE_SERVICE_HOST=10.0.0.1", "SLUICE_PORT=tcp://10.0.0.1:1883",
+		"SLUICE_PORT_1883_TCP_ADDR=10.0.0.1", "SLUICE_SERVICE_PORT_MQTT=1883", "SLUICE_MQTT_SERVICE_HOST=10.0.0.2"}}); err != nil {
+		t.Errorf("service variables: %v", err)
+	}
+}
+
+func TestSecretsAreMasked(t *testing.T) {
+	const hidden = "do-not-show"
+	file := write(t, "key.pem", hidden+"\n")
+	for _, ref := range []string{"file:" + file, file, "env:KEY"} {
+		l, err := Load(LoadOptions{Set: []string{"tls.cert=c.pem", "tls.key=" + ref}, Environ: []string{"KEY=" + hidden}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := l.Config.TLS.Key
+		if s.Reveal() != hidden {
+			t.Errorf("%s revealed %q", ref, s.Reveal())
+		}
+		var b strings.Builder
+		if err := l.Print(&b); err != nil {
+			t.Fatal(err)
+		}
+		j, err := yaml.Marshal(map[string]any{"k": s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		slog.New(slog.NewTextHandler(&b, nil)).Info("x", "key", s, "config", l.Config)
+		all := fmt.Sprintf("%s %v %+v %#v %q %x %s", b.String(), l.Config, l.Config, l.Config.TLS, s, s, j)
+		if strings.Contains(all, hidden) || strings.Contains(all, fmt.Sprintf("%x", hidden)) {
+			t.Errorf("%s: the secret is shown in %s", ref, all)
+		}
+	}
+	if s := (Secret{value: hidden}).String(); s != mask {
+		t.Errorf("a literal secret prints as %q", s)
+	}
+	if _, err := Load(LoadOptions{Set: []string{"tls.cert=c", "tls.key=env:ABSENT"}}); err == nil || !strings.Contains(err.Error(), "ABSENT is not set") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What Print writes is a configuration that means the same.
+func TestPrintIsReadBack(t *testing.T) {
+	in, err := Load(LoadOptions{Set: []string{"listeners.mqtt.tcp=[:0, 127.0.0.1:7]", "auth.anonymous=everywhere",
+		"mqtt.response_information=a: b # \"c\" \\ %c", "journal.flush_interval=1500us", "mqtt.session_expiry_max=7d", "limits.memory=3GiB",
+		"node.data=/with space"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := in.Print(&b); err != nil {
+		t.Fatal(err)
+	}
+	out, err := Parse("printed.yaml", []byte(b.String()))
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, b.String())
+	}
+	if d := Diff(&in.Config, &out.Config); len(d) != 0 {
+		t.Errorf("read back differently: %v", d)
+	}
+}
+
+func TestDiffAndTakeLive(t *testing.T) {
+	a, b := Default(), Default()
+	b.Log.Level, b.Node.Data, b.Limits.QueueBytes = "debug", "/other", 2*MiB
+	d := Diff(&a, &b)
+	want := []Change{{"node.data", "./data", "/other", false}, {"limits.queue_bytes", "1MiB", "2MiB", true}, {"log.level", "info", "debug", true}}
+	if !reflect.DeepEqual(d, want) {
+		t.Errorf("got %v, want %v", d, want)
+	}
+	TakeLive(&a, &b)
+	if d := Diff(&a, &b); len(d) != 1 || d[0].Key != "node.data" {
+		t.Errorf("left after TakeLive: %v", d)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for in, want := range map[string]Size{"0": 0, "1": 1, "64MiB": 64 * MiB, "1.5GiB": GiB + 512*MiB, "10MB": 10e6, "3 KiB": 3 * KiB, "7B": 7} {
+		if got, err := ParseSize(in); err != nil || got != want {
+			t.Errorf("%q: %d, %v; want %d", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "MiB", "-1", "1e3", "NaN", "inf", "0x10", "99999999TiB", "9223372036854775808", "1 MiBB", "1_000"} {
+		if got, err := ParseSize(in); err == nil {
+			t.Errorf("%q was taken as %d", in, got)
+		}
+	}
+}
+
+func TestDurations(t *testing.T) {
+	for in, want := range map[string]time.Duration{"0": 0, "5s": 5 * time.Second, "7d": 168 * time.Hour, "1d12h": 36 * time.Hour, "never": Never} {
+		if got, err := ParseDuration(in); err != nil || got != want {
+			t.Errorf("%q: %v, %v; want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "5", "-1s", "d", "1d-1s", "1.5d", "99999d999999h", "7 d"} {
+		if got, err := ParseDuration(in); err == nil {
+			t.Errorf("%q was taken as %v", in, got)
+		}
+	}
+}
+
+func TestValuesAreReadBack(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := Size(rapid.Int64Range(0, math.MaxInt64).Draw(t, "size"))
+		if got, err := ParseSize(s.String()); err != nil || got != s {
+			t.Fatalf("%d printed as %s, read as %d, %v", s, s, got, err)
+		}
+		d := time.Duration(rapid.Int64Range(0, int64(65535*24*time.Hour)).Draw(t, "duration"))
+		if got, err := ParseDuration(FormatDuration(d)); err != nil || got != d {
+			t.Fatalf("%d printed as %s, read as %d, %v", d, FormatDuration(d), got, err)
+		}
+	})
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("node: {id: 1}\nlisteners:\n  mqtt:\n    tcp: [127.0.0.1:1, 127.0.0.1:2]\n"))
+	f.Add([]byte("a: &a [x]\nnode: {roles: *a}\n"))
+	f.Add([]byte("? {a: b}\n: c\n<<: {node: {id: 2}}\n"))
+	f.Add([]byte("log:\n  level: info\n  level: warn\n---\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l, err := Parse("f.yaml", data)
+		if err != nil {
+			var ps Problems
+			if !errors.As(err, &ps) {
+				t.Fatalf("error is no Problems: %v", err)
+			}
+			for _, p := range ps {
+				if p.At.Kind == "file" && (p.At.Line < 1 || p.At.Col < 0) {
+					t.Errorf("no place: %v", p)
+				}
+			}
+			return
+		}
+		if err := l.Print(&strings.Builder{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzSize(f *testing.F) {
+	f.Add("1.5GiB")
+	f.Fuzz(func(t *testing.T, s string) {
+		if v, err := ParseSize(s); err == nil && v < 0 {
+			t.Errorf("%q gave %d", s, v)
+		}
+		if d, err := ParseDuration(s); err == nil && d < 0 {
+			t.Errorf("%q gave %d", s, d)
+		}
+	})
+}
