@@ -117,14 +117,19 @@ func (r *retainedTables) seek(p *treePath, tenant uint32, key []byte) {
 	p.at = r.lowerBound(f.rows[:f.n], tenant, key)
 }
 
-// seekOn leads p, which stands on a row below the key, to the key. A key near by costs a look into the same leaf.
-func (r *retainedTables) seekOn(p *treePath, tenant uint32, key []byte) {
+// seekLooks is what a way from the root costs, counted in rows looked at in order.
+const seekLooks = 8
+
+// seekOn leads p, which stands on a row below the key, to the key, and answers what that cost. A key near by costs a look into the
+// same leaf.
+func (r *retainedTables) seekOn(p *treePath, tenant uint32, key []byte) (looks int) {
 	f := r.tree.leaves.At(p.leaf)
 	if r.compare(f.rows[f.n-1], tenant, key) < 0 {
 		r.seek(p, tenant, key)
-		return
+		return seekLooks
 	}
 	p.at += r.lowerBound(f.rows[p.at:f.n], tenant, key)
+	return 1
 }
 
 // row is the row at p, after moving p on from the end of a leaf; 0 at the end of the tree.

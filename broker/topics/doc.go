@@ -4,7 +4,7 @@
 //
 // It never stores a message, a session or a clock, and it speaks no wire protocol: subscribers, options and slots are numbers
 // of its only neighbour, broker. Both indexes are safe for concurrent use, begin every key with the tenant, and keep their rows
-// in tables without pointers, so that a collection does not walk them.
+// in tables without pointers, so that a collection does not walk them. Their memory is for the caller to count (Bytes).
 //
 // Lock order: no method holds two locks at a time.
 package topics

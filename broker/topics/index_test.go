@@ -66,125 +66,137 @@ func drawRow(t *rapid.T) modelRow {
 		drawName(t, true)}
 }
 
+// indexModel is an index, and maps that have to agree with it.
+type indexModel struct {
+	x     *Index
+	rows  map[modelRow]map[uint32]Entry
+	ids   map[modelRow]FilterID
+	marks map[modelRow]uint64
+	m     Matches
+}
+
+func (l *indexModel) subscribe(t *rapid.T, r modelRow, e Entry) {
+	before := l.x.Generation()
+	tenant, group, filter := r.args()
+	id, isNew, err := l.x.Subscribe(tenant, group, filter, e)
+	old, had := l.rows[r][e.Subscriber]
+	if err != nil || isNew == had {
+		t.Fatalf("%v: new %v, had %v, %v", r, isNew, had, err)
+	}
+	if l.rows[r] == nil {
+		l.rows[r] = make(map[uint32]Entry)
+		l.ids[r] = id
+	}
+	l.rows[r][e.Subscriber] = e
+	if l.ids[r] != id {
+		t.Fatalf("%v: id %d, was %d", r, id, l.ids[r])
+	}
+	if (l.x.Generation() != before) != (!had || old != e) {
+		t.Fatalf("generation %d, was %d, for %v in place of %v", l.x.Generation(), before, e, old)
+	}
+}
+
+func (l *indexModel) unsubscribe(t *rapid.T, r modelRow, subscriber uint32) {
+	tenant, group, filter := r.args()
+	_, had := l.rows[r][subscriber]
+	id, existed := l.x.Unsubscribe(tenant, group, filter, subscriber)
+	if existed != had || had && id != l.ids[r] {
+		t.Fatalf("%v: existed %v, had %v, id %d of %d", r, existed, had, id, l.ids[r])
+	}
+	if delete(l.rows[r], subscriber); len(l.rows[r]) == 0 {
+		delete(l.rows, r)
+		delete(l.ids, r)
+		delete(l.marks, r)
+	}
+}
+
+// leave takes up to n entries out of any one filter.
+func (l *indexModel) leave(t *rapid.T, n int) {
+	for r, members := range l.rows {
+		for s := range maps.Clone(members) {
+			if n--; n < 0 {
+				break
+			}
+			l.unsubscribe(t, r, s)
+		}
+		return
+	}
+}
+
+func (l *indexModel) match(t *rapid.T, tenant uint32, topic string) {
+	want := make(map[FilterID]modelRow)
+	for r := range l.rows {
+		if r.tenant == tenant && FilterMatches([]byte(r.filter), []byte(topic)) {
+			want[l.ids[r]] = r
+		}
+	}
+	l.x.Match(tenant, []byte(topic), &l.m)
+	for _, f := range l.m.Filters {
+		r, ok := want[f.ID]
+		delete(want, f.ID)
+		if !ok || f.Shared != (r.group != "") || f.Mark != l.marks[r] || len(f.Entries) != len(l.rows[r]) {
+			t.Fatalf("%q: %v is %v, %v, %d entries of %d", topic, f.ID, ok, r, len(f.Entries), len(l.rows[r]))
+		}
+		for _, e := range f.Entries {
+			if l.rows[r][e.Subscriber] != e {
+				t.Fatalf("%v: %v, want %v", r, e, l.rows[r][e.Subscriber])
+			}
+		}
+	}
+	if len(want) != 0 {
+		t.Fatalf("%q: no match of %v", topic, want)
+	}
+}
+
+// check reads every row back.
+func (l *indexModel) check(t *rapid.T) {
+	n := 0
+	for r, members := range l.rows {
+		n += len(members)
+		tenant, group, filter := r.args()
+		id, ok := l.x.Lookup(tenant, group, filter)
+		gotTenant, gotGroup, gotFilter := l.x.Filter(id)
+		if !ok || id != l.ids[r] || gotTenant != tenant || !bytes.Equal(gotGroup, group) || (gotGroup == nil) != (group == nil) ||
+			!bytes.Equal(gotFilter, filter) || l.x.Mark(id) != l.marks[r] {
+			t.Fatalf("%v: id %d, %v, %d %q %q, mark %d", r, id, ok, gotTenant, gotGroup, gotFilter, l.x.Mark(id))
+		}
+	}
+	if filters, subscriptions := l.x.Len(); filters != len(l.rows) || subscriptions != n {
+		t.Fatalf("Len %d, %d, want %d, %d", filters, subscriptions, len(l.rows), n)
+	}
+}
+
 // TestIndexModel compares the index with maps under random changes.
 func TestIndexModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		x := New(Options{})
-		model := make(map[modelRow]map[uint32]Entry)
-		ids := make(map[modelRow]FilterID)
-		marks := make(map[modelRow]uint64)
-		var m Matches
-		subscribe := func(r modelRow, e Entry) {
-			before := x.Generation()
-			tenant, group, filter := r.args()
-			id, isNew, err := x.Subscribe(tenant, group, filter, e)
-			old, had := model[r][e.Subscriber]
-			if err != nil || isNew == had {
-				t.Fatalf("%v: new %v, had %v, %v", r, isNew, had, err)
-			}
-			if model[r] == nil {
-				model[r] = make(map[uint32]Entry)
-				ids[r] = id
-			}
-			model[r][e.Subscriber] = e
-			if ids[r] != id {
-				t.Fatalf("%v: id %d, was %d", r, id, ids[r])
-			}
-			if (x.Generation() != before) != (!had || old != e) {
-				t.Fatalf("generation %d, was %d, for %v in place of %v", x.Generation(), before, e, old)
-			}
-		}
-		unsubscribe := func(r modelRow, subscriber uint32) {
-			tenant, group, filter := r.args()
-			_, had := model[r][subscriber]
-			id, existed := x.Unsubscribe(tenant, group, filter, subscriber)
-			if existed != had || had && id != ids[r] {
-				t.Fatalf("%v: existed %v, had %v, id %d of %d", r, existed, had, id, ids[r])
-			}
-			if delete(model[r], subscriber); len(model[r]) == 0 {
-				delete(model, r)
-				delete(ids, r)
-				delete(marks, r)
-			}
-		}
+		l := &indexModel{x: New(Options{}), rows: make(map[modelRow]map[uint32]Entry), ids: make(map[modelRow]FilterID),
+			marks: make(map[modelRow]uint64)}
 		t.Repeat(map[string]func(*rapid.T){
 			"subscribe": func(t *rapid.T) {
-				subscribe(drawRow(t), Entry{rapid.Uint32Range(0, 3).Draw(t, "sub"), rapid.Uint32Range(0, 1).Draw(t, "opts"), 5})
+				l.subscribe(t, drawRow(t), Entry{rapid.Uint32Range(0, 3).Draw(t, "sub"), rapid.Uint32Range(0, 1).Draw(t, "opts"), 5})
 			},
 			"crowd": func(t *rapid.T) {
 				r := drawRow(t)
 				for i := range rapid.Uint32Range(1, 200).Draw(t, "n") {
-					subscribe(r, Entry{Subscriber: i})
+					l.subscribe(t, r, Entry{Subscriber: i})
 				}
 			},
-			"unsubscribe": func(t *rapid.T) { unsubscribe(drawRow(t), rapid.Uint32Range(0, 3).Draw(t, "sub")) },
-			"leave": func(t *rapid.T) {
-				for r, members := range model {
-					n := rapid.IntRange(1, 300).Draw(t, "n")
-					for s := range maps.Clone(members) {
-						if n--; n < 0 {
-							break
-						}
-						unsubscribe(r, s)
-					}
-					break
-				}
-			},
+			"unsubscribe": func(t *rapid.T) { l.unsubscribe(t, drawRow(t), rapid.Uint32Range(0, 3).Draw(t, "sub")) },
+			"leave":       func(t *rapid.T) { l.leave(t, rapid.IntRange(1, 300).Draw(t, "n")) },
 			"mark": func(t *rapid.T) {
 				r := drawRow(t)
-				if id, ok := ids[r]; ok {
-					marks[r] = rapid.Uint64().Draw(t, "mark")
-					x.SetMark(id, marks[r])
+				if id, ok := l.ids[r]; ok {
+					l.marks[r] = rapid.Uint64().Draw(t, "mark")
+					l.x.SetMark(id, l.marks[r])
 				}
 			},
-			"match": func(t *rapid.T) {
-				tenant, topic := rapid.Uint32Range(0, 2).Draw(t, "tenant"), drawName(t, false)
-				want := make(map[FilterID]modelRow)
-				for r := range model {
-					if r.tenant == tenant && FilterMatches([]byte(r.filter), []byte(topic)) {
-						want[ids[r]] = r
-					}
-				}
-				x.Match(tenant, []byte(topic), &m)
-				for _, f := range m.Filters {
-					r, ok := want[f.ID]
-					delete(want, f.ID)
-					if !ok || f.Shared != (r.group != "") || f.Mark != marks[r] || len(f.Entries) != len(model[r]) {
-						t.Fatalf("%q: %v is %v, %v, %d entries of %d", topic, f.ID, ok, r, len(f.Entries), len(model[r]))
-					}
-					for _, e := range f.Entries {
-						if model[r][e.Subscriber] != e {
-							t.Fatalf("%v: %v, want %v", r, e, model[r][e.Subscriber])
-						}
-					}
-				}
-				if len(want) != 0 {
-					t.Fatalf("%q: no match of %v", topic, want)
-				}
-			},
-			"": func(t *rapid.T) {
-				n := 0
-				for r, members := range model {
-					n += len(members)
-					tenant, group, filter := r.args()
-					id, ok := x.Lookup(tenant, group, filter)
-					gotTenant, gotGroup, gotFilter := x.Filter(id)
-					if !ok || id != ids[r] || gotTenant != tenant || !bytes.Equal(gotGroup, group) || (gotGroup == nil) != (group == nil) ||
-						!bytes.Equal(gotFilter, filter) || x.Mark(id) != marks[r] {
-						t.Fatalf("%v: id %d, %v, %d %q %q, mark %d", r, id, ok, gotTenant, gotGroup, gotFilter, x.Mark(id))
-					}
-				}
-				if filters, subscriptions := x.Len(); filters != len(model) || subscriptions != n {
-					t.Fatalf("Len %d, %d, want %d, %d", filters, subscriptions, len(model), n)
-				}
-			},
+			"match": func(t *rapid.T) { l.match(t, rapid.Uint32Range(0, 2).Draw(t, "tenant"), drawName(t, false)) },
+			"":      l.check,
 		})
-		for r, members := range maps.Clone(model) {
-			for s := range maps.Clone(members) {
-				unsubscribe(r, s)
-			}
+		for len(l.rows) > 0 {
+			l.leave(t, 1000)
 		}
-		checkEmpty(t, x)
+		checkEmpty(t, l.x)
 	})
 }
 

@@ -126,9 +126,10 @@ func (r *Retained) Get(tenant uint32, topic []byte) uint32 {
 }
 
 // Match calls fn for the topics that filter matches, from after on, until it has looked at limit topics, fn answers false, or
-// nothing is left (after.Done). Topics that cannot match are passed over by levels, not one by one. A topic that is there all the
-// while comes exactly once over all calls, in the order of the levels; the one for which fn answered false has come. fn runs under
-// the lock: topic dies with the call, and fn must not call the index.
+// nothing is left (after.Done). Topics that cannot match are passed over by levels, not one by one; a jump counts as up to
+// seekLooks topics. limit is at least 1. A topic that is there all the while comes exactly once over all calls, in the order of the
+// levels; the one for which fn answered false has come. fn runs under the lock: topic dies with the call, and fn must not call the
+// index.
 func (r *Retained) Match(tenant uint32, filter []byte, after *Cursor, limit int, fn func(slot uint32, topic []byte) bool) {
 	if after.done || len(filter) == 0 {
 		after.done = true
@@ -145,9 +146,12 @@ func (r *Retained) Match(tenant uint32, filter []byte, after *Cursor, limit int,
 		after.done = true
 		return
 	}
+	if len(after.seek) == 0 {
+		after.seek = append(after.seek, bytes.TrimSuffix(filter[:bytes.IndexAny(filter, "+#")], separator)...)
+	}
 	var p treePath
 	t.seek(&p, tenant, after.seek)
-	for looked := 0; ; looked++ {
+	for looked := 0; ; {
 		id := t.tree.row(&p)
 		if id == 0 || t.rows.At(id).tenant != tenant {
 			after.done = true
@@ -166,10 +170,11 @@ func (r *Retained) Match(tenant uint32, filter []byte, after *Cursor, limit int,
 			return
 		case match:
 			p.at++
+			looked++
 		case after.done:
 			return
 		default:
-			t.seekOn(&p, tenant, after.seek)
+			looked += t.seekOn(&p, tenant, after.seek)
 		}
 	}
 }

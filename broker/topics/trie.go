@@ -26,9 +26,11 @@ const nodeText = 18
 type trie struct {
 	nodes    alloc.Slab[node]
 	children alloc.Table // (parent, level) -> node
+	// roots has an entry for each tenant with a filter here: mostly one, which every match asks for.
+	roots map[uint32]uint32
 }
 
-func (t *trie) bytes() int64 { return t.nodes.Bytes() + t.children.Bytes() }
+func (t *trie) bytes() int64 { return t.nodes.Bytes() + t.children.Bytes() + int64(len(t.roots))*16 }
 
 // ends is where the first row of a filter is kept.
 func (t *trie) ends(n uint32, multi bool) *uint32 {
@@ -55,7 +57,7 @@ func (n *node) setLevel(a *alloc.Arena, level []byte) {
 	binary.LittleEndian.PutUint64(n.text[:], uint64(a.Alloc(level)))
 }
 
-func (n *node) isPlus() bool { return n.n == 1 && n.text[0] == singleLevelMarker && n.parent != 0 }
+func (n *node) isPlus() bool { return n.n == 1 && n.text[0] == singleLevelMarker }
 
 // child finds the child of parent with this level, or 0. hash is the level's.
 func (t *trie) child(h *hasher, a *alloc.Arena, parent uint32, level []byte, hash uint64) uint32 {
@@ -67,14 +69,19 @@ func (t *trie) child(h *hasher, a *alloc.Arena, parent uint32, level []byte, has
 }
 
 // root finds the node where the filters of tenant begin, or 0.
-func (t *trie) root(h *hasher, a *alloc.Arena, tenant uint32, create bool) uint32 {
-	var text [4]byte
-	binary.LittleEndian.PutUint32(text[:], tenant)
-	hash := h.level(text[:])
-	id := t.child(h, a, 0, text[:], hash)
-	if id == 0 && create {
-		id = t.add(h, a, 0, text[:], hash)
+func (t *trie) root(tenant uint32, create bool) uint32 {
+	id := t.roots[tenant]
+	if id != 0 || !create {
+		return id
 	}
+	id = t.nodes.Alloc()
+	n := t.nodes.At(id)
+	n.n = 4
+	binary.LittleEndian.PutUint32(n.text[:], tenant)
+	if t.roots == nil {
+		t.roots = make(map[uint32]uint32)
+	}
+	t.roots[tenant] = id
 	return id
 }
 
@@ -83,21 +90,18 @@ func (t *trie) add(h *hasher, a *alloc.Arena, parent uint32, level []byte, hash 
 	n := t.nodes.At(id)
 	n.parent = parent
 	n.setLevel(a, level)
-	switch {
-	case parent == 0:
-		t.children.Insert(h.pair(hash, 0), id)
-	case n.isPlus():
+	if n.isPlus() {
 		t.nodes.At(parent).plus = id
-	default:
-		t.nodes.At(parent).kids++
-		t.children.Insert(h.pair(hash, parent), id)
+		return id
 	}
+	t.nodes.At(parent).kids++
+	t.children.Insert(h.pair(hash, parent), id)
 	return id
 }
 
 // walk goes down a valid filter, and answers the node where it ends, or 0.
 func (t *trie) walk(h *hasher, a *alloc.Arena, tenant uint32, filter []byte, create bool) (at uint32, multi bool) {
-	at = t.root(h, a, tenant, create)
+	at = t.root(tenant, create)
 	for at != 0 {
 		level, rest, more := bytes.Cut(filter, separator)
 		next, hash := uint32(0), uint64(0)
@@ -130,13 +134,14 @@ func (t *trie) prune(h *hasher, a *alloc.Arena, id uint32) {
 			return
 		}
 		parent := n.parent
-		if n.isPlus() {
+		switch {
+		case parent == 0:
+			delete(t.roots, binary.LittleEndian.Uint32(n.text[:]))
+		case n.isPlus():
 			t.nodes.At(parent).plus = 0
-		} else {
+		default:
 			t.children.Delete(h.pair(h.level(n.level(a)), parent), id)
-			if parent != 0 {
-				t.nodes.At(parent).kids--
-			}
+			t.nodes.At(parent).kids--
 		}
 		if n.n > nodeText {
 			a.Free(alloc.Handle(binary.LittleEndian.Uint64(n.text[:])))
@@ -203,7 +208,7 @@ func (m *Matches) level(h *hasher, topic []byte, d int) *matchLevel {
 // match collects the filters of tenant that match topic. It visits each node at most once, and only nodes all of whose levels
 // match.
 func (t *tables) match(h *hasher, tenant uint32, topic []byte, m *Matches, number uint32) {
-	at := matchFrame{node: t.trie.root(h, &t.text, tenant, false)}
+	at := matchFrame{node: t.trie.root(tenant, false)}
 	if at.node == 0 {
 		return
 	}
