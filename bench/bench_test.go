@@ -51,6 +51,7 @@ func TestEveryScenarioPassesOnASoundBroker(t *testing.T) {
 				cfg := small(scenario, b)
 				cfg.QoS, cfg.Threads = qos, threads
 				cfg.Version = 4 + byte(threads)%2
+				cfg.Stall, cfg.Drain = 5*time.Second, 5*time.Second // a slow machine is no fault
 				res := mustRun(t, cfg)
 				if !res.OK || len(res.Violations) > 0 || len(res.Notes) > 0 {
 					t.Errorf("%s at QoS %d: %q, %v", scenario, qos, res.Violations, res.Notes)

@@ -171,11 +171,24 @@ func (e endpoint) dial(n int) (fd int, err error) {
 			return -1, fmt.Errorf("bind: %w", err)
 		}
 	}
-	if err := unix.Connect(fd, e.addr); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+	if err := unix.Connect(fd, e.sockaddr()); err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("connect: %w", err)
 	}
 	return fd, nil
+}
+
+// sockaddr gives a copy of the address: Connect writes into what it is given, and loops dial at the same time.
+func (e endpoint) sockaddr() unix.Sockaddr {
+	switch a := e.addr.(type) {
+	case *unix.SockaddrInet4:
+		return &unix.SockaddrInet4{Port: a.Port, Addr: a.Addr}
+	case *unix.SockaddrInet6:
+		return &unix.SockaddrInet6{Port: a.Port, Addr: a.Addr}
+	case *unix.SockaddrUnix:
+		return &unix.SockaddrUnix{Name: a.Name}
+	}
+	return e.addr
 }
 
 // dialResult tells how a connection that became writable ended.

@@ -256,7 +256,7 @@ func (r *run) bottleneck() string {
 	if r.cfg.Messages == 0 && float64(t.sentMeasured) < 0.98*want && float64(t.held) < 0.02*want {
 		return fmt.Sprintf("%.0f messages were to be sent in the measured part and %d were", want, t.sentMeasured)
 	}
-	if busy := s.Generator.BusyCores / float64(r.cfg.Threads); r.cfg.Rate == 0 && busy > 0.97 {
+	if busy := s.Generator.BusyCores / float64(r.cfg.Threads); r.cfg.Rate == 0 && t.sentMeasured > 0 && busy > 0.97 {
 		return fmt.Sprintf("the generator's threads were %.0f %% busy: the rate is theirs, not the broker's (CPU per message stands)", busy*100)
 	}
 	return ""
