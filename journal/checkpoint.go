@@ -50,7 +50,9 @@ type Checkpointer struct {
 }
 
 func newCheckpointer(l *Log) *Checkpointer {
-	return &Checkpointer{l: l, fs: newStoreFS(l.fs), flushErr: make(chan error, 1)}
+	c := &Checkpointer{l: l, flushErr: make(chan error, 1)}
+	c.fs = &storeFS{fs: l.fs, failed: c.fail}
+	return c
 }
 
 func (c *Checkpointer) open() error {
@@ -76,8 +78,9 @@ func (c *Checkpointer) open() error {
 	}
 	c.mu.Lock()
 	c.mu.db = db
+	err = c.err()
 	c.mu.Unlock()
-	return nil
+	return err
 }
 
 // backgroundError is called on the store's goroutines: a flush has failed and will be tried again.

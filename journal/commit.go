@@ -275,10 +275,11 @@ func (c *committer) flushed() uint64 {
 // makeRoom goes on to the next segment if the active one has no room for size more bytes.
 func (c *committer) makeRoom(size int64) error {
 	s := c.active
-	if s != nil && !c.mustRotate && s.end+size <= s.size {
+	// One block stays free for the mark of a clean end.
+	if s != nil && !c.mustRotate && s.end+size+blockSize <= s.size {
 		return nil
 	}
-	need := alignUp(blockSize + size)
+	need := alignUp(size + 2*blockSize)
 	want := max(c.l.o.SegmentBytes, need)
 	if s == nil {
 		want = max(min(firstSegmentBytes, c.l.o.SegmentBytes), need)

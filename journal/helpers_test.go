@@ -126,7 +126,7 @@ func batchOf(base record.Offset, n, size int) []byte {
 
 // recordsFrame appends a frame with a batch of n records to dst.
 func recordsFrame(dst []byte, p record.PartitionID, base record.Offset, n, size int) []byte {
-	f := record.Frame{Kind: record.KindRecords, Shard: record.ShardID(p % 4), Index: uint64(base), Partition: p}
+	f := record.Frame{Kind: record.KindRecords, Shard: record.ShardID(p % 2), Index: uint64(base), Partition: p}
 	dst, start := record.BeginFrame(dst, &f)
 	dst = record.BeginRecordsPayload(dst, fmt.Appendf(nil, "extra %d", base))
 	dst = append(dst, batchOf(base, n, size)...)

@@ -235,6 +235,7 @@ func (l *Log) Replay(fn func(record.Frame, Position) error) error {
 	if err := l.takeUp(&r); err != nil {
 		return named(err)
 	}
+	l.buryReplayed()
 	l.stats.ReplayedFrames.Store(r.frames)
 	if r.bytes > 0 {
 		l.log.Info("journal replayed", "dir", l.o.Dir, "from", l.mu.replay.String(), "frames", r.frames, "bytes", r.bytes)
@@ -388,6 +389,17 @@ func (r *replayer) judge(s *segment, g *groupReader, pos int64, active bool) err
 		r.l.log.Warn("journal ended in a torn write, which was never acknowledged; it is cut", "segment", s.number(), "at", pos)
 	}
 	return nil
+}
+
+// buryReplayed takes out of the index what the replay brought back and nobody needs.
+func (l *Log) buryReplayed() {
+	l.mu.Lock()
+	var dead []*segment
+	for _, p := range l.mu.partitions {
+		dead = append(dead, l.buryLocked(p)...)
+	}
+	l.mu.Unlock()
+	l.keep.bury(dead)
 }
 
 // takeUp hands the log's end to the committer.

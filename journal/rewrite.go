@@ -108,8 +108,10 @@ func (c *cleaner) rewrite(s *segment) error {
 	for _, p := range l.mu.partitions {
 		for _, r := range p.refs {
 			if r.seg == s {
-				k := r.entries.search(p.start)
-				parts = append(parts, &rewriting{id: p.id, entries: r.entries[k*entrySize:]})
+				// What a replay brought back may be dead to its last entry.
+				if k := r.entries.search(p.start); k < r.entries.len() {
+					parts = append(parts, &rewriting{id: p.id, entries: r.entries[k*entrySize:]})
+				}
 				break
 			}
 		}

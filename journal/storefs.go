@@ -22,9 +22,8 @@ var errStopped = errors.New("journal: checkpoint store is stopped")
 type storeFS struct {
 	fs      vfs.FS
 	stopped atomic.Bool
+	failed  func(error) // stops the store
 }
-
-func newStoreFS(fsys vfs.FS) *storeFS { return &storeFS{fs: fsys} }
 
 func (s *storeFS) check() error {
 	if s.stopped.Load() {
@@ -204,13 +203,25 @@ func (f *storeFile) Preallocate(int64, int64) error { return nil }
 func (f *storeFile) Stat() (pvfs.FileInfo, error) { return f.s.Stat(f.name) }
 
 func (f *storeFile) Sync() error {
+	if f.f == nil {
+		f.syncDir()
+		return nil
+	}
 	if err := f.s.check(); err != nil {
 		return err
 	}
-	if f.f == nil {
-		return f.s.fs.SyncDir(f.name)
-	}
 	return f.f.Sync()
+}
+
+// syncDir never tells the store of an error: it would panic, on a goroutine of its own. It is stopped instead, which Checkpointer
+// knows of and reports; what it believes to have done from then on reaches no disk.
+func (f *storeFile) syncDir() {
+	if f.s.stopped.Load() {
+		return
+	}
+	if err := f.s.fs.SyncDir(f.name); err != nil {
+		f.s.failed(err)
+	}
 }
 
 func (f *storeFile) SyncTo(int64) (bool, error) { return false, nil }
