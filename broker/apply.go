@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -16,11 +17,13 @@ type references struct {
 	numbers  []uint64
 }
 
+func (r *references) reset(extra []byte) { r.d = decoder{b: extra} }
+
 func (r *references) next() bool {
 	if len(r.d.b) == 0 {
 		return false
 	}
-	r.flags, r.size = r.d.uvarint(), int(r.d.uvarint())
+	r.flags, r.size = r.d.uvarint(), int(r.d.uvarint()&(1<<31-1))
 	if r.flags&refDedupe != 0 {
 		r.session, r.packetID = r.d.uvarint(), uint16(r.d.uvarint())
 	}
@@ -34,6 +37,7 @@ func (r *references) next() bool {
 // apply changes the tables by what a shard has committed, then gives live subscribers their messages and the publishers
 // their answers, in index order. It runs on the shard's home loop.
 func (l *Local) apply(s *shard, p *pending, at Place) {
+	s.applying.Lock()
 	if p.records > 0 {
 		s.applyRecords(l.b, p.extra, record.Batch(p.sealed), p.baseSeq)
 	}
@@ -43,16 +47,15 @@ func (l *Local) apply(s *shard, p *pending, at Place) {
 	s.mu.Lock()
 	s.mu.applied, s.mu.place = p.index, at
 	s.mu.Unlock()
+	s.applying.Unlock()
 	l.deliverPending(s, p)
-	p.reset()
-	s.mu.Lock()
-	s.mu.free = p
-	s.mu.Unlock()
+	s.recycle(p)
 }
 
 // applyRecords is the part of apply that recovery shares: QoS 2 identifiers, filter queues, retained messages.
 func (s *shard) applyRecords(b *Broker, extra []byte, batch record.Batch, baseSeq uint64) {
-	refs := references{d: decoder{b: extra}}
+	refs := &s.refs
+	refs.reset(extra)
 	retains := false
 	s.mu.Lock()
 	now := batch.MaxTimestamp()
@@ -65,7 +68,10 @@ func (s *shard) applyRecords(b *Broker, extra []byte, batch record.Batch, baseSe
 			s.addReceivedLocked(refs.session, refs.packetID)
 		}
 		for _, n := range refs.numbers {
-			s.queueLocked(n).add(seq, refs.size, now)
+			if q := s.queueLocked(n); q.add(seq, refs.size, now) && !q.grown {
+				q.grown = true
+				s.mu.grown = append(s.mu.grown, q)
+			}
 		}
 	}
 	s.mu.nextSeq = max(s.mu.nextSeq, seq)
@@ -77,7 +83,8 @@ func (s *shard) applyRecords(b *Broker, extra []byte, batch record.Batch, baseSe
 }
 
 func (s *shard) applyRetained(b *Broker, extra []byte, batch record.Batch) {
-	refs := references{d: decoder{b: extra}}
+	refs := &s.refs
+	refs.reset(extra)
 	var props []byte
 	for it := batch.Records(); it.Next() && refs.next(); {
 		if refs.flags&refRetain == 0 {
@@ -98,7 +105,7 @@ func (s *shard) queueLocked(number uint64) *queue {
 		if s.mu.queues == nil {
 			s.mu.queues = make(map[uint64]*queue)
 		}
-		q = &queue{number: number}
+		q = &queue{number: number, total: &s.home.b.queued}
 		s.mu.queues[number] = q
 	}
 	return q
@@ -106,21 +113,19 @@ func (s *shard) queueLocked(number uint64) *queue {
 
 func (s *shard) addReceivedLocked(session uint64, packetID uint16) {
 	if s.mu.received == nil {
-		s.mu.received = make(map[uint64]map[uint16]struct{})
+		s.mu.received = make(map[uint64][]uint16)
 	}
-	ids := s.mu.received[session]
-	if ids == nil {
-		ids = make(map[uint16]struct{})
-		s.mu.received[session] = ids
+	if ids := s.mu.received[session]; !slices.Contains(ids, packetID) {
+		s.mu.received[session] = append(ids, packetID)
+		s.mu.rows.received(session)
 	}
-	ids[packetID] = struct{}{}
-	s.mu.rows.received(session)
 }
 
 // deliverPending routes and answers what apply has taken in, in order.
 func (l *Local) deliverPending(s *shard, p *pending) {
 	var it record.BatchReader
-	refs := references{d: decoder{b: p.extra}}
+	refs := &s.refs
+	refs.reset(p.extra)
 	if p.records > 0 {
 		it = record.Batch(p.sealed).Records()
 	}
@@ -128,17 +133,20 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 	m := &l.message
 	for i := range p.entries {
 		e := &p.entries[i]
+		matched := false
 		switch e.kind {
 		case entryRecord:
 			if it.Next() && refs.next() && e.live {
 				l.props, _ = messageOf(m, it.Record(), l.props)
 				m.Publisher = e.pub
-				l.deliverKept(s, m, seq, &refs)
+				matched = l.deliverKept(s, m, seq, refs)
 			}
 			seq++
 		case entryTransient:
 			e.bundle.view(0, m)
-			l.deliverAll(l.route(e.c.tenant, m.Topic), m, Ref{})
+			mt := l.route(e.c.tenant, m.Topic)
+			matched = mt.any
+			l.deliverAll(mt, m, Ref{})
 			putBundle(e.bundle)
 		case entryCommand:
 			if e.done != nil {
@@ -146,21 +154,21 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 				continue
 			}
 		}
-		l.complete(e.c, e.tok, nil)
+		l.complete(e.c, Result{Token: e.tok, Matched: matched})
 	}
 }
 
-// deliverKept routes a committed record. Its durable subscribers know it by its sequence.
-func (l *Local) deliverKept(s *shard, m *Message, seq uint64, refs *references) {
-	mt := l.route(0, m.Topic)
-	if !mt.any {
-		return
-	}
+// deliverKept routes a committed record, and says whether it matched. Its durable subscribers know it by its sequence.
+func (l *Local) deliverKept(s *shard, m *Message, seq uint64, refs *references) (matched bool) {
 	ref := Ref{}
 	if len(refs.numbers) > 0 {
 		ref = Ref{Shard: uint16(s.id), Seq: seq}
 	}
-	l.deliverAll(mt, m, ref)
+	mt := l.route(0, m.Topic)
+	if mt.any {
+		l.deliverAll(mt, m, ref)
+	}
+	return mt.any || len(refs.numbers) > 0
 }
 
 // fail answers everybody in a pending list that could not be written. The tables never saw it.
@@ -174,12 +182,9 @@ func (l *Local) fail(s *shard, p *pending, err error) {
 			e.failed(err)
 			continue
 		}
-		l.complete(e.c, e.tok, err)
+		l.complete(e.c, Result{Token: e.tok, Err: err})
 	}
-	p.reset()
-	s.mu.Lock()
-	s.mu.free = p
-	s.mu.Unlock()
+	s.recycle(p)
 }
 
 // The commands of a shard. Their numbers are on disk.
@@ -208,7 +213,7 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 		case cmdSession:
 			s.applySession(b, &c)
 		case cmdDisconnect:
-			s.applyDisconnect(b, &c)
+			s.applyDisconnect(&c)
 		case cmdRemove:
 			s.applyRemove(b, c.uvarint())
 		case cmdSubscribe:
@@ -226,7 +231,7 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 		case cmdWillDone:
 			s.applyWillDone(c.uvarint())
 		case cmdGroup:
-			s.applyGroup(c.uvarint(), c.uvarint())
+			s.applyGroup(b, c.uvarint(), c.uvarint())
 		}
 	}
 }
@@ -234,13 +239,18 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 func (s *shard) applyRelease(session uint64, packetID uint16) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ids := s.mu.received[session]; ids != nil {
-		delete(ids, packetID)
-		if len(ids) == 0 {
-			delete(s.mu.received, session)
-		}
-		s.mu.rows.received(session)
+	ids := s.mu.received[session]
+	i := slices.Index(ids, packetID)
+	if i < 0 {
+		return
 	}
+	s.mu.rows.received(session)
+	if len(ids) == 1 {
+		delete(s.mu.received, session)
+		return
+	}
+	ids[i] = ids[len(ids)-1]
+	s.mu.received[session] = ids[:len(ids)-1]
 }
 
 func appendCommand(dst []byte, cmd, session uint64) []byte {

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"hash/maphash"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -62,28 +61,32 @@ func (l Limits) withDefaults() Limits {
 
 // Broker is the core. Make it with New, one Local for each loop.
 type Broker struct {
-	opts     Options
-	limits   atomic.Pointer[Limits]
-	clock    clock.Clock
-	logger   *slog.Logger
-	log      Log
-	locals   []*Local
-	shards   []*shard
-	index    *topics.Index
-	retained *retainedStore
-	slots    slotTable
-	stats    Stats
-	seed     maphash.Seed
-	failure  atomic.Pointer[error]
-	started  atomic.Bool
+	opts       Options
+	limits     atomic.Pointer[Limits]
+	clock      clock.Clock
+	logger     *slog.Logger
+	log        Log
+	locals     []*Local
+	shards     []*shard
+	index      *topics.Index
+	retained   *retainedStore
+	slots      slotTable
+	stats      Stats
+	failure    atomic.Pointer[error]
+	recovering bool // until Recovered: queues wait for their readers, whatever the order of the shards' commands
 
 	dirty struct {
 		sync.Mutex
 		shards []*shard
 	}
+	end struct {
+		sync.Mutex
+		place Place // of the last durable group
+	}
 	gatherList []*shard   // the committer's
 	flight     []gathered // the committer's
 
+	queued       queueTotals
 	filters      filterTable
 	lastSID      atomic.Uint64
 	attached     atomic.Uint64 // moves when a durable session comes back: routes are looked up anew
@@ -105,11 +108,11 @@ func New(o Options) *Broker {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger}
+	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true}
 	b.SetLimits(o.Limits)
 	b.index = topics.New(topics.Options{MaxLevels: o.Limits.withDefaults().FilterLevels})
 	b.retained = newRetainedStore(o.Limits.withDefaults().FilterLevels)
-	b.filters.init()
+	b.filters.init(b.index)
 	for i := range o.Loops {
 		b.locals = append(b.locals, newLocal(b, i, o.Loops))
 	}

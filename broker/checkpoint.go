@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"container/heap"
 	"encoding/binary"
 	"fmt"
 	"time"
@@ -26,7 +25,6 @@ type dirtyRows struct {
 	topics   map[string]struct{}
 	groups   map[uint64]struct{}
 	gone     [][]byte // keys of queue blocks that were trimmed
-	timers   timers
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -40,14 +38,6 @@ func (r *dirtyRows) session(id uint64)     { mark(&r.sessions, id) }
 func (r *dirtyRows) received(id uint64)    { mark(&r.ids, id) }
 func (r *dirtyRows) retained(topic []byte) { mark(&r.topics, string(topic)) }
 func (r *dirtyRows) group(number uint64)   { mark(&r.groups, number) }
-func (r *dirtyRows) timer(id uint64, d *durable) {
-	for _, at := range [2]int64{d.deadline, d.willAt} {
-		if at != 0 && at != int64(1<<63-1) {
-			heap.Push(&r.timers, timer{at, id})
-		}
-	}
-}
-
 func (r *dirtyRows) queueGone(q *queue) {
 	var firsts []uint64
 	for _, b := range q.blocks {
@@ -88,7 +78,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	for id := range r.ids {
 		c := rowChange{key: key8(rowReceived, id)}
 		if ids := s.mu.received[id]; len(ids) > 0 {
-			for packet := range ids {
+			for _, packet := range ids {
 				c.value = binary.AppendUvarint(c.value, uint64(packet))
 			}
 		}
@@ -123,20 +113,60 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		}
 		rows = append(rows, c)
 	}
-	timers := r.timers
-	*r = dirtyRows{timers: timers}
+	*r = dirtyRows{}
+	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
+	meta = binary.AppendUvarint(meta, b.lastSID.Load())
+	meta = binary.AppendUvarint(meta, b.filters.lastNumber())
 	return append(rows, rowChange{[]byte{rowMeta}, meta})
+}
+
+// dirtyAgainLocked takes back collectLocked: the store did not take the rows.
+func (s *shard) dirtyAgainLocked(rows []rowChange) {
+	for i := range rows {
+		key := rows[i].key
+		number := uint64(0)
+		if len(key) >= 9 {
+			number = binary.BigEndian.Uint64(key[1:])
+		}
+		switch key[0] {
+		case rowSession:
+			s.mu.rows.session(number)
+		case rowReceived:
+			s.mu.rows.received(number)
+		case rowGroup:
+			s.mu.rows.group(number)
+		case rowRetained:
+			s.mu.rows.retained(key[1:])
+		case rowQueue:
+			if rows[i].value == nil {
+				s.mu.rows.gone = append(s.mu.rows.gone, key)
+			} else if q := s.mu.queues[number]; q == nil || !q.unsaved(binary.BigEndian.Uint64(key[9:])) {
+				s.mu.rows.gone = append(s.mu.rows.gone, key) // trimmed meanwhile, and perhaps written all the same
+			}
+		}
+	}
 }
 
 // Checkpoint writes what changed since the last one to st, shard by shard, and lets go of the log before it. One goroutine at
 // a time. The home loops go on.
 func (b *Broker) Checkpoint(st Checkpoints) error {
 	for _, s := range b.shards {
+		end := b.committed()
+		s.applying.Lock()
 		s.mu.Lock()
 		applied, place := s.mu.applied, s.mu.place
+		if s.mu.unapplied == 0 {
+			place = end // nothing of this shard is on its way: all its frames before that place are applied
+		}
+		if place == (Place{}) {
+			s.mu.Unlock()
+			s.applying.Unlock()
+			continue // nothing was written since the log was opened empty
+		}
 		rows := s.collectLocked(b)
 		s.mu.Unlock()
+		s.applying.Unlock()
 		err := st.Write(s.id, applied, place, func(w RowWriter) error {
 			for i := range rows {
 				var err error
@@ -152,6 +182,9 @@ func (b *Broker) Checkpoint(st Checkpoints) error {
 			return nil
 		})
 		if err != nil {
+			s.mu.Lock()
+			s.dirtyAgainLocked(rows)
+			s.mu.Unlock()
 			return fmt.Errorf("checkpoint of shard %d: %w", s.id, err)
 		}
 	}
@@ -168,7 +201,7 @@ func encodeSessionRow(dst []byte, sess *Session) []byte {
 	dst = binary.AppendUvarint(dst, uint64(d.willAt))
 	dst = binary.AppendUvarint(dst, boolBit(d.connected))
 	dst = appendWill(dst, sess.will)
-	f := feed{position: d.position, out: d.inflight}
+	f := feed{position: d.position, restored: d.inflight}
 	dst = appendBytes(dst, f.encode(nil, true))
 	subs := d.subscriptions()
 	dst = binary.AppendUvarint(dst, uint64(len(subs)))
@@ -209,7 +242,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 		s.mu.byID = make(map[uint64]*Session)
 	}
 	s.mu.byID[id] = sess
-	s.mu.rows.timer(id, sess.d)
+	s.armLocked(sess.d)
 	s.mu.Unlock()
 	b.raiseSID(id)
 	b.stats.Sessions.Add(1)
@@ -248,6 +281,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 	case rowMeta:
 		s.mu.nextSeq = d.uvarint()
 		s.mu.appliedSeq = s.mu.nextSeq
+		b.raiseSID(d.uvarint())
+		b.filters.raise(d.uvarint())
 	case rowSession:
 		return s.loadSession(b, number, value)
 	case rowReceived:
@@ -256,6 +291,7 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		for len(d.b) > 0 {
 			s.addReceivedLocked(number, uint16(d.uvarint()))
 		}
+		clear(s.mu.rows.ids)
 	case rowQueue:
 		bl, ok := decodeRefBlock(value)
 		if !ok {
@@ -263,10 +299,7 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		q := s.queueLocked(number)
-		q.blocks = append(q.blocks, bl)
-		q.count += int64(bl.n)
-		q.bytes += bl.bytes
+		return s.queueLocked(number).load(bl)
 	case rowRetained:
 		return b.retained.load(b, key, value)
 	case rowGroup:
@@ -310,12 +343,14 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 	s.mu.Lock()
 	s.mu.index, s.mu.applied, s.mu.place = f.Index, f.Index, end
 	s.mu.Unlock()
+	b.setCommitted(end)
 	return nil
 }
 
 // Recovered ends recovery: sessions that were connected when the last run ended count as gone since now; groups go on behind
 // what they had finished. Before Start.
 func (b *Broker) Recovered() {
+	b.recovering = false
 	now := b.nowMilli()
 	known := make(map[uint64]bool)
 	for _, s := range b.shards {
@@ -332,13 +367,12 @@ func (b *Broker) Recovered() {
 			if sess.will != nil {
 				d.willAt = now + int64(min(sess.will.Delay, d.expiry)/time.Millisecond) + 1
 			}
-			s.mu.rows.timer(id, d)
+			s.armLocked(d)
 			s.mu.rows.session(id)
 		}
 		for n := range s.mu.queues {
-			if _, shared, ok := b.filters.readers(nil, n); ok && shared {
-				g := s.groupLocked(n)
-				g.behind = true
+			if _, shared, ok := b.filters.readers(nil, n, 0, 0); ok && shared {
+				s.groupLocked(n).behind = true
 				b.behindGroups.Add(1)
 			}
 		}
@@ -359,10 +393,14 @@ func (s *shard) dropStrays(b *Broker, known map[uint64]bool) {
 			s.mu.rows.received(id)
 		}
 	}
-	for n, q := range s.mu.queues {
-		if _, _, ok := b.filters.readers(nil, n); !ok {
-			s.mu.rows.queueGone(q)
-			delete(s.mu.queues, n)
+	for n := range s.mu.queues {
+		if _, _, ok := b.filters.readers(nil, n, 0, 0); !ok {
+			s.dropQueueLocked(n)
+		}
+	}
+	for n := range s.mu.groups {
+		if _, _, ok := b.filters.readers(nil, n, 0, 0); !ok {
+			s.dropQueueLocked(n)
 		}
 	}
 }

@@ -1,36 +1,35 @@
 package broker
 
-import (
-	"encoding/binary"
-	"slices"
-
-	"github.com/sluicemq/sluice/broker/topics"
-)
+import "slices"
 
 // feed is the live part of a durable session: how far it has been sent what its filter queues hold, and what of that is not
 // yet acknowledged. It belongs to the connection's loop; the session's row gets its progress by command.
 type feed struct {
-	c        *Client
-	shards   []feedShard
-	out      []outEntry // in the order of sending; out[head:] is in use
-	head     int
-	open     int // entries that the receiver still has to finish
-	window   int
-	received map[uint16]*shard // QoS 2 identifiers of the client's own publishes, and where they are remembered
-	resumed  map[Ref]*outEntry // sent in an earlier connection, above the position; they join out when the cursor passes them
-	order    []*outEntry       // resumed in the order of their sending
-	position []shardSeq
-	parked   *bundle // fetched, and not taken yet
-	parkedAt int
-	waiting  []outGrant // granted messages, in order, that wait for their commit or for room
-	nextID   uint16
-	fetching int
-	granted  int  // of waiting: those whose grant was handed to the journal
-	stalled  bool // the receiver has no room
-	changed  bool // progress is to be journaled
-	listed   bool // on the Local's list of such
-	seen     map[string]subscribedTopic
-	seenOf   *[]durableSubscription
+	c         *Client
+	shards    []feedShard
+	out       []outEntry // in the order of sending; out[head:] is in use
+	restored  []outEntry // of earlier connections, by shard and sequence: not met again yet on the way through the queues
+	skip      map[shardSeq]struct{}
+	head      int
+	open      int // entries that the receiver still has to finish
+	due       int // of restored: those that are to be sent again before anything else
+	window    int
+	received  map[uint16]*shard // QoS 2 identifiers of the client's own publishes, and where they are remembered
+	position  []shardSeq
+	parked    *bundle // fetched, and not taken yet
+	parkedAt  int
+	waiting   []outGrant // granted messages, in order, that wait for their commit or for room
+	granted   int        // of waiting: those whose grant was handed to the journal
+	rowGrants int        // grants in the session's row since its last position
+	fetching  int
+	nextID    uint16
+	wrapped   bool // nextID has been all around
+	stalled   bool // the receiver has no room
+	changed   bool // progress is to be journaled
+	listed    bool // on the Local's list of such
+	granting  bool // on the Local's list of those with new grants
+	seen      map[string]subscribedTopic
+	seenOf    *[]durableSubscription
 }
 
 // feedShard is how far one shard's queues were sent. behind: the rest has to come from the log.
@@ -38,38 +37,6 @@ type feedShard struct {
 	shard  uint16
 	behind bool
 	cursor uint64
-}
-
-type outState uint8
-
-const (
-	outSent     outState = iota + 1
-	outGranting          // its grant waits for the commit, or for room
-	outReceived          // PUBREC came
-	outDone
-)
-
-// outEntry is a message that was sent and not yet finished.
-type outEntry struct {
-	ref   Ref
-	id    uint16
-	qos   QoS
-	state outState
-}
-
-// outGrant is a QoS 2 message whose packet identifier is being put on stable storage.
-type outGrant struct {
-	body      *bundle
-	opts      uint32
-	ids       []uint32
-	ref       Ref
-	id        uint16
-	committed bool
-}
-
-type subscribedTopic struct {
-	opts uint32
-	ids  []uint32
 }
 
 // newFeed takes up a session where its row says that it stopped.
@@ -82,26 +49,37 @@ func newFeed(b *Broker, c *Client) *feed {
 	s := c.sess.shard
 	s.mu.Lock()
 	f.position = append(f.position, d.position...)
-	inflight := append([]outEntry(nil), d.inflight...)
+	f.restored = append(f.restored, d.inflight...)
+	f.rowGrants = len(d.inflight)
 	s.mu.Unlock()
-	for i := range inflight {
-		e := &inflight[i]
+	slices.SortFunc(f.restored, func(a, b outEntry) int {
+		if a.shard != b.shard {
+			return int(a.shard) - int(b.shard)
+		}
+		if a.seq < b.seq {
+			return -1
+		}
+		return 1
+	})
+	for i := range f.restored {
+		e := &f.restored[i]
+		e.due = e.state == outSent
+		if e.due {
+			f.due++
+		}
 		if e.state != outDone {
 			f.open++
 		}
-		if e.ref.Seq <= seqOf(f.position, e.ref.Shard) {
-			f.out = append(f.out, *e)
-			continue
+		if e.seq > seqOf(f.position, e.shard) {
+			if f.skip == nil {
+				f.skip = make(map[shardSeq]struct{})
+			}
+			f.skip[shardSeq{e.shard, e.seq}] = struct{}{}
 		}
-		if f.resumed == nil {
-			f.resumed = make(map[Ref]*outEntry)
-		}
-		f.resumed[e.ref] = e
-		f.order = append(f.order, e)
 	}
 	for _, sh := range b.shards {
 		sh.mu.Lock()
-		for id := range sh.mu.received[d.id] {
+		for _, id := range sh.mu.received[d.id] {
 			f.received[id] = sh
 		}
 		sh.mu.Unlock()
@@ -109,6 +87,7 @@ func newFeed(b *Broker, c *Client) *feed {
 	return f
 }
 
+// release lets go of the buffers.
 func (f *feed) release() {
 	if f.parked != nil {
 		putBundle(f.parked)
@@ -131,24 +110,13 @@ func (f *feed) at(shard uint16) *feedShard {
 	return &f.shards[len(f.shards)-1]
 }
 
-// subscribed looks for queues that a new subscription shares with others.
-func (f *feed) subscribed() { f.seen = nil }
-
 // startFeed resends what was in flight and finds out which queues hold something for the session.
 func (l *Local) startFeed(c *Client) {
 	f := c.feed
-	resend := map[uint16][]uint64{}
-	for _, e := range f.order {
-		switch e.state {
-		case outReceived:
+	for i := range f.restored {
+		if e := &f.restored[i]; e.state == outReceived {
 			c.sub.Control(Control{Kind: ControlRelease, PacketID: e.id})
-		case outSent:
-			resend[e.ref.Shard] = append(resend[e.ref.Shard], e.ref.Seq)
 		}
-	}
-	for sh, seqs := range resend {
-		f.fetching++
-		l.b.fetcher.submit(fetchJob{c: c, shard: sh, seqs: seqs, resend: true})
 	}
 	for _, s := range l.b.shards {
 		if l.behind(f, s) {
@@ -177,8 +145,9 @@ func (l *Local) behind(f *feed, s *shard) bool {
 	return false
 }
 
-// deliverQueued is the short way of a committed message to a durable session that keeps up.
-func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, ref Ref) {
+// deliverQueued is the short way of a committed message to a durable session that keeps up. own: the session published it and wants
+// none of its own.
+func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, ref Ref, own bool) {
 	f := c.feed
 	if f == nil {
 		return
@@ -187,12 +156,15 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 	if ref.Seq <= fs.cursor {
 		return
 	}
-	if fs.behind || f.stalled || f.fetching > 0 || f.parked != nil {
+	if fs.behind || f.stalled || f.fetching > 0 || f.due > 0 || f.parked != nil {
 		fs.behind = true
 		l.later(c)
 		return
 	}
-	if !l.offer(f, m, opts, ids, ref) {
+	if own {
+		f.done(ref)
+		l.progressed(f)
+	} else if !l.offer(f, m, opts, ids, ref) {
 		fs.behind, f.stalled = true, true
 		return
 	}
@@ -201,224 +173,36 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 
 // offer gives a queued message to the receiver, or starts its grant. False: no room.
 func (l *Local) offer(f *feed, m *Message, opts uint32, ids []uint32, ref Ref) bool {
-	if e := f.resumed[ref]; e != nil {
-		delete(f.resumed, ref)
-		if e.state != outDone {
-			f.open--
-		}
-		f.push(*e)
+	if f.meet(ref) {
+		return true
+	}
+	if m.Deadline != 0 && m.Deadline <= l.b.nowMilli() {
+		l.b.stats.QueueDropped[DropExpired].Add(1)
+		f.done(ref)
+		l.progressed(f)
 		return true
 	}
 	d := &l.delivery
 	*d = Delivery{Ref: ref, SubscriptionIDs: ids, QoS: min(m.QoS, QoS(opts&optQoS)), Retain: m.Retain && opts&optRAP != 0}
-	if m.Deadline != 0 && m.Deadline <= l.b.nowMilli() {
-		l.b.stats.QueueDropped[DropExpired].Add(1)
-		f.push(outEntry{ref: ref, state: outDone})
-		return true
-	}
 	switch d.QoS {
 	case 0:
 		d.Ref = Ref{}
 		f.c.sub.Deliver(m, d)
-		f.push(outEntry{ref: ref, state: outDone})
+		f.done(ref)
+		l.progressed(f)
 	case 1:
-		if f.open >= f.window || len(f.waiting) > 0 && f.open+len(f.waiting) > f.window {
+		if f.open >= f.window {
 			return false
 		}
 		id, ok := f.c.sub.Deliver(m, d)
 		if !ok {
 			return false
 		}
-		f.push(outEntry{ref: ref, id: id, qos: 1, state: outSent})
+		f.push(outEntry{seq: ref.Seq, shard: ref.Shard, id: id, qos: 1, state: outSent})
 	default:
 		return l.grant(f, m, opts, ids, ref)
 	}
 	return true
-}
-
-// push remembers a message that is on its way. What needs no acknowledgement moves the position at once if nothing is before it.
-func (f *feed) push(e outEntry) {
-	f.changed = true
-	if e.state == outDone {
-		if f.head == len(f.out) {
-			f.advance(e.ref)
-			return
-		}
-		if last := &f.out[len(f.out)-1]; last.state == outDone && last.ref.Shard == e.ref.Shard && last.id == 0 {
-			last.ref = e.ref
-			return
-		}
-	} else {
-		f.open++
-	}
-	if f.head > 64 && f.head*2 > len(f.out) {
-		f.out = f.out[:copy(f.out, f.out[f.head:])]
-		f.head = 0
-	}
-	f.out = append(f.out, e)
-}
-
-func (f *feed) advance(ref Ref) {
-	if ref.Group == 0 {
-		f.position = setSeq(f.position, ref.Shard, ref.Seq)
-	}
-}
-
-// find gives the open entry of a packet identifier.
-func (f *feed) find(id uint16) *outEntry {
-	for i := f.head; i < len(f.out); i++ {
-		if e := &f.out[i]; e.id == id && e.state != outDone && e.state != outGranting {
-			return e
-		}
-	}
-	for _, e := range f.resumed {
-		if e.id == id && e.state != outDone {
-			return e
-		}
-	}
-	return nil
-}
-
-// finish marks an entry done and moves the position over what is done from the front.
-func (f *feed) finish(e *outEntry) {
-	e.state = outDone
-	f.open--
-	f.changed = true
-	for f.head < len(f.out) && f.out[f.head].state == outDone {
-		f.advance(f.out[f.head].ref)
-		f.head++
-	}
-	if f.head == len(f.out) {
-		f.out, f.head = f.out[:0], 0
-	}
-}
-
-// grant takes a packet identifier for a QoS 2 message and has it put on stable storage before the message is sent.
-func (l *Local) grant(f *feed, m *Message, opts uint32, ids []uint32, ref Ref) bool {
-	if f.open >= f.window {
-		return false
-	}
-	id := f.freeID()
-	f.push(outEntry{ref: ref, id: id, qos: 2, state: outGranting})
-	f.waiting = append(f.waiting, outGrant{body: carry(m), opts: opts, ids: ids, ref: ref, id: id})
-	l.granting(f.c)
-	return true
-}
-
-// freeID gives a packet identifier of the core's own that nothing in flight has.
-func (f *feed) freeID() uint16 {
-	for {
-		id := f.nextID
-		f.nextID++
-		if f.nextID < CorePacketIDs {
-			f.nextID = CorePacketIDs
-		}
-		used := false
-		for i := f.head; i < len(f.out) && !used; i++ {
-			used = f.out[i].id == id && f.out[i].state != outDone
-		}
-		for _, e := range f.resumed {
-			used = used || e.id == id && e.state != outDone
-		}
-		if !used {
-			return id
-		}
-	}
-}
-
-// granting remembers that c has grants to be journaled at the end of this turn: one command for all of them.
-func (l *Local) granting(c *Client) {
-	for _, have := range l.grants {
-		if have == c {
-			return
-		}
-	}
-	l.grants = append(l.grants, c)
-	l.kick()
-}
-
-// flushGrants makes this turn's grants commands.
-func (l *Local) flushGrants() {
-	for i, c := range l.grants {
-		l.grants[i] = nil
-		f := c.feed
-		if f == nil || c.state != clientConnected {
-			continue
-		}
-		cmd := appendCommand(nil, cmdGrant, c.sess.d.id)
-		n, first := 0, f.granted
-		var body []byte
-		for _, g := range f.waiting[min(first, len(f.waiting)):] {
-			body = appendOut(body, outEntry{ref: g.ref, id: g.id, qos: 2, state: outSent})
-			n++
-		}
-		if n == 0 {
-			continue
-		}
-		f.granted = len(f.waiting)
-		cmd = append(binary.AppendUvarint(cmd, uint64(n)), body...)
-		e := entry{
-			done:   func() { l.Run(func() { l.grantsCommitted(c, n) }) },
-			failed: func(err error) { l.Run(func() { l.kickSelf(c, err) }) },
-		}
-		if err := l.b.command(c.sess.shard, cmd, e); err != nil {
-			l.kickSelf(c, err)
-		}
-	}
-	l.grants = l.grants[:0]
-}
-
-func (l *Local) kickSelf(c *Client, err error) {
-	if c.state == clientConnected {
-		c.sub.Kicked(err)
-	}
-}
-
-// grantsCommitted sends the next n granted messages.
-func (l *Local) grantsCommitted(c *Client, n int) {
-	if c.state != clientConnected || c.feed == nil {
-		return
-	}
-	for i := range c.feed.waiting {
-		if g := &c.feed.waiting[i]; !g.committed && n > 0 {
-			g.committed = true
-			n--
-		}
-	}
-	l.sendGranted(c.feed)
-	l.later(c)
-}
-
-// sendGranted sends committed grants while the receiver has room.
-func (l *Local) sendGranted(f *feed) {
-	m := &l.message
-	for len(f.waiting) > 0 && f.waiting[0].committed {
-		g := &f.waiting[0]
-		g.body.view(0, m)
-		m.Cache = &l.cache
-		l.cache.Kind = 0
-		d := &l.delivery
-		*d = Delivery{Ref: g.ref, SubscriptionIDs: g.ids, QoS: 2, Retain: m.Retain && g.opts&optRAP != 0, PacketID: g.id}
-		if _, ok := f.c.sub.Deliver(m, d); !ok {
-			f.stalled = true
-			return
-		}
-		for i := f.head; i < len(f.out); i++ {
-			if e := &f.out[i]; e.id == g.id && e.state == outGranting {
-				e.state = outSent
-				break
-			}
-		}
-		putBundle(g.body)
-		f.waiting = f.waiting[1:]
-		f.granted--
-		if f.c.state != clientConnected {
-			return
-		}
-	}
-	if len(f.waiting) == 0 {
-		f.waiting = nil
-	}
 }
 
 // Acked tells that the receiver has finished with a delivery that carried a Ref (PUBACK, PUBCOMP, or a PUBREC with an error).
@@ -428,14 +212,9 @@ func (l *Local) Acked(c *Client, packetID uint16) {
 		return
 	}
 	f := c.feed
-	if f == nil {
+	if f == nil || !f.finish(packetID) {
 		return
 	}
-	e := f.find(packetID)
-	if e == nil {
-		return
-	}
-	f.finish(e)
 	l.progressed(f)
 	if f.stalled || f.parked != nil {
 		f.stalled = false
@@ -451,51 +230,48 @@ func (l *Local) progressed(f *feed) {
 	}
 }
 
-// Received tells that the receiver has a QoS 2 message that carried a Ref (PUBREC). Routed: send PUBREL now; Pending: at
-// Completed.
-func (l *Local) Received(c *Client, packetID uint16, t Token) (Outcome, error) {
-	f := c.feed
-	if f == nil {
-		return Routed, nil
-	}
-	e := f.find(packetID)
-	if e == nil || e.state != outSent {
-		return Routed, nil
-	}
-	e.state = outReceived
-	cmd := appendCommand(l.headers[:0], cmdReceived, c.sess.d.id)
-	cmd = binary.AppendUvarint(cmd, uint64(packetID))
+// journalPosition makes the session's progress a command.
+func (l *Local) journalPosition(f *feed) bool {
+	cmd := appendCommand(l.headers[:0], cmdPosition, f.c.sess.d.id)
+	cmd = f.encode(cmd, false)
 	l.headers = cmd
-	if err := l.b.command(c.sess.shard, cmd, entry{c: c, tok: t}); err != nil {
-		return 0, err
-	}
-	c.waiting++
-	return Pending, nil
+	return l.b.command(f.c.sess.shard, cmd, entry{}) == nil
 }
 
 // Ready tells that c has room again after a Deliver that answered false.
 func (l *Local) Ready(c *Client) {
+	if c.state != clientConnected {
+		return
+	}
 	if c.feed != nil {
 		c.feed.stalled = false
 	}
-	l.readyShared(c)
+	if c.feed == nil || c.feed.due == 0 {
+		l.readyShared(c)
+	}
 	l.later(c)
 }
 
-// fetchRefs is how many references one fetch asks for.
-const fetchRefs = 256
-
-// feed goes on with a client: retained messages that it is owed, then what its queues hold.
+// feed goes on with a client: what is to be sent again, retained messages that it is owed, then what its queues hold.
 func (l *Local) feed(c *Client) {
+	f := c.feed
+	if f != nil && f.due > 0 { // these have their packet identifiers already: nothing else may take one before
+		if !f.stalled && f.fetching == 0 {
+			l.fetchDue(f)
+		}
+		return
+	}
 	if len(c.retry) > 0 {
-		if r, ok := c.sub.(Roomy); ok && !r.Room() {
+		if r, ok := c.sub.(interface{ Room() bool }); ok && !r.Room() {
 			return // Ready brings it back
 		}
 		if l.sendRetained(c) {
 			l.later(c)
 		}
+		if c.state != clientConnected {
+			return
+		}
 	}
-	f := c.feed
 	if f == nil || f.stalled {
 		return
 	}
@@ -503,7 +279,7 @@ func (l *Local) feed(c *Client) {
 	if f.parked != nil && !f.stalled {
 		l.takeParked(f)
 	}
-	if f.stalled || f.fetching > 0 || f.parked != nil {
+	if f.stalled || f.fetching > 0 || f.parked != nil || c.state != clientConnected {
 		return
 	}
 	for i := range f.shards {
@@ -516,259 +292,22 @@ func (l *Local) feed(c *Client) {
 	}
 }
 
-// catchUp asks for the next messages of one shard, or finds that the session has them all.
-func (l *Local) catchUp(f *feed, fs *feedShard) {
-	s := l.b.shards[fs.shard]
-	seqs := l.seqs[:0]
-	s.mu.Lock()
-	for _, sub := range f.c.sess.d.subscriptions() {
-		if sub.number == 0 || sub.group != "" {
-			continue
-		}
-		if q := s.mu.queues[sub.number]; q != nil {
-			seqs = q.after(seqs, max(fs.cursor, seqOf(sub.starts, fs.shard)), fetchRefs)
-		}
-	}
-	s.mu.Unlock()
-	l.seqs = seqs
-	if len(seqs) == 0 {
-		fs.behind = false
-		return
-	}
-	seqs = mergeSeqs(seqs, fetchRefs)
-	f.fetching++
-	l.b.fetcher.submit(fetchJob{c: f.c, shard: fs.shard, seqs: append([]uint64(nil), seqs...)})
-}
-
-// fetched takes what the pool has read.
-func (l *Local) fetched(c *Client, bu *bundle) {
+// dropTo skips what queues hold for c up to the given places: it is over its session's bounds.
+func (l *Local) dropTo(c *Client, sess *Session, to []shardSeq, why DropReason) {
 	f := c.feed
-	if f == nil || c.state != clientConnected {
-		putBundle(bu)
+	if f == nil || c.sess != sess || c.state != clientConnected {
 		return
 	}
-	f.fetching--
-	if bu.failed {
-		l.failedFeeds = append(l.failedFeeds, c)
-	}
-	if bu.resend {
-		l.resend(f, bu)
-		failed := bu.failed
-		putBundle(bu)
-		if !failed {
-			l.later(c)
-		}
-		return
-	}
-	f.parked, f.parkedAt = bu, 0
-	failed := bu.failed
-	l.takeParked(f)
-	if !failed {
-		l.later(c)
-	}
-}
-
-// resend sends again what was in flight when the session's last connection ended.
-func (l *Local) resend(f *feed, bu *bundle) {
-	m := &l.message
-	found := make(map[Ref]int, len(bu.msgs))
-	for i := range bu.msgs {
-		found[bu.msgs[i].ref] = i
-	}
-	for _, e := range f.order {
-		if f.c.state != clientConnected {
-			return
-		}
-		if e.state != outSent || e.ref.Shard != bu.shard || f.resumed[e.ref] != e {
-			continue
-		}
-		at, ok := found[e.ref]
-		if !ok {
-			if _, asked := bu.asked[e.ref.Seq]; asked && !bu.failed {
-				l.b.stats.QueueDropped[DropLost].Add(1)
-				f.finish(e)
+	for _, t := range to {
+		if fs := f.at(t.shard); t.seq > fs.cursor {
+			for _, p := range l.b.backlogOf(sess, []shardSeq{{t.shard, fs.cursor}}) {
+				if p.shard == t.shard {
+					l.b.stats.QueueDropped[why].Add(p.n - p.block.above(t.seq))
+				}
 			}
-			continue
+			fs.cursor = t.seq
+			f.done(Ref{Shard: t.shard, Seq: t.seq})
 		}
-		bu.view(at, m)
-		m.Cache = &l.cache
-		l.cache.Kind = 0
-		t := l.subscribedTo(f, m.Topic)
-		d := &l.delivery
-		*d = Delivery{Ref: e.ref, SubscriptionIDs: t.ids, QoS: e.qos, Retain: m.Retain && t.opts&optRAP != 0, Dup: true, PacketID: e.id}
-		f.c.sub.Deliver(m, d)
 	}
-}
-
-// takeParked offers fetched messages until the receiver is full.
-func (l *Local) takeParked(f *feed) {
-	bu := f.parked
-	fs := f.at(bu.shard)
-	m := &l.message
-	for f.parkedAt < len(bu.msgs) {
-		c := bu.view(f.parkedAt, m)
-		if c.ref.Seq > fs.cursor {
-			m.Cache = &l.cache
-			l.cache.Kind = 0
-			t := l.subscribedTo(f, m.Topic)
-			switch {
-			case t.opts&optDurable == 0, t.opts&optNoLocal != 0 && c.publisher == f.c.sess.d.id:
-				f.push(outEntry{ref: c.ref, state: outDone})
-			case !l.offer(f, m, t.opts, t.ids, c.ref):
-				f.stalled = true
-				l.progressed(f)
-				return
-			}
-			fs.cursor = c.ref.Seq
-			if f.c.state != clientConnected {
-				return
-			}
-		}
-		f.parkedAt++
-	}
-	if bu.through > fs.cursor { // references whose record is gone
-		fs.cursor = bu.through
-		f.push(outEntry{ref: Ref{Shard: bu.shard, Seq: bu.through}, state: outDone})
-	}
-	f.parked = nil
-	putBundle(bu)
 	l.progressed(f)
-}
-
-// subscribedTo merges the session's subscriptions that match a topic.
-func (l *Local) subscribedTo(f *feed, topic []byte) subscribedTopic {
-	subs := f.c.sess.d.subs.Load()
-	if f.seenOf != subs || f.seen == nil || len(f.seen) > 1024 {
-		f.seen, f.seenOf = make(map[string]subscribedTopic), subs
-	}
-	t, ok := f.seen[string(topic)]
-	if ok {
-		return t
-	}
-	first := true
-	for _, s := range f.c.sess.d.subscriptions() {
-		if s.group != "" || !topics.FilterMatches([]byte(s.filter), topic) {
-			continue
-		}
-		if first {
-			t.opts, first = s.opts, false
-			if s.id != 0 {
-				t.ids = []uint32{s.id}
-			}
-			continue
-		}
-		t.opts, t.ids = mergeOptions(t.opts, t.ids, s.opts, s.id)
-	}
-	f.seen[string(topic)] = t
-	return t
-}
-
-// encode appends the session's progress: its positions, and what is above them. all adds QoS 1 messages in flight, so that an
-// orderly end keeps their packet identifiers.
-func (f *feed) encode(dst []byte, all bool) []byte {
-	dst = appendSeqs(dst, f.position)
-	at := len(dst)
-	dst = append(dst, 0, 0, 0, 0)
-	n := uint32(0)
-	for _, e := range f.order {
-		if f.resumed[e.ref] == e {
-			dst = appendOut(dst, *e)
-			n++
-		}
-	}
-	for i := f.head; i < len(f.out); i++ {
-		e := f.out[i]
-		if e.qos == 1 && e.state == outSent && !all {
-			continue
-		}
-		if e.state == outGranting {
-			if all {
-				continue // never sent: it is fetched anew
-			}
-			e.state = outSent
-		}
-		dst = appendOut(dst, e)
-		n++
-	}
-	binary.LittleEndian.PutUint32(dst[at:], n)
-	return dst
-}
-
-func appendOut(dst []byte, e outEntry) []byte {
-	dst = binary.AppendUvarint(dst, uint64(e.ref.Shard))
-	dst = binary.AppendUvarint(dst, e.ref.Seq)
-	dst = binary.AppendUvarint(dst, uint64(e.id))
-	return append(dst, e.qos, byte(e.state))
-}
-
-func (d *decoder) out() outEntry {
-	e := outEntry{ref: Ref{Shard: uint16(d.uvarint()), Seq: d.uvarint()}, id: uint16(d.uvarint())}
-	e.qos, e.state = QoS(d.uvarint()), outState(d.uvarint())
-	return e
-}
-
-// progress reads what feed.encode wrote.
-func (d *decoder) progress() (position []shardSeq, inflight []outEntry) {
-	position = d.seqs()
-	if len(d.b) < 4 {
-		d.bad = true
-		return nil, nil
-	}
-	n := binary.LittleEndian.Uint32(d.b)
-	d.b = d.b[4:]
-	for ; n > 0 && !d.bad; n-- {
-		inflight = append(inflight, d.out())
-	}
-	return position, inflight
-}
-
-func (s *shard) applyPosition(d *decoder) {
-	id := d.uvarint()
-	position, inflight := d.progress()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if sess := s.mu.byID[id]; sess != nil && !d.bad {
-		sess.d.position, sess.d.inflight = position, inflight
-		s.mu.rows.session(id)
-	}
-}
-
-func (s *shard) applyGrant(d *decoder) {
-	id := d.uvarint()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sess := s.mu.byID[id]
-	for n := d.count(); n > 0 && !d.bad; n-- {
-		e := d.out()
-		if sess == nil || d.bad {
-			continue
-		}
-		// An identifier is taken again only once its message is done, which may not have been journaled yet.
-		for i := range sess.d.inflight {
-			if o := &sess.d.inflight[i]; o.id == e.id && o.ref != e.ref {
-				o.state = outDone
-			}
-		}
-		// A position that was journaled while the grant was being made has the entry already.
-		if !slices.ContainsFunc(sess.d.inflight, func(o outEntry) bool { return o.id == e.id && o.ref == e.ref }) {
-			sess.d.inflight = append(sess.d.inflight, e)
-		}
-	}
-	s.mu.rows.session(id)
-}
-
-func (s *shard) applyReceived(d *decoder) {
-	id, packet := d.uvarint(), uint16(d.uvarint())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sess := s.mu.byID[id]
-	if sess == nil {
-		return
-	}
-	for i := range sess.d.inflight {
-		if e := &sess.d.inflight[i]; e.id == packet && e.state == outSent {
-			e.state = outReceived
-		}
-	}
-	s.mu.rows.session(id)
 }

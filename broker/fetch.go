@@ -71,6 +71,7 @@ func (f *fetcher) work() {
 			return
 		}
 		j := f.jobs[0]
+		f.jobs[0] = fetchJob{}
 		f.jobs = f.jobs[1:]
 		f.running++
 		f.mu.Unlock()
@@ -97,13 +98,6 @@ func (f *fetcher) busy() bool {
 func (f *fetcher) read(j *fetchJob) *bundle {
 	bu := getBundle()
 	bu.shard, bu.resend = j.shard, j.resend
-	if j.resend {
-		bu.asked = make(map[uint64]struct{}, len(j.seqs))
-		for _, s := range j.seqs {
-			bu.asked[s] = struct{}{}
-		}
-		slices.Sort(j.seqs)
-	}
 	want := j.seqs
 	var m Message
 	var props []byte
@@ -124,7 +118,7 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 			bu.through = want[0]
 			want = want[1:]
 		}
-		return len(want) > 0 && (j.resend || len(bu.buf) < fetchBytesMax)
+		return len(want) > 0 && len(bu.buf) < fetchBytesMax
 	})
 	if err == nil && (len(bu.buf) < fetchBytesMax || len(want) == 0) {
 		bu.through = j.seqs[len(j.seqs)-1]

@@ -33,6 +33,10 @@ func (b *Broker) Gather(dst []byte, max int) (out []byte, more bool) {
 	}
 	clear(list)
 	b.gatherList = list[:0]
+	if len(dst) == start && len(b.flight) > 0 {
+		// Nothing that needs the log: there is no group to wait for.
+		b.Committed(b.committed())
+	}
 	return dst, more
 }
 
@@ -46,6 +50,7 @@ func (b *Broker) takePending(s *shard, used, max int) *pending {
 	}
 	s.mu.fill = nil
 	s.mu.dirty = false
+	s.mu.unapplied++
 	if p.records > 0 {
 		s.mu.index++
 	}
@@ -97,6 +102,7 @@ func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
 
 // Committed tells that the group gathered last is durable; end is where it ends. Each shard's home loop applies its part.
 func (b *Broker) Committed(end Place) {
+	b.setCommitted(end)
 	for i, g := range b.flight {
 		g.s.home.post(post{kind: postApply, s: g.s, p: g.p, place: end})
 		b.flight[i] = gathered{}
@@ -111,20 +117,37 @@ func (b *Broker) Failed(err error, lasting bool) {
 		e := fmt.Errorf("%w: %w", ErrUnavailable, err)
 		b.failure.Store(&e)
 	}
+	err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	for i, g := range b.flight {
+		g.s.home.post(post{kind: postFailed, s: g.s, p: g.p, err: err})
+		b.flight[i] = gathered{}
+	}
+	b.flight = b.flight[:0]
+	b.failWaiting(err)
+}
+
+// failWaiting answers all that waits to be gathered with err. Any goroutine, once the log has failed for good.
+func (b *Broker) failWaiting(err error) {
 	b.dirty.Lock()
 	list := b.dirty.shards
 	b.dirty.shards = nil
 	b.dirty.Unlock()
 	for _, s := range list {
-		if p := b.takePending(s, 0, 0); p != nil {
-			b.flight = append(b.flight, gathered{s, p})
-		}
+		s.home.post(post{kind: postFailed, s: s, p: b.takePending(s, 0, 0), err: err})
 	}
-	for i, g := range b.flight {
-		g.s.home.post(post{kind: postFailed, s: g.s, p: g.p, err: fmt.Errorf("%w: %w", ErrUnavailable, err)})
-		b.flight[i] = gathered{}
-	}
-	b.flight = b.flight[:0]
+}
+
+// committed is where the log's last durable group ended.
+func (b *Broker) committed() Place {
+	b.end.Lock()
+	defer b.end.Unlock()
+	return b.end.place
+}
+
+func (b *Broker) setCommitted(p Place) {
+	b.end.Lock()
+	defer b.end.Unlock()
+	b.end.place = p
 }
 
 // writable says why nothing can be journaled now, if so.

@@ -17,7 +17,7 @@ type Local struct {
 	inbox  inbox
 	routes routeCache
 	out    []*bundle // for each loop, what this turn has for it
-	acks   []post    // completions of this turn, by loop in their posts
+	acks   [][]post  // for each loop, the completions of this turn: they go behind its bundles
 
 	matches     topics.Matches
 	cache       EncodeCache
@@ -29,7 +29,9 @@ type Local struct {
 	resumed     []*Client // to look at again: retained messages or a backlog wait
 	changed     []*feed   // progress to be journaled at the next tick
 	failedFeeds []*Client // could not read the log: again at the next tick
-	grants      []*Client // grants to be journaled at the end of this turn
+	grants      []*feed   // grants to be journaled at the end of this turn
+	wills       []lateWill
+	limitWork   []*Session // to be checked against the limits
 	readers     []*Session
 }
 
@@ -56,7 +58,7 @@ type post struct {
 	p      *pending
 	place  Place
 	bundle *bundle
-	tok    Token
+	res    Result
 	err    error
 	run    func()
 }
@@ -69,7 +71,7 @@ type inbox struct {
 }
 
 func newLocal(b *Broker, id, loops int) *Local {
-	l := &Local{id: id, b: b, out: make([]*bundle, loops)}
+	l := &Local{id: id, b: b, out: make([]*bundle, loops), acks: make([][]post, loops)}
 	l.wake = func() {}
 	return l
 }
@@ -78,9 +80,9 @@ func newLocal(b *Broker, id, loops int) *Local {
 func (l *Local) SetWake(fn func()) { l.wake = fn }
 
 // post hands p to the loop, from any goroutine.
-func (l *Local) post(p post) {
+func (l *Local) post(p ...post) {
 	l.inbox.mu.Lock()
-	l.inbox.posts = append(l.inbox.posts, p)
+	l.inbox.posts = append(l.inbox.posts, p...)
 	l.inbox.mu.Unlock()
 	if !l.awake.Swap(true) {
 		l.wake()
@@ -121,8 +123,9 @@ func (l *Local) handle(p *post) {
 	case postFailed:
 		l.fail(p.s, p.p, p.err)
 	case postCompleted:
-		l.completed(p.c, Result{Token: p.tok, Err: p.err})
+		l.completed(p.c, p.res)
 	case postResume:
+		p.c.starved = false
 		if p.c.state == clientConnected {
 			p.c.sub.Control(Control{Kind: ControlResume})
 		}
@@ -186,6 +189,14 @@ func (l *Local) EndTurn() {
 			l.b.locals[i].post(post{kind: postBundle, bundle: bu})
 		}
 	}
+	// A publisher that hears of its message may send the next one by the short way, from its own loop: it must not overtake.
+	for i := range l.acks {
+		if len(l.acks[i]) > 0 {
+			l.b.locals[i].post(l.acks[i]...)
+			clear(l.acks[i])
+			l.acks[i] = l.acks[i][:0]
+		}
+	}
 }
 
 // kick makes sure that the loop comes round again.
@@ -196,15 +207,15 @@ func (l *Local) kick() {
 }
 
 // complete ends a request of c, on whatever loop c lives.
-func (l *Local) complete(c *Client, tok Token, err error) {
+func (l *Local) complete(c *Client, r Result) {
 	if c == nil {
 		return
 	}
 	if c.local == l {
-		l.completed(c, Result{Token: tok, Err: err})
+		l.completed(c, r)
 		return
 	}
-	c.local.post(post{kind: postCompleted, c: c, tok: tok, err: err})
+	l.acks[c.local.id] = append(l.acks[c.local.id], post{kind: postCompleted, c: c, res: r})
 }
 
 // completed runs on c's loop.

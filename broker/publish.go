@@ -22,6 +22,9 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 	if c != nil {
 		tenant, m.Publisher = c.tenant, c.Slot
 	}
+	if m.Retain && !l.b.retained.admits(tenant, m, l.b) {
+		return 0, ErrQuota
+	}
 	mt := l.route(tenant, m.Topic)
 	keep := m.QoS > 0 && len(mt.durable) > 0
 	dedupe = dedupe && c != nil && c.sess.d != nil
@@ -33,11 +36,10 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 	}
 	if m.QoS == 0 && !keep {
 		// The live part of a retained QoS 0 message does not wait for the disk; its retained part has no acknowledgement.
-		out := l.routeNow(mt, m)
 		if _, err := l.journal(c, tenant, m, false, false, 0); err != nil {
-			return out, err
+			return 0, err
 		}
-		return out, nil
+		return l.routeNow(mt, m), nil
 	}
 	return l.journal(c, tenant, m, dedupe, true, t)
 }
@@ -58,7 +60,7 @@ func (l *Local) transient(c *Client, m *Message, t Token) (Outcome, error) {
 	s.mu.Lock()
 	p, ok := s.fillLocked(len(m.Topic) + len(m.Payload) + len(m.Props))
 	if !ok {
-		s.mu.waiting = append(s.mu.waiting, c)
+		s.waitLocked(c)
 		s.mu.Unlock()
 		return 0, ErrBusy
 	}
@@ -82,7 +84,7 @@ func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool
 		in.Value = []byte{}
 	}
 	var publisher uint64
-	if c != nil && c.sess.d != nil && c.sess.d.noLocal {
+	if c != nil && c.sess.d != nil && c.sess.d.noLocal.Load() {
 		publisher = c.sess.d.id
 	}
 	l.headers, in.RawCount = appendMessageHeaders(l.headers[:0], m, publisher)
@@ -92,14 +94,16 @@ func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool
 	p, ok := s.fillLocked(record.InputSize(&in))
 	if !ok {
 		if c != nil {
-			s.mu.waiting = append(s.mu.waiting, c)
+			s.waitLocked(c)
 		}
 		s.mu.Unlock()
 		return 0, ErrBusy
 	}
 	// A subscription that was activated since the match counts from before this record: it must be among its references.
 	mt := l.route(tenant, m.Topic)
+	before := len(p.extra)
 	l.reference(p, c, m, mt, dedupe, waits, uint16(t))
+	p.size += len(p.extra) - before
 	s.appendRecordLocked(p, &in)
 	e := entry{kind: entryRecord, live: waits, pub: m.Publisher}
 	if waits {
@@ -119,6 +123,14 @@ func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool
 	}
 	l.b.stats.Journaled.Add(1)
 	return Pending, nil
+}
+
+// waitLocked has c told when the pending list has been gathered. A client waits in one list at a time.
+func (s *shard) waitLocked(c *Client) {
+	if !c.starved {
+		c.starved = true
+		s.mu.waiting = append(s.mu.waiting, c)
+	}
 }
 
 // reference appends the record's item to the reference block: flags, size, dedupe, and the durable filters that matched.

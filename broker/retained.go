@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"container/heap"
 	"encoding/binary"
 	"sync"
 
@@ -11,17 +12,22 @@ import (
 // retainedStore is the compacted view of retained messages: the index of their topics, and the messages themselves in an
 // arena without pointers.
 type retainedStore struct {
-	index *topics.Retained
-	mu    sync.RWMutex
-	rows  alloc.Slab[retainedRow]
-	arena alloc.Arena
+	index    *topics.Retained
+	mu       sync.RWMutex
+	rows     alloc.Slab[retainedRow]
+	arena    alloc.Arena
+	expiries expiries
+	body     []byte // scratch
 }
 
+// retainedRow is one retained message. Its body is topic, payload and properties; the topic only if the message expires.
 type retainedRow struct {
 	body     alloc.Handle
 	deadline int64
+	armed    int64 // the expiry that is set for the slot
 	at       int64
 	payload  uint32
+	topic    uint16
 	qos      QoS
 }
 
@@ -31,44 +37,143 @@ func newRetainedStore(levels int) *retainedStore {
 
 func (r *retainedStore) empty() bool { return r.index.Len() == 0 }
 
-// put makes m the retained message of its topic; one without payload clears it. It reports what was refused for want of room
-// by leaving the old one in place.
+// admits says whether the limits let m be its topic's retained message. What a topic has already may be replaced.
+func (r *retainedStore) admits(tenant uint32, m *Message, b *Broker) bool {
+	lim := b.limits.Load()
+	if len(m.Payload) == 0 {
+		return true
+	}
+	size := int64(len(m.Topic) + len(m.Payload) + len(m.Props))
+	if b.stats.RetainedMessages.Load() < lim.RetainedCount && b.stats.RetainedBytes.Load()+size <= lim.RetainedBytes {
+		return true
+	}
+	return r.index.Get(tenant, m.Topic) != 0
+}
+
+// put makes m the retained message of its topic; one without payload clears it.
 func (r *retainedStore) put(tenant uint32, m *Message, b *Broker) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	slot := r.index.Get(tenant, m.Topic)
 	if len(m.Payload) == 0 {
-		r.dropLocked(r.index.Delete(tenant, m.Topic), b)
+		if slot != 0 {
+			r.dropLocked(slot, tenant, m.Topic, b)
+		}
 		return
 	}
-	body := make([]byte, 0, len(m.Payload)+len(m.Props))
-	body = append(append(body, m.Payload...), m.Props...)
-	slot := r.rows.Alloc()
-	*r.rows.At(slot) = retainedRow{body: r.arena.Alloc(body), deadline: m.Deadline, at: m.Timestamp,
-		payload: uint32(len(m.Payload)), qos: m.QoS}
-	b.stats.RetainedMessages.Add(1)
-	b.stats.RetainedBytes.Add(int64(len(body) + len(m.Topic)))
-	old, err := r.index.Put(tenant, m.Topic, slot)
-	if err != nil {
-		old = slot
-	}
-	r.dropLocked(old, b)
-}
-
-func (r *retainedStore) dropLocked(slot uint32, b *Broker) {
 	if slot == 0 {
-		return
+		slot = r.rows.Alloc()
+		if _, err := r.index.Put(tenant, m.Topic, slot); err != nil {
+			r.rows.Free(slot) // a topic beyond the levels that are allowed
+			return
+		}
+		b.stats.RetainedMessages.Add(1)
+		*r.rows.At(slot) = retainedRow{}
 	}
 	row := r.rows.At(slot)
-	b.stats.RetainedMessages.Add(-1)
-	b.stats.RetainedBytes.Add(-int64(len(r.arena.Get(row.body))))
+	r.freeLocked(row, len(m.Topic), b)
+	row.topic = 0
+	r.body = r.body[:0]
+	if m.Deadline != 0 {
+		r.body = append(r.body, m.Topic...)
+		row.topic = uint16(len(m.Topic))
+	}
+	r.body = append(append(r.body, m.Payload...), m.Props...)
+	row.body, row.payload, row.qos, row.at, row.deadline = r.arena.Alloc(r.body), uint32(len(m.Payload)), m.QoS, m.Timestamp, m.Deadline
+	b.stats.RetainedBytes.Add(int64(len(r.body) + len(m.Topic)))
+	if cap(r.body) > bundleBytesKept {
+		r.body = nil
+	}
+	r.armLocked(slot, row)
+}
+
+// freeLocked lets go of a row's body.
+func (r *retainedStore) freeLocked(row *retainedRow, topic int, b *Broker) {
+	if row.body == 0 {
+		return
+	}
+	b.stats.RetainedBytes.Add(-int64(len(r.arena.Get(row.body)) + topic))
 	r.arena.Free(row.body)
+	row.body = 0
+}
+
+func (r *retainedStore) dropLocked(slot, tenant uint32, topic []byte, b *Broker) {
+	row := r.rows.At(slot)
+	r.freeLocked(row, len(topic), b)
+	b.stats.RetainedMessages.Add(-1)
+	r.index.Delete(tenant, topic)
+	*row = retainedRow{}
 	r.rows.Free(slot)
+}
+
+// expiry is when a slot is to be looked at.
+type expiry struct {
+	at   int64
+	slot uint32
+}
+
+type expiries []expiry
+
+// Len, Less, Swap, Push and Pop are heap.Interface.
+func (e expiries) Len() int           { return len(e) }
+func (e expiries) Less(i, j int) bool { return e[i].at < e[j].at }
+func (e expiries) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
+
+// Push adds an expiry.
+func (e *expiries) Push(x any) { *e = append(*e, x.(expiry)) }
+
+// Pop removes the last.
+func (e *expiries) Pop() any {
+	old := *e
+	x := old[len(old)-1]
+	*e = old[:len(old)-1]
+	return x
+}
+
+// armLocked sets an expiry, unless one is set that comes first: it sets the next.
+func (r *retainedStore) armLocked(slot uint32, row *retainedRow) {
+	if row.deadline != 0 && (row.armed == 0 || row.deadline < row.armed) {
+		row.armed = row.deadline
+		heap.Push(&r.expiries, expiry{row.deadline, slot})
+	}
+}
+
+// expireTurn is how many retained messages one tick removes.
+const expireTurn = 1000
+
+// expireRetained removes what has expired. No command: everybody sees the deadline, and a restart removes it again.
+func (l *Local) expireRetained(now int64) {
+	r := l.b.retained
+	var gone [][]byte
+	r.mu.Lock()
+	for n := 0; n < expireTurn && len(r.expiries) > 0 && r.expiries[0].at <= now; n++ {
+		e := heap.Pop(&r.expiries).(expiry)
+		row := r.rows.At(e.slot)
+		if row.armed != e.at {
+			continue // the slot is another's by now
+		}
+		row.armed = 0
+		if row.deadline == 0 || row.deadline > now {
+			r.armLocked(e.slot, row)
+			continue
+		}
+		topic := append([]byte(nil), r.arena.Get(row.body)[:row.topic]...)
+		r.dropLocked(e.slot, 0, topic, l.b)
+		gone = append(gone, topic)
+	}
+	r.mu.Unlock()
+	for _, t := range gone {
+		s := l.b.shardOf(0, t)
+		s.mu.Lock()
+		s.mu.rows.retained(t)
+		s.mu.Unlock()
+	}
 }
 
 // view makes m a view of a row; it holds while the caller holds the read lock.
 func (r *retainedStore) viewLocked(slot uint32, topic []byte, m *Message) {
 	row := r.rows.At(slot)
-	body := r.arena.Get(row.body)
+	body := r.arena.Get(row.body)[row.topic:]
 	*m = Message{Topic: topic, Payload: body[:row.payload], Deadline: row.deadline, Timestamp: row.at, QoS: row.qos, Retain: true}
 	if props := body[row.payload:]; len(props) > 0 {
 		m.Props = props
@@ -134,7 +239,7 @@ func (r *retainedStore) encode(dst []byte, tenant uint32, topic []byte) []byte {
 	dst = binary.AppendUvarint(dst, uint64(row.at))
 	dst = binary.AppendUvarint(dst, uint64(row.qos))
 	dst = binary.AppendUvarint(dst, uint64(row.payload))
-	return append(dst, r.arena.Get(row.body)...)
+	return append(dst, r.arena.Get(row.body)[row.topic:]...)
 }
 
 func (r *retainedStore) load(b *Broker, topic, row []byte) bool {

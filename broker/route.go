@@ -84,7 +84,7 @@ func (l *Local) match(tenant uint32, topic []byte) *match {
 		}
 		if f.Shared {
 			m.shared = append(m.shared, sharedTarget{id: f.ID, number: f.Mark,
-				members: append([]topics.Entry(nil), f.Entries...), picker: l.b.filters.picker(f.ID, l.b.opts.ShareStrategy)})
+				members: append([]topics.Entry(nil), f.Entries...), picker: l.b.filters.picker(f.ID)})
 			continue
 		}
 		plain++
@@ -156,7 +156,6 @@ type bundle struct {
 	through uint64
 	resend  bool
 	failed  bool // reading broke off
-	asked   map[uint64]struct{}
 }
 
 // carried is a message inside a bundle, or one that waits its turn in a pending list.
@@ -183,7 +182,7 @@ func getBundle() *bundle { return bundles.Get().(*bundle) }
 
 func putBundle(bu *bundle) {
 	clear(bu.msgs)
-	bu.shard, bu.through, bu.resend, bu.failed, bu.asked = 0, 0, false, false, nil
+	bu.shard, bu.through, bu.resend, bu.failed = 0, 0, false, false
 	bu.msgs = bu.msgs[:0]
 	bu.buf = bu.buf[:0]
 	if cap(bu.buf) > bundleBytesKept {
@@ -265,11 +264,15 @@ func (l *Local) deliverHere(mt *match, m *Message, ref Ref) {
 
 // deliverTo hands m to one subscriber of this loop.
 func (l *Local) deliverTo(c *Client, m *Message, opts uint32, ids []uint32, ref Ref) {
-	if c.state != clientConnected || opts&optNoLocal != 0 && m.Publisher == c.Slot && m.Publisher != 0 {
+	if c.state != clientConnected {
 		return
 	}
+	own := opts&optNoLocal != 0 && m.Publisher == c.Slot && m.Publisher != 0
 	if ref.Seq != 0 && opts&optDurable != 0 && c.sess.d != nil {
-		l.deliverQueued(c, m, opts, ids, ref)
+		l.deliverQueued(c, m, opts, ids, ref, own)
+		return
+	}
+	if own {
 		return
 	}
 	d := &l.delivery

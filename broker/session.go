@@ -36,6 +36,7 @@ type Client struct {
 	tenant  uint32
 	waiting int32 // requests whose commit is outstanding
 	state   clientState
+	starved bool // on a shard's list of those that a full pending list turned away
 	queued  bool // on its Local's list of clients to go on with
 	present bool
 }
@@ -64,9 +65,10 @@ type durable struct {
 	expiry    time.Duration
 	deadline  int64 // Unix milliseconds at which the session ends; 0: connected, or never
 	willAt    int64 // Unix milliseconds at which the will is due; 0: not armed
+	armed     int64 // the timer that is set
 	connected bool
-	gone      bool
-	noLocal   bool
+	ending    bool                                  // its removal is on its way into the log: it is not resumed
+	noLocal   atomic.Bool                           // some subscription wants none of the session's own messages
 	subs      atomic.Pointer[[]durableSubscription] // copied on write
 	position  []shardSeq
 	inflight  []outEntry
@@ -151,48 +153,67 @@ func (l *Local) connect(c *Client) {
 		}
 		return
 	}
-	resume := have != nil && have.d != nil && !c.req.CleanStart
+	resume := have.resumable(l.b.nowMilli()) && !c.req.CleanStart
 	c.present = resume
-	if !resume && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {
-		s.mu.Unlock()
-		l.connected(c, ErrQuota)
-		return
-	}
-	var removed uint64
+	var old *Session
 	if !resume {
-		if have != nil && have.d != nil {
-			removed = have.d.id
+		if have != nil && have.d != nil && !have.d.ending {
+			old = have
 		}
-		have = &Session{key: key, shard: s, slot: l.b.slots.alloc()}
+		if old == nil && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {
+			s.mu.Unlock()
+			l.connected(c, ErrQuota)
+			return
+		}
+		if old != nil {
+			old.d.ending = true
+		}
+		have = &Session{key: key, shard: s, slot: l.b.slots.alloc(), will: c.req.Will}
 		if c.req.Expiry > 0 {
 			have.d = &durable{id: l.b.lastSID.Add(1)}
 		}
 		s.mu.sessions[key] = have
 	}
-	have.client, have.will = c, c.req.Will
+	have.client = c
 	s.mu.Unlock()
 	c.sess = have
-	if have.d == nil && removed == 0 {
+	if have.d == nil && old == nil {
 		l.connected(c, nil)
 		return
 	}
-	l.journalConnect(c, removed)
+	l.journalConnect(c, old)
 }
 
-// journalConnect makes the session's opening a command, and goes on when it is applied.
-func (l *Local) journalConnect(c *Client, removed uint64) {
+// resumable says whether a connection can go on with the session. The caller holds the shard's lock.
+func (s *Session) resumable(now int64) bool {
+	if s == nil || s.d == nil || s.d.ending {
+		return false
+	}
+	return s.d.connected || s.d.deadline == 0 || s.d.deadline > now
+}
+
+// journalConnect makes the end of the old session, if there is one, and the opening of the new one commands, and goes on when they
+// are applied.
+func (l *Local) journalConnect(c *Client, old *Session) {
 	s, sess := c.sess.shard, c.sess
 	e := entry{
 		done:   func() { c.local.post(post{kind: postConnected, c: c}) },
 		failed: func(err error) { c.local.post(post{kind: postConnected, c: c, err: err}) },
 	}
 	var err error
-	if removed != 0 {
-		first := e
-		if sess.d != nil {
-			first = entry{done: func() {}, failed: func(error) {}}
+	if old != nil {
+		first := entry{done: func() {}, failed: func(error) { s.unend(old) }}
+		if sess.d == nil {
+			first.done = e.done
+			first.failed = func(err error) {
+				s.unend(old)
+				e.failed(err)
+			}
 		}
-		err = l.b.command(s, appendCommand(nil, cmdRemove, removed), first)
+		l.endedWill(old)
+		if err = l.b.command(s, appendCommand(nil, cmdRemove, old.d.id), first); err != nil {
+			s.unend(old)
+		}
 	}
 	if sess.d != nil && err == nil {
 		err = l.b.command(s, encodeSession(nil, sess, c.req.Expiry, c.req.Will), e)
@@ -200,6 +221,25 @@ func (l *Local) journalConnect(c *Client, removed uint64) {
 	if err != nil {
 		l.connected(c, err)
 	}
+}
+
+// unend takes back a removal that the log did not take. Another session may have the name by now: then the old one expires at once.
+func (s *shard) unend(sess *Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := sess.d
+	if s.mu.byID[d.id] != sess {
+		return
+	}
+	d.ending = false
+	switch s.mu.sessions[sess.key] {
+	case nil:
+		s.mu.sessions[sess.key] = sess
+	case sess:
+	default:
+		d.connected, d.deadline = false, 1
+	}
+	s.armLocked(d)
 }
 
 func encodeSession(dst []byte, sess *Session, expiry time.Duration, w *Will) []byte {
@@ -234,7 +274,7 @@ func (s *shard) applySession(b *Broker, d *decoder) {
 		b.raiseSID(id)
 	}
 	sess.will = will
-	sess.d.expiry, sess.d.deadline, sess.d.willAt, sess.d.connected = expiry, 0, 0, true
+	sess.d.expiry, sess.d.deadline, sess.d.willAt, sess.d.connected, sess.d.ending = expiry, 0, 0, true, false
 	s.mu.rows.session(id)
 }
 
@@ -249,10 +289,16 @@ func (b *Broker) raiseSID(id uint64) {
 
 // connected ends Connect, on c's loop.
 func (l *Local) connected(c *Client, err error) {
-	if c.state != clientConnecting {
-		if c.sess != nil && c.state == clientClosing && c.waiting == 0 {
+	if c.state == clientClosing { // Disconnect came before
+		if err == nil {
+			c.bye.PublishWill = false // nobody was told that it is kept
 			l.detach(c)
+			return
 		}
+		l.letGo(c)
+		c.state = clientClosed
+	}
+	if c.state != clientConnecting {
 		return
 	}
 	if err != nil {
@@ -269,6 +315,7 @@ func (l *Local) connected(c *Client, err error) {
 		for id := range c.feed.received {
 			res.Received = append(res.Received, id)
 		}
+		c.full.Store(c.feed.due > 0) // what is to be sent again comes before what a shared group has
 	}
 	l.b.slots.set(sess.slot, c)
 	if c.feed != nil && len(sess.d.subscriptions()) > 0 {
@@ -279,17 +326,15 @@ func (l *Local) connected(c *Client, err error) {
 	c.sub.Connected(res)
 	if c.feed != nil && c.state == clientConnected {
 		l.startFeed(c)
-		l.readyShared(c)
+		if c.feed != nil && c.feed.due == 0 {
+			l.readyShared(c)
+		}
 	}
 }
 
 // letGo gives up a session that c holds or waits for without having been connected.
 func (l *Local) letGo(c *Client) {
-	key := sessionKey{c.tenant, ""}
-	if c.req == nil {
-		return
-	}
-	key.id = c.req.ClientID
+	key := sessionKey{c.tenant, c.req.ClientID}
 	s := l.b.shardOf(key.tenant, []byte(key.id))
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -305,6 +350,8 @@ func (l *Local) letGo(c *Client) {
 		if have.d == nil || s.mu.byID[have.d.id] == nil {
 			delete(s.mu.sessions, key)
 			l.b.slots.release(have.slot)
+		} else {
+			s.armLocked(have.d)
 		}
 		s.nextLocked(have)
 	}
@@ -341,47 +388,74 @@ func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
 
 // detach is the end of a connection, when nothing of it is outstanding any more.
 func (l *Local) detach(c *Client) {
-	c.state = clientClosed
+	c.state, c.retry = clientClosed, nil
 	sess := c.sess
-	expiry := time.Duration(0)
+	s := sess.shard
+	s.mu.Lock()
+	will, expiry := sess.will, time.Duration(0)
 	if sess.d != nil {
-		s := sess.shard
-		s.mu.Lock()
 		expiry = sess.d.expiry
-		s.mu.Unlock()
-		if c.bye.HasExpiry {
-			expiry = min(c.bye.Expiry, l.maxExpiry())
-		}
 	}
-	l.returnShared(c)
-	will := sess.will
+	s.mu.Unlock()
+	if sess.d != nil && c.bye.HasExpiry {
+		expiry = min(c.bye.Expiry, l.maxExpiry())
+	}
 	if !c.bye.PublishWill {
 		will = nil
 	}
+	l.returnShared(c, expiry > 0)
 	if expiry == 0 {
 		l.endSession(c, will)
 		return
 	}
 	willAt := int64(0)
 	now := l.b.nowMilli()
-	if will != nil && will.Delay > 0 {
-		willAt = now + int64(min(will.Delay, expiry)/time.Millisecond)
+	switch {
+	case will == nil:
+	case will.Delay > 0:
+		willAt = now + max(int64(min(will.Delay, expiry)/time.Millisecond), 1)
+	case !l.publishWill(sess, will):
+		willAt = now + 1 // the pending list is full: at the next tick
 	}
 	cmd := appendCommand(nil, cmdDisconnect, sess.d.id)
 	cmd = binary.AppendUvarint(cmd, uint64(expiry))
 	cmd = binary.AppendUvarint(cmd, uint64(deadlineOf(now, expiry)))
 	cmd = binary.AppendUvarint(cmd, uint64(willAt))
-	cmd = binary.AppendUvarint(cmd, boolBit(c.bye.PublishWill))
-	cmd = c.feed.encode(cmd, true)
-	c.feed.release()
-	c.feed = nil
-	finish := func(error) { l.Run(func() { l.vacate(sess, c) }) }
-	if err := l.b.command(sess.shard, cmd, entry{done: func() { finish(nil) }, failed: finish}); err != nil {
+	cmd = l.appendProgress(cmd, c)
+	e := entry{
+		done: func() { l.Run(func() { l.vacate(sess, c) }) },
+		failed: func(error) { // the log is as after a crash; this process knows better
+			s.applyDisconnect(afterHeader(cmd))
+			l.Run(func() { l.vacate(sess, c) })
+		},
+	}
+	if err := l.b.command(s, cmd, e); err != nil {
+		s.applyDisconnect(afterHeader(cmd))
 		l.vacate(sess, c)
 	}
-	if will != nil && willAt == 0 {
-		l.publishWill(sess, will)
+}
+
+// appendProgress appends where the session stands, and lets go of its feed. One that never came to be connected stands where it was.
+func (l *Local) appendProgress(cmd []byte, c *Client) []byte {
+	f := c.feed
+	if f == nil {
+		s := c.sess.shard
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		f = &feed{position: c.sess.d.position, restored: c.sess.d.inflight}
+		return f.encode(cmd, true)
 	}
+	cmd = f.encode(cmd, true)
+	f.release()
+	c.feed = nil
+	return cmd
+}
+
+// afterHeader reads a command's fields behind its kind.
+func afterHeader(cmd []byte) *decoder {
+	d := &decoder{b: cmd}
+	d.uvarint()
+	return d
 }
 
 func (l *Local) maxExpiry() time.Duration {
@@ -427,20 +501,40 @@ func (l *Local) endSession(c *Client, will *Will) {
 		}
 	}
 	sess.subs = nil
-	if will != nil {
-		l.publishWill(sess, will)
+	if will != nil && !l.publishWill(sess, will) {
+		l.wills = append(l.wills, lateWill{sess, will})
 	}
 	if sess.d == nil {
 		l.forget(sess, c)
 		return
 	}
-	c.feed.release()
-	c.feed = nil
-	finish := func() { l.Run(func() { l.forget(sess, c) }) }
-	err := l.b.command(sess.shard, appendCommand(nil, cmdRemove, sess.d.id), entry{done: finish, failed: func(error) { finish() }})
-	if err != nil {
-		l.forget(sess, c)
+	if c.feed != nil {
+		c.feed.release()
+		c.feed = nil
 	}
+	s := sess.shard
+	s.mu.Lock()
+	sess.d.ending = true
+	s.mu.Unlock()
+	e := entry{
+		done: func() { l.Run(func() { l.forget(sess, c) }) },
+		failed: func(error) {
+			s.outlive(sess)
+			l.Run(func() { l.vacate(sess, c) })
+		},
+	}
+	if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), e); err != nil {
+		s.outlive(sess)
+		l.vacate(sess, c)
+	}
+}
+
+// outlive keeps a session whose removal the log did not take, to be removed by its timer.
+func (s *shard) outlive(sess *Session) {
+	s.mu.Lock()
+	sess.d.connected, sess.d.deadline = false, 1
+	s.mu.Unlock()
+	s.unend(sess)
 }
 
 // forget takes a session that has ended out of the table.
@@ -459,8 +553,8 @@ func (l *Local) forget(sess *Session, c *Client) {
 }
 
 // applyDisconnect keeps where a durable session stopped.
-func (s *shard) applyDisconnect(b *Broker, d *decoder) {
-	id, expiry, deadline, willAt, will := d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint()
+func (s *shard) applyDisconnect(d *decoder) {
+	id, expiry, deadline, willAt := d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint()
 	position, inflight := d.progress()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -471,11 +565,11 @@ func (s *shard) applyDisconnect(b *Broker, d *decoder) {
 	row := sess.d
 	row.expiry, row.deadline, row.willAt, row.connected = time.Duration(expiry), int64(deadline), int64(willAt), false
 	row.position, row.inflight = position, inflight
-	if will == 0 || willAt == 0 {
+	if willAt == 0 {
 		sess.will = nil
 	}
 	s.mu.rows.session(id)
-	s.mu.rows.timer(id, row)
+	s.armLocked(row)
 }
 
 // applyRemove ends a durable session.
@@ -487,7 +581,7 @@ func (s *shard) applyRemove(b *Broker, id uint64) {
 		return
 	}
 	delete(s.mu.byID, id)
-	sess.d.gone = true
+	sess.d.ending = true
 	if s.mu.sessions[sess.key] == sess && sess.client == nil {
 		delete(s.mu.sessions, sess.key)
 	}

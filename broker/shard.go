@@ -9,30 +9,42 @@ import (
 // pendingBytesMax bounds one shard's pending list; a full list answers ErrBusy. One message above it is taken alone.
 const pendingBytesMax = 256 << 10
 
+// pendingsKept is how many pending lists a shard keeps for reuse: one that fills, one that is written, one that is applied.
+const pendingsKept = 3
+
 // shard is a slice of the topics and sessions with one owner, one lock and one pending list. Its home Local applies what was
 // committed, in index order.
 type shard struct {
 	id   record.ShardID
 	home *Local
 
+	// applying is held while a commit changes the tables, and while a checkpoint collects them: rows and applied index agree. It
+	// comes before mu, and before other shards' mu.
+	applying sync.Mutex
+	refs     references // scratch of apply
+
 	mu struct {
 		sync.Mutex
-		index      uint64   // of the last frame gathered
-		applied    uint64   // of the last frame applied
-		place      Place    // the end of the group that held it
-		nextSeq    uint64   // of the next record
-		appliedSeq uint64   // every record below was applied
-		logStart   uint64   // what the log was told that nobody needs
-		fill       *pending // collects
-		free       *pending // recycled
-		dirty      bool     // on the broker's list for the committer
+		index      uint64     // of the last frame gathered
+		applied    uint64     // of the last frame applied
+		place      Place      // the end of the group that held it
+		nextSeq    uint64     // of the next record
+		appliedSeq uint64     // every record below was applied
+		logStart   uint64     // what the log was told that nobody needs
+		fill       *pending   // collects
+		free       []*pending // recycled
+		unapplied  int        // lists that were gathered and not yet applied or failed
+		dirty      bool       // on the broker's list for the committer
 		waiting    []*Client
 		sessions   map[sessionKey]*Session
-		byID       map[uint64]*Session            // durable sessions of this shard
-		queues     map[uint64]*queue              // by durable filter number
-		received   map[uint64]map[uint16]struct{} // QoS 2 identifiers of durable publishers, by session number
-		groups     map[uint64]*groupQueue         // shared groups with something queued or out, by durable number
+		byID       map[uint64]*Session    // durable sessions of this shard
+		queues     map[uint64]*queue      // by durable filter number
+		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
+		groups     map[uint64]*groupQueue // shared groups with something queued or out, by durable number
 		rows       dirtyRows
+		timers     timers   // of durable sessions
+		grown      []*queue // got references since limit looked at them
+		trimList   []uint64 // queues that trim has yet to look at
 	}
 }
 
@@ -80,8 +92,8 @@ type pending struct {
 func (p *pending) reset() {
 	clear(p.entries)
 	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0]}
-	if cap(p.batch) > 2*pendingBytesMax {
-		p.batch = nil
+	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 {
+		*p = pending{}
 	}
 }
 
@@ -96,8 +108,8 @@ func newShard(id record.ShardID, home *Local) *shard {
 func (s *shard) fillLocked(n int) (*pending, bool) {
 	p := s.mu.fill
 	if p == nil {
-		if p = s.mu.free; p != nil {
-			s.mu.free = nil
+		if n := len(s.mu.free); n > 0 {
+			p, s.mu.free = s.mu.free[n-1], s.mu.free[:n-1]
 		} else {
 			p = new(pending)
 		}
@@ -131,20 +143,25 @@ func (b *Broker) command(s *shard, cmd []byte, e entry) error {
 		return err
 	}
 	s.mu.Lock()
-	p, ok := s.fillLocked(len(cmd))
-	if !ok {
-		p = s.mu.fill
-		p.size += len(cmd)
-	}
-	p.cmds = appendBytes(p.cmds, cmd)
-	e.kind = entryCommand
-	p.entries = append(p.entries, e)
-	first := s.markDirtyLocked()
+	first := s.commandLocked(cmd, e)
 	s.mu.Unlock()
 	if first {
 		b.dirtyShard(s)
 	}
 	return nil
+}
+
+// commandLocked is command under the shard's lock. first: the caller has to call dirtyShard when it has let go of it.
+func (s *shard) commandLocked(cmd []byte, e entry) (first bool) {
+	p, ok := s.fillLocked(len(cmd))
+	if !ok {
+		p = s.mu.fill
+		p.size += len(cmd) + 32
+	}
+	p.cmds = appendBytes(p.cmds, cmd)
+	e.kind = entryCommand
+	p.entries = append(p.entries, e)
+	return s.markDirtyLocked()
 }
 
 // markDirtyLocked says whether the caller has to put s on the committer's list.
@@ -160,7 +177,22 @@ func (b *Broker) dirtyShard(s *shard) {
 	b.dirty.shards = append(b.dirty.shards, s)
 	wake := len(b.dirty.shards) == 1
 	b.dirty.Unlock()
+	if err := b.failure.Load(); err != nil { // nobody gathers any more: A appends, the log fails for good, A lists its shard
+		b.failWaiting(*err)
+		return
+	}
 	if wake {
 		b.log.Wake()
 	}
+}
+
+// recycle keeps a pending list for later use.
+func (s *shard) recycle(p *pending) {
+	p.reset()
+	s.mu.Lock()
+	s.mu.unapplied--
+	if len(s.mu.free) < pendingsKept {
+		s.mu.free = append(s.mu.free, p)
+	}
+	s.mu.Unlock()
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/sluicemq/sluice/broker/topics"
@@ -12,6 +13,7 @@ type groupQueue struct {
 	number   uint64
 	position uint64             // everything at or below is finished
 	cursor   uint64             // everything above was never handed out
+	lowest   uint64             // what the position waited for when it was last looked at: until that is finished it stands
 	out      map[uint64]*Client // handed out
 	again    []uint64           // came back: to be handed out anew, ascending
 	behind   bool               // nobody had room: the rest waits in the queue
@@ -21,11 +23,12 @@ type groupQueue struct {
 
 // sharedOut is a message that a shared group has given to this connection and that is not finished.
 type sharedOut struct {
-	ref  Ref
-	body *bundle // of a message that no queue keeps
-	id   uint16
-	qos  QoS
-	row  topics.FilterID
+	ref      Ref
+	body     *bundle // of a message that no queue keeps
+	row      topics.FilterID
+	id       uint16
+	qos      QoS
+	received bool // PUBREC came
 }
 
 // members answers the Picker.
@@ -155,9 +158,19 @@ func (l *Local) finishShared(ref Ref) {
 		defer s.mu.Unlock()
 		if g := s.mu.groups[ref.Group]; g != nil {
 			delete(g.out, ref.Seq)
-			g.advance()
+			if ref.Seq <= g.lowest {
+				g.advance()
+			}
 		}
 	})
+}
+
+// hand notes that c has seq.
+func (g *groupQueue) hand(seq uint64, c *Client) {
+	if len(g.out) == 0 && len(g.again) == 0 {
+		g.lowest = seq
+	}
+	g.out[seq] = c
 }
 
 // advance moves the position up to what is still out.
@@ -169,26 +182,35 @@ func (g *groupQueue) advance() {
 	if len(g.again) > 0 {
 		low = min(low, g.again[0])
 	}
+	g.lowest = low
 	if low > g.position+1 {
 		g.position, g.changed = low-1, true
 	}
 }
 
-// returnShared gives what a connection had of shared groups to other members: at QoS 1. A QoS 2 message stays with whom it was sent to, and ends with that
-// connection.
-func (l *Local) returnShared(c *Client) {
+// returnShared gives what a connection had of shared groups to other members, at QoS 1. A QoS 2 message stays with whom it was sent
+// to: it becomes one of the session's own in flight, if the session stays, and ends with it otherwise.
+func (l *Local) returnShared(c *Client, stays bool) {
 	list := c.sharedOut
 	c.sharedOut = nil
 	for i := range list {
+		o := &list[i]
 		c.shared.Add(-1)
-		if list[i].qos == 2 {
-			if list[i].body != nil {
-				putBundle(list[i].body)
-			}
-			l.finishShared(list[i].ref)
+		if o.qos < 2 {
+			l.giveBack(o)
 			continue
 		}
-		l.giveBack(&list[i])
+		if stays && c.feed != nil && (o.received || o.ref.Seq != 0) {
+			e := outEntry{seq: o.ref.Seq, shard: o.ref.Shard, id: o.id, qos: 2, state: outSent}
+			if o.received {
+				e.state = outReceived
+			}
+			c.feed.restored = append(c.feed.restored, e)
+		}
+		if o.body != nil {
+			putBundle(o.body)
+		}
+		l.finishShared(o.ref)
 	}
 }
 
@@ -210,7 +232,7 @@ func (l *Local) giveBack(o *sharedOut) {
 		if f.ID != o.row {
 			continue
 		}
-		t := sharedTarget{id: f.ID, members: f.Entries, picker: l.b.filters.picker(f.ID, 0)}
+		t := sharedTarget{id: f.ID, members: f.Entries, picker: l.b.filters.picker(f.ID)}
 		if c, e := l.pick(&t, m); c != nil {
 			l.handOut(c, e, f.ID, m, Ref{})
 			putBundle(o.body)
@@ -250,7 +272,7 @@ func (l *Local) deliverGroup(t *sharedTarget, m *Message, ref Ref) {
 		return
 	}
 	g.cursor = ref.Seq
-	g.out[ref.Seq] = c
+	g.hand(ref.Seq, c)
 	s.mu.Unlock()
 	l.handOut(c, e, t.id, m, ref)
 }
@@ -332,7 +354,7 @@ func (l *Local) drainGroup(s *shard, number uint64) {
 	s.mu.Unlock()
 	slices.Sort(seqs)
 	l.b.fetcher.submit(fetchJob{shard: uint16(s.id), seqs: seqs, done: func(bu *bundle) {
-		l.Run(func() { l.groupFetched(s, number, bu) })
+		l.Run(func() { l.groupFetched(s, number, seqs, bu) })
 	}})
 }
 
@@ -346,25 +368,25 @@ func (l *Local) anyMember(id topics.FilterID) bool {
 	return false
 }
 
-// groupFetched hands out what was read for a group.
-func (l *Local) groupFetched(s *shard, number uint64, bu *bundle) {
+// groupFetched hands out what was read for a group. asked are the sequences that it asked for.
+func (l *Local) groupFetched(s *shard, number uint64, asked []uint64, bu *bundle) {
 	defer putBundle(bu)
 	id, known := l.b.filters.row(number)
-	t := sharedTarget{id: id, number: number, members: l.b.filters.members(id), picker: l.b.filters.picker(id, 0)}
+	t := sharedTarget{id: id, number: number, members: l.b.filters.members(id), picker: l.b.filters.picker(id)}
 	m := new(Message)
-	done := !bu.failed
+	through := bu.through // all that was asked for up to here is handed out, or gone from the log
 	for i := 0; known && i < len(bu.msgs); i++ {
 		c := bu.view(i, m)
 		ref := c.ref
 		ref.Group = number
 		to, e := l.pick(&t, m)
 		if to == nil {
-			done = false
+			through = ref.Seq - 1
 			break
 		}
 		s.mu.Lock()
-		g := s.groupLocked(number)
-		taken := g.take(ref.Seq, to)
+		g := s.mu.groups[number]
+		taken := g != nil && g.take(ref.Seq, to)
 		s.mu.Unlock()
 		if taken {
 			l.handOut(to, e, id, m, ref)
@@ -373,18 +395,27 @@ func (l *Local) groupFetched(s *shard, number uint64, bu *bundle) {
 	s.mu.Lock()
 	if g := s.mu.groups[number]; g != nil {
 		g.fetching = false
-		if done && bu.through > g.cursor {
-			g.cursor = bu.through
-		}
-		if done {
-			g.again = slices.DeleteFunc(g.again, func(seq uint64) bool { return seq <= bu.through })
+		for _, seq := range asked {
+			if seq > through {
+				break
+			}
+			g.cursor = max(g.cursor, seq)
+			if at, ok := slices.BinarySearch(g.again, seq); ok && !bu.holds(seq) {
+				g.again = slices.Delete(g.again, at, at+1)
+			}
 		}
 		g.advance()
 	}
 	s.mu.Unlock()
-	if done {
+	if !bu.failed {
 		l.drainGroup(s, number)
 	}
+}
+
+// holds says whether a fetch brought a sequence.
+func (bu *bundle) holds(seq uint64) bool {
+	_, ok := slices.BinarySearchFunc(bu.msgs, seq, func(c carried, seq uint64) int { return cmp.Compare(c.ref.Seq, seq) })
+	return ok
 }
 
 // take marks seq as handed out to c, unless it is already.
@@ -395,6 +426,6 @@ func (g *groupQueue) take(seq uint64, c *Client) bool {
 		return false
 	}
 	g.cursor = max(g.cursor, seq)
-	g.out[seq] = c
+	g.hand(seq, c)
 	return true
 }

@@ -3,168 +3,9 @@ package broker
 import (
 	"bytes"
 	"encoding/binary"
-	"sync"
 
 	"github.com/sluicemq/sluice/broker/topics"
 )
-
-// filterTable knows the durable filters: their numbers, which are on disk and never reused, and who reads their queues.
-type filterTable struct {
-	mu      sync.Mutex
-	last    uint64
-	byText  map[string]*durableFilter
-	byNum   map[uint64]*durableFilter
-	pickers map[topics.FilterID]*topics.Picker
-	groups  map[topics.FilterID][]topics.Entry // members of shared groups
-}
-
-// durableFilter is a filter that at least one durable session subscribes to at QoS 1 or 2, or is about to.
-type durableFilter struct {
-	number uint64
-	id     topics.FilterID
-	text   string
-	shared bool
-	users  []*Session
-}
-
-func (t *filterTable) init() {
-	t.byText = make(map[string]*durableFilter)
-	t.byNum = make(map[uint64]*durableFilter)
-	t.pickers = make(map[topics.FilterID]*topics.Picker)
-	t.groups = make(map[topics.FilterID][]topics.Entry)
-}
-
-func filterText(tenant uint32, group, filter string) string {
-	var n [4]byte
-	binary.BigEndian.PutUint32(n[:], tenant)
-	return string(n[:]) + group + "\x00" + filter
-}
-
-// number gives the filter's number, a new one if it has none.
-func (t *filterTable) number(tenant uint32, group, filter string) uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	text := filterText(tenant, group, filter)
-	f := t.byText[text]
-	if f == nil {
-		t.last++
-		f = &durableFilter{number: t.last, text: text, shared: group != ""}
-		t.byText[text], t.byNum[f.number] = f, f
-	}
-	return f.number
-}
-
-// use adds sess to the readers of a filter. Its number comes from a command.
-func (t *filterTable) use(number uint64, id topics.FilterID, tenant uint32, group, filter string, sess *Session) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.last = max(t.last, number)
-	f := t.byNum[number]
-	if f == nil {
-		f = &durableFilter{number: number, text: filterText(tenant, group, filter), shared: group != ""}
-		t.byText[f.text], t.byNum[number] = f, f
-	}
-	f.id = id
-	for _, u := range f.users {
-		if u == sess {
-			return
-		}
-	}
-	f.users = append(f.users, sess)
-}
-
-// leave removes sess from the readers, and answers whether it was the last.
-func (t *filterTable) leave(number uint64, sess *Session) (last bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.byNum[number]
-	if f == nil {
-		return false
-	}
-	for i, u := range f.users {
-		if u == sess {
-			f.users = append(f.users[:i], f.users[i+1:]...)
-			break
-		}
-	}
-	if len(f.users) > 0 {
-		return false
-	}
-	delete(t.byNum, number)
-	delete(t.byText, f.text)
-	return true
-}
-
-// readers appends who reads the queues of a filter.
-func (t *filterTable) readers(dst []*Session, number uint64) (_ []*Session, shared, known bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.byNum[number]
-	if f == nil {
-		return dst, false, false
-	}
-	return append(dst, f.users...), f.shared, true
-}
-
-// row gives the index's row of a durable filter.
-func (t *filterTable) row(number uint64) (topics.FilterID, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.byNum[number]; f != nil {
-		return f.id, true
-	}
-	return 0, false
-}
-
-// join adds a member to a shared group, or replaces it.
-func (t *filterTable) join(id topics.FilterID, e topics.Entry) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.partLocked(id, e.Subscriber)
-	t.groups[id] = append(t.groups[id], e)
-}
-
-// part takes a member out of a shared group.
-func (t *filterTable) part(id topics.FilterID, slot uint32) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.partLocked(id, slot)
-}
-
-func (t *filterTable) partLocked(id topics.FilterID, slot uint32) {
-	list := t.groups[id]
-	for i := range list {
-		if list[i].Subscriber == slot {
-			list = append(append([]topics.Entry(nil), list[:i]...), list[i+1:]...)
-			break
-		}
-	}
-	if len(list) == 0 {
-		delete(t.groups, id)
-		delete(t.pickers, id)
-		return
-	}
-	t.groups[id] = list
-}
-
-// members gives the members of a shared group. The slice is never written to.
-func (t *filterTable) members(id topics.FilterID) []topics.Entry {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.groups[id][:len(t.groups[id]):len(t.groups[id])]
-}
-
-// picker gives the memory of a shared group's choice.
-func (t *filterTable) picker(id topics.FilterID, _ topics.Strategy) *topics.Picker {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	p := t.pickers[id]
-	if p == nil {
-		p = new(topics.Picker)
-		t.pickers[id] = p
-	}
-	return p
-}
 
 func (r *SubscribeRequest) options() uint32 {
 	o := uint32(r.QoS)
@@ -242,6 +83,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	var body []byte
 	var owed []int
 	var isNew []bool
+	var numbers []uint64
 	for i := range reqs {
 		r := &reqs[i]
 		if topics.CheckFilter(r.Filter) != nil || bytes.Count(r.Filter, []byte{'/'})+1 > limit.FilterLevels {
@@ -253,7 +95,12 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			errs[i] = ErrQuota
 			continue
 		}
-		body = l.b.appendSubscription(body, c, r, have, at)
+		var number uint64
+		if r.QoS > 0 {
+			number = l.b.filters.reserve(c.tenant, string(r.Group), string(r.Filter))
+			numbers = append(numbers, number)
+		}
+		body = l.b.appendSubscription(body, r, have, at, number)
 		owed, isNew = append(owed, i), append(isNew, at < 0)
 		n++
 	}
@@ -269,28 +116,43 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	}
 	e := entry{
 		done: func() {
-			c.local.Run(func() {
-				c.local.completed(c, Result{Token: t})
-				if c.state == clientConnected {
-					c.feed.subscribed()
-					for k := range jobs {
-						c.local.oweRetained(c, &jobs[k], isNew[k])
-					}
-				}
-			})
+			l.b.settle(numbers)
+			l.Run(func() { l.subscribed(c, t, jobs, isNew) })
 		},
-		failed: func(err error) { l.complete2(c, t, err) },
+		failed: func(err error) {
+			l.b.settle(numbers)
+			l.post(post{kind: postCompleted, c: c, res: Result{Token: t, Err: err}})
+		},
 	}
 	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
+		l.b.settle(numbers)
 		return 0, err
 	}
 	c.waiting++
 	return Pending, nil
 }
 
-// complete2 posts a completion from any goroutine.
-func (l *Local) complete2(c *Client, t Token, err error) {
-	c.local.post(post{kind: postCompleted, c: c, tok: t, err: err})
+// subscribed ends Subscribe for a durable session, on its loop.
+func (l *Local) subscribed(c *Client, t Token, jobs []SubscribeRequest, isNew []bool) {
+	l.completed(c, Result{Token: t})
+	for k := range jobs {
+		if c.state != clientConnected {
+			return
+		}
+		l.oweRetained(c, &jobs[k], isNew[k])
+		if jobs[k].Group != nil {
+			l.readyShared(c)
+		}
+	}
+}
+
+// settle lets go of filter numbers that were reserved.
+func (b *Broker) settle(numbers []uint64) {
+	for _, n := range numbers {
+		if b.filters.settle(n) {
+			b.dropQueues(n)
+		}
+	}
 }
 
 func findSubscription(have []durableSubscription, group, filter []byte) int {
@@ -304,13 +166,11 @@ func findSubscription(have []durableSubscription, group, filter []byte) int {
 
 // appendSubscription encodes one subscription with the places from which its filter's queues count for this session. An
 // existing subscription keeps its places.
-func (b *Broker) appendSubscription(dst []byte, c *Client, r *SubscribeRequest, have []durableSubscription, at int) []byte {
-	var number uint64
+func (b *Broker) appendSubscription(dst []byte, r *SubscribeRequest, have []durableSubscription, at int, number uint64) []byte {
 	var starts []shardSeq
 	opts := r.options()
-	if r.QoS > 0 {
+	if number != 0 {
 		opts |= optDurable
-		number = b.filters.number(c.tenant, string(r.Group), string(r.Filter))
 		if at >= 0 && have[at].number == number {
 			starts = have[at].starts
 		} else {
@@ -383,9 +243,10 @@ func (b *Broker) addSubscription(sess *Session, sub durableSubscription) {
 	}
 	old := sess.d.subscriptions()
 	subs := append([]durableSubscription(nil), old...)
+	was := uint64(0)
 	if at := findSubscription(subs, group, []byte(sub.filter)); at >= 0 {
-		if was := subs[at].number; was != 0 && was != sub.number {
-			b.leaveFilter(was, sess, subs[at])
+		if was = subs[at].number; was != 0 && was != sub.number {
+			b.leaveFilter(was, sess)
 		}
 		subs[at] = sub
 	} else {
@@ -393,39 +254,49 @@ func (b *Broker) addSubscription(sess *Session, sub durableSubscription) {
 	}
 	sess.d.subs.Store(&subs)
 	if sub.opts&optNoLocal != 0 {
-		sess.d.noLocal = true
+		sess.d.noLocal.Store(true)
 	}
 	e := topics.Entry{Subscriber: sess.slot, Options: sub.opts, SubscriptionID: sub.id}
 	id, _, err := b.index.Subscribe(sess.key.tenant, group, []byte(sub.filter), e)
 	if err == nil && group != nil {
 		b.filters.join(id, e)
 	}
-	if err == nil && sub.number != 0 {
+	if err == nil && sub.number != 0 && sub.number != was {
 		b.filters.use(sub.number, id, sess.key.tenant, sub.group, sub.filter, sess)
-		b.index.SetMark(id, sub.number)
 	}
 }
 
-func (b *Broker) leaveFilter(number uint64, sess *Session, sub durableSubscription) {
-	if !b.filters.leave(number, sess) {
-		return
+func (b *Broker) leaveFilter(number uint64, sess *Session) {
+	if b.filters.leave(number, sess) {
+		b.dropQueues(number)
 	}
-	if id, ok := b.index.Lookup(sess.key.tenant, groupBytes(sub.group), []byte(sub.filter)); ok {
-		b.index.SetMark(id, 0)
+}
+
+// dropQueues forgets the queues of a filter that nobody reads any more. While the log is replayed they stay, until Recovered: a shard's
+// checkpoint may be younger than the command that lost the filter its last reader, and hold what its next one is owed.
+func (b *Broker) dropQueues(number uint64) {
+	if b.recovering {
+		return
 	}
 	for _, s := range b.shards {
 		s.mu.Lock()
-		if q := s.mu.queues[number]; q != nil {
-			s.mu.rows.queueGone(q)
-			delete(s.mu.queues, number)
-		}
-		if g := s.mu.groups[number]; g != nil {
-			if g.behind {
-				b.behindGroups.Add(-1)
-			}
-			delete(s.mu.groups, number)
-		}
+		s.dropQueueLocked(number)
 		s.mu.Unlock()
+	}
+}
+
+func (s *shard) dropQueueLocked(number uint64) {
+	if q := s.mu.queues[number]; q != nil {
+		s.mu.rows.queueGone(q)
+		q.drop()
+		delete(s.mu.queues, number)
+	}
+	if g := s.mu.groups[number]; g != nil {
+		if g.behind {
+			s.home.b.behindGroups.Add(-1)
+		}
+		delete(s.mu.groups, number)
+		s.mu.rows.group(number)
 	}
 }
 
@@ -439,7 +310,7 @@ func groupBytes(g string) []byte {
 // dropSubscription takes a durable subscription out of the index.
 func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
 	if sub.number != 0 {
-		b.leaveFilter(sub.number, sess, *sub)
+		b.leaveFilter(sub.number, sess)
 	}
 	id, existed := b.index.Unsubscribe(sess.key.tenant, groupBytes(sub.group), []byte(sub.filter), sess.slot)
 	if existed && sub.group != "" {

@@ -3,44 +3,58 @@ package broker
 import (
 	"container/heap"
 	"encoding/binary"
-
-	"github.com/sluicemq/sluice/journal/record"
+	"math"
+	"slices"
 )
 
 // Tick is the loop's slow work: progress of sessions into the journal, sessions and wills whose time has come, queues that
 // nobody needs any more. The server calls it about once a second.
 func (l *Local) Tick() {
+	l.journalProgress()
+	for _, c := range l.failedFeeds {
+		l.later(c)
+	}
+	l.failedFeeds = nil
+	l.publishLate()
+	now := l.b.nowMilli()
+	lim := l.b.limits.Load()
+	for _, s := range l.b.shards {
+		if s.home == l {
+			l.due(s, now)
+			l.groupProgress(s)
+			l.trim(s, lim, now)
+			l.collectGrown(s, lim)
+		}
+	}
+	l.limit(lim, now)
+	if l.id == 0 {
+		l.expireRetained(now)
+		if l.b.behindGroups.Load() > 0 {
+			l.b.drainGroups()
+		}
+	}
+}
+
+// journalProgress makes the progress of this loop's sessions commands.
+func (l *Local) journalProgress() {
+	again := l.changed[:0]
 	for i, f := range l.changed {
 		l.changed[i] = nil
 		f.listed = false
 		if f.c.feed != f || !f.changed {
 			continue
 		}
-		f.changed = false
-		cmd := appendCommand(l.headers[:0], cmdPosition, f.c.sess.d.id)
-		cmd = f.encode(cmd, false)
-		l.headers = cmd
-		if l.b.command(f.c.sess.shard, cmd, entry{}) != nil {
-			f.changed = true
+		f.restored = slices.DeleteFunc(f.restored, func(e outEntry) bool {
+			return e.state == outDone && e.seq <= seqOf(f.position, e.shard)
+		})
+		if l.journalPosition(f) {
+			f.changed, f.rowGrants = false, 0
+			continue
 		}
+		f.listed = true
+		again = append(again, f)
 	}
-	l.changed = l.changed[:0]
-	for _, c := range l.failedFeeds {
-		l.later(c)
-	}
-	l.failedFeeds = nil
-	now := l.b.nowMilli()
-	for _, s := range l.b.shards {
-		if s.home == l {
-			l.due(s, now)
-			l.groupProgress(s)
-			l.trim(s)
-			l.limit(s, now)
-		}
-	}
-	if l.id == 0 && l.b.behindGroups.Load() > 0 {
-		l.b.drainGroups()
-	}
+	l.changed = again
 }
 
 // timer is when a durable session wants to be looked at.
@@ -67,210 +81,92 @@ func (t *timers) Pop() any {
 	return x
 }
 
+// armLocked sees to it that the session is looked at when its will is due and when it expires. A timer that is set already and comes
+// first is enough: it sets the next one. So a session that comes and goes has one timer, not one for each time.
+func (s *shard) armLocked(d *durable) {
+	at := int64(math.MaxInt64)
+	for _, t := range [2]int64{d.deadline, d.willAt} {
+		if t != 0 {
+			at = min(at, t)
+		}
+	}
+	s.armAtLocked(d, at)
+}
+
+func (s *shard) armAtLocked(d *durable, at int64) {
+	if at == math.MaxInt64 || d.armed != 0 && d.armed <= at {
+		return
+	}
+	d.armed = at
+	heap.Push(&s.mu.timers, timer{at, d.id})
+}
+
+// retryAfter is when something is tried again for which the log had no room, in milliseconds.
+const retryAfter = 1000
+
 // due ends sessions and publishes wills whose time has come. The commands that do it are the owner's: apply reads no clock.
 func (l *Local) due(s *shard, now int64) {
 	for {
 		s.mu.Lock()
-		if len(s.mu.rows.timers) == 0 || s.mu.rows.timers[0].at > now {
+		if len(s.mu.timers) == 0 || s.mu.timers[0].at > now {
 			s.mu.Unlock()
 			return
 		}
-		t := heap.Pop(&s.mu.rows.timers).(timer)
+		t := heap.Pop(&s.mu.timers).(timer)
 		sess := s.mu.byID[t.id]
-		if sess == nil || sess.d.connected || sess.client != nil {
+		if sess == nil || sess.d.armed != t.at {
 			s.mu.Unlock()
 			continue
 		}
-		var will *Will
-		if sess.d.willAt != 0 && sess.d.willAt <= now {
-			will = sess.will
+		d := sess.d
+		d.armed = 0
+		if d.connected || d.ending || sess.client != nil {
+			s.mu.Unlock()
+			continue
 		}
-		expired := sess.d.deadline != 0 && sess.d.deadline <= now
-		s.mu.Unlock()
-		if will != nil {
-			l.publishWill(sess, will)
+		will := sess.will
+		if d.willAt == 0 || d.willAt > now {
+			will = nil
 		}
-		var err error
+		expired := d.deadline != 0 && d.deadline <= now
+		d.ending = expired
 		switch {
 		case expired:
-			l.b.stats.SessionsExpired.Add(1)
-			err = l.b.command(s, appendCommand(nil, cmdRemove, t.id), entry{})
-		case will != nil:
-			err = l.b.command(s, appendCommand(nil, cmdWillDone, t.id), entry{})
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// trim drops what all readers of a queue have finished, and tells the log what nobody needs.
-func (l *Local) trim(s *shard) {
-	s.mu.Lock()
-	numbers := make([]uint64, 0, len(s.mu.queues))
-	for n := range s.mu.queues {
-		numbers = append(numbers, n)
-	}
-	s.mu.Unlock()
-	for _, n := range numbers {
-		l.trimQueue(s, n)
-	}
-	s.mu.Lock()
-	start := s.mu.appliedSeq
-	for _, q := range s.mu.queues {
-		if len(q.blocks) > 0 {
-			start = min(start, q.first())
-		}
-	}
-	moved := start > s.mu.logStart
-	s.mu.logStart = max(start, s.mu.logStart)
-	s.mu.Unlock()
-	if moved && l.b.log != nil {
-		l.b.log.SetLogStart(unboundPartition(s.id), record.Offset(start))
-	}
-}
-
-func (l *Local) trimQueue(s *shard, number uint64) {
-	readers, shared, known := l.b.filters.readers(l.readers[:0], number)
-	l.readers = readers
-	if !known {
-		return // being subscribed right now, or being dropped
-	}
-	low := ^uint64(0)
-	for _, sess := range readers {
-		if shared {
-			break
-		}
-		low = min(low, l.sessionLow(sess, s, number))
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	q := s.mu.queues[number]
-	if q == nil {
-		return
-	}
-	if shared {
-		low = 0
-		if g := s.mu.groups[number]; g != nil {
-			low = g.position
-		}
-	}
-	if low == ^uint64(0) {
-		return
-	}
-	if gone := q.trim(low); len(gone) > 0 {
-		s.mu.rows.blocksGone(q, gone)
-	}
-}
-
-// sessionLow is up to where a session has finished a filter's queue in shard s.
-func (l *Local) sessionLow(sess *Session, s *shard, number uint64) uint64 {
-	home := sess.shard
-	home.mu.Lock()
-	low := seqOf(sess.d.position, uint16(s.id))
-	home.mu.Unlock()
-	for _, sub := range sess.d.subscriptions() {
-		if sub.number == number {
-			return max(low, seqOf(sub.starts, uint16(s.id)))
-		}
-	}
-	return low
-}
-
-// limit moves the positions of sessions that have let too much gather. Only queues that are over a bound by themselves are looked
-// at: a session's bound is checked against the queues it reads in this shard and scaled by the number of shards it has
-// queues in.
-func (l *Local) limit(s *shard, now int64) {
-	lim := l.b.limits.Load()
-	var over []*queue
-	s.mu.Lock()
-	for _, q := range s.mu.queues {
-		old := lim.SessionAge > 0 && len(q.blocks) > 0 && q.blocks[0].since < now-lim.SessionAge.Milliseconds()
-		if q.count > lim.SessionMessages || q.bytes > lim.SessionBytes || old {
-			over = append(over, q)
-		}
-	}
-	var drops []drop
-	for _, q := range over {
-		drops = append(drops, q.excess(lim, now))
-	}
-	s.mu.Unlock()
-	for i, q := range over {
-		l.dropOldest(s, q.number, drops[i])
-	}
-}
-
-// drop says up to where a queue is to be cut, and why.
-type drop struct {
-	to     uint64
-	reason DropReason
-}
-
-// excess finds the first block from which on the queue is within its bounds.
-func (q *queue) excess(lim *Limits, now int64) (d drop) {
-	count, bytes := q.count, q.bytes
-	for _, b := range q.blocks {
-		switch {
-		case count > lim.SessionMessages:
-			d = drop{b.last, DropMessages}
-		case bytes > lim.SessionBytes:
-			d = drop{b.last, DropBytes}
-		case lim.SessionAge > 0 && b.since < now-lim.SessionAge.Milliseconds():
-			d = drop{b.last, DropAge}
-		default:
-			return d
-		}
-		count -= int64(b.n)
-		bytes -= b.bytes
-	}
-	return d
-}
-
-// dropOldest moves absent readers of a queue over what is beyond their bound.
-func (l *Local) dropOldest(s *shard, number uint64, d drop) {
-	if d.to == 0 {
-		return
-	}
-	readers, shared, _ := l.b.filters.readers(nil, number)
-	if shared {
-		s.mu.Lock()
-		if g := s.mu.groups[number]; g != nil && g.position < d.to {
-			g.cursor = max(g.cursor, d.to)
-			g.again = nil
-			g.advance()
+		case will == nil:
+			s.armLocked(d)
+		case d.deadline != 0:
+			s.armAtLocked(d, d.deadline)
 		}
 		s.mu.Unlock()
-		return
+		l.endDue(s, sess, will, expired, now)
 	}
-	for _, sess := range readers {
-		low := l.sessionLow(sess, s, number)
-		if low >= d.to {
-			continue
+}
+
+// endDue does what a session's timer is for.
+func (l *Local) endDue(s *shard, sess *Session, will *Will, expired bool, now int64) {
+	busy := will != nil && !l.publishWill(sess, will)
+	switch {
+	case expired:
+		if busy {
+			l.wills = append(l.wills, lateWill{sess, will})
 		}
-		home := sess.shard
-		home.mu.Lock()
-		absent := sess.client == nil
-		var cmd []byte
-		if absent {
-			f := feed{position: setSeq(append([]shardSeq(nil), sess.d.position...), uint16(s.id), d.to), out: sess.d.inflight}
-			cmd = f.encode(appendCommand(nil, cmdPosition, sess.d.id), true)
+		l.b.stats.SessionsExpired.Add(1)
+		again := func(error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			sess.d.ending = false
+			s.armAtLocked(sess.d, now+retryAfter)
 		}
-		home.mu.Unlock()
-		if !absent {
-			continue
+		if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), entry{done: func() {}, failed: again}); err != nil {
+			again(err)
 		}
+	case busy:
 		s.mu.Lock()
-		n := int64(0)
-		if q := s.mu.queues[number]; q != nil {
-			a, _ := q.backlog(low)
-			b, _ := q.backlog(d.to)
-			n = a - b
-		}
+		s.armAtLocked(sess.d, now+retryAfter)
 		s.mu.Unlock()
-		l.b.stats.QueueDropped[d.reason].Add(n)
-		if err := l.b.command(home, cmd, entry{}); err != nil {
-			return
-		}
+	case will != nil:
+		// Not written, the will comes again after a restart: once too often is better than never.
+		_ = l.b.command(s, appendCommand(nil, cmdWillDone, sess.d.id), entry{})
 	}
 }
 
@@ -295,10 +191,17 @@ func (l *Local) groupProgress(s *shard) {
 	}
 }
 
-func (s *shard) applyGroup(number, position uint64) {
+// applyGroup keeps how far a group has come. One that has ended by then leaves nothing behind.
+func (s *shard) applyGroup(b *Broker, number, position uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	g := s.groupLocked(number)
+	g := s.mu.groups[number]
+	if g == nil {
+		if !b.recovering {
+			return
+		}
+		g = s.groupLocked(number)
+	}
 	g.position = max(g.position, position)
 	g.cursor = max(g.cursor, position)
 	s.mu.rows.group(number)
