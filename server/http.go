@@ -26,15 +26,10 @@ func startHTTP(s *Server, addrs config.Addrs) (*httpServer, error) {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if !s.ready.Load() {
-			http.Error(w, "not ready: starting or draining", http.StatusServiceUnavailable)
-			return
-		}
-		if err := s.node.storage.err(); err != nil {
-			http.Error(w, "not ready: the journal does not take writes", http.StatusServiceUnavailable)
-			return
-		}
-		_, _ = fmt.Fprintln(w, "ready")
+		code, text := s.readiness()
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(code)
+		_, _ = fmt.Fprintln(w, text)
 	})
 	h := &httpServer{served: make(chan error, len(addrs))}
 	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
@@ -50,6 +45,17 @@ func startHTTP(s *Server, addrs config.Addrs) (*httpServer, error) {
 		go func() { h.served <- h.server.Serve(ln) }()
 	}
 	return h, nil
+}
+
+// readiness is what /readyz answers.
+func (s *Server) readiness() (code int, text string) {
+	if !s.ready.Load() {
+		return http.StatusServiceUnavailable, "not ready: starting or draining"
+	}
+	if err := s.node.storage.err(); err != nil {
+		return http.StatusServiceUnavailable, "not ready: the journal does not take writes"
+	}
+	return http.StatusOK, "ready"
 }
 
 func (h *httpServer) addresses() map[string]string {

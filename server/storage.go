@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/journal"
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -23,6 +25,8 @@ type storageOptions struct {
 	checkpointInterval time.Duration
 	checkpointBytes    int64
 	flushed            func(time.Duration)
+	fs                 vfs.FS      // nil: the system's
+	clock              clock.Clock // nil: the system's
 }
 
 func (o *storageOptions) volatile() bool { return o.durability == "memory" }
@@ -48,7 +52,7 @@ func openStorage(o storageOptions, b *broker.Broker, logger *slog.Logger) (stora
 		b.Recovered()
 		return volatileStorage{v}, nil
 	}
-	jo := journal.Options{Dir: o.dir, FlushInterval: o.flushInterval, SegmentBytes: o.segmentBytes, TailBytes: o.tailBytes,
+	jo := journal.Options{Dir: o.dir, FS: o.fs, Clock: o.clock, FlushInterval: o.flushInterval, SegmentBytes: o.segmentBytes, TailBytes: o.tailBytes,
 		GroupBytesMax: o.groupBytes, Logger: logger, Events: journal.Events{Flushed: o.flushed}}
 	if o.durability == "async" {
 		jo.Durability = journal.Async
