@@ -391,12 +391,18 @@ func (r *replayer) judge(s *segment, g *groupReader, pos int64, active bool) err
 	return nil
 }
 
-// buryReplayed takes out of the index what the replay brought back and nobody needs.
+// buryReplayed takes out of the index what the replay brought back and nobody needs. A log start that moved after the last checkpoint
+// is known by what is not there any more.
 func (l *Log) buryReplayed() {
 	l.mu.Lock()
 	var dead []*segment
 	for _, p := range l.mu.partitions {
 		dead = append(dead, l.buryLocked(p)...)
+		if len(p.refs) == 0 {
+			p.start = p.end
+		} else {
+			p.start = max(p.start, p.refs[0].first)
+		}
 	}
 	l.mu.Unlock()
 	l.keep.bury(dead)
