@@ -23,6 +23,7 @@ type misuse struct{ error }
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use: "sluice", Short: "One message platform in one binary", SilenceErrors: true, SilenceUsage: true, Version: version,
+		Args: knownCommand, RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return misuse{err} })
 	for _, f := range commands {

@@ -32,7 +32,7 @@ type startFlags struct {
 func newStart() *cobra.Command {
 	var f startFlags
 	c := &cobra.Command{
-		Use: "start", Short: "Run a node", Args: cobra.NoArgs,
+		Use: "start", Short: "Run a node", Args: atMost(0),
 		Long: "Run a node until SIGTERM or SIGINT, which drain it; a second signal ends it at once. SIGHUP reloads what can be reloaded.\n" +
 			"When every listener accepts, one line `ready {...}` goes to standard output; everything else goes to standard error.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.OutOrStdout()) },

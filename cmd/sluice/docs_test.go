@@ -1,0 +1,81 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+var update = flag.Bool("update", false, "write docs/cli.md")
+
+// TestCommandPageUpToDate compares docs/cli.md with what the commands say of themselves.
+func TestCommandPageUpToDate(t *testing.T) {
+	const page = "../../docs/cli.md"
+	want := commandPage(newRoot())
+	if *update {
+		if err := os.WriteFile(page, []byte(want), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	have, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(have) != want {
+		t.Errorf("%s is not what the commands say: run make generate", page)
+	}
+}
+
+func commandPage(root *cobra.Command) string {
+	var b strings.Builder
+	b.WriteString("# The command line\n\n<!-- Generated from cmd/sluice by `make generate`. Do not edit. -->\n\n" +
+		"Exit codes: 0 done, 1 failed, 2 misused. Every command takes `--help`.\n\n" +
+		"Completion: `sluice completion bash|zsh|fish` prints a script. For the whole machine:\n\n```\n" +
+		"sluice completion bash > /etc/bash_completion.d/sluice\n" +
+		"sluice completion zsh  > /usr/local/share/zsh/site-functions/_sluice\n" +
+		"sluice completion fish > /usr/share/fish/vendor_completions.d/sluice.fish\n```\n")
+	describe(&b, root)
+	return b.String()
+}
+
+func describe(b *strings.Builder, c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		if sub.Hidden || sub.Name() == "help" || sub.Name() == "completion" {
+			continue
+		}
+		text := sub.Long
+		if text == "" {
+			text = sub.Short + "."
+		}
+		fmt.Fprintf(b, "\n## `%s`\n\n%s\n", sub.UseLine(), text)
+		if sub.Example != "" {
+			fmt.Fprintf(b, "\n```\n%s\n```\n", strings.TrimRight(sub.Example, "\n"))
+		}
+		rows := 0
+		sub.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Hidden || f.Name == "help" {
+				return
+			}
+			if rows++; rows == 1 {
+				b.WriteString("\n| flag | default | |\n|---|---|---|\n")
+			}
+			name := "`--" + f.Name + "`"
+			if f.Shorthand != "" {
+				name += ", `-" + f.Shorthand + "`"
+			}
+			def := f.DefValue
+			if def != "" && def != "[]" && def != "false" {
+				def = "`" + def + "`"
+			} else {
+				def = ""
+			}
+			fmt.Fprintf(b, "| %s | %s | %s |\n", name, def, strings.ReplaceAll(f.Usage, "|", "\\|"))
+		})
+		describe(b, sub)
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/sluicemq/sluice/auth"
+)
+
+func init() { register(newPasswd) }
+
+type passwdFlags struct {
+	file   string
+	remove bool
+}
+
+func newPasswd() *cobra.Command {
+	var f passwdFlags
+	c := &cobra.Command{
+		Use: "passwd USER", Short: "Write a user into a password file", Args: cobra.ArbitraryArgs,
+		Long: "Ask for a password, twice on a terminal, else one line from standard input, and write the user and an argon2id hash of\n" +
+			"it into the file, in place of the user's line if there is one. Without --file the line goes to standard output.\n" +
+			"A running node takes the file over when it is told to reload (SIGHUP).",
+		Example: "  sluice passwd --file users plant-1\n  echo \"$PASSWORD\" | sluice passwd --file users plant-1\n" +
+			"  sluice passwd --file users --delete plant-1",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return misused("want one USER, found %d", len(args))
+			}
+			return f.run(cmd, args[0])
+		},
+	}
+	c.Flags().StringVarP(&f.file, "file", "f", "", "password file (auth.password_file); made if it is not there")
+	c.Flags().BoolVar(&f.remove, "delete", false, "take the user out of the file")
+	_ = c.MarkFlagFilename("file")
+	return c
+}
+
+func (f *passwdFlags) run(cmd *cobra.Command, user string) error {
+	if err := auth.CheckUser(user); err != nil {
+		return misuse{err}
+	}
+	if f.remove {
+		if f.file == "" {
+			return misused("want --file with --delete")
+		}
+		return auth.RemoveUser(f.file, user)
+	}
+	password, err := readPassword(cmd.InOrStdin(), cmd.ErrOrStderr(), user)
+	if err != nil {
+		return err
+	}
+	defer clear(password)
+	line, err := auth.Hash(password, auth.DefaultParams)
+	if err != nil {
+		return err
+	}
+	if f.file == "" {
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s:%s\n", user, line)
+		return err
+	}
+	replaced, err := auth.SetUser(f.file, user, line)
+	if err != nil {
+		return err
+	}
+	done := "added to"
+	if replaced {
+		done = "changed in"
+	}
+	_, err = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s %s\n", user, done, f.file)
+	return err
+}
+
+// passwordMax is MQTT's bound of a password.
+const passwordMax = 65535
+
+func readPassword(in io.Reader, prompt io.Writer, user string) ([]byte, error) {
+	if file, ok := in.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return askTwice(file, prompt, user)
+	}
+	line, err := bufio.NewReader(io.LimitReader(in, passwordMax+2)).ReadBytes('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	line = bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r"))
+	if len(line) == 0 {
+		return nil, errors.New("no password on standard input")
+	}
+	return line, nil
+}
+
+func askTwice(file *os.File, prompt io.Writer, user string) ([]byte, error) {
+	ask := func(what string) ([]byte, error) {
+		_, _ = fmt.Fprintf(prompt, "%s for %s: ", what, user)
+		defer fmt.Fprintln(prompt) //nolint:errcheck // a prompt
+		return term.ReadPassword(int(file.Fd()))
+	}
+	one, err := ask("Password")
+	if err != nil {
+		return nil, err
+	}
+	two, err := ask("Again")
+	if err != nil {
+		return nil, err
+	}
+	defer clear(two)
+	if !bytes.Equal(one, two) {
+		return nil, errors.New("the two passwords differ; nothing was written")
+	}
+	return one, nil
+}
