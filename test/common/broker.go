@@ -32,6 +32,10 @@ func Binary(t testing.TB) string {
 			built.err = err
 			return
 		}
+		// Tests of permissions run it as another user.
+		if built.err = os.Chmod(dir, 0o755); built.err != nil {
+			return
+		}
 		built.path = filepath.Join(dir, "sluice")
 		out, err := exec.Command("go", "build", "-buildvcs=false", "-o", built.path, "github.com/sluicemq/sluice/cmd/sluice").CombinedOutput()
 		if err != nil {
