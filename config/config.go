@@ -121,7 +121,7 @@ type Journal struct {
 	// Size of a log segment; existing segments keep theirs.
 	SegmentSize Size `key:"segment_size" default:"256MiB" min:"1MiB" max:"4GiB"`
 	// Memory for the newest part of the log, from which connected sessions are fed.
-	TailSize Size `key:"tail_size" default:"64MiB" min:"1MiB" max:"64GiB"`
+	TailSize Size `key:"tail_size" default:"16MiB" min:"1MiB" max:"64GiB"`
 	// Largest single write to the log.
 	GroupSize Size `key:"group_size" default:"4MiB" min:"64KiB" max:"256MiB"`
 	// Longest time between two checkpoints while there is anything to write.
