@@ -1,0 +1,221 @@
+"""Starts bin/sluice for a suite and collects what the suite says. It knows no client: each suite is a module of its own."""
+
+import base64
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sluice-interop")
+READY_SECONDS = 60
+
+
+class Skip(Exception):
+    """A suite cannot run here; the text says why."""
+
+
+class Broker:
+    """One running node with a directory of its own. Restarts keep directory and ports."""
+
+    def __init__(self, directory, certificates, settings=(), host="127.0.0.1", ports=None):
+        self.directory, self.certificates, self.settings, self.host = directory, certificates, list(settings), host
+        self.ports = ports or {"tcp": 0, "tls": 0, "ws": 0, "wss": 0}
+        self.process = None
+        self.log = os.path.join(directory, "broker.log")
+
+    def start(self):
+        command = [os.environ.get("SLUICE", os.path.join(ROOT, "bin", "sluice")), "start",
+                   "--data", os.path.join(self.directory, "data")]
+        settings = [f"listeners.mqtt.{name}={self.host}:{port}" for name, port in self.ports.items()]
+        settings += ["listeners.http=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
+        for setting in settings + self.settings:
+            command += ["--set", setting]
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        timer = threading.Timer(READY_SECONDS, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timer.cancel()
+        if not line.startswith("ready "):
+            self.process.kill()
+            self.process.wait()
+            raise RuntimeError(f"no ready line within {READY_SECONDS} s: {self.tail()}")
+        listeners = json.loads(line[len("ready "):])["listeners"]
+        self.ports = {name: int(listeners["mqtt." + name].rpartition(":")[2]) for name in ("tcp", "tls", "ws", "wss")}
+        return self
+
+    def stop(self, how=signal.SIGTERM):
+        """Ends the node and returns its exit code; a node that does not drain within 30 s is killed."""
+        if self.process is None:
+            return None
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            code = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        self.process.stdout.close()
+        self.process = None
+        return code
+
+    def tail(self):
+        with open(self.log, "rb") as log:
+            return log.read()[-2000:].decode(errors="replace")
+
+    def environment(self):
+        """What a client program needs to know, for programs in any language."""
+        return {**os.environ, "SLUICE_HOST": self.host, "SLUICE_CA": self.certificates.ca,
+                **{f"SLUICE_{name.upper()}": str(port) for name, port in self.ports.items()}}
+
+
+class Certificates:
+    """A CA and a server certificate for localhost and the given addresses, made with openssl."""
+
+    def __init__(self, directory, addresses):
+        self.ca, self.cert, self.key = (os.path.join(directory, n) for n in ("ca.pem", "server.pem", "server.key"))
+        ca_key, request, extensions = (os.path.join(directory, n) for n in ("ca.key", "server.csr", "extensions"))
+        names = ",".join(["DNS:localhost"] + [f"IP:{a}" for a in addresses])
+        with open(extensions, "w") as f:
+            f.write(f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n")
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        run(["openssl", "req", "-x509", *curve, "-days", "2", "-subj", "/CN=interop CA", "-keyout", ca_key, "-out", self.ca,
+             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"])
+        run(["openssl", "req", *curve, "-subj", "/CN=localhost", "-keyout", self.key, "-out", request])
+        run(["openssl", "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2",
+             "-extfile", extensions, "-out", self.cert])
+
+
+class Context:
+    """What a suite is given: a directory, a way to start brokers, a way to report."""
+
+    def __init__(self, directory, suite):
+        self.directory, self.suite = directory, suite
+        self.brokers, self.results, self.versions = [], [], {}
+
+    def broker(self, settings=(), default_ports=False):
+        """default_ports: 1883 and 8883 on a loopback address of its own, for suites that cannot be told a port."""
+        directory = tempfile.mkdtemp(dir=self.directory)
+        host = free_loopback() if default_ports else "127.0.0.1"
+        ports = {"tcp": 1883, "tls": 8883, "ws": 0, "wss": 0} if default_ports else None
+        broker = Broker(directory, Certificates(directory, [host]), settings, host, ports)
+        self.brokers.append(broker)
+        return broker.start()
+
+    def write(self, name, text):
+        path = os.path.join(self.directory, name)
+        with open(path, "w") as f:
+            f.write(text)
+        return path
+
+    def passed(self, name):
+        self.add(name, "passed", "")
+
+    def failed(self, name, reason):
+        self.add(name, "failed", reason)
+
+    def skipped(self, name, reason):
+        self.add(name, "skipped", reason)
+
+    def add(self, name, status, reason):
+        reason = " ".join(str(reason).split())[:300]
+        self.results.append((name, status, reason))
+        print(f"{self.suite}: {name}: {status}{': ' + reason if reason else ''}", flush=True)
+
+    def check(self, name, test, *arguments):
+        """Runs test; an AssertionError or a time-out of a client is a failure, with its text."""
+        try:
+            test(*arguments)
+        except (AssertionError, subprocess.SubprocessError, OSError) as e:
+            self.failed(name, f"{type(e).__name__}: {e}")
+        else:
+            self.passed(name)
+
+    def program(self, command, broker, timeout, **options):
+        """Runs a client program that prints `PASS name`, `FAIL name: reason` or `SKIP name: reason`, a line each."""
+        before = len(self.results)
+        code, output = output_of(command, timeout, env={**broker.environment(), **options.pop("env", {})}, **options)
+        for word, name, reason in re.findall(r"^(PASS|FAIL|SKIP) ([^:\n]+)(?:: (.*))?$", output, re.M):
+            {"PASS": self.passed, "FAIL": lambda n: self.failed(n, reason), "SKIP": lambda n: self.skipped(n, reason)}[word](name)
+        if len(self.results) == before or (code != 0 and not any(r[1] == "failed" for r in self.results[before:])):
+            self.failed("run", f"exit code {code}: {output[-600:]}")
+
+    def close(self):
+        for broker in self.brokers:
+            log = broker.tail()
+            code = broker.stop()
+            if code not in (None, 0):
+                self.failed("broker stops", f"exit code {code}")
+            if "panic:" in log or "fatal error:" in log:
+                self.failed("broker lives", log[log.rfind("panic:"):])
+
+
+def run(command, **options):
+    """Runs a command quietly; what it said is in the error when it fails."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command[:4])}: exit code {done.returncode}: {done.stdout[-1500:]}")
+    return done.stdout
+
+
+def output_of(command, timeout, **options):
+    """Exit code and output of a command in a process group of its own, all of which is ended at the time-out."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                               start_new_session=True, **options)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return -1, output + f"\nended after {timeout} s"
+    return process.returncode, output
+
+
+def free_loopback():
+    """A loopback address on which ports 1883 and 8883 are free."""
+    while True:
+        host = f"127.{random.randint(16, 250)}.{random.randint(1, 250)}.{random.randint(1, 250)}"
+        try:
+            for port in (1883, 8883):
+                with socket.socket() as s:
+                    s.bind((host, port))
+            return host
+        except OSError:
+            continue
+
+
+def need(program, package):
+    """Makes sure of a program, by apt where it is missing and this user may install."""
+    if shutil.which(program):
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise Skip(f"{program} is not installed (Debian package {package})")
+    run(["apt-get", "install", "-y", "--no-install-recommends", package], env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
+
+
+def venv(name, *packages):
+    """The python of a virtual environment that holds packages."""
+    directory = os.path.join(CACHE, "venv-" + name)
+    python = os.path.join(directory, "bin", "python")
+    if not os.path.exists(python):
+        run(["python3", "-m", "venv", directory])
+    run([python, "-m", "pip", "install", "-q", *packages])
+    return python
+
+
+def package_version(python, package):
+    return run([python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]).strip()
+
+
+def unusable_password():
+    """The hash of a password that nobody knows, for users that must be refused."""
+    salt, key = (base64.b64encode(os.urandom(n)).decode().rstrip("=") for n in (16, 32))
+    return f"$argon2id$v=19$m=19456,t=2,p=1${salt}${key}"

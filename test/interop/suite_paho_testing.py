@@ -1,0 +1,65 @@
+"""The Eclipse Paho interoperability tests, from a checkout of paho.mqtt.testing that PAHO_TESTING names."""
+
+import os
+import sys
+
+import harness
+
+# The driver runs one of the checkout's modules as its own main does, but at our host and port.
+DRIVER = """
+import sys, unittest
+checkout, module, host, port = sys.argv[1:5]
+sys.path.insert(0, checkout)
+sys.dont_write_bytecode = True
+import importlib
+m = importlib.import_module(module)
+topics = ["TopicA", "TopicA/B", "Topic/C", "TopicA/C", "/TopicA"]
+wild = ["TopicA/+", "+/C", "#", "/#", "/+", "+/+", "TopicA/#"]
+prefix = "client_test5/" if module == "client_test5" else ""
+if prefix:
+    def data():
+        m.topics, m.wildtopics = [prefix + t for t in topics], [prefix + t for t in wild]
+        m.nosubscribe_topics, m.topic_prefix = ("test/nosubscribe",), prefix
+    m.setData = data
+m.host, m.port, m.topics, m.wildtopics, m.nosubscribe_topics = host, int(port), topics, wild, ("test/nosubscribe",)
+
+class Result(unittest.TestResult):
+    def tell(self, word, test, reason=""):
+        print("\\n" + word, module + "." + test.id().rpartition(".")[2] + reason, flush=True)
+    def addSuccess(self, test):
+        super().addSuccess(test); self.tell("PASS", test)
+    def addFailure(self, test, err):
+        super().addFailure(test, err); self.tell("FAIL", test, ": " + " ".join(str(err[1]).split()))
+    addError = addFailure
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason); self.tell("SKIP", test, ": " + reason)
+
+tests = unittest.defaultTestLoader.loadTestsFromModule(m)
+tests.run(Result())
+"""
+
+
+def run(c):
+    checkout = os.environ.get("PAHO_TESTING")
+    if not checkout:
+        raise harness.Skip("PAHO_TESTING names no checkout of github.com/eclipse/paho.mqtt.testing")
+    folder = os.path.join(checkout, "interoperability")
+    if not os.path.isdir(folder):
+        raise harness.Skip(f"PAHO_TESTING: no folder interoperability in {os.path.basename(checkout)}")
+    c.versions["paho.mqtt.testing"] = version(checkout)
+    c.versions["Python"] = sys.version.split()[0]
+    acl = c.write("acl", "deny subscribe by all on test/nosubscribe\nallow all by all on #\nallow all by all on $TopicA/#\n")
+    # test_server_keep_alive wants the server to lower 120 s to 60 s.
+    broker = c.broker([f"auth.acl_file={acl}", "auth.anonymous=loopback", "mqtt.keep_alive_max=60s"])
+    for module in ("client_test", "client_test5"):
+        c.program([sys.executable, "-c", DRIVER, folder, module, broker.host, str(broker.ports["tcp"])],
+                  broker, 600, cwd=c.directory)
+
+
+def version(checkout):
+    for place in (checkout, os.path.realpath(checkout)):
+        try:
+            return harness.run(["git", "-C", place, "log", "-1", "--format=%h of %cs"]).strip()
+        except RuntimeError:
+            continue
+    return "of no known version"
