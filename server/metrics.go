@@ -45,7 +45,15 @@ var metricHelp = map[string]string{
 	"sluice_broker_sessions_expired_total":  "Kept sessions that expired.",
 	"sluice_broker_wills_total":             "Wills published.",
 	"sluice_journal_groups_total":           "Groups written.",
-	"sluice_journal_written_bytes_total":    "Bytes of groups written.",
+	"sluice_journal_written_bytes_total":    "Bytes of groups written, with headers and padding.",
+	"sluice_journal_log_bytes":              "Bytes of the log's segments now.",
+	"sluice_journal_groups_failed_total":    "Groups that the disk did not take.|reason",
+	"sluice_engine_accepted_total":          "Connections taken in by a listener.",
+	"sluice_engine_refused_total":           "Connections ended before they could speak.|reason",
+	"sluice_engine_received_bytes_total":    "Bytes read from sockets, TLS and frames included.",
+	"sluice_engine_sent_bytes_total":        "Bytes written to sockets, TLS and frames included.",
+	"sluice_engine_system_calls_total":      "Reads and writes of sockets.|call",
+	"sluice_engine_descriptors_out_total":   "Times that accepting found no descriptor left.",
 	"sluice_tls_certificate_expiry_seconds": "When the server's certificate ends, Unix time; 0 without one.",
 	"sluice_info":                           "The version that runs.|version",
 }
@@ -103,9 +111,33 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for r := range broker.DropReasons {
 		k.counter("sluice_broker_queue_dropped_total", uint64(st.QueueDropped[r].Load()), r.String())
 	}
-	groups, bytes := c.s.node.storage.written()
-	k.counter("sluice_journal_groups_total", groups)
-	k.counter("sluice_journal_written_bytes_total", bytes)
+	j := c.s.node.storage.counts()
+	k.counter("sluice_journal_groups_total", uint64(j.groups))
+	k.counter("sluice_journal_written_bytes_total", uint64(j.writtenBytes))
+	k.gauge("sluice_journal_log_bytes", float64(j.logBytes))
+	k.counter("sluice_journal_groups_failed_total", uint64(j.failedFull), "full")
+	k.counter("sluice_journal_groups_failed_total", uint64(j.failedIO), "io_error")
+	c.collectEngine(k)
+}
+
+func (c *collector) collectEngine(k sink) {
+	e := c.s.node.engine.Stats()
+	k.counter("sluice_engine_accepted_total", uint64(e.Accepted))
+	k.counter("sluice_engine_received_bytes_total", uint64(e.BytesIn))
+	k.counter("sluice_engine_sent_bytes_total", uint64(e.BytesOut))
+	k.counter("sluice_engine_system_calls_total", uint64(e.Reads), "read")
+	k.counter("sluice_engine_system_calls_total", uint64(e.Writes), "write")
+	k.counter("sluice_engine_descriptors_out_total", uint64(e.DescriptorsOut))
+	r := &e.Refused
+	for _, x := range []struct {
+		reason string
+		n      int64
+	}{
+		{"limit", r.MaxConns}, {"no_descriptor", r.NoDescriptor}, {"handshakes_full", r.HandshakesFull}, {"tls_handshake", r.Handshake},
+		{"websocket_upgrade", r.Upgrade}, {"timeout", r.Timeout}, {"shutdown", r.Shutdown},
+	} {
+		k.counter("sluice_engine_refused_total", uint64(x.n), x.reason)
+	}
 }
 
 func (c *collector) collectMQTT(k sink) {

@@ -34,15 +34,18 @@ func (o *storageOptions) volatile() bool { return o.durability == "memory" }
 // storage is what the node closes at its end.
 type storage interface {
 	err() error // why it takes no writes
-	written() (groups, bytes uint64)
+	counts() storageCounts
 	close() error
 }
 
+// storageCounts are for metrics.
+type storageCounts struct{ groups, writtenBytes, logBytes, failedFull, failedIO int64 }
+
 type volatileStorage struct{ *broker.Volatile }
 
-func (v volatileStorage) err() error                      { return nil }
-func (v volatileStorage) written() (groups, bytes uint64) { return 0, 0 }
-func (v volatileStorage) close() error                    { v.Close(); return nil }
+func (v volatileStorage) err() error            { return nil }
+func (v volatileStorage) counts() storageCounts { return storageCounts{} }
+func (v volatileStorage) close() error          { v.Close(); return nil }
 
 // openStorage opens the log, brings the core's tables to where the last run left them, and lets the core write.
 func openStorage(o storageOptions, b *broker.Broker, logger *slog.Logger) (storage, error) {
@@ -191,9 +194,10 @@ func (s *logStorage) checkpoint() {
 
 func (s *logStorage) err() error { return s.log.Err() }
 
-func (s *logStorage) written() (groups, bytes uint64) {
+func (s *logStorage) counts() storageCounts {
 	st := s.log.Stats()
-	return uint64(st.Groups.Load()), uint64(st.Bytes.Load())
+	return storageCounts{groups: st.Groups.Load(), writtenBytes: st.WrittenBytes.Load(), logBytes: st.LogBytes.Load(),
+		failedFull: st.FailedFull.Load(), failedIO: st.FailedIO.Load()}
 }
 
 func (s *logStorage) close() error {

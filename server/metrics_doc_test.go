@@ -1,0 +1,103 @@
+package server
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/internal/testx"
+)
+
+var update = flag.Bool("update", false, "write docs/operate/metrics.md anew")
+
+const metricsDoc = "../docs/operate/metrics.md"
+
+const metricsIntro = `# Metrics
+
+What ` + "`/metrics`" + ` of ` + "`listeners.http`" + ` shows, in the format of Prometheus. Names are ` + "`sluice_<part>_<what>_<unit>`" + `, with ` + "`_total`" + ` for what
+only grows; units are seconds and bytes. No label has a value that a client can choose. The runtime's own (` + "`go_*`, `process_*`" + `) are there as
+well. This page is checked against the program by its tests; ` + "`go test ./server -run MetricsUpToDate -update`" + ` writes it anew.
+
+| name | type | labels | what it says |
+|---|---|---|---|
+`
+
+// exported is what the registry of a running node gives: a table row by name.
+func exported(t *testing.T) map[string]string {
+	t.Helper()
+	cfg := config.Default()
+	cfg.Node.Data = t.TempDir()
+	cfg.Journal.Durability = "memory"
+	cfg.Listeners.MQTT.TCP = config.Addrs{"127.0.0.1:0"}
+	cfg.Listeners.MQTT.TLS, cfg.Listeners.MQTT.WS, cfg.Listeners.MQTT.WSS, cfg.Listeners.MQTT.Unix = nil, nil, nil, nil
+	cfg.Listeners.HTTP = config.Addrs{"127.0.0.1:0"}
+	s, err := New(cfg, Options{Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := s.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, "mqtt://"+ready.Listeners["mqtt.tcp"], "c", 0) // its CONNECT and its end are counted by reason
+	if err := c.SendRaw([]byte{0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.WaitClosed(patience); err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]string)
+	testx.Eventually(t, patience, func() bool { // the loops tell what they counted once a second
+		families, err := s.metrics.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			var labels []string
+			for _, l := range f.GetMetric()[0].GetLabel() {
+				labels = append(labels, "`"+l.GetName()+"`")
+			}
+			all[f.GetName()] = fmt.Sprintf("| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
+		}
+		return all["sluice_mqtt_connects_total"] != "" && all["sluice_mqtt_disconnects_total"] != ""
+	})
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// TestMetricsUpToDate: docs/operate/metrics.md says exactly what a node exports.
+func TestMetricsUpToDate(t *testing.T) {
+	all := exported(t)
+	var b strings.Builder
+	b.WriteString(metricsIntro)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if strings.HasPrefix(name, "sluice_") {
+			b.WriteString(all[name])
+		}
+	}
+	for name := range metricHelp {
+		if all[name] == "" {
+			t.Errorf("%s is named in metricHelp and never exported", name)
+		}
+	}
+	if *update {
+		if err := os.WriteFile(metricsDoc, []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	have, err := os.ReadFile(metricsDoc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(have) != b.String() {
+		t.Errorf("%s is not what the program exports; write it anew with -update. It should say:\n%s", metricsDoc, b.String())
+	}
+}
