@@ -36,9 +36,11 @@ test: bin/testrun ## gofmt, vet and every test; needs Go alone; ends with "N pas
 check: bin/testrun ## what test leaves out: race detector, lint, generated files clean; names what it skips and why
 	@./bin/testrun -check
 
-generate: ## write the generated files anew (docs/configuration.md, docs/cli.md, cmd/sluice/deps.txt)
+generate: ## write the generated files anew (docs/configuration.md, cli.md, mqtt-conformance.md; deps.txt)
 	$(GO) run ./config/gen
-	$(GO) test -count=1 -run 'UpToDate' ./config ./cmd/sluice ./internal/arch -args -update
+	$(GO) run ./internal/conformance/gen
+	$(GO) test -count=1 -run 'UpToDate' ./cmd/sluice -args -update
+	$(GO) test -count=1 -run 'UpToDate' ./internal/arch -args -update
 
 interop: build ## foreign clients and suites against bin/sluice; installs them; writes a dated report
 	@if [ -x test/interop/run ]; then exec test/interop/run $(ARGS); \

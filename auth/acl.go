@@ -226,7 +226,7 @@ func (r *rule) subject(kind, value string, alone bool) (takes bool, err error) {
 			p = netip.PrefixFrom(a, a.BitLen())
 		}
 		if p.Addr().Is4In6() {
-			return true, fmt.Errorf("want %q without ::ffff:", value)
+			return true, fmt.Errorf("want %q without ::ffff: before it", value)
 		}
 		r.addr = p.Masked()
 		return true, nil
