@@ -155,10 +155,10 @@ func (b *Broker) Checkpoint(st Checkpoints) error {
 		end := b.committed()
 		s.applying.Lock()
 		s.mu.Lock()
-		applied, place := s.mu.applied, s.mu.place
 		if s.mu.unapplied == 0 {
-			place = end // nothing of this shard is on its way: all its frames before that place are applied
+			s.mu.place = end // nothing of this shard is on its way: all its frames before that place are applied
 		}
+		applied, place := s.mu.applied, s.mu.place
 		if place == (Place{}) {
 			s.mu.Unlock()
 			s.applying.Unlock()
@@ -323,6 +323,7 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 	s.mu.Lock()
 	old := f.Index <= s.mu.applied
 	s.mu.Unlock()
+	b.setCommitted(end)
 	if old {
 		return nil
 	}
@@ -343,7 +344,6 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 	s.mu.Lock()
 	s.mu.index, s.mu.applied, s.mu.place = f.Index, f.Index, end
 	s.mu.Unlock()
-	b.setCommitted(end)
 	return nil
 }
 

@@ -23,7 +23,7 @@ type feed struct {
 	rowGrants int        // grants in the session's row since its last position
 	fetching  int
 	nextID    uint16
-	wrapped   bool // nextID has been all around
+	reused    bool // nextID may come to an identifier that is in use: it has been all around, or an earlier connection took some
 	stalled   bool // the receiver has no room
 	changed   bool // progress is to be journaled
 	listed    bool // on the Local's list of such
@@ -61,6 +61,7 @@ func newFeed(b *Broker, c *Client) *feed {
 		}
 		return 1
 	})
+	f.reused = len(f.restored) > 0
 	for i := range f.restored {
 		e := &f.restored[i]
 		e.due = e.state == outSent

@@ -17,6 +17,7 @@ type memLog struct {
 	awake  bool
 	groups [][]byte
 	start  map[record.PartitionID]record.Offset
+	fail   error // the next groups are not written
 }
 
 func (m *memLog) Wake() { m.awake = true }
@@ -27,12 +28,19 @@ func (m *memLog) commit() bool {
 		m.awake = false
 		buf, more := m.b.Gather(nil, 1<<20)
 		m.awake = m.awake || more
+		if m.fail != nil {
+			m.b.Failed(m.fail, false)
+			any = true
+			continue
+		}
 		if len(buf) > 0 {
 			m.mu.Lock()
 			m.groups = append(m.groups, buf)
 			m.mu.Unlock()
 		}
-		m.b.Committed(Place{Segment: 1, Offset: int64(len(m.groups))})
+		if len(buf) > 0 {
+			m.b.Committed(Place{Segment: 1, Offset: int64(len(m.groups))})
+		}
 		any = true
 	}
 	return any
@@ -64,7 +72,10 @@ func (m *memLog) Read(p record.PartitionID, from record.Offset, fn func(record.B
 		if err != nil {
 			panic(err)
 		}
-		if batch.LastOffset() >= from {
+		m.mu.Lock()
+		dead := batch.LastOffset() < m.start[p]
+		m.mu.Unlock()
+		if batch.LastOffset() >= from && !dead {
 			goOn = fn(batch)
 		}
 	})

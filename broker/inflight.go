@@ -108,9 +108,9 @@ func (f *feed) freeID() uint16 {
 		f.nextID++
 		if f.nextID < CorePacketIDs {
 			f.nextID = CorePacketIDs
-			f.wrapped = true
+			f.reused = true
 		}
-		if !f.wrapped && len(f.restored) == 0 || !f.used(id) {
+		if !f.reused || !f.used(id) {
 			return id
 		}
 	}
