@@ -81,11 +81,10 @@ func (set *certificateSet) loadClientCA(cfg *config.Config) error {
 	for _, e := range list.RevokedCertificateEntries {
 		set.revoked[e.SerialNumber.String()] = struct{}{}
 	}
-	set.tls.VerifyPeerCertificate = func(_ [][]byte, chains [][]*x509.Certificate) error {
-		for _, chain := range chains {
-			if set.isRevoked(chain[0]) {
-				return errors.New("certificate is revoked")
-			}
+	// VerifyConnection runs for resumed sessions too, which VerifyPeerCertificate does not see.
+	set.tls.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) > 0 && set.isRevoked(cs.PeerCertificates[0]) {
+			return errors.New("certificate is revoked")
 		}
 		return nil
 	}
