@@ -110,6 +110,9 @@ func (l *Log) foundSegment(name string) (*segment, error) {
 	if err != nil || !ok || h.number != number {
 		return nil, err
 	}
+	if size < h.size {
+		return nil, &CorruptError{Path: path, Offset: size, Reason: fmt.Sprintf("the file was made with %d bytes and was cut", h.size)}
+	}
 	return &segment{header: h, path: path, size: size}, nil
 }
 

@@ -25,6 +25,7 @@ type segmentHeader struct {
 	prevCRC  uint32
 	mode     uint32
 	created  int64
+	size     int64 // bytes that the file was made with; 0 in a partition segment
 }
 
 func (h *segmentHeader) put(b []byte) {
@@ -41,6 +42,7 @@ func (h *segmentHeader) put(b []byte) {
 	le.PutUint32(b[48:], h.prevCRC)
 	le.PutUint32(b[52:], h.mode)
 	le.PutUint64(b[56:], uint64(h.created))
+	le.PutUint64(b[68:], uint64(h.size))
 	le.PutUint32(b[64:], crc32.Checksum(b[:blockSize], castagnoli))
 }
 
@@ -63,6 +65,7 @@ func parseSegmentHeader(b []byte, path string) (h segmentHeader, ok bool, err er
 	return segmentHeader{
 		number: le.Uint64(b[16:]), firstSeq: le.Uint64(b[24:]), prev: le.Uint64(b[32:]), prevEnd: int64(le.Uint64(b[40:])),
 		prevCRC: le.Uint32(b[48:]), mode: le.Uint32(b[52:]), created: int64(le.Uint64(b[56:])),
+		size: int64(le.Uint64(b[68:])),
 	}, true, nil
 }
 
@@ -164,7 +167,7 @@ func (l *Log) openForWriting(s *segment) error {
 // newActive makes the spare file at path the segment behind prev (nil: the first): renames it, writes its header, flushes both.
 // What prev holds must be flushed by now: the new header vouches for it.
 func (l *Log) newActive(sp spare, prev *segment, firstSeq uint64, prevCRC uint32) (*segment, error) {
-	h := segmentHeader{number: 1, firstSeq: firstSeq, prevCRC: prevCRC, mode: uint32(l.o.Durability) + 1, created: l.clk.Now().UnixMilli()}
+	h := segmentHeader{number: 1, firstSeq: firstSeq, prevCRC: prevCRC, mode: uint32(l.o.Durability) + 1, created: l.clk.Now().UnixMilli(), size: sp.size}
 	if prev != nil {
 		h.number, h.prev, h.prevEnd = prev.number()+1, prev.number(), prev.end
 	}

@@ -165,3 +165,17 @@ func TestNoPermission(t *testing.T) {
 		refused(t, dir, as, dir, "permission")
 	}
 }
+
+// A segment that is shorter than it was made has lost something.
+func TestCutFile(t *testing.T) {
+	dir := filled(t)
+	name := segment(t, dir)
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(name, int64(bytes.Index(b, []byte("message 100 is here")))); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, nil, filepath.Base(name), "corrupt")
+}
