@@ -94,7 +94,7 @@ func (l *Local) resend(f *feed, bu *bundle) {
 		}
 		if at == len(bu.msgs) || bu.msgs[at].ref.Seq != e.seq {
 			l.b.stats.QueueDropped[DropLost].Add(1)
-			f.close(e)
+			l.giveUp(f, e)
 			continue
 		}
 		if f.open-f.due >= f.window {
@@ -119,6 +119,19 @@ func (l *Local) resend(f *feed, bu *bundle) {
 		f.due--
 	}
 	l.progressed(f)
+}
+
+// giveUp ends a message that was sent and cannot be sent again. At QoS 2 the receiver may hold its identifier: it is released before it
+// is taken for another one.
+func (l *Local) giveUp(f *feed, e *outEntry) {
+	if e.qos < 2 {
+		f.close(e)
+		return
+	}
+	e.state, e.due = outReceived, false
+	f.due--
+	f.changed = true
+	f.c.sub.Control(Control{Kind: ControlRelease, PacketID: e.id})
 }
 
 // takeParked offers fetched messages until the receiver is full.

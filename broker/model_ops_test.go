@@ -87,7 +87,7 @@ func (m *model) doUnsubscribe(t *rapid.T) {
 func (m *model) doPublish(t *rapid.T) {
 	c := m.up(t)
 	msg := &modelMessage{n: len(m.messages), publisher: c.id, topic: rapid.SampledFrom(modelTopics).Draw(t, "topic"),
-		qos: QoS(rapid.IntRange(0, 2).Draw(t, "qos")), retain: rapid.IntRange(0, 3).Draw(t, "retain") == 0, app: map[string]int{}}
+		qos: QoS(rapid.IntRange(0, 2).Draw(t, "qos")), retain: rapid.IntRange(0, 3).Draw(t, "retain") == 0, app: map[string]int{}, once: map[string]bool{}}
 	m.messages = append(m.messages, msg)
 	m.nextID[c.id] = m.nextID[c.id]%5000 + 1
 	m.send(c, msg, m.nextID[c.id])
@@ -105,8 +105,11 @@ func (m *model) acknowledge(c *modelClient, i int) {
 	switch {
 	case c.open[id] == 1, c.released[id]:
 		done()
+	case c.receiving[id]:
 	default:
+		c.receiving[id] = true
 		m.request(c, func(tok Token) (Outcome, error) { return c.l.Received(c.c, id, tok) }, func(err error) {
+			delete(c.receiving, id)
 			if err == nil && !c.gone {
 				if c.s != nil {
 					delete(c.s.heldIDs, id)
