@@ -102,10 +102,10 @@ class Context:
         self.brokers, self.results, self.versions = [], [], {}
 
     def broker(self, settings=(), default_ports=False):
-        """default_ports: 1883 and 8883 on a loopback address of its own, for suites that cannot be told a port."""
+        """default_ports: 1883, 8883 and 8080 (ws) on a loopback address of its own, for suites that cannot be told a port."""
         directory = tempfile.mkdtemp(dir=self.directory)
         host = free_loopback() if default_ports else "127.0.0.1"
-        ports = {"tcp": 1883, "tls": 8883, "ws": 0, "wss": 0} if default_ports else None
+        ports = {"tcp": 1883, "tls": 8883, "ws": 8080, "wss": 0} if default_ports else None
         broker = Broker(directory, Certificates(directory, [host]), settings, host, ports)
         self.brokers.append(broker)
         return broker.start()
@@ -180,11 +180,11 @@ def output_of(command, timeout, **options):
 
 
 def free_loopback():
-    """A loopback address on which ports 1883 and 8883 are free."""
+    """A loopback address on which ports 1883, 8883 and 8080 are free."""
     while True:
         host = f"127.{random.randint(16, 250)}.{random.randint(1, 250)}.{random.randint(1, 250)}"
         try:
-            for port in (1883, 8883):
+            for port in (1883, 8883, 8080):
                 with socket.socket() as s:
                     s.bind((host, port))
             return host

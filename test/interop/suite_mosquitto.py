@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import harness
@@ -48,13 +49,12 @@ class Subscriber:
 
     def messages(self):
         """What arrived, as `topic qos retained payload`, once the count is reached."""
-        try:
-            output, _ = self.process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            output, _ = self.process.communicate()
-        lines = "".join(self.seen + [output]).splitlines()
-        return [line[len("got "):] for line in lines if line.startswith("got ")]
+        timer = threading.Timer(SECONDS, self.process.kill)
+        timer.start()
+        lines = self.seen + list(self.process.stdout)
+        self.process.wait()
+        timer.cancel()
+        return [line[len("got "):].rstrip("\n") for line in lines if line.startswith("got ")]
 
 
 def same(found, want):
