@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -15,28 +14,25 @@ import (
 func init() { register(newCheckConfig) }
 
 func newCheckConfig() *cobra.Command {
-	var file string
-	var set []string
+	var f startFlags
 	c := &cobra.Command{
-		Use: "check-config", Short: "Say what is wrong with a configuration", Args: atMost(0),
+		Use: "check-config --config FILE", Short: "Say what is wrong with a configuration", Args: atMost(0),
 		Long: "Read a configuration and the files that it names (certificates, users, rules), with line and column of everything that\n" +
 			"is wrong. Nothing is opened and nothing is written. Exit code 0: a node would take it; 1: it would not.",
 		Example: "  sluice check-config --config sluice.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return checkConfig(cmd.OutOrStdout(), cmd.ErrOrStderr(), file, set)
+			return checkConfig(cmd.OutOrStdout(), cmd.ErrOrStderr(), &f)
 		},
 	}
-	c.Flags().StringVarP(&file, "config", "c", "", "configuration file, YAML")
-	c.Flags().StringArrayVar(&set, "set", nil, "set one key: KEY=VALUE; may be repeated")
-	_ = c.MarkFlagFilename("config", "yaml", "yml")
+	f.addConfig(c)
 	return c
 }
 
-func checkConfig(out, problemsTo io.Writer, file string, set []string) error {
-	if file == "" {
+func checkConfig(out, problemsTo io.Writer, f *startFlags) error {
+	if f.file == "" {
 		return misused("want --config FILE")
 	}
-	loaded, err := config.Load(config.LoadOptions{File: file, Environ: os.Environ(), Set: set})
+	loaded, err := f.load()
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		for _, p := range problems {
@@ -48,8 +44,8 @@ func checkConfig(out, problemsTo io.Writer, file string, set []string) error {
 		return err
 	}
 	if _, err := server.New(loaded.Config, server.Options{Version: version}); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return fmt.Errorf("%s: %w", f.file, err)
 	}
-	_, err = fmt.Fprintf(out, "%s: ok\n", file)
+	_, err = fmt.Fprintf(out, "%s: ok\n", f.file)
 	return err
 }

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -49,7 +53,7 @@ func TestExitCodes(t *testing.T) {
 		want int
 		says string
 	}{
-		{[]string{"version"}, 0, "sluice dev"},
+		{[]string{"version"}, 0, "dev"},
 		{[]string{"check-config", "--config", good}, 0, "ok"},
 		{[]string{"check-config", "--config", bad}, 1, "bad.yaml:1:8: node.idd: unknown key; the nearest known one is node.id"},
 		{[]string{"check-config", "--config", acl}, 1, "acl:1:7: want publish, subscribe or all"},
@@ -62,12 +66,9 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"start", "--set", "node.idd=1"}, 1, "nearest known one is node.id"},
 		{[]string{"start", "--print-config", "--set", "node.id=9"}, 0, "# --set node.id"},
 		{[]string{"doctor", "--output", "xml"}, 2, "want --output table, json or yaml"},
-		{[]string{"passwd"}, 2, "want one USER"},
+		{[]string{"passwd"}, 2, "USER is missing"},
 		{[]string{"passwd", "a:b"}, 2, "holds a colon"},
 		{[]string{"passwd", "--delete", "bob"}, 2, "want --file with --delete"},
-		{[]string{"completion", "bash"}, 0, "sluice"},
-		{[]string{"completion", "zsh"}, 0, "compdef"},
-		{[]string{"completion", "fish"}, 0, "complete -c sluice"},
 		{[]string{}, 0, "check-config"},
 	} {
 		out, code := sluice(t, "", tt.args...)
@@ -103,6 +104,22 @@ func TestPasswd(t *testing.T) {
 	}
 }
 
+// examine runs sluice doctor.
+func examine(t *testing.T, args ...string) (list []finding, code int) {
+	t.Helper()
+	out, code := sluice(t, "", append([]string{"doctor", "--output", "json"}, args...)...)
+	if err := json.NewDecoder(strings.NewReader(out)).Decode(&list); err != nil {
+		t.Fatalf("code %d, %v: %s", code, err, out)
+	}
+	return list, code
+}
+
+func has(list []finding, check, status, found string) bool {
+	return slices.ContainsFunc(list, func(f finding) bool {
+		return f.Check == check && f.Status == status && strings.Contains(f.Found, found)
+	})
+}
+
 func TestDoctor(t *testing.T) {
 	dir := t.TempDir()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -110,26 +127,115 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close() //nolint:errcheck // the test ends
-	out, code := sluice(t, "", "doctor", "--data", filepath.Join(dir, "new"), "--output", "json", "--set",
-		"listeners.mqtt.tcp="+taken.Addr().String(), "--set", "listeners.mqtt.ws=127.0.0.1:0", "--set", "listeners.http=127.0.0.1:0")
-	var list []finding
-	if err := json.Unmarshal([]byte(out), &list); err != nil || code != 0 {
-		t.Fatalf("code %d, %v: %s", code, err, out)
+	ports := []string{"--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0", "--set", "listeners.http=127.0.0.1:0"}
+	list, code := examine(t, append(ports, "--data", filepath.Join(dir, "new"))...)
+	if code != 0 {
+		t.Errorf("code %d: %+v", code, list)
 	}
-	got := map[string]string{}
-	for _, f := range list {
-		got[f.Check+" "+f.Status] = f.Found
-	}
-	for _, want := range []string{"configuration ok", "port warn", "port ok", "data directory ok"} {
-		if got[want] == "" {
-			t.Errorf("no finding %q in %s", want, out)
+	for _, check := range []string{"configuration", "port", "data directory"} {
+		if !has(list, check, "ok", "") {
+			t.Errorf("%s is not ok in %+v", check, list)
 		}
+	}
+	if !slices.ContainsFunc(list, func(f finding) bool { return f.Check == "flush" && strings.Contains(f.Found, "p99") }) {
+		t.Errorf("no flush in %+v", list)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("doctor left %v, %v", left, err)
 	}
-	if out, code := sluice(t, "", "doctor", "--data", file(t, "plain", ""), "--set", "listeners.mqtt.tcp=127.0.0.1:0"); code != 1 ||
-		!strings.Contains(out, "is no directory") {
-		t.Errorf("data directory is a file: code %d, %s", code, out)
+	plain := file(t, "plain", "")
+	for _, tt := range []struct {
+		args         []string
+		check, found string
+	}{
+		{[]string{"--set", "listeners.mqtt.tcp=" + taken.Addr().String()}, "port", "(pid " + strconv.Itoa(os.Getpid()) + ")"},
+		{[]string{"--set", "listeners.mqtt.tcp=192.0.2.1:1", "--set", "auth.anonymous=everywhere"}, "port", "192.0.2.1"},
+		{[]string{"--data", plain}, "data directory", "is no directory"},
+		{[]string{"--data", "/dev/null/x"}, "data directory", "not a directory"},
+		{[]string{"--set", "node.idd=3"}, "configuration", "nearest known one is node.id"},
+		{[]string{"--set", "auth.password_file=/nonexistent"}, "configuration", "nonexistent"},
+		{[]string{"--set", "limits.memory=1000000GiB"}, "memory", "limits.memory is"},
+	} {
+		args := slices.Concat(ports, []string{"--set", "journal.durability=memory"}, tt.args)
+		if tt.check == "data directory" {
+			args = slices.Concat(ports, tt.args)
+		}
+		if list, code := examine(t, args...); code != 1 || !has(list, tt.check, "fail", tt.found) {
+			t.Errorf("%v: code %d: %+v", tt.args, code, list)
+		}
+	}
+	table, _ := sluice(t, "", append([]string{"doctor", "--set", "journal.durability=memory"}, ports...)...)
+	if !strings.HasPrefix(table, "ok ") || strings.Contains(table, "\t") {
+		t.Errorf("table is %s", table)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	out, code := sluice(t, "", "version", "--output", "json")
+	var b build
+	if err := json.Unmarshal([]byte(out), &b); err != nil || code != 0 || b.Version != version || b.Go != runtime.Version() || b.JournalFormat != journalFormat {
+		t.Errorf("code %d, %v: %s", code, err, out)
+	}
+	if out, code := sluice(t, "", "version", "-o", "yaml"); code != 0 || !strings.Contains(out, "journal_format: 1\n") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	whole := build{Version: "v1", Commit: "abc", CommitTime: "now", Modified: true}
+	if got := fmt.Sprint(whole.rows()); !strings.Contains(got, "[commit abc, modified] [commit time now]") {
+		t.Errorf("rows are %s", got)
+	}
+}
+
+func TestMisuseNamesTheNearest(t *testing.T) {
+	for line, want := range map[string]string{
+		"strat":                           `did you mean "start"?`,
+		"strat --config x":                `did you mean "start"?`,
+		"chek-config":                     `did you mean "check-config"?`,
+		"bench mqt":                       `unknown command "mqt" for "sluice bench"; did you mean "mqtt"?`,
+		"completion bsh":                  `did you mean "bash"?`,
+		"help strat":                      `did you mean "start"?`,
+		"help bench mqt":                  `did you mean "mqtt"?`,
+		"qwertyuiop":                      "sluice --help lists all",
+		"start --cofnig x":                "unknown flag: --cofnig; see sluice start --help",
+		"passwd --list":                   "want --file with --list",
+		"passwd --list bob":               "too many arguments: bob",
+		"version --output xml":            "want --output table, json or yaml",
+		"doctor x":                        "too many arguments: x",
+		"passwd a b --file x":             "too many arguments: b",
+		"passwd --file x --list --delete": "do not go together",
+	} {
+		if out, code := sluice(t, "", strings.Fields(line)...); code != 2 || !strings.Contains(out, want) {
+			t.Errorf("sluice %s: code %d: %s", line, code, out)
+		}
+	}
+}
+
+func TestPasswdList(t *testing.T) {
+	path := file(t, "users", "# greenhouse\n")
+	for _, user := range []string{"bob", "eve"} {
+		if out, code := sluice(t, "secret", "passwd", "--file", path, user); code != 0 {
+			t.Fatal(out)
+		}
+	}
+	for format, want := range map[string]string{"table": "bob\neve\n", "json": "[\n  \"bob\",\n  \"eve\"\n]\n", "yaml": "- bob\n- eve\n"} {
+		if out, code := sluice(t, "", "passwd", "--file", path, "--list", "-o", format); code != 0 || out != want {
+			t.Errorf("%s: code %d: %q", format, code, out)
+		}
+	}
+	if out, code := sluice(t, "", "passwd", "--file", file(t, "broken", "bob:x\n"), "--list"); code != 1 || !strings.Contains(out, "broken:1: user bob") {
+		t.Errorf("code %d: %s", code, out)
+	}
+}
+
+func TestCompletionOffersKeysAndFormats(t *testing.T) {
+	for line, want := range map[string]string{
+		"__complete start --set node.": "node.data=",
+		"__complete doctor --output ":  "yaml",
+		"__complete check":             "check-config",
+		"__complete passwd --file x ":  ":4", // no files where a user is wanted
+	} {
+		args := strings.Split(line, " ")
+		if out, code := sluice(t, "", args...); code != 0 || !strings.Contains(out, want) {
+			t.Errorf("sluice %s: code %d: %s", line, code, out)
+		}
 	}
 }

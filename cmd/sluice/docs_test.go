@@ -13,8 +13,8 @@ import (
 
 var update = flag.Bool("update", false, "write docs/cli.md")
 
-// TestCommandPageUpToDate compares docs/cli.md with what the commands say of themselves.
-func TestCommandPageUpToDate(t *testing.T) {
+// TestCLIUpToDate compares docs/cli.md with what the commands say of themselves.
+func TestCLIUpToDate(t *testing.T) {
 	const page = "../../docs/cli.md"
 	want := commandPage(newRoot())
 	if *update {
@@ -43,7 +43,9 @@ func commandPage(root *cobra.Command) string {
 	return b.String()
 }
 
+// describe writes a section for each command below c. Neighbours with the same flags share one table.
 func describe(b *strings.Builder, c *cobra.Command) {
+	var above, first string
 	for _, sub := range c.Commands() {
 		if sub.Hidden || sub.Name() == "help" || sub.Name() == "completion" {
 			continue
@@ -56,26 +58,36 @@ func describe(b *strings.Builder, c *cobra.Command) {
 		if sub.Example != "" {
 			fmt.Fprintf(b, "\n```\n%s\n```\n", strings.TrimRight(sub.Example, "\n"))
 		}
-		rows := 0
-		sub.Flags().VisitAll(func(f *pflag.Flag) {
-			if f.Hidden || f.Name == "help" {
-				return
-			}
-			if rows++; rows == 1 {
-				b.WriteString("\n| flag | default | |\n|---|---|---|\n")
-			}
-			name := "`--" + f.Name + "`"
-			if f.Shorthand != "" {
-				name += ", `-" + f.Shorthand + "`"
-			}
-			def := f.DefValue
-			if def != "" && def != "[]" && def != "false" {
-				def = "`" + def + "`"
-			} else {
-				def = ""
-			}
-			fmt.Fprintf(b, "| %s | %s | %s |\n", name, def, strings.ReplaceAll(f.Usage, "|", "\\|"))
-		})
+		if table := flagTable(sub); table != "" && table == above {
+			fmt.Fprintf(b, "\nFlags: those of `%s`.\n", first)
+		} else {
+			b.WriteString(table)
+			above, first = table, sub.CommandPath()
+		}
 		describe(b, sub)
 	}
+}
+
+func flagTable(c *cobra.Command) string {
+	var b strings.Builder
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		if b.Len() == 0 {
+			b.WriteString("\n| flag | default | |\n|---|---|---|\n")
+		}
+		name := "`--" + f.Name + "`"
+		if f.Shorthand != "" {
+			name += ", `-" + f.Shorthand + "`"
+		}
+		def := f.DefValue
+		if def != "" && def != "[]" && def != "false" {
+			def = "`" + def + "`"
+		} else {
+			def = ""
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", name, def, strings.ReplaceAll(f.Usage, "|", "\\|"))
+	})
+	return b.String()
 }

@@ -1,24 +1,20 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/server"
 )
 
 func init() { register(newDoctor) }
@@ -33,8 +29,10 @@ type finding struct {
 
 // doctor gathers findings.
 type doctor struct {
-	cfg  config.Config
-	list []finding
+	cfg      config.Config
+	flushFor time.Duration // how long flushes are measured
+	holders  []int         // processes that hold the lock of the data directory
+	list     []finding
 }
 
 func (d *doctor) say(check, status, do, found string, args ...any) {
@@ -43,41 +41,57 @@ func (d *doctor) say(check, status, do, found string, args ...any) {
 
 func newDoctor() *cobra.Command {
 	var f startFlags
-	var output string
+	var out output
 	c := &cobra.Command{
 		Use: "doctor", Short: "Look at the machine and the data before a node runs", Args: atMost(0),
-		Long: "Look at what a node with this configuration would meet: descriptors, memory, clock, ports, files, free space, how fast\n" +
-			"the disk flushes and whether it takes direct I/O. It writes one small file into the data directory and removes it.\n" +
-			"Exit code 1: something would keep the node from running.",
-		RunE: func(cmd *cobra.Command, _ []string) error { return runDoctor(cmd.OutOrStdout(), &f, output) },
+		Long: "Look at what a node with this configuration would meet: files, ports and who holds them, data directory, free space, how\n" +
+			"fast the disk flushes and whether it takes direct I/O, descriptors, memory, clock. A line each: ok, warn, fail, or skip for\n" +
+			"what was not looked at, with what to do. For a second it writes into one file in the data directory, which is removed.\n" +
+			"Exit code 1: something failed, and would keep a node from running. It may look while a node runs.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			defer interruptible(cmd)()
+			return runDoctor(cmd.Context(), cmd.OutOrStdout(), &f, out)
+		},
 	}
-	c.Flags().StringVarP(&f.file, "config", "c", "", "configuration file, YAML")
-	c.Flags().StringVar(&f.data, "data", "", "data directory (node.data)")
-	c.Flags().StringArrayVar(&f.set, "set", nil, "set one key: KEY=VALUE; may be repeated")
-	c.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
-	_ = c.MarkFlagFilename("config", "yaml", "yml")
-	_ = c.MarkFlagDirname("data")
+	f.addConfig(c)
+	f.addData(c)
+	out.add(c)
 	return c
 }
 
-func runDoctor(out io.Writer, f *startFlags, output string) error {
-	if !slices.Contains([]string{"table", "json", "yaml"}, output) {
-		return misused("want --output table, json or yaml, found %q", output)
-	}
-	var d doctor
+func runDoctor(ctx context.Context, w io.Writer, f *startFlags, out output) error {
+	began := time.Now()
+	d := doctor{flushFor: time.Second}
 	loaded, err := f.load()
+	if err == nil {
+		_, err = server.New(loaded.Config, server.Options{Version: version}) // reads the files that it names
+	}
 	if err != nil {
-		d.say("configuration", "fail", "see `sluice check-config`", "%v", err)
+		d.say("configuration", "fail", "see `sluice check-config`; ports and data were not looked at, they depend on it", "%v", err)
 	} else {
 		d.cfg = loaded.Config
 		d.say("configuration", "ok", "", "%d keys, all valid", len(config.Keys()))
 		d.files()
+		d.data(ctx)
 		d.ports()
-		d.data()
 	}
 	d.machine()
-	if err := printFindings(out, output, d.list); err != nil {
+	d.steady(began)
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("interrupted: %w", err)
+	}
+	rows := make([][]string, 0, len(d.list))
+	for _, x := range d.list {
+		found := strings.ReplaceAll(x.Found, "\n", "; ")
+		if x.Do != "" {
+			found += " -> " + x.Do
+		}
+		rows = append(rows, []string{x.Status, x.Check, found})
+	}
+	if err := out.write(w, d.list, rows); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(d.list, func(x finding) bool { return x.Status == "fail" }) {
@@ -86,23 +100,13 @@ func runDoctor(out io.Writer, f *startFlags, output string) error {
 	return nil
 }
 
-func printFindings(out io.Writer, output string, list []finding) error {
-	switch output {
-	case "json":
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(list)
-	case "yaml":
-		return yaml.NewEncoder(out).Encode(list)
+// steady tells whether the wall clock was moved while the doctor looked.
+func (d *doctor) steady(began time.Time) {
+	now := time.Now()
+	if off := now.Round(0).Sub(began.Round(0)) - now.Sub(began); off.Abs() > 100*time.Millisecond {
+		d.say("clock steps", "warn", "have it slewed, not stepped: expiry of messages and sessions goes by it",
+			"the wall clock moved by %v within %v", off.Round(time.Millisecond), now.Sub(began).Round(time.Millisecond))
 	}
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	for _, x := range list {
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", x.Status, x.Check, strings.ReplaceAll(x.Found, "\n", "; "))
-		if x.Do != "" {
-			_, _ = fmt.Fprintf(w, "\t\t-> %s\n", x.Do)
-		}
-	}
-	return w.Flush()
 }
 
 // files looks at what the configuration names: who else can read it, and when the certificate ends.
@@ -142,65 +146,5 @@ func (d *doctor) files() {
 		d.say("certificate", "warn", "get a new one, then reload", "%s ends in %v", d.cfg.TLS.Cert, left.Round(time.Hour))
 	default:
 		d.say("certificate", "ok", "", "%s, until %s", d.cfg.TLS.Cert, pair.Leaf.NotAfter.Format(time.DateOnly))
-	}
-}
-
-// ports tries to listen where the node would.
-func (d *doctor) ports() {
-	l := &d.cfg.Listeners
-	lists := []config.Addrs{l.MQTT.TCP, l.MQTT.WS, l.HTTP}
-	if d.cfg.TLSSet() {
-		lists = append(lists, l.MQTT.TLS, l.MQTT.WSS)
-	}
-	var free []string
-	for _, addr := range slices.Concat(lists...) {
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			d.say("port", "warn", "a running node holds its own; else free it or set another address", "%v", err)
-			continue
-		}
-		_ = ln.Close()
-		free = append(free, addr)
-	}
-	if len(free) > 0 {
-		d.say("port", "ok", "", "free: %s", strings.Join(free, ", "))
-	}
-}
-
-// data looks at the directory, and at the disk below it.
-func (d *doctor) data() {
-	dir := d.cfg.Node.Data
-	place := dir
-	for {
-		st, err := os.Stat(place)
-		if err == nil && !st.IsDir() {
-			d.say("data directory", "fail", "set node.data to another path", "%s is no directory", place)
-			return
-		}
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, fs.ErrNotExist) || filepath.Dir(place) == place {
-			d.say("data directory", "fail", "", "%v", err)
-			return
-		}
-		place = filepath.Dir(place)
-	}
-	f, err := os.CreateTemp(place, ".sluice-doctor-*")
-	if err != nil {
-		d.say("data directory", "fail", "give the user that runs the node the right to write there", "%v", err)
-		return
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // nothing is left to do about it
-	defer f.Close()           //nolint:errcheck // nothing is kept in it
-	switch {
-	case place != dir:
-		d.say("data directory", "ok", "", "%s is made at the first start", dir)
-	default:
-		d.say("data directory", "ok", "", "%s can be written", dir)
-	}
-	d.disk(place, f)
-	if d.cfg.Journal.Durability != "memory" {
-		d.say("data checksums", "skip", "", "every start checks what it replays and refuses to go on over corruption; there is no check beside it")
 	}
 }

@@ -20,15 +20,17 @@ func register(f func() *cobra.Command) { commands = append(commands, f) }
 // misuse marks an error of the command line: exit code 2.
 type misuse struct{ error }
 
+// Unwrap gives the cause.
+func (m misuse) Unwrap() error { return m.error }
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use: "sluice", Short: "One message platform in one binary", SilenceErrors: true, SilenceUsage: true, Version: version,
-		Args: knownCommand, RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return misuse{err} })
 	for _, f := range commands {
 		root.AddCommand(f())
 	}
+	finish(root)
 	return root
 }
 

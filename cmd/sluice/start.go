@@ -37,15 +37,34 @@ func newStart() *cobra.Command {
 			"When every listener accepts, one line `ready {...}` goes to standard output; everything else goes to standard error.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd.OutOrStdout()) },
 	}
-	c.Flags().StringVarP(&f.file, "config", "c", "", "configuration file, YAML")
-	c.Flags().StringVar(&f.data, "data", "", "data directory (node.data)")
-	c.Flags().StringArrayVar(&f.set, "set", nil, "set one key: KEY=VALUE; may be repeated")
+	f.addConfig(c)
+	f.addData(c)
 	c.Flags().StringVar(&f.level, "log-level", "", "debug, info, warn or error (log.level)")
 	c.Flags().StringVar(&f.format, "log-format", "", "text or json (log.format)")
 	c.Flags().BoolVar(&f.print, "print-config", false, "print the configuration in force, with the source of each value, and exit")
-	_ = c.MarkFlagFilename("config", "yaml", "yml")
-	_ = c.MarkFlagDirname("data")
 	return c
+}
+
+// addConfig adds the flags that say where the configuration is.
+func (f *startFlags) addConfig(c *cobra.Command) {
+	c.Flags().StringVarP(&f.file, "config", "c", "", "configuration file, YAML")
+	c.Flags().StringArrayVar(&f.set, "set", nil, "set one key: KEY=VALUE; may be repeated")
+	_ = c.MarkFlagFilename("config", "yaml", "yml")
+	_ = c.RegisterFlagCompletionFunc("set", completeKeys)
+}
+
+func (f *startFlags) addData(c *cobra.Command) {
+	c.Flags().StringVar(&f.data, "data", "", "data directory (node.data)")
+	_ = c.MarkFlagDirname("data")
+}
+
+// completeKeys offers the keys of the configuration.
+func completeKeys(_ *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var out []cobra.Completion
+	for _, k := range config.Keys() {
+		out = append(out, k.Name+"=")
+	}
+	return out, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
 }
 
 func (f *startFlags) load() (*config.Loaded, error) {
