@@ -1,0 +1,302 @@
+package perf
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// budget reads budget.toml: sections and numbers, no more.
+func budget(t testing.TB) map[string]float64 {
+	t.Helper()
+	text, err := os.ReadFile("budget.toml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make(map[string]float64)
+	section := ""
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(line, "#")
+		line = strings.TrimSpace(line)
+		if line == "" {
+			continue
+		}
+		if strings.HasPrefix(line, "[") {
+			section = strings.Trim(line, "[]")
+			continue
+		}
+		key, value, ok := strings.Cut(line, "=")
+		v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+		if !ok || err != nil {
+			t.Fatalf("budget.toml: %q", line)
+		}
+		all[section+"."+strings.TrimSpace(key)] = v
+	}
+	return all
+}
+
+// spend compares what was measured with the budget.
+func spend(t *testing.T, key string, got float64) {
+	t.Helper()
+	most, ok := budget(t)[key]
+	if !ok {
+		t.Fatalf("budget.toml has no %s", key)
+	}
+	t.Logf("%s: %.4g of %.4g", key, got, most)
+	if got > most {
+		t.Errorf("%s: %.4g is over the budget of %.4g", key, got, most)
+	}
+}
+
+func plainBuild(t *testing.T) {
+	t.Helper()
+	if testx.RaceEnabled {
+		t.Skip("the race detector allocates")
+	}
+}
+
+func connect(t testing.TB, url, id string, with ...func(*mqttclient.Options)) *mqttclient.Client {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	o := mqttclient.Options{URL: url, Connect: wire.Connect{Version: wire.V311, ClientID: []byte(id), CleanStart: true, KeepAlive: 600}}
+	for _, f := range with {
+		f(&o)
+	}
+	c, _, err := mqttclient.Connect(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// pipe is a publisher and its subscriber, with window messages under way at a time. What a 3.1.1 subscriber gets at QoS 0 are the very
+// bytes that were published, and at QoS 1 all but the packet identifier.
+type pipe struct {
+	pub, sub  *mqttclient.Client
+	out, acks []byte
+	in, back  []byte
+	one, id   int // length of a packet; where its identifier is
+	qos       byte
+}
+
+func newPipe(t testing.TB, n *node, number int, qos byte, window int) *pipe {
+	t.Helper()
+	url := "mqtt://" + n.ready.Listeners["mqtt.tcp"]
+	topic := fmt.Sprintf("pair/%03d", number)
+	p := &pipe{pub: connect(t, url, fmt.Sprint("pub", number)), sub: connect(t, url, fmt.Sprint("sub", number)), qos: qos, id: 2 + 2 + len(topic)}
+	if _, err := p.sub.Subscribe(wire.FilterRequest{Filter: []byte(topic), QoS: qos}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range window {
+		p.out = wire.AppendPublish(p.out, wire.V311, &wire.PublishOut{Topic: []byte(topic), Payload: make([]byte, 64), QoS: qos, PacketID: uint16(i + 1)})
+	}
+	p.one = len(p.out) / window
+	p.in = make([]byte, len(p.out))
+	p.back = make([]byte, 4*window)
+	return p
+}
+
+// round sends a window and takes it at the other end.
+func (p *pipe) round() error {
+	if _, err := p.pub.Conn().Write(p.out); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(p.sub.Conn(), p.in); err != nil {
+		return err
+	}
+	if p.qos == 0 {
+		return nil
+	}
+	p.acks = p.acks[:0]
+	for at := 0; at < len(p.in); at += p.one {
+		p.acks = wire.AppendShortAck(p.acks, wire.PUBACK, uint16(p.in[at+p.id])<<8|uint16(p.in[at+p.id+1]))
+	}
+	if _, err := p.sub.Conn().Write(p.acks); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(p.pub.Conn(), p.back)
+	return err
+}
+
+// run lets all pipes do so many rounds at once.
+func run(t testing.TB, pipes []*pipe, rounds int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, p := range pipes {
+		deadline := time.Now().Add(30 * time.Second)
+		_, _ = p.pub.Conn().SetDeadline(deadline), p.sub.Conn().SetDeadline(deadline)
+		wg.Go(func() {
+			for range rounds {
+				if err := p.round(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestBudgetMessage measures what a message costs from socket to socket, in allocations and system calls.
+func TestBudgetMessage(t *testing.T) {
+	plainBuild(t)
+	for qos, window := range []int{64, 20} {
+		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
+			n := start(t, "journal.durability=memory")
+			var pipes []*pipe
+			for i := range 8 {
+				pipes = append(pipes, newPipe(t, n, i, byte(qos), window))
+			}
+			run(t, pipes, 100) // buffers and tables take their size
+			const rounds = 500
+			messages := float64(rounds * window * len(pipes))
+			calls := n.systemCalls()
+			before := n.ask("")
+			run(t, pipes, rounds)
+			after := n.ask("")
+			calls = n.systemCalls() - calls
+			spend(t, fmt.Sprintf("allocations.qos%d_per_message", qos), float64(after.Mallocs-before.Mallocs)/messages)
+			spend(t, fmt.Sprintf("system_calls.qos%d_pipelined", qos), calls/messages)
+		})
+	}
+}
+
+// TestBudgetIdle measures what an idle connection holds, over the whole stack.
+func TestBudgetIdle(t *testing.T) {
+	plainBuild(t)
+	cert := testx.TempCert(t)
+	n := start(t, "journal.durability=memory", "listeners.mqtt.tls=127.0.0.1:0", "tls.cert="+cert.ServerCertFile, "tls.key=file:"+cert.ServerKeyFile)
+	secure := func(o *mqttclient.Options) { o.TLS = &tls.Config{RootCAs: cert.Pool, ClientSessionCache: nil} }
+	idle := func(scheme, door string, count int, with ...func(*mqttclient.Options)) (heap, goroutines float64) {
+		url := scheme + n.ready.Listeners[door]
+		connect(t, url, scheme+"first", with...) // what the first one builds is not its own
+		before := n.settled()
+		for i := range count {
+			connect(t, url, fmt.Sprintf("%s%05d", scheme, i), with...)
+		}
+		after := n.settled()
+		return float64(after.Heap-before.Heap) / float64(count), float64(after.Goroutines-before.Goroutines) / float64(count)
+	}
+	heap, goroutines := idle("mqtt://", "mqtt.tcp", 2000)
+	spend(t, "idle_connection.heap_bytes", heap)
+	spend(t, "idle_connection.goroutines", goroutines)
+	heap, _ = idle("mqtts://", "mqtt.tls", 200, secure)
+	spend(t, "idle_connection.tls_heap_bytes", heap)
+}
+
+// TestBudgetSubscription measures what a filter with one subscriber takes, in the index and in its session.
+func TestBudgetSubscription(t *testing.T) {
+	plainBuild(t)
+	n := start(t, "journal.durability=memory")
+	c := connect(t, "mqtt://"+n.ready.Listeners["mqtt.tcp"], "many")
+	subscribe := func(from, to int) {
+		for from < to {
+			s := wire.SubscribeOut{}
+			for range 500 {
+				s.Filters = append(s.Filters, wire.FilterRequest{Filter: fmt.Appendf(nil, "site%d/+/device%d/#", from%100, from)})
+				from++
+			}
+			if _, err := c.SubscribeWith(&s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	subscribe(0, 1000)
+	before := n.settled()
+	subscribe(1000, 51_000)
+	spend(t, "memory.subscription", float64(n.settled().Heap-before.Heap)/50_000)
+}
+
+// TestBudgetQueued measures what a message that waits for an absent session holds in memory.
+func TestBudgetQueued(t *testing.T) {
+	plainBuild(t)
+	n := start(t, "journal.durability=async", "journal.tail_size=1MiB", "journal.group_size=1MiB", "limits.packet_size=256KiB")
+	url := "mqtt://" + n.ready.Listeners["mqtt.tcp"]
+	absent := connect(t, url, "absent", func(o *mqttclient.Options) { o.Connect.CleanStart = false })
+	if _, err := absent.Subscribe(wire.FilterRequest{Filter: []byte("kept"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	_ = absent.Disconnect()
+	pub := connect(t, url, "pub")
+	const window = 500
+	var out []byte
+	for i := range window {
+		out = wire.AppendPublish(out, wire.V311, &wire.PublishOut{Topic: []byte("kept"), Payload: bytes.Repeat([]byte("x"), 64), QoS: 1, PacketID: uint16(i + 1)})
+	}
+	acks := make([]byte, 4*window)
+	publish := func(count int) {
+		_ = pub.Conn().SetDeadline(time.Now().Add(30 * time.Second))
+		for range count / window {
+			if _, err := pub.Conn().Write(out); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(pub.Conn(), acks); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish(20_000) // buffers take their size
+	before := n.settled()
+	publish(100_000)
+	spend(t, "memory.queued_message", float64(n.settled().Heap-before.Heap)/100_000)
+}
+
+// collectorCPU is the processor time that collections have taken so far, in milliseconds.
+func collectorCPU() float64 {
+	s := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/idle:cpu-seconds"}}
+	metrics.Read(s)
+	return (s[0].Value.Float64() - s[1].Value.Float64()) * 1000 // idle marking takes nobody's time
+}
+
+// TestBudgetCollection measures what a million subscriptions and a million retained topics cost each collection.
+func TestBudgetCollection(t *testing.T) {
+	plainBuild(t)
+	if flag.Lookup("test.run").Value.String() == "" {
+		t.Skip("two million rows take their time: make perf-check measures them, and broker/topics its own")
+	}
+	each := func() float64 {
+		const rounds = 5
+		runtime.GC()
+		before := collectorCPU()
+		for range rounds {
+			runtime.GC()
+		}
+		return (collectorCPU() - before) / rounds
+	}
+	without := each()
+	x, r := topics.New(topics.Options{}), topics.NewRetained(topics.RetainedOptions{})
+	for i := range 1_000_000 {
+		topic := fmt.Appendf(nil, "site%d/line%d/device%d", i%100, i%13, i)
+		filter := topic
+		if i%2 == 0 {
+			filter = fmt.Appendf(nil, "site%d/+/device%d/#", i%100, i)
+		}
+		if _, _, err := x.Subscribe(0, nil, filter, topics.Entry{Subscriber: uint32(i)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Put(0, topic, uint32(i+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spend(t, "collection.million_rows_cpu_ms", max(0, each()-without))
+	runtime.KeepAlive(x)
+	runtime.KeepAlive(r)
+}
