@@ -33,11 +33,18 @@ func (s *spareDescriptor) close() {
 	}
 }
 
-// refuseWithSpare takes one connection of fd and closes it.
+// refusedAtOnce is how many connections are refused before the acceptor looks again whether there is a descriptor.
+const refusedAtOnce = 64
+
+// refuseWithSpare takes connections of fd and closes them, until none waits or it is time to look again.
 func (e *Engine) refuseWithSpare(fd int) {
 	e.spare.close()
-	// Another goroutine may take the freed descriptor first; then accept fails again, and the next round tries anew.
-	if n, _, err := sockAccept(fd); err == nil {
+	for range refusedAtOnce {
+		// Another goroutine may take the freed descriptor first; then accept fails again, and the next round tries anew.
+		n, _, err := sockAccept(fd)
+		if err != nil {
+			break
+		}
 		unix.Close(n)
 		e.accepts.spared.Add(1)
 	}
