@@ -37,7 +37,9 @@ func watchMemory(h *mqtt.Handler, logger *slog.Logger, limit func() int64) *memo
 		t := time.NewTicker(memoryEvery)
 		defer t.Stop()
 		level := int32(mqtt.PressureNone)
-		samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}
+		samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"},
+			{Name: "/gc/heap/allocs:bytes"}}
+		rest := quietness{h: h}
 		for {
 			select {
 			case <-w.stop:
@@ -51,9 +53,43 @@ func watchMemory(h *mqtt.Handler, logger *slog.Logger, limit func() int64) *memo
 				level = next
 				h.Pressure(level)
 			}
+			if rest.look(samples[2].Value.Uint64()) {
+				debug.FreeOSMemory()
+			}
 		}
 	}()
 	return w
+}
+
+// quietness finds the time to give memory back: the collector, which is set to let the heap grow to five times of what lives, would
+// keep what a storm of connections has left behind for as long as nothing happens.
+type quietness struct {
+	h      *mqtt.Handler
+	allocs uint64 // at the beginning of the quiet time
+	bytes  uint64
+	looks  int
+	freed  uint64 // allocs when memory was given back last
+}
+
+const (
+	quietFor     = 5 * time.Second
+	quietAllocs  = 1 << 20 // bytes allocated in that time
+	quietBytes   = 1 << 20 // bytes received
+	worthFreeing = 8 << 20
+)
+
+// look is called every memoryEvery, and says when.
+func (q *quietness) look(allocs uint64) bool {
+	bytes := q.h.Snapshot().BytesIn
+	if allocs-q.allocs > quietAllocs || bytes-q.bytes > quietBytes {
+		q.allocs, q.bytes, q.looks = allocs, bytes, 0
+		return false
+	}
+	if q.looks++; q.looks*int(memoryEvery) < int(quietFor) || allocs-q.freed < worthFreeing {
+		return false
+	}
+	q.freed = allocs
+	return true
 }
 
 // pressureOf is the level for so much in use: what the last collection found alive, and the stacks.
