@@ -7,7 +7,7 @@ import harness
 
 # The driver runs one of the checkout's modules as its own main does, but at our host and port.
 DRIVER = """
-import sys, unittest
+import sys, time, unittest
 checkout, module, host, port, choose = sys.argv[1:]
 sys.path.insert(0, checkout)
 sys.dont_write_bytecode = True
@@ -21,6 +21,13 @@ if prefix:
         m.topics, m.wildtopics = [prefix + t for t in topics], [prefix + t for t in wild]
         m.nosubscribe_topics, m.topic_prefix = ("test/nosubscribe",), prefix
     m.setData = data
+# test_request_response and test_subscribe_options wait for the SUBACK of the wrong client before they publish from the other.
+subscribe = m.mqtt_client.Client.subscribe
+def subscribe_and_wait(self, *arguments, **options):
+    answer = subscribe(self, *arguments, **options)
+    time.sleep(.05)
+    return answer
+m.mqtt_client.Client.subscribe = subscribe_and_wait
 m.host, m.port, m.topics, m.wildtopics, m.nosubscribe_topics = host, int(port), topics, wild, ("test/nosubscribe",)
 
 class Result(unittest.TestResult):
