@@ -48,6 +48,7 @@ var rules = []rule{
 	{pkg: "journal/tier/**", may: []string{"alloc", "journal/record", "journal/tier", "internal/*"}},
 	{pkg: "meta", may: []string{"internal/*"}},
 	{pkg: "meta/raftgroup", may: []string{"meta", "journal", "journal/record", "internal/*"}},
+	{pkg: "perf", may: []string{"**"}},
 	{pkg: "perf/**", may: []string{"**"}},
 	{pkg: "proto/mqtt/wire", may: []string{"alloc", "journal/record", "internal/*"}, unsafe: true},
 	{pkg: "proto/mqtt", may: []string{"proto/mqtt/wire", "engine", "broker", "journal/record", "alloc", "internal/*"},
