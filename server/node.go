@@ -71,7 +71,7 @@ func newNode(o nodeOptions) (*node, error) {
 	}
 	loops := n.engine.Loops()
 	n.broker = broker.New(broker.Options{Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
-		ShareStrategy: o.strategy, Volatile: o.storage.volatile()})
+		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock})
 	for i, el := range loops {
 		l := n.broker.Local(i)
 		task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
