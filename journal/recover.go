@@ -108,6 +108,10 @@ func (l *Log) foundSegment(name string) (*segment, error) {
 	}
 	h, ok, err := parseSegmentHeader(b[:n], path)
 	if err != nil || !ok || h.number != number {
+		if err == nil && (size < segmentBytesMin || size%blockSize != 0) {
+			// A spare is written and synced in full before it gets this name.
+			err = &CorruptError{Path: path, Offset: size, Reason: "the file has been cut"}
+		}
 		return nil, err
 	}
 	if size < h.size {

@@ -130,6 +130,12 @@ func (s *segment) mapFile(fsys vfs.FS) error {
 	if err != nil {
 		return err
 	}
+	if size, err := f.Size(); err != nil || size < s.end {
+		if err == nil {
+			err = &CorruptError{Path: s.path, Offset: size, Reason: fmt.Sprintf("the file has been cut: it had %d bytes", s.end)}
+		}
+		return errors.Join(err, f.Close())
+	}
 	m, err := f.Map(0, s.end, false)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
