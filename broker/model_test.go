@@ -300,7 +300,7 @@ func (m *model) connect(id string, clean bool) {
 	}
 	m.clients[id+fmt.Sprint(m.op)] = c
 	if s := m.sessions[id]; s != nil && clean { // it may end before anybody is told
-		s.must, s.subs, s.heldIDs = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}
+		s.must, s.subs, s.heldIDs, s.got = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}, nil
 		for _, msg := range m.messages {
 			delete(msg.app, id)
 			delete(msg.once, id)
