@@ -142,7 +142,8 @@ func (l *Local) Received(c *Client, packetID uint16, t Token) (Outcome, error) {
 	cmd := appendCommand(l.headers[:0], cmdReceived, c.sess.d.id)
 	cmd = binary.AppendUvarint(cmd, uint64(packetID))
 	l.headers = cmd
-	if err := l.b.command(c.sess.shard, cmd, entry{c: c, tok: t}); err != nil {
+	failed := func(err error) { l.Run(func() { l.notReceived(f, packetID, t, err) }) }
+	if err := l.b.command(c.sess.shard, cmd, entry{c: c, tok: t, failed: failed}); err != nil {
 		return 0, err
 	}
 	e.state = outReceived
@@ -152,6 +153,14 @@ func (l *Local) Received(c *Client, packetID uint16, t Token) (Outcome, error) {
 	}
 	c.waiting++
 	return Pending, nil
+}
+
+// notReceived takes back Received, which the log did not take: PUBREL must not be sent.
+func (l *Local) notReceived(f *feed, packetID uint16, t Token, err error) {
+	if e := f.find(packetID); e != nil && e.state == outReceived {
+		e.state = outSent
+	}
+	l.completed(f.c, Result{Token: t, Err: err})
 }
 
 func (s *shard) applyGrant(d *decoder) {
