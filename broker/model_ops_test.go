@@ -157,6 +157,9 @@ func (m *model) doCommit(t *rapid.T) {
 func (m *model) doFail(t *rapid.T) {
 	m.t = t
 	m.op++
+	for _, msg := range m.messages {
+		msg.loose = msg.loose || msg.acked == 0
+	}
 	m.tb.log.fail = errors.New("disk full")
 	m.tb.log.commit()
 	m.tb.log.fail = nil
