@@ -1,0 +1,102 @@
+package broker
+
+import (
+	"bytes"
+	"testing"
+)
+
+// seedCommands gives the commands of a small history, and its checkpoint rows.
+func seedCommands(f *testing.F) (cmds [][]byte, rows *memCheckpoints) {
+	tb := newTestBroker(f, 1, nil)
+	p, s := tb.connect(0, kept("p")), tb.connect(0, ConnectRequest{ClientID: "s", Expiry: NeverExpires, ReceiveMax: 10,
+		Will: &Will{Topic: []byte("w"), Payload: []byte("x"), QoS: 1}})
+	s.subscribe(2, "t/#", "t/+")
+	s.share("g", 1, "t/#")
+	for i := range 3 {
+		p.publish("t/1", "x", QoS(i%2+1), Token(i+1))
+		tb.pump()
+	}
+	tb.tick()
+	s.disconnect()
+	rows = &memCheckpoints{}
+	if err := tb.b.Checkpoint(rows); err != nil {
+		f.Fatal(err)
+	}
+	for _, g := range tb.log.groups {
+		cmds = append(cmds, g)
+	}
+	return cmds, rows
+}
+
+// FuzzCommands applies arbitrary bytes as a command frame: nothing but an ignored command may come of it.
+func FuzzCommands(f *testing.F) {
+	groups, _ := seedCommands(f)
+	for _, g := range groups {
+		if len(g) > 36 {
+			f.Add(g[36:])
+		}
+	}
+	f.Add(appendBytes(nil, encodeSession(nil, &Session{key: sessionKey{id: "c"}, d: &durable{id: 1}}, NeverExpires, &Will{Topic: []byte("t")})))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tb := newTestBroker(t, 1, nil)
+		defer tb.b.Close()
+		s := tb.b.shards[1]
+		s.applyCommands(tb.b, appendBytes(nil, encodeSession(nil, &Session{key: sessionKey{id: "c"}, d: &durable{id: 1}}, NeverExpires, nil)))
+		s.applyCommands(tb.b, b)
+		s.applyCommands(tb.b, appendBytes(nil, b))
+		if err := tb.b.Checkpoint(&memCheckpoints{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzReferences reads arbitrary bytes as a reference block.
+func FuzzReferences(f *testing.F) {
+	f.Add([]byte{0, 64, 2, 1, 2}, []byte{1})
+	f.Add([]byte{refDedupe, 64, 9, 7, 0}, []byte{})
+	f.Fuzz(func(t *testing.T, b, rest []byte) {
+		refs := references{}
+		refs.reset(append(bytes.Clone(b), rest...))
+		n := 0
+		for refs.next() {
+			if n++; n > len(b)+len(rest) {
+				t.Fatal("more items than bytes")
+			}
+			if len(refs.numbers) > len(b)+len(rest) || refs.size < 0 {
+				t.Fatal("an item that cannot be")
+			}
+		}
+	})
+}
+
+// FuzzRow loads arbitrary checkpoint rows; what loads comes out again.
+func FuzzRow(f *testing.F) {
+	_, rows := seedCommands(f)
+	for _, r := range rows.flushed {
+		for k, v := range r.rows {
+			f.Add([]byte(k), v)
+		}
+	}
+	f.Fuzz(func(t *testing.T, key, value []byte) {
+		if len(key) == 0 {
+			return
+		}
+		tb := newTestBroker(t, 1, nil)
+		defer tb.b.Close()
+		tb.b.recovering = true
+		s := tb.b.shards[0]
+		if !s.loadRow(tb.b, key[0], key[1:], value) {
+			return
+		}
+		tb.b.Recovered()
+		for _, q := range s.mu.queues {
+			if seqs := q.after(nil, 0, 1<<20); int64(len(seqs)) != q.count && q.first() != 0 {
+				t.Fatalf("%d of %d references", len(seqs), q.count)
+			}
+		}
+		tb.b.setCommitted(Place{Segment: 1, Offset: 1})
+		if err := tb.b.Checkpoint(&memCheckpoints{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
