@@ -15,6 +15,7 @@
 //
 // # Lock order
 //
-// shard.mu, then the index's own locks, then retainedStore.mu, then subscribers.mu. Local inboxes come last and are
-// held for a slice append only.
+// shard.applying (one at a time: a commit's apply, or a checkpoint), then shard.mu, then the filter table's lock, then the
+// index's own; retainedStore.mu comes before the locks of its index and is never taken under a shard's. Local inboxes come
+// last and are held for a slice append only.
 package broker

@@ -49,14 +49,8 @@ type Session struct {
 	next   *Client
 	will   *Will
 	slot   uint32
-	subs   []liveSubscription // of a live session; its loop's
+	subs   []topics.FilterID // of a live session; its loop's
 	d      *durable
-}
-
-// liveSubscription is a subscription of a live session. The filter's text is in the index.
-type liveSubscription struct {
-	id   topics.FilterID
-	opts uint32
 }
 
 // durable is the kept part of a session. What is not atomic is guarded by the shard's lock and changes only in apply.
@@ -494,10 +488,10 @@ func (l *Local) vacate(sess *Session, c *Client) {
 func (l *Local) endSession(c *Client, will *Will) {
 	sess := c.sess
 	for _, sub := range sess.subs {
-		_, group, filter := l.b.index.Filter(sub.id)
+		_, group, filter := l.b.index.Filter(sub)
 		l.b.index.Unsubscribe(sess.key.tenant, group, filter, sess.slot)
 		if group != nil {
-			l.b.filters.part(sub.id, sess.slot)
+			l.b.filters.part(sub, sess.slot)
 		}
 	}
 	sess.subs = nil

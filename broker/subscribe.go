@@ -59,7 +59,7 @@ func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 			}
 			return ErrQuota
 		}
-		sess.subs = append(sess.subs, liveSubscription{id, opts})
+		sess.subs = append(sess.subs, id)
 	}
 	l.oweRetained(c, r, isNew)
 	return nil
@@ -360,7 +360,7 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 
 func (s *Session) dropLive(id topics.FilterID) {
 	for i := range s.subs {
-		if s.subs[i].id == id {
+		if s.subs[i] == id {
 			s.subs[i] = s.subs[len(s.subs)-1]
 			s.subs = s.subs[:len(s.subs)-1]
 			return
