@@ -15,7 +15,6 @@
 //
 // # Lock order
 //
-// shard.applying (one at a time: a commit's apply, or a checkpoint), then shard.mu, then the filter table's lock, then the
-// index's own; retainedStore.mu comes before the locks of its index and is never taken under a shard's. Local inboxes come
-// last and are held for a slice append only.
+// shard.applying (one at a time: a commit's apply, or a checkpoint), then shard.mu, then the filter table's lock or
+// retainedStore.mu, then the locks of the indexes under them. Local inboxes come last and are held for a slice append only.
 package broker
