@@ -41,6 +41,7 @@ generate: ## write the generated files anew (docs/configuration.md, cli.md, mqtt
 	$(GO) run ./internal/conformance/gen
 	$(GO) test -count=1 -run 'UpToDate' ./cmd/sluice -args -update
 	$(GO) test -count=1 -run 'UpToDate' ./internal/arch -args -update
+	$(GO) test -count=1 -run 'UpToDate' ./server -args -update
 
 interop: build ## foreign clients and suites against bin/sluice; installs them; writes a dated report
 	@if [ -x test/interop/run ]; then exec test/interop/run $(ARGS); \

@@ -3,6 +3,7 @@ package broker
 import (
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -94,18 +95,25 @@ func (f *fetcher) busy() bool {
 	return f.running > 0 || len(f.jobs) > 0
 }
 
-// read collects the records of a job, as many as fit.
-func (f *fetcher) read(j *fetchJob) *bundle {
+// readOnce collects the records of a job, as many as fit, and counts those that should be in the log and were not found.
+func (f *fetcher) readOnce(j *fetchJob) (_ *bundle, missing int) {
 	bu := getBundle()
 	bu.shard, bu.resend = j.shard, j.resend
 	want := j.seqs
 	var m Message
 	var props []byte
 	part := unboundPartition(record.ShardID(j.shard))
+	sh := f.b.shards[j.shard]
+	sh.mu.Lock()
+	start := sh.mu.logStart
+	sh.mu.Unlock()
 	err := f.b.log.Read(part, record.Offset(want[0]), func(batch record.Batch) bool {
 		for it := batch.Records(); len(want) > 0 && it.Next(); {
 			r := it.Record()
 			for len(want) > 0 && want[0] < uint64(r.Offset) {
+				if want[0] >= start {
+					missing++
+				}
 				want = want[1:]
 			}
 			if len(want) == 0 || want[0] != uint64(r.Offset) {
@@ -122,12 +130,41 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 	})
 	if err == nil && (len(bu.buf) < fetchBytesMax || len(want) == 0) {
 		bu.through = j.seqs[len(j.seqs)-1]
+		for _, seq := range want {
+			if seq >= start {
+				missing++
+			}
+		}
 	}
 	if err != nil {
 		f.b.logger.Error("queued messages cannot be read", "shard", j.shard, "err", err)
 		bu.failed = true // nothing is skipped: the session stays behind and asks again
 	}
-	return bu
+	return bu, missing
+}
+
+// A record that a queue refers to is in the log until the queue lets go of it. One that is not found is looked for again, so that
+// nothing that moves segments just then can make a session skip it.
+const (
+	readTries = 8
+	readPause = 25 * time.Millisecond
+)
+
+// read is readOnce, tried again while something is missing.
+func (f *fetcher) read(j *fetchJob) *bundle {
+	for try := 1; ; try++ {
+		bu, missing := f.readOnce(j)
+		if missing == 0 || bu.failed {
+			return bu
+		}
+		if try == readTries {
+			f.b.logger.Error("queued messages are not in the log", "shard", j.shard, "missing", missing, "first", j.seqs[0])
+			f.b.stats.QueueDropped[DropLost].Add(int64(missing))
+			return bu
+		}
+		putBundle(bu)
+		time.Sleep(readPause)
+	}
 }
 
 // mergeSeqs sorts sequences, drops what comes twice, and keeps the first n.
