@@ -97,9 +97,9 @@ type laterTask loopState
 // Run does what was put off until now; what comes up meanwhile waits for its own turn.
 func (t *laterTask) Run(*engine.Loop) {
 	l := (*loopState)(t)
-	todo := l.later
+	due := l.later
 	l.later = nil
-	for _, a := range todo {
+	for _, a := range due {
 		switch {
 		case a.c.client == nil:
 		case a.fail != nil:
