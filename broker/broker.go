@@ -71,6 +71,7 @@ type Broker struct {
 	index      *topics.Index
 	retained   *retainedStore
 	slots      slotTable
+	topicTable topicTable
 	stats      Stats
 	failure    atomic.Pointer[error]
 	recovering bool // until Recovered: queues wait for their readers, whatever the order of the shards' commands

@@ -91,6 +91,8 @@ func (m *memLog) SetLogStart(p record.PartitionID, o record.Offset) {
 	m.start[p] = o
 }
 
+func (m *memLog) DropPartition(p record.PartitionID) { m.SetLogStart(p, 1<<62) }
+
 // bench is a broker whose loops run on the test's goroutine.
 type testBroker struct {
 	t     testing.TB

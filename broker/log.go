@@ -14,6 +14,8 @@ type Log interface {
 	Read(p record.PartitionID, from record.Offset, fn func(batch record.Batch) bool) error
 	// SetLogStart says that nobody needs records before o.
 	SetLogStart(p record.PartitionID, o record.Offset)
+	// DropPartition says that nobody needs any record of p, those on their way included. Its id is never used again.
+	DropPartition(p record.PartitionID)
 }
 
 // Place is where in the log a group ended; only the journal looks into it.

@@ -54,6 +54,9 @@ func (v *Volatile) Read(record.PartitionID, record.Offset, func(record.Batch) bo
 // SetLogStart has nothing to let go of.
 func (v *Volatile) SetLogStart(record.PartitionID, record.Offset) {}
 
+// DropPartition has nothing to let go of.
+func (v *Volatile) DropPartition(record.PartitionID) {}
+
 // Close stops the goroutine.
 func (v *Volatile) Close() {
 	v.once.Do(func() { close(v.stop) })

@@ -165,6 +165,9 @@ func walk(f *journal.Fetched, from record.Offset, fn func(record.Batch) bool) (n
 // SetLogStart passes on what nobody needs.
 func (s *logStorage) SetLogStart(p record.PartitionID, o record.Offset) { s.log.SetLogStart(p, o) }
 
+// DropPartition passes on that a partition is gone.
+func (s *logStorage) DropPartition(p record.PartitionID) { s.log.DropPartition(p) }
+
 // checkpoints writes the tables behind, by time and by the bytes logged.
 func (s *logStorage) checkpoints() {
 	defer s.done.Done()

@@ -141,6 +141,7 @@ func (m *memoryLog) Read(p record.PartitionID, from record.Offset, fn func(recor
 	return nil
 }
 func (m *memoryLog) SetLogStart(record.PartitionID, record.Offset) {}
+func (m *memoryLog) DropPartition(record.PartitionID)              {}
 
 // world is a Handler over a real core, one loop, and connections that the test holds the other end of.
 type world struct {

@@ -95,6 +95,7 @@ func (m *memoryLog) Read(p record.PartitionID, from record.Offset, fn func(recor
 }
 
 func (m *memoryLog) SetLogStart(record.PartitionID, record.Offset) {}
+func (m *memoryLog) DropPartition(record.PartitionID)              {}
 
 // node is a server in this process.
 type node struct {

@@ -1,0 +1,173 @@
+package broker
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// TopicID names a topic for good: a name that is deleted and made again gets another (a version 4 UUID, as Kafka's clients know it).
+type TopicID [16]byte
+
+// TopicSpec is what the catalog says of a topic. It is immutable once given to SetTopic.
+type TopicSpec struct {
+	Tenant     uint32
+	ID         TopicID
+	Name       string
+	Internal   bool // the broker's own: listed as such, not written to by clients
+	Partitions []PartitionSpec
+	Config     TopicConfig
+}
+
+// PartitionSpec places one partition: the id under which the journal keeps it, never given to a second one, and its shard.
+type PartitionSpec struct {
+	ID    record.PartitionID
+	Shard record.ShardID
+}
+
+// TopicConfig is a topic's configuration in force, defaults filled in. Field names are those of Kafka's keys.
+type TopicConfig struct {
+	Compact, Delete           bool // cleanup.policy
+	RetentionMillis           int64
+	RetentionBytes            int64 // of one partition
+	MaxMessageBytes           int32
+	LogAppendTime             bool // message.timestamp.type
+	TimestampBeforeMaxMillis  int64
+	TimestampAfterMaxMillis   int64
+	CompressionType           string // "producer", or a codec that batches are recompressed with
+	MinCleanableDirtyRatio    float64
+	MinCompactionLagMillis    int64
+	MaxCompactionLagMillis    int64
+	DeleteRetentionMillis     int64
+	SegmentBytes              int64
+	SegmentMillis             int64
+	MinInsyncReplicas         int32
+	UncleanLeaderElection     bool
+	ReplicationFactor         int16
+	FlushMessages, FlushMilli int64
+}
+
+// Topic is a named stream: one or more partitions, each an ordered log. Any goroutine may read it.
+type Topic struct {
+	spec       atomic.Pointer[TopicSpec]
+	partitions atomic.Pointer[[]*Partition] // grows only
+	dropped    atomic.Bool
+}
+
+// Spec is what the catalog says of the topic now.
+func (t *Topic) Spec() *TopicSpec { return t.spec.Load() }
+
+// Name is the topic's name.
+func (t *Topic) Name() string { return t.spec.Load().Name }
+
+// ID is the topic's id.
+func (t *Topic) ID() TopicID { return t.spec.Load().ID }
+
+// Partitions are the topic's partitions by index. The slice is never written to.
+func (t *Topic) Partitions() []*Partition { return *t.partitions.Load() }
+
+// Partition gives partition i, nil if there is none.
+func (t *Topic) Partition(i int32) *Partition {
+	list := t.Partitions()
+	if i < 0 || int(i) >= len(list) {
+		return nil
+	}
+	return list[i]
+}
+
+// Dropped says that the catalog has deleted the topic: who still holds it answers that it is not there.
+func (t *Topic) Dropped() bool { return t.dropped.Load() }
+
+type topicKey struct {
+	tenant uint32
+	name   string
+}
+
+type topicIDKey struct {
+	tenant uint32
+	id     TopicID
+}
+
+// topicTable finds topics by name and id, and partitions by id. Readers take no lock: sync.Map suits what is read by all loops and
+// seldom written.
+type topicTable struct {
+	mu         sync.Mutex // one SetTopic or DropTopic at a time
+	byName     sync.Map   // topicKey -> *Topic
+	byID       sync.Map   // topicIDKey -> *Topic
+	partitions sync.Map   // record.PartitionID -> *Partition
+	count      atomic.Int64
+}
+
+// Topic finds a topic by name, nil if there is none.
+func (b *Broker) Topic(tenant uint32, name string) *Topic {
+	v, _ := b.topicTable.byName.Load(topicKey{tenant, name})
+	t, _ := v.(*Topic)
+	return t
+}
+
+// TopicByID finds a topic by its id, nil if there is none.
+func (b *Broker) TopicByID(tenant uint32, id TopicID) *Topic {
+	v, _ := b.topicTable.byID.Load(topicIDKey{tenant, id})
+	t, _ := v.(*Topic)
+	return t
+}
+
+// Topics calls fn with each topic of a tenant, in no order, until it answers false.
+func (b *Broker) Topics(tenant uint32, fn func(*Topic) bool) {
+	b.topicTable.byName.Range(func(k, v any) bool { return k.(topicKey).tenant != tenant || fn(v.(*Topic)) })
+}
+
+// partition finds a partition by the journal's id, nil if its topic is gone.
+func (b *Broker) partition(id record.PartitionID) *Partition {
+	v, _ := b.topicTable.partitions.Load(id)
+	p, _ := v.(*Partition)
+	return p
+}
+
+// SetTopic creates a topic or takes over what the catalog has changed of it: configuration, more partitions. The catalog calls it in
+// the order of its commands, at recovery and live; saying the same twice is no change.
+func (b *Broker) SetTopic(spec *TopicSpec) {
+	tt := &b.topicTable
+	tt.mu.Lock()
+	defer tt.mu.Unlock()
+	t := b.TopicByID(spec.Tenant, spec.ID)
+	var list []*Partition
+	if t == nil {
+		t = &Topic{}
+	} else {
+		list = *t.partitions.Load()
+	}
+	list = list[:len(list):len(list)]
+	for i := len(list); i < len(spec.Partitions); i++ {
+		ps := spec.Partitions[i]
+		p := b.newPartition(t, int32(i), ps)
+		list = append(list, p)
+		tt.partitions.Store(ps.ID, p)
+	}
+	t.spec.Store(spec)
+	t.partitions.Store(&list)
+	if _, known := tt.byID.Swap(topicIDKey{spec.Tenant, spec.ID}, t); !known {
+		tt.count.Add(1)
+	}
+	tt.byName.Store(topicKey{spec.Tenant, spec.Name}, t)
+}
+
+// DropTopic forgets a topic, its partitions and their records. Who waits on one of them is answered that it is gone.
+func (b *Broker) DropTopic(tenant uint32, id TopicID) {
+	tt := &b.topicTable
+	tt.mu.Lock()
+	defer tt.mu.Unlock()
+	t := b.TopicByID(tenant, id)
+	if t == nil {
+		return
+	}
+	t.dropped.Store(true)
+	tt.byID.Delete(topicIDKey{tenant, id})
+	tt.byName.CompareAndDelete(topicKey{tenant, t.Name()}, t)
+	tt.count.Add(-1)
+	for _, p := range t.Partitions() {
+		tt.partitions.Delete(p.id)
+		b.dropPartition(p)
+	}
+}
