@@ -200,7 +200,7 @@ func (c *committer) commit(g *Group, buf []byte) error {
 	}
 	g.seq, g.count = h.seq, int(h.frames)
 	g.at = Position{Segment: s.number(), Offset: s.end}
-	c.advance(&h, g.size)
+	c.advance(&h)
 	c.publish(s, g)
 	c.src.Committed(g)
 	g.Release()
@@ -210,21 +210,22 @@ func (c *committer) commit(g *Group, buf []byte) error {
 	return nil
 }
 
-func (c *committer) advance(h *groupHeader, size int64) {
+func (c *committer) advance(h *groupHeader) {
 	c.seq, c.prevCRC = h.seq, h.crc
 	c.clean = h.flags&flagCleanEnd != 0
-	c.l.mu.Lock()
-	c.active.end += size
-	c.l.mu.Unlock()
 	c.written.Store(c.seq)
 }
 
+// publish moves the log's end over g and enters g in the index, both at once. Apart, a checkpoint could come in between: the committer
+// moves the end, a Flush finds no shard with frames behind its rows and has the next restart replay from that end, the committer marks
+// the shards. A kill before the next Flush, and nothing would ever apply g.
 func (c *committer) publish(s *segment, g *Group) {
 	l := c.l
 	g.Retain()
 	var bytes int64
 	c.gone, bytes = l.tail.add(g, c.gone[:0])
 	l.mu.Lock()
+	s.end += g.size
 	c.indexer.addLocked(s, g.at.Offset, g.frames, true)
 	c.indexer.part = nil // it may be dropped until the next group
 	l.mu.Unlock()
@@ -475,7 +476,10 @@ func (c *committer) finish() error {
 	if _, err := s.file.WriteAt(b, s.end); err != nil {
 		return fmt.Errorf("mark the log's end: %w", err)
 	}
-	c.advance(&h, blockSize)
+	c.advance(&h)
+	c.l.mu.Lock()
+	s.end += blockSize
+	c.l.mu.Unlock()
 	if c.l.o.Durability == Async {
 		return s.file.Sync()
 	}
