@@ -287,7 +287,32 @@ func sockRead(fd int, p []byte) (int, syscall.Errno) {
 	return int(r), 0
 }
 
-// sockAccept takes one connection; the descriptor does not block and is not inherited.
-func sockAccept(fd int) (int, unix.Sockaddr, error) {
-	return unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+// sockAccept takes one connection, or says EAGAIN at once; the descriptor does not block and is not inherited. unix.Accept4 would tell the
+// scheduler of a call that waits, ask the kernel for the protocol of each socket, and put the address on the heap.
+func sockAccept(fd int) (int, peerAddr, error) {
+	var sa unix.RawSockaddrAny
+	size := uint32(unix.SizeofSockaddrAny)
+	r, _, errno := unix.RawSyscall6(unix.SYS_ACCEPT4, uintptr(fd), uintptr(unsafe.Pointer(&sa)), uintptr(unsafe.Pointer(&size)),
+		unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0, 0)
+	if errno != 0 {
+		return -1, peerAddr{}, errno
+	}
+	var p peerAddr
+	switch sa.Addr.Family {
+	case unix.AF_INET:
+		a := (*unix.RawSockaddrInet4)(unsafe.Pointer(&sa))
+		copy(p.ip[:], a.Addr[:])
+		p.size, p.port = 4, netPort(&a.Port)
+	case unix.AF_INET6:
+		a := (*unix.RawSockaddrInet6)(unsafe.Pointer(&sa))
+		p.ip, p.zone = a.Addr, a.Scope_id
+		p.size, p.port = 16, netPort(&a.Port)
+	}
+	return int(r), p, nil
+}
+
+// netPort reads a port that stands in network order.
+func netPort(p *uint16) uint16 {
+	b := (*[2]byte)(unsafe.Pointer(p))
+	return uint16(b[0])<<8 | uint16(b[1])
 }

@@ -282,10 +282,10 @@ func (ln *listener) take(fd int) bool {
 		limit = min(limit, int(ln.tokens))
 	}
 	for len(ln.batch) < limit {
-		n, sa, err := sockAccept(fd)
+		n, peer, err := sockAccept(fd)
 		switch {
 		case err == nil:
-			ln.batch = append(ln.batch, accepted{fd: n, peer: peerOf(sa)})
+			ln.batch = append(ln.batch, accepted{fd: n, peer: peer})
 		case errors.Is(err, unix.EAGAIN):
 			return len(ln.batch) > 0
 		case errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR):

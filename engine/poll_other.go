@@ -75,15 +75,15 @@ func (c *Conn) fdSend(q *outQueue) (n, offered int, err error) {
 }
 
 // sockAccept takes one connection; the descriptor does not block and is not inherited.
-func sockAccept(fd int) (int, unix.Sockaddr, error) {
+func sockAccept(fd int) (int, peerAddr, error) {
 	n, sa, err := unix.Accept(fd)
 	if err != nil {
-		return -1, nil, err
+		return -1, peerAddr{}, err
 	}
 	unix.CloseOnExec(n)
 	if err := unix.SetNonblock(n, true); err != nil {
 		unix.Close(n)
-		return -1, nil, err
+		return -1, peerAddr{}, err
 	}
-	return n, sa, nil
+	return n, peerOf(sa), nil
 }
