@@ -200,6 +200,12 @@ const (
 	cmdRelease     = 9
 	cmdWillDone    = 10
 	cmdGroup       = 11
+
+	// Of Kafka's groups.
+	cmdGroupMeta   = 32
+	cmdOffsets     = 33
+	cmdOffsetsGone = 34
+	cmdGroupGone   = 35
 )
 
 // applyCommands applies a command frame; recovery calls it as well.
@@ -232,6 +238,14 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyWillDone(c.uvarint())
 		case cmdGroup:
 			s.applyGroup(b, c.uvarint(), c.uvarint())
+		case cmdGroupMeta:
+			s.applyGroupMeta(&c)
+		case cmdOffsets:
+			s.applyOffsets(&c)
+		case cmdOffsetsGone:
+			s.applyOffsetsGone(&c)
+		case cmdGroupGone:
+			s.applyGroupGone(&c)
 		}
 	}
 }

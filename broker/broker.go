@@ -35,6 +35,7 @@ type Limits struct {
 	RetainedBytes   int64         // 4 GiB
 	FilterLevels    int           // 128
 	SessionExpiry   time.Duration // the longest a session may outlive its connection: no bound
+	Group           GroupLimits
 }
 
 func (l Limits) withDefaults() Limits {
@@ -50,6 +51,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Sessions, 1_000_000)
 	def(&l.RetainedCount, 10_000_000)
 	def(&l.RetainedBytes, 4<<30)
+	l.Group = l.Group.withDefaults()
 	if l.Subscriptions == 0 {
 		l.Subscriptions = 100_000
 	}
@@ -165,6 +167,7 @@ type Stats struct {
 	QueueDropped     [DropReasons]atomic.Int64
 	SessionsExpired  atomic.Int64
 	WillsPublished   atomic.Int64
+	Groups           atomic.Int64 // of Kafka's protocol, and such as only have offsets
 }
 
 // DropReason says why a kept message never reached its session.

@@ -16,6 +16,9 @@ const (
 	rowQueue    = 'q'
 	rowRetained = 'r'
 	rowGroup    = 'g'
+
+	rowGroupMeta = 'k' // of Kafka's groups
+	rowOffset    = 'o'
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -25,6 +28,9 @@ type dirtyRows struct {
 	topics   map[string]struct{}
 	groups   map[uint64]struct{}
 	gone     [][]byte // keys of queue blocks that were trimmed
+
+	groupMeta map[groupKey]struct{} // of Kafka's groups
+	offsets   map[offsetKey]struct{}
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -113,6 +119,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		}
 		rows = append(rows, c)
 	}
+	rows = s.collectGroupsLocked(rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -138,6 +145,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.group(number)
 		case rowRetained:
 			s.mu.rows.retained(key[1:])
+		case rowGroupMeta, rowOffset:
+			s.groupsAgainLocked(key)
 		case rowQueue:
 			if rows[i].value == nil {
 				s.mu.rows.gone = append(s.mu.rows.gone, key)
@@ -308,6 +317,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		g := s.groupLocked(number)
 		g.position = d.uvarint()
 		g.cursor = g.position
+	case rowGroupMeta, rowOffset:
+		return s.loadGroupRow(kind, key, value)
 	default:
 		return false
 	}
@@ -381,6 +392,7 @@ func (b *Broker) Recovered() {
 	for _, s := range b.shards {
 		s.dropStrays(b, known)
 	}
+	b.reviveGroups()
 }
 
 // dropStrays forgets what belongs to sessions and filters that ended while another shard's checkpoint was older.

@@ -33,6 +33,9 @@ type Local struct {
 	wills       []lateWill
 	limitWork   []*Session // to be checked against the limits
 	readers     []*Session
+
+	timers     loopTimers
+	groupTable groupTable
 }
 
 type postKind uint8
@@ -73,6 +76,7 @@ type inbox struct {
 func newLocal(b *Broker, id, loops int) *Local {
 	l := &Local{id: id, b: b, out: make([]*bundle, loops), acks: make([][]post, loops)}
 	l.wake = func() {}
+	l.timers.l = l
 	return l
 }
 

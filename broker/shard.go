@@ -41,6 +41,7 @@ type shard struct {
 		queues     map[uint64]*queue      // by durable filter number
 		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
 		groups     map[uint64]*groupQueue // shared groups with something queued or out, by durable number
+		groupRows  map[groupKey]*groupRow // what is kept of Kafka's groups
 		rows       dirtyRows
 		timers     timers   // of durable sessions
 		grown      []*queue // got references since limit looked at them
