@@ -101,6 +101,9 @@ type group struct {
 	syncLimit    loopTimer
 	deadline     time.Duration // of the initial delay, at the latest
 	storing      int32         // generation whose assignment is on its way into the log
+
+	consumer *consumerGroup // the part of the consumer protocol; nil: classic
+	stores   groupStores
 }
 
 // member is one member of a group.

@@ -26,7 +26,7 @@ func (l *Local) sweepShard(s *shard, now int64) {
 	for key, row := range s.mu.groupRows {
 		x := expired{key: key}
 		g := l.group(key)
-		empty := g == nil || len(g.members)+len(g.pending) == 0
+		empty := g == nil || g.empty()
 		for tp, o := range row.offsets {
 			stale := empty && max(o.At, row.emptySince) < old
 			if stale || l.b.TopicByID(key.tenant, tp.Topic) == nil {

@@ -66,6 +66,12 @@ func (l *Local) join(s *shard, key groupKey, r *JoinRequest, done func(JoinResul
 			return err
 		}
 	}
+	if g.consumer != nil {
+		if len(g.consumer.members) > 0 {
+			return ErrInconsistentGroupProtocol
+		}
+		g.generation, g.consumer = g.consumer.epoch, nil
+	}
 	if !g.supports(r.ProtocolType, r.Protocols) {
 		return ErrInconsistentGroupProtocol
 	}

@@ -77,10 +77,20 @@ func (l *Local) mayCommit(key groupKey, r *CommitRequest) error {
 		return ErrIllegalGeneration
 	}
 	if r.Generation < 0 && r.MemberID == "" && r.InstanceID == "" {
-		if g.state == GroupEmpty && len(g.members) == 0 {
+		if g.empty() {
 			return nil
 		}
 		return ErrUnknownMember
+	}
+	if g.consumer != nil {
+		m := g.consumer.members[r.MemberID]
+		switch {
+		case m == nil:
+			return ErrUnknownMember
+		case r.Generation != m.epoch:
+			return ErrStaleMemberEpoch
+		}
+		return nil
 	}
 	m, err := g.find(r.MemberID, r.InstanceID)
 	switch {
@@ -144,7 +154,7 @@ func (b *Broker) DeleteOffsets(tenant uint32, groupID string, parts []TopicParti
 			done(nil, ErrGroupNotFound)
 			return
 		}
-		if len(g.members) > 0 && g.protocolType != "consumer" {
+		if !g.empty() && g.protocolType != "consumer" {
 			done(nil, ErrNonEmptyGroup)
 			return
 		}
@@ -174,6 +184,13 @@ func (g *group) subscribes(id TopicID) bool {
 	t := g.l.b.TopicByID(g.key.tenant, id)
 	if t == nil {
 		return false
+	}
+	if g.consumer != nil {
+		for _, m := range g.consumer.members {
+			if slices.Contains(m.topics, id) {
+				return true
+			}
+		}
 	}
 	for _, m := range g.members {
 		for i := range m.protocols {
@@ -211,7 +228,7 @@ func (b *Broker) DeleteGroup(tenant uint32, groupID string, done func(error)) {
 		switch {
 		case g == nil:
 			done(ErrGroupNotFound)
-		case len(g.members)+len(g.pending) > 0:
+		case !g.empty():
 			done(ErrNonEmptyGroup)
 		default:
 			l.removeGroup(s, g, done)
@@ -223,7 +240,7 @@ func (b *Broker) DeleteGroup(tenant uint32, groupID string, done func(error)) {
 func (l *Local) removeGroup(s *shard, g *group, done func(error)) {
 	e := entry{
 		done: func() {
-			if l.group(g.key) == g && len(g.members)+len(g.pending) == 0 {
+			if l.group(g.key) == g && g.empty() {
 				l.dropGroup(g)
 			}
 			done(nil)
@@ -239,6 +256,15 @@ func (l *Local) removeGroup(s *shard, g *group, done func(error)) {
 type GroupDescription struct {
 	ID, State, ProtocolType, Protocol string
 	Members                           []MemberDescription
+	Consumer                          bool // it follows the consumer protocol (KIP-848)
+}
+
+// Type is the protocol that the group follows, as Kafka's tools show it.
+func (d *GroupDescription) Type() string {
+	if d.Consumer {
+		return "consumer"
+	}
+	return "classic"
 }
 
 // MemberDescription is a member of one.
@@ -247,11 +273,28 @@ type MemberDescription struct {
 	Metadata, Assignment                 []byte
 }
 
+func (g *group) listed() GroupDescription {
+	d := GroupDescription{ID: g.key.id, State: g.state.String(), ProtocolType: g.protocolType}
+	if g.consumer != nil {
+		d.State, d.Consumer = g.consumer.state(), true
+	}
+	return d
+}
+
+// empty says that nobody is in the group, nor about to be.
+func (g *group) empty() bool {
+	return len(g.members)+len(g.pending) == 0 && (g.consumer == nil || len(g.consumer.members) == 0)
+}
+
 // DescribeGroup shows a group; one that is not there is Dead.
 func (b *Broker) DescribeGroup(tenant uint32, groupID string, done func(GroupDescription)) {
 	b.onGroup(tenant, groupID, func(l *Local, _ *shard) {
 		d := GroupDescription{ID: groupID, State: GroupDead.String()}
 		if g := l.group(groupKey{tenant, groupID}); g != nil {
+			if g.consumer != nil {
+				done(d) // it is none of the classic protocol
+				return
+			}
 			d.State, d.ProtocolType = g.state.String(), g.protocolType
 			if g.state == GroupStable {
 				d.Protocol = g.protocol
@@ -282,7 +325,7 @@ func (b *Broker) ListGroups(tenant uint32, done func([]GroupDescription)) {
 			var list []GroupDescription
 			for key, g := range l.groupTable.groups {
 				if key.tenant == tenant {
-					list = append(list, GroupDescription{ID: key.id, State: g.state.String(), ProtocolType: g.protocolType})
+					list = append(list, g.listed())
 				}
 			}
 			all.Lock()

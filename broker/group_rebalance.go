@@ -127,7 +127,7 @@ func (g *group) becomeEmpty() {
 
 // retire forgets a group that was made for a member that never joined.
 func (g *group) retire() {
-	if g.state == GroupEmpty && g.generation == 0 && len(g.members) == 0 && len(g.pending) == 0 && !g.s.hasOffsets(g.key) {
+	if g.state == GroupEmpty && g.generation == 0 && g.empty() && !g.s.hasOffsets(g.key) {
 		g.l.dropGroup(g)
 	}
 }

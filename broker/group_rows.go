@@ -21,13 +21,16 @@ type offsetKey struct {
 	tp    TopicPartition
 }
 
-// groupMetaVersion is the first byte of a group's metadata.
-const groupMetaVersion = 1
+// The first byte of a group's metadata: its version, and with it its protocol.
+const (
+	groupMetaVersion    = 1
+	consumerMetaVersion = 2
+)
 
 // store writes the group's generation and members; done runs on the group's loop when they are in the log.
 func (g *group) store(done func(error)) {
 	since := int64(0)
-	if len(g.members) == 0 {
+	if g.empty() {
 		since = g.l.b.nowMilli()
 	}
 	cmd := binary.AppendUvarint(nil, cmdGroupMeta)
@@ -47,6 +50,9 @@ func (d *decoder) groupKey() groupKey { return groupKey{uint32(d.uvarint()), d.s
 
 // encode appends the group's metadata.
 func (g *group) encode(dst []byte) []byte {
+	if g.consumer != nil {
+		return g.consumer.encode(append(dst, consumerMetaVersion))
+	}
 	dst = append(dst, groupMetaVersion)
 	dst = binary.AppendUvarint(dst, uint64(uint32(g.generation)))
 	dst = appendString(appendString(appendString(dst, g.protocolType), g.protocol), g.leader)
@@ -66,6 +72,9 @@ func (g *group) encode(dst []byte) []byte {
 
 // decode is encode's other way. It answers false for bytes that encode did not write.
 func (g *group) decode(b []byte) bool {
+	if len(b) > 0 && b[0] == consumerMetaVersion {
+		return g.decodeConsumer(b[1:])
+	}
 	if len(b) == 0 || b[0] != groupMetaVersion {
 		return false
 	}
@@ -307,7 +316,7 @@ func (b *Broker) reviveGroups() {
 			}
 			if !g.decode(row.meta) {
 				b.logger.Error("group's members cannot be read: they join again", "group", key.id)
-				g.members, g.static = make(map[string]*member), nil
+				g.members, g.static, g.consumer = make(map[string]*member), nil, nil
 				continue
 			}
 			if len(g.members) > 0 {
@@ -316,6 +325,7 @@ func (b *Broker) reviveGroups() {
 			for _, m := range g.members {
 				g.heard(m)
 			}
+			g.reviveConsumers()
 		}
 		s.mu.Unlock()
 	}

@@ -97,6 +97,7 @@ type topicTable struct {
 	byID       sync.Map   // topicIDKey -> *Topic
 	partitions sync.Map   // record.PartitionID -> *Partition
 	count      atomic.Int64
+	generation atomic.Uint64 // moves with every change
 }
 
 // Topic finds a topic by name, nil if there is none.
@@ -151,6 +152,7 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 		tt.count.Add(1)
 	}
 	tt.byName.Store(topicKey{spec.Tenant, spec.Name}, t)
+	tt.generation.Add(1)
 }
 
 // DropTopic forgets a topic, its partitions and their records. Who waits on one of them is answered that it is gone.
@@ -166,6 +168,7 @@ func (b *Broker) DropTopic(tenant uint32, id TopicID) {
 	tt.byID.Delete(topicIDKey{tenant, id})
 	tt.byName.CompareAndDelete(topicKey{tenant, t.Name()}, t)
 	tt.count.Add(-1)
+	tt.generation.Add(1)
 	for _, p := range t.Partitions() {
 		tt.partitions.Delete(p.id)
 		b.dropPartition(p)
