@@ -364,10 +364,12 @@ func (b *Broker) Recovered() {
 	b.recovering = false
 	now := b.nowMilli()
 	known := make(map[uint64]bool)
+	taken := make([]uint64, len(b.shards)) // the highest start of a subscription, by shard
 	for _, s := range b.shards {
 		s.mu.Lock()
 		for id, sess := range s.mu.byID {
 			known[id] = true
+			sess.d.highestStarts(taken)
 			sess.client = nil
 			d := sess.d
 			if !d.connected {
@@ -389,10 +391,26 @@ func (b *Broker) Recovered() {
 		}
 		s.mu.Unlock()
 	}
-	for _, s := range b.shards {
+	for i, s := range b.shards {
+		s.mu.Lock()
+		s.mu.nextSeq = max(s.mu.nextSeq, taken[i]+1)
+		s.mu.Unlock()
 		s.dropStrays(b, known)
 	}
 	b.reviveGroups()
+}
+
+// highestStarts raises highest, by shard, to where d's subscriptions count from. That may lie above all that was written: A publishes and
+// waits for the log, B subscribes behind it, A's message fails or is lost by a crash, B's subscription is not. A record that took A's place
+// would be none of B's.
+func (d *durable) highestStarts(highest []uint64) {
+	for _, sub := range d.subscriptions() {
+		for _, p := range sub.starts {
+			if int(p.shard) < len(highest) {
+				highest[p.shard] = max(highest[p.shard], p.seq)
+			}
+		}
+	}
 }
 
 // dropStrays forgets what belongs to sessions and filters that ended while another shard's checkpoint was older.

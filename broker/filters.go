@@ -147,7 +147,9 @@ func (t *filterTable) lastNumber() uint64 {
 	return t.last
 }
 
-// use adds sess to the readers of a filter. Its number comes from a command.
+// use adds sess to the readers of a filter. Its number comes from a command. A text has two numbers only on the way through recovery,
+// where one shard's rows are older than another's: shard 1 loses the last reader of number 5, shard 0 gets the first of number 6, shard 0
+// is checkpointed alone. The higher one is what publishers have to find; the replay takes the lower one away.
 func (t *filterTable) use(number uint64, id topics.FilterID, tenant uint32, group, filter string, sess *Session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -155,10 +157,15 @@ func (t *filterTable) use(number uint64, id topics.FilterID, tenant uint32, grou
 	f := t.byNum[number]
 	if f == nil {
 		f = &durableFilter{number: number, text: filterText(tenant, group, filter), shared: group != ""}
-		t.byText[f.text], t.byNum[number] = f, f
+		t.byNum[number] = f
+		if have := t.byText[f.text]; have == nil || have.number < number {
+			t.byText[f.text] = f
+		}
 	}
 	f.id = id
-	t.index.SetMark(id, number)
+	if t.byText[f.text] == f {
+		t.index.SetMark(id, number)
+	}
 	if f.at(sess) < 0 {
 		f.add(sess)
 	}

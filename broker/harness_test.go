@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 
@@ -102,12 +103,19 @@ type testBroker struct {
 }
 
 func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
+	tb := openTestBroker(t, loops, old)
+	t.Cleanup(tb.b.Close)
+	return tb
+}
+
+// openTestBroker leaves it to the caller to close the broker.
+func openTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
 	tb := &testBroker{t: t}
 	tb.clock = clock.NewManual(clockStart)
 	if old != nil {
 		tb.clock = old.clock
 	}
-	tb.b = New(Options{Shards: 4, Loops: loops, Clock: tb.clock})
+	tb.b = New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock})
 	tb.log = &memLog{b: tb.b}
 	tb.b.UseLog(tb.log)
 	if old != nil {
@@ -119,7 +127,6 @@ func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
 		})
 	}
 	tb.b.Recovered()
-	t.Cleanup(tb.b.Close)
 	return tb
 }
 
@@ -146,6 +153,33 @@ func (tb *testBroker) pump() {
 
 // crash throws the broker away and starts another on what was committed.
 func (tb *testBroker) crash(loops int) *testBroker { return newTestBroker(tb.t, loops, tb) }
+
+// restart starts another broker on what was flushed of checkpoints, and the log from where the last of them says. The old broker's end,
+// and the new one's, are the caller's.
+func (tb *testBroker) restart(loops int, points *memCheckpoints) (*testBroker, error) {
+	next := &testBroker{t: tb.t, clock: tb.clock, b: New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock})}
+	next.log = &memLog{b: next.b, groups: tb.log.groups, start: tb.log.start}
+	next.b.UseLog(next.log)
+	points.written = maps.Clone(points.flushed)
+	if err := next.b.Load(points); err != nil {
+		return nil, err
+	}
+	for i, g := range next.log.groups[points.replay:] {
+		end := Place{Segment: 1, Offset: int64(points.replay + i + 1)}
+		for len(g) > 0 {
+			f, n, err := record.DecodeFrame(g)
+			if err == nil {
+				err = next.b.Replay(f, end)
+			}
+			if err != nil {
+				return nil, err
+			}
+			g = g[n:]
+		}
+	}
+	next.b.Recovered()
+	return next, nil
+}
 
 func (tb *testBroker) tick() {
 	for i := range tb.b.Loops() {

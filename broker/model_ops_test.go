@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
-
-	"github.com/sluicemq/sluice/journal/record"
 )
 
 func (m *model) up(t *rapid.T) *modelClient {
@@ -49,13 +47,14 @@ func (m *model) doSubscribe(t *rapid.T) {
 		if s.asked[f] == 0 {
 			s.asked[f] = m.op
 		}
+		s.last[f] = m.op
 		if q == 0 || s.subs[f] == 0 {
 			m.leave(s, f)
 		}
 	}
-	req := []SubscribeRequest{{Filter: []byte(f), QoS: q, RetainHandling: 2}}
+	req, at := []SubscribeRequest{{Filter: []byte(f), QoS: q, RetainHandling: 2}}, m.op
 	m.request(c, func(tok Token) (Outcome, error) { return c.l.Subscribe(c.c, req, make([]error, 1), tok) }, func(err error) {
-		if err == nil && c.s != nil {
+		if err == nil && c.s != nil && c.s.last[f] == at {
 			c.s.subs[f] = q
 		}
 	})
@@ -78,6 +77,7 @@ func (m *model) doUnsubscribe(t *rapid.T) {
 	}
 	f := rapid.SampledFrom(modelFilters).Draw(t, "filter")
 	m.leave(c.s, f)
+	c.s.last[f] = m.op
 	req := []SubscribeRequest{{Filter: []byte(f)}}
 	m.request(c, func(tok Token) (Outcome, error) { return c.l.Unsubscribe(c.c, req, make([]error, 1), tok) }, func(err error) {
 		m.leave(c.s, f)
@@ -178,45 +178,42 @@ func (m *model) doTick(t *rapid.T) {
 	m.tb.b.Local(rapid.IntRange(0, m.tb.b.Loops()-1).Draw(t, "loop")).Tick()
 }
 
+// doCheckpoint writes rows behind. Between the shards commits and loops go on, the store flushes by itself, or refuses.
 func (m *model) doCheckpoint(t *rapid.T) {
 	m.t = t
 	m.op++
-	m.points.refuse = rapid.IntRange(0, 4).Draw(t, "refuse") == 0
-	if err := m.tb.b.Checkpoint(m.points); err != nil && !m.points.refuse {
+	refused := false
+	m.points.step = func() error {
+		for rapid.IntRange(0, 1).Draw(t, "meanwhile") == 1 {
+			switch rapid.IntRange(0, 9).Draw(t, "what") {
+			case 0:
+				refused = true
+				return errors.New("refused")
+			case 1:
+				m.points.flushEarly()
+			case 2, 3, 4:
+				m.doCommit(t)
+			default:
+				m.doLoop(t)
+			}
+		}
+		return nil
+	}
+	if err := m.tb.b.Checkpoint(m.points); err != nil && !refused {
 		t.Fatal(err)
 	}
-	m.points.refuse = false
+	m.points.step = nil
 }
 
 // doCrash throws the broker away and starts one on what was committed, from the last checkpoint on.
 func (m *model) doCrash(t *rapid.T) {
 	m.t = t
 	m.op++
-	old := m.tb
-	old.b.Close()
-	loops := rapid.IntRange(1, 3).Draw(t, "loops")
-	tb := &testBroker{t: old.t, clock: old.clock}
-	tb.b = New(Options{Shards: 4, Loops: loops, Clock: tb.clock})
-	tb.log = &memLog{b: tb.b, groups: old.log.groups, start: old.log.start}
-	tb.b.UseLog(tb.log)
-	m.points.written = maps.Clone(m.points.flushed)
-	if err := tb.b.Load(m.points); err != nil {
+	m.tb.b.Close()
+	tb, err := m.tb.restart(rapid.IntRange(1, 3).Draw(t, "loops"), m.points)
+	if err != nil {
 		t.Fatal(err)
 	}
-	for i, g := range tb.log.groups[m.points.from(4):] {
-		end := Place{Segment: 1, Offset: int64(m.points.from(4) + i + 1)}
-		for len(g) > 0 {
-			f, n, err := record.DecodeFrame(g)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := tb.b.Replay(f, end); err != nil {
-				t.Fatal(err)
-			}
-			g = g[n:]
-		}
-	}
-	tb.b.Recovered()
 	m.tb = tb
 	m.clients = map[string]*modelClient{}
 	m.checkRetained()

@@ -2,12 +2,10 @@ package broker
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
 
@@ -25,10 +23,14 @@ var (
 	modelKept    = []string{"k0", "k1", "k2"}
 )
 
+// modelShards is how many shards a test's broker has.
+const modelShards = 4
+
 // memCheckpoints is a Checkpoints in memory with what was flushed apart from what was written.
 type memCheckpoints struct {
 	written, flushed map[record.ShardID]*shardRows
-	refuse           bool
+	replay           int          // the first group that a restart has to replay
+	step             func() error // runs before each Write
 }
 
 type shardRows struct {
@@ -48,8 +50,10 @@ func (r *shardRows) Delete(key []byte) error {
 }
 
 func (m *memCheckpoints) Write(shard record.ShardID, applied uint64, at Place, fn func(RowWriter) error) error {
-	if m.refuse {
-		return errors.New("refused")
+	if m.step != nil {
+		if err := m.step(); err != nil {
+			return err
+		}
 	}
 	next := &shardRows{applied: applied, at: at, rows: map[string][]byte{}}
 	if old := m.written[shard]; old != nil {
@@ -78,21 +82,19 @@ func (m *memCheckpoints) Load(shard record.ShardID, fn func(key, value []byte) e
 	return r.applied, nil
 }
 
-func (m *memCheckpoints) Flush() error {
-	m.flushed = maps.Clone(m.written)
-	return nil
-}
+// flushEarly is what the store may do by itself at any time: the rows are durable, and a restart replays from where it would have.
+func (m *memCheckpoints) flushEarly() { m.flushed = maps.Clone(m.written) }
 
-// from is the first group that a restart has to replay.
-func (m *memCheckpoints) from(shards int) int {
-	if len(m.flushed) < shards {
-		return 0
-	}
+func (m *memCheckpoints) Flush() error {
+	m.flushEarly()
 	from := int64(1 << 62)
 	for _, r := range m.flushed {
 		from = min(from, r.at.Offset)
 	}
-	return int(from)
+	if len(m.flushed) == modelShards {
+		m.replay = int(from)
+	}
+	return nil
 }
 
 // modelMessage is one publish.
@@ -111,13 +113,14 @@ type modelMessage struct {
 
 // modelSession is what a durable client id is owed. It ends with a clean start.
 type modelSession struct {
-	id         string
-	subs       map[string]QoS          // acknowledged
-	asked      map[string]int          // when a filter was first asked for
-	must       map[int]map[string]bool // message -> the filters that entitle to it
-	got        []int                   // first deliveries
-	heldIDs    map[uint16]int          // QoS 2 identifiers that the client has and that are not released
-	absentFrom time.Time
+	id       string
+	subs     map[string]QoS          // acknowledged
+	asked    map[string]int          // when a filter was first asked for
+	must     map[int]map[string]bool // message -> the filters that entitle to it
+	got      []int                   // first deliveries
+	heldIDs  map[uint16]int          // QoS 2 identifiers that the client has and that are not released
+	doubtful bool                    // a clean start was asked for: the session ends with it, or goes on if that is not committed
+	last     map[string]int          // filter -> the last time that it was asked for or given up
 }
 
 type model struct {
@@ -253,10 +256,10 @@ func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Deli
 		}
 		msg.once[c.s.id] = true
 	}
-	if msg.app[c.s.id] > 1 {
+	delete(c.s.must, msg.n)
+	if msg.app[c.s.id] > 1 || c.s.doubtful {
 		return
 	}
-	delete(c.s.must, msg.n)
 	for _, n := range c.s.got {
 		if o := m.messages[n]; n > msg.n && !msg.loose && o.topic == msg.topic && o.publisher == msg.publisher && o.qos == msg.qos && d.QoS == o.qos {
 			m.t.Fatalf("%s got %d after %d", c.id, msg.n, n)
@@ -271,7 +274,7 @@ func newModel(t *rapid.T, outer testing.TB) *model {
 	loops := rapid.IntRange(1, 3).Draw(t, "loops")
 	m := &model{t: t, points: &memCheckpoints{}, clients: map[string]*modelClient{}, sessions: map[string]*modelSession{},
 		shared: map[int]bool{}, retained: map[string][]int{}, nextID: map[string]uint16{}, unsure: map[string][]modelPublish{}}
-	m.tb = newTestBroker(outer, loops, nil)
+	m.tb = openTestBroker(outer, loops, nil)
 	for _, id := range []string{"p0", "p1"} {
 		m.connect(id, false)
 	}
@@ -301,7 +304,7 @@ func (m *model) connect(id string, clean bool) {
 	}
 	m.clients[id+fmt.Sprint(m.op)] = c
 	if s := m.sessions[id]; s != nil && clean { // it may end before anybody is told
-		s.must, s.subs, s.heldIDs, s.got = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}, nil
+		s.must, s.subs, s.heldIDs, s.got, s.doubtful = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}, nil, true
 		for _, msg := range m.messages {
 			delete(msg.app, id)
 			delete(msg.once, id)
@@ -336,8 +339,9 @@ func (m *model) connected(c *modelClient, r ConnectResult) {
 			delete(msg.app, c.id)
 			delete(msg.once, c.id)
 		}
-		s = &modelSession{id: c.id, subs: map[string]QoS{}, asked: map[string]int{}, must: map[int]map[string]bool{}, heldIDs: map[uint16]int{}}
+		s = &modelSession{id: c.id, subs: map[string]QoS{}, asked: map[string]int{}, last: map[string]int{}, must: map[int]map[string]bool{}, heldIDs: map[uint16]int{}}
 		m.sessions[c.id] = s
+		m.unsure[c.id] = nil
 	}
 	c.s = s
 	// What the publisher is not sure of comes again, in order, unless the broker says that it has it.
