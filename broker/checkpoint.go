@@ -384,7 +384,7 @@ func (b *Broker) Recovered() {
 			s.mu.rows.session(id)
 		}
 		for n := range s.mu.queues {
-			if _, shared, ok := b.filters.readers(nil, n, 0, 0); ok && shared {
+			if shared, _ := b.filters.kind(n); shared {
 				s.groupLocked(n).behind = true
 				b.behindGroups.Add(1)
 			}
@@ -424,12 +424,12 @@ func (s *shard) dropStrays(b *Broker, known map[uint64]bool) {
 		}
 	}
 	for n := range s.mu.queues {
-		if _, _, ok := b.filters.readers(nil, n, 0, 0); !ok {
+		if _, known := b.filters.kind(n); !known {
 			s.dropQueueLocked(n)
 		}
 	}
 	for n := range s.mu.groups {
-		if _, _, ok := b.filters.readers(nil, n, 0, 0); !ok {
+		if _, known := b.filters.kind(n); !known {
 			s.dropQueueLocked(n)
 		}
 	}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"math"
 	"slices"
 	"sync"
 
@@ -58,23 +59,19 @@ func (f *durableFilter) at(sess *Session) int {
 	return -1
 }
 
-func (f *durableFilter) swap(i, j int) {
-	f.users[i], f.users[j] = f.users[j], f.users[i]
-	if f.place != nil {
-		f.place[f.users[i]], f.place[f.users[j]] = i, j
-	}
-}
-
 func (f *durableFilter) remove(sess *Session) {
 	i := f.at(sess)
 	if i < 0 {
 		return
 	}
 	last := len(f.users) - 1
-	f.swap(i, last)
+	f.users[i] = f.users[last]
 	f.users[last] = nil
 	f.users = f.users[:last]
 	if f.place != nil {
+		if i < last {
+			f.place[f.users[i]] = i
+		}
 		delete(f.place, sess)
 	}
 }
@@ -183,30 +180,39 @@ func (t *filterTable) leave(number uint64, sess *Session) (last bool) {
 	return t.dropLocked(f)
 }
 
-// readers appends who reads the queues of a filter: at most max of them, from place from on.
-func (t *filterTable) readers(dst []*Session, number uint64, from, max int) (_ []*Session, shared, known bool) {
+// kind says whether a number is known, and whether its filter is a shared group's.
+func (t *filterTable) kind(number uint64) (shared, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.byNum[number]
+	return f != nil && f.shared, f != nil
+}
+
+// reads tells whether sess is among the readers of a filter.
+func (t *filterTable) reads(number uint64, sess *Session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.byNum[number]
+	return f != nil && f.at(sess) >= 0
+}
+
+// readers appends who reads the queues of a filter: at most max of them, those before a place. It answers the place to go on from, until
+// that is 0; everybody begins with readersEnd. It goes backwards so that nobody is missed who was there all the time: who leaves gives his
+// place to the last one, which has been seen or is still to come. Who comes meanwhile may be missed.
+func (t *filterTable) readers(dst []*Session, number uint64, before, max int) (_ []*Session, next int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.byNum[number]
 	if f == nil {
-		return dst, false, false
+		return dst, 0
 	}
-	if from >= len(f.users) {
-		return dst, f.shared, true
-	}
-	return append(dst, f.users[from:min(from+max, len(f.users))]...), f.shared, true
+	before = min(before, len(f.users))
+	next = before - min(before, max)
+	return append(dst, f.users[next:before]...), next
 }
 
-// first has sess come first among the readers: it is the one that holds the queue.
-func (t *filterTable) first(number uint64, sess *Session) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.byNum[number]; f != nil {
-		if i := f.at(sess); i > 0 {
-			f.swap(i, 0)
-		}
-	}
-}
+// readersEnd is behind the last reader.
+const readersEnd = math.MaxInt
 
 // row gives the index's row of a durable filter.
 func (t *filterTable) row(number uint64) (topics.FilterID, bool) {

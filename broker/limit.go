@@ -24,10 +24,10 @@ func (l *Local) collectGrown(s *shard, lim *Limits) {
 		return
 	}
 	for _, n := range numbers {
-		var shared bool
-		l.limitWork, shared, _ = l.b.filters.readers(l.limitWork, n, 0, math.MaxInt32)
-		if shared {
+		if shared, _ := l.b.filters.kind(n); shared {
 			l.limitGroup(s, n, lim)
+		} else {
+			l.limitWork, _ = l.b.filters.readers(l.limitWork, n, readersEnd, readersEnd)
 		}
 	}
 }

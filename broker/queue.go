@@ -17,8 +17,9 @@ type queue struct {
 	count  int64
 	bytes  int64
 	total  *queueTotals
-	dirty  bool // has blocks that the checkpoint lacks
-	grown  bool // on the shard's list of such
+	holder *Session // the reader that had come least far when trim last looked
+	dirty  bool     // has blocks that the checkpoint lacks
+	grown  bool     // on the shard's list of such
 }
 
 // queueTotals sums up all queues of a broker.

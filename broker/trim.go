@@ -44,32 +44,36 @@ func (l *Local) trim(s *shard, lim *Limits, now int64) {
 }
 
 func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
-	s.mu.Lock()
-	enough := uint64(0) // who has not come so far holds everything
-	if q := s.mu.queues[number]; q != nil && len(q.blocks) > 0 {
-		enough = q.blocks[0].last
-	}
-	s.mu.Unlock()
-	low, shared, known := l.lowest(s, number, enough)
+	shared, known := l.b.filters.kind(number)
 	if !known {
 		l.dropQueue(s, number)
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	q := s.mu.queues[number]
-	if q == nil {
+	if q == nil || len(q.blocks) == 0 {
+		s.mu.Unlock()
 		return
 	}
-	if shared {
-		low = 0
-		if g := s.mu.groups[number]; g != nil {
-			low = g.position
+	enough := q.blocks[0].last // who has not come so far holds everything
+	applied, holder := s.mu.appliedSeq, q.holder
+	low := uint64(0)
+	if g := s.mu.groups[number]; shared && g != nil {
+		low = g.position
+	}
+	s.mu.Unlock()
+	if !shared {
+		if low, holder = l.lowest(s, number, enough, holder); holder == nil {
+			return // its first reader is on the way
 		}
+		low = min(low, applied-1) // who came meanwhile was perhaps missed, and is owed nothing that was applied before
 	}
-	if low == ^uint64(0) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q = s.mu.queues[number]; q == nil {
 		return
 	}
+	q.holder = holder
 	if gone := q.trim(low); len(gone) > 0 {
 		s.mu.rows.blocksGone(q, gone)
 	}
@@ -79,31 +83,34 @@ func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
 	}
 }
 
-// lowest is up to where all readers of a queue have finished it. It ends with the first that is below enough.
-func (l *Local) lowest(s *shard, number, enough uint64) (low uint64, shared, known bool) {
-	low = ^uint64(0)
-	for from := 0; ; from += readersTurn {
-		l.readers, shared, known = l.b.filters.readers(l.readers[:0], number, from, readersTurn)
-		if !known || shared {
-			return low, shared, known
-		}
-		for _, sess := range l.readers {
-			if low = min(low, sess.low(s, number)); low < enough {
-				l.b.filters.first(number, sess)
-				return low, false, true
-			}
-		}
-		if len(l.readers) < readersTurn {
-			return low, false, true
+// lowest is up to where all readers of a queue have finished it, and who has come least far. It ends with the first that is below enough,
+// and begins with the one that was in the way last time.
+func (l *Local) lowest(s *shard, number, enough uint64, holder *Session) (low uint64, by *Session) {
+	if holder != nil && l.b.filters.reads(number, holder) {
+		if low = holder.low(s, number); low < enough {
+			return low, holder
 		}
 	}
+	low = ^uint64(0)
+	for before := readersEnd; before > 0; {
+		l.readers, before = l.b.filters.readers(l.readers[:0], number, before, readersTurn)
+		for _, sess := range l.readers {
+			if at := sess.low(s, number); at < low {
+				low, by = at, sess
+			}
+			if low < enough {
+				return low, by
+			}
+		}
+	}
+	return low, by
 }
 
 // dropQueue removes a queue that has lost its filter: a message that matched was on its way when the last reader left.
 func (l *Local) dropQueue(s *shard, number uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, _, known := l.b.filters.readers(nil, number, 0, 0); !known {
+	if _, known := l.b.filters.kind(number); !known {
 		s.dropQueueLocked(number)
 	}
 }
