@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 // reader takes fields from the head of a body. After a field that is cut or has a bad length, bad is set, nothing is left, and
 // every further field reads as zero: look at bad once, at the end.
@@ -204,4 +207,58 @@ func (r *reader) endTags() {
 		return
 	}
 	r.skipTags()
+}
+
+func appendInt16(dst []byte, v int16) []byte { return binary.BigEndian.AppendUint16(dst, uint16(v)) }
+func appendInt32(dst []byte, v int32) []byte { return binary.BigEndian.AppendUint32(dst, uint32(v)) }
+func appendInt64(dst []byte, v int64) []byte { return binary.BigEndian.AppendUint64(dst, uint64(v)) }
+
+func appendUvarint(dst []byte, v uint32) []byte {
+	for v >= 0x80 {
+		dst = append(dst, byte(v)|0x80)
+		v >>= 7
+	}
+	return append(dst, byte(v))
+}
+
+func sizeUvarint(v uint32) int { return (bits.Len32(v|1) + 6) / 7 }
+
+// appendCount appends the length of an array.
+func appendCount(dst []byte, flex bool, n int) []byte {
+	if flex {
+		return appendUvarint(dst, uint32(n)+1)
+	}
+	return appendInt32(dst, int32(n))
+}
+
+// stringMax is what a length of two bytes can say. Of longer strings the rest is cut off: a length that lies would spoil the
+// stream. The names that are sent back came with such a length; only messages can be longer.
+const stringMax = 1<<15 - 1
+
+// appendString appends a string that is not null.
+func appendString[S string | []byte](dst []byte, flex bool, s S) []byte {
+	if flex {
+		return append(appendUvarint(dst, uint32(len(s))+1), s...)
+	}
+	s = s[:min(len(s), stringMax)]
+	return append(appendInt16(dst, int16(len(s))), s...)
+}
+
+// appendStringOrNull appends a string that is null if it is empty.
+func appendStringOrNull(dst []byte, flex bool, s string) []byte {
+	if s != "" {
+		return appendString(dst, flex, s)
+	}
+	if flex {
+		return append(dst, 0)
+	}
+	return append(dst, 0xFF, 0xFF)
+}
+
+// appendEndTags ends a structure that has no tagged fields.
+func appendEndTags(dst []byte, flex bool) []byte {
+	if flex {
+		dst = append(dst, 0)
+	}
+	return dst
 }
