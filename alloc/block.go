@@ -7,6 +7,14 @@ import (
 	"github.com/sluicemq/sluice/internal/invariant"
 )
 
+// Ref is memory with a count of its holders: a Block, or a place in the log.
+type Ref interface {
+	// Retain adds a holder. Who holds one may.
+	Retain()
+	// Release takes one away.
+	Release()
+}
+
 // Block is a buffer with a count of its holders. It is made with one; whoever hands it to another goroutine gives its own count
 // away or takes one more first; the last Release sends the bytes back for reuse. Views of Bytes die with the holder's count.
 type Block struct {

@@ -41,6 +41,9 @@ func (l *Local) apply(s *shard, p *pending, at Place) {
 	if p.records > 0 {
 		s.applyRecords(l.b, p.extra, record.Batch(p.sealed), p.baseSeq)
 	}
+	if len(p.batches) > 0 {
+		s.applyBatches(p)
+	}
 	if len(p.cmds) > 0 {
 		s.applyCommands(l.b, p.cmds)
 	}
@@ -156,6 +159,9 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 		}
 		l.complete(e.c, Result{Token: e.tok, Matched: matched})
 	}
+	if len(p.batches) > 0 {
+		l.deliverBatches(s, p)
+	}
 }
 
 // deliverKept routes a committed record, and says whether it matched. Its durable subscribers know it by its sequence.
@@ -183,6 +189,9 @@ func (l *Local) fail(s *shard, p *pending, err error) {
 			continue
 		}
 		l.complete(e.c, Result{Token: e.tok, Err: err})
+	}
+	if len(p.batches) > 0 {
+		l.failBatches(s, p, err)
 	}
 	s.recycle(p)
 }

@@ -19,6 +19,8 @@ const (
 
 	rowGroupMeta = 'k' // of Kafka's groups
 	rowOffset    = 'o'
+
+	rowProducer = 'p' // of streams
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -31,6 +33,7 @@ type dirtyRows struct {
 
 	groupMeta map[groupKey]struct{} // of Kafka's groups
 	offsets   map[offsetKey]struct{}
+	producers map[producerKey]struct{} // of streams
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -120,6 +123,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		rows = append(rows, c)
 	}
 	rows = s.collectGroupsLocked(rows)
+	rows = s.collectProducersLocked(b, rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -147,6 +151,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.retained(key[1:])
 		case rowGroupMeta, rowOffset:
 			s.groupsAgainLocked(key)
+		case rowProducer:
+			mark(&s.mu.rows.producers, producerKey{record.PartitionID(number), int64(binary.BigEndian.Uint64(key[9:]))})
 		case rowQueue:
 			if rows[i].value == nil {
 				s.mu.rows.gone = append(s.mu.rows.gone, key)
@@ -319,6 +325,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		g.cursor = g.position
 	case rowGroupMeta, rowOffset:
 		return s.loadGroupRow(kind, key, value)
+	case rowProducer:
+		return s.loadProducerRow(b, key, value)
 	default:
 		return false
 	}
@@ -344,7 +352,13 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 		if err != nil {
 			return fmt.Errorf("frame %d of shard %d: %w", f.Index, f.Shard, err)
 		}
-		s.applyRecords(b, record.FrameExtra(f.Payload), batch, uint64(batch.BaseOffset()))
+		if f.Partition == unboundPartition(s.id) {
+			s.applyRecords(b, record.FrameExtra(f.Payload), batch, uint64(batch.BaseOffset()))
+		} else if p := b.partition(f.Partition); p != nil { // else its topic is gone
+			s.mu.Lock()
+			p.applyBatchLocked(batch)
+			s.mu.Unlock()
+		}
 	case record.KindCommand:
 		s.applyCommands(b, f.Payload)
 	default:
@@ -398,6 +412,7 @@ func (b *Broker) Recovered() {
 		s.dropStrays(b, known)
 	}
 	b.reviveGroups()
+	b.revivePartitions()
 }
 
 // highestStarts raises highest, by shard, to where d's subscriptions count from. That may lie above all that was written: A publishes and

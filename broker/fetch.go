@@ -21,6 +21,7 @@ type fetchJob struct {
 	seqs   []uint64
 	resend bool
 	done   func(*bundle) // instead of c
+	run    func()        // instead of all of it: a read of a stream
 }
 
 // fetcher is the bounded pool that reads the log, so that no loop waits for the disk.
@@ -76,15 +77,23 @@ func (f *fetcher) work() {
 		f.jobs = f.jobs[1:]
 		f.running++
 		f.mu.Unlock()
-		bu := f.read(&j)
-		if j.done != nil {
-			j.done(bu)
-		} else {
-			j.c.local.post(post{kind: postFetched, c: j.c, bundle: bu})
-		}
+		f.do(&j)
 		f.mu.Lock()
 		f.running--
 		f.mu.Unlock()
+	}
+}
+
+func (f *fetcher) do(j *fetchJob) {
+	if j.run != nil {
+		j.run()
+		return
+	}
+	bu := f.read(j)
+	if j.done != nil {
+		j.done(bu)
+	} else {
+		j.c.local.post(post{kind: postFetched, c: j.c, bundle: bu})
 	}
 }
 

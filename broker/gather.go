@@ -54,10 +54,21 @@ func (b *Broker) takePending(s *shard, used, max int) *pending {
 	if p.records > 0 {
 		s.mu.index++
 	}
+	for i := range p.batches {
+		if p.batches[i].n > 0 {
+			s.mu.index++
+			p.frames++
+		}
+	}
 	if len(p.cmds) > 0 {
 		s.mu.index++
 	}
 	p.index = s.mu.index
+	for _, a := range s.mu.appenders {
+		a.local.post(post{kind: postResumeAppender, app: a})
+	}
+	clear(s.mu.appenders)
+	s.mu.appenders = s.mu.appenders[:0]
 	if s.mu.waiting != nil {
 		for _, c := range s.mu.waiting {
 			c.local.post(post{kind: postResume, c: c})
@@ -76,7 +87,7 @@ func (b *Broker) putBack(rest []*shard) {
 
 // sealPending finishes the batch and appends the frames of p.
 func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
-	index := p.index
+	index := p.index - uint64(p.frames)
 	if len(p.cmds) > 0 {
 		index--
 	}
@@ -90,6 +101,7 @@ func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
 		dst = append(dst, p.sealed...)
 		dst = record.FinishFrame(dst, at)
 	}
+	dst, _ = s.appendBatchFrames(dst, p, index+1)
 	if len(p.cmds) > 0 {
 		f := record.Frame{Kind: record.KindCommand, Shard: s.id, Index: p.index}
 		var at int

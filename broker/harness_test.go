@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -19,6 +20,7 @@ type memLog struct {
 	groups [][]byte
 	start  map[record.PartitionID]record.Offset
 	fail   error // the next groups are not written
+	cold   bool  // nothing lies in memory
 }
 
 func (m *memLog) Wake() { m.awake = true }
@@ -92,6 +94,33 @@ func (m *memLog) SetLogStart(p record.PartitionID, o record.Offset) {
 	m.start[p] = o
 }
 
+func (m *memLog) ReadBatches(p record.PartitionID, from record.Offset, maxBytes int, tail bool, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+	if tail && m.cold {
+		return dst, nil, false, nil
+	}
+	got := 0
+	err := m.Read(p, from, func(b record.Batch) bool {
+		if got > 0 && got+len(b) > maxBytes {
+			return false
+		}
+		got += len(b)
+		dst = append(dst, b)
+		return true
+	})
+	return dst, nil, true, err
+}
+
+func (m *memLog) Bounds(p record.PartitionID) (start, end record.Offset) {
+	m.mu.Lock()
+	start = m.start[p]
+	m.mu.Unlock()
+	_ = m.Read(p, 0, func(b record.Batch) bool {
+		end = b.NextOffset()
+		return true
+	})
+	return start, end
+}
+
 func (m *memLog) DropPartition(p record.PartitionID) { m.SetLogStart(p, 1<<62) }
 
 // bench is a broker whose loops run on the test's goroutine.
@@ -120,6 +149,10 @@ func openTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
 	tb.b.UseLog(tb.log)
 	if old != nil {
 		tb.log.groups = old.log.groups
+		old.b.Topics(0, func(t *Topic) bool {
+			tb.b.SetTopic(t.Spec())
+			return true
+		})
 		old.log.frames(func(f record.Frame) {
 			if err := tb.b.Replay(f, Place{}); err != nil {
 				t.Fatal(err)

@@ -51,6 +51,9 @@ const (
 	postConnected
 	postFetched
 	postRun
+	postAppended
+	postResumeAppender
+	postWatch
 )
 
 // post is what crosses from one goroutine to a loop. One struct for all kinds keeps the inbox free of allocations.
@@ -64,6 +67,10 @@ type post struct {
 	res    Result
 	err    error
 	run    func()
+
+	app      *Appender // of streams
+	appended AppendResult
+	watcher  *Watcher
 }
 
 // inbox takes posts from any goroutine.
@@ -147,6 +154,16 @@ func (l *Local) handle(p *post) {
 		l.fetched(p.c, p.bundle)
 	case postRun:
 		p.run()
+	case postAppended:
+		if p.app.sink != nil {
+			p.app.sink.Appended(p.res.Token, p.appended)
+		}
+	case postResumeAppender:
+		if p.app.starved = false; p.app.sink != nil {
+			p.app.sink.Resume()
+		}
+	case postWatch:
+		p.watcher.woken()
 	}
 }
 

@@ -12,6 +12,8 @@ type Partition struct {
 	mu    struct {
 		next          record.Offset // of the next record that is appended
 		highWatermark record.Offset // every record below was applied: readers see those
+		producers     map[int64]*producerState
+		watchers      *Watcher // who waits for more
 	}
 }
 
@@ -28,9 +30,41 @@ func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partitio
 	return &Partition{id: ps.ID, topic: t, index: index, shard: b.shards[int(ps.Shard)%len(b.shards)]}
 }
 
+// revivePartitions has every partition end where the log does. Before the loops run.
+func (b *Broker) revivePartitions() {
+	b.topicTable.partitions.Range(func(_, v any) bool {
+		p := v.(*Partition)
+		_, end := b.log.Bounds(p.id)
+		p.shard.mu.Lock()
+		p.mu.next, p.mu.highWatermark = max(p.mu.next, end), max(p.mu.highWatermark, end)
+		p.shard.mu.Unlock()
+		return true
+	})
+}
+
+// lastStableLocked is behind the last record whose transaction is decided.
+func (p *Partition) lastStableLocked() record.Offset { return p.mu.highWatermark }
+
+// abortedBetween adds the transactions that a reader of committed records leaves out of f's batches.
+func (p *Partition) abortedBetween(record.Offset, *StreamFetch) {}
+
 // dropPartition tells the journal that nobody needs the partition's records any more.
 func (b *Broker) dropPartition(p *Partition) {
 	if b.log != nil && !b.recovering {
 		b.log.DropPartition(p.id)
+	}
+	s := p.shard
+	s.mu.Lock()
+	head := p.takeWatchersLocked()
+	for id := range p.mu.producers {
+		mark(&s.mu.rows.producers, producerKey{p.id, id})
+	}
+	p.mu.producers = nil
+	s.mu.Unlock()
+	for w := head; w != nil; {
+		next := w.next
+		w.next = nil
+		w.l.post(post{kind: postWatch, watcher: w})
+		w = next
 	}
 }

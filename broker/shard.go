@@ -36,6 +36,7 @@ type shard struct {
 		unapplied  int        // lists that were gathered and not yet applied or failed
 		dirty      bool       // on the broker's list for the committer
 		waiting    []*Client
+		appenders  []*Appender // the same, of streams
 		sessions   map[sessionKey]*Session
 		byID       map[uint64]*Session    // durable sessions of this shard
 		queues     map[uint64]*queue      // by durable filter number
@@ -84,7 +85,10 @@ type pending struct {
 	extra   []byte // reference block, an item for each record
 	cmds    []byte // commands, length-prefixed
 	entries []entry
+	batches []pendingBatch // of streams
+	raw     []byte         // their bytes
 	records int
+	frames  int    // made of batches
 	index   uint64 // of the last frame made of it
 	sealed  []byte // the finished batch
 	size    int
@@ -92,8 +96,9 @@ type pending struct {
 
 func (p *pending) reset() {
 	clear(p.entries)
-	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0]}
-	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 {
+	clear(p.batches)
+	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0], batches: p.batches[:0], raw: p.raw[:0]}
+	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 || cap(p.raw) > appendBytesMax+appendBytesMax/4 {
 		*p = pending{}
 	}
 }
@@ -107,16 +112,8 @@ func newShard(id record.ShardID, home *Local) *shard {
 
 // fillLocked gives the pending list, if it has room for n bytes.
 func (s *shard) fillLocked(n int) (*pending, bool) {
-	p := s.mu.fill
-	if p == nil {
-		if n := len(s.mu.free); n > 0 {
-			p, s.mu.free = s.mu.free[n-1], s.mu.free[:n-1]
-		} else {
-			p = new(pending)
-		}
-		s.mu.fill = p
-	}
-	if p.size > 0 && p.size+n > pendingBytesMax {
+	p := s.pendingLocked()
+	if p.size > 0 && p.size-len(p.raw)+n > pendingBytesMax {
 		return nil, false
 	}
 	p.size += n + 32

@@ -38,8 +38,8 @@ type outQueue struct {
 
 type segment struct {
 	p     []byte
-	block *alloc.Block // holds p, or nil
-	chunk []byte       // given back when p was sent: this was its last run
+	ref   alloc.Ref // holds p, or nil
+	chunk []byte    // given back when p was sent: this was its last run
 }
 
 // Write queues a copy of p. What is queued in a turn leaves at its end in one system call.
@@ -87,17 +87,20 @@ func (c *Conn) Commit(n int) {
 	c.queued(q, n)
 }
 
-// WriteBlock queues p, which lies in b, by reference: b is retained until the kernel has taken p. Below 4 KiB a copy is cheaper.
-func (c *Conn) WriteBlock(b *alloc.Block, p []byte) {
+// WriteBlock is WriteRef for a block.
+func (c *Conn) WriteBlock(b *alloc.Block, p []byte) { c.WriteRef(p, b) }
+
+// WriteRef queues p, which r holds, by reference: r is retained until the kernel has taken p. Below 4 KiB a copy is cheaper.
+func (c *Conn) WriteRef(p []byte, r alloc.Ref) {
 	if len(p) == 0 || c.flags&(flagClosed|flagClosing) != 0 {
 		return
 	}
-	b.Retain()
+	r.Retain()
 	q := c.queue()
 	if c.flags&flagFramed != 0 && !q.framing {
 		q.beginFrame(c.loop, 0)
 	}
-	q.segs = append(q.segs, segment{p: p, block: b})
+	q.segs = append(q.segs, segment{p: p, ref: r})
 	q.open = false
 	c.queued(q, len(p))
 }
@@ -172,7 +175,7 @@ func (l *Loop) nextChunk(q *outQueue, n int) {
 // retire lets the last run of the current chunk give it back when sent.
 func (q *outQueue) retire(l *Loop) {
 	for i := len(q.segs) - 1; i >= q.head; i-- {
-		if s := &q.segs[i]; s.block == nil {
+		if s := &q.segs[i]; s.ref == nil {
 			// Runs of chunks are in order, so the last one is the current chunk's if any is.
 			if s.chunk == nil && sameChunk(s.p, q.cur) {
 				s.chunk = q.cur
@@ -219,8 +222,8 @@ func (q *outQueue) took(l *Loop, n int) {
 }
 
 func (q *outQueue) drop(l *Loop, s *segment) {
-	if s.block != nil {
-		s.block.Release()
+	if s.ref != nil {
+		s.ref.Release()
 	}
 	if s.chunk != nil {
 		l.pool.Put(s.chunk)

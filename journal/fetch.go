@@ -94,6 +94,36 @@ func (l *Log) Fetch(p record.PartitionID, from record.Offset, maxBytes int, f *F
 	return nil
 }
 
+// FetchTail is Fetch for what the tail holds in memory: it never blocks. ok false: a part of it does not lie there, Fetch gets it.
+func (l *Log) FetchTail(p record.PartitionID, from record.Offset, maxBytes int, f *Fetched) (ok bool, err error) {
+	f.Release()
+	f.l = l
+	if err := l.plan(p, from, maxBytes, f); err != nil {
+		return false, err
+	}
+	got := 0
+	for i := range f.spans {
+		sp := &f.spans[i]
+		if sp.group == nil {
+			if len(f.Batches) > 0 {
+				return true, nil // what comes behind is for the next time
+			}
+			f.Release()
+			return false, nil
+		}
+		l.stats.TailReads.Add(1)
+		more, err := f.collect(sp.group.frames[sp.pos-sp.group.at.Offset-groupHeaderSize:][:sp.n], p, from, maxBytes, &got, sp, false)
+		if err != nil {
+			f.Release()
+			return false, err
+		}
+		if !more {
+			break
+		}
+	}
+	return true, nil
+}
+
 // plan finds the places to look at and takes hold of what keeps their bytes.
 func (l *Log) plan(id record.PartitionID, from record.Offset, maxBytes int, f *Fetched) error {
 	l.mu.RLock()

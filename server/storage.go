@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/internal/vfs"
@@ -142,6 +144,50 @@ func (s *logStorage) Read(p record.PartitionID, from record.Offset, fn func(reco
 		}
 		from = next
 	}
+}
+
+// held is a fetch whose memory readers hold. It goes back to the pool with the last of them.
+type held struct {
+	journal.Fetched
+	refs atomic.Int32
+}
+
+var heldPool = sync.Pool{New: func() any { return new(held) }}
+
+// Retain adds a holder.
+func (h *held) Retain() { h.refs.Add(1) }
+
+// Release takes one away.
+func (h *held) Release() {
+	if h.refs.Add(-1) == 0 {
+		h.Fetched.Release()
+		heldPool.Put(h)
+	}
+}
+
+// ReadBatches finds whole batches, in memory or on the disk.
+func (s *logStorage) ReadBatches(p record.PartitionID, from record.Offset, maxBytes int, tail bool, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
+	h := heldPool.Get().(*held)
+	h.refs.Store(1)
+	if tail {
+		ok, err = s.log.FetchTail(p, from, maxBytes, &h.Fetched)
+	} else {
+		err = s.log.Fetch(p, from, maxBytes, &h.Fetched)
+		ok = err == nil
+	}
+	if errors.Is(err, journal.ErrOffsetOutOfRange) {
+		err = broker.ErrOffsetOutOfRange
+	}
+	if !ok || len(h.Batches) == 0 {
+		h.Release()
+		return dst, nil, ok, err
+	}
+	return append(dst, h.Batches...), h, true, nil
+}
+
+// Bounds are where a partition begins and ends.
+func (s *logStorage) Bounds(p record.PartitionID) (start, end record.Offset) {
+	return s.log.LogStart(p), s.log.LogEnd(p)
 }
 
 func walk(f *journal.Fetched, from record.Offset, fn func(record.Batch) bool) (next record.Offset, more bool, err error) {
