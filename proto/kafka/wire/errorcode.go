@@ -294,13 +294,15 @@ func (e ErrorCode) String() string {
 
 // retriable has the errors that Kafka's clients answer by trying again.
 var retriable = [len(errorNames)]bool{
-	CorruptMessage: true, UnknownTopicOrPartition: true, LeaderNotAvailable: true, NotLeaderOrFollower: true, RequestTimedOut: true, ReplicaNotAvailable: true, NetworkException: true, CoordinatorLoadInProgress: true, CoordinatorNotAvailable: true,
-	NotCoordinator: true, NotEnoughReplicas: true, NotEnoughReplicasAfterAppend: true, NotController: true,
-	ConcurrentTransactions: true, KafkaStorageError: true, FetchSessionIDNotFound: true, InvalidFetchSessionEpoch: true,
-	ListenerNotFound: true, FencedLeaderEpoch: true, UnknownLeaderEpoch: true, OffsetNotAvailable: true,
-	PreferredLeaderNotAvailable: true, EligibleLeadersNotAvailable: true, ElectionNotNeeded: true, UnstableOffsetCommit: true,
-	ThrottlingQuotaExceeded: true, UnknownTopicID: true, InconsistentTopicID: true, FetchSessionTopicIDError: true,
-	ShareSessionNotFound: true, InvalidShareSessionEpoch: true, ShareSessionLimitReached: true,
+	CorruptMessage: true, UnknownTopicOrPartition: true, LeaderNotAvailable: true, NotLeaderOrFollower: true,
+	RequestTimedOut: true, ReplicaNotAvailable: true, NetworkException: true, CoordinatorLoadInProgress: true,
+	CoordinatorNotAvailable: true, NotCoordinator: true, NotEnoughReplicas: true, NotEnoughReplicasAfterAppend: true,
+	NotController: true, ConcurrentTransactions: true, KafkaStorageError: true, FetchSessionIDNotFound: true,
+	InvalidFetchSessionEpoch: true, ListenerNotFound: true, FencedLeaderEpoch: true, UnknownLeaderEpoch: true,
+	OffsetNotAvailable: true, PreferredLeaderNotAvailable: true, EligibleLeadersNotAvailable: true,
+	ElectionNotNeeded: true, UnstableOffsetCommit: true, ThrottlingQuotaExceeded: true, UnknownTopicID: true,
+	InconsistentTopicID: true, FetchSessionTopicIDError: true, ShareSessionNotFound: true, InvalidShareSessionEpoch: true,
+	ShareSessionLimitReached: true,
 }
 
 // Retriable tells whether clients try again by themselves.
