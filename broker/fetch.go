@@ -3,7 +3,6 @@ package broker
 import (
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -104,26 +103,22 @@ func (f *fetcher) busy() bool {
 	return f.running > 0 || len(f.jobs) > 0
 }
 
-// readOnce collects the records of a job, as many as fit, and counts those that should be in the log and were not found.
-func (f *fetcher) readOnce(j *fetchJob) (_ *bundle, missing int) {
+// read collects the records of a job, as many as fit. A record that a queue refers to is in the log until the queue has let go of it: it is
+// indexed before its commit is told, moves under the index's lock, and the log's start follows the queues. One that is not there is a
+// fault, of ours or of the disk; the session goes on without it, and it is told.
+func (f *fetcher) read(j *fetchJob) *bundle {
 	bu := getBundle()
 	bu.shard, bu.resend = j.shard, j.resend
 	want := j.seqs
+	var gone []uint64 // not found
 	var m Message
 	var props []byte
 	part := unboundPartition(record.ShardID(j.shard))
-	sh := f.b.shards[j.shard]
-	sh.mu.Lock()
-	start := sh.mu.logStart
-	sh.mu.Unlock()
 	err := f.b.log.Read(part, record.Offset(want[0]), func(batch record.Batch) bool {
 		for it := batch.Records(); len(want) > 0 && it.Next(); {
 			r := it.Record()
 			for len(want) > 0 && want[0] < uint64(r.Offset) {
-				if want[0] >= start {
-					missing++
-				}
-				want = want[1:]
+				gone, want = append(gone, want[0]), want[1:]
 			}
 			if len(want) == 0 || want[0] != uint64(r.Offset) {
 				continue
@@ -137,42 +132,31 @@ func (f *fetcher) readOnce(j *fetchJob) (_ *bundle, missing int) {
 		}
 		return len(want) > 0 && len(bu.buf) < fetchBytesMax
 	})
-	if err == nil && (len(bu.buf) < fetchBytesMax || len(want) == 0) {
-		bu.through = j.seqs[len(j.seqs)-1]
-		for _, seq := range want {
-			if seq >= start {
-				missing++
-			}
-		}
-	}
-	if err != nil {
+	switch {
+	case err != nil:
 		f.b.logger.Error("queued messages cannot be read", "shard", j.shard, "err", err)
-		bu.failed = true // nothing is skipped: the session stays behind and asks again
+		bu.failed = true // nothing more is skipped: the session stays behind and asks again
+	case len(bu.buf) < fetchBytesMax || len(want) == 0:
+		bu.through = j.seqs[len(j.seqs)-1]
+		gone = append(gone, want...)
 	}
-	return bu, missing
+	if len(gone) > 0 {
+		start, _ := f.b.log.Bounds(part) // looked at afterwards: what went before the reading came to it lies below
+		f.missing(j, gone, uint64(start))
+	}
+	return bu
 }
 
-// A record that a queue refers to is in the log until the queue lets go of it. One that is not found is looked for again, so that
-// nothing that moves segments just then can make a session skip it.
-const (
-	readTries = 8
-	readPause = 25 * time.Millisecond
-)
-
-// read is readOnce, tried again while something is missing.
-func (f *fetcher) read(j *fetchJob) *bundle {
-	for try := 1; ; try++ {
-		bu, missing := f.readOnce(j)
-		if missing == 0 || bu.failed {
-			return bu
-		}
-		if try == readTries {
-			f.b.logger.Error("queued messages are not in the log", "shard", j.shard, "missing", missing, "first", j.seqs[0])
-			f.b.stats.QueueDropped[DropLost].Add(int64(missing))
-			return bu
-		}
-		putBundle(bu)
-		time.Sleep(readPause)
+// missing tells of references whose records are neither in the log nor below its start. Below it they are where nobody needs them: a shared
+// group's position after a crash may be older than the start, a session may have been moved on, or have left the filter, since it asked.
+func (f *fetcher) missing(j *fetchJob, gone []uint64, start uint64) {
+	i, _ := slices.BinarySearch(gone, start)
+	if gone = gone[i:]; len(gone) == 0 {
+		return
+	}
+	f.b.logger.Error("queued messages are not in the log", "shard", j.shard, "missing", len(gone), "first", gone[0], "last", gone[len(gone)-1])
+	if !j.resend { // what cannot be sent again is counted where it is given up
+		f.b.stats.QueueDropped[DropLost].Add(int64(len(gone)))
 	}
 }
 

@@ -1,9 +1,12 @@
 package broker
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sluicemq/sluice/alloc"
@@ -125,10 +128,26 @@ func (m *memLog) DropPartition(p record.PartitionID) { m.SetLogStart(p, 1<<62) }
 
 // bench is a broker whose loops run on the test's goroutine.
 type testBroker struct {
-	t     testing.TB
-	b     *Broker
-	log   *memLog
-	clock *clock.Manual
+	t      testing.TB
+	b      *Broker
+	log    *memLog
+	clock  *clock.Manual
+	faults faults
+}
+
+// faults counts the errors that a broker logs.
+type faults struct{ atomic.Int64 }
+
+func (f *faults) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelError }
+func (f *faults) Handle(context.Context, slog.Record) error    { f.Add(1); return nil }
+func (f *faults) WithAttrs([]slog.Attr) slog.Handler           { return f }
+func (f *faults) WithGroup(string) slog.Handler                { return f }
+
+// open makes the broker and its log.
+func (tb *testBroker) open(loops int) {
+	tb.b = New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock, Logger: slog.New(&tb.faults)})
+	tb.log = &memLog{b: tb.b}
+	tb.b.UseLog(tb.log)
 }
 
 func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
@@ -144,9 +163,7 @@ func openTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
 	if old != nil {
 		tb.clock = old.clock
 	}
-	tb.b = New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock})
-	tb.log = &memLog{b: tb.b}
-	tb.b.UseLog(tb.log)
+	tb.open(loops)
 	if old != nil {
 		tb.log.groups = old.log.groups
 		old.b.Topics(0, func(t *Topic) bool {
@@ -190,9 +207,9 @@ func (tb *testBroker) crash(loops int) *testBroker { return newTestBroker(tb.t, 
 // restart starts another broker on what was flushed of checkpoints, and the log from where the last of them says. The old broker's end,
 // and the new one's, are the caller's.
 func (tb *testBroker) restart(loops int, points *memCheckpoints) (*testBroker, error) {
-	next := &testBroker{t: tb.t, clock: tb.clock, b: New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock})}
-	next.log = &memLog{b: next.b, groups: tb.log.groups, start: tb.log.start}
-	next.b.UseLog(next.log)
+	next := &testBroker{t: tb.t, clock: tb.clock}
+	next.open(loops)
+	next.log.groups, next.log.start = tb.log.groups, tb.log.start
 	points.written = maps.Clone(points.flushed)
 	if err := next.b.Load(points); err != nil {
 		return nil, err

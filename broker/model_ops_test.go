@@ -293,6 +293,9 @@ func (m *model) settle(t *rapid.T) {
 		}
 	}
 	m.checkRetained()
+	if n := m.tb.faults.Load(); n != 0 {
+		t.Errorf("%d errors logged", n)
+	}
 	for _, c := range m.clients {
 		if c.c.waiting != 0 {
 			t.Errorf("%s waits for %d", c.id, c.c.waiting)
