@@ -56,7 +56,37 @@ const (
 	Transactional Attributes = 0x10
 	// Control says that the records are markers for the log's readers.
 	Control Attributes = 0x20
+	// DeleteHorizon says that the base timestamp is the time from which on compaction may drop the batch's tombstones and markers.
+	DeleteHorizon Attributes = 0x40
 )
+
+// Codec is what the records of a batch are compressed with.
+type Codec uint8
+
+// The codecs of Kafka. None has the numbers 5 to 7.
+const (
+	Uncompressed Codec = iota
+	Gzip
+	Snappy
+	LZ4
+	Zstd
+)
+
+var codecNames = [...]string{"none", "gzip", "snappy", "lz4", "zstd"}
+
+// String gives the codec's name as Kafka's configuration has it.
+func (c Codec) String() string {
+	if c.Known() {
+		return codecNames[c]
+	}
+	return "unknown"
+}
+
+// Known tells whether there is such a codec.
+func (c Codec) Known() bool { return int(c) < len(codecNames) }
+
+// Codec is the codec that is set.
+func (a Attributes) Codec() Codec { return Codec(a & CompressionMask) }
 
 // Compressed tells whether a codec is set.
 func (a Attributes) Compressed() bool { return a&CompressionMask != 0 }
@@ -153,6 +183,12 @@ func (b Batch) ComputeCRC() uint32 { return crc32.Update(0, castagnoli, b[batchA
 func (b Batch) SetMaxTimestamp(ms int64) {
 	attrs := b.Attributes() | LogAppendTime
 	binary.BigEndian.PutUint16(b[batchAttributes:], uint16(attrs))
+	binary.BigEndian.PutUint64(b[batchMaxTimestamp:], uint64(ms))
+	binary.BigEndian.PutUint32(b[batchCRC:], b.ComputeCRC())
+}
+
+// CorrectMaxTimestamp sets the latest timestamp, which its producer told wrong, and the checksum anew.
+func (b Batch) CorrectMaxTimestamp(ms int64) {
 	binary.BigEndian.PutUint64(b[batchMaxTimestamp:], uint64(ms))
 	binary.BigEndian.PutUint32(b[batchCRC:], b.ComputeCRC())
 }

@@ -102,6 +102,10 @@ func TestBatchPlaced(t *testing.T) {
 	if err := b.Verify(); err != nil || b.LastOffset() != 1<<40+4 || b.LeaderEpoch() != 99 {
 		t.Errorf("%v, last %d, epoch %d", err, b.LastOffset(), b.LeaderEpoch())
 	}
+	b.CorrectMaxTimestamp(3)
+	if err := b.Verify(); err != nil || b.MaxTimestamp() != 3 || b.Attributes() != 0 {
+		t.Errorf("%v, latest %d, attributes %x", err, b.MaxTimestamp(), b.Attributes())
+	}
 	b.SetMaxTimestamp(5)
 	if err := b.Verify(); err != nil {
 		t.Fatal(err)
@@ -120,6 +124,9 @@ func TestBatchCompressed(t *testing.T) {
 	}
 	if err := b.Verify(); err != nil {
 		t.Error(err)
+	}
+	if b.Attributes().Codec() != Gzip || !Gzip.Known() || Codec(5).Known() || Gzip.String() != "gzip" || Codec(5).String() != "unknown" {
+		t.Errorf("codec %v", b.Attributes().Codec())
 	}
 	if !b.Attributes().Compressed() || b.Attributes()&Transactional == 0 || b.ProducerID() != 42 || b.ProducerEpoch() != 3 ||
 		b.BaseSequence() != 9 || b.LastOffset() != 8 {
