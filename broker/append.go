@@ -12,6 +12,7 @@ var (
 	ErrOutOfOrderSequence   = errors.New("broker: sequence out of order")
 	ErrInvalidProducerEpoch = errors.New("broker: the producer's epoch is fenced")
 	ErrInvalidTxnState      = errors.New("broker: no transaction is open on the partition")
+	ErrTxnNotAnnounced      = errors.New("broker: the partition is not part of the transaction")
 	ErrInvalidTimestamp     = errors.New("broker: timestamp outside of the topic's bounds")
 	ErrInternalTopic        = errors.New("broker: the topic is the broker's own")
 )
@@ -57,7 +58,8 @@ const appendBytesMax = 4 << 20
 // pendingBatch is one batch in a pending list.
 type pendingBatch struct {
 	part       *Partition
-	app        *Appender // nil: nobody waits
+	app        *Appender   // nil: nobody waits
+	done       func(error) // who waits for a marker
 	tok        Token
 	at, n      int // in raw; n 0: a duplicate of one that is on its way, and answered behind it
 	base, last record.Offset
@@ -227,6 +229,7 @@ func (p *Partition) applyBatchLocked(b record.Batch) {
 	p.mu.next, p.mu.highWatermark = max(p.mu.next, end), max(p.mu.highWatermark, end)
 	if b.ProducerID() != record.NoProducer {
 		p.applyProducerLocked(b)
+		p.applyTxnLocked(b)
 	}
 }
 
@@ -234,6 +237,9 @@ func (p *Partition) applyBatchLocked(b record.Batch) {
 func (l *Local) deliverBatches(s *shard, p *pending) {
 	for i := range p.batches {
 		pb := &p.batches[i]
+		if pb.done != nil {
+			pb.done(nil)
+		}
 		if pb.app != nil {
 			l.appended(pb.app, pb.tok, AppendResult{Base: pb.base, AppendTime: pb.appendTime, LogStart: l.b.logStart(pb.part)})
 		}
@@ -249,7 +255,11 @@ func (l *Local) failBatches(s *shard, p *pending, err error) {
 	}
 	s.mu.Unlock()
 	for i := range p.batches {
-		if pb := &p.batches[i]; pb.app != nil {
+		pb := &p.batches[i]
+		if pb.done != nil {
+			pb.done(err)
+		}
+		if pb.app != nil {
 			l.appended(pb.app, pb.tok, AppendResult{Err: err, Base: -1, AppendTime: -1, LogStart: -1})
 		}
 	}

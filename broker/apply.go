@@ -215,6 +215,12 @@ const (
 	cmdOffsets     = 33
 	cmdOffsetsGone = 34
 	cmdGroupGone   = 35
+
+	// Of transactions.
+	cmdTxn           = 48
+	cmdTxnOffsets    = 49
+	cmdTxnOffsetsEnd = 50
+	cmdProducerIDs   = 51
 )
 
 // applyCommands applies a command frame; recovery calls it as well.
@@ -255,6 +261,14 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyOffsetsGone(&c)
 		case cmdGroupGone:
 			s.applyGroupGone(&c)
+		case cmdTxn:
+			s.applyTxnID(&c)
+		case cmdTxnOffsets:
+			s.applyTxnOffsets(&c)
+		case cmdTxnOffsetsEnd:
+			s.applyTxnOffsetsEnd(&c)
+		case cmdProducerIDs:
+			s.applyProducerIDs(c.uvarint())
 		}
 	}
 }

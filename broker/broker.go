@@ -36,6 +36,7 @@ type Limits struct {
 	FilterLevels    int           // 128
 	SessionExpiry   time.Duration // the longest a session may outlive its connection: no bound
 	Group           GroupLimits
+	Txn             TxnLimits
 }
 
 func (l Limits) withDefaults() Limits {
@@ -51,7 +52,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Sessions, 1_000_000)
 	def(&l.RetainedCount, 10_000_000)
 	def(&l.RetainedBytes, 4<<30)
-	l.Group = l.Group.withDefaults()
+	l.Group, l.Txn = l.Group.withDefaults(), l.Txn.withDefaults()
 	if l.Subscriptions == 0 {
 		l.Subscriptions = 100_000
 	}
@@ -95,6 +96,12 @@ type Broker struct {
 	attached     atomic.Uint64 // moves when a durable session comes back: routes are looked up anew
 	behindGroups atomic.Int64
 	fetcher      *fetcher
+
+	producerIDs struct { // set aside and not given out yet
+		sync.Mutex
+		next, end int64
+		waiting   []func(int64, error)
+	}
 }
 
 // New makes a Broker; Recover and Start follow.

@@ -20,7 +20,11 @@ const (
 	rowGroupMeta = 'k' // of Kafka's groups
 	rowOffset    = 'o'
 
-	rowProducer = 'p' // of streams
+	rowProducer    = 'p' // of streams
+	rowTxns        = 'n'
+	rowTxnID       = 't' // of the transaction coordinator
+	rowTxnOffsets  = 'x'
+	rowProducerIDs = 'i'
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -34,6 +38,11 @@ type dirtyRows struct {
 	groupMeta map[groupKey]struct{} // of Kafka's groups
 	offsets   map[offsetKey]struct{}
 	producers map[producerKey]struct{} // of streams
+	txns      map[record.PartitionID]struct{}
+	txnIDs    map[txnKey]struct{} // of the transaction coordinator
+	txnGroups map[txnGroupKey]struct{}
+
+	producerIDs bool
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -124,6 +133,8 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	}
 	rows = s.collectGroupsLocked(rows)
 	rows = s.collectProducersLocked(b, rows)
+	rows = s.collectTxnsLocked(b, rows)
+	rows = s.collectTxnIDsLocked(b, rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -151,6 +162,12 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.retained(key[1:])
 		case rowGroupMeta, rowOffset:
 			s.groupsAgainLocked(key)
+		case rowTxns:
+			mark(&s.mu.rows.txns, record.PartitionID(number))
+		case rowTxnID, rowTxnOffsets:
+			s.txnsAgainLocked(key)
+		case rowProducerIDs:
+			s.mu.rows.producerIDs = true
 		case rowProducer:
 			mark(&s.mu.rows.producers, producerKey{record.PartitionID(number), int64(binary.BigEndian.Uint64(key[9:]))})
 		case rowQueue:
@@ -327,6 +344,10 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadGroupRow(kind, key, value)
 	case rowProducer:
 		return s.loadProducerRow(b, key, value)
+	case rowTxns:
+		return s.loadTxnsRow(b, key, value)
+	case rowTxnID, rowTxnOffsets, rowProducerIDs:
+		return s.loadTxnIDRow(b, kind, key, value)
 	default:
 		return false
 	}
@@ -413,6 +434,7 @@ func (b *Broker) Recovered() {
 	}
 	b.reviveGroups()
 	b.revivePartitions()
+	b.reviveTxns()
 }
 
 // highestStarts raises highest, by shard, to where d's subscriptions count from. That may lie above all that was written: A publishes and

@@ -55,8 +55,8 @@ type consumerMember struct {
 	assigned, revoking                       []TopicPartition // sorted
 	target                                   []TopicPartition // sorted
 	topics                                   []TopicID        // what its subscription comes to now
-	seen                                     loopTimer        // ends the session
-	revoke                                   loopTimer        // ends the time that it has to give partitions up
+	seen                                     LoopTimer        // ends the session
+	revoke                                   LoopTimer        // ends the time that it has to give partitions up
 	left                                     bool             // a static member that will be back
 	fresh                                    bool             // its coming has not moved the group's epoch yet
 }

@@ -97,8 +97,8 @@ type group struct {
 	pending      map[string]*pendingMember // ids that were given out and have not joined
 	joining      int                       // members that wait for the rebalance to end
 	fresh        bool                      // somebody joined during the initial delay
-	rebalance    loopTimer
-	syncLimit    loopTimer
+	rebalance    LoopTimer
+	syncLimit    LoopTimer
 	deadline     time.Duration // of the initial delay, at the latest
 	storing      int32         // generation whose assignment is on its way into the log
 
@@ -112,13 +112,13 @@ type member struct {
 	session, rebalanceTimeout          time.Duration
 	protocols                          []GroupProtocol
 	assignment                         []byte
-	seen                               loopTimer // ends the session
+	seen                               LoopTimer // ends the session
 	isNew                              bool
 	join                               func(JoinResult) // waits for the rebalance
 	sync                               func(SyncResult) // waits for the leader's assignment
 }
 
-type pendingMember struct{ expiry loopTimer }
+type pendingMember struct{ expiry LoopTimer }
 
 // GroupProtocol is an assignment strategy that a member can follow, with what it tells the leader.
 type GroupProtocol struct {

@@ -39,9 +39,22 @@ func (l *Local) commitOffsets(s *shard, key groupKey, r *CommitRequest, done fun
 	if err := l.mayCommit(key, r); err != nil {
 		return err
 	}
+	n := l.checkOffsets(key, r)
+	if n == 0 {
+		done(nil)
+		return nil
+	}
+	if _, err := l.groupFor(s, key); err != nil {
+		return err
+	}
+	e := entry{done: func() { done(nil) }, failed: done}
+	return l.b.command(s, encodeOffsets(nil, key, r.Offsets), e)
+}
+
+// checkOffsets says what is wrong with single places, stamps the others, and counts those.
+func (l *Local) checkOffsets(key groupKey, r *CommitRequest) (n int) {
 	now := l.b.nowMilli()
 	limit := l.b.groupLimits().MetadataBytes
-	n := 0
 	for i := range r.Offsets {
 		o := &r.Offsets[i]
 		o.At = now
@@ -56,15 +69,7 @@ func (l *Local) commitOffsets(s *shard, key groupKey, r *CommitRequest, done fun
 			n++
 		}
 	}
-	if n == 0 {
-		done(nil)
-		return nil
-	}
-	if _, err := l.groupFor(s, key); err != nil {
-		return err
-	}
-	e := entry{done: func() { done(nil) }, failed: done}
-	return l.b.command(s, encodeOffsets(nil, key, r.Offsets), e)
+	return n
 }
 
 // mayCommit checks that the committer is who it says, and of this generation.
@@ -139,6 +144,7 @@ func (b *Broker) FetchOffsets(tenant uint32, groupID string, parts []TopicPartit
 			if o, ok := row.offsets[tp]; ok {
 				out[i].CommittedOffset = o
 			}
+			out[i].Unstable = s.undecidedLocked(key, tp)
 		}
 	}
 	return out
@@ -314,27 +320,36 @@ func (b *Broker) DescribeGroup(tenant uint32, groupID string, done func(GroupDes
 
 // ListGroups names the groups of a tenant. done is called once, on some loop.
 func (b *Broker) ListGroups(tenant uint32, done func([]GroupDescription)) {
+	collect(b, func(l *Local) (list []GroupDescription) {
+		for key, g := range l.groupTable.groups {
+			if key.tenant == tenant {
+				list = append(list, g.listed())
+			}
+		}
+		return list
+	}, func(list []GroupDescription) {
+		slices.SortFunc(list, func(a, b GroupDescription) int { return strings.Compare(a.ID, b.ID) })
+		done(list)
+	})
+}
+
+// collect asks every loop and puts the answers together. done runs once, on the loop that answers last.
+func collect[T any](b *Broker, ask func(*Local) []T, done func([]T)) {
 	var all struct {
 		sync.Mutex
-		list []GroupDescription
+		list []T
 		left int
 	}
 	all.left = len(b.locals)
 	for _, l := range b.locals {
 		l.Run(func() {
-			var list []GroupDescription
-			for key, g := range l.groupTable.groups {
-				if key.tenant == tenant {
-					list = append(list, g.listed())
-				}
-			}
+			list := ask(l)
 			all.Lock()
 			all.list = append(all.list, list...)
 			all.left--
 			last := all.left == 0
 			all.Unlock()
 			if last {
-				slices.SortFunc(all.list, func(a, b GroupDescription) int { return strings.Compare(a.ID, b.ID) })
 				done(all.list)
 			}
 		})

@@ -13,6 +13,7 @@ type groupRow struct {
 	meta       []byte // encoded; nil: offsets alone
 	emptySince int64  // Unix milliseconds; 0: it has members
 	offsets    map[TopicPartition]CommittedOffset
+	undecided  int // transactions that have offsets waiting
 }
 
 // offsetKey is one committed offset's row.
@@ -127,7 +128,10 @@ func (d *decoder) committed() CommittedOffset {
 
 // encodeOffsets makes the command that stores those offsets that have no error.
 func encodeOffsets(dst []byte, key groupKey, list []OffsetCommit) []byte {
-	dst = appendGroupKey(binary.AppendUvarint(dst, cmdOffsets), key)
+	return appendOffsets(appendGroupKey(binary.AppendUvarint(dst, cmdOffsets), key), list)
+}
+
+func appendOffsets(dst []byte, list []OffsetCommit) []byte {
 	n := 0
 	for i := range list {
 		if list[i].Err == nil {

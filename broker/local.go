@@ -36,6 +36,7 @@ type Local struct {
 
 	timers     loopTimers
 	groupTable groupTable
+	txns       map[txnKey]*txn
 }
 
 type postKind uint8

@@ -13,6 +13,7 @@ type Partition struct {
 		next          record.Offset // of the next record that is appended
 		highWatermark record.Offset // every record below was applied: readers see those
 		producers     map[int64]*producerState
+		txns          *partitionTxns
 		watchers      *Watcher // who waits for more
 	}
 }
@@ -42,12 +43,6 @@ func (b *Broker) revivePartitions() {
 	})
 }
 
-// lastStableLocked is behind the last record whose transaction is decided.
-func (p *Partition) lastStableLocked() record.Offset { return p.mu.highWatermark }
-
-// abortedBetween adds the transactions that a reader of committed records leaves out of f's batches.
-func (p *Partition) abortedBetween(record.Offset, *StreamFetch) {}
-
 // dropPartition tells the journal that nobody needs the partition's records any more.
 func (b *Broker) dropPartition(p *Partition) {
 	if b.log != nil && !b.recovering {
@@ -59,7 +54,10 @@ func (b *Broker) dropPartition(p *Partition) {
 	for id := range p.mu.producers {
 		mark(&s.mu.rows.producers, producerKey{p.id, id})
 	}
-	p.mu.producers = nil
+	if p.mu.txns != nil {
+		mark(&s.mu.rows.txns, p.id)
+	}
+	p.mu.producers, p.mu.txns = nil, nil
 	s.mu.Unlock()
 	for w := head; w != nil; {
 		next := w.next

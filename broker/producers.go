@@ -41,8 +41,16 @@ func lastSequence(b record.Batch) int32 {
 
 // checkProducerLocked looks at a batch of an idempotent producer: a duplicate of one of its last ones, next in order, or refused.
 func (p *Partition) checkProducerLocked(b record.Batch, transactional bool) (dup *producerBatch, err error) {
-	if b.Attributes()&record.Transactional != 0 != transactional {
-		return nil, ErrInvalidTxnState
+	if b.Attributes()&record.Transactional != 0 {
+		t := p.openTxnLocked(b.ProducerID())
+		switch {
+		case !transactional:
+			return nil, ErrInvalidTxnState
+		case t == nil || t.epoch < b.ProducerEpoch():
+			return nil, ErrTxnNotAnnounced
+		case t.epoch > b.ProducerEpoch():
+			return nil, ErrInvalidProducerEpoch
+		}
 	}
 	st := p.mu.producers[b.ProducerID()]
 	if st == nil {

@@ -43,10 +43,14 @@ type shard struct {
 		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
 		groups     map[uint64]*groupQueue // shared groups with something queued or out, by durable number
 		groupRows  map[groupKey]*groupRow // what is kept of Kafka's groups
-		rows       dirtyRows
-		timers     timers   // of durable sessions
-		grown      []*queue // got references since limit looked at them
-		trimList   []uint64 // queues that trim has yet to look at
+
+		txnIDs      map[txnKey][]byte // transactional ids, encoded
+		txnOffsets  map[txnGroupKey]map[TopicPartition]CommittedOffset
+		producerIDs uint64 // those below were given out
+		rows        dirtyRows
+		timers      timers   // of durable sessions
+		grown       []*queue // got references since limit looked at them
+		trimList    []uint64 // queues that trim has yet to look at
 	}
 }
 

@@ -28,6 +28,7 @@ func (l *Local) Tick() {
 	}
 	l.limit(lim, now)
 	l.sweepGroups(now)
+	l.sweepTxns(now)
 	if l.id == 0 {
 		l.expireRetained(now)
 		if l.b.behindGroups.Load() > 0 {

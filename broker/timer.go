@@ -7,14 +7,21 @@ import (
 	"github.com/sluicemq/sluice/internal/clock"
 )
 
-// loopTimer is something that a loop does at a time. It is lazy: one that has been moved to a later time is found out about when its old
-// time comes. Its zero value is idle.
-type loopTimer struct {
+// LoopTimer is something that a loop does at a time. It is lazy: one that has been moved to a later time is found out about when its old
+// time comes. Its zero value is idle. It belongs to the loop that set it.
+type LoopTimer struct {
 	at   time.Duration // by the clock's Mono; 0: idle
 	when time.Duration // where it stands in the heap
 	in   bool          // it stands there
+	pos  int           // at this place
 	fn   func()
 }
+
+// SetTimer has fn run on this loop after d. It replaces what t was set to; moving it to a later time costs nothing.
+func (l *Local) SetTimer(t *LoopTimer, d time.Duration, fn func()) { l.timers.set(t, d, fn) }
+
+// StopTimer makes t idle, and keeps nothing of it.
+func (l *Local) StopTimer(t *LoopTimer) { l.timers.remove(t) }
 
 // loopTimers are those of one loop: a heap, and one timer of the clock's for the earliest.
 type loopTimers struct {
@@ -24,15 +31,22 @@ type loopTimers struct {
 	due   time.Duration // when alarm goes off; 0: never
 }
 
-type timerHeap []*loopTimer
+type timerHeap []*LoopTimer
 
 // Len, Less, Swap, Push and Pop are heap.Interface.
 func (h timerHeap) Len() int           { return len(h) }
 func (h timerHeap) Less(i, j int) bool { return h[i].when < h[j].when }
-func (h timerHeap) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].pos, h[j].pos = i, j
+}
 
 // Push adds a timer.
-func (h *timerHeap) Push(x any) { *h = append(*h, x.(*loopTimer)) }
+func (h *timerHeap) Push(x any) {
+	t := x.(*LoopTimer)
+	t.pos = len(*h)
+	*h = append(*h, t)
+}
 
 // Pop removes the last.
 func (h *timerHeap) Pop() any {
@@ -45,30 +59,35 @@ func (h *timerHeap) Pop() any {
 }
 
 // set has fn run after d; it replaces what t was set to. Moving it to a later time costs nothing.
-func (ts *loopTimers) set(t *loopTimer, d time.Duration, fn func()) {
+func (ts *loopTimers) set(t *LoopTimer, d time.Duration, fn func()) {
 	at := max(ts.l.b.clock.Mono()+max(d, 0), 1)
 	t.at, t.fn = at, fn
 	if t.in && t.when <= at {
 		return
 	}
 	if t.in {
-		// Earlier than where it stands: a second place; when its old one comes it is found idle, or moved.
-		moved := t
-		t = &loopTimer{at: at, fn: func() {
-			if moved.at == at {
-				moved.fire()
-			}
-		}}
+		t.when = at
+		heap.Fix(&ts.heap, t.pos)
+	} else {
+		t.when, t.in = at, true
+		heap.Push(&ts.heap, t)
 	}
-	t.when, t.in = at, true
-	heap.Push(&ts.heap, t)
 	ts.arm()
 }
 
-// stop makes t idle.
-func (ts *loopTimers) stop(t *loopTimer) { t.at, t.fn = 0, nil }
+// stop makes t idle; it stays in the heap, to be set again soon, until its old time comes.
+func (ts *loopTimers) stop(t *LoopTimer) { t.at, t.fn = 0, nil }
 
-func (t *loopTimer) fire() {
+// remove makes t idle and takes it out of the heap.
+func (ts *loopTimers) remove(t *LoopTimer) {
+	ts.stop(t)
+	if t.in {
+		heap.Remove(&ts.heap, t.pos)
+		t.in = false
+	}
+}
+
+func (t *LoopTimer) fire() {
 	fn := t.fn
 	t.at, t.fn = 0, nil
 	if fn != nil {
@@ -98,7 +117,7 @@ func (ts *loopTimers) run() {
 	ts.due = 0
 	now := ts.l.b.clock.Mono()
 	for len(ts.heap) > 0 && ts.heap[0].when <= now {
-		t := heap.Pop(&ts.heap).(*loopTimer)
+		t := heap.Pop(&ts.heap).(*LoopTimer)
 		t.in = false
 		switch {
 		case t.at == 0:
