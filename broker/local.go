@@ -48,7 +48,7 @@ const (
 	postResume
 	postBundle
 	postKick
-	postConnect
+	postTurn
 	postConnected
 	postFetched
 	postRun
@@ -147,8 +147,8 @@ func (l *Local) handle(p *post) {
 		if p.c.state == clientConnected || p.c.state == clientConnecting {
 			p.c.sub.Kicked(p.err)
 		}
-	case postConnect:
-		l.connect(p.c)
+	case postTurn:
+		l.turn(p.c)
 	case postConnected:
 		l.connected(p.c, p.err)
 	case postFetched:

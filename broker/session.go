@@ -45,8 +45,8 @@ type Client struct {
 type Session struct {
 	key    sessionKey
 	shard  *shard
-	client *Client // who holds it, and who waits to: both under the shard's lock
-	next   *Client
+	client *Client // who holds it; this and next under the shard's lock
+	next   *Client // who comes next: it waits for client, or with none its turn is on the way to it
 	will   *Will
 	slot   uint32
 	subs   []topics.FilterID // of a live session; its loop's
@@ -124,58 +124,7 @@ func (l *Local) Connect(c *Client, req *ConnectRequest) {
 		r.Expiry = 0
 	}
 	c.req, c.tenant, c.state = &r, r.Tenant, clientConnecting
-	l.connect(c)
-}
-
-// connect is tried again when the connection that holds the session has gone.
-func (l *Local) connect(c *Client) {
-	if c.state != clientConnecting {
-		l.letGo(c)
-		return
-	}
-	key := sessionKey{c.req.Tenant, c.req.ClientID}
-	s := l.b.shardOf(key.tenant, []byte(key.id))
-	s.mu.Lock()
-	have := s.mu.sessions[key]
-	if have != nil && have.client != nil && have.client != c {
-		old, before := have.client, have.next
-		have.next = c
-		s.mu.Unlock()
-		old.local.post(post{kind: postKick, c: old, err: ErrTakenOver})
-		if before != nil {
-			before.local.post(post{kind: postConnected, c: before, err: ErrTakenOver})
-		}
-		return
-	}
-	resume := have.resumable(l.b.nowMilli()) && !c.req.CleanStart
-	c.present = resume
-	var old *Session
-	if !resume {
-		if have != nil && have.d != nil && !have.d.ending {
-			old = have
-		}
-		if old == nil && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {
-			s.mu.Unlock()
-			l.connected(c, ErrQuota)
-			return
-		}
-		if old != nil {
-			old.d.ending = true
-		}
-		have = &Session{key: key, shard: s, slot: l.b.slots.alloc(), will: c.req.Will}
-		if c.req.Expiry > 0 {
-			have.d = &durable{id: l.b.lastSID.Add(1)}
-		}
-		s.mu.sessions[key] = have
-	}
-	have.client = c
-	s.mu.Unlock()
-	c.sess = have
-	if have.d == nil && old == nil {
-		l.connected(c, nil)
-		return
-	}
-	l.journalConnect(c, old)
+	l.enter(c)
 }
 
 // resumable says whether a connection can go on with the session. The caller holds the shard's lock.
@@ -326,39 +275,6 @@ func (l *Local) connected(c *Client, err error) {
 	}
 }
 
-// letGo gives up a session that c holds or waits for without having been connected.
-func (l *Local) letGo(c *Client) {
-	key := sessionKey{c.tenant, c.req.ClientID}
-	s := l.b.shardOf(key.tenant, []byte(key.id))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	have := s.mu.sessions[key]
-	if have == nil {
-		return
-	}
-	if have.next == c {
-		have.next = nil
-	}
-	if have.client == c {
-		have.client = nil
-		if have.d == nil || s.mu.byID[have.d.id] == nil {
-			delete(s.mu.sessions, key)
-			l.b.slots.release(have.slot)
-		} else {
-			s.armLocked(have.d)
-		}
-		s.nextLocked(have)
-	}
-}
-
-// nextLocked lets the connection that waits for the session try again.
-func (s *shard) nextLocked(have *Session) {
-	if n := have.next; n != nil {
-		have.next = nil
-		n.local.post(post{kind: postConnect, c: n})
-	}
-}
-
 // Disconnect ends c. It must be called exactly once for each Client on which Connect was called, when its connection is
 // gone or is to be dropped. Nothing is called on its Subscriber afterwards.
 func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
@@ -473,17 +389,6 @@ func boolBit(b bool) uint64 {
 	return 0
 }
 
-// vacate makes the session free for the next connection.
-func (l *Local) vacate(sess *Session, c *Client) {
-	s := sess.shard
-	s.mu.Lock()
-	if sess.client == c {
-		sess.client = nil
-		s.nextLocked(sess)
-	}
-	s.mu.Unlock()
-}
-
 // endSession removes a session with its connection.
 func (l *Local) endSession(c *Client, will *Will) {
 	sess := c.sess
@@ -531,21 +436,6 @@ func (s *shard) outlive(sess *Session) {
 	s.unend(sess)
 }
 
-// forget takes a session that has ended out of the table.
-func (l *Local) forget(sess *Session, c *Client) {
-	s := sess.shard
-	s.mu.Lock()
-	if s.mu.sessions[sess.key] == sess {
-		delete(s.mu.sessions, sess.key)
-	}
-	sess.client = nil
-	s.nextLocked(sess)
-	s.mu.Unlock()
-	if sess.d == nil {
-		l.b.slots.release(sess.slot)
-	}
-}
-
 // applyDisconnect keeps where a durable session stopped.
 func (s *shard) applyDisconnect(d *decoder) {
 	id, expiry, deadline, willAt := d.uvarint(), d.uvarint(), d.uvarint(), d.uvarint()
@@ -576,9 +466,7 @@ func (s *shard) applyRemove(b *Broker, id uint64) {
 	}
 	delete(s.mu.byID, id)
 	sess.d.ending = true
-	if s.mu.sessions[sess.key] == sess && sess.client == nil {
-		delete(s.mu.sessions, sess.key)
-	}
+	s.dropLocked(sess)
 	s.mu.rows.session(id)
 	subs := sess.d.subscriptions()
 	s.mu.Unlock()

@@ -122,7 +122,7 @@ func (l *Local) due(s *shard, now int64) {
 		}
 		d := sess.d
 		d.armed = 0
-		if d.connected || d.ending || sess.client != nil {
+		if d.connected || d.ending || sess.client != nil || sess.next != nil {
 			s.mu.Unlock()
 			continue
 		}
