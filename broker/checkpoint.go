@@ -105,7 +105,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	for n := range r.groups {
 		c := rowChange{key: key8(rowGroup, n)}
 		if g := s.mu.groups[n]; g != nil {
-			c.value = binary.AppendUvarint(nil, g.position)
+			c.value = binary.AppendUvarint(nil, g.kept)
 		}
 		rows = append(rows, c)
 	}
@@ -338,8 +338,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		g := s.groupLocked(number)
-		g.position = d.uvarint()
-		g.cursor = g.position
+		g.kept = d.uvarint()
+		g.position, g.cursor = g.kept, g.kept
 	case rowGroupMeta, rowOffset:
 		return s.loadGroupRow(kind, key, value)
 	case rowProducer:

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -72,4 +73,43 @@ func TestSubscribedBehindWhatFailed(t *testing.T) {
 	p.publish("t", "5", 1, 2)
 	tb.pump()
 	check(t, "owed", tb.connect(0, kept("b")).payloads(), []string{"4", "5"})
+}
+
+// A member of a shared group disconnects with a QoS 2 message out. It becomes the member's own, and finished for the group, in one step: a
+// checkpoint in between and a kill must leave it with one of the two.
+func TestSharedMessageChangesHands(t *testing.T) {
+	for _, committed := range []bool{false, true} {
+		tb, points := newTestBroker(t, 2, nil), &memCheckpoints{}
+		p, s := tb.connect(0, live("p")), tb.connect(1, kept("s"))
+		s.share("g", 2, "t")
+		for i := range 2 { // of the first one the log knows that it is finished: the group has a row
+			p.publish("t", fmt.Sprint(i), 1, Token(i))
+			tb.pump()
+			s.ackAll()
+			tb.tick()
+		}
+		p.publish("t", "2", 2, 2)
+		tb.pump()
+		s.l.Disconnect(s.c, DisconnectRequest{})
+		if committed {
+			tb.pump()
+		}
+		for range 2 { // loops go round, and the log stands still
+			for _, l := range tb.b.locals {
+				l.Drain()
+				l.EndTurn()
+				l.Tick()
+			}
+		}
+		if err := tb.b.Checkpoint(points); err != nil {
+			t.Fatal(err)
+		}
+		tb, err := tb.restart(1, points)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(tb.b.Close)
+		got := tb.connect(0, kept("s")).payloads() // from the group again, perhaps: a kill may do that
+		check(t, fmt.Sprint("committed ", committed), slices.Contains(got, "2"), true)
+	}
 }

@@ -313,7 +313,7 @@ func (l *Local) detach(c *Client) {
 	if !c.bye.PublishWill {
 		will = nil
 	}
-	l.returnShared(c, expiry > 0)
+	own := l.returnShared(c, expiry > 0)
 	if expiry == 0 {
 		l.endSession(c, will)
 		return
@@ -332,16 +332,22 @@ func (l *Local) detach(c *Client) {
 	cmd = binary.AppendUvarint(cmd, uint64(deadlineOf(now, expiry)))
 	cmd = binary.AppendUvarint(cmd, uint64(willAt))
 	cmd = l.appendProgress(cmd, c)
+	gone := func() {
+		for _, ref := range own {
+			l.finishShared(ref)
+		}
+		l.vacate(sess, c)
+	}
 	e := entry{
-		done: func() { l.Run(func() { l.vacate(sess, c) }) },
+		done: func() { l.Run(gone) },
 		failed: func(error) { // the log is as after a crash; this process knows better
 			s.applyDisconnect(afterHeader(cmd))
-			l.Run(func() { l.vacate(sess, c) })
+			l.Run(gone)
 		},
 	}
 	if err := l.b.command(s, cmd, e); err != nil {
 		s.applyDisconnect(afterHeader(cmd))
-		l.vacate(sess, c)
+		gone()
 	}
 }
 

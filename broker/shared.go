@@ -12,6 +12,7 @@ import (
 type groupQueue struct {
 	number   uint64
 	position uint64             // everything at or below is finished
+	kept     uint64             // the position that the log has: the queue and the rows go by it
 	cursor   uint64             // everything above was never handed out
 	lowest   uint64             // what the position waited for when it was last looked at: until that is finished it stands
 	out      map[uint64]*Client // handed out
@@ -189,8 +190,9 @@ func (g *groupQueue) advance() {
 }
 
 // returnShared gives what a connection had of shared groups to other members, at QoS 1. A QoS 2 message stays with whom it was sent
-// to: it becomes one of the session's own in flight, if the session stays, and ends with it otherwise.
-func (l *Local) returnShared(c *Client, stays bool) {
+// to: it becomes one of the session's own in flight, if the session stays, and ends with it otherwise. What became the session's own is
+// answered: the group has finished it when the log knows that, not before.
+func (l *Local) returnShared(c *Client, stays bool) (own []Ref) {
 	list := c.sharedOut
 	c.sharedOut = nil
 	for i := range list {
@@ -200,18 +202,21 @@ func (l *Local) returnShared(c *Client, stays bool) {
 			l.giveBack(o)
 			continue
 		}
-		if stays && c.feed != nil && (o.received || o.ref.Seq != 0) {
-			e := outEntry{seq: o.ref.Seq, shard: o.ref.Shard, id: o.id, qos: 2, state: outSent}
-			if o.received {
-				e.state = outReceived
-			}
-			c.feed.restored = append(c.feed.restored, e)
-		}
 		if o.body != nil {
 			putBundle(o.body)
 		}
-		l.finishShared(o.ref)
+		if !stays || c.feed == nil || !o.received && o.ref.Seq == 0 {
+			l.finishShared(o.ref)
+			continue
+		}
+		e := outEntry{seq: o.ref.Seq, shard: o.ref.Shard, id: o.id, qos: 2, state: outSent}
+		if o.received {
+			e.state = outReceived
+		}
+		c.feed.restored = append(c.feed.restored, e)
+		own = append(own, o.ref)
 	}
+	return own
 }
 
 // giveBack finds another member for a message that one could not take or did not finish.

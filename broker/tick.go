@@ -204,6 +204,7 @@ func (s *shard) applyGroup(b *Broker, number, position uint64) {
 		}
 		g = s.groupLocked(number)
 	}
+	g.kept = max(g.kept, position)
 	g.position = max(g.position, position)
 	g.cursor = max(g.cursor, position)
 	s.mu.rows.group(number)

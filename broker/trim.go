@@ -59,7 +59,7 @@ func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
 	applied, holder := s.mu.appliedSeq, q.holder
 	low := uint64(0)
 	if g := s.mu.groups[number]; shared && g != nil {
-		low = g.position
+		low = g.kept
 	}
 	s.mu.Unlock()
 	if !shared {
