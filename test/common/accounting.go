@@ -275,16 +275,19 @@ func Load(t testing.TB, url string, senders []*Sender, stop <-chan struct{}) (wa
 	return wg.Wait
 }
 
-// AwaitAll waits until each receiver has the last message that each sender had acknowledged, or patience has passed: Verify tells what
-// is missing.
+// AwaitAll waits until each receiver has the last message that each sender had acknowledged, or nothing new has come for as long as patience:
+// Verify tells what is missing.
 func AwaitAll(senders []*Sender, receivers []*Receiver, patience time.Duration) bool {
-	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for _, r := range receivers {
+		seen, since := r.Seen(), time.Now()
 		for _, s := range senders {
 			for len(s.Acked) > 0 && r.Count(s.ID, s.Acked[len(s.Acked)-1]) == 0 {
-				if time.Now().After(deadline) {
+				if n := r.Seen(); n > seen {
+					seen, since = n, time.Now()
+				}
+				if time.Since(since) > patience {
 					return false
 				}
 				<-tick.C

@@ -7,6 +7,8 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 var (
 	rounds = flag.Int("kills", 6, "how often the broker is killed; the long form has some hundreds")
 	seed   = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the times at which it is killed")
+	keep   = flag.String("keep", "", "where the data of a broker that lost something is copied to")
 )
 
 func TestMain(m *testing.M) {
@@ -68,6 +71,10 @@ func TestKill(t *testing.T) {
 		wait()
 	}
 	common.Verify(t, senders, all)
+	if t.Failed() && *keep != "" {
+		to := filepath.Join(*keep, strconv.FormatUint(*seed, 10))
+		t.Logf("its data is in %s: %v", to, os.CopyFS(to, os.DirFS(dir)))
+	}
 }
 
 func attach(t *testing.T, b *common.Broker, receivers ...*common.Receiver) {
