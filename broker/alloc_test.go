@@ -88,14 +88,23 @@ type path struct {
 	n    Token
 }
 
-func newPath(t testing.TB, qos QoS, kept bool) *path {
+func newPath(t testing.TB, qos QoS, kept, shared bool) *path {
 	p := &path{tb: newTestBroker(t, 2, nil)}
 	p.log = &nullLog{memLog: p.tb.log}
 	req := live("s")
 	if kept {
 		req = ConnectRequest{ClientID: "s", Expiry: NeverExpires}
 	}
-	p.s = p.tb.sink(1, req, qos, "sensors/+/temperature")
+	if shared {
+		p.s = p.tb.sink(1, req, qos)
+		group := []SubscribeRequest{{Filter: []byte("sensors/+/temperature"), Group: []byte("g"), QoS: qos}}
+		if _, err := p.s.l.Subscribe(p.s.c, group, make([]error, 1), 1); err != nil {
+			t.Fatal(err)
+		}
+		p.tb.pump()
+	} else {
+		p.s = p.tb.sink(1, req, qos, "sensors/+/temperature")
+	}
 	p.p = p.tb.sink(0, live("p"), 0)
 	p.m = Message{Topic: []byte("sensors/17/temperature"), Payload: make([]byte, 64), QoS: qos, Timestamp: clockStart.UnixMilli()}
 	p.tb.b.UseLog(p.log)
@@ -135,9 +144,10 @@ func TestAllocations(t *testing.T) {
 		{"qos0", 0, false, 0},
 		{"qos1", 1, false, 0},
 		{"qos1 journaled", 1, true, 0},
+		{"qos2 shared", 2, true, 0.3}, // what a batch of promises takes
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			p := newPath(t, tc.qos, tc.kept)
+			p := newPath(t, tc.qos, tc.kept, tc.qos == 2)
 			for range 50 {
 				p.turn(batch)
 			}
@@ -156,12 +166,14 @@ func TestAllocations(t *testing.T) {
 
 func BenchmarkPath(b *testing.B) {
 	for _, tc := range []struct {
-		name string
-		qos  QoS
-		kept bool
-	}{{"qos0", 0, false}, {"qos1", 1, false}, {"qos1 journaled", 1, true}, {"qos2 journaled", 2, true}} {
+		name  string
+		qos   QoS
+		kept  bool
+		group bool
+	}{{"qos0", 0, false, false}, {"qos1", 1, false, false}, {"qos1 journaled", 1, true, false}, {"qos2 journaled", 2, true, false},
+		{"qos2 shared", 2, true, true}} {
 		b.Run(tc.name, func(b *testing.B) {
-			p := newPath(b, tc.qos, tc.kept)
+			p := newPath(b, tc.qos, tc.kept, tc.group)
 			b.ReportAllocs()
 			for i := 0; i < b.N; i += 64 {
 				p.turn(64)

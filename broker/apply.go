@@ -209,6 +209,9 @@ const (
 	cmdRelease     = 9
 	cmdWillDone    = 10
 	cmdGroup       = 11
+	cmdPromise     = 12
+	cmdKept        = 13
+	cmdBack        = 14
 
 	// Of Kafka's groups.
 	cmdGroupMeta   = 32
@@ -252,7 +255,13 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 		case cmdWillDone:
 			s.applyWillDone(c.uvarint())
 		case cmdGroup:
-			s.applyGroup(b, c.uvarint(), c.uvarint())
+			s.applyGroup(b, &c)
+		case cmdPromise:
+			s.applyPromise(b, &c)
+		case cmdKept:
+			s.applyKept(&c)
+		case cmdBack:
+			s.applyBack(b, &c)
 		case cmdGroupMeta:
 			s.applyGroupMeta(&c)
 		case cmdOffsets:

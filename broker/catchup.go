@@ -29,7 +29,7 @@ func (l *Local) catchUp(f *feed, fs *feedShard) {
 	l.b.fetcher.submit(fetchJob{c: f.c, shard: fs.shard, seqs: append([]uint64(nil), seqs...)})
 }
 
-// fetchDue asks for the next messages that are to be sent again.
+// fetchDue asks for the next messages of the queues that are to be sent again.
 func (l *Local) fetchDue(f *feed) {
 	var seqs []uint64
 	var shard uint16
@@ -63,14 +63,18 @@ func (l *Local) fetched(c *Client, bu *bundle) {
 		l.failedFeeds = append(l.failedFeeds, c)
 	}
 	if bu.resend {
-		l.resend(f, bu)
+		if bu.promised {
+			l.resendPromised(f, bu)
+		} else {
+			l.resend(f, bu)
+		}
 		putBundle(bu)
 		if f.due == 0 && c.state == clientConnected {
 			l.readyShared(c)
 		}
 	} else {
-		f.parked, f.parkedAt = bu, 0
-		if !f.stalled {
+		f.parked, f.parkedAt, f.yields = bu, 0, false
+		if !f.stalled && f.retaining == 0 {
 			l.takeParked(f)
 		}
 	}

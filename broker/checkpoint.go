@@ -16,6 +16,7 @@ const (
 	rowQueue    = 'q'
 	rowRetained = 'r'
 	rowGroup    = 'g'
+	rowPromised = 'w'
 
 	rowGroupMeta = 'k' // of Kafka's groups
 	rowOffset    = 'o'
@@ -33,7 +34,8 @@ type dirtyRows struct {
 	ids      map[uint64]struct{} // sessions whose received identifiers changed
 	topics   map[string]struct{}
 	groups   map[uint64]struct{}
-	gone     [][]byte // keys of queue blocks that were trimmed
+	promises map[uint64]struct{} // sessions whose promises changed
+	gone     [][]byte            // keys of queue blocks that were trimmed
 
 	groupMeta map[groupKey]struct{} // of Kafka's groups
 	offsets   map[offsetKey]struct{}
@@ -56,6 +58,7 @@ func (r *dirtyRows) session(id uint64)     { mark(&r.sessions, id) }
 func (r *dirtyRows) received(id uint64)    { mark(&r.ids, id) }
 func (r *dirtyRows) retained(topic []byte) { mark(&r.topics, string(topic)) }
 func (r *dirtyRows) group(number uint64)   { mark(&r.groups, number) }
+func (r *dirtyRows) promise(id uint64)     { mark(&r.promises, id) }
 func (r *dirtyRows) queueGone(q *queue) {
 	var firsts []uint64
 	for _, b := range q.blocks {
@@ -105,9 +108,12 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	for n := range r.groups {
 		c := rowChange{key: key8(rowGroup, n)}
 		if g := s.mu.groups[n]; g != nil {
-			c.value = binary.AppendUvarint(nil, g.kept)
+			c.value = g.saved.encode(nil)
 		}
 		rows = append(rows, c)
+	}
+	for id := range r.promises {
+		rows = append(rows, rowChange{key8(rowPromised, id), s.encodePromisesLocked(id)})
 	}
 	for _, key := range r.gone {
 		rows = append(rows, rowChange{key: key})
@@ -158,6 +164,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.received(number)
 		case rowGroup:
 			s.mu.rows.group(number)
+		case rowPromised:
+			s.mu.rows.promise(number)
 		case rowRetained:
 			s.mu.rows.retained(key[1:])
 		case rowGroupMeta, rowOffset:
@@ -246,7 +254,7 @@ func encodeSessionRow(dst []byte, sess *Session) []byte {
 		dst = binary.AppendUvarint(dst, uint64(p.id))
 		dst = appendSeqs(dst, p.starts)
 	}
-	return dst
+	return appendOwed(dst, d.owed)
 }
 
 func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
@@ -264,6 +272,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	for n := d.count(); n > 0 && !d.bad; n-- {
 		subs = append(subs, d.subscription())
 	}
+	sess.d.owed = d.owed()
 	if d.bad || progress.bad {
 		return false
 	}
@@ -337,9 +346,9 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 	case rowGroup:
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		g := s.groupLocked(number)
-		g.kept = d.uvarint()
-		g.position, g.cursor = g.kept, g.kept
+		s.groupLocked(number).saved = d.groupMark()
+	case rowPromised:
+		return s.loadPromises(number, value)
 	case rowGroupMeta, rowOffset:
 		return s.loadGroupRow(kind, key, value)
 	case rowProducer:
@@ -418,6 +427,9 @@ func (b *Broker) Recovered() {
 			s.armLocked(d)
 			s.mu.rows.session(id)
 		}
+		for _, g := range s.mu.groups {
+			g.recoveredLocked()
+		}
 		for n := range s.mu.queues {
 			if shared, _ := b.filters.kind(n); shared {
 				s.groupLocked(n).behind = true
@@ -458,6 +470,11 @@ func (s *shard) dropStrays(b *Broker, known map[uint64]bool) {
 		if !known[id] {
 			delete(s.mu.received, id)
 			s.mu.rows.received(id)
+		}
+	}
+	for id := range s.mu.promised {
+		if !known[id] {
+			s.dropPromisesLocked(id)
 		}
 	}
 	for n := range s.mu.queues {

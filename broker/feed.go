@@ -12,15 +12,20 @@ type feed struct {
 	skip      map[shardSeq]struct{}
 	head      int
 	open      int // entries that the receiver still has to finish
-	due       int // of restored: those that are to be sent again before anything else
+	due       int // of restored and promised: those that are to be sent again before anything else
 	window    int
-	received  map[uint16]*shard // QoS 2 identifiers of the client's own publishes, and where they are remembered
+	promised  map[uint16]promise // by identifier, those included whose end is on its way into the log
+	owed      []uint16           // of promised: due, by shard and sequence
+	kept      []keptPromise      // finished: to be journaled
+	received  map[uint16]*shard  // QoS 2 identifiers of the client's own publishes, and where they are remembered
 	position  []shardSeq
 	parked    *bundle // fetched, and not taken yet
 	parkedAt  int
 	waiting   []outGrant // granted messages, in order, that wait for their commit or for room
 	granted   int        // of waiting: those whose grant was handed to the journal
 	rowGrants int        // grants in the session's row since its last position
+	retaining int        // retained messages that are promised and not sent: what the queues hold of their topics is younger
+	yields    bool       // the queues come first, once, before more retained messages
 	fetching  int
 	nextID    uint16
 	reused    bool // nextID may come to an identifier that is in use: it has been all around, or an earlier connection took some
@@ -41,10 +46,7 @@ type feedShard struct {
 
 // newFeed takes up a session where its row says that it stopped.
 func newFeed(b *Broker, c *Client) *feed {
-	f := &feed{c: c, window: int(c.req.ReceiveMax), received: make(map[uint16]*shard), nextID: CorePacketIDs}
-	if f.window == 0 {
-		f.window = 65535
-	}
+	f := &feed{c: c, window: int(c.window), received: make(map[uint16]*shard), nextID: CorePacketIDs}
 	d := c.sess.d
 	s := c.sess.shard
 	s.mu.Lock()
@@ -61,9 +63,20 @@ func newFeed(b *Broker, c *Client) *feed {
 		}
 		return 1
 	})
-	f.reused = len(f.restored) > 0
+	for _, sh := range b.shards {
+		sh.mu.Lock()
+		for _, id := range sh.mu.received[d.id] {
+			f.received[id] = sh
+		}
+		f.restorePromises(sh.mu.promised[d.id])
+		sh.mu.Unlock()
+	}
+	f.reused = f.reused || len(f.restored) > 0
 	for i := range f.restored {
 		e := &f.restored[i]
+		if _, promised := f.promised[e.id]; promised { // taken again since: e is done, which was not journaled yet
+			e.state = outDone
+		}
 		e.due = e.state == outSent
 		if e.due {
 			f.due++
@@ -78,14 +91,16 @@ func newFeed(b *Broker, c *Client) *feed {
 			f.skip[shardSeq{e.shard, e.seq}] = struct{}{}
 		}
 	}
-	for _, sh := range b.shards {
-		sh.mu.Lock()
-		for _, id := range sh.mu.received[d.id] {
-			f.received[id] = sh
-		}
-		sh.mu.Unlock()
-	}
 	return f
+}
+
+// windowOf is how many messages may be in flight to a client that asks for so many. Half of the core's identifiers stay free: one is
+// taken again only when the end of its message is in the log.
+func windowOf(receiveMax uint16) uint16 {
+	if receiveMax == 0 || receiveMax > CorePacketIDs/2 {
+		return CorePacketIDs / 2
+	}
+	return receiveMax
 }
 
 // release lets go of the buffers.
@@ -119,6 +134,7 @@ func (l *Local) startFeed(c *Client) {
 			c.sub.Control(Control{Kind: ControlRelease, PacketID: e.id})
 		}
 	}
+	l.releasePromises(f)
 	for _, s := range l.b.shards {
 		if l.behind(f, s) {
 			f.at(uint16(s.id)).behind = true
@@ -157,7 +173,7 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 	if ref.Seq <= fs.cursor {
 		return
 	}
-	if fs.behind || f.stalled || f.fetching > 0 || f.due > 0 || f.parked != nil {
+	if fs.behind || f.stalled || f.fetching > 0 || f.due > 0 || f.parked != nil || f.retaining > 0 {
 		fs.behind = true
 		l.later(c)
 		return
@@ -213,11 +229,11 @@ func (l *Local) Acked(c *Client, packetID uint16) {
 		return
 	}
 	f := c.feed
-	if f == nil || !f.finish(packetID) {
+	if f == nil || !l.keptPromise(f, packetID) && !f.finish(packetID) {
 		return
 	}
 	l.progressed(f)
-	if f.stalled || f.parked != nil {
+	if f.stalled || f.parked != nil || len(c.retry) > 0 || c.full.Load() {
 		f.stalled = false
 		l.later(c)
 	}
@@ -225,7 +241,7 @@ func (l *Local) Acked(c *Client, packetID uint16) {
 
 // progressed puts the session on the list of those whose progress the next tick journals.
 func (l *Local) progressed(f *feed) {
-	if f.changed && !f.listed {
+	if (f.changed || len(f.kept) > 0) && !f.listed {
 		f.listed = true
 		l.changed = append(l.changed, f)
 	}
@@ -247,6 +263,9 @@ func (l *Local) Ready(c *Client) {
 	if c.feed != nil {
 		c.feed.stalled = false
 	}
+	if c.unsent != nil {
+		c.unsent.stalled = false
+	}
 	if c.feed == nil || c.feed.due == 0 {
 		l.readyShared(c)
 	}
@@ -257,12 +276,19 @@ func (l *Local) Ready(c *Client) {
 func (l *Local) feed(c *Client) {
 	f := c.feed
 	if f != nil && f.due > 0 { // these have their packet identifiers already: nothing else may take one before
-		if !f.stalled && f.fetching == 0 {
+		// A retained message is older than what came by the queues after it.
+		if !f.stalled && f.fetching == 0 && !l.fetchPromised(f) {
 			l.fetchDue(f)
 		}
 		return
 	}
-	if len(c.retry) > 0 {
+	if l.sendPromises(c); c.state != clientConnected {
+		return
+	}
+	if c.full.Load() && c.canPromise() {
+		l.readyShared(c)
+	}
+	if len(c.retry) > 0 && (f == nil || f.retaining == 0 && !f.yields) {
 		if r, ok := c.sub.(interface{ Room() bool }); ok && !r.Room() {
 			return // Ready brings it back
 		}
@@ -273,7 +299,7 @@ func (l *Local) feed(c *Client) {
 			return
 		}
 	}
-	if f == nil || f.stalled {
+	if f == nil || f.stalled || f.retaining > 0 {
 		return
 	}
 	l.sendGranted(f)
@@ -290,6 +316,10 @@ func (l *Local) feed(c *Client) {
 				return
 			}
 		}
+	}
+	if f.yields {
+		f.yields = false
+		l.later(c)
 	}
 }
 

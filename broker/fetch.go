@@ -15,12 +15,13 @@ const (
 
 // fetchJob asks for records of one shard by their ascending sequences.
 type fetchJob struct {
-	c      *Client
-	shard  uint16
-	seqs   []uint64
-	resend bool
-	done   func(*bundle) // instead of c
-	run    func()        // instead of all of it: a read of a stream
+	c        *Client
+	shard    uint16
+	seqs     []uint64
+	resend   bool
+	promised bool          // to be sent again: promises
+	done     func(*bundle) // instead of c
+	run      func()        // instead of all of it: a read of a stream
 }
 
 // fetcher is the bounded pool that reads the log, so that no loop waits for the disk.
@@ -108,7 +109,7 @@ func (f *fetcher) busy() bool {
 // fault, of ours or of the disk; the session goes on without it, and it is told.
 func (f *fetcher) read(j *fetchJob) *bundle {
 	bu := getBundle()
-	bu.shard, bu.resend = j.shard, j.resend
+	bu.shard, bu.resend, bu.promised = j.shard, j.resend, j.promised
 	want := j.seqs
 	var gone []uint64 // not found
 	var m Message

@@ -135,6 +135,9 @@ func (l *Local) Received(c *Client, packetID uint16, t Token) (Outcome, error) {
 	if f == nil {
 		return Routed, nil
 	}
+	if p, ok := f.promised[packetID]; ok && p.state == outSent {
+		return l.receivedPromise(f, p, t)
+	}
 	e := f.find(packetID)
 	if e == nil || e.state != outSent {
 		return Routed, nil
@@ -197,6 +200,13 @@ func (s *shard) applyReceived(d *decoder) {
 	id, packet := d.uvarint(), uint16(d.uvarint())
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for i := range s.mu.promised[id] {
+		if p := &s.mu.promised[id][i]; p.id == packet {
+			p.state = outReceived
+			s.mu.rows.promise(id)
+			return
+		}
+	}
 	sess := s.mu.byID[id]
 	if sess == nil {
 		return

@@ -127,7 +127,8 @@ func (f *feed) used(id uint16) bool {
 			return true
 		}
 	}
-	return false
+	_, used := f.promised[id]
+	return used
 }
 
 // meet tells whether ref was sent in an earlier connection. Its entry takes its place in the order now, so that the position does not

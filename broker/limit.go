@@ -57,6 +57,14 @@ type backlogPart struct {
 	block    refBlock
 }
 
+// oldest is from when on messages are kept for sessions.
+func (l *Limits) oldest(now int64) int64 {
+	if l.SessionAge <= 0 {
+		return math.MinInt64
+	}
+	return now - l.SessionAge.Milliseconds()
+}
+
 // limitSession moves a session's positions over what is beyond its bounds, oldest first. A message that several of its filters matched
 // counts for each.
 func (l *Local) limitSession(sess *Session, lim *Limits, now int64) {
@@ -74,10 +82,7 @@ func (l *Local) limitSession(sess *Session, lim *Limits, now int64) {
 		count += parts[i].n
 		bytes += parts[i].bytes
 	}
-	oldest := int64(math.MinInt64)
-	if lim.SessionAge > 0 {
-		oldest = now - lim.SessionAge.Milliseconds()
-	}
+	oldest := lim.oldest(now)
 	slices.SortStableFunc(parts, func(a, b backlogPart) int { return cmp.Compare(a.block.since, b.block.since) })
 	var to []shardSeq
 	var dropped [DropReasons]int64
@@ -203,7 +208,7 @@ func (l *Local) limitGroup(s *shard, number uint64, lim *Limits) {
 	had, _ := q.backlog(g.cursor)
 	left, _ := q.backlog(to)
 	l.b.stats.QueueDropped[reason].Add(had - left)
-	g.cursor = to
+	g.cursor, g.changed = to, true
 	g.again = slices.DeleteFunc(g.again, func(seq uint64) bool { return seq <= to })
 	g.advance()
 }

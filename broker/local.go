@@ -25,11 +25,13 @@ type Local struct {
 	message     Message
 	props       []byte
 	headers     []byte
+	body        []byte
 	seqs        []uint64
 	resumed     []*Client // to look at again: retained messages or a backlog wait
 	changed     []*feed   // progress to be journaled at the next tick
 	failedFeeds []*Client // could not read the log: again at the next tick
 	grants      []*feed   // grants to be journaled at the end of this turn
+	promising   []*Client // the same of promises
 	wills       []lateWill
 	limitWork   []*Session // to be checked against the limits
 	readers     []*Session
@@ -141,6 +143,9 @@ func (l *Local) handle(p *post) {
 		if p.c.state == clientConnected {
 			p.c.sub.Control(Control{Kind: ControlResume})
 		}
+		if len(p.c.retry) > 0 {
+			l.later(p.c)
+		}
 	case postBundle:
 		l.unpack(p.bundle)
 	case postKick:
@@ -205,6 +210,9 @@ func (l *Local) EndTurn() {
 	if len(l.grants) > 0 {
 		l.flushGrants()
 	}
+	if len(l.promising) > 0 {
+		l.flushPromises()
+	}
 	for i, bu := range l.out {
 		if bu != nil {
 			l.out[i] = nil
@@ -247,6 +255,13 @@ func (l *Local) completed(c *Client, r Result) {
 		c.sub.Completed(r)
 	}
 	if c.waiting == 0 && c.state == clientClosing {
+		l.detach(c)
+	}
+}
+
+// settled ends one of the things that c waits for without having asked for them.
+func (l *Local) settled(c *Client) {
+	if c.waiting--; c.waiting == 0 && c.state == clientClosing {
 		l.detach(c)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/sluicemq/sluice/broker/topics"
 )
 
 func (m *model) up(t *rapid.T) *modelClient {
@@ -52,17 +54,62 @@ func (m *model) doSubscribe(t *rapid.T) {
 			m.leave(s, f)
 		}
 	}
-	req, at := []SubscribeRequest{{Filter: []byte(f), QoS: q, RetainHandling: 2}}, m.op
+	req := []SubscribeRequest{{Filter: []byte(f), QoS: q, RetainHandling: rapid.SampledFrom([]uint8{0, 2}).Draw(t, "retained")}}
+	at := m.op
+	brings := m.brings(c.s, &req[0])
 	m.request(c, func(tok Token) (Outcome, error) { return c.l.Subscribe(c.c, req, make([]error, 1), tok) }, func(err error) {
 		if err == nil && c.s != nil && c.s.last[f] == at {
 			c.s.subs[f] = q
+			for _, topic := range brings {
+				if !m.keepsRetained(topic) {
+					continue
+				}
+				if c.s.owed[topic] == nil {
+					c.s.owed[topic] = map[string]bool{}
+				}
+				c.s.owed[topic][f] = true
+			}
 		}
 	})
+}
+
+// brings lists the topics whose retained message a subscription is to bring, and which is kept for the session: whatever replaces it.
+func (m *model) brings(s *modelSession, r *SubscribeRequest) (list []string) {
+	if s == nil || r.RetainHandling == 2 {
+		return nil
+	}
+	for _, topic := range modelTopics {
+		if !topics.FilterMatches(r.Filter, []byte(topic)) {
+			continue
+		}
+		s.wanted[topic]++
+		if r.QoS > 0 && m.keepsRetained(topic) {
+			list = append(list, topic)
+		}
+	}
+	return list
+}
+
+// keepsRetained says whether a topic surely has a retained message, and one that is kept for sessions.
+func (m *model) keepsRetained(topic string) bool {
+	sure := false
+	for _, n := range m.retained[topic] {
+		if m.messages[n].qos == 0 {
+			return false
+		}
+		sure = sure || m.messages[n].acked != 0 && !m.messages[n].failed
+	}
+	return sure
 }
 
 // leave takes back what a filter entitles a session to.
 func (m *model) leave(s *modelSession, f string) {
 	delete(s.subs, f)
+	for topic, filters := range s.owed {
+		if delete(filters, f); len(filters) == 0 {
+			delete(s.owed, topic)
+		}
+	}
 	for n, filters := range s.must {
 		if delete(filters, f); len(filters) == 0 {
 			delete(s.must, n)
@@ -290,6 +337,14 @@ func (m *model) settle(t *rapid.T) {
 	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
 		for n, filters := range m.sessions[id].must {
 			t.Errorf("%s never got %d (%+v), owed by %v", id, n, m.messages[n], filters)
+		}
+		for topic, filters := range m.sessions[id].owed {
+			t.Errorf("%s never got what is retained on %s, owed by %v", id, topic, filters)
+		}
+	}
+	for g, owed := range m.shared {
+		for n := range owed {
+			t.Errorf("nobody of %s ever got %d (%+v)", g, n, m.messages[n])
 		}
 	}
 	m.checkRetained()

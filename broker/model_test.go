@@ -15,7 +15,9 @@ import (
 
 // The model: random operations against a broker whose loops, log and clock the test moves, beside a plain book of who is owed what.
 // What is acknowledged at QoS 1 reaches each entitled durable session at least once, at QoS 2 exactly once, first deliveries in
-// order, nothing comes to who is not entitled, and the retained message is the last one acknowledged.
+// order, nothing comes to who is not entitled, and the retained message is the last one acknowledged. A shared group is entitled as a
+// whole; in one that has a live member too, nothing comes twice at QoS 2. What is retained comes once for each subscription at QoS 2, and
+// at least once where it is kept for the session.
 
 var (
 	modelTopics  = []string{"a/b", "a/c", "a/b/c", "x"}
@@ -114,13 +116,27 @@ type modelMessage struct {
 // modelSession is what a durable client id is owed. It ends with a clean start.
 type modelSession struct {
 	id       string
-	subs     map[string]QoS          // acknowledged
-	asked    map[string]int          // when a filter was first asked for
-	must     map[int]map[string]bool // message -> the filters that entitle to it
-	got      []int                   // first deliveries
-	heldIDs  map[uint16]int          // QoS 2 identifiers that the client has and that are not released
-	doubtful bool                    // a clean start was asked for: the session ends with it, or goes on if that is not committed
-	last     map[string]int          // filter -> the last time that it was asked for or given up
+	subs     map[string]QoS             // acknowledged
+	asked    map[string]int             // when a filter was first asked for
+	must     map[int]map[string]bool    // message -> the filters that entitle to it
+	got      []int                      // first deliveries
+	heldIDs  map[uint16]int             // QoS 2 identifiers that the client has and that are not released
+	doubtful bool                       // a clean start was asked for: the session ends with it, or goes on if that is not committed
+	last     map[string]int             // filter -> the last time that it was asked for or given up
+	brought  map[int]int                // retained deliveries at QoS 2 of each message
+	wanted   map[string]int             // subscriptions that may have brought each topic's
+	owed     map[string]map[string]bool // topic -> the filters that are to bring its retained message
+}
+
+func newModelSession(id string) *modelSession {
+	s := &modelSession{id: id, asked: map[string]int{}, last: map[string]int{}, wanted: map[string]int{}}
+	s.reset()
+	return s
+}
+
+func (s *modelSession) reset() {
+	s.must, s.subs, s.heldIDs, s.got = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}, nil
+	s.brought, s.owed = map[int]int{}, map[string]map[string]bool{}
 }
 
 type model struct {
@@ -131,7 +147,7 @@ type model struct {
 	clients  map[string]*modelClient
 	sessions map[string]*modelSession
 	messages []*modelMessage
-	shared   map[int]bool // owed by the shared group
+	shared   map[string]map[int]bool // owed to the members of shared groups
 	retained map[string][]int
 	nextID   map[string]uint16
 	unsure   map[string][]modelPublish // of QoS 2, not received by the broker yet as far as the publisher knows
@@ -220,7 +236,15 @@ func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Deli
 	if string(got.Topic) != msg.topic || msg.failed {
 		m.t.Fatalf("%s got %d on %s, published on %s, failed %v", c.id, msg.n, got.Topic, msg.topic, msg.failed)
 	}
-	if c.s == nil || d.Shared {
+	if d.Shared {
+		m.arrivedShared(c, msg, d, id)
+		return
+	}
+	if c.s == nil {
+		return
+	}
+	if d.Retain {
+		m.arrivedRetained(c, msg, d, id)
 		return
 	}
 	if d.Ref.Zero() && d.QoS > 0 {
@@ -240,14 +264,8 @@ func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Deli
 		m.t.Fatalf("%s got %d, acknowledged at %d, and asked at %v", c.id, msg.n, msg.acked, c.s.asked)
 	}
 	m.t.Logf("%s gets %d at QoS %d, %+v, identifier %d, dup %v", c.id, msg.n, d.QoS, d.Ref, id, d.Dup)
-	if d.QoS == 2 {
-		if have, held := c.s.heldIDs[id]; held {
-			if have != msg.n {
-				m.t.Fatalf("%s: identifier %d brings %d and is held for %d", c.id, id, msg.n, have)
-			}
-			return
-		}
-		c.s.heldIDs[id] = msg.n
+	if m.held(c, msg, d, id) {
+		return
 	}
 	msg.app[c.s.id]++
 	if d.QoS == 2 {
@@ -270,10 +288,72 @@ func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Deli
 	}
 }
 
+// held says that the client has the message already, by its QoS 2 identifier.
+func (m *model) held(c *modelClient, msg *modelMessage, d *Delivery, id uint16) bool {
+	if d.QoS < 2 || c.s == nil {
+		return false
+	}
+	have, held := c.s.heldIDs[id]
+	if held && have != msg.n {
+		m.t.Fatalf("%s: identifier %d brings %d and is held for %d", c.id, id, msg.n, have)
+	}
+	c.s.heldIDs[id] = msg.n
+	return held
+}
+
+// arrivedShared is arrived for a message of a shared group.
+func (m *model) arrivedShared(c *modelClient, msg *modelMessage, d *Delivery, id uint16) {
+	group := "v" // the live member's one
+	if c.s != nil {
+		for _, sub := range c.c.sess.d.subscriptions() {
+			if sub.number == d.Ref.Group {
+				group = sub.group
+			}
+		}
+	}
+	m.t.Logf("%s gets %d of %s at QoS %d, %+v, identifier %d, dup %v", c.id, msg.n, group, d.QoS, d.Ref, id, d.Dup)
+	if m.held(c, msg, d, id) {
+		return
+	}
+	if key := "$" + group; d.QoS == 2 {
+		if msg.once[key] {
+			m.t.Fatalf("%s got %d twice at QoS 2", group, msg.n)
+		}
+		msg.once[key] = true
+	}
+	msg.app["$"+group]++
+	delete(m.shared[group], msg.n)
+}
+
+// arrivedRetained is arrived for a retained message.
+func (m *model) arrivedRetained(c *modelClient, msg *modelMessage, d *Delivery, id uint16) {
+	m.t.Logf("%s gets %d retained at QoS %d, %+v, identifier %d, dup %v", c.id, msg.n, d.QoS, d.Ref, id, d.Dup)
+	if !msg.retain {
+		m.t.Fatalf("%s got %d as retained", c.id, msg.n)
+	}
+	if d.QoS > 0 {
+		delete(c.s.owed, msg.topic)
+	}
+	if m.held(c, msg, d, id) {
+		return
+	}
+	if c.s.brought[msg.n]++; d.QoS == 2 && c.s.brought[msg.n] > c.s.wanted[msg.topic] {
+		m.t.Fatalf("%s got %d %d times as retained, by %d subscriptions", c.id, msg.n, c.s.brought[msg.n], c.s.wanted[msg.topic])
+	}
+	if d.QoS < 2 {
+		c.s.brought[msg.n] = 0
+	}
+	for _, n := range c.s.got {
+		if o := m.messages[n]; o.retain && n > msg.n && !msg.loose && !d.Dup && o.topic == msg.topic && o.publisher == msg.publisher && o.qos == msg.qos {
+			m.t.Fatalf("%s got the retained %d after its successor %d", c.id, msg.n, n)
+		}
+	}
+}
+
 func newModel(t *rapid.T, outer testing.TB) *model {
 	loops := rapid.IntRange(1, 3).Draw(t, "loops")
 	m := &model{t: t, points: &memCheckpoints{}, clients: map[string]*modelClient{}, sessions: map[string]*modelSession{},
-		shared: map[int]bool{}, retained: map[string][]int{}, nextID: map[string]uint16{}, unsure: map[string][]modelPublish{}}
+		shared: map[string]map[int]bool{"g": {}, "h": {}}, retained: map[string][]int{}, nextID: map[string]uint16{}, unsure: map[string][]modelPublish{}}
 	m.tb = openTestBroker(outer, loops, nil)
 	for _, id := range []string{"p0", "p1"} {
 		m.connect(id, false)
@@ -282,12 +362,18 @@ func newModel(t *rapid.T, outer testing.TB) *model {
 		m.connect(id, false)
 		m.tb.pump()
 		c := m.clients[id]
-		m.request(c, func(tok Token) (Outcome, error) {
-			return c.l.Subscribe(c.c, []SubscribeRequest{{Filter: []byte("a/#"), Group: []byte("g"), QoS: 1}}, make([]error, 1), tok)
-		}, func(error) {})
+		m.join(c, SubscribeRequest{Filter: []byte("a/#"), Group: []byte("g"), QoS: 1}, SubscribeRequest{Filter: []byte("a/#"), Group: []byte("h"), QoS: 2},
+			SubscribeRequest{Filter: []byte("a/+"), Group: []byte("v"), QoS: 2})
 	}
 	m.tb.pump()
 	return m
+}
+
+// join has c be a member of shared groups.
+func (m *model) join(c *modelClient, reqs ...SubscribeRequest) {
+	m.request(c, func(tok Token) (Outcome, error) {
+		return c.l.Subscribe(c.c, reqs, make([]error, len(reqs)), tok)
+	}, func(error) {})
 }
 
 // connect opens a connection; "l" ids are live, "p0" too.
@@ -304,7 +390,8 @@ func (m *model) connect(id string, clean bool) {
 	}
 	m.clients[id+fmt.Sprint(m.op)] = c
 	if s := m.sessions[id]; s != nil && clean { // it may end before anybody is told
-		s.must, s.subs, s.heldIDs, s.got, s.doubtful = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}, nil, true
+		s.reset()
+		s.doubtful = true
 		for _, msg := range m.messages {
 			delete(msg.app, id)
 			delete(msg.once, id)
@@ -328,6 +415,9 @@ func (m *model) connected(c *modelClient, r ConnectResult) {
 		}
 	}
 	if c.c.sess.d == nil {
+		if c.id == "l0" {
+			m.join(c, SubscribeRequest{Filter: []byte("a/+"), Group: []byte("v"), QoS: 2})
+		}
 		return
 	}
 	s := m.sessions[c.id]
@@ -339,7 +429,7 @@ func (m *model) connected(c *modelClient, r ConnectResult) {
 			delete(msg.app, c.id)
 			delete(msg.once, c.id)
 		}
-		s = &modelSession{id: c.id, subs: map[string]QoS{}, asked: map[string]int{}, last: map[string]int{}, must: map[int]map[string]bool{}, heldIDs: map[uint16]int{}}
+		s = newModelSession(c.id)
 		m.sessions[c.id] = s
 		m.unsure[c.id] = nil
 	}
@@ -429,6 +519,11 @@ func (m *model) send(c *modelClient, msg *modelMessage, id uint16) {
 			return
 		}
 		m.acked(msg)
+		for g, owed := range m.shared {
+			if msg.topic[0] == 'a' && msg.app["$"+g] == 0 {
+				owed[msg.n] = true
+			}
+		}
 		for sid, filters := range owed {
 			s := sessions[sid]
 			if m.sessions[sid] != s || msg.app[sid] > 0 {
@@ -448,6 +543,11 @@ func (m *model) send(c *modelClient, msg *modelMessage, id uint16) {
 			m.release(c, id)
 		}
 	})
+	if msg.retain && msg.qos == 0 { // it may replace what is owed, and is kept for nobody
+		for _, s := range m.sessions {
+			delete(s.owed, msg.topic)
+		}
+	}
 	if msg.retain && !msg.failed {
 		m.retained[msg.topic] = append(m.retained[msg.topic], msg.n)
 	}

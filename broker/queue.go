@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"math"
 	"sort"
 	"sync/atomic"
 )
@@ -108,11 +109,19 @@ func (q *queue) first() uint64 {
 
 // after appends to dst the sequences above seq, at most limit of them.
 func (q *queue) after(dst []uint64, seq uint64, limit int) []uint64 {
+	return q.between(dst, seq, math.MaxUint64, limit)
+}
+
+// between appends to dst the sequences above seq and below end, at most limit of them.
+func (q *queue) between(dst []uint64, seq, end uint64, limit int) []uint64 {
 	i := sort.Search(len(q.blocks), func(i int) bool { return q.blocks[i].last > seq })
 	for ; i < len(q.blocks) && limit > 0; i++ {
 		b := q.blocks[i]
 		v, data := b.first, b.data
 		for {
+			if v >= end {
+				return dst
+			}
 			if v > seq {
 				dst = append(dst, v)
 				if limit--; limit == 0 {

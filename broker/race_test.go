@@ -114,7 +114,7 @@ func (r *racer) Connected(res ConnectResult) {
 		return
 	}
 	reqs := []SubscribeRequest{{Filter: []byte("race/#"), QoS: 2}, {Filter: fmt.Appendf(nil, "race/%s/+", r.id), QoS: 1, NoLocal: true},
-		{Filter: []byte("race/+/1"), Group: []byte("g"), QoS: 1}}
+		{Filter: []byte("race/+/1"), Group: []byte("g"), QoS: 2}}
 	if out, err := r.l.Subscribe(r.c, reqs, make([]error, 3), 1); err == nil && out != Pending {
 		r.Completed(Result{Token: 1})
 	}

@@ -183,47 +183,78 @@ func (r *retainedStore) viewLocked(slot uint32, topic []byte, m *Message) {
 // retainedTurn is how many retained messages one connection gets in a turn.
 const retainedTurn = 128
 
-// sendRetained sends the next of what c is owed, and says whether more is left.
+// retainedBytes is from how many bytes on a turn takes no more, and for a durable session, to which each message is journaled, the same.
+const (
+	retainedBytes     = 256 << 10
+	retainedBytesKept = 64 << 10
+)
+
+// sendRetained sends the next of what c is owed, and says whether more is left and can come now.
 func (l *Local) sendRetained(c *Client) (more bool) {
-	now := l.b.nowMilli()
 	job := &c.retry[0]
+	if job.number != 0 {
+		return l.promiseRetained(c, job)
+	}
+	bu, _ := l.matchRetained(c, job, retainedTurn)
+	done := job.cursor.Done()
+	l.sendUnkept(c, job, bu)
+	putBundle(bu)
+	if done && c.state == clientConnected {
+		c.nextJob()
+	}
+	return len(c.retry) > 0
+}
+
+func (c *Client) nextJob() {
+	if c.retry = c.retry[1:]; len(c.retry) == 0 {
+		c.retry = nil
+	}
+}
+
+// matchRetained collects the next messages of a job. Of those that have to be kept for the session there are at most room; size is what
+// they take.
+func (l *Local) matchRetained(c *Client, job *retainedJob, room int) (bu *bundle, size int) {
+	now := l.b.nowMilli()
 	r := l.b.retained
-	bu := getBundle()
-	r.mu.RLock()
+	bu = getBundle()
+	limit := retainedBytes
+	if job.number != 0 {
+		limit = retainedBytesKept
+	}
 	var m Message
+	r.mu.RLock()
 	r.index.Match(c.tenant, job.filter, &job.cursor, retainedTurn*8, func(slot uint32, topic []byte) bool {
 		r.viewLocked(slot, topic, &m)
 		if m.Deadline == 0 || m.Deadline > now {
 			bu.add(&m)
+			if job.keeps(&m) {
+				size += len(m.Topic) + len(m.Payload) + len(m.Props) + 64
+				room--
+			}
 		}
-		return len(bu.msgs) < retainedTurn && len(bu.buf) < 256<<10
+		return room > 0 && len(bu.msgs) < retainedTurn && len(bu.buf) < limit
 	})
 	r.mu.RUnlock()
-	ids := []uint32(nil)
-	if job.id != 0 {
-		ids = []uint32{job.id}
-	}
-	opts := job.opts
-	if job.cursor.Done() {
-		c.retry = c.retry[1:]
-		if len(c.retry) == 0 {
-			c.retry = nil
-		}
-	}
-	v := &l.message
+	return bu, size
+}
+
+// sendUnkept sends those messages of a job that nobody keeps for the session.
+func (l *Local) sendUnkept(c *Client, job *retainedJob, bu *bundle) {
+	v, ids := &l.message, job.ids()
 	for i := range bu.msgs {
 		bu.view(i, v)
+		if job.keeps(v) {
+			continue
+		}
 		v.Cache = &l.cache
 		l.cache.Kind = 0
 		d := &l.delivery
-		*d = Delivery{SubscriptionIDs: ids, QoS: min(v.QoS, QoS(opts&optQoS)), Retain: true}
+		*d = Delivery{SubscriptionIDs: ids, QoS: min(v.QoS, QoS(job.opts&optQoS)), Retain: true}
 		c.sub.Deliver(v, d)
 		if c.state != clientConnected {
 			break
 		}
 	}
-	putBundle(bu)
-	return len(c.retry) > 0
 }
 
 // encodeRetained is the checkpoint row of a retained message; empty if there is none.

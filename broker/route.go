@@ -12,6 +12,7 @@ const (
 	optNoLocal = 1 << 2
 	optRAP     = 1 << 3
 	optDurable = 1 << 4 // counts for its filter's queue
+	optOwed    = 1 << 5 // of a command: the subscription is owed retained messages
 )
 
 // target is one subscriber of a topic: its overlapping subscriptions merged.
@@ -152,10 +153,11 @@ type bundle struct {
 	msgs []carried
 
 	// Of a fetch: the shard, the last sequence asked for, and whether it is for sending again.
-	shard   uint16
-	through uint64
-	resend  bool
-	failed  bool // reading broke off
+	shard    uint16
+	through  uint64
+	resend   bool
+	promised bool
+	failed   bool // reading broke off
 }
 
 // carried is a message inside a bundle, or one that waits its turn in a pending list.
@@ -182,7 +184,7 @@ func getBundle() *bundle { return bundles.Get().(*bundle) }
 
 func putBundle(bu *bundle) {
 	clear(bu.msgs)
-	bu.shard, bu.through, bu.resend, bu.failed = 0, 0, false, false
+	bu.shard, bu.through, bu.resend, bu.promised, bu.failed = 0, 0, false, false, false
 	bu.msgs = bu.msgs[:0]
 	bu.buf = bu.buf[:0]
 	if cap(bu.buf) > bundleBytesKept {

@@ -29,12 +29,14 @@ type Client struct {
 	feed      *feed // of a durable session
 	retry     []retainedJob
 	sharedOut []sharedOut
+	unsent    *unsentList  // promises on their way into the log, or that wait for room
 	shared    atomic.Int32 // messages of shared groups out
 	full      atomic.Bool  // answered false to a shared group
 	// Slot is the subscriber slot of the client's session, for Message.Publisher. Valid once connected.
 	Slot    uint32
 	tenant  uint32
 	waiting int32 // requests whose commit is outstanding
+	window  uint16
 	state   clientState
 	starved bool // on a shard's list of those that a full pending list turned away
 	queued  bool // on its Local's list of clients to go on with
@@ -66,6 +68,7 @@ type durable struct {
 	subs      atomic.Pointer[[]durableSubscription] // copied on write
 	position  []shardSeq
 	inflight  []outEntry
+	owed      []owedRetained
 }
 
 // durableSubscription is one subscription of a durable session. number is its filter's durable number: 0 at QoS 0, which
@@ -251,10 +254,11 @@ func (l *Local) connected(c *Client, err error) {
 		return
 	}
 	sess := c.sess
-	c.state, c.Slot = clientConnected, sess.slot
+	c.state, c.Slot, c.window = clientConnected, sess.slot, windowOf(c.req.ReceiveMax)
 	res := ConnectResult{Present: c.present, Expiry: c.req.Expiry}
 	if sess.d != nil {
 		c.feed = newFeed(l.b, c)
+		c.retry = c.feed.owedJobs()
 		for id := range c.feed.received {
 			res.Received = append(res.Received, id)
 		}
@@ -298,6 +302,9 @@ func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
 
 // detach is the end of a connection, when nothing of it is outstanding any more.
 func (l *Local) detach(c *Client) {
+	if l.settlePromises(c) {
+		return // comes again
+	}
 	c.state, c.retry = clientClosed, nil
 	sess := c.sess
 	s := sess.shard
@@ -313,7 +320,7 @@ func (l *Local) detach(c *Client) {
 	if !c.bye.PublishWill {
 		will = nil
 	}
-	own := l.returnShared(c, expiry > 0)
+	l.returnShared(c, expiry > 0)
 	if expiry == 0 {
 		l.endSession(c, will)
 		return
@@ -332,22 +339,16 @@ func (l *Local) detach(c *Client) {
 	cmd = binary.AppendUvarint(cmd, uint64(deadlineOf(now, expiry)))
 	cmd = binary.AppendUvarint(cmd, uint64(willAt))
 	cmd = l.appendProgress(cmd, c)
-	gone := func() {
-		for _, ref := range own {
-			l.finishShared(ref)
-		}
-		l.vacate(sess, c)
-	}
 	e := entry{
-		done: func() { l.Run(gone) },
+		done: func() { l.Run(func() { l.vacate(sess, c) }) },
 		failed: func(error) { // the log is as after a crash; this process knows better
 			s.applyDisconnect(afterHeader(cmd))
-			l.Run(gone)
+			l.Run(func() { l.vacate(sess, c) })
 		},
 	}
 	if err := l.b.command(s, cmd, e); err != nil {
 		s.applyDisconnect(afterHeader(cmd))
-		gone()
+		l.vacate(sess, c)
 	}
 }
 
@@ -487,6 +488,7 @@ func (s *shard) applyRemove(b *Broker, id uint64) {
 			delete(other.mu.received, id)
 			other.mu.rows.received(id)
 		}
+		other.dropPromisesLocked(id)
 		other.mu.Unlock()
 	}
 }

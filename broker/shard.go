@@ -42,6 +42,7 @@ type shard struct {
 		queues     map[uint64]*queue      // by durable filter number
 		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
 		groups     map[uint64]*groupQueue // shared groups with something queued or out, by durable number
+		promised   map[uint64][]promise   // what sessions are owed whose records lie here, by session number
 		groupRows  map[groupKey]*groupRow // what is kept of Kafka's groups
 
 		txnIDs      map[txnKey][]byte // transactional ids, encoded

@@ -12,14 +12,14 @@ import (
 type groupQueue struct {
 	number   uint64
 	position uint64             // everything at or below is finished
-	kept     uint64             // the position that the log has: the queue and the rows go by it
 	cursor   uint64             // everything above was never handed out
 	lowest   uint64             // what the position waited for when it was last looked at: until that is finished it stands
 	out      map[uint64]*Client // handed out
 	again    []uint64           // came back: to be handed out anew, ascending
+	saved    groupMark          // what the log has of it
 	behind   bool               // nobody had room: the rest waits in the queue
 	fetching bool
-	changed  bool
+	changed  bool // something was finished since the last mark
 }
 
 // sharedOut is a message that a shared group has given to this connection and that is not finished.
@@ -94,6 +94,10 @@ func (l *Local) handOut(c *Client, e topics.Entry, row topics.FilterID, m *Messa
 // deliverMember gives a message of a shared group to a connection of this loop.
 func (l *Local) deliverMember(c *Client, m *Message, d *carried) {
 	qos := min(m.QoS, QoS(d.opts&optQoS))
+	if qos == 2 && d.ref.Seq != 0 {
+		l.promiseShared(c, m, d)
+		return
+	}
 	v := &l.delivery
 	*v = Delivery{Ref: d.ref, SubscriptionIDs: d.ids, QoS: qos, Retain: m.Retain && d.opts&optRAP != 0, Shared: true}
 	if v.Ref.Zero() && qos > 0 {
@@ -138,7 +142,7 @@ func (l *Local) ackShared(c *Client, packetID uint16) bool {
 		}
 		o := c.sharedOut[i]
 		c.sharedOut = slices.Delete(c.sharedOut, i, i+1)
-		c.shared.Add(-1)
+		l.freeMember(c)
 		if o.body != nil {
 			putBundle(o.body)
 		}
@@ -146,6 +150,14 @@ func (l *Local) ackShared(c *Client, packetID uint16) bool {
 		return true
 	}
 	return false
+}
+
+// freeMember counts one message less among those that a member has out, and has it looked at if it was full.
+func (l *Local) freeMember(c *Client) {
+	c.shared.Add(-1)
+	if c.full.Load() {
+		l.later(c)
+	}
 }
 
 // finishShared tells the group's shard that a message is done with.
@@ -157,13 +169,18 @@ func (l *Local) finishShared(ref Ref) {
 	s.home.Run(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if g := s.mu.groups[ref.Group]; g != nil {
-			delete(g.out, ref.Seq)
-			if ref.Seq <= g.lowest {
-				g.advance()
-			}
-		}
+		s.finishLocked(ref)
 	})
+}
+
+func (s *shard) finishLocked(ref Ref) {
+	if g := s.mu.groups[ref.Group]; g != nil {
+		delete(g.out, ref.Seq)
+		g.changed = true
+		if ref.Seq <= g.lowest {
+			g.advance()
+		}
+	}
 }
 
 // hand notes that c has seq.
@@ -190,9 +207,8 @@ func (g *groupQueue) advance() {
 }
 
 // returnShared gives what a connection had of shared groups to other members, at QoS 1. A QoS 2 message stays with whom it was sent
-// to: it becomes one of the session's own in flight, if the session stays, and ends with it otherwise. What became the session's own is
-// answered: the group has finished it when the log knows that, not before.
-func (l *Local) returnShared(c *Client, stays bool) (own []Ref) {
+// to. These are of groups that keep nothing: if the session stays, of those the release alone can be sent again.
+func (l *Local) returnShared(c *Client, stays bool) {
 	list := c.sharedOut
 	c.sharedOut = nil
 	for i := range list {
@@ -202,21 +218,13 @@ func (l *Local) returnShared(c *Client, stays bool) (own []Ref) {
 			l.giveBack(o)
 			continue
 		}
+		if stays && c.feed != nil && o.received {
+			c.feed.restored = append(c.feed.restored, outEntry{id: o.id, qos: 2, state: outReceived})
+		}
 		if o.body != nil {
 			putBundle(o.body)
 		}
-		if !stays || c.feed == nil || !o.received && o.ref.Seq == 0 {
-			l.finishShared(o.ref)
-			continue
-		}
-		e := outEntry{seq: o.ref.Seq, shard: o.ref.Shard, id: o.id, qos: 2, state: outSent}
-		if o.received {
-			e.state = outReceived
-		}
-		c.feed.restored = append(c.feed.restored, e)
-		own = append(own, o.ref)
 	}
-	return own
 }
 
 // giveBack finds another member for a message that one could not take or did not finish.
@@ -291,8 +299,10 @@ func (l *Local) groupReturned(s *shard, ref Ref) {
 		return
 	}
 	delete(g.out, ref.Seq)
-	at, _ := slices.BinarySearch(g.again, ref.Seq)
-	g.again = slices.Insert(g.again, at, ref.Seq)
+	at, found := slices.BinarySearch(g.again, ref.Seq)
+	if !found {
+		g.again = slices.Insert(g.again, at, ref.Seq)
+	}
 	if !g.behind {
 		g.behind = true
 		l.b.behindGroups.Add(1)
@@ -399,7 +409,7 @@ func (l *Local) groupFetched(s *shard, number uint64, asked []uint64, bu *bundle
 	}
 	s.mu.Lock()
 	if g := s.mu.groups[number]; g != nil {
-		g.fetching = false
+		g.fetching, g.changed = false, true
 		for _, seq := range asked {
 			if seq > through {
 				break

@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"github.com/sluicemq/sluice/broker/topics"
 )
@@ -23,6 +24,7 @@ type retainedJob struct {
 	filter []byte
 	opts   uint32
 	id     uint32
+	number uint64 // of a durable session's filter: what it brings at QoS 1 and 2 is kept for the session
 	cursor topics.Cursor
 }
 
@@ -61,17 +63,26 @@ func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 		}
 		sess.subs = append(sess.subs, id)
 	}
-	l.oweRetained(c, r, isNew)
+	if l.bringsRetained(r, isNew) {
+		l.oweRetained(c, r, 0)
+	}
 	return nil
 }
 
+// bringsRetained says whether a subscription is owed retained messages.
+func (l *Local) bringsRetained(r *SubscribeRequest, isNew bool) bool {
+	return r.Group == nil && r.RetainHandling != 2 && (r.RetainHandling != 1 || isNew) && !l.b.retained.empty()
+}
+
 // oweRetained remembers that c is to get the retained messages of a subscription.
-func (l *Local) oweRetained(c *Client, r *SubscribeRequest, isNew bool) {
-	if r.Group != nil || r.RetainHandling == 2 || r.RetainHandling == 1 && !isNew || l.b.retained.empty() {
-		return
-	}
-	c.retry = append(c.retry, retainedJob{filter: append([]byte(nil), r.Filter...), opts: r.options(), id: r.SubscriptionID})
+func (l *Local) oweRetained(c *Client, r *SubscribeRequest, number uint64) {
+	c.retry = append(c.retry, retainedJob{filter: append([]byte(nil), r.Filter...), opts: r.options(), id: r.SubscriptionID, number: number})
 	l.later(c)
+}
+
+// dropOwed forgets the retained messages that a filter has yet to bring.
+func (c *Client) dropOwed(filter []byte) {
+	c.retry = slices.DeleteFunc(c.retry, func(j retainedJob) bool { return bytes.Equal(j.filter, filter) })
 }
 
 func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
@@ -81,8 +92,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	cmd := appendCommand(nil, cmdSubscribe, sess.d.id)
 	n := 0
 	var body []byte
-	var owed []int
-	var isNew []bool
+	var jobs []subscribeJob
 	var numbers []uint64
 	for i := range reqs {
 		r := &reqs[i]
@@ -100,24 +110,23 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			number = l.b.filters.reserve(c.tenant, string(r.Group), string(r.Filter))
 			numbers = append(numbers, number)
 		}
-		body = l.b.appendSubscription(body, r, have, at, number)
-		owed, isNew = append(owed, i), append(isNew, at < 0)
+		j := subscribeJob{r: *r, number: number, owed: l.bringsRetained(r, at < 0)}
+		j.r.Filter = append([]byte(nil), r.Filter...) // views die with this call
+		if j.owed {
+			c.dropOwed(r.Filter)
+		}
+		jobs = append(jobs, j)
+		body = l.b.appendSubscription(body, r, have, at, number, j.owed)
 		n++
 	}
 	if n == 0 {
 		return Routed, nil
 	}
 	cmd = binary.AppendUvarint(cmd, uint64(n))
-	// Views die with this call: what the retained messages need is copied now.
-	jobs := make([]SubscribeRequest, n)
-	for k, i := range owed {
-		jobs[k] = reqs[i]
-		jobs[k].Filter = append([]byte(nil), reqs[i].Filter...)
-	}
 	e := entry{
 		done: func() {
 			l.b.settle(numbers)
-			l.Run(func() { l.subscribed(c, t, jobs, isNew) })
+			l.Run(func() { l.subscribed(c, t, jobs) })
 		},
 		failed: func(err error) {
 			l.b.settle(numbers)
@@ -132,15 +141,24 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	return Pending, nil
 }
 
+// subscribeJob is what comes after a subscription.
+type subscribeJob struct {
+	r      SubscribeRequest
+	number uint64
+	owed   bool
+}
+
 // subscribed ends Subscribe for a durable session, on its loop.
-func (l *Local) subscribed(c *Client, t Token, jobs []SubscribeRequest, isNew []bool) {
+func (l *Local) subscribed(c *Client, t Token, jobs []subscribeJob) {
 	l.completed(c, Result{Token: t})
 	for k := range jobs {
 		if c.state != clientConnected {
 			return
 		}
-		l.oweRetained(c, &jobs[k], isNew[k])
-		if jobs[k].Group != nil {
+		if jobs[k].owed {
+			l.oweRetained(c, &jobs[k].r, jobs[k].number)
+		}
+		if jobs[k].r.Group != nil {
 			l.readyShared(c)
 		}
 	}
@@ -166,11 +184,14 @@ func findSubscription(have []durableSubscription, group, filter []byte) int {
 
 // appendSubscription encodes one subscription with the places from which its filter's queues count for this session. An
 // existing subscription keeps its places.
-func (b *Broker) appendSubscription(dst []byte, r *SubscribeRequest, have []durableSubscription, at int, number uint64) []byte {
+func (b *Broker) appendSubscription(dst []byte, r *SubscribeRequest, have []durableSubscription, at int, number uint64, owed bool) []byte {
 	var starts []shardSeq
 	opts := r.options()
 	if number != 0 {
 		opts |= optDurable
+		if owed {
+			opts |= optOwed
+		}
 		if at >= 0 && have[at].number == number {
 			starts = have[at].starts
 		} else {
@@ -226,24 +247,34 @@ func (s *shard) applySubscribe(b *Broker, d *decoder) {
 	s.mu.Unlock()
 	for n := d.count(); n > 0 && !d.bad; n-- {
 		sub := d.subscription()
-		if sess != nil && !d.bad {
-			b.addSubscription(sess, sub)
+		if sess == nil || d.bad {
+			continue
 		}
+		owed := sub.opts&optOwed != 0
+		sub.opts &^= optOwed
+		was := b.addSubscription(sess, sub)
+		s.mu.Lock()
+		if was != sub.number {
+			sess.d.endOwed(was)
+		}
+		if owed {
+			sess.d.startOwed(sub.number)
+		}
+		s.mu.Unlock()
 	}
 	s.mu.Lock()
 	s.mu.rows.session(id)
 	s.mu.Unlock()
 }
 
-// addSubscription puts a durable subscription into the session and the index.
-func (b *Broker) addSubscription(sess *Session, sub durableSubscription) {
+// addSubscription puts a durable subscription into the session and the index. It answers the filter's number in the one that it replaces.
+func (b *Broker) addSubscription(sess *Session, sub durableSubscription) (was uint64) {
 	var group []byte
 	if sub.group != "" {
 		group = []byte(sub.group)
 	}
 	old := sess.d.subscriptions()
 	subs := append([]durableSubscription(nil), old...)
-	was := uint64(0)
 	if at := findSubscription(subs, group, []byte(sub.filter)); at >= 0 {
 		if was = subs[at].number; was != 0 && was != sub.number {
 			b.leaveFilter(was, sess)
@@ -264,6 +295,7 @@ func (b *Broker) addSubscription(sess *Session, sub durableSubscription) {
 	if err == nil && sub.number != 0 && sub.number != was {
 		b.filters.use(sub.number, id, sess.key.tenant, sub.group, sub.filter, sess)
 	}
+	return was
 }
 
 func (b *Broker) leaveFilter(number uint64, sess *Session) {
@@ -321,6 +353,11 @@ func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
 // Unsubscribe removes subscriptions; reqs uses Filter and Group only. errs gets ErrNoSubscription where there was none.
 func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
 	sess := c.sess
+	for i := range reqs {
+		if reqs[i].Group == nil {
+			c.dropOwed(reqs[i].Filter)
+		}
+	}
 	if sess.d == nil {
 		for i := range reqs {
 			id, existed := l.b.index.Unsubscribe(c.tenant, reqs[i].Group, reqs[i].Filter, sess.slot)
@@ -387,6 +424,9 @@ func (s *shard) applyUnsubscribe(b *Broker, d *decoder) {
 		sub := old[at]
 		subs := append(append([]durableSubscription(nil), old[:at]...), old[at+1:]...)
 		sess.d.subs.Store(&subs)
+		s.mu.Lock()
+		sess.d.endOwed(sub.number)
+		s.mu.Unlock()
 		b.dropSubscription(sess, &sub)
 	}
 }

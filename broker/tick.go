@@ -2,7 +2,6 @@ package broker
 
 import (
 	"container/heap"
-	"encoding/binary"
 	"math"
 	"slices"
 )
@@ -43,7 +42,11 @@ func (l *Local) journalProgress() {
 	for i, f := range l.changed {
 		l.changed[i] = nil
 		f.listed = false
-		if f.c.feed != f || !f.changed {
+		if f.c.feed != f {
+			continue
+		}
+		l.journalKept(f)
+		if !f.changed {
 			continue
 		}
 		f.restored = slices.DeleteFunc(f.restored, func(e outEntry) bool {
@@ -179,10 +182,8 @@ func (l *Local) groupProgress(s *shard) {
 	for _, g := range s.mu.groups {
 		if g.changed {
 			g.changed = false
-			c := binary.AppendUvarint(nil, cmdGroup)
-			c = binary.AppendUvarint(c, g.number)
-			c = binary.AppendUvarint(c, g.position)
-			cmd = appendBytes(cmd, c)
+			m := g.mark()
+			cmd = appendBytes(cmd, m.encode(appendCommand(nil, cmdGroup, g.number)))
 		}
 	}
 	s.mu.Unlock()
@@ -191,21 +192,4 @@ func (l *Local) groupProgress(s *shard) {
 			return
 		}
 	}
-}
-
-// applyGroup keeps how far a group has come. One that has ended by then leaves nothing behind.
-func (s *shard) applyGroup(b *Broker, number, position uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	g := s.mu.groups[number]
-	if g == nil {
-		if !b.recovering {
-			return
-		}
-		g = s.groupLocked(number)
-	}
-	g.kept = max(g.kept, position)
-	g.position = max(g.position, position)
-	g.cursor = max(g.cursor, position)
-	s.mu.rows.group(number)
 }

@@ -35,6 +35,7 @@ func (l *Local) trim(s *shard, lim *Limits, now int64) {
 			start = min(start, q.first())
 		}
 	}
+	start = s.promisedFromLocked(start, lim.oldest(now))
 	moved := start > s.mu.logStart
 	s.mu.logStart = max(start, s.mu.logStart)
 	s.mu.Unlock()
@@ -59,7 +60,7 @@ func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
 	applied, holder := s.mu.appliedSeq, q.holder
 	low := uint64(0)
 	if g := s.mu.groups[number]; shared && g != nil {
-		low = g.kept
+		low = g.saved.finished()
 	}
 	s.mu.Unlock()
 	if !shared {

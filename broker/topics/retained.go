@@ -22,6 +22,12 @@ type Cursor struct {
 // Done says that nothing is left to match.
 func (c *Cursor) Done() bool { return c.done }
 
+// Place is what CursorFrom goes on from: a copy. It holds as long as the order of topics does, also on disk.
+func (c *Cursor) Place() []byte { return append([]byte(nil), c.seek...) }
+
+// CursorFrom gives a cursor at a place, which is copied.
+func CursorFrom(place []byte) Cursor { return Cursor{seek: append([]byte(nil), place...)} }
+
 // Retained finds the slots of retained messages by topic and by filter. Many readers and writers may use it at a time.
 type Retained struct {
 	opts RetainedOptions

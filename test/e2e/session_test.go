@@ -148,6 +148,58 @@ func TestResendAfterReconnect(t *testing.T) {
 	})
 }
 
+// What a subscription brought of retained messages is sent again as it was, whatever their topics hold by then; what replaced it comes
+// behind it.
+//
+// Conformance: MQTT-4.4.0-1 (3.1.1, 5.0)
+func TestRetainedIsSentAgain(t *testing.T) {
+	each(t, both, func(w *world) {
+		pub := w.connect("pub")
+		topics := []string{"r/1", "r/2", "r/3"}
+		for i, topic := range topics {
+			pub.pub(topic, topic, byte(1+i%2), retain)
+		}
+		c := w.connect("c", kept)
+		c.sub(2, "r/+")
+		first := map[string]wire.Publish{}
+		for range topics {
+			m := c.message()
+			if m.Dup || !m.Retain || m.QoS == 0 {
+				w.Fatalf("%+v", m)
+			}
+			m.Payload, m.Topic = append([]byte(nil), m.Payload...), nil
+			first[string(m.Payload)] = m
+		}
+		_ = c.Close()
+		pub.pub("r/1", "new", 1, retain)
+		pub.pub("r/2", "", 1, retain)
+
+		c = w.connect("c", kept)
+		for range topics {
+			m := c.message()
+			was, sent := first[string(m.Payload)]
+			if !sent || !m.Dup || !m.Retain || m.PacketID != was.PacketID || m.QoS != was.QoS {
+				w.Fatalf("%+v, and it was %+v", m, was)
+			}
+			if m.QoS == 1 {
+				c.send(wire.AppendShortAck(nil, wire.PUBACK, m.PacketID))
+			}
+		}
+		for range 2 {
+			if m := c.recv(); m.Retain || string(m.Payload) != "new" && string(m.Payload) != "" {
+				w.Fatalf("%+v", m)
+			}
+		}
+		id := first["r/2"].PacketID
+		c.send(wire.AppendShortAck(nil, wire.PUBREC, id))
+		c.ackOf(wire.PUBREL, id)
+		c.send(wire.AppendShortAck(nil, wire.PUBCOMP, id))
+		c.bye()
+		c = w.connect("c", kept)
+		c.quiet("r/4")
+	})
+}
+
 // After PUBREC it is the PUBREL that is sent again, never the PUBLISH.
 //
 // Conformance: MQTT-4.3.3-5 (5.0), MQTT-4.3.3-6 (5.0)

@@ -262,3 +262,49 @@ func TestSharedQoS2StaysWithItsMember(t *testing.T) {
 		third.quiet("x")
 	})
 }
+
+// A QoS 2 message of a share that was sent to a kept member is finished with it when it comes back: the PUBLISH as it was, or the PUBREL.
+// Nobody else gets it meanwhile, and nothing comes when it is done.
+//
+// Conformance: MQTT-4.8.2-4 (5.0)
+func TestSharedQoS2IsResumed(t *testing.T) {
+	each(t, both, func(w *world) {
+		pub, c := w.connect("pub"), w.connect("c", kept)
+		c.share("g", "a", 2)
+		c.sub(1, "x")
+		pub.pub("a", "begun", 2)
+		begun := c.message()
+		pub.pub("a", "received", 2)
+		received := c.message()
+		c.send(wire.AppendShortAck(nil, wire.PUBREC, received.PacketID))
+		c.ackOf(wire.PUBREL, received.PacketID)
+		other := w.connect("other")
+		other.share("g", "a", 2)
+		other.sub(1, "y")
+		_ = c.Close()
+		pub.pub("a", "for the other", 2)
+		other.expect("for the other")
+		other.quiet("y")
+
+		c = w.connect("c", kept)
+		c.ackOf(wire.PUBREL, received.PacketID)
+		m := c.message()
+		if !m.Dup || m.QoS != 2 || m.PacketID != begun.PacketID || string(m.Payload) != "begun" {
+			w.Fatalf("%+v, want identifier %d", m, begun.PacketID)
+		}
+		for _, id := range []uint16{received.PacketID, begun.PacketID} {
+			if id == begun.PacketID {
+				c.send(wire.AppendShortAck(nil, wire.PUBREC, id))
+				c.ackOf(wire.PUBREL, id)
+			}
+			c.send(wire.AppendShortAck(nil, wire.PUBCOMP, id))
+		}
+		if err := c.Ping(); err != nil {
+			w.Fatal(err)
+		}
+		_ = c.Close()
+		c = w.connect("c", kept)
+		c.quiet("x")
+		other.quiet("y")
+	})
+}
