@@ -273,9 +273,6 @@ func (c *Checkpointer) Flush() error {
 	if err := c.err(); err != nil {
 		return err
 	}
-	if err := c.l.com.flushWritten(); err != nil {
-		return err
-	}
 	l := c.l
 	b := c.mu.db.NewBatch()
 	l.mu.Lock()
@@ -290,11 +287,15 @@ func (c *Checkpointer) Flush() error {
 	// Log ends move with every group: those that the replay will not see again must be known.
 	for id, p := range l.mu.partitions {
 		if _, ok := l.mu.dirty[id]; !ok && p.end != p.savedEnd {
+			ids = append(ids, id)
 			err = errors.Join(err, putPartition(b, p))
 		}
 	}
 	clear(l.mu.dirty)
 	l.mu.Unlock()
+	// After the look at the log, not before: a start or an end that is saved, and the power cut that takes the records under it, would have
+	// the next run write its records below the start, where nobody looks for them.
+	err = errors.Join(err, l.com.flushWritten())
 	if err = errors.Join(err, b.Set([]byte{keyLog, rowReplay}, putPosition(replay), nil)); err == nil {
 		err = c.mu.db.Apply(b, pebble.NoSync)
 	}
