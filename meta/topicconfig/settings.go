@@ -1,0 +1,170 @@
+package topicconfig
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Setting is one key that a user has set, with the text that the user gave.
+type Setting struct{ Key, Value string }
+
+// Settings are what a user has set, sorted by key, each key once. They are immutable: With and Without answer new ones.
+type Settings []Setting
+
+func (s Settings) find(key string) (int, bool) {
+	return slices.BinarySearchFunc(s, key, func(e Setting, k string) int { return strings.Compare(e.Key, k) })
+}
+
+// Get gives the text of key, if it is set.
+func (s Settings) Get(key string) (string, bool) {
+	i, ok := s.find(key)
+	if !ok {
+		return "", false
+	}
+	return s[i].Value, true
+}
+
+// With is s with key set.
+func (s Settings) With(key, value string) Settings {
+	i, ok := s.find(key)
+	out := slices.Clone(s)
+	if ok {
+		out[i].Value = value
+		return out
+	}
+	return slices.Insert(out, i, Setting{key, value})
+}
+
+// Without is s with key not set.
+func (s Settings) Without(key string) Settings {
+	i, ok := s.find(key)
+	if !ok {
+		return s
+	}
+	return slices.Delete(slices.Clone(s), i, i+1)
+}
+
+// Op is what an incremental change does to one key. The numbers are Kafka's.
+type Op int8
+
+// The operations.
+const (
+	Set      Op = 0
+	Delete   Op = 1
+	Append   Op = 2 // to a list
+	Subtract Op = 3 // from a list
+)
+
+// Change is one step of an incremental change.
+type Change struct {
+	Key   string
+	Op    Op
+	Value string
+	Null  bool // no value was given: an error but for Delete
+}
+
+// Alter is s after changes. Its keys are looked up by find, which gives the type and default of a key, or nil. The outcome is not
+// checked: see CheckTopic and CheckDefaults.
+func (s Settings) Alter(changes []Change, find func(string) *Key) (Settings, error) {
+	for i, c := range changes {
+		if slices.ContainsFunc(changes[:i], func(d Change) bool { return d.Key == c.Key }) {
+			return nil, refuse("Error due to duplicate config keys: %s", c.Key)
+		}
+		if c.Null && c.Op != Delete {
+			return nil, refuse("Null value not supported for topic configs: %s", c.Key)
+		}
+		switch c.Op {
+		case Set:
+			s = s.With(c.Key, c.Value)
+		case Delete:
+			s = s.Without(c.Key)
+		case Append, Subtract:
+			k := find(c.Key)
+			if k == nil || k.Type != List {
+				return nil, refuse("Can't %s to key %s because its type is not LIST.",
+					[]string{"APPEND", "SUBTRACT"}[c.Op-Append], c.Key)
+			}
+			s = s.With(c.Key, s.alterList(k, c))
+		default:
+			return nil, refuse("Unknown operation type %d for key %s", c.Op, c.Key)
+		}
+	}
+	return s, nil
+}
+
+func (s Settings) alterList(k *Key, c Change) string {
+	old, ok := s.Get(c.Key)
+	if !ok {
+		old = k.Default
+	}
+	list := splitList(old)
+	for _, v := range splitList(c.Value) {
+		switch at := slices.Index(list, v); {
+		case c.Op == Append && at < 0:
+			list = append(list, v)
+		case c.Op == Subtract && at >= 0:
+			list = slices.Delete(list, at, at+1)
+		}
+	}
+	return strings.Join(list, ",")
+}
+
+// CheckTopic says what is wrong with a topic's settings, defaults being the broker-wide ones: a key that does not exist, a value
+// that Check refuses, or two that contradict each other.
+func CheckTopic(s, defaults Settings, f Flushes) error {
+	for _, e := range s {
+		k := Find(e.Key)
+		if k == nil {
+			return refuse("Unknown topic config name: %s", e.Key)
+		}
+		if err := k.Check(e.Value, f); err != nil {
+			return err
+		}
+	}
+	return Resolve(s, defaults).check()
+}
+
+// CheckDefaults says what is wrong with broker-wide settings. Those that are no topic key's default are none that can be changed
+// at run time.
+func CheckDefaults(s Settings, f Flushes) error {
+	for _, e := range s {
+		k, syn := FindSynonym(e.Key)
+		if k == nil {
+			return refuse("Cannot update these configs dynamically: %s", e.Key)
+		}
+		text, err := syn.convert(e.Value)
+		if err == nil {
+			err = k.Check(text, f)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", e.Key, err)
+		}
+	}
+	return Resolve(nil, s).check()
+}
+
+// check looks at what concerns more than one key.
+func (c *Values) check() error {
+	if c.MinCompactionLagMillis > c.MaxCompactionLagMillis {
+		return refuse("conflict topic config setting %s (%d) > %s (%d)", minCompactionLag, c.MinCompactionLagMillis,
+			maxCompactionLag, c.MaxCompactionLagMillis)
+	}
+	return nil
+}
+
+// convert gives the topic key's text for a synonym's.
+func (s Synonym) convert(text string) (string, error) {
+	if s.Millis == 0 {
+		return text, nil
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 32)
+	if err != nil {
+		return "", refusal("Not a number of type INT")
+	}
+	if n < 0 {
+		return "-1", nil
+	}
+	return strconv.FormatInt(n*s.Millis, 10), nil
+}
