@@ -224,6 +224,10 @@ const (
 	cmdTxnOffsets    = 49
 	cmdTxnOffsetsEnd = 50
 	cmdProducerIDs   = 51
+
+	// Of topics; in shard 0.
+	cmdTopic     = 64
+	cmdTopicGone = 65
 )
 
 // applyCommands applies a command frame; recovery calls it as well.
@@ -278,6 +282,10 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyTxnOffsetsEnd(&c)
 		case cmdProducerIDs:
 			s.applyProducerIDs(c.uvarint())
+		case cmdTopic:
+			s.applyTopic(b, &c)
+		case cmdTopicGone:
+			s.applyTopicGone(b, &c)
 		}
 	}
 }

@@ -20,6 +20,8 @@ type Options struct {
 	Limits Limits
 	// ShareStrategy picks the member of a shared group that gets a message.
 	ShareStrategy topics.Strategy
+	// ResolveTopic makes a topic's configuration of what its user has set. nil: settings mean nothing.
+	ResolveTopic func([]Setting) TopicConfig
 	// Volatile says that the log keeps nothing over a restart: sessions end with their connections.
 	Volatile bool
 }
@@ -75,6 +77,7 @@ type Broker struct {
 	retained   *retainedStore
 	slots      slotTable
 	topicTable topicTable
+	topicStore topicStore
 	stats      Stats
 	failure    atomic.Pointer[error]
 	recovering bool // until Recovered: queues wait for their readers, whatever the order of the shards' commands
@@ -117,6 +120,9 @@ func New(o Options) *Broker {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.ResolveTopic == nil {
+		o.ResolveTopic = func([]Setting) TopicConfig { return TopicConfig{Delete: true, RetentionMillis: -1, RetentionBytes: -1} }
 	}
 	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true}
 	b.SetLimits(o.Limits)

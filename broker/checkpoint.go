@@ -26,6 +26,10 @@ const (
 	rowTxnID       = 't' // of the transaction coordinator
 	rowTxnOffsets  = 'x'
 	rowProducerIDs = 'i'
+
+	// Of topics, in shard 0: they sort, and are loaded, before all that lies in partitions.
+	rowTopic        = 'A'
+	rowPartitionIDs = 'B'
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -45,6 +49,7 @@ type dirtyRows struct {
 	txnGroups map[txnGroupKey]struct{}
 
 	producerIDs bool
+	topicSpecs  map[topicIDKey]struct{}
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -141,6 +146,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	rows = s.collectProducersLocked(b, rows)
 	rows = s.collectTxnsLocked(b, rows)
 	rows = s.collectTxnIDsLocked(b, rows)
+	rows = s.collectTopicsLocked(b, rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -176,6 +182,9 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.txnsAgainLocked(key)
 		case rowProducerIDs:
 			s.mu.rows.producerIDs = true
+		case rowTopic:
+			d := decoder{b: key[1:]}
+			mark(&s.mu.rows.topicSpecs, topicIDKey{uint32(d.uvarint()), d.topicID()})
 		case rowProducer:
 			mark(&s.mu.rows.producers, producerKey{record.PartitionID(number), int64(binary.BigEndian.Uint64(key[9:]))})
 		case rowQueue:
@@ -234,8 +243,8 @@ func (b *Broker) Checkpoint(st Checkpoints) error {
 func encodeSessionRow(dst []byte, sess *Session) []byte {
 	d := sess.d
 	dst = append(dst, 1) // version of the row
-	dst = binary.AppendUvarint(dst, uint64(sess.tenant))
-	dst = appendString(dst, sess.id)
+	dst = binary.AppendUvarint(dst, uint64(sess.key.tenant))
+	dst = appendString(dst, sess.key.id)
 	dst = binary.AppendUvarint(dst, uint64(d.expiry))
 	dst = binary.AppendUvarint(dst, uint64(d.deadline))
 	dst = binary.AppendUvarint(dst, uint64(d.willAt))
@@ -262,7 +271,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	if d.uvarint() != 1 {
 		return false
 	}
-	sess := &Session{tenant: uint32(d.uvarint()), id: d.string(), shard: s, d: &durable{id: id}}
+	sess := &Session{key: sessionKey{tenant: uint32(d.uvarint()), id: d.string()}, shard: s, d: &durable{id: id}}
 	sess.d.expiry, sess.d.deadline, sess.d.willAt = time.Duration(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
 	sess.d.connected = d.uvarint() == 1
 	sess.will = d.will()
@@ -278,7 +287,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	}
 	sess.slot = b.slots.alloc()
 	s.mu.Lock()
-	s.mu.sessions.set(sess)
+	s.mu.sessions[sess.key] = sess
 	if s.mu.byID == nil {
 		s.mu.byID = make(map[uint64]*Session)
 	}
@@ -355,6 +364,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadProducerRow(b, key, value)
 	case rowTxns:
 		return s.loadTxnsRow(b, key, value)
+	case rowTopic, rowPartitionIDs:
+		return s.loadTopicRow(b, kind, value)
 	case rowTxnID, rowTxnOffsets, rowProducerIDs:
 		return s.loadTxnIDRow(b, kind, key, value)
 	default:

@@ -152,6 +152,11 @@ func (b *Broker) LeaveGroup(tenant uint32, groupID string, leavers []Leaver, don
 			}
 			errs[i] = g.leave(who)
 		}
+		if g != nil && g.state == GroupEmpty && g.generation > 0 {
+			// A restart must not find them: the next members would wait for their sessions to end.
+			g.storeSoon(func(err error) { done(errs, err) })
+			return
+		}
 		done(errs, nil)
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -111,6 +112,15 @@ func (m *memLog) ReadBatches(p record.PartitionID, from record.Offset, maxBytes 
 		return true
 	})
 	return dst, nil, true, err
+}
+
+func (m *memLog) Partitions() (ids []record.PartitionID) {
+	m.frames(func(f record.Frame) {
+		if f.Kind == record.KindRecords && !slices.Contains(ids, f.Partition) {
+			ids = append(ids, f.Partition)
+		}
+	})
+	return ids
 }
 
 func (m *memLog) Bounds(p record.PartitionID) (start, end record.Offset) {

@@ -23,7 +23,6 @@ type Local struct {
 	cache       EncodeCache
 	delivery    Delivery
 	message     Message
-	request     ConnectRequest // of the Connect that runs
 	props       []byte
 	headers     []byte
 	body        []byte
@@ -140,11 +139,11 @@ func (l *Local) handle(p *post) {
 	case postCompleted:
 		l.completed(p.c, p.res)
 	case postResume:
-		p.c.flags &^= clientStarved
+		p.c.starved = false
 		if p.c.state == clientConnected {
 			p.c.sub.Control(Control{Kind: ControlResume})
 		}
-		if len(p.c.jobs()) > 0 {
+		if len(p.c.retry) > 0 {
 			l.later(p.c)
 		}
 	case postBundle:
@@ -179,7 +178,7 @@ func (l *Local) resume() {
 	list := l.resumed
 	l.resumed = nil
 	for i, c := range list {
-		c.flags &^= clientQueued
+		c.queued = false
 		if c.state == clientConnected {
 			l.feed(c)
 		}
@@ -195,10 +194,10 @@ func (l *Local) resume() {
 
 // later puts c on the list that resume looks at.
 func (l *Local) later(c *Client) {
-	if c.flags&clientQueued != 0 {
+	if c.queued {
 		return
 	}
-	c.flags |= clientQueued
+	c.queued = true
 	l.resumed = append(l.resumed, c)
 	if len(l.resumed) == 1 && !l.awake.Swap(true) {
 		l.wake()

@@ -19,6 +19,8 @@ type Log interface {
 	ReadBatches(p record.PartitionID, from record.Offset, maxBytes int, tail bool, dst [][]byte) (_ [][]byte, held alloc.Ref, ok bool, err error)
 	// Bounds are the first offset of p that is there, and the one behind the last that is committed. Both are 0 for what is not known.
 	Bounds(p record.PartitionID) (start, end record.Offset)
+	// Partitions are the ids of all partitions of which there is something.
+	Partitions() []record.PartitionID
 	// SetLogStart says that nobody needs records before o.
 	SetLogStart(p record.PartitionID, o record.Offset)
 	// DropPartition says that nobody needs any record of p, those on their way included. Its id is never used again.

@@ -31,8 +31,13 @@ func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partitio
 	return &Partition{id: ps.ID, topic: t, index: index, shard: b.shards[int(ps.Shard)%len(b.shards)]}
 }
 
-// revivePartitions has every partition end where the log does. Before the loops run.
+// revivePartitions has every partition end where the log does, and lets go of those whose topic is gone. Before the loops run.
 func (b *Broker) revivePartitions() {
+	for _, id := range b.log.Partitions() {
+		if id > record.PartitionID(len(b.shards)) && b.partition(id) == nil {
+			b.log.DropPartition(id) // its topic went just before the last run ended
+		}
+	}
 	b.topicTable.partitions.Range(func(_, v any) bool {
 		p := v.(*Partition)
 		_, end := b.log.Bounds(p.id)

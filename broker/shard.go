@@ -37,7 +37,7 @@ type shard struct {
 		dirty      bool       // on the broker's list for the committer
 		waiting    []*Client
 		appenders  []*Appender // the same, of streams
-		sessions   sessionTable
+		sessions   map[sessionKey]*Session
 		byID       map[uint64]*Session    // durable sessions of this shard
 		queues     map[uint64]*queue      // by durable filter number
 		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
@@ -48,10 +48,12 @@ type shard struct {
 		txnIDs      map[txnKey][]byte // transactional ids, encoded
 		txnOffsets  map[txnGroupKey]map[TopicPartition]CommittedOffset
 		producerIDs uint64 // those below were given out
-		rows        dirtyRows
-		timers      timers   // of durable sessions
-		grown       []*queue // got references since limit looked at them
-		trimList    []uint64 // queues that trim has yet to look at
+
+		nextPartition record.PartitionID // of shard 0: no partition has had this id or a later one
+		rows          dirtyRows
+		timers        timers   // of durable sessions
+		grown         []*queue // got references since limit looked at them
+		trimList      []uint64 // queues that trim has yet to look at
 	}
 }
 
@@ -111,6 +113,7 @@ func (p *pending) reset() {
 func newShard(id record.ShardID, home *Local) *shard {
 	s := &shard{id: id, home: home}
 	s.mu.nextSeq = 1
+	s.mu.sessions = make(map[sessionKey]*Session)
 	return s
 }
 

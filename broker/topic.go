@@ -17,7 +17,8 @@ type TopicSpec struct {
 	Name       string
 	Internal   bool // the broker's own: listed as such, not written to by clients
 	Partitions []PartitionSpec
-	Config     TopicConfig
+	Settings   []Setting   // what its user has set, in order of the keys
+	Config     TopicConfig // what comes of it
 }
 
 // PartitionSpec places one partition: the id under which the journal keeps it, never given to a second one, and its shard.
@@ -53,6 +54,7 @@ type Topic struct {
 	spec       atomic.Pointer[TopicSpec]
 	partitions atomic.Pointer[[]*Partition] // grows only
 	dropped    atomic.Bool
+	name       []byte
 }
 
 // Spec is what the catalog says of the topic now.
@@ -60,6 +62,9 @@ func (t *Topic) Spec() *TopicSpec { return t.spec.Load() }
 
 // Name is the topic's name.
 func (t *Topic) Name() string { return t.spec.Load().Name }
+
+// NameBytes is Name as bytes, which must not be written to.
+func (t *Topic) NameBytes() []byte { return t.name }
 
 // ID is the topic's id.
 func (t *Topic) ID() TopicID { return t.spec.Load().ID }
@@ -119,6 +124,9 @@ func (b *Broker) Topics(tenant uint32, fn func(*Topic) bool) {
 	b.topicTable.byName.Range(func(k, v any) bool { return k.(topicKey).tenant != tenant || fn(v.(*Topic)) })
 }
 
+// TopicCount is how many topics there are.
+func (b *Broker) TopicCount() int64 { return b.topicTable.count.Load() }
+
 // partition finds a partition by the journal's id, nil if its topic is gone.
 func (b *Broker) partition(id record.PartitionID) *Partition {
 	v, _ := b.topicTable.partitions.Load(id)
@@ -135,7 +143,7 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 	t := b.TopicByID(spec.Tenant, spec.ID)
 	var list []*Partition
 	if t == nil {
-		t = &Topic{}
+		t = &Topic{name: []byte(spec.Name)}
 	} else {
 		list = *t.partitions.Load()
 	}

@@ -57,6 +57,9 @@ func (v *Volatile) ReadBatches(_ record.PartitionID, _ record.Offset, _ int, _ b
 	return dst, nil, true, nil
 }
 
+// Partitions are none.
+func (v *Volatile) Partitions() []record.PartitionID { return nil }
+
 // Bounds are nothing.
 func (v *Volatile) Bounds(record.PartitionID) (start, end record.Offset) { return 0, 0 }
 

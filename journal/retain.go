@@ -35,6 +35,19 @@ func (l *Log) DropPartition(p record.PartitionID) {
 	l.keep.bury(dead)
 }
 
+// Partitions are the ids of all partitions that were not dropped, in no order.
+func (l *Log) Partitions() []record.PartitionID {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	ids := make([]record.PartitionID, 0, len(l.mu.partitions))
+	for id, p := range l.mu.partitions {
+		if !p.dropped {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // LogStart is the first offset of p that may be asked for.
 func (l *Log) LogStart(p record.PartitionID) record.Offset {
 	l.mu.RLock()

@@ -185,6 +185,9 @@ func (s *logStorage) ReadBatches(p record.PartitionID, from record.Offset, maxBy
 	return append(dst, h.Batches...), h, true, nil
 }
 
+// Partitions are those of which the log has something.
+func (s *logStorage) Partitions() []record.PartitionID { return s.log.Partitions() }
+
 // Bounds are where a partition begins and ends.
 func (s *logStorage) Bounds(p record.PartitionID) (start, end record.Offset) {
 	return s.log.LogStart(p), s.log.LogEnd(p)

@@ -101,6 +101,7 @@ func (m *memoryLog) DropPartition(record.PartitionID)              {}
 func (m *memoryLog) ReadBatches(_ record.PartitionID, _ record.Offset, _ int, _ bool, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
 	return dst, nil, true, nil
 }
+func (m *memoryLog) Partitions() []record.PartitionID                     { return nil }
 func (m *memoryLog) Bounds(record.PartitionID) (start, end record.Offset) { return 0, 0 }
 
 // node is a server in this process.
