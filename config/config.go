@@ -21,6 +21,7 @@ type Config struct {
 	Journal   Journal   `key:"journal"`
 	Limits    Limits    `key:"limits"`
 	MQTT      MQTT      `key:"mqtt"`
+	Kafka     Kafka     `key:"kafka"`
 	Engine    Engine    `key:"engine"`
 	Cluster   Cluster   `key:"cluster"`
 	Log       Log       `key:"log"`
@@ -38,7 +39,8 @@ type Node struct {
 
 // Listeners are the addresses on which the node accepts connections.
 type Listeners struct {
-	MQTT MQTTListeners `key:"mqtt"`
+	MQTT  MQTTListeners  `key:"mqtt"`
+	Kafka KafkaListeners `key:"kafka"`
 	// Metrics, `/healthz` and `/readyz`. Whoever reaches it can read the metrics: see `auth.anonymous_http`.
 	HTTP Addrs `key:"http" default:"127.0.0.1:8080"`
 }
@@ -66,6 +68,21 @@ type MQTTListeners struct {
 	HandshakeTimeout time.Duration `key:"handshake_timeout" default:"10s" min:"100ms" max:"10m"`
 	// Time a client has, after the handshakes, to send its CONNECT in full.
 	ConnectTimeout time.Duration `key:"connect_timeout" default:"10s" min:"100ms" max:"10m"`
+}
+
+// KafkaListeners are the doors for clients of Apache Kafka.
+type KafkaListeners struct {
+	// Plain TCP.
+	TCP Addrs `key:"tcp" default:"127.0.0.1:9092"`
+	// TLS over TCP; opens once `tls.cert` and `tls.key` are set.
+	TLS Addrs `key:"tls" default:"off"`
+	// The address, `HOST:PORT`, that clients are told to connect to: what they reach the first plain listener by, a load balancer or
+	// another name of the machine. Empty is the address by which the client that asks has reached the node.
+	Advertised string `key:"advertised" default:""`
+	// The reactor below the listeners; see `listeners.mqtt.transport`.
+	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`
+	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.
+	AcceptRate int `key:"accept_rate" default:"0" min:"0" reload:"live"`
 }
 
 // TLS is what the TLS and WSS listeners show and ask for. The files are read again on reload.
@@ -202,6 +219,20 @@ type MQTT struct {
 	ValidatePayloadFormat bool `key:"validate_payload_format" default:"false" reload:"live"`
 	// How often `$SYS` topics are published. `0s` publishes none.
 	SysInterval time.Duration `key:"sys_interval" default:"10s" min:"0s" max:"24h" reload:"live"`
+}
+
+// Kafka is what the node offers to clients of Apache Kafka.
+type Kafka struct {
+	// Whether a topic that a client names and that does not exist is created.
+	AutoCreateTopics bool `key:"auto_create_topics" default:"true" reload:"live"`
+	// Partitions of a topic that is created without a number.
+	Partitions int `key:"partitions" default:"1" min:"1" max:"10000" reload:"live"`
+	// Largest request accepted. Batches have a bound of their own, `max.message.bytes` of their topic.
+	RequestSize Size `key:"request_size" default:"100MiB" min:"1KiB" max:"256MiB" reload:"live"`
+	// Largest answer to a fetch, whatever the client asks for; one batch may be larger.
+	FetchSize Size `key:"fetch_size" default:"55MiB" min:"1KiB" max:"1GiB" reload:"live"`
+	// Time after which a connection without a request is closed.
+	IdleTimeout time.Duration `key:"idle_timeout" default:"10m" min:"1s" max:"24h" reload:"live"`
 }
 
 // Engine is the reactor.

@@ -85,7 +85,7 @@ func (l *loader) validateTLS(c *Config) {
 		l.reject(have, fmt.Errorf("is set and %s is not; TLS needs both", miss))
 	}
 	if !c.TLSSet() {
-		for _, key := range []string{"listeners.mqtt.tls", "listeners.mqtt.wss"} {
+		for _, key := range []string{"listeners.mqtt.tls", "listeners.mqtt.wss", "listeners.kafka.tls"} {
 			if v := byName[key].format(c); v != "off" && v != byName[key].Default {
 				l.reject(key, errors.New("needs tls.cert and tls.key"))
 			}
@@ -124,6 +124,11 @@ func (l *loader) validateAddresses(c *Config) {
 		}
 		seen[a.addr] = a.key
 	}
+	if a := c.Listeners.Kafka.Advertised; a != "" {
+		if err := checkAddress(a); err != nil {
+			l.reject("listeners.kafka.advertised", err)
+		}
+	}
 	if len(seen) == 0 {
 		l.reject("listeners.mqtt.tcp", errors.New("every listener is off; want at least one"))
 	}
@@ -148,7 +153,9 @@ func (c *Config) addresses() []listenAddr {
 	if c.TLSSet() {
 		add("listeners.mqtt.tls", m.TLS, false)
 		add("listeners.mqtt.wss", m.WSS, false)
+		add("listeners.kafka.tls", c.Listeners.Kafka.TLS, false)
 	}
+	add("listeners.kafka.tcp", c.Listeners.Kafka.TCP, false)
 	add("listeners.mqtt.unix", m.Unix, true)
 	add("listeners.http", c.Listeners.HTTP, false)
 	return out
@@ -196,7 +203,7 @@ func (l *loader) validateExposure(c *Config) {
 			}
 			continue
 		}
-		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss"
+		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss" || a.key == "listeners.kafka.tls"
 		if c.Anonymous() == "everywhere" || c.Auth.PasswordFile != "" || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}

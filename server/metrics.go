@@ -48,6 +48,13 @@ var metricHelp = map[string]string{
 	"sluice_journal_written_bytes_total":    "Bytes of groups written, with headers and padding.",
 	"sluice_journal_log_bytes":              "Bytes of the log's segments now.",
 	"sluice_journal_groups_failed_total":    "Groups that the disk did not take.|reason",
+	"sluice_kafka_connections":              "Kafka connections now.",
+	"sluice_kafka_requests_total":           "Kafka requests taken.|api",
+	"sluice_kafka_received_bytes_total":     "Bytes of Kafka requests.",
+	"sluice_kafka_sent_bytes_total":         "Bytes of Kafka answers.",
+	"sluice_kafka_protocol_errors_total":    "Kafka connections ended because of what the client sent.",
+	"sluice_broker_topics":                  "Topics.",
+	"sluice_broker_groups":                  "Kafka groups, those that only have offsets included.",
 	"sluice_engine_accepted_total":          "Connections taken in by a listener.",
 	"sluice_engine_refused_total":           "Connections ended before they could speak.|reason",
 	"sluice_engine_received_bytes_total":    "Bytes read from sockets, TLS and frames included.",
@@ -98,6 +105,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.gauge("sluice_info", 1, c.s.o.Version)
 	k.gauge("sluice_tls_certificate_expiry_seconds", c.s.certs.expiry())
 	c.collectMQTT(k)
+	c.collectKafka(k)
 	st := c.s.node.broker.Stats()
 	filters, subs := c.s.node.broker.Subscriptions()
 	k.gauge("sluice_broker_sessions", float64(st.Sessions.Load()))
@@ -118,6 +126,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.counter("sluice_journal_groups_failed_total", uint64(j.failedFull), "full")
 	k.counter("sluice_journal_groups_failed_total", uint64(j.failedIO), "io_error")
 	c.collectEngine(k)
+}
+
+func (c *collector) collectKafka(k sink) {
+	n := c.s.node.kafka.Snapshot()
+	k.gauge("sluice_kafka_connections", float64(n.Open))
+	for api, count := range n.Requests {
+		k.counter("sluice_kafka_requests_total", count, api)
+	}
+	k.counter("sluice_kafka_received_bytes_total", n.BytesIn)
+	k.counter("sluice_kafka_sent_bytes_total", n.BytesOut)
+	k.counter("sluice_kafka_protocol_errors_total", n.Broken)
+	k.gauge("sluice_broker_topics", float64(c.s.node.broker.TopicCount()))
+	k.gauge("sluice_broker_groups", float64(c.s.node.broker.Stats().Groups.Load()))
 }
 
 func (c *collector) collectEngine(k sink) {

@@ -13,6 +13,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -29,6 +30,15 @@ type nodeOptions struct {
 	authz    broker.Authorizer
 	storage  storageOptions
 	door     doorOptions
+	kafka    kafkaOptions
+}
+
+// kafkaOptions are what the Kafka listeners and their handler are built of.
+type kafkaOptions struct {
+	node     int32
+	cluster  string
+	settings kafka.Settings
+	door     doorOptions
 }
 
 // doorOptions are common to all MQTT listeners.
@@ -44,7 +54,7 @@ type doorOptions struct {
 // door is one listener to open.
 type door struct {
 	name, network, address string
-	tls, ws                bool
+	tls, ws, kafka         bool
 }
 
 // node is the running whole: loops, core, log, MQTT.
@@ -53,6 +63,7 @@ type node struct {
 	engine  *engine.Engine
 	broker  *broker.Broker
 	mqtt    *mqtt.Handler
+	kafka   *kafka.Handler
 	storage storage
 	sys     *sysTree
 	memory  *memoryWatch
@@ -71,7 +82,7 @@ func newNode(o nodeOptions) (*node, error) {
 	}
 	loops := n.engine.Loops()
 	n.broker = broker.New(broker.Options{Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
-		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock})
+		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
 	for i, el := range loops {
 		l := n.broker.Local(i)
 		task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
@@ -86,17 +97,25 @@ func newNode(o nodeOptions) (*node, error) {
 	}
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
 		Settings: &o.settings, Logger: o.logger})
+	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: &topicCatalog{b: n.broker, cluster: o.kafka.cluster}, Authn: quick(o.authn), Authz: o.authz, NodeID: o.kafka.node,
+		Settings: &o.kafka.settings, Logger: o.logger})
 	n.engine.Start()
 	return n, nil
 }
 
 // listen opens one door and returns its address.
 func (n *node) listen(d door) (net.Addr, error) {
-	lo := engine.ListenerOptions{Name: d.name, Network: d.network, Address: d.address, WebSocket: d.ws,
-		Transport: n.o.door.transport, MaxConns: n.o.door.maxConns, AcceptRate: n.o.door.acceptRate,
-		HandshakeTimeout: n.o.door.handshakeTimeout, FirstPacketTimeout: n.o.door.connectTimeout, HighWater: max(n.o.settings.QueueBytes/2, 4<<10), Handler: n.mqtt}
+	o := &n.o.door
+	lo := engine.ListenerOptions{Name: d.name, Network: d.network, Address: d.address, WebSocket: d.ws, Handler: n.mqtt,
+		FirstPacketTimeout: o.connectTimeout, HighWater: max(n.o.settings.QueueBytes/2, 4<<10)}
+	if d.kafka {
+		// A Kafka client may be silent from the start: it is idle, and the handler's own deadline ends that.
+		o = &n.o.kafka.door
+		lo.Handler, lo.FirstPacketTimeout, lo.HighWater = n.kafka, -1, 1<<20
+	}
+	lo.Transport, lo.MaxConns, lo.AcceptRate, lo.HandshakeTimeout = o.transport, o.maxConns, o.acceptRate, o.handshakeTimeout
 	if d.tls {
-		lo.TLS = n.o.door.tls
+		lo.TLS = o.tls
 	}
 	addr, err := n.engine.Listen(lo)
 	if err != nil {
@@ -109,6 +128,7 @@ func (n *node) listen(d door) (net.Addr, error) {
 func (n *node) drain(ctx context.Context) error {
 	n.engine.CloseListeners()
 	n.mqtt.Shutdown(wire.ServerShuttingDown)
+	n.kafka.Shutdown()
 	return n.engine.Drain(ctx)
 }
 
@@ -126,8 +146,15 @@ func (n *node) close(ctx context.Context) error {
 		}
 		err := n.engine.Close(ctx)
 		n.mqtt.Close()
+		n.kafka.Close()
 		n.broker.Close()
 		n.closeErr = errors.Join(err, n.storage.close())
 	})
 	return n.closeErr
+}
+
+// quick is the authenticator as Kafka's connections want it, nil if everybody comes in.
+func quick(a broker.Authenticator) broker.QuickAuthenticator {
+	q, _ := a.(broker.QuickAuthenticator)
+	return q
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -78,7 +79,11 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	}
 	s.flushes = newFlushHistogram()
 	var err error
-	if s.node, err = newNode(s.nodeOptions(cfg)); err != nil {
+	o := s.nodeOptions(cfg)
+	if o.kafka.cluster, err = clusterID(cfg); err != nil {
+		return ready, err
+	}
+	if s.node, err = newNode(o); err != nil {
 		return ready, err
 	}
 	s.registerMetrics()
@@ -106,7 +111,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	return ready, nil
 }
 
-// doors lists the MQTT listeners in the order of their names. Those with TLS open once a certificate is set.
+// doors lists the listeners of the protocols in the order of their names. Those with TLS open once a certificate is set.
 func doors(cfg *config.Config) (list []door) {
 	l := &cfg.Listeners.MQTT
 	add := func(name, network string, addrs config.Addrs, tls, ws bool) {
@@ -114,7 +119,7 @@ func doors(cfg *config.Config) (list []door) {
 			return
 		}
 		for _, a := range addrs {
-			list = append(list, door{name: name, network: network, address: a, tls: tls, ws: ws})
+			list = append(list, door{name: name, network: network, address: a, tls: tls, ws: ws, kafka: strings.HasPrefix(name, "kafka.")})
 		}
 	}
 	add("mqtt.tcp", "tcp", l.TCP, false, false)
@@ -122,6 +127,8 @@ func doors(cfg *config.Config) (list []door) {
 	add("mqtt.ws", "tcp", l.WS, false, true)
 	add("mqtt.wss", "tcp", l.WSS, true, true)
 	add("mqtt.unix", "unix", l.Unix, false, false)
+	add("kafka.tcp", "tcp", cfg.Listeners.Kafka.TCP, false, false)
+	add("kafka.tls", "tcp", cfg.Listeners.Kafka.TLS, true, false)
 	return list
 }
 
@@ -180,7 +187,15 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 		},
 		door: doorOptions{transport: l.Transport, acceptRate: l.AcceptRate, maxConns: cfg.Limits.Connections,
 			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.config()},
+		kafka: kafkaOptions{node: int32(cfg.Node.ID), settings: kafkaSettings(cfg), door: doorOptions{transport: cfg.Listeners.Kafka.Transport,
+			acceptRate: cfg.Listeners.Kafka.AcceptRate, maxConns: cfg.Limits.Connections, handshakeTimeout: l.HandshakeTimeout, tls: s.certs.config()}},
 	}
+}
+
+func kafkaSettings(cfg *config.Config) kafka.Settings {
+	k := &cfg.Kafka
+	return kafka.Settings{AutoCreateTopics: k.AutoCreateTopics, Partitions: int32(k.Partitions), RequestBytes: int(k.RequestSize),
+		FetchBytes: int(k.FetchSize), IdleTimeout: k.IdleTimeout, Advertised: cfg.Listeners.Kafka.Advertised}
 }
 
 // none turns the configuration's "0 is no limit" into the core's.
@@ -253,6 +268,8 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.node.broker.SetLimits(brokerLimits(&merged))
 	s.node.mqtt.Set(mqttSettings(&merged))
 	s.node.mqtt.Recheck()
+	s.node.kafka.Set(kafkaSettings(&merged))
+	s.node.kafka.Recheck()
 	if s.o.Level != nil {
 		_ = s.o.Level.UnmarshalText([]byte(merged.Log.Level))
 	}

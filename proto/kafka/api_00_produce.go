@@ -1,0 +1,238 @@
+package kafka
+
+import (
+	"bytes"
+	"errors"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// produceState is a produce request under way: what came of each partition, in the order of the request. Its slices are reused.
+type produceState struct {
+	names   []byte // of the topics, one behind the other
+	topics  []producedTopic
+	results []wire.ProduceResult
+	left    int // batches whose commit is awaited
+	next    int // the partition to go on with after the core was busy
+}
+
+type producedTopic struct {
+	name       int // where it ends in names
+	id         wire.UUID
+	partitions int
+}
+
+func (p *produceState) reset() {
+	clear(p.results) // messages
+	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0]}
+}
+
+// produce appends batches to partitions. It is answered when all of them are as durable as the node's mode says, whatever acks asks for,
+// but for acks=0, which is not answered at all.
+func produce(r *request, q *wire.Request) (took bool, err error) {
+	m, err := wire.DecodeProduceRequest(q.Body, q.Version)
+	if err != nil {
+		return false, err
+	}
+	c, s := r.c, &r.produce
+	if c.appender == nil {
+		c.appender = c.l.core.NewAppender(c)
+	}
+	r.silent = m.Acks == 0
+	fault := producePrecheck(&m)
+	at := 0
+	var topic *broker.Topic
+	for p := m.Data(); p.Next(); at++ {
+		if p.First {
+			topic = c.l.topicOf(p.Topic, p.TopicID, q.Version >= 13)
+		}
+		if at < s.next {
+			continue
+		}
+		if p.First {
+			s.names = append(s.names, p.Topic...)
+			s.topics = append(s.topics, producedTopic{name: len(s.names), id: p.TopicID, partitions: p.Count})
+		}
+		res := wire.ProduceResult{Index: p.Index, Code: fault, BaseOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
+		pending := false
+		if fault == wire.None {
+			pending, err = c.append(r, at, topic, &p, &m, &res)
+			if errors.Is(err, broker.ErrBusy) {
+				return r.comeAgain(at, p.First), nil
+			}
+		}
+		if pending {
+			s.left++
+		}
+		s.results = append(s.results, res)
+	}
+	c.resumed = nil
+	if r.silent {
+		return true, r.finishSilent()
+	}
+	if s.left == 0 {
+		r.produced()
+	}
+	return true, nil
+}
+
+// producePrecheck is what is wrong with the request as a whole.
+func producePrecheck(m *wire.ProduceRequest) wire.ErrorCode {
+	if m.Acks < -1 || m.Acks > 1 {
+		return wire.InvalidRequiredAcks
+	}
+	return wire.None
+}
+
+// comeAgain has the rest of the request wait until the core has room: what was appended stays so.
+func (r *request) comeAgain(at int, first bool) (took bool) {
+	c, s := r.c, &r.produce
+	if first { // its topic comes again
+		n := len(s.topics) - 1
+		s.topics = s.topics[:n]
+		s.names = s.names[:0]
+		if n > 0 {
+			s.names = s.names[:s.topics[n-1].name]
+		}
+	}
+	s.next = at
+	c.resumed = r
+	c.block(blockBusy)
+	return false
+}
+
+// append hands one batch to the core. pending: its Appended follows.
+func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceReader, m *wire.ProduceRequest, res *wire.ProduceResult) (pending bool, err error) {
+	if topic == nil {
+		res.Code = wire.UnknownTopicOrPartition
+		if p.Topic == nil {
+			res.Code = wire.UnknownTopicID
+		}
+		return false, nil
+	}
+	part := topic.Partition(p.Index)
+	if part == nil {
+		res.Code = wire.UnknownTopicOrPartition
+		return false, nil
+	}
+	spec := topic.Spec()
+	if c.l.h.authz != nil && !c.may(actWrite, topic.NameBytes()) {
+		res.Code = wire.TopicAuthorizationFailed
+		return false, nil
+	}
+	cfg := &spec.Config
+	limits := wire.BatchLimits{Version: r.call.Version, MaxBytes: int(cfg.MaxMessageBytes), SegmentBytes: int(cfg.SegmentBytes), Records: true, Keys: cfg.Compact}
+	checked, err := wire.CheckProduced(p.Records, &limits)
+	if err != nil {
+		res.Code, res.Message = wire.CodeOf(err), err.Error()
+		return false, nil
+	}
+	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent}
+	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
+	if errors.Is(err, broker.ErrTxnNotAnnounced) && r.call.Version >= produceJoins && o.Transactional {
+		c.joinAndAppend(r, at, part, p.Records, string(m.TransactionalID))
+		return true, nil
+	}
+	if err != nil {
+		res.Code = codeOf(err)
+		return false, err
+	}
+	return !r.silent, nil
+}
+
+// topicOf finds a topic by name or id. The name is a view.
+func (l *loopState) topicOf(name []byte, id wire.UUID, byID bool) *broker.Topic {
+	if byID {
+		return l.h.broker.TopicByID(tenant, broker.TopicID(id))
+	}
+	if t := l.topics[string(name)]; t != nil && !t.Dropped() {
+		return t
+	}
+	t := l.h.broker.Topic(tenant, string(name))
+	if t != nil {
+		if len(l.topics) >= topicsKept || l.topics == nil {
+			l.topics = make(map[string]*broker.Topic)
+		}
+		l.topics[string(name)] = t
+	}
+	return t
+}
+
+// topicsKept bounds the topics that a loop finds without making a string of their names.
+const topicsKept = 1 << 14
+
+// appendToken names a partition of a request under way: the place of the request among the loop's, its serial, the partition's place.
+func appendToken(r *request, at int) broker.Token {
+	return broker.Token(uint64(r.slot)<<40 | uint64(uint16(r.serial))<<24 | uint64(at))
+}
+
+// Appended is the core's word that a batch is committed, or could not be.
+func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
+	r := c.l.slots[t>>40]
+	if uint16(r.serial) != uint16(t>>24) || r.c != c {
+		return // the connection had ended, and r is somebody else's
+	}
+	s := &r.produce
+	p := &s.results[t&(1<<24-1)]
+	if p.Code = codeOf(res.Err); res.Err == nil {
+		p.BaseOffset, p.LogAppendTime, p.LogStartOffset = int64(res.Base), res.AppendTime, int64(res.LogStart)
+	}
+	if s.left--; s.left == 0 && c.resumed != r {
+		r.produced()
+	}
+}
+
+// produced answers: all partitions are decided.
+func (r *request) produced() {
+	s := &r.produce
+	var b wire.ProduceResponseBuilder
+	b.Begin(r.out[:0], r.call, len(s.topics))
+	from, at := 0, 0
+	for i := range s.topics {
+		t := &s.topics[i]
+		b.Topic(s.names[from:t.name], t.id, t.partitions)
+		from = t.name
+		for range t.partitions {
+			b.Partition(&s.results[at])
+			at++
+		}
+	}
+	r.out = b.Finish(0, nil)
+	r.finish()
+}
+
+// finishSilent ends a request that is not answered. Kafka tells of a fault by closing the connection.
+func (r *request) finishSilent() error {
+	for i := range r.produce.results {
+		if code := r.produce.results[i].Code; code != wire.None {
+			return errors.New("produce with acks=0 refused: " + code.String())
+		}
+	}
+	r.finish()
+	return nil
+}
+
+// produceJoins is from when on a transactional batch makes its partition part of the transaction (KIP-890).
+const produceJoins = 12
+
+// joinAndAppend has the coordinator add the partition, then appends.
+func (c *conn) joinAndAppend(r *request, at int, part *broker.Partition, records []byte, id string) {
+	b := record.Batch(bytes.Clone(records))
+	l, t := c.l, r.ticket()
+	tp := broker.TopicPartition{Topic: part.Topic().ID(), Partition: part.Index()}
+	who := broker.ProducerIdentity{ID: b.ProducerID(), Epoch: b.ProducerEpoch()}
+	l.h.broker.AddToTxn(tenant, id, who, []broker.TopicPartition{tp}, "", func(err error) {
+		t.later(l, func(r *request) {
+			if err == nil {
+				err = l.core.Append(r.c.appender, part, b, broker.AppendOptions{Transactional: true}, appendToken(r, at))
+			}
+			if err == nil {
+				return
+			}
+			res := broker.AppendResult{Err: err, Base: -1, AppendTime: -1, LogStart: -1}
+			r.c.Appended(appendToken(r, at), res)
+		})
+	})
+}

@@ -1,0 +1,299 @@
+package kafka
+
+import (
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// fetchState is a fetch under way.
+type fetchState struct {
+	r         *request
+	session   *fetchSession // nil: none
+	sessionID int32
+	full      bool // everything asked for is answered, not only what has something new
+	minBytes  int
+	maxBytes  int
+	committed bool // transactions that are not decided are not shown
+	deadline  time.Duration
+	parts     []fetchPart
+	cold      int // reads under way
+	waiting   bool
+	over      bool // answered, or given up
+	timer     broker.LoopTimer
+	out       []byte
+	shown     []int // the parts that are answered
+	cuts      []int // where in out their batches belong
+}
+
+// fetchPart is one partition of it.
+type fetchPart struct {
+	topic  *broker.Topic // nil: there is none
+	name   string
+	id     wire.UUID
+	part   *broker.Partition
+	index  int32
+	offset int64
+	max    int
+	epoch  int32
+	code   wire.ErrorCode // decided before anything was read
+	read   broker.StreamFetch
+	watch  broker.Watcher
+	place  int // in the session, -1 without one
+}
+
+// fetch reads from partitions (KIP-74, KIP-98, KIP-227). It waits for MinBytes up to MaxWait.
+func fetch(r *request, q *wire.Request) (took bool, err error) {
+	m, err := wire.DecodeFetchRequest(q.Body, q.Version)
+	if err != nil {
+		return false, err
+	}
+	if m.ReplicaID >= 0 {
+		return false, errReplica // nodes of another kind do not follow this one
+	}
+	f := &fetchState{r: r, minBytes: int(m.MinBytes), maxBytes: min(int(m.MaxBytes), r.c.l.h.settings.Load().FetchBytes),
+		committed: m.Isolation == wire.ReadCommitted, sessionID: wire.NoSession, full: true}
+	r.fetch = f
+	if code := f.open(&m, q.Version); code != wire.None {
+		f.refuse(code)
+		return true, nil
+	}
+	wait := max(time.Duration(m.MaxWaitMS)*time.Millisecond, 0)
+	f.begin(wait)
+	return true, nil
+}
+
+// refuse answers the request as a whole.
+func (f *fetchState) refuse(code wire.ErrorCode) {
+	var b wire.FetchResponseBuilder
+	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{Code: code}, 0)
+	f.out, f.over = b.Finish(nil), true
+	f.r.finish()
+}
+
+// begin reads what is there, and answers, or waits for more.
+func (f *fetchState) begin(wait time.Duration) {
+	f.readAll()
+	if f.cold > 0 || f.enough() || wait <= 0 {
+		f.settle()
+		return
+	}
+	f.waiting = true
+	l := f.r.c.l
+	for i := range f.parts {
+		p := &f.parts[i]
+		if p.part != nil && p.code == wire.None {
+			l.core.Watch(p.part, offset(p.offset), &p.watch, f.wake)
+		}
+	}
+	l.core.SetTimer(&f.timer, wait, f.wakeLast)
+}
+
+// wake looks again: a partition has something new.
+func (f *fetchState) wake() {
+	if f.over || f.cold > 0 {
+		return
+	}
+	f.unwatch()
+	f.readAll()
+	if f.cold > 0 || f.enough() {
+		f.settle()
+		return
+	}
+	for i := range f.parts {
+		p := &f.parts[i]
+		if p.part != nil && p.code == wire.None {
+			f.r.c.l.core.Watch(p.part, offset(p.offset), &p.watch, f.wake)
+		}
+	}
+}
+
+// wakeLast answers with what there is: the longest wait is over.
+func (f *fetchState) wakeLast() {
+	if f.over || f.cold > 0 {
+		return
+	}
+	f.unwatch()
+	f.waiting = false
+	f.readAll()
+	f.settle()
+}
+
+func (f *fetchState) unwatch() {
+	for i := range f.parts {
+		f.r.c.l.core.Unwatch(&f.parts[i].watch)
+	}
+}
+
+// readAll reads each partition from memory as far as the bounds allow; what is not there is asked for.
+func (f *fetchState) readAll() {
+	left := f.maxBytes
+	for i := range f.parts {
+		p := &f.parts[i]
+		p.read.Release()
+		if p.part == nil || p.code != wire.None {
+			continue
+		}
+		// One batch is given even if it is larger than asked for, so that a reader gets on; but one in the whole answer.
+		most := min(p.max, left)
+		if left <= 0 && f.bytes() > 0 {
+			most = 0
+		}
+		if f.r.c.l.core.FetchTail(p.part, offset(p.offset), most, f.committed, &p.read) {
+			f.cold++
+			f.r.c.l.core.FetchCold(p.part, offset(p.offset), most, f.committed, &p.read, f.readCold)
+		}
+		left -= p.read.Bytes
+	}
+}
+
+// readCold takes one read that had to wait for the disk.
+func (f *fetchState) readCold() {
+	f.cold--
+	if f.over {
+		if f.cold == 0 {
+			f.release()
+		}
+		return
+	}
+	f.settle()
+}
+
+func (f *fetchState) bytes() (n int) {
+	for i := range f.parts {
+		n += f.parts[i].read.Bytes
+	}
+	return n
+}
+
+// enough says whether the answer need not wait.
+func (f *fetchState) enough() bool {
+	n := 0
+	for i := range f.parts {
+		p := &f.parts[i]
+		if p.code != wire.None || p.read.Err != nil {
+			return true
+		}
+		n += p.read.Bytes
+	}
+	return n >= f.minBytes || len(f.parts) == 0 && f.session == nil
+}
+
+// settle answers once no read is under way.
+func (f *fetchState) settle() {
+	if f.cold > 0 {
+		return
+	}
+	f.over = true
+	f.r.c.l.core.StopTimer(&f.timer)
+	f.unwatch()
+	f.build()
+	f.r.finish()
+}
+
+// cancel gives the fetch up: its connection has ended.
+func (f *fetchState) cancel() {
+	if f.over {
+		f.release()
+		return
+	}
+	f.over = true
+	f.r.c.l.core.StopTimer(&f.timer)
+	f.unwatch()
+	if f.cold == 0 {
+		f.release()
+	}
+}
+
+func (f *fetchState) release() {
+	for i := range f.parts {
+		f.parts[i].read.Release()
+	}
+}
+
+// build makes the answer, but for the batches.
+func (f *fetchState) build() {
+	topics := f.choose()
+	var b wire.FetchResponseBuilder
+	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{SessionID: f.sessionID}, topics)
+	for k := 0; k < len(f.shown); {
+		p := &f.parts[f.shown[k]]
+		n := k
+		for n < len(f.shown) && sameTopic(p, &f.parts[f.shown[n]]) {
+			n++
+		}
+		b.Topic([]byte(p.name), p.id, n-k)
+		for ; k < n; k++ {
+			p := &f.parts[f.shown[k]]
+			res := p.result()
+			f.cuts = append(f.cuts, b.Partition(&res, p.read.Bytes))
+			if f.session != nil {
+				f.session.answered(p)
+			}
+		}
+	}
+	f.out = b.Finish(nil)
+}
+
+func sameTopic(a, b *fetchPart) bool { return a.name == b.name && a.id == b.id }
+
+// choose lists the parts that are answered, those of one topic together: of a session only such as have something new.
+func (f *fetchState) choose() (topics int) {
+	for i := range f.parts {
+		p := &f.parts[i]
+		if !f.full && p.code == wire.None && p.read.Err == nil && p.read.Bytes == 0 && !f.session.moved(p) {
+			continue
+		}
+		if n := len(f.shown); n == 0 || !sameTopic(&f.parts[f.shown[n-1]], p) {
+			topics++
+		}
+		f.shown = append(f.shown, i)
+	}
+	return topics
+}
+
+// result is what is said of the partition beside its batches.
+func (p *fetchPart) result() wire.FetchResult {
+	res := wire.FetchResult{Index: p.index, Code: p.code, HighWatermark: -1, LastStableOffset: -1, LogStartOffset: -1, PreferredReplica: -1}
+	if p.code != wire.None {
+		return res
+	}
+	if p.read.Err != nil {
+		res.Code = codeOf(p.read.Err)
+		return res
+	}
+	res.HighWatermark, res.LastStableOffset, res.LogStartOffset = int64(p.read.HighWatermark), int64(p.read.LastStable), int64(p.read.LogStart)
+	for _, a := range p.read.Aborted {
+		res.Aborted = append(res.Aborted, wire.AbortedTransaction{ProducerID: a.ProducerID, FirstOffset: int64(a.First)})
+	}
+	return res
+}
+
+// smallBatch is below what a copy is cheaper than a piece of its own.
+const smallBatch = 4 << 10
+
+// sendFetch hands the answer to the engine: batches by reference, from where they lie.
+func (r *request) sendFetch() {
+	f, link := r.fetch, r.c.link
+	at := 0
+	for k, i := range f.shown {
+		p := &f.parts[i]
+		if p.read.Bytes == 0 {
+			continue
+		}
+		link.Write(f.out[at:f.cuts[k]])
+		at = f.cuts[k]
+		for _, b := range p.read.Batches {
+			if len(b) < smallBatch {
+				link.Write(b)
+			} else {
+				link.WriteRef(b, p.read.Ref)
+			}
+		}
+		r.c.l.n.bytesOut += uint64(p.read.Bytes)
+	}
+	link.Write(f.out[at:])
+	r.c.l.n.bytesOut += uint64(len(f.out))
+	f.release()
+}

@@ -1,0 +1,141 @@
+package kafka
+
+import (
+	"sort"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// tenant is the one there is.
+const tenant = 0
+
+// metadata names the brokers and the topics asked for: all of them for a null list (an empty one in version 0). A topic that is not there
+// is created if the client and the settings allow it.
+func metadata(r *request, m *kmsg.MetadataRequest) {
+	resp := m.ResponseKind().(*kmsg.MetadataResponse)
+	r.c.describeBrokers(resp)
+	if m.Topics == nil || m.Version == 0 && len(m.Topics) == 0 {
+		b := r.c.l.h.broker
+		b.Topics(tenant, func(t *broker.Topic) bool {
+			if r.c.mayName(t.Name()) {
+				resp.Topics = append(resp.Topics, r.c.describeTopic(t))
+			}
+			return true
+		})
+		sort.Slice(resp.Topics, func(i, j int) bool { return *resp.Topics[i].Topic < *resp.Topics[j].Topic })
+		r.respond(resp)
+		return
+	}
+	missing := r.c.nameTopics(m, resp)
+	if len(missing) == 0 || !r.c.l.h.settings.Load().AutoCreateTopics || m.Version >= 4 && !m.AllowAutoTopicCreation {
+		r.respond(resp)
+		return
+	}
+	r.autoCreate(resp, missing)
+}
+
+func (c *conn) describeBrokers(resp *kmsg.MetadataResponse) {
+	b := kmsg.NewMetadataResponseBroker()
+	b.NodeID = c.l.h.nodeID
+	b.Host, b.Port = c.address()
+	resp.Brokers = append(resp.Brokers, b)
+	cluster := c.l.h.catalog.ClusterID()
+	resp.ClusterID, resp.ControllerID = &cluster, c.l.h.nodeID
+}
+
+// nameTopics answers for the topics that are named, and tells the places of those that are not there.
+func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) (missing []int) {
+	for i := range m.Topics {
+		ask := &m.Topics[i]
+		b := c.l.h.broker
+		var t *broker.Topic
+		code := wire.UnknownTopicOrPartition
+		switch {
+		case ask.Topic == nil:
+			code = wire.UnknownTopicID
+			t = b.TopicByID(tenant, ask.TopicID)
+		case !validTopic(*ask.Topic):
+			code = wire.InvalidTopicException
+		case !c.mayName(*ask.Topic):
+			code = wire.TopicAuthorizationFailed
+		default:
+			if t = b.Topic(tenant, *ask.Topic); t == nil && c.may(actWrite, []byte(*ask.Topic)) {
+				missing = append(missing, len(resp.Topics))
+			}
+		}
+		if t != nil && !c.mayName(t.Name()) {
+			t = nil // known by its id alone
+		}
+		if t != nil {
+			resp.Topics = append(resp.Topics, c.describeTopic(t))
+			continue
+		}
+		out := kmsg.NewMetadataResponseTopic()
+		out.Topic, out.TopicID, out.ErrorCode = ask.Topic, ask.TopicID, int16(code)
+		if out.Topic == nil && m.Version < 12 {
+			out.Topic = new(string)
+		}
+		resp.Topics = append(resp.Topics, out)
+	}
+	return missing
+}
+
+// describeTopic is a topic with its partitions, all of them led here.
+func (c *conn) describeTopic(t *broker.Topic) kmsg.MetadataResponseTopic {
+	spec := t.Spec()
+	out := kmsg.NewMetadataResponseTopic()
+	out.Topic, out.TopicID, out.IsInternal = &spec.Name, spec.ID, spec.Internal
+	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(spec.Partitions))
+	replicas := []int32{c.l.h.nodeID}
+	for i := range out.Partitions {
+		p := kmsg.NewMetadataResponseTopicPartition()
+		p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR = int32(i), c.l.h.nodeID, leaderEpoch, replicas, replicas
+		out.Partitions[i] = p
+	}
+	return out
+}
+
+// leaderEpoch is that of every partition of a node that is alone.
+const leaderEpoch = 0
+
+// autoCreate makes the topics that are missing and answers when they are there.
+func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int) {
+	s := r.c.l.h.settings.Load()
+	specs := make([]TopicCreation, len(missing))
+	for k, i := range missing {
+		specs[k] = TopicCreation{Name: *resp.Topics[i].Topic, Partitions: s.Partitions, ReplicationFactor: 1}
+	}
+	l, t := r.c.l, r.ticket()
+	l.h.catalog.CreateTopics(tenant, specs, false, func(results []TopicResult) {
+		t.later(l, func(r *request) {
+			for k, i := range missing {
+				if made := l.h.broker.Topic(tenant, specs[k].Name); made != nil {
+					resp.Topics[i] = r.c.describeTopic(made)
+				} else if results[k].Code != wire.TopicAlreadyExists {
+					resp.Topics[i].ErrorCode = int16(results[k].Code)
+				}
+			}
+			r.respond(resp)
+		})
+	})
+}
+
+// topicNameMax is Kafka's bound of a topic's name.
+const topicNameMax = 249
+
+// validTopic follows Kafka's rules: 1 to 249 of letters, digits, dot, underscore and dash, and neither of "." and "..".
+func validTopic(name string) bool {
+	if name == "" || name == "." || name == ".." || len(name) > topicNameMax {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}

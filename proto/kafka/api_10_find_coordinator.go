@@ -1,0 +1,51 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// Types of coordinators.
+const (
+	coordinatorGroup = 0
+	coordinatorTxn   = 1
+	coordinatorShare = 2
+)
+
+// findCoordinator names this node: it owns every group and transaction.
+func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
+	resp := m.ResponseKind().(*kmsg.FindCoordinatorResponse)
+	host, port := r.c.address()
+	keys := m.CoordinatorKeys
+	if m.Version < 4 {
+		keys = []string{m.CoordinatorKey}
+	}
+	for _, key := range keys {
+		c := kmsg.NewFindCoordinatorResponseCoordinator()
+		c.Key, c.NodeID, c.Host, c.Port = key, r.c.l.h.nodeID, host, port
+		if code, why := coordinatorFault(m.CoordinatorType, key); code != wire.None {
+			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(code), &why
+		}
+		resp.Coordinators = append(resp.Coordinators, c)
+	}
+	if m.Version < 4 {
+		c := &resp.Coordinators[0]
+		resp.NodeID, resp.Host, resp.Port, resp.ErrorCode, resp.ErrorMessage = c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage
+	}
+	r.respond(resp)
+}
+
+func coordinatorFault(kind int8, key string) (wire.ErrorCode, string) {
+	switch {
+	case kind == coordinatorShare:
+		return wire.InvalidRequest, "share groups are not offered by this version"
+	case kind != coordinatorGroup && kind != coordinatorTxn:
+		return wire.InvalidRequest, "no such type of coordinator"
+	case key == "" && kind == coordinatorGroup:
+		return wire.InvalidGroupID, "a group's id is not empty"
+	case key == "":
+		return wire.InvalidRequest, "a transactional id is not empty"
+	}
+	return wire.None, ""
+}

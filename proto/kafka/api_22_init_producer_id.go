@@ -1,0 +1,40 @@
+package kafka
+
+import (
+	"errors"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// initProducerID gives a producer its id and epoch.
+func initProducerID(r *request, m *kmsg.InitProducerIDRequest) {
+	resp := m.ResponseKind().(*kmsg.InitProducerIDResponse)
+	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	have := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
+	if m.Version < 3 {
+		have = broker.ProducerIdentity{ID: -1, Epoch: -1}
+	}
+	if m.TransactionalID != nil && *m.TransactionalID == "" || (have.ID >= 0) != (have.Epoch >= 0) {
+		resp.ErrorCode = int16(wire.InvalidRequest)
+		r.respond(resp)
+		return
+	}
+	l, t := r.c.l, r.ticket()
+	l.h.broker.InitProducer(tenant, str(m.TransactionalID), millis(m.TransactionTimeoutMillis), have, func(who broker.ProducerIdentity, err error) {
+		t.later(l, func(r *request) {
+			resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = txnCode(err, m.Version >= 4), who.ID, who.Epoch
+			r.respond(resp)
+		})
+	})
+}
+
+// txnCode is the code of an error of the transaction coordinator. Older versions know a fenced producer by another name.
+func txnCode(err error, fenced bool) int16 {
+	if errors.Is(err, broker.ErrProducerFenced) && !fenced {
+		return int16(wire.InvalidProducerEpoch)
+	}
+	return coordinatorCode(err)
+}

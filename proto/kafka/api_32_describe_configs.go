@@ -1,0 +1,80 @@
+package kafka
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// describeConfigs shows configurations of topics and of the node.
+func describeConfigs(r *request, m *kmsg.DescribeConfigsRequest) {
+	resp := m.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	for i := range m.Resources {
+		ask := &m.Resources[i]
+		out := kmsg.NewDescribeConfigsResponseResource()
+		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
+		values, code, why := r.c.l.configOf(ask.ResourceType, ask.ResourceName)
+		if code != wire.None {
+			out.ErrorCode, out.ErrorMessage = int16(code), &why
+		}
+		for k := range values {
+			v := &values[k]
+			if ask.ConfigNames == nil || slices.Contains(ask.ConfigNames, v.Key) {
+				out.Configs = append(out.Configs, describedConfig(v, m))
+			}
+		}
+		resp.Resources = append(resp.Resources, out)
+	}
+	r.respond(resp)
+}
+
+// configOf finds a resource's configuration.
+func (l *loopState) configOf(kind kmsg.ConfigResourceType, name string) (values []ConfigValue, code wire.ErrorCode, why string) {
+	switch kind {
+	case kmsg.ConfigResourceTypeTopic:
+		if !validTopic(name) {
+			return nil, wire.InvalidTopicException, "no topic has this name"
+		}
+		t := l.h.broker.Topic(tenant, name)
+		if t == nil {
+			return nil, wire.UnknownTopicOrPartition, "there is no such topic"
+		}
+		return l.h.catalog.DescribeTopic(t.Spec()), wire.None, ""
+	case kmsg.ConfigResourceTypeBroker:
+		if name != "" && name != strconv.Itoa(int(l.h.nodeID)) {
+			return nil, wire.InvalidRequest, "this node is broker " + strconv.Itoa(int(l.h.nodeID))
+		}
+		return l.h.catalog.DescribeNode(), wire.None, ""
+	case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
+		return nil, wire.InvalidRequest, "resources of this type have no configuration here"
+	}
+	return nil, wire.InvalidRequest, "no such resource type"
+}
+
+func describedConfig(v *ConfigValue, m *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {
+	out := kmsg.NewDescribeConfigsResponseResourceConfig()
+	out.Name, out.Value, out.ReadOnly, out.IsSensitive = v.Key, v.Value, v.ReadOnly, v.Sensitive
+	out.Source, out.ConfigType = v.Source, v.Type
+	out.IsDefault = v.Source == kmsg.ConfigSourceDefaultConfig
+	if m.IncludeDocumentation {
+		out.Documentation = &v.Doc
+	}
+	if !m.IncludeSynonyms {
+		return out
+	}
+	synonym := func(value *string, source kmsg.ConfigSource) {
+		s := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
+		s.Name, s.Value, s.Source = v.Key, value, source
+		out.ConfigSynonyms = append(out.ConfigSynonyms, s)
+	}
+	if v.Source != kmsg.ConfigSourceDefaultConfig {
+		synonym(v.Value, v.Source)
+	}
+	if v.Default != nil {
+		synonym(v.Default, kmsg.ConfigSourceDefaultConfig)
+	}
+	return out
+}

@@ -1,0 +1,68 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// createPartitions raises the number of partitions of topics.
+func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
+	resp := m.ResponseKind().(*kmsg.CreatePartitionsResponse)
+	wanted := make([]TopicCreation, 0, len(m.Topics))
+	var place []int
+	named := make(map[string]bool, len(m.Topics))
+	for i := range m.Topics {
+		t := &m.Topics[i]
+		out := kmsg.NewCreatePartitionsResponseTopic()
+		out.Topic = t.Topic
+		switch code, why := r.c.l.checkPartitions(t); {
+		case named[t.Topic]:
+			out.ErrorCode = int16(wire.InvalidRequest)
+		case code == wire.None && !r.c.may(actWrite, []byte(t.Topic)):
+			out.ErrorCode = int16(wire.TopicAuthorizationFailed)
+		case code != wire.None:
+			out.ErrorCode, out.ErrorMessage = int16(code), &why
+		default:
+			wanted, place = append(wanted, TopicCreation{Name: t.Topic, Partitions: t.Count}), append(place, i)
+		}
+		named[t.Topic] = true
+		resp.Topics = append(resp.Topics, out)
+	}
+	if len(wanted) == 0 {
+		r.respond(resp)
+		return
+	}
+	l, t := r.c.l, r.ticket()
+	l.h.catalog.CreatePartitions(tenant, wanted, m.ValidateOnly, func(results []TopicResult) {
+		t.later(l, func(r *request) {
+			for k, i := range place {
+				resp.Topics[i].ErrorCode = int16(results[k].Code)
+				if why := results[k].Message; why != "" {
+					resp.Topics[i].ErrorMessage = &why
+				}
+			}
+			r.respond(resp)
+		})
+	})
+}
+
+func (l *loopState) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.ErrorCode, why string) {
+	topic := l.h.broker.Topic(tenant, t.Topic)
+	if topic == nil {
+		return wire.UnknownTopicOrPartition, "there is no such topic"
+	}
+	have := int32(len(topic.Partitions()))
+	if t.Count <= have {
+		return wire.InvalidPartitions, "the number of partitions can only be raised"
+	}
+	if len(t.Assignment) > 0 && int32(len(t.Assignment)) != t.Count-have {
+		return wire.InvalidReplicaAssignment, "one assignment for each new partition is wanted"
+	}
+	for i := range t.Assignment {
+		if rs := t.Assignment[i].Replicas; len(rs) != 1 || rs[0] != l.h.nodeID {
+			return wire.InvalidReplicaAssignment, "this node is alone: each partition has one replica, here"
+		}
+	}
+	return wire.None, ""
+}

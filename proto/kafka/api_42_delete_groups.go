@@ -1,0 +1,17 @@
+package kafka
+
+import "github.com/twmb/franz-go/pkg/kmsg"
+
+// deleteGroups forgets groups that nobody is in.
+func deleteGroups(r *request, m *kmsg.DeleteGroupsRequest) {
+	resp := m.ResponseKind().(*kmsg.DeleteGroupsResponse)
+	resp.Groups = make([]kmsg.DeleteGroupsResponseGroup, len(m.Groups))
+	gather(r, resp, len(m.Groups), func(i int, done func()) {
+		resp.Groups[i] = kmsg.NewDeleteGroupsResponseGroup()
+		resp.Groups[i].Group = m.Groups[i]
+		r.c.l.h.broker.DeleteGroup(tenant, m.Groups[i], func(err error) {
+			resp.Groups[i].ErrorCode = coordinatorCode(err)
+			done()
+		})
+	})
+}

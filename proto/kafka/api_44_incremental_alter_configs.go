@@ -1,0 +1,33 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// incrementalAlterConfigs changes single keys of configurations (KIP-339).
+func incrementalAlterConfigs(r *request, m *kmsg.IncrementalAlterConfigsRequest) {
+	resp := m.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
+	var a alteration
+	for i := range m.Resources {
+		ask := &m.Resources[i]
+		out := kmsg.NewIncrementalAlterConfigsResponseResource()
+		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
+		change, code, why := a.add(r.c, ask.ResourceType, ask.ResourceName, i)
+		if code != wire.None {
+			out.ErrorCode, out.ErrorMessage = int16(code), &why
+		} else {
+			for _, c := range ask.Configs {
+				change.Changes = append(change.Changes, ConfigChange{Key: c.Name, Op: int8(c.Op), Value: c.Value})
+			}
+		}
+		resp.Resources = append(resp.Resources, out)
+	}
+	a.run(r, m.ValidateOnly, resp, func(at int, res *TopicResult) {
+		resp.Resources[at].ErrorCode = int16(res.Code)
+		if res.Message != "" {
+			resp.Resources[at].ErrorMessage = &res.Message
+		}
+	})
+}

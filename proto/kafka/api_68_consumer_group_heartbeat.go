@@ -1,0 +1,118 @@
+package kafka
+
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// consumerGroupHeartbeat joins, keeps or leaves a group of the consumer protocol (KIP-848).
+func consumerGroupHeartbeat(r *request, m *kmsg.ConsumerGroupHeartbeatRequest) {
+	resp := m.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+	req := &broker.ConsumerHeartbeat{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), ClientID: string(r.clientID),
+		ClientHost: r.c.peer(), Rack: m.RackID, Epoch: m.MemberEpoch, RebalanceTimeout: -1, Names: m.SubscribedTopicNames,
+		HasNames: m.SubscribedTopicNames != nil, Regex: m.SubscribedTopicRegex, Assignor: m.ServerAssignor, HasOwned: m.Topics != nil}
+	if m.RebalanceTimeoutMillis >= 0 {
+		req.RebalanceTimeout = millis(m.RebalanceTimeoutMillis)
+	}
+	for i := range m.Topics {
+		for _, p := range m.Topics[i].Partitions {
+			req.Owned = append(req.Owned, broker.TopicPartition{Topic: m.Topics[i].TopicID, Partition: p})
+		}
+	}
+	l, t := r.c.l, r.ticket()
+	l.h.broker.ConsumerGroupHeartbeat(tenant, req, func(res broker.ConsumerResult) {
+		t.later(l, func(r *request) {
+			resp.ErrorCode = coordinatorCode(res.Err)
+			if res.Err != nil {
+				resp.ErrorMessage = &res.Message
+				r.respond(resp)
+				return
+			}
+			resp.MemberID, resp.MemberEpoch, resp.HeartbeatIntervalMillis = &res.MemberID, res.Epoch, int32(res.Interval/time.Millisecond)
+			if res.HasAssignment {
+				resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{}
+				for _, run := range byTopic(res.Assignment) {
+					o := kmsg.NewConsumerGroupHeartbeatResponseAssignmentTopic()
+					o.TopicID, o.Partitions = run.topic, run.partitions
+					resp.Assignment.Topics = append(resp.Assignment.Topics, o)
+				}
+			}
+			r.respond(resp)
+		})
+	})
+}
+
+// topicRun is the partitions of one topic.
+type topicRun struct {
+	topic      broker.TopicID
+	partitions []int32
+}
+
+// byTopic gathers the partitions of each topic.
+func byTopic(list []broker.TopicPartition) (runs []topicRun) {
+	at := make(map[broker.TopicID]int)
+	for _, tp := range list {
+		i, ok := at[tp.Topic]
+		if !ok {
+			i = len(runs)
+			at[tp.Topic] = i
+			runs = append(runs, topicRun{topic: tp.Topic})
+		}
+		runs[i].partitions = append(runs[i].partitions, tp.Partition)
+	}
+	return runs
+}
+
+// consumerGroupDescribe shows groups of the consumer protocol.
+func consumerGroupDescribe(r *request, m *kmsg.ConsumerGroupDescribeRequest) {
+	resp := m.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
+	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(m.Groups))
+	b := r.c.l.h.broker
+	gather(r, resp, len(m.Groups), func(i int, done func()) {
+		b.DescribeConsumerGroup(tenant, m.Groups[i], func(d broker.ConsumerDescription) {
+			resp.Groups[i] = describedConsumers(b, &d)
+			done()
+		})
+	})
+}
+
+func describedConsumers(b *broker.Broker, d *broker.ConsumerDescription) kmsg.ConsumerGroupDescribeResponseGroup {
+	out := kmsg.NewConsumerGroupDescribeResponseGroup()
+	out.Group, out.State, out.Epoch, out.AssignmentEpoch, out.AssignorName = d.ID, d.State, d.Epoch, d.AssignmentEpoch, d.Assignor
+	if d.Err != nil {
+		why := "group " + d.ID + " is not a consumer group"
+		out.ErrorCode, out.ErrorMessage = int16(wire.GroupIDNotFound), &why
+	}
+	named := func(list []broker.TopicPartition) (a kmsg.Assignment) {
+		for _, run := range byTopic(list) {
+			o := kmsg.NewAssignmentTopicPartition()
+			o.TopicID, o.Partitions = run.topic, run.partitions
+			if t := b.TopicByID(tenant, run.topic); t != nil {
+				o.Topic = t.Name()
+			}
+			a.TopicPartitions = append(a.TopicPartitions, o)
+		}
+		return a
+	}
+	for i := range d.Members {
+		md := &d.Members[i]
+		o := kmsg.NewConsumerGroupDescribeResponseGroupMember()
+		o.MemberID, o.MemberEpoch, o.ClientID, o.ClientHost, o.SubscribedTopics = md.ID, md.Epoch, md.ClientID, md.ClientHost, md.Names
+		if md.InstanceID != "" {
+			o.InstanceID = &md.InstanceID
+		}
+		if md.Rack != "" {
+			o.RackID = &md.Rack
+		}
+		if md.Regex != "" {
+			o.SubscribedTopicRegex = &md.Regex
+		}
+		o.Assignment, o.TargetAssignment, o.MemberType = named(md.Assigned), named(md.Target), 1
+		out.Members = append(out.Members, o)
+	}
+	return out
+}

@@ -1,0 +1,72 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// serveFunc begins a request. took false: it has to come again when what it waits for, which it has said by conn.block, is over. An error
+// ends the connection. The body is a view.
+type serveFunc func(r *request, q *wire.Request) (took bool, err error)
+
+// apiKeys is one above the highest key.
+const apiKeys = wire.DeleteShareGroupOffsets + 1
+
+// served has what is spoken here. What is not in it is not advertised, and a request for it ends the connection.
+var served [apiKeys]serveFunc // filled by init: handlers refer to it
+
+func init() {
+	served = [apiKeys]serveFunc{
+		wire.Produce:                 produce,
+		wire.Fetch:                   fetch,
+		wire.ListOffsets:             serve(listOffsets),
+		wire.Metadata:                serve(metadata),
+		wire.OffsetCommit:            serve(offsetCommit),
+		wire.OffsetFetch:             serve(offsetFetch),
+		wire.FindCoordinator:         serve(findCoordinator),
+		wire.JoinGroup:               serve(joinGroup),
+		wire.Heartbeat:               serve(heartbeat),
+		wire.LeaveGroup:              serve(leaveGroup),
+		wire.SyncGroup:               serve(syncGroup),
+		wire.DescribeGroups:          serve(describeGroups),
+		wire.ListGroups:              serve(listGroups),
+		wire.SASLHandshake:           serve(saslHandshake),
+		wire.APIVersions:             serve(apiVersions),
+		wire.CreateTopics:            serve(createTopics),
+		wire.DeleteTopics:            serve(deleteTopics),
+		wire.DescribeConfigs:         serve(describeConfigs),
+		wire.AlterConfigs:            serve(alterConfigs),
+		wire.SASLAuthenticate:        serve(saslAuthenticate),
+		wire.CreatePartitions:        serve(createPartitions),
+		wire.DeleteGroups:            serve(deleteGroups),
+		wire.IncrementalAlterConfigs: serve(incrementalAlterConfigs),
+		wire.OffsetDelete:            serve(offsetDelete),
+		wire.DescribeCluster:         serve(describeCluster),
+		wire.InitProducerID:          serve(initProducerID),
+		wire.AddPartitionsToTxn:      serve(addPartitionsToTxn),
+		wire.AddOffsetsToTxn:         serve(addOffsetsToTxn),
+		wire.EndTxn:                  serve(endTxn),
+		wire.TxnOffsetCommit:         serve(txnOffsetCommit),
+		wire.DescribeProducers:       serve(describeProducers),
+		wire.DescribeTransactions:    serve(describeTransactions),
+		wire.ListTransactions:        serve(listTransactions),
+		wire.ConsumerGroupHeartbeat:  serve(consumerGroupHeartbeat),
+		wire.ConsumerGroupDescribe:   serve(consumerGroupDescribe),
+	}
+}
+
+// serve registers an API whose messages are kmsg's.
+func serve[T kmsg.Request](fn func(r *request, m T)) serveFunc {
+	return func(r *request, q *wire.Request) (bool, error) {
+		m, err := wire.DecodeMessage(q, elementsMax)
+		if err != nil {
+			return false, err
+		}
+		fn(r, m.(T))
+		return true, nil
+	}
+}
+
+// elementsMax bounds what the arrays of a request hold together: each element takes some hundred bytes of memory.
+const elementsMax = 200_000

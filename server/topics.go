@@ -1,0 +1,283 @@
+package server
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/meta/topicconfig"
+	"github.com/sluicemq/sluice/proto/kafka"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// topicCatalog is what Kafka's clients see of topics and their configuration: the core keeps them, meta/topicconfig knows the keys.
+type topicCatalog struct {
+	b       *broker.Broker
+	cluster string
+	flushes topicconfig.Flushes
+}
+
+var _ kafka.Catalog = (*topicCatalog)(nil)
+
+// partitionsMax bounds the partitions of one topic.
+const partitionsMax = 10_000
+
+// resolveTopic makes the core's configuration of a topic of what its user has set.
+func resolveTopic(settings []broker.Setting) broker.TopicConfig {
+	v := topicconfig.Resolve(settingsOf(settings), nil)
+	return broker.TopicConfig{Compact: v.Compact, Delete: v.Delete, RetentionMillis: v.RetentionMillis, RetentionBytes: v.RetentionBytes,
+		MaxMessageBytes: v.MaxMessageBytes, LogAppendTime: v.LogAppendTime, TimestampBeforeMaxMillis: v.TimestampBeforeMaxMillis,
+		TimestampAfterMaxMillis: v.TimestampAfterMaxMillis, CompressionType: v.CompressionType, MinCleanableDirtyRatio: v.MinCleanableDirtyRatio,
+		MinCompactionLagMillis: v.MinCompactionLagMillis, MaxCompactionLagMillis: v.MaxCompactionLagMillis,
+		DeleteRetentionMillis: v.DeleteRetentionMillis, SegmentBytes: v.SegmentBytes, SegmentMillis: v.SegmentMillis,
+		MinInsyncReplicas: v.MinInsyncReplicas, UncleanLeaderElection: v.UncleanLeaderElection, ReplicationFactor: 1}
+}
+
+func settingsOf(list []broker.Setting) (s topicconfig.Settings) {
+	for _, e := range list {
+		s = s.With(e.Key, e.Value)
+	}
+	return s
+}
+
+func storedSettings(s topicconfig.Settings) (list []broker.Setting) {
+	for _, e := range s {
+		list = append(list, broker.Setting{Key: e.Key, Value: e.Value})
+	}
+	return list
+}
+
+// clusterID reads the cluster's name, 22 characters as Kafka's, and makes one at the first start.
+func clusterID(cfg *config.Config) (string, error) {
+	var id [16]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return "", err
+	}
+	fresh := base64.RawURLEncoding.EncodeToString(id[:])
+	if cfg.Journal.Durability == "memory" {
+		return fresh, nil
+	}
+	path := filepath.Join(cfg.Node.Data, "CLUSTER")
+	have, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fresh, writeFileSynced(path, fresh+"\n")
+	}
+	return strings.TrimSpace(string(have)), err
+}
+
+// ClusterID names the cluster.
+func (c *topicCatalog) ClusterID() string { return c.cluster }
+
+// CreateTopics creates topics.
+func (c *topicCatalog) CreateTopics(tenant uint32, topics []kafka.TopicCreation, validateOnly bool, done func([]kafka.TopicResult)) {
+	each(len(topics), done, func(i int, tell func(kafka.TopicResult)) {
+		t := &topics[i]
+		settings, res := c.checkCreation(tenant, t)
+		if res.Code != wire.None || validateOnly {
+			if res.Code == wire.None {
+				res.Topic = &broker.TopicSpec{Tenant: tenant, Name: t.Name, Settings: storedSettings(settings),
+					Partitions: make([]broker.PartitionSpec, t.Partitions)}
+			}
+			tell(res)
+			return
+		}
+		var id broker.TopicID
+		_, _ = rand.Read(id[:]) // it never fails
+		id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+		c.b.CreateTopic(tenant, t.Name, id, int(t.Partitions), storedSettings(settings), func(spec *broker.TopicSpec, err error) {
+			tell(topicResult(spec, err))
+		})
+	})
+}
+
+// checkCreation fills in what the client has left to the node, and says what is wrong.
+func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (settings topicconfig.Settings, res kafka.TopicResult) {
+	refuse := func(code wire.ErrorCode, why string) (topicconfig.Settings, kafka.TopicResult) {
+		return nil, kafka.TopicResult{Code: code, Message: why}
+	}
+	if t.Partitions < 0 {
+		t.Partitions = 1
+	}
+	switch {
+	case c.b.Topic(tenant, t.Name) != nil:
+		return refuse(wire.TopicAlreadyExists, "topic '"+t.Name+"' already exists")
+	case t.ReplicationFactor > 1:
+		return refuse(wire.InvalidReplicationFactor, "this node is alone: the replication factor is 1")
+	case t.Partitions > partitionsMax:
+		return refuse(wire.InvalidPartitions, "a topic has at most 10000 partitions")
+	}
+	for _, e := range t.Configs {
+		if e.Value == nil {
+			return refuse(wire.InvalidConfig, "Null value not supported for topic configs: "+e.Key)
+		}
+		settings = settings.With(e.Key, *e.Value)
+	}
+	if err := c.check(settings); err != nil {
+		return refuse(wire.InvalidConfig, err.Error())
+	}
+	return settings, res
+}
+
+// check says what is wrong with a topic's settings, what this version does not do included.
+func (c *topicCatalog) check(s topicconfig.Settings) error {
+	if err := topicconfig.CheckTopic(s, nil, c.flushes); err != nil {
+		return err
+	}
+	switch v := topicconfig.Resolve(s, nil); {
+	case v.Compact:
+		return errors.New("cleanup.policy compact is not offered by this version")
+	case v.CompressionType != "producer":
+		return errors.New("compression.type other than producer is not offered by this version")
+	}
+	return nil
+}
+
+// topicResult says what came of a change.
+func topicResult(spec *broker.TopicSpec, err error) kafka.TopicResult {
+	code, why := wire.None, ""
+	switch {
+	case err == nil:
+	case errors.Is(err, broker.ErrTopicExists):
+		code = wire.TopicAlreadyExists
+	case errors.Is(err, broker.ErrUnknownTopic):
+		code = wire.UnknownTopicOrPartition
+	case errors.Is(err, broker.ErrConcurrent):
+		code = wire.RequestTimedOut // clients come again
+	case errors.Is(err, broker.ErrFewer):
+		code = wire.InvalidPartitions
+	case errors.Is(err, broker.ErrVolatileOnly):
+		code = wire.PolicyViolation
+	case errors.Is(err, broker.ErrUnavailable):
+		code = wire.KafkaStorageError
+	default:
+		code = wire.InvalidConfig
+	}
+	if err != nil {
+		why = err.Error()
+	}
+	return kafka.TopicResult{Code: code, Message: why, Topic: spec}
+}
+
+// each asks n questions and calls done when all have been answered.
+func each(n int, done func([]kafka.TopicResult), ask func(i int, tell func(kafka.TopicResult))) {
+	results := make([]kafka.TopicResult, n)
+	if n == 0 {
+		done(results)
+		return
+	}
+	var left atomic.Int64
+	left.Store(int64(n))
+	for i := range n {
+		ask(i, func(r kafka.TopicResult) {
+			results[i] = r
+			if left.Add(-1) == 0 {
+				done(results)
+			}
+		})
+	}
+}
+
+// DeleteTopics deletes topics.
+func (c *topicCatalog) DeleteTopics(tenant uint32, ids []broker.TopicID, done func([]kafka.TopicResult)) {
+	each(len(ids), done, func(i int, tell func(kafka.TopicResult)) {
+		t := c.b.TopicByID(tenant, ids[i])
+		if t == nil {
+			tell(topicResult(nil, broker.ErrUnknownTopic))
+			return
+		}
+		c.b.DeleteTopic(t, func(err error) { tell(topicResult(nil, err)) })
+	})
+}
+
+// CreatePartitions raises numbers of partitions.
+func (c *topicCatalog) CreatePartitions(tenant uint32, topics []kafka.TopicCreation, validateOnly bool, done func([]kafka.TopicResult)) {
+	each(len(topics), done, func(i int, tell func(kafka.TopicResult)) {
+		t := c.b.Topic(tenant, topics[i].Name)
+		n := int(topics[i].Partitions)
+		switch {
+		case t == nil:
+			tell(topicResult(nil, broker.ErrUnknownTopic))
+		case n > partitionsMax:
+			tell(kafka.TopicResult{Code: wire.InvalidPartitions, Message: "a topic has at most 10000 partitions"})
+		case validateOnly:
+			tell(kafka.TopicResult{})
+		default:
+			c.b.GrowTopic(t, n, func(spec *broker.TopicSpec, err error) { tell(topicResult(spec, err)) })
+		}
+	})
+}
+
+// AlterConfigs changes configurations.
+func (c *topicCatalog) AlterConfigs(tenant uint32, topics []kafka.TopicAlteration, validateOnly bool, done func([]kafka.TopicResult)) {
+	each(len(topics), done, func(i int, tell func(kafka.TopicResult)) {
+		t := c.b.Topic(tenant, topics[i].Name)
+		if t == nil {
+			tell(topicResult(nil, broker.ErrUnknownTopic))
+			return
+		}
+		alter := func(have []broker.Setting) ([]broker.Setting, error) { return c.altered(have, &topics[i]) }
+		if validateOnly {
+			_, err := alter(t.Spec().Settings)
+			tell(topicResult(nil, err))
+			return
+		}
+		c.b.ConfigureTopic(t, alter, func(spec *broker.TopicSpec, err error) { tell(topicResult(spec, err)) })
+	})
+}
+
+func (c *topicCatalog) altered(have []broker.Setting, a *kafka.TopicAlteration) ([]broker.Setting, error) {
+	s := settingsOf(have)
+	if a.Replace {
+		s = nil
+	}
+	var changes []topicconfig.Change
+	for _, ch := range a.Changes {
+		change := topicconfig.Change{Key: ch.Key, Op: topicconfig.Op(ch.Op), Null: ch.Value == nil}
+		if ch.Value != nil {
+			change.Value = *ch.Value
+		}
+		changes = append(changes, change)
+	}
+	s, err := s.Alter(changes, topicconfig.Find)
+	if err == nil {
+		err = c.check(s)
+	}
+	return storedSettings(s), err
+}
+
+// DescribeTopic shows a topic's configuration.
+func (c *topicCatalog) DescribeTopic(t *broker.TopicSpec) (list []kafka.ConfigValue) {
+	for _, e := range topicconfig.Describe(settingsOf(t.Settings), nil) {
+		v, d := e.Value, e.Default
+		list = append(list, kafka.ConfigValue{Key: e.Name, Value: &v, Default: &d, Source: sourceOf(e.Source), Type: kmsg.ConfigType(e.Type), Doc: e.Doc})
+	}
+	return list
+}
+
+func sourceOf(s topicconfig.Source) kmsg.ConfigSource {
+	if s == topicconfig.SourceTopic {
+		return kmsg.ConfigSourceDynamicTopicConfig
+	}
+	return kmsg.ConfigSourceDefaultConfig
+}
+
+// DescribeNode shows what of the node's configuration has a name in Kafka: the defaults of topics.
+func (c *topicCatalog) DescribeNode() (list []kafka.ConfigValue) {
+	for _, e := range topicconfig.Describe(nil, nil) {
+		if len(e.Synonyms) == 0 {
+			continue
+		}
+		v, d := e.Value, e.Default
+		list = append(list, kafka.ConfigValue{Key: e.Synonyms[0].Name, Value: &v, Default: &d, Source: kmsg.ConfigSourceDefaultConfig,
+			Type: kmsg.ConfigType(e.Type), ReadOnly: true, Doc: e.Doc})
+	}
+	return list
+}
