@@ -548,6 +548,35 @@ func TestTurnEnd(t *testing.T) {
 	})
 }
 
+// TestTurnEndAfterClose: what OnClose leaves for the hooks of a turn does not wait for another turn, even if the connection was found to be
+// broken only when the turn's output was written.
+func TestTurnEndAfterClose(t *testing.T) {
+	for _, transport := range []string{"epoll", "netpoll"} {
+		if transport == "epoll" && !epollHere {
+			continue
+		}
+		conns, heard := make(chan *Conn, 1), make(chan struct{}, 1)
+		closed := false // the loop's
+		h := &hooks{open: func(c *Conn) { conns <- c }, close: func(*Conn, error) { closed = true }}
+		s := start(t, way{transport, "tcp"}, h, func(o *Options, _ *ListenerOptions) { o.Loops = 1 })
+		l := s.e.Loops()[0]
+		l.OnTurnEnd(func() {
+			if closed {
+				closed = false
+				heard <- struct{}{}
+			}
+		})
+		client := s.dialRaw()
+		c := testx.Receive(t, conns, patience)
+		l.Post(TaskFunc(func(*Loop) {
+			_ = client.(*net.TCPConn).SetLinger(0)
+			client.Close() // a reset; nothing has told the loop of it when it writes
+			c.Write([]byte("x"))
+		}))
+		testx.Receive(t, heard, patience)
+	}
+}
+
 func TestEvery(t *testing.T) {
 	s := start(t, ways()[0], echo())
 	ticks := make(chan int64, 100)

@@ -121,7 +121,8 @@ func (l *Loop) NowUnixMilli() int64 { return l.unixMs }
 // Pool is the loop's buffers.
 func (l *Loop) Pool() *alloc.Pool { return &l.pool }
 
-// OnTurnEnd has f run at the end of each turn, before connections are flushed. Any goroutine may call it; f runs on the loop.
+// OnTurnEnd has f run at the end of each turn, before connections are flushed, and again if flushing has ended some. Any goroutine may call
+// it; f runs on the loop.
 func (l *Loop) OnTurnEnd(f func()) {
 	l.inbox.Lock()
 	l.inbox.hooks = append(l.inbox.hooks, f)
@@ -199,11 +200,16 @@ func (l *Loop) turn() {
 	l.runTasks()
 	l.runTimers()
 	l.reportGone()
-	for _, f := range l.hooks {
-		f()
+	for {
+		for _, f := range l.hooks {
+			f()
+		}
+		l.flushDirty()
+		if len(l.gone) == 0 {
+			break
+		}
+		l.reportGone() // a write has found these broken: what their end leaves for the hooks must not wait for another turn
 	}
-	l.flushDirty()
-	l.reportGone()
 	l.publish()
 }
 
