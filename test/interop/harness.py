@@ -15,7 +15,9 @@ import threading
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sluice-interop")
+BINARY = os.environ.get("SLUICE", os.path.join(ROOT, "bin", "sluice"))
 READY_SECONDS = 60
+CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
 
 class Skip(Exception):
@@ -30,12 +32,12 @@ class Broker:
         self.ports = ports or {"tcp": 0, "tls": 0, "ws": 0, "wss": 0}
         self.process = None
         self.log = os.path.join(directory, "broker.log")
+        self.socket = os.path.join(directory, "mqtt.sock")
 
     def start(self):
-        command = [os.environ.get("SLUICE", os.path.join(ROOT, "bin", "sluice")), "start",
-                   "--data", os.path.join(self.directory, "data")]
+        command = [BINARY, "start", "--data", os.path.join(self.directory, "data")]
         settings = [f"listeners.mqtt.{name}={self.host}:{port}" for name, port in self.ports.items()]
-        settings += ["listeners.http=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
+        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
         for setting in settings + self.settings:
             command += ["--set", setting]
         with open(self.log, "ab") as log:
@@ -73,25 +75,30 @@ class Broker:
 
     def environment(self):
         """What a client program needs to know, for programs in any language."""
-        return {**os.environ, "SLUICE_HOST": self.host, "SLUICE_CA": self.certificates.ca,
+        return {**os.environ, "SLUICE_HOST": self.host, "SLUICE_CA": self.certificates.ca, "SLUICE_UNIX": self.socket,
                 **{f"SLUICE_{name.upper()}": str(port) for name, port in self.ports.items()}}
 
 
 class Certificates:
-    """A CA and a server certificate for localhost and the given addresses, made with openssl."""
+    """A CA, and what it signs: a certificate for localhost and the given addresses, others on demand. Made with openssl."""
 
     def __init__(self, directory, addresses):
-        self.ca, self.cert, self.key = (os.path.join(directory, n) for n in ("ca.pem", "server.pem", "server.key"))
-        ca_key, request, extensions = (os.path.join(directory, n) for n in ("ca.key", "server.csr", "extensions"))
-        names = ",".join(["DNS:localhost"] + [f"IP:{a}" for a in addresses])
-        with open(extensions, "w") as f:
-            f.write(f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n")
-        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        run(["openssl", "req", "-x509", *curve, "-days", "2", "-subj", "/CN=interop CA", "-keyout", ca_key, "-out", self.ca,
+        self.directory, self.ca = directory, os.path.join(directory, "ca.pem")
+        self.ca_key = os.path.join(directory, "ca.key")
+        run(["openssl", "req", "-x509", *CURVE, "-days", "2", "-subj", "/CN=interop CA", "-keyout", self.ca_key, "-out", self.ca,
              "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign"])
-        run(["openssl", "req", *curve, "-subj", "/CN=localhost", "-keyout", self.key, "-out", request])
-        run(["openssl", "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2",
-             "-extfile", extensions, "-out", self.cert])
+        names = ",".join(["DNS:localhost"] + [f"IP:{a}" for a in addresses])
+        self.cert, self.key = self.sign("server", "localhost", f"subjectAltName={names}\nextendedKeyUsage=serverAuth\n")
+
+    def sign(self, file, name, extensions="extendedKeyUsage=clientAuth\n"):
+        """The paths of a certificate for name, a client's unless told otherwise, and of its key."""
+        cert, key, request, wanted = (os.path.join(self.directory, file + end) for end in (".pem", ".key", ".csr", ".ext"))
+        with open(wanted, "w") as f:
+            f.write(extensions)
+        run(["openssl", "req", *CURVE, "-subj", "/CN=" + name, "-keyout", key, "-out", request])
+        run(["openssl", "x509", "-req", "-in", request, "-CA", self.ca, "-CAkey", self.ca_key, "-CAcreateserial", "-days", "2",
+             "-extfile", wanted, "-out", cert])
+        return cert, key
 
 
 class Context:
@@ -213,6 +220,11 @@ def venv(name, *packages):
 
 def package_version(python, package):
     return run([python, "-c", f"import importlib.metadata as m; print(m.version({package!r}))"]).strip()
+
+
+def hash_password(user, password):
+    """A line of a password file, as `sluice passwd` makes it."""
+    return subprocess.run([BINARY, "passwd", user], input=password + "\n", stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def unusable_password():

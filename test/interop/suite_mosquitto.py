@@ -1,8 +1,9 @@
-"""mosquitto_pub and mosquitto_sub: three protocol versions, three qualities of service, TCP and TLS, WebSocket where the client has it."""
+"""mosquitto_pub, mosquitto_sub and mosquitto_rr, from PATH and, if it is set, from the folder MOSQUITTO_CLIENTS."""
 
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -12,27 +13,50 @@ VERSIONS = ("mqttv31", "mqttv311", "mqttv5")
 SECONDS = 30
 
 
+class Clients:
+    """The clients of one installation: those in PATH, or those in a folder."""
+
+    def __init__(self, folder=""):
+        self.pub, self.sub, self.rr = (os.path.join(folder, "mosquitto_" + n) for n in ("pub", "sub", "rr"))
+        usage = subprocess.run([self.pub, "--help"], stdout=subprocess.PIPE, text=True, check=False).stdout
+        words = usage.split()
+        self.version, self.websocket = words[words.index("version") + 1], "--ws" in words
+
+
 class Mosquitto:
     """Command lines for one broker, version and transport."""
 
-    def __init__(self, broker, version="mqttv311", transport="tcp"):
-        self.common = ["-h", broker.host, "-p", str(broker.ports[transport]), "-V", version]
+    def __init__(self, clients, broker, version="mqttv311", transport="tcp", *arguments):
+        self.clients = clients
+        if transport == "unix":
+            self.common = ["--unix", broker.socket, "-V", version]
+        else:
+            self.common = ["-h", broker.host, "-p", str(broker.ports[transport]), "-V", version]
         if transport in ("tls", "wss"):
             self.common += ["--cafile", broker.certificates.ca]
         if transport in ("ws", "wss"):
             self.common += ["--ws"]
+        self.common += arguments
 
     def publish(self, topic, *arguments, text=None):
-        subprocess.run(["mosquitto_pub", *self.common, "-t", topic, *arguments], input=text, text=True, check=True,
+        subprocess.run([self.clients.pub, *self.common, "-t", topic, *arguments], input=text, text=True, check=True,
                        timeout=SECONDS, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def refused(self, topic, *arguments):
+        """Publishes, and wants that to fail."""
+        try:
+            self.publish(topic, "-m", "x", *arguments)
+        except subprocess.CalledProcessError:
+            return
+        raise AssertionError("the client was not refused")
 
     def subscribe(self, topic, *arguments, count=1):
         """A subscriber whose SUBACK has arrived."""
-        return Subscriber(["mosquitto_sub", *self.common, "-d", "-F", "got %t %q %r %p", "-t", topic, "-C", str(count), *arguments])
+        return Subscriber([self.clients.sub, *self.common, "-d", "-F", "got %t %q %r %p", "-t", topic, "-C", str(count), *arguments])
 
     def enter(self, topic, *arguments):
         """Connects, subscribes, leaves."""
-        subprocess.run(["mosquitto_sub", *self.common, "-t", topic, *arguments, "-E"], check=True, timeout=SECONDS)
+        subprocess.run([self.clients.sub, *self.common, "-t", topic, *arguments, "-E"], check=True, timeout=SECONDS)
 
 
 class Subscriber:
@@ -61,41 +85,72 @@ def same(found, want):
     assert found == want, f"found {found[:6]}, want {want[:6]} ({len(found)}, {len(want)})"
 
 
-def has_websocket():
-    return "--ws" in subprocess.run(["mosquitto_pub", "--help"], stdout=subprocess.PIPE, text=True).stdout
-
-
 def run(c):
     harness.need("mosquitto_pub", "mosquitto-clients")
     harness.need("stdbuf", "coreutils")
-    words = subprocess.run(["mosquitto_pub", "--help"], stdout=subprocess.PIPE, text=True).stdout.split()
-    c.versions["mosquitto-clients"] = words[words.index("version") + 1]
-    broker = c.broker()
-    for transport in ("tcp", "tls", "ws", "wss"):
-        if transport in ("ws", "wss") and not has_websocket():
-            c.skipped(transport, "these mosquitto clients have no --ws (2.1 and newer have it)")
+    clients = Clients()
+    c.versions["mosquitto-clients"] = clients.version
+    all_tests(c, clients, "")
+    if folder := os.environ.get("MOSQUITTO_CLIENTS"):
+        clients = Clients(folder)
+        c.versions["and"] = clients.version
+        all_tests(c, clients, clients.version + " ")
+
+
+def all_tests(c, clients, prefix):
+    def check(name, test, *arguments):
+        c.check(prefix + name, test, *arguments)
+
+    broker = c.broker(["mqtt.sys_interval=1s"])
+    for transport in ("tcp", "tls", "ws", "wss", "unix"):
+        if transport in ("ws", "wss") and not clients.websocket:
+            c.skipped(prefix + transport, f"{clients.version} has no --ws (2.1 and newer have it, see MOSQUITTO_CLIENTS)")
             continue
         for version in VERSIONS:
-            m = Mosquitto(broker, version, transport)
+            m = Mosquitto(clients, broker, version, transport)
             for qos in (0, 1, 2):
-                c.check(f"{transport} {version} QoS {qos}", flow, m, f"flow/{transport}/{version}/{qos}", qos)
+                check(f"{transport} {version} QoS {qos}", flow, m, f"flow/{transport}/{version}/{qos}", qos)
     for version in VERSIONS:
-        m = Mosquitto(broker, version)
-        c.check(f"{version} retained", retained, m, f"retained/{version}")
-        c.check(f"{version} will", will, m, f"will/{version}")
-        c.check(f"{version} large payload", large, c, m, f"large/{version}")
-        c.check(f"{version} overlapping wildcards", wildcards, m, f"wild/{version}")
-    five = Mosquitto(broker, "mqttv5")
-    c.check("mqttv5 properties", properties, five)
-    c.check("mqttv5 retain as published", options, five)
-    c.check("mqttv5 shared subscription", shared, five)
-    c.check("mqttv5 message expiry", expiry, five)
+        m = Mosquitto(clients, broker, version)
+        check(f"{version} retained", retained, m, f"retained/{version}")
+        check(f"{version} will", will, m, f"will/{version}")
+        check(f"{version} large payload", large, c, m, f"large/{version}")
+        check(f"{version} overlapping wildcards", wildcards, m, f"wild/{version}")
+        check(f"{version} same client identifier", take_over, m, f"same/{version}")
+        check(f"{version} $SYS", sys_topics, m)
+    five = Mosquitto(clients, broker, "mqttv5")
+    for name, test in (("properties", properties), ("retain as published", options), ("topic alias", alias),
+                       ("shared subscription", shared), ("message expiry", expiry), ("session expiry", session_expiry),
+                       ("will delay", will_delay), ("request and response", request_response)):
+        check("mqttv5 " + name, test, five)
     for version in VERSIONS:
-        c.check(f"{version} session resume", resume, broker, version, None)
-    c.check("wrong CA is refused by the client", wrong_ca, c, broker)
+        check(f"{version} session resume", resume, clients, broker, version, None)
+    check("wrong CA is refused by the client", wrong_ca, c, clients, broker)
     for how, name in ((signal.SIGTERM, "restart"), (signal.SIGKILL, "kill")):
         for version in VERSIONS:
-            c.check(f"{version} session and retained over {name}", resume, broker, version, how)
+            check(f"{version} session and retained over {name}", resume, clients, broker, version, how)
+    guarded(c, clients, check)
+
+
+def guarded(c, clients, check):
+    """Users, rules and client certificates, on a broker that wants them."""
+    users = c.write("users", harness.hash_password("plant", "right") + harness.hash_password("other", "right"))
+    rules = c.write("rules", "allow all by user plant on plant/#\n")
+    wants = [f"auth.password_file={users}", f"auth.acl_file={rules}", "auth.anonymous=off"]
+    broker = c.broker(wants)
+    for version in VERSIONS:
+        for transport in ("tcp", "tls"):
+            m = Mosquitto(clients, broker, version, transport, "-u", "plant", "-P", "right")
+            check(f"{transport} {version} password", flow, m, f"plant/{transport}/{version}", 1)
+        for name, words in (("wrong password", ("-u", "plant", "-P", "wrong")), ("no such user", ("-u", "nobody", "-P", "right")), ("anonymous", ())):
+            check(f"{version} {name}", Mosquitto(clients, broker, version, "tcp", *words).refused, "plant/refused")
+    check("mqttv5 topic that the rules deny", denied, clients, broker)
+    certified = c.broker(wants + ["auth.certificate_user=cn", "tls.client_auth=required", "tls.client_ca=" + broker.certificates.ca])
+    for version in VERSIONS:
+        cert, key = broker.certificates.sign("client-" + version, "plant")
+        m = Mosquitto(clients, certified, version, "tls", "--cert", cert, "--key", key)
+        check(f"{version} client certificate", flow, m, f"plant/certificate/{version}", 1)
+        check(f"{version} no client certificate", Mosquitto(clients, certified, version, "tls").refused, "plant/refused")
 
 
 def flow(m, topic, qos):
@@ -140,7 +195,7 @@ def wildcards(m, topic):
 
 
 def properties(m):
-    s = Subscriber(["mosquitto_sub", *m.common, "-d", "-t", "properties", "-q", "1", "-C", "1",
+    s = Subscriber([m.clients.sub, *m.common, "-d", "-t", "properties", "-q", "1", "-C", "1",
                     "-F", "got %C|%R|%D|%F|%P|%p"])
     m.publish("properties", "-q", "1", "-m", "body", "-D", "publish", "content-type", "text/plain",
               "-D", "publish", "response-topic", "answers", "-D", "publish", "correlation-data", "c1",
@@ -163,6 +218,74 @@ def shared(m):
     same(found, sorted(f"shared 1 0 m{i}" for i in range(20)))
 
 
+def take_over(m, topic):
+    """The second connection of a client identifier ends the first, and has the session's subscription for itself."""
+    first = m.subscribe(topic, "-i", "same", "-q", "1")
+    second = m.subscribe(topic, "-i", "same", "-q", "1")
+    first.process.kill()  # it connects again otherwise, for ever
+    first.process.communicate()
+    m.publish(topic, "-q", "1", "-m", "one")
+    same(second.messages(), [f"{topic} 1 0 one"])
+
+
+def sys_topics(m):
+    found = m.subscribe("$SYS/broker/version").messages()
+    assert len(found) == 1 and found[0].startswith("$SYS/broker/version 0 "), found
+
+
+def alias(m):
+    s = m.subscribe("alias", "-q", "1", count=20)
+    m.publish("alias", "-q", "1", "-l", "-D", "publish", "topic-alias", "5", text="".join(f"m{i}\n" for i in range(20)))
+    same(s.messages(), [f"alias 1 0 m{i}" for i in range(20)])
+
+
+def session_expiry(m):
+    """A session that has expired is gone, with what it was owed; one that has not is there."""
+    for name, seconds in (("short", "1"), ("long", "100")):
+        m.enter("expire/" + name, "-i", "expire-" + name, "-c", "-q", "1", "-x", seconds)
+    time.sleep(2.5)
+    for name in ("short", "long"):
+        m.publish("expire/" + name, "-q", "1", "-m", "while away")
+    s = m.subscribe("expire/short", "-i", "expire-short", "-c", "-q", "1", "-x", "1")
+    m.publish("expire/short", "-q", "1", "-m", "now")
+    same(s.messages(), ["expire/short 1 0 now"])
+    same(m.subscribe("expire/long", "-i", "expire-long", "-c", "-q", "1", "-x", "1").messages(), ["expire/long 1 0 while away"])
+
+
+def will_delay(m):
+    """The will of a client that is back in time is not sent, that of one that stays away is."""
+    watcher = m.subscribe("delayed", "-q", "1")
+    words = ["-x", "60", "-c", "--will-topic", "delayed", "--will-qos", "1", "-D", "will", "will-delay-interval", "2"]
+    for name in ("back", "away"):
+        victim = m.subscribe("delayed/" + name, "-i", "delayed-" + name, *words, "--will-payload", name)
+        victim.process.kill()
+        victim.process.communicate()
+    m.enter("delayed/back", "-i", "delayed-back", "-c", "-x", "60")
+    same(watcher.messages(), ["delayed 1 0 away"])
+
+
+def request_response(m):
+    server = Subscriber([m.clients.sub, *m.common, "-d", "-t", "ask", "-q", "1", "-C", "1", "-F", "got %R|%D|%p"])
+    rr = subprocess.Popen([m.clients.rr, *m.common, "-t", "ask", "-e", "answer", "-q", "1", "-m", "?", "-D", "publish", "correlation-data",
+                           "7", "-F", "%D|%p"], stdout=subprocess.PIPE, text=True)
+    same(server.messages(), ["answer|7|?"])
+    m.publish("answer", "-q", "1", "-m", "!", "-D", "publish", "correlation-data", "7")
+    answer, _ = rr.communicate(timeout=SECONDS)
+    same([answer.strip()], ["7|!"])
+
+
+def denied(clients, broker):
+    """What the rules deny is refused with its reason, and reaches nobody."""
+    m = Mosquitto(clients, broker, "mqttv5", "tcp", "-u", "other", "-P", "right")
+    plant = Mosquitto(clients, broker, "mqttv5", "tcp", "-u", "plant", "-P", "right")
+    s = plant.subscribe("plant/#", "-q", "1")
+    done = subprocess.run([clients.pub, *m.common, "-t", "plant/x", "-q", "1", "-m", "forbidden", "-d"], check=False, timeout=SECONDS,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert "Not authorized" in done.stdout or "RC:135" in done.stdout, done.stdout
+    plant.publish("plant/x", "-q", "1", "-m", "allowed")
+    same(s.messages(), ["plant/x 1 0 allowed"])
+
+
 def expiry(m):
     enter = ["-i", "expiry", "-c", "-q", "1"]
     m.enter("expiry", *enter)
@@ -172,10 +295,10 @@ def expiry(m):
     same(m.subscribe("expiry", *enter).messages(), ["expiry 1 0 long"])
 
 
-def resume(broker, version, how):
+def resume(clients, broker, version, how):
     """Messages for an absent session, and a retained one, are there when it is back; with how, the broker ends in between."""
     topic = f"resume/{version}/{how}"
-    m = Mosquitto(broker, version)
+    m = Mosquitto(clients, broker, version)
     enter = ["-i", f"resume-{version}-{how and how.value}", "-c", "-q", "2"]
     m.enter(topic, *enter)
     for qos in ("1", "2"):
@@ -190,13 +313,8 @@ def resume(broker, version, how):
     same(m.subscribe(topic + "/retained", "-q", "1").messages(), [f"{topic}/retained 1 1 kept"])
 
 
-def wrong_ca(c, broker):
-    other = os.path.join(c.directory, "other")
-    os.mkdir(other)
-    m = Mosquitto(broker, transport="tls")
+def wrong_ca(c, clients, broker):
+    other = tempfile.mkdtemp(dir=c.directory)
+    m = Mosquitto(clients, broker, transport="tls")
     m.common[m.common.index("--cafile") + 1] = harness.Certificates(other, ["127.0.0.1"]).ca
-    try:
-        m.publish("refused", "-m", "x")
-    except subprocess.CalledProcessError:
-        return
-    raise AssertionError("the client connected")
+    m.refused("refused")

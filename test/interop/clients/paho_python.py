@@ -23,7 +23,7 @@ class Client:
         five = VERSIONS[version] == mqtt.MQTTv5
         self.paho = p = mqtt.Client(CallbackAPIVersion.VERSION2, client_id, protocol=VERSIONS[version],
                                     clean_session=None if five else clean,
-                                    transport="websockets" if transport in ("ws", "wss") else "tcp")
+                                    transport={"ws": "websockets", "wss": "websockets", "unix": "unix"}.get(transport, "tcp"))
         p.ws_set_options(path="/mqtt")
         if transport in ("tls", "wss"):
             p.tls_set(os.environ["SLUICE_CA"], tls_version=ssl.PROTOCOL_TLS_CLIENT)
@@ -37,7 +37,11 @@ class Client:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = expiry
             extra = {"clean_start": clean, "properties": properties}
-        p.connect(os.environ["SLUICE_HOST"], int(os.environ["SLUICE_" + transport.upper()]), 30, **extra)
+        at = os.environ["SLUICE_" + transport.upper()]
+        if transport == "unix":
+            p.connect(at, keepalive=30, **extra)
+        else:
+            p.connect(os.environ["SLUICE_HOST"], int(at), 30, **extra)
         p.loop_start()
         self.flags, self.reason, self.properties = self.connected.get(timeout=SECONDS)
         assert not self.reason.is_failure, self.reason
@@ -178,7 +182,7 @@ def assigned_id(transport, version, prefix):
 
 
 def main():
-    for transport in ("tcp", "tls", "ws", "wss"):
+    for transport in ("tcp", "tls", "ws", "wss", "unix"):
         for version in VERSIONS:
             tests = [flow, large, retained, will, session, take_over]
             if version == "5":
