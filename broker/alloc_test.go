@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"reflect"
 	"runtime"
 	"testing"
 
@@ -239,5 +240,12 @@ func BenchmarkAbsent(b *testing.B) {
 		}
 		b.ReportMetric((heap()-before)/messages, "B/message")
 		runtime.KeepAlive(tb)
+	}
+}
+
+// TestIdleSizes: an idle client is a Client and a Session, each no more than the collector's class for it.
+func TestIdleSizes(t *testing.T) {
+	if c, s := reflect.TypeFor[Client]().Size(), reflect.TypeFor[Session]().Size(); c > 80 || s > 80 {
+		t.Errorf("a Client has %d bytes, a Session %d", c, s)
 	}
 }

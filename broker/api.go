@@ -149,7 +149,6 @@ type ConnectRequest struct {
 	Will   *Will
 	// ReceiveMax bounds QoS 1 and 2 messages in flight to this client; redelivery at resume keeps within it.
 	ReceiveMax uint16
-	Identity   *Identity
 }
 
 // NeverExpires is the session expiry that never comes.

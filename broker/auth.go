@@ -64,7 +64,7 @@ type QuickAuthenticator interface {
 
 // Authorizer says what a client may do. For ActionPublish topic is a topic name; for ActionSubscribe it is a filter as the
 // client sent it, $share prefix included, and the answer is yes only if everything that the filter can match is allowed.
-// Authorize never blocks, does not allocate, keeps no reference to topic, and is safe for concurrent use. Callers may keep an
+// Authorize never blocks, does not allocate, keeps no reference to id or topic, and is safe for concurrent use. Callers may keep an
 // answer for as long as Generation stays the same.
 type Authorizer interface {
 	Authorize(id *Identity, a Action, topic []byte) bool

@@ -243,8 +243,8 @@ func (b *Broker) Checkpoint(st Checkpoints) error {
 func encodeSessionRow(dst []byte, sess *Session) []byte {
 	d := sess.d
 	dst = append(dst, 1) // version of the row
-	dst = binary.AppendUvarint(dst, uint64(sess.key.tenant))
-	dst = appendString(dst, sess.key.id)
+	dst = binary.AppendUvarint(dst, uint64(sess.tenant))
+	dst = appendString(dst, sess.id)
 	dst = binary.AppendUvarint(dst, uint64(d.expiry))
 	dst = binary.AppendUvarint(dst, uint64(d.deadline))
 	dst = binary.AppendUvarint(dst, uint64(d.willAt))
@@ -271,7 +271,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	if d.uvarint() != 1 {
 		return false
 	}
-	sess := &Session{key: sessionKey{tenant: uint32(d.uvarint()), id: d.string()}, shard: s, d: &durable{id: id}}
+	sess := &Session{tenant: uint32(d.uvarint()), id: d.string(), shard: s, d: &durable{id: id}}
 	sess.d.expiry, sess.d.deadline, sess.d.willAt = time.Duration(d.uvarint()), int64(d.uvarint()), int64(d.uvarint())
 	sess.d.connected = d.uvarint() == 1
 	sess.will = d.will()
@@ -287,7 +287,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	}
 	sess.slot = b.slots.alloc()
 	s.mu.Lock()
-	s.mu.sessions[sess.key] = sess
+	s.mu.sessions.set(sess)
 	if s.mu.byID == nil {
 		s.mu.byID = make(map[uint64]*Session)
 	}

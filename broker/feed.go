@@ -233,7 +233,7 @@ func (l *Local) Acked(c *Client, packetID uint16) {
 		return
 	}
 	l.progressed(f)
-	if f.stalled || f.parked != nil || len(c.retry) > 0 || c.full.Load() {
+	if f.stalled || f.parked != nil || len(c.jobs()) > 0 || c.full.Load() {
 		f.stalled = false
 		l.later(c)
 	}
@@ -263,8 +263,8 @@ func (l *Local) Ready(c *Client) {
 	if c.feed != nil {
 		c.feed.stalled = false
 	}
-	if c.unsent != nil {
-		c.unsent.stalled = false
+	if o := c.unsent(); o != nil {
+		o.stalled = false
 	}
 	if c.feed == nil || c.feed.due == 0 {
 		l.readyShared(c)
@@ -288,7 +288,7 @@ func (l *Local) feed(c *Client) {
 	if c.full.Load() && c.canPromise() {
 		l.readyShared(c)
 	}
-	if len(c.retry) > 0 && (f == nil || f.retaining == 0 && !f.yields) {
+	if len(c.jobs()) > 0 && (f == nil || f.retaining == 0 && !f.yields) {
 		if r, ok := c.sub.(interface{ Room() bool }); ok && !r.Room() {
 			return // Ready brings it back
 		}

@@ -39,16 +39,17 @@ type keptPromise struct {
 const keptMax = 1024
 
 func (c *Client) outbox() *unsentList {
-	if c.unsent == nil {
-		c.unsent = new(unsentList)
+	more := c.extras()
+	if more.unsent == nil {
+		more.unsent = new(unsentList)
 	}
-	return c.unsent
+	return more.unsent
 }
 
 // canPromise says whether c can be promised one more message. A live member's messages out are counted without the one that it is
 // asked for.
 func (c *Client) canPromise() bool {
-	if c.unsent != nil && c.unsent.stalled {
+	if o := c.unsent(); o != nil && o.stalled {
 		return false
 	}
 	if f := c.feed; f != nil {
@@ -111,7 +112,7 @@ func (c *Client) sessionNumber() uint64 {
 func (l *Local) flushPromises() {
 	for i, c := range l.promising {
 		l.promising[i] = nil
-		o := c.unsent
+		o := c.unsent()
 		o.listed = false
 		if c.state != clientConnected {
 			continue // what is not in the log goes back when the connection is let go
@@ -167,7 +168,8 @@ func (l *Local) promiseEntry(c *Client, batch *promiseBatch) entry {
 
 // promisesFailed takes back promises that the log did not take.
 func (l *Local) promisesFailed(c *Client, batch *promiseBatch, err error) {
-	c.unsent.list = slices.DeleteFunc(c.unsent.list, func(u unsent) bool {
+	o := c.unsent()
+	o.list = slices.DeleteFunc(o.list, func(u unsent) bool {
 		if u.batch != batch {
 			return false
 		}
@@ -192,7 +194,7 @@ func (l *Local) promisesFailed(c *Client, batch *promiseBatch, err error) {
 
 // sendPromises sends what the log has, while the receiver has room.
 func (l *Local) sendPromises(c *Client) {
-	o, f := c.unsent, c.feed
+	o, f := c.unsent(), c.feed
 	if o == nil || len(o.list) == 0 || o.stalled || f != nil && f.stalled {
 		return
 	}
@@ -225,12 +227,13 @@ func (l *Local) sendPromise(c *Client, u *unsent) bool {
 		if c.feed != nil {
 			c.feed.stalled = true
 		} else {
-			c.unsent.stalled = true
+			c.outbox().stalled = true
 		}
 		return false
 	}
 	if c.feed == nil { // the group has nothing to do with it any more
-		c.sharedOut = append(c.sharedOut, sharedOut{id: id, qos: 2})
+		more := c.extras()
+		more.sharedOut = append(more.sharedOut, sharedOut{id: id, qos: 2})
 	} else if p, open := c.feed.promised[u.id]; open && p.state == outGranting {
 		p.state = outSent
 		c.feed.promised[u.id] = p
@@ -268,9 +271,9 @@ func (l *Local) settlePromises(c *Client) (waits bool) {
 	if c.feed != nil {
 		l.journalKept(c.feed)
 	}
-	if c.unsent != nil && len(c.unsent.list) > 0 {
-		list := c.unsent.list
-		c.unsent.list = nil
+	if o := c.unsent(); o != nil && len(o.list) > 0 {
+		list := o.list
+		o.list = nil
 		back := make(map[*promiseBatch][]promise)
 		for i := range list {
 			u := &list[i]
@@ -391,7 +394,7 @@ func (l *Local) keptCommitted(f *feed, ids []keptPromise) {
 	for _, k := range ids {
 		delete(f.promised, k.id)
 	}
-	if f.c.full.Load() || len(f.c.retry) > 0 {
+	if f.c.full.Load() || len(f.c.jobs()) > 0 {
 		l.later(f.c)
 	}
 	l.settled(f.c)

@@ -36,12 +36,12 @@ func FuzzCommands(f *testing.F) {
 			f.Add(g[36:])
 		}
 	}
-	f.Add(appendBytes(nil, encodeSession(nil, &Session{key: sessionKey{id: "c"}, d: &durable{id: 1}}, NeverExpires, &Will{Topic: []byte("t")})))
+	f.Add(appendBytes(nil, encodeSession(nil, &Session{id: "c", d: &durable{id: 1}}, NeverExpires, &Will{Topic: []byte("t")})))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tb := newTestBroker(t, 1, nil)
 		defer tb.b.Close()
 		s := tb.b.shards[1]
-		s.applyCommands(tb.b, appendBytes(nil, encodeSession(nil, &Session{key: sessionKey{id: "c"}, d: &durable{id: 1}}, NeverExpires, nil)))
+		s.applyCommands(tb.b, appendBytes(nil, encodeSession(nil, &Session{id: "c", d: &durable{id: 1}}, NeverExpires, nil)))
 		s.applyCommands(tb.b, b)
 		s.applyCommands(tb.b, appendBytes(nil, b))
 		if err := tb.b.Checkpoint(&memCheckpoints{}); err != nil {

@@ -125,9 +125,9 @@ func (l *Local) sendGranted(f *feed) {
 // Received tells that the receiver has a QoS 2 message that carried a Ref (PUBREC). Routed: send PUBREL now; Pending: at
 // Completed.
 func (l *Local) Received(c *Client, packetID uint16, t Token) (Outcome, error) {
-	for i := range c.sharedOut {
-		if c.sharedOut[i].id == packetID {
-			c.sharedOut[i].received = true
+	for i, list := 0, c.sharedList(); i < len(list); i++ {
+		if list[i].id == packetID {
+			list[i].received = true
 			return Routed, nil
 		}
 	}

@@ -23,6 +23,7 @@ type Local struct {
 	cache       EncodeCache
 	delivery    Delivery
 	message     Message
+	request     ConnectRequest // of the Connect that runs
 	props       []byte
 	headers     []byte
 	body        []byte
@@ -139,11 +140,11 @@ func (l *Local) handle(p *post) {
 	case postCompleted:
 		l.completed(p.c, p.res)
 	case postResume:
-		p.c.starved = false
+		p.c.flags &^= clientStarved
 		if p.c.state == clientConnected {
 			p.c.sub.Control(Control{Kind: ControlResume})
 		}
-		if len(p.c.retry) > 0 {
+		if len(p.c.jobs()) > 0 {
 			l.later(p.c)
 		}
 	case postBundle:
@@ -178,7 +179,7 @@ func (l *Local) resume() {
 	list := l.resumed
 	l.resumed = nil
 	for i, c := range list {
-		c.queued = false
+		c.flags &^= clientQueued
 		if c.state == clientConnected {
 			l.feed(c)
 		}
@@ -194,10 +195,10 @@ func (l *Local) resume() {
 
 // later puts c on the list that resume looks at.
 func (l *Local) later(c *Client) {
-	if c.queued {
+	if c.flags&clientQueued != 0 {
 		return
 	}
-	c.queued = true
+	c.flags |= clientQueued
 	l.resumed = append(l.resumed, c)
 	if len(l.resumed) == 1 && !l.awake.Swap(true) {
 		l.wake()

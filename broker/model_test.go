@@ -447,7 +447,7 @@ func (m *model) connected(c *modelClient, r ConnectResult) {
 	}
 }
 
-func (c *modelClient) clean() bool { return !c.c.present }
+func (c *modelClient) clean() bool { return c.c.flags&clientPresent == 0 }
 
 func (m *model) disconnect(c *modelClient) {
 	if c.gone {

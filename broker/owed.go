@@ -103,7 +103,7 @@ func (l *Local) promiseRetained(c *Client, job *retainedJob) (more bool) {
 	f := c.feed
 	if opts, _ := c.sess.d.subscriptionOf(job.number); opts == 0 { // it was replaced
 		c.nextJob()
-		return len(c.retry) > 0
+		return len(c.jobs()) > 0
 	}
 	if err := l.b.writable(); err != nil {
 		l.kickSelf(c, err)
@@ -128,7 +128,7 @@ func (l *Local) promiseRetained(c *Client, job *retainedJob) (more bool) {
 	if f.retaining > 0 {
 		return false // sendPromise comes back to it
 	}
-	return len(c.retry) > 0
+	return len(c.jobs()) > 0
 }
 
 // journalRetained writes what is to be kept of a turn's retained messages. False: the pending list is full.

@@ -143,7 +143,7 @@ func TestRetainedGoesOnAfterReconnect(t *testing.T) {
 		s.ackAll()
 		s.disconnect()
 		s = tb.connect(0, kept("s"))
-		check(t, "nothing is owed", []int{len(s.got), len(s.c.retry), len(s.c.sess.d.owed)}, []int{0, 0, 0})
+		check(t, "nothing is owed", []int{len(s.got), len(s.c.jobs()), len(s.c.sess.d.owed)}, []int{0, 0, 0})
 	}
 }
 
@@ -270,7 +270,7 @@ func TestRetainedWaitsForRoomInTheLog(t *testing.T) {
 		s.l.Drain()
 		s.l.EndTurn()
 	}
-	check(t, "waits", []int{len(s.got), len(s.c.retry)}, []int{0, 1})
+	check(t, "waits", []int{len(s.got), len(s.c.jobs())}, []int{0, 1})
 	sh.mu.Lock()
 	sh.markDirtyLocked()
 	sh.mu.Unlock()

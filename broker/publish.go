@@ -127,8 +127,8 @@ func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool
 
 // waitLocked has c told when the pending list has been gathered. A client waits in one list at a time.
 func (s *shard) waitLocked(c *Client) {
-	if !c.starved {
-		c.starved = true
+	if c.flags&clientStarved == 0 {
+		c.flags |= clientStarved
 		s.mu.waiting = append(s.mu.waiting, c)
 	}
 }

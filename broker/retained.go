@@ -191,7 +191,7 @@ const (
 
 // sendRetained sends the next of what c is owed, and says whether more is left and can come now.
 func (l *Local) sendRetained(c *Client) (more bool) {
-	job := &c.retry[0]
+	job := &c.more.retry[0]
 	if job.number != 0 {
 		return l.promiseRetained(c, job)
 	}
@@ -202,12 +202,13 @@ func (l *Local) sendRetained(c *Client) (more bool) {
 	if done && c.state == clientConnected {
 		c.nextJob()
 	}
-	return len(c.retry) > 0
+	return len(c.jobs()) > 0
 }
 
 func (c *Client) nextJob() {
-	if c.retry = c.retry[1:]; len(c.retry) == 0 {
-		c.retry = nil
+	more := c.more
+	if more.retry = more.retry[1:]; len(more.retry) == 0 {
+		more.retry = nil
 	}
 }
 

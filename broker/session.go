@@ -19,40 +19,102 @@ const (
 	clientClosed
 )
 
-// Client is the core's handle of one connection. It belongs to the Local it was made for.
+// Client is the core's handle of one connection. It belongs to the Local it was made for. A million of them may be idle: what not every one
+// needs hangs on more.
 type Client struct {
-	local     *Local
-	sub       Subscriber
-	sess      *Session
-	req       *ConnectRequest // until connected
-	bye       *DisconnectRequest
-	feed      *feed // of a durable session
-	retry     []retainedJob
-	sharedOut []sharedOut
-	unsent    *unsentList  // promises on their way into the log, or that wait for room
-	shared    atomic.Int32 // messages of shared groups out
-	full      atomic.Bool  // answered false to a shared group
+	local  *Local
+	sub    Subscriber
+	sess   *Session
+	req    *ConnectRequest // until connected; the Local's scratch as long as Connect runs
+	feed   *feed           // of a durable session
+	more   *clientMore     // nil until needed
+	shared atomic.Int32    // messages of shared groups out
+	full   atomic.Bool     // answered false to a shared group
 	// Slot is the subscriber slot of the client's session, for Message.Publisher. Valid once connected.
 	Slot    uint32
 	tenant  uint32
 	waiting int32 // requests whose commit is outstanding
 	window  uint16
 	state   clientState
-	starved bool // on a shard's list of those that a full pending list turned away
-	queued  bool // on its Local's list of clients to go on with
-	present bool
+	flags   clientFlags
+}
+
+type clientFlags uint8
+
+const (
+	clientStarved clientFlags = 1 << iota // on a shard's list of those that a full pending list turned away
+	clientQueued                          // on its Local's list of clients to go on with
+	clientPresent                         // its session was resumed
+)
+
+// clientMore is what only some connections have.
+type clientMore struct {
+	bye       DisconnectRequest // what Disconnect said, as long as commits are outstanding
+	retry     []retainedJob
+	sharedOut []sharedOut
+	unsent    *unsentList // promises on their way into the log, or that wait for room
+}
+
+func (c *Client) extras() *clientMore {
+	if c.more == nil {
+		c.more = &clientMore{}
+	}
+	return c.more
+}
+
+// jobs are the retained messages that c is owed.
+func (c *Client) jobs() []retainedJob {
+	if c.more == nil {
+		return nil
+	}
+	return c.more.retry
+}
+
+// sharedList is what c has of shared groups that keep nothing.
+func (c *Client) sharedList() []sharedOut {
+	if c.more == nil {
+		return nil
+	}
+	return c.more.sharedOut
+}
+
+// unsent is what c was promised and not sent yet, or nil.
+func (c *Client) unsent() *unsentList {
+	if c.more == nil {
+		return nil
+	}
+	return c.more.unsent
+}
+
+// ClientID is the name of the client's session, empty until it is connected. It is for c's loop.
+func (c *Client) ClientID() string {
+	if c.sess == nil {
+		return ""
+	}
+	return c.sess.id
 }
 
 // Session is what a client id stands for: a live one ends with its connection, a durable one is a row of its shard.
 type Session struct {
-	key    sessionKey
+	id     string
 	shard  *shard
 	client *Client // who holds it; this and next under the shard's lock
 	next   *Client // who comes next: it waits for client, or with none its turn is on the way to it
 	will   *Will
-	slot   uint32
-	subs   []topics.FilterID // of a live session; its loop's
+	subs   *[]topics.FilterID // of a live session that has any; its loop's
 	d      *durable
+	tenant uint32
+	slot   uint32
+}
+
+func (s *Session) key() sessionKey { return sessionKey{s.tenant, s.id} }
+
+// subscribed are the filters of a live session.
+func (s *Session) subscribed() []topics.FilterID {
+	if s.subs == nil {
+		return nil
+	}
+	return *s.subs
 }
 
 // durable is the kept part of a session. What is not atomic is guarded by the shard's lock and changes only in apply.
@@ -119,15 +181,21 @@ func (l *Local) NewClient(sub Subscriber) *Client { return &Client{local: l, sub
 // that another connection holds is taken over: that one is Kicked with ErrTakenOver and Connected comes when it has let go.
 // Until Connected no other call but Disconnect is allowed on c.
 func (l *Local) Connect(c *Client, req *ConnectRequest) {
-	r := *req
+	r := &l.request
+	*r = *req
 	if limit := l.b.limits.Load().SessionExpiry; limit > 0 && r.Expiry > limit {
 		r.Expiry = limit
 	}
 	if l.b.opts.Volatile {
 		r.Expiry = 0
 	}
-	c.req, c.tenant, c.state = &r, r.Tenant, clientConnecting
+	c.req, c.tenant, c.state = r, r.Tenant, clientConnecting
 	l.enter(c)
+	if c.req == r { // it waits, for the log or for another connection
+		kept := *r
+		c.req = &kept
+	}
+	*r = ConnectRequest{}
 }
 
 // resumable says whether a connection can go on with the session. The caller holds the shard's lock.
@@ -178,9 +246,9 @@ func (s *shard) unend(sess *Session) {
 		return
 	}
 	d.ending = false
-	switch s.mu.sessions[sess.key] {
+	switch s.mu.sessions.get(sess.key()) {
 	case nil:
-		s.mu.sessions[sess.key] = sess
+		s.mu.sessions.set(sess)
 	case sess:
 	default:
 		d.connected, d.deadline = false, 1
@@ -190,8 +258,8 @@ func (s *shard) unend(sess *Session) {
 
 func encodeSession(dst []byte, sess *Session, expiry time.Duration, w *Will) []byte {
 	dst = appendCommand(dst, cmdSession, sess.d.id)
-	dst = binary.AppendUvarint(dst, uint64(sess.key.tenant))
-	dst = appendString(dst, sess.key.id)
+	dst = binary.AppendUvarint(dst, uint64(sess.tenant))
+	dst = appendString(dst, sess.id)
 	dst = binary.AppendUvarint(dst, uint64(expiry))
 	return appendWill(dst, w)
 }
@@ -207,10 +275,10 @@ func (s *shard) applySession(b *Broker, d *decoder) {
 	defer s.mu.Unlock()
 	sess := s.mu.byID[id]
 	if sess == nil {
-		sess = s.mu.sessions[key]
+		sess = s.mu.sessions.get(key)
 		if sess == nil || sess.d == nil || sess.d.id != id {
-			sess = &Session{key: key, shard: s, slot: b.slots.alloc(), d: &durable{id: id}}
-			s.mu.sessions[key] = sess
+			sess = &Session{tenant: key.tenant, id: key.id, shard: s, slot: b.slots.alloc(), d: &durable{id: id}}
+			s.mu.sessions.set(sess)
 		}
 		if s.mu.byID == nil {
 			s.mu.byID = make(map[uint64]*Session)
@@ -237,7 +305,7 @@ func (b *Broker) raiseSID(id uint64) {
 func (l *Local) connected(c *Client, err error) {
 	if c.state == clientClosing { // Disconnect came before
 		if err == nil {
-			c.bye.PublishWill = false // nobody was told that it is kept
+			c.more.bye.PublishWill = false // nobody was told that it is kept
 			l.detach(c)
 			return
 		}
@@ -255,10 +323,12 @@ func (l *Local) connected(c *Client, err error) {
 	}
 	sess := c.sess
 	c.state, c.Slot, c.window = clientConnected, sess.slot, windowOf(c.req.ReceiveMax)
-	res := ConnectResult{Present: c.present, Expiry: c.req.Expiry}
+	res := ConnectResult{Present: c.flags&clientPresent != 0, Expiry: c.req.Expiry}
 	if sess.d != nil {
 		c.feed = newFeed(l.b, c)
-		c.retry = c.feed.owedJobs()
+		if jobs := c.feed.owedJobs(); len(jobs) > 0 {
+			c.extras().retry = jobs
+		}
 		for id := range c.feed.received {
 			res.Received = append(res.Received, id)
 		}
@@ -289,10 +359,10 @@ func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
 			c.state = clientClosed
 			return
 		}
-		c.state, c.bye = clientClosing, &req // connected comes yet, and lets go
+		c.state, c.extras().bye = clientClosing, req // connected comes yet, and lets go
 	case clientConnected:
 		l.b.stats.Connected.Add(-1)
-		c.state, c.bye = clientClosing, &req
+		c.state, c.extras().bye = clientClosing, req
 		l.b.slots.set(c.sess.slot, nil)
 		if c.waiting == 0 {
 			l.detach(c)
@@ -305,8 +375,8 @@ func (l *Local) detach(c *Client) {
 	if l.settlePromises(c) {
 		return // comes again
 	}
-	c.state, c.retry = clientClosed, nil
-	sess := c.sess
+	c.state, c.more.retry = clientClosed, nil
+	sess, bye := c.sess, c.more.bye
 	s := sess.shard
 	s.mu.Lock()
 	will, expiry := sess.will, time.Duration(0)
@@ -314,10 +384,10 @@ func (l *Local) detach(c *Client) {
 		expiry = sess.d.expiry
 	}
 	s.mu.Unlock()
-	if sess.d != nil && c.bye.HasExpiry {
-		expiry = min(c.bye.Expiry, l.maxExpiry())
+	if sess.d != nil && bye.HasExpiry {
+		expiry = min(bye.Expiry, l.maxExpiry())
 	}
-	if !c.bye.PublishWill {
+	if !bye.PublishWill {
 		will = nil
 	}
 	l.returnShared(c, expiry > 0)
@@ -399,9 +469,9 @@ func boolBit(b bool) uint64 {
 // endSession removes a session with its connection.
 func (l *Local) endSession(c *Client, will *Will) {
 	sess := c.sess
-	for _, sub := range sess.subs {
+	for _, sub := range sess.subscribed() {
 		_, group, filter := l.b.index.Filter(sub)
-		l.b.index.Unsubscribe(sess.key.tenant, group, filter, sess.slot)
+		l.b.index.Unsubscribe(sess.tenant, group, filter, sess.slot)
 		if group != nil {
 			l.b.filters.part(sub, sess.slot)
 		}

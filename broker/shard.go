@@ -37,7 +37,7 @@ type shard struct {
 		dirty      bool       // on the broker's list for the committer
 		waiting    []*Client
 		appenders  []*Appender // the same, of streams
-		sessions   map[sessionKey]*Session
+		sessions   sessionTable
 		byID       map[uint64]*Session    // durable sessions of this shard
 		queues     map[uint64]*queue      // by durable filter number
 		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
@@ -113,7 +113,6 @@ func (p *pending) reset() {
 func newShard(id record.ShardID, home *Local) *shard {
 	s := &shard{id: id, home: home}
 	s.mu.nextSeq = 1
-	s.mu.sessions = make(map[sessionKey]*Session)
 	return s
 }
 

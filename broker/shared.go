@@ -54,7 +54,7 @@ func (l *Local) pick(t *sharedTarget, m *Message) (*Client, topics.Entry) {
 	msg := topics.Message{Topic: m.Topic}
 	if p := &l.b.slots; m.Publisher != 0 {
 		if c := p.get(m.Publisher); c != nil && c.sess != nil {
-			msg.Client = []byte(c.sess.key.id)
+			msg.Client = []byte(c.sess.id)
 		}
 	}
 	at := t.picker.Pick(l.b.opts.ShareStrategy, t.members, msg, members{l.b})
@@ -127,7 +127,8 @@ func (l *Local) deliverMember(c *Client, m *Message, d *carried) {
 		if d.ref.Seq == 0 {
 			out.body = carry(m)
 		}
-		c.sharedOut = append(c.sharedOut, out)
+		more := c.extras()
+		more.sharedOut = append(more.sharedOut, out)
 	}
 }
 
@@ -136,12 +137,13 @@ const liveGroup = ^uint64(0)
 
 // ackShared ends a shared delivery, if the identifier is one.
 func (l *Local) ackShared(c *Client, packetID uint16) bool {
-	for i := range c.sharedOut {
-		if c.sharedOut[i].id != packetID {
+	list := c.sharedList()
+	for i := range list {
+		if list[i].id != packetID {
 			continue
 		}
-		o := c.sharedOut[i]
-		c.sharedOut = slices.Delete(c.sharedOut, i, i+1)
+		o := list[i]
+		c.more.sharedOut = slices.Delete(list, i, i+1)
 		l.freeMember(c)
 		if o.body != nil {
 			putBundle(o.body)
@@ -209,8 +211,10 @@ func (g *groupQueue) advance() {
 // returnShared gives what a connection had of shared groups to other members, at QoS 1. A QoS 2 message stays with whom it was sent
 // to. These are of groups that keep nothing: if the session stays, of those the release alone can be sent again.
 func (l *Local) returnShared(c *Client, stays bool) {
-	list := c.sharedOut
-	c.sharedOut = nil
+	list := c.sharedList()
+	if c.more != nil {
+		c.more.sharedOut = nil
+	}
 	for i := range list {
 		o := &list[i]
 		c.shared.Add(-1)

@@ -54,14 +54,17 @@ func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 		l.readyShared(c)
 	}
 	if isNew {
-		if len(sess.subs) >= l.b.limits.Load().Subscriptions {
+		if len(sess.subscribed()) >= l.b.limits.Load().Subscriptions {
 			l.b.index.Unsubscribe(c.tenant, r.Group, r.Filter, sess.slot)
 			if r.Group != nil {
 				l.b.filters.part(id, sess.slot)
 			}
 			return ErrQuota
 		}
-		sess.subs = append(sess.subs, id)
+		if sess.subs == nil {
+			sess.subs = new([]topics.FilterID)
+		}
+		*sess.subs = append(*sess.subs, id)
 	}
 	if l.bringsRetained(r, isNew) {
 		l.oweRetained(c, r, 0)
@@ -76,13 +79,17 @@ func (l *Local) bringsRetained(r *SubscribeRequest, isNew bool) bool {
 
 // oweRetained remembers that c is to get the retained messages of a subscription.
 func (l *Local) oweRetained(c *Client, r *SubscribeRequest, number uint64) {
-	c.retry = append(c.retry, retainedJob{filter: append([]byte(nil), r.Filter...), opts: r.options(), id: r.SubscriptionID, number: number})
+	more := c.extras()
+	more.retry = append(more.retry, retainedJob{filter: append([]byte(nil), r.Filter...), opts: r.options(), id: r.SubscriptionID, number: number})
 	l.later(c)
 }
 
 // dropOwed forgets the retained messages that a filter has yet to bring.
 func (c *Client) dropOwed(filter []byte) {
-	c.retry = slices.DeleteFunc(c.retry, func(j retainedJob) bool { return bytes.Equal(j.filter, filter) })
+	if c.more == nil {
+		return
+	}
+	c.more.retry = slices.DeleteFunc(c.more.retry, func(j retainedJob) bool { return bytes.Equal(j.filter, filter) })
 }
 
 func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
@@ -288,12 +295,12 @@ func (b *Broker) addSubscription(sess *Session, sub durableSubscription) (was ui
 		sess.d.noLocal.Store(true)
 	}
 	e := topics.Entry{Subscriber: sess.slot, Options: sub.opts, SubscriptionID: sub.id}
-	id, _, err := b.index.Subscribe(sess.key.tenant, group, []byte(sub.filter), e)
+	id, _, err := b.index.Subscribe(sess.tenant, group, []byte(sub.filter), e)
 	if err == nil && group != nil {
 		b.filters.join(id, e)
 	}
 	if err == nil && sub.number != 0 && sub.number != was {
-		b.filters.use(sub.number, id, sess.key.tenant, sub.group, sub.filter, sess)
+		b.filters.use(sub.number, id, sess.tenant, sub.group, sub.filter, sess)
 	}
 	return was
 }
@@ -344,7 +351,7 @@ func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
 	if sub.number != 0 {
 		b.leaveFilter(sub.number, sess)
 	}
-	id, existed := b.index.Unsubscribe(sess.key.tenant, groupBytes(sub.group), []byte(sub.filter), sess.slot)
+	id, existed := b.index.Unsubscribe(sess.tenant, groupBytes(sub.group), []byte(sub.filter), sess.slot)
 	if existed && sub.group != "" {
 		b.filters.part(id, sess.slot)
 	}
@@ -396,12 +403,10 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 }
 
 func (s *Session) dropLive(id topics.FilterID) {
-	for i := range s.subs {
-		if s.subs[i] == id {
-			s.subs[i] = s.subs[len(s.subs)-1]
-			s.subs = s.subs[:len(s.subs)-1]
-			return
-		}
+	list := s.subscribed()
+	if i := slices.Index(list, id); i >= 0 {
+		list[i] = list[len(list)-1]
+		*s.subs = list[:len(list)-1]
 	}
 }
 

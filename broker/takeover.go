@@ -15,7 +15,7 @@ func (l *Local) enter(c *Client) {
 	key := sessionKey{c.req.Tenant, c.req.ClientID}
 	s := l.b.shardOf(key.tenant, []byte(key.id))
 	s.mu.Lock()
-	have := s.mu.sessions[key]
+	have := s.mu.sessions.get(key)
 	if have == nil || have.client == nil && have.next == nil {
 		l.openLocked(c, s, have)
 		return
@@ -39,7 +39,7 @@ func (l *Local) turn(c *Client) {
 	key := sessionKey{c.tenant, c.req.ClientID}
 	s := l.b.shardOf(key.tenant, []byte(key.id))
 	s.mu.Lock()
-	have := s.mu.sessions[key]
+	have := s.mu.sessions.get(key)
 	switch {
 	case have == nil || have.client != nil || have.next == nil: // c has closed, and there is nobody behind it or it has come in
 		s.mu.Unlock()
@@ -57,7 +57,9 @@ func postTurnTo(c *Client) { c.local.post(post{kind: postTurn, c: c}) }
 // openLocked makes the session c's: have, which is free, or a new one. It lets go of the shard's lock.
 func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 	resume := have.resumable(l.b.nowMilli()) && !c.req.CleanStart
-	c.present = resume
+	if c.flags &^= clientPresent; resume {
+		c.flags |= clientPresent
+	}
 	var old *Session
 	if !resume {
 		if have != nil && have.d != nil && !have.d.ending {
@@ -71,12 +73,11 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 		if old != nil {
 			old.d.ending = true
 		}
-		key := sessionKey{c.req.Tenant, c.req.ClientID}
-		have = &Session{key: key, shard: s, slot: l.b.slots.alloc(), will: c.req.Will}
+		have = &Session{tenant: c.req.Tenant, id: c.req.ClientID, shard: s, slot: l.b.slots.alloc(), will: c.req.Will}
 		if c.req.Expiry > 0 {
 			have.d = &durable{id: l.b.lastSID.Add(1)}
 		}
-		s.mu.sessions[key] = have
+		s.mu.sessions.set(have)
 	}
 	have.client = c
 	s.mu.Unlock()
@@ -94,7 +95,7 @@ func (l *Local) letGo(c *Client) {
 	s := l.b.shardOf(key.tenant, []byte(key.id))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	have := s.mu.sessions[key]
+	have := s.mu.sessions.get(key)
 	if have == nil {
 		return
 	}
@@ -145,8 +146,8 @@ func (s *shard) restLocked(sess *Session) {
 
 // dropLocked takes a session that has ended out of the table, unless somebody holds it or comes next.
 func (s *shard) dropLocked(sess *Session) {
-	if sess.client == nil && sess.next == nil && s.mu.sessions[sess.key] == sess {
-		delete(s.mu.sessions, sess.key)
+	if sess.client == nil && sess.next == nil {
+		s.mu.sessions.remove(sess)
 	}
 }
 

@@ -50,7 +50,7 @@ func (l *Local) publishWill(sess *Session, w *Will) bool {
 	case errors.Is(err, ErrBusy):
 		return false
 	case err != nil:
-		l.b.logger.Warn("will not published", "client", sess.key.id, "err", err)
+		l.b.logger.Warn("will not published", "client", sess.id, "err", err)
 	default:
 		l.b.stats.WillsPublished.Add(1)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -30,22 +31,69 @@ const (
 )
 
 // Conn is one connection. All methods belong to the goroutine of its loop. A connection that was closed takes every call and does
-// nothing.
+// nothing. A million of them may be idle: what they need only now and then lies in ext, pend and out.
 type Conn struct {
 	loop     *Loop
 	lst      *listener
 	state    any
 	ext      *extension // nil for plain bytes over epoll
-	in       []byte     // received and not taken; of the loop's pool
+	pend     *pending   // nil when there is nothing in it
 	out      *outQueue  // nil when empty
-	err      error      // why it was closed, or is being closed
 	id       uint64
 	peer     peerAddr
 	fd       int32
 	slot     uint32
 	deadline uint32 // tick, 0: none
-	need     uint32 // bytes at which OnData is called again
 	flags    connFlags
+}
+
+// pending is what a connection holds from one turn to another. It goes back to the loop when it is empty.
+type pending struct {
+	in   []byte // received and not taken; of the loop's pool
+	need int    // bytes at which OnData is called again
+	err  error  // why it was closed, or is being closed
+}
+
+// pendingsKept bounds the free ones of a loop.
+const pendingsKept = 1024
+
+func (c *Conn) pending() *pending {
+	if c.pend != nil {
+		return c.pend
+	}
+	l := c.loop
+	if n := len(l.pendings); n > 0 {
+		c.pend = l.pendings[n-1]
+		l.pendings[n-1] = nil
+		l.pendings = l.pendings[:n-1]
+	} else {
+		c.pend = &pending{}
+	}
+	return c.pend
+}
+
+// tidy gives c.pend back if there is nothing in it.
+func (c *Conn) tidy() {
+	if p := c.pend; p != nil && p.in == nil && p.err == nil {
+		c.freePending()
+	}
+}
+
+func (c *Conn) freePending() {
+	l := c.loop
+	*c.pend = pending{}
+	if len(l.pendings) < pendingsKept {
+		l.pendings = append(l.pendings, c.pend)
+	}
+	c.pend = nil
+}
+
+// kept is the input that was received and not taken.
+func (c *Conn) kept() []byte {
+	if c.pend == nil {
+		return nil
+	}
+	return c.pend.in
 }
 
 // extension is what a connection has beside plain bytes over epoll.
@@ -85,6 +133,10 @@ func (c *Conn) Subprotocol() string {
 // RemoteAddr is the peer's address as the socket has it. It allocates: keep it if it is needed often.
 func (c *Conn) RemoteAddr() net.Addr { return c.peer.addr(c.lst.o.Network) }
 
+// Remote is the peer's address and port, without an allocation unless it has a zone; an IPv4 address comes as such, and the zero value
+// is a Unix socket's. Any goroutine may ask.
+func (c *Conn) Remote() netip.AddrPort { return c.peer.addrPort() }
+
 // LocalAddr is the address that the peer reached. It allocates, and may ask the system.
 func (c *Conn) LocalAddr() net.Addr {
 	if c.flags&flagClosed == 0 {
@@ -106,7 +158,11 @@ func (c *Conn) TLS() *tls.ConnectionState {
 
 // Need hints that OnData need not be called before n bytes are there: the size of the packet whose first part it has just left. It
 // holds until the next call of OnData.
-func (c *Conn) Need(n int) { c.need = uint32(min(max(n, 0), 1<<31)) }
+func (c *Conn) Need(n int) {
+	if c.flags&flagClosed == 0 {
+		c.pending().need = max(n, 0)
+	}
+}
 
 // PauseRead stops reading. At most what has been read already, about 64 KiB and what OnData left, waits in memory; the rest waits in
 // the kernel, and then at the peer. OnData is not called until ResumeRead. Deadlines go on.
@@ -165,17 +221,21 @@ func (c *Conn) CloseAfterFlush(err error, timeout time.Duration) {
 	c.rearm()
 }
 
+// setCloseErr notes why c ends: the first reason counts.
 func (c *Conn) setCloseErr(err error) {
-	if c.err == nil {
-		c.err = err
+	if c.flags&flagClosed != 0 {
+		return
+	}
+	if p := c.pending(); p.err == nil {
+		p.err = err
 	}
 }
 
 func (c *Conn) closeErr() error {
-	if c.err == nil {
+	if c.pend == nil || c.pend.err == nil {
 		return ErrClosed
 	}
-	return c.err
+	return c.pend.err
 }
 
 // shut frees all that c holds but its slot, which OnClose's turn needs no more, and lets OnClose be called.
@@ -204,6 +264,9 @@ func (c *Conn) reportClose() {
 		c.lst.o.Handler.OnClose(c, c.closeErr())
 	}
 	c.dropInput()
+	if c.pend != nil {
+		c.freePending()
+	}
 	c.ext = nil
 }
 
@@ -283,8 +346,8 @@ func (c *Conn) deliver(buf []byte, off, n int) {
 	if n == 0 || c.flags&(flagClosed|flagClosing) != 0 {
 		return
 	}
-	l := c.loop
-	if c.in == nil {
+	l, p := c.loop, c.pend
+	if p == nil || p.in == nil {
 		if c.flags&flagPaused != 0 {
 			c.keep(buf[off : off+n])
 			return
@@ -293,40 +356,41 @@ func (c *Conn) deliver(buf []byte, off, n int) {
 		c.keep(buf[off+took : off+n])
 		return
 	}
-	have := len(c.in)
-	if have+n < int(c.need) || have > off || have+n > headroom || c.flags&flagPaused != 0 {
-		c.growInput(n)
-		c.in = append(c.in, buf[off:off+n]...)
-		if len(c.in) >= int(c.need) && c.flags&flagPaused == 0 {
+	have := len(p.in)
+	if have+n < p.need || have > off || have+n > headroom || c.flags&flagPaused != 0 {
+		p.grow(l, n)
+		p.in = append(p.in, buf[off:off+n]...)
+		if len(p.in) >= p.need && c.flags&flagPaused == 0 {
 			c.deliverKept()
 		}
 		c.checkInput()
 		return
 	}
-	copy(buf[off-have:], c.in)
-	l.pool.Put(c.in)
-	c.in = nil
+	copy(buf[off-have:], p.in)
+	l.pool.Put(p.in)
+	p.in = nil
 	b := buf[off-have : off+n]
 	took := c.onData(b)
 	c.keep(b[took:])
 }
 
-// growInput makes room for n more bytes in c.in: twofold, but to no more than Need says, so that what a peer announces and does not
-// send costs nothing, and what it sends is copied twice at most.
-func (c *Conn) growInput(n int) {
-	want := len(c.in) + n
-	if want <= cap(c.in) {
+// grow makes room for n more bytes of input: twofold, but to no more than Need says, so that what a peer announces and does not send
+// costs nothing, and what it sends is copied twice at most.
+func (p *pending) grow(l *Loop, n int) {
+	want := len(p.in) + n
+	if want <= cap(p.in) {
 		return
 	}
-	l := c.loop
-	big := append(l.pool.Get(max(want, min(2*cap(c.in), int(c.need)))), c.in...)
-	l.pool.Put(c.in)
-	c.in = big
+	big := append(l.pool.Get(max(want, min(2*cap(p.in), p.need))), p.in...)
+	l.pool.Put(p.in)
+	p.in = big
 }
 
 // onData calls the handler and makes sense of its answer.
 func (c *Conn) onData(b []byte) int {
-	c.need = 0
+	if c.pend != nil {
+		c.pend.need = 0
+	}
 	c.flags |= flagInData
 	took := c.lst.o.Handler.OnData(c, b)
 	c.flags &^= flagInData
@@ -339,51 +403,53 @@ func (c *Conn) onData(b []byte) int {
 // keep holds rest until more comes.
 func (c *Conn) keep(rest []byte) {
 	if len(rest) == 0 {
+		c.tidy()
 		return
 	}
-	b := c.loop.pool.Get(len(rest))
-	c.in = append(b, rest...)
+	c.pending().in = append(c.loop.pool.Get(len(rest)), rest...)
 	c.checkInput()
 }
 
-// deliverKept hands the handler what c.in holds.
+// deliverKept hands the handler the input that is kept.
 func (c *Conn) deliverKept() {
-	took := c.onData(c.in)
-	if c.flags&(flagClosed|flagClosing) != 0 || took == len(c.in) {
+	p := c.pend
+	took := c.onData(p.in)
+	if c.flags&(flagClosed|flagClosing) != 0 || took == len(p.in) {
 		c.dropInput()
 		return
 	}
 	if took == 0 {
 		return
 	}
-	rest := c.in[took:]
-	if cap(c.in) >= 4*len(rest) {
+	rest := p.in[took:]
+	if cap(p.in) >= 4*len(rest) {
 		// Most of the buffer was one large packet, which must not be pinned by the first bytes of the next.
-		big := c.in
-		c.in = append(c.loop.pool.Get(len(rest)), rest...)
+		big := p.in
+		p.in = append(c.loop.pool.Get(len(rest)), rest...)
 		c.loop.pool.Put(big)
 		return
 	}
-	c.in = append(c.in[:0], rest...)
+	p.in = append(p.in[:0], rest...)
 }
 
 // redeliver goes on after ResumeRead.
 func (c *Conn) redeliver() {
-	if c.flags&(flagClosed|flagClosing|flagPaused) != 0 || len(c.in) == 0 {
+	if c.flags&(flagClosed|flagClosing|flagPaused) != 0 || len(c.kept()) == 0 {
 		return
 	}
 	c.deliverKept()
 }
 
 func (c *Conn) dropInput() {
-	if c.in != nil {
-		c.loop.pool.Put(c.in)
-		c.in = nil
+	if p := c.pend; p != nil && p.in != nil {
+		c.loop.pool.Put(p.in)
+		p.in = nil
+		c.tidy()
 	}
 }
 
 func (c *Conn) checkInput() {
-	if len(c.in) > c.lst.o.MaxInput && c.flags&flagClosed == 0 {
+	if len(c.kept()) > c.lst.o.MaxInput && c.flags&flagClosed == 0 {
 		c.shut(ErrInputLimit)
 	}
 }

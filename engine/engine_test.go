@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -245,4 +246,11 @@ func TestEcho(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestConnSize: an idle connection is one of these, and no more than the collector's class for it.
+func TestConnSize(t *testing.T) {
+	if n := reflect.TypeFor[Conn]().Size(); n > 112 {
+		t.Errorf("a Conn has %d bytes", n)
+	}
 }

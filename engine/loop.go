@@ -43,15 +43,16 @@ type Loop struct {
 	wheel   *alloc.Wheel
 	tickers []*ticker
 
-	dirty   []*Conn // have output
-	flushes []*Conn // dirty's other half
-	ready   []*Conn // have input that was kept while they were paused
-	readies []*Conn
-	gone    []*Conn // closed, OnClose is due
-	goners  []*Conn
-	hooks   []func()
-	queues  []*outQueue // free ones
-	iov     iovecs
+	dirty    []*Conn // have output
+	flushes  []*Conn // dirty's other half
+	ready    []*Conn // have input that was kept while they were paused
+	readies  []*Conn
+	gone     []*Conn // closed, OnClose is due
+	goners   []*Conn
+	hooks    []func()
+	queues   []*outQueue // free ones
+	pendings []*pending
+	iov      iovecs
 
 	tasks    []Task // inbox's other half
 	stopping bool
@@ -117,6 +118,22 @@ func (l *Loop) NowMono() int64 { return l.now }
 
 // NowUnixMilli is the wall time of this turn.
 func (l *Loop) NowUnixMilli() int64 { return l.unixMs }
+
+// States calls visit with the state of each open connection of the next n places from at on, and returns where the rest begins, negative
+// when there is none: a way through all connections in turns, which begins at 0. One that stays is seen once; those that come and go
+// meanwhile may be. The connections may be of any listener.
+func (l *Loop) States(at, n int, visit func(state any)) (next int) {
+	next = at + n
+	for ; at < min(next, len(l.slots)); at++ {
+		if c := l.slots[at]; c != nil && c.flags&flagOpen != 0 {
+			visit(c.state)
+		}
+	}
+	if next >= len(l.slots) {
+		return -1
+	}
+	return next
+}
 
 // Pool is the loop's buffers.
 func (l *Loop) Pool() *alloc.Pool { return &l.pool }

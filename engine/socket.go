@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net"
+	"net/netip"
 	"strconv"
 	"syscall"
 
@@ -38,6 +39,22 @@ func (p *peerAddr) addr(network string) net.Addr {
 		a.Zone = zoneName(int(p.zone))
 	}
 	return a
+}
+
+func (p *peerAddr) addrPort() netip.AddrPort {
+	var a netip.Addr
+	switch p.size {
+	case 0:
+		return netip.AddrPort{}
+	case 4:
+		a = netip.AddrFrom4([4]byte(p.ip[:4]))
+	default:
+		a = netip.AddrFrom16(p.ip).Unmap()
+		if p.zone != 0 && a.Is6() {
+			a = a.WithZone(zoneName(int(p.zone)))
+		}
+	}
+	return netip.AddrPortFrom(a, p.port)
 }
 
 func zoneName(index int) string {

@@ -85,9 +85,10 @@ func (c *Conn) wsInput(buf []byte, off, n int) {
 		c.wsFrames(buf, off, n)
 		return
 	}
-	c.in = append(c.loop.pool.Grow(c.in, n), buf[off:off+n]...)
-	head := bytes.Index(c.in, []byte("\r\n\r\n"))
-	if head < 0 && len(c.in) <= wsHeadMax {
+	p := c.pending()
+	p.in = append(c.loop.pool.Grow(p.in, n), buf[off:off+n]...)
+	head := bytes.Index(p.in, []byte("\r\n\r\n"))
+	if head < 0 && len(p.in) <= wsHeadMax {
 		return
 	}
 	head += 4
@@ -97,8 +98,9 @@ func (c *Conn) wsInput(buf []byte, off, n int) {
 		c.CloseAfterFlush(errWSUpgrade, wsCloseLinger)
 		return
 	}
-	in := c.in
-	c.in = nil
+	in := p.in
+	p.in = nil
+	c.tidy()
 	answer, subprotocol, err := c.upgrade(in[:head])
 	c.Write(answer)
 	if err != nil {

@@ -259,7 +259,7 @@ func FuzzWebSocket(f *testing.F) {
 					answer = append(answer, s.p...)
 				}
 			}
-			return got.Bytes(), answer, c.err
+			return got.Bytes(), answer, c.closeErr()
 		}
 		d1, a1, e1 := run(len(in) + 1)
 		d2, a2, e2 := run(1 + (step&0x7fffffff)%64)

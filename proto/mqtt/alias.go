@@ -2,10 +2,8 @@ package mqtt
 
 // aliases are the topic aliases of an MQTT 5 connection, both ways.
 type aliases struct {
-	in     [][]byte // by alias-1; grows to inMax as they are set
-	out    []outAlias
-	inMax  uint16
-	outMax uint16
+	in  [][]byte // by alias-1; grows to the connection's aliasInMax as they are set
+	out []outAlias
 }
 
 // outAlias is a topic that the client has been told an alias of: its place plus one.
@@ -14,20 +12,12 @@ type outAlias struct {
 	topic string
 }
 
-// newAliases gives nil if neither side may use aliases.
-func newAliases(in, out uint16) *aliases {
-	if in == 0 && out == 0 {
-		return nil
-	}
-	return &aliases{inMax: in, outMax: out}
-}
-
-// resolve gives the topic that a PUBLISH with an alias is for, and sets the alias if the packet has a topic too.
-func (a *aliases) resolve(alias uint16, topic []byte) ([]byte, error) {
-	if a == nil || alias > a.inMax {
+// resolveAlias gives the topic that a PUBLISH with an alias is for, and sets the alias if the packet has a topic too.
+func (c *conn) resolveAlias(alias uint16, topic []byte) ([]byte, error) {
+	if alias > c.aliasInMax {
 		return nil, failAliasRange
 	}
-	i := int(alias) - 1
+	a, i := &c.extras().alias, int(alias)-1
 	if len(topic) == 0 {
 		if i >= len(a.in) || len(a.in[i]) == 0 {
 			return nil, failAliasUnknown
@@ -41,19 +31,20 @@ func (a *aliases) resolve(alias uint16, topic []byte) ([]byte, error) {
 	return topic, nil
 }
 
-// assign gives the alias to send with topic, 0 for none, and tells whether the client knows it already. An alias belongs to the
+// assignAlias gives the alias to send with topic, 0 for none, and tells whether the client knows it already. An alias belongs to the
 // first topic that took it: topics that repeat are few or come early.
-func (a *aliases) assign(topic []byte) (alias uint16, known bool) {
-	if a == nil || a.outMax == 0 {
+func (c *conn) assignAlias(topic []byte) (alias uint16, known bool) {
+	if c.aliasOutMax == 0 {
 		return 0, false
 	}
+	a := &c.extras().alias
 	h := topicHash(topic)
 	for i := range a.out {
 		if o := &a.out[i]; o.hash == h && o.topic == string(topic) {
 			return uint16(i + 1), true
 		}
 	}
-	if len(a.out) < int(a.outMax) {
+	if len(a.out) < int(c.aliasOutMax) {
 		return uint16(len(a.out) + 1), false
 	}
 	return 0, false

@@ -167,23 +167,25 @@ func (c *conn) mayPublish(topic []byte) bool {
 		return true
 	}
 	if len(topic) > aclTopicMax {
-		return a.Authorize(c.id, broker.ActionPublish, topic)
+		return a.Authorize(c.identity(), broker.ActionPublish, topic)
 	}
 	generation := a.Generation() // before asking: an answer by newer rules is then asked again, never the other way round
-	if c.acl == nil {
-		c.acl = &aclCache{}
+	x := c.extras()
+	if x.acl == nil {
+		x.acl = &aclCache{}
 	}
-	if c.acl.generation != generation {
-		for i := range c.acl.entries {
-			c.acl.entries[i].topic = c.acl.entries[i].topic[:0]
+	cache := x.acl
+	if cache.generation != generation {
+		for i := range cache.entries {
+			cache.entries[i].topic = cache.entries[i].topic[:0]
 		}
-		c.acl.generation = generation
+		cache.generation = generation
 	}
-	e := &c.acl.entries[maphash.Bytes(aclSeed, topic)%aclCacheSize]
+	e := &cache.entries[maphash.Bytes(aclSeed, topic)%aclCacheSize]
 	if len(e.topic) == len(topic) && bytes.Equal(e.topic, topic) {
 		return e.allowed
 	}
 	e.topic = append(e.topic[:0], topic...)
-	e.allowed = a.Authorize(c.id, broker.ActionPublish, topic)
+	e.allowed = a.Authorize(c.identity(), broker.ActionPublish, topic)
 	return e.allowed
 }

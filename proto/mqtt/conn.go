@@ -3,8 +3,6 @@ package mqtt
 import (
 	"crypto/x509"
 	"errors"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -47,28 +45,65 @@ const (
 // lingerTimeout is how long the last words to a client may take to leave.
 const lingerTimeout = 2 * time.Second
 
-// conn is one connection. What not every connection needs hangs on pointers, made when first needed.
+// conn is one connection. There may be a million of them that do nothing, so what not every connection needs hangs on pointers, made
+// when first needed.
 type conn struct {
 	link   link
 	l      *loopState
 	client *broker.Client // from CONNECT to the core's last word
-	id     *broker.Identity
-	in     *inbound  // publishes that are not answered yet
-	out    *outbound // deliveries that are not acknowledged yet
-	alias  *aliases
-	acl    *aclCache
+	who    *principal     // once verified
+	in     *inbound       // publishes that are not answered yet
+	out    *outbound      // deliveries that are not acknowledged yet
+	extra  *extra
 	setup  *setup // until CONNACK
-	prev   *conn
-	next   *conn
 
-	maxPacket  uint32 // the client's; 0: none
-	patience   uint32 // milliseconds without a packet; 0: for ever
-	receiveMax uint16 // the client's
-	promised   uint16 // the receive maximum that the client was told
-	flags      connFlags
-	state      connState
-	version    byte // 0 until CONNECT
-	blocked    uint8
+	maxPacket   uint32 // the client's; 0: none
+	patience    uint32 // milliseconds without a packet; 0: for ever
+	receiveMax  uint16 // the client's
+	promised    uint16 // the receive maximum that the client was told
+	aliasInMax  uint16 // the topic aliases that the client may set, and
+	aliasOutMax uint16 // that it lets be set
+	flags       connFlags
+	state       connState
+	version     byte // 0 until CONNECT
+	blocked     uint8
+}
+
+// extra is what only some connections have.
+type extra struct {
+	alias aliases
+	acl   *aclCache
+}
+
+func (c *conn) extras() *extra {
+	if c.extra == nil {
+		c.extra = &extra{}
+	}
+	return c.extra
+}
+
+// principal is what a connection's identity has in common with others': those of one account share it.
+type principal struct {
+	user, source string
+	tenant       uint32
+	generation   uint64
+}
+
+// principal gives id's, the last one of the loop if it is the same: many clients are anonymous, or come by one account.
+func (l *loopState) principal(id *broker.Identity) *principal {
+	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation}
+	if l.who == nil || *l.who != p {
+		l.who = &p
+	}
+	return l.who
+}
+
+// identity is who the client acts as. It lies in the loop's scratch and holds until the next one is asked for.
+func (c *conn) identity() *broker.Identity {
+	id := &c.l.identity
+	*id = broker.Identity{User: c.who.user, Source: c.who.source, Tenant: c.who.tenant, Generation: c.who.generation,
+		ClientID: c.clientID(), Remote: c.link.Remote().Addr()}
+	return id
 }
 
 // onData takes all packets that are whole, as far as they can be taken now, and returns how many bytes that was.
@@ -237,7 +272,8 @@ func (c *conn) detach(req broker.DisconnectRequest) {
 		c.out.queue.free(c.l.loop.Pool())
 		c.out = nil
 	}
-	c.in, c.alias, c.acl, c.setup = nil, nil, nil, nil
+	c.in, c.extra = nil, nil
+	c.dropSetup()
 }
 
 // onClose is the end of the connection's life.
@@ -251,8 +287,8 @@ func (c *conn) onClose(err error) {
 	}
 	c.detach(broker.DisconnectRequest{PublishWill: true})
 	c.state = stateClosing
-	c.setup = nil
-	c.l.unlink(c)
+	c.dropSetup()
+	c.l.n.Open--
 }
 
 // touch moves the keep-alive on: a whole packet has come.
@@ -343,21 +379,12 @@ func untoken(t broker.Token) (kind uint8, seq uint32, id uint16) {
 // clientID is the client's identifier as far as it is known.
 func (c *conn) clientID() string {
 	switch {
-	case c.id != nil:
-		return c.id.ClientID
 	case c.setup != nil:
 		return c.setup.creds.ClientID
+	case c.client != nil:
+		return c.client.ClientID()
 	}
 	return ""
-}
-
-// remote is the peer's address; the zero value for a unix socket.
-func (c *conn) remote() netip.AddrPort {
-	if a, ok := c.link.RemoteAddr().(*net.TCPAddr); ok && a != nil {
-		ap := a.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
 }
 
 // certificates is what the peer has shown of itself in the TLS handshake.

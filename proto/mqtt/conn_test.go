@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -302,8 +303,8 @@ func TestVerificationOffTheLoop(t *testing.T) {
 	if got := p.types(); got != "CONNACK PINGRESP" {
 		t.Errorf("%q", got)
 	}
-	if p.c.id.User != "u" || p.c.id.ClientID != "c" {
-		t.Errorf("%+v", p.c.id)
+	if id := p.c.identity(); id.User != "u" || id.ClientID != "c" || id.Remote.String() != "127.0.0.1" {
+		t.Errorf("%+v", id)
 	}
 
 	a.err = fmt.Errorf("wrong: %w", broker.ErrBadCredentials)
@@ -351,7 +352,7 @@ func TestWalkEndsAllClients(t *testing.T) {
 		}
 		p.c.onClose(p.k.err)
 	}
-	if w.l.n.Open != 0 || w.l.n.Connected != 0 || w.l.first != nil {
+	if w.l.n.Open != 0 || w.l.n.Connected != 0 {
 		t.Errorf("%d open, %d connected", w.l.n.Open, w.l.n.Connected)
 	}
 	late := w.dial()
@@ -556,5 +557,12 @@ func TestBusyCorePausesReading(t *testing.T) {
 	}
 	if next != sent+1 {
 		t.Errorf("%d of %d are acknowledged", next-1, sent)
+	}
+}
+
+// TestConnSize: an idle connection is one of these, and no more than the collector's class for it.
+func TestConnSize(t *testing.T) {
+	if n := reflect.TypeFor[conn]().Size(); n > 96 {
+		t.Errorf("a conn has %d bytes", n)
 	}
 }

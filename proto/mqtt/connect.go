@@ -23,6 +23,34 @@ type setup struct {
 	aliasMax  uint16
 }
 
+// setupsKept is how many of them a loop keeps for the next ones.
+const setupsKept = 64
+
+func (l *loopState) newSetup() *setup {
+	n := len(l.setups)
+	if n == 0 {
+		return &setup{}
+	}
+	st := l.setups[n-1]
+	l.setups = l.setups[:n-1]
+	return st
+}
+
+// dropSetup ends what was needed until CONNACK.
+func (c *conn) dropSetup() {
+	if st := c.setup; st != nil {
+		c.setup = nil
+		c.l.freeSetup(st)
+	}
+}
+
+func (l *loopState) freeSetup(st *setup) {
+	*st = setup{}
+	if len(l.setups) < setupsKept {
+		l.setups = append(l.setups, st)
+	}
+}
+
 // neverExpires is the session expiry in seconds that stands for never.
 const neverExpires = 1<<32 - 1
 
@@ -66,10 +94,11 @@ func (c *conn) onConnect(body []byte) error {
 	if !p.NoProblemInfo {
 		c.flags |= flagProblemInfo
 	}
-	st := &setup{clean: p.CleanStart, wantsInfo: p.RequestResponseInfo, aliasMax: p.TopicAliasMaximum}
+	st := c.l.newSetup()
+	st.clean, st.wantsInfo, st.aliasMax = p.CleanStart, p.RequestResponseInfo, p.TopicAliasMaximum
 	st.creds = broker.Credentials{
 		ClientID: string(p.ClientID), Username: string(p.UserName), HasUsername: p.UserName != nil,
-		Remote: c.remote(), PeerCertificates: c.certificates(), Listener: c.link.Listener(),
+		Remote: c.link.Remote(), PeerCertificates: c.certificates(), Listener: c.link.Listener(),
 	}
 	c.setup = st
 	if f := c.judge(&p, s); f != nil {
@@ -145,9 +174,7 @@ func assignClientID() string {
 // admit goes on with a verified client: the will is judged by the rules, and the core opens the session.
 func (c *conn) admit(id broker.Identity) {
 	st := c.setup
-	id.ClientID = st.creds.ClientID
-	id.Remote = st.creds.Remote.Addr()
-	c.id = &id
+	c.who = c.l.principal(&id)
 	if st.will != nil {
 		if f := c.judgeWillTopic(st.will.Topic); f != nil {
 			c.misbehaved(*f)
@@ -157,8 +184,8 @@ func (c *conn) admit(id broker.Identity) {
 	}
 	s := c.l.h.settings.Load()
 	req := broker.ConnectRequest{
-		Tenant: id.Tenant, ClientID: id.ClientID, CleanStart: st.clean, Expiry: s.expiry(st.asked), Will: st.will,
-		ReceiveMax: min(c.receiveMax, s.InflightMax), Identity: c.id,
+		Tenant: id.Tenant, ClientID: st.creds.ClientID, CleanStart: st.clean, Expiry: s.expiry(st.asked), Will: st.will,
+		ReceiveMax: min(c.receiveMax, s.InflightMax),
 	}
 	if st.asked != 0 {
 		c.flags |= flagExpirySet
@@ -188,6 +215,7 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	s, st := c.l.h.settings.Load(), c.setup
 	c.state = stateUp
 	c.setup = nil
+	defer c.l.freeSetup(st)
 	c.promised = s.ReceiveMax
 	if r.Expiry > 0 {
 		c.flags |= flagDurable
@@ -196,7 +224,7 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	c.l.n.Connects[wire.Success]++
 	c.connack(s, st, &r)
 	if c.version == wire.V5 {
-		c.alias = newAliases(s.TopicAliasMax, min(st.aliasMax, s.TopicAliasMaxOut))
+		c.aliasInMax, c.aliasOutMax = s.TopicAliasMax, min(st.aliasMax, s.TopicAliasMaxOut)
 	}
 	for _, id := range r.Received {
 		c.inbound().received.put(id, receivedHeld)
@@ -232,7 +260,7 @@ func (c *conn) connack(s *Settings, st *setup, r *broker.ConnectResult) {
 			a.AssignedClientID = wire.View(st.creds.ClientID)
 		}
 		if st.wantsInfo && s.ResponseInfo != "" {
-			a.ResponseInfo = wire.View(s.ResponseInfo + c.id.ClientID)
+			a.ResponseInfo = wire.View(s.ResponseInfo + st.creds.ClientID)
 		}
 	}
 	if n := wire.SizeConnack(c.version, &a); c.maxPacket != 0 && n > int(c.maxPacket) {

@@ -187,7 +187,7 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	if c.version == wire.V5 {
 		out.Forward, out.SubIDs = m.Props, d.SubscriptionIDs
 		alone = len(out.SubIDs) > 0
-		if alias, known := c.alias.assign(m.Topic); alias != 0 {
+		if alias, known := c.assignAlias(m.Topic); alias != 0 {
 			out.TopicAlias, alone, learn = alias, true, !known
 			if known {
 				out.Topic = nil
@@ -208,7 +208,7 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 		c.sendCached(m.Cache, size)
 	}
 	if learn {
-		c.alias.learned(m.Topic)
+		c.extra.alias.learned(m.Topic)
 	}
 	l.sent(wire.PUBLISH)
 	l.n.MessagesOut[d.QoS]++

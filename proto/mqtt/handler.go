@@ -2,7 +2,7 @@ package mqtt
 
 import (
 	"log/slog"
-	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +136,7 @@ type link interface {
 	Close(err error)
 	CloseAfterFlush(err error, timeout time.Duration)
 	SetDeadline(mono int64)
-	RemoteAddr() net.Addr
+	Remote() netip.AddrPort
 	TLS() *tls.ConnectionState
 	Listener() string
 }
@@ -147,6 +147,7 @@ type loop interface {
 	NowUnixMilli() int64
 	Post(t engine.Task)
 	Pool() *alloc.Pool
+	States(at, n int, visit func(state any)) (next int)
 }
 
 // core is what a conn asks of its *broker.Local.

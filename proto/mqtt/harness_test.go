@@ -5,7 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"log/slog"
-	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -25,11 +25,22 @@ type fakeLoop struct {
 	mono  int64
 	unix  int64
 	pool  alloc.Pool
+	conns []*conn
 }
 
 func (l *fakeLoop) NowMono() int64      { return l.mono }
 func (l *fakeLoop) NowUnixMilli() int64 { return l.unix }
 func (l *fakeLoop) Pool() *alloc.Pool   { return &l.pool }
+func (l *fakeLoop) States(at, n int, visit func(state any)) int {
+	next := at + n
+	for ; at < min(next, len(l.conns)); at++ {
+		visit(l.conns[at])
+	}
+	if next >= len(l.conns) {
+		return -1
+	}
+	return next
+}
 func (l *fakeLoop) Post(t engine.Task) {
 	l.mu.Lock()
 	l.tasks = append(l.tasks, t)
@@ -82,7 +93,7 @@ func (k *fakeLink) ResumeRead()                                { k.paused = fals
 func (k *fakeLink) Close(err error)                            { k.closed, k.err = true, err }
 func (k *fakeLink) CloseAfterFlush(err error, _ time.Duration) { k.Close(err) }
 func (k *fakeLink) SetDeadline(mono int64)                     { k.deadline = mono }
-func (k *fakeLink) RemoteAddr() net.Addr                       { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 9} }
+func (k *fakeLink) Remote() netip.AddrPort                     { return netip.MustParseAddrPort("127.0.0.1:9") }
 func (k *fakeLink) TLS() *tls.ConnectionState                  { return nil }
 func (k *fakeLink) Listener() string                           { return "test" }
 
@@ -203,7 +214,9 @@ type peer struct {
 
 func (w *world) dial() *peer {
 	k := &fakeLink{keep: true}
-	return &peer{w: w, k: k, c: w.l.open(k), version: wire.V5}
+	c := w.l.open(k)
+	w.loop.conns = append(w.loop.conns, c)
+	return &peer{w: w, k: k, c: c, version: wire.V5}
 }
 
 // send gives bytes to the connection as the engine would.

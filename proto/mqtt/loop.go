@@ -15,20 +15,22 @@ type loopState struct {
 	loop loop
 	core core
 
-	first *conn // all connections, newest first
-	walk  walk
+	walk walk
+	who  *principal // the last one
 
 	// Scratch of one call; nothing in it survives the call.
-	msg     broker.Message // a publish, inbound
-	queued  broker.Message // a message from a queue
-	handed  broker.Delivery
-	ids     []uint32
-	out     wire.PublishOut
-	forward []byte
-	reqs    []broker.SubscribeRequest
-	errs    []error
-	codes   []wire.ReasonCode
-	place   []int // of reqs in codes
+	msg      broker.Message // a publish, inbound
+	queued   broker.Message // a message from a queue
+	handed   broker.Delivery
+	ids      []uint32
+	out      wire.PublishOut
+	forward  []byte
+	reqs     []broker.SubscribeRequest
+	errs     []error
+	codes    []wire.ReasonCode
+	place    []int // of reqs in codes
+	setups   []*setup
+	identity broker.Identity
 
 	payload *alloc.Block // of the message that is fanned out, if it is large; see conn.sendLarge
 
@@ -54,33 +56,11 @@ type after struct {
 // open begins a connection.
 func (l *loopState) open(k link) *conn {
 	c := &conn{link: k, l: l, state: stateNew}
-	c.next = l.first
-	if l.first != nil {
-		l.first.prev = c
-	}
-	l.first = c
 	l.n.Open++
 	if d := l.h.settings.Load().FirstPacketTimeout; d > 0 {
 		k.SetDeadline(l.loop.NowMono() + int64(d))
 	}
 	return c
-}
-
-// unlink takes c out of the loop's list. The walk's next one moves on.
-func (l *loopState) unlink(c *conn) {
-	if l.walk.next == c {
-		l.walk.next = c.next
-	}
-	if c.prev != nil {
-		c.prev.next = c.next
-	} else {
-		l.first = c.next
-	}
-	if c.next != nil {
-		c.next.prev = c.prev
-	}
-	c.prev, c.next = nil, nil
-	l.n.Open--
 }
 
 // put puts a off until the calls that run now have returned.

@@ -40,7 +40,7 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 	}
 	s := c.l.h.settings.Load()
 	if p.Props.TopicAlias != 0 {
-		if p.Topic, err = c.alias.resolve(p.Props.TopicAlias, p.Topic); err != nil {
+		if p.Topic, err = c.resolveAlias(p.Props.TopicAlias, p.Topic); err != nil {
 			return true, err
 		}
 	}

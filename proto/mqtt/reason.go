@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -130,6 +131,14 @@ func kickFailure(why error) *failure {
 // Log lines about clients: so many a second and loop, with a burst of the same; the rest is counted and said later.
 const misbehaviourLines = 10
 
+// remoteText is a peer's address as a log line has it.
+func remoteText(a netip.AddrPort) string {
+	if !a.IsValid() {
+		return "unix"
+	}
+	return a.String()
+}
+
 // misbehaved writes the one line about a client that was refused or ended for what it did. Nothing in it is secret.
 func (c *conn) misbehaved(f failure) {
 	l := c.l
@@ -141,7 +150,7 @@ func (c *conn) misbehaved(f failure) {
 		l.logSkipped++
 		return
 	}
-	attrs := []any{slog.String("client_id", c.clientID()), slog.Any("remote", c.link.RemoteAddr()),
+	attrs := []any{slog.String("client_id", c.clientID()), slog.String("remote", remoteText(c.link.Remote())),
 		slog.String("reason", f.code.String()), slog.String("detail", f.detail)}
 	if l.logSkipped > 0 {
 		attrs = append(attrs, slog.Uint64("lines_left_out", l.logSkipped))

@@ -10,7 +10,7 @@ const walkStep = 256
 
 // walk is a loop's way through all its connections, in steps. Others wait for it.
 type walk struct {
-	next  *conn
+	at    int
 	do    func(c *conn) // nil: none
 	queue []func(c *conn)
 }
@@ -19,11 +19,13 @@ type walk struct {
 // closed, the others' cached decisions are void. It returns at once; each loop goes through its connections in bounded turns.
 func (h *Handler) Recheck() {
 	h.each(func(c *conn) {
-		c.acl = nil
+		if c.extra != nil {
+			c.extra.acl = nil
+		}
 		if c.state != stateUp {
 			return
 		}
-		if h.recheck != nil && h.recheck.Recheck(c.id, c.certificates()) != nil {
+		if h.recheck != nil && h.recheck.Recheck(c.identity(), c.certificates()) != nil {
 			c.end(*failNoLongerAllowed)
 		}
 	})
@@ -71,21 +73,20 @@ func (l *loopState) nextWalk() {
 		return
 	}
 	l.walk.do, l.walk.queue = l.walk.queue[0], l.walk.queue[1:]
-	l.walk.next = l.first
+	l.walk.at = 0
 	l.step()
 }
 
-// step goes on with a walk. Connections that come meanwhile stand before the first one and are not seen: they came in by the new
-// rules.
+// step goes on with a walk. Of the connections that come meanwhile some are seen and some not: they came in by the new rules.
 func (l *loopState) step() {
-	for range walkStep {
-		c := l.walk.next
-		if c == nil {
-			l.nextWalk()
-			return
+	l.walk.at = l.loop.States(l.walk.at, walkStep, func(state any) {
+		if c, ok := state.(*conn); ok && c.l == l {
+			l.walk.do(c)
 		}
-		l.walk.next = c.next
-		l.walk.do(c)
+	})
+	if l.walk.at < 0 {
+		l.nextWalk()
+		return
 	}
 	l.loop.Post(engine.TaskFunc(func(*engine.Loop) { l.step() }))
 }

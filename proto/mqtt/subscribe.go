@@ -67,7 +67,7 @@ func (c *conn) judgeFilter(f *wire.FilterRequest, s *Settings) (wire.Filter, *fa
 	case filter.Wildcard && !s.Wildcards:
 		return filter, failWildcards
 	}
-	if a := c.l.h.authz; a != nil && !a.Authorize(c.id, broker.ActionSubscribe, f.Filter) {
+	if a := c.l.h.authz; a != nil && !a.Authorize(c.identity(), broker.ActionSubscribe, f.Filter) {
 		return filter, failSubscribeACL
 	}
 	return filter, nil

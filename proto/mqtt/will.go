@@ -28,7 +28,7 @@ func (c *conn) judgeWillTopic(topic []byte) *failure {
 	if reserved(topic, c.l.h.settings.Load()) {
 		return failWillACL
 	}
-	if a := c.l.h.authz; a != nil && !a.Authorize(c.id, broker.ActionPublish, topic) {
+	if a := c.l.h.authz; a != nil && !a.Authorize(c.identity(), broker.ActionPublish, topic) {
 		return failWillACL
 	}
 	return nil
