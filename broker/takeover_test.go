@@ -34,6 +34,7 @@ type takeOver struct {
 	all     []*testClient // in the order of their CONNECTs
 	gone    map[*testClient]bool
 	failing bool // a group failed: answers may be errors
+	broken  bool // the log has failed for good
 	token   Token
 }
 
@@ -96,10 +97,13 @@ func (w *takeOver) request(t *rapid.T) {
 	if rapid.Bool().Draw(t, "subscribe") {
 		_, err = c.l.Subscribe(c.c, []SubscribeRequest{{Filter: []byte("t"), QoS: 2}}, make([]error, 1), w.token)
 	} else {
-		m := Message{Topic: []byte("t"), Payload: []byte("1"), QoS: QoS(rapid.IntRange(0, 2).Draw(t, "qos")), Retain: rapid.Bool().Draw(t, "retain")}
+		// Nobody wants u, so it is transient behind others; three large ones are more than a pending list takes.
+		m := Message{Topic: []byte(rapid.SampledFrom([]string{"t", "u"}).Draw(t, "topic")), QoS: QoS(rapid.IntRange(0, 2).Draw(t, "qos"))}
+		m.Payload = make([]byte, rapid.SampledFrom([]int{1, pendingBytesMax / 2}).Draw(t, "bytes"))
+		m.Retain = rapid.Bool().Draw(t, "retain")
 		_, err = c.l.Publish(c.c, &m, m.QoS == 2, w.token)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrBusy) && !w.broken {
 		t.Fatal(err)
 	}
 }
@@ -107,7 +111,7 @@ func (w *takeOver) request(t *rapid.T) {
 func (w *takeOver) acknowledge(t *rapid.T) {
 	c := w.pick(t, func(c *testClient) bool { return c.isUp() && len(c.refs) > 0 })
 	if id := c.refs[0]; id >= CorePacketIDs {
-		if _, err := c.l.Received(c.c, id, 1<<20); err != nil {
+		if _, err := c.l.Received(c.c, id, 1<<20); err != nil && !w.broken {
 			t.Fatal(err)
 		}
 	}
@@ -126,10 +130,22 @@ func (w *takeOver) step(t *rapid.T) {
 func (w *takeOver) commit(*rapid.T) { w.tb.log.commit() }
 
 func (w *takeOver) fail(*rapid.T) {
+	if w.broken {
+		return
+	}
 	w.failing = true
 	w.tb.log.fail = errors.New("disk full")
 	w.tb.log.commit()
 	w.tb.log.fail = nil
+}
+
+func (w *takeOver) ruin(t *rapid.T) {
+	if rapid.IntRange(0, 9).Draw(t, "really") > 0 {
+		t.Skip("not now")
+	}
+	w.broken, w.failing = true, true
+	w.tb.log.fail = errors.New("i/o error")
+	w.tb.b.Failed(w.tb.log.fail, true)
 }
 
 func (w *takeOver) tick(t *rapid.T) {
@@ -159,7 +175,8 @@ func (w *takeOver) settle(t *rapid.T) {
 		}
 	}
 	last := w.all[len(w.all)-1]
-	if !w.gone[last] && !last.isUp() && !w.failing {
+	full := last.connected != nil && errors.Is(last.connected.Err, ErrQuota) && w.tb.b.stats.Sessions.Load() >= w.tb.b.limits.Load().Sessions
+	if !w.gone[last] && !last.isUp() && !w.failing && !full {
 		t.Errorf("the last CONNECT was answered %+v, kicked %v", last.connected, last.kicked)
 	}
 	if up > 1 {
@@ -173,9 +190,10 @@ func TestConnectIsAlwaysAnswered(t *testing.T) {
 		defer w.tb.b.Close()
 		k := w.tb.connect(0, kept("k"))
 		k.subscribe(2, "t")
+		w.tb.b.SetLimits(Limits{Sessions: rapid.Int64Range(1, 3).Draw(rt, "sessions")})
 		rt.Repeat(map[string]func(*rapid.T){
 			"connect": w.connect, "connect2": w.connect, "disconnect": w.disconnect, "request": w.request, "acknowledge": w.acknowledge,
-			"step": w.step, "step2": w.step, "step3": w.step, "commit": w.commit, "fail": w.fail, "tick": w.tick,
+			"step": w.step, "step2": w.step, "step3": w.step, "commit": w.commit, "fail": w.fail, "ruin": w.ruin, "tick": w.tick,
 		})
 		if len(w.all) == 0 {
 			return
@@ -192,7 +210,7 @@ func TestConnectIsAlwaysAnswered(t *testing.T) {
 			req.CleanStart = i == 1
 			w.all = append(w.all, c)
 			c.l.Connect(c.c, &req)
-			w.failing = false
+			w.failing = w.broken
 			w.settle(rt)
 		}
 	})
