@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -11,10 +12,15 @@ var (
 	ErrOffsetOutOfRange     = errors.New("broker: offset out of range")
 	ErrOutOfOrderSequence   = errors.New("broker: sequence out of order")
 	ErrInvalidProducerEpoch = errors.New("broker: the producer's epoch is fenced")
-	ErrInvalidTxnState      = errors.New("broker: no transaction is open on the partition")
-	ErrTxnNotAnnounced      = errors.New("broker: the partition is not part of the transaction")
+	ErrInvalidTxnState      = errors.New("broker: not in the state of the producer's transaction")
 	ErrInvalidTimestamp     = errors.New("broker: timestamp outside of the topic's bounds")
 	ErrInternalTopic        = errors.New("broker: the topic is the broker's own")
+	ErrMessageTooLarge      = errors.New("broker: batch larger than the topic takes")
+	ErrInvalidRecord        = errors.New("broker: a record without a key, in a topic that is compacted")
+	// ErrTxnNotAnnounced says that the coordinator has not let the producer's transaction in: have it add the partition, then come again.
+	ErrTxnNotAnnounced = errors.New("broker: the partition is not part of the transaction")
+	// ErrNoStreams says that the log keeps nothing (durability "memory").
+	ErrNoStreams = errors.New("broker: durability memory keeps no streams")
 )
 
 // AppendSink is who hears what became of batches. Both methods run on the Appender's loop.
@@ -50,10 +56,23 @@ func (a *Appender) Close() { a.sink = nil }
 type AppendOptions struct {
 	Transactional bool // the request names a transaction
 	Silent        bool // nobody waits for the end
+	Internal      bool // a topic of the broker's own may be written to
+	// Held holds the batch: it is retained until the batch is in the log's buffer, and nothing is copied before. nil: it is a view that dies
+	// with the call.
+	Held alloc.Ref
 }
 
-// appendBytesMax bounds the batches in one shard's pending list; a full list answers ErrBusy. One batch above it is taken alone.
-const appendBytesMax = 4 << 20
+const (
+	// appendBytesMax bounds the batches in one shard's pending list, appendBytesNode those of all; a full list answers ErrBusy. One batch above
+	// it is taken alone.
+	appendBytesMax  = 4 << 20
+	appendBytesNode = 64 << 20
+	// flyingMax bounds the batches of a shard that are gathered and not yet applied.
+	flyingMax = 1 << 16
+	// rawBytesMax is how much of a list's batches lie in one buffer of its own; more of them have each a block.
+	rawBytesMax = 128 << 10
+	rawBatchMax = 16 << 10
+)
 
 // pendingBatch is one batch in a pending list.
 type pendingBatch struct {
@@ -61,23 +80,41 @@ type pendingBatch struct {
 	app        *Appender   // nil: nobody waits
 	done       func(error) // who waits for a marker
 	tok        Token
-	at, n      int // in raw; n 0: a duplicate of one that is on its way, and answered behind it
-	base, last record.Offset
-	appendTime int64
+	data       []byte    // until it is gathered
+	held       alloc.Ref // holds data; nil: the list does
+	info       batchInfo
+	appendTime int64 // -1: not set by the broker
+	duplicate  bool  // of one that is before it: it is answered with that one's place
+	failed     bool
 }
 
-// Append hands over one whole batch of magic 2, whose lengths and checksum the caller has verified. It is a view: what is stored is a copy,
-// with its own base offset and epoch. nil: Appended follows, unless o.Silent. ErrBusy: nothing was taken, come again after Resume. Other
-// errors refuse the batch.
+// streamable says why no stream takes writes now, if so.
+func (b *Broker) streamable() error {
+	if b.opts.Volatile {
+		return ErrNoStreams
+	}
+	return b.writable()
+}
+
+// Append hands over one whole batch of magic 2, whose lengths and checksum the caller has verified. It is a view, or held: what is stored is
+// a copy, with its own base offset and epoch. nil: Appended follows, unless o.Silent. ErrBusy: nothing was taken, come again after Resume.
+// Other errors refuse the batch.
 func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions, t Token) error {
-	if err := l.b.writable(); err != nil {
+	if err := l.b.streamable(); err != nil {
 		return err
 	}
 	b := record.Batch(batch)
-	cfg := &p.topic.Spec().Config
-	now := l.b.nowMilli()
-	if err := admissible(p.topic, cfg, b, now); err != nil {
+	spec := p.topic.Spec()
+	now := l.nowMilli()
+	if err := admissible(spec, b, now, &o); err != nil {
 		return err
+	}
+	pb := pendingBatch{part: p, app: a, tok: t, appendTime: -1, info: infoOf(b, 0, now)}
+	if o.Silent {
+		pb.app = nil
+	}
+	if spec.Config.LogAppendTime {
+		pb.appendTime = now
 	}
 	s := p.shard
 	s.mu.Lock()
@@ -85,67 +122,116 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 		s.mu.Unlock()
 		return ErrUnknownTopic
 	}
-	pb := pendingBatch{part: p, app: a, tok: t, appendTime: -1}
-	if o.Silent {
-		pb.app = nil
-	}
-	if b.ProducerID() != record.NoProducer {
-		dup, err := p.checkProducerLocked(b, o.Transactional)
+	idempotent := pb.info.producer != record.NoProducer
+	if idempotent {
+		dup, err := p.checkProducerLocked(&pb.info)
 		if err != nil {
 			s.mu.Unlock()
 			return err
 		}
 		if dup != nil {
-			return l.appendDuplicate(s, &pb, dup)
+			// It is answered behind what is on its way, of which it may be a duplicate.
+			pb.duplicate, pb.info.base, pb.appendTime = true, dup.base, dup.appendTime
+			l.addBatch(s, s.pendingLocked(), &pb)
+			return nil
 		}
 	}
-	if !s.batchFitsLocked(len(batch)) {
-		if !a.starved {
-			a.starved = true
-			s.mu.appenders = append(s.mu.appenders, a)
-		}
+	if !l.b.batchFitsLocked(s, len(batch)) {
+		l.starveLocked(s, a)
 		s.mu.Unlock()
 		return ErrBusy
 	}
-	f := s.pendingLocked()
-	pb.at, pb.n = len(f.raw), len(batch)
-	f.raw = append(f.raw, batch...)
-	own := record.Batch(f.raw[pb.at:])
-	pb.base = p.mu.next
-	own.SetBaseOffset(pb.base)
-	own.SetLeaderEpoch(0)
-	if cfg.LogAppendTime {
-		pb.appendTime = now
-		own.SetMaxTimestamp(now)
+	s.placeLocked(&pb)
+	if idempotent && !p.expectProducerLocked(&pb.info, pb.appendTime) {
+		p.mu.next = pb.info.base
+		s.mu.Unlock()
+		return ErrQuota
 	}
-	pb.last = own.LastOffset()
-	p.mu.next = pb.last + 1
-	if b.ProducerID() != record.NoProducer {
-		p.noteProducerLocked(b, pb.base, now)
+	f := s.pendingLocked()
+	if pb.data = batch; o.Held == nil {
+		pb.data, pb.held = f.keepLarge(batch)
+	} else {
+		pb.held = o.Held
+		o.Held.Retain()
 	}
 	l.addBatch(s, f, &pb)
 	return nil
 }
 
 // admissible is what can be said of a batch without the partition's state.
-func admissible(t *Topic, cfg *TopicConfig, b record.Batch, now int64) error {
-	if t.Spec().Internal {
+func admissible(spec *TopicSpec, b record.Batch, now int64, o *AppendOptions) error {
+	cfg := &spec.Config
+	switch {
+	case spec.Internal && !o.Internal:
 		return ErrInternalTopic
+	case cfg.MaxMessageBytes > 0 && len(b) > int(cfg.MaxMessageBytes):
+		return ErrMessageTooLarge
+	case b.Attributes()&record.Control != 0, b.Attributes()&record.Transactional != 0 != o.Transactional:
+		return ErrInvalidTxnState
 	}
 	if !cfg.LogAppendTime {
-		ts := b.MaxTimestamp()
-		if cfg.TimestampAfterMaxMillis > 0 && ts-now > cfg.TimestampAfterMaxMillis ||
-			cfg.TimestampBeforeMaxMillis > 0 && now-b.BaseTimestamp() > cfg.TimestampBeforeMaxMillis && b.BaseTimestamp() >= 0 {
+		if max := cfg.TimestampAfterMaxMillis; max > 0 && b.MaxTimestamp()-now > max {
 			return ErrInvalidTimestamp
 		}
+		if max := cfg.TimestampBeforeMaxMillis; max > 0 && b.BaseTimestamp() >= 0 && now-b.BaseTimestamp() > max {
+			return ErrInvalidTimestamp
+		}
+	}
+	if cfg.Compact && !keyed(b) {
+		return ErrInvalidRecord
 	}
 	return nil
 }
 
+// keyed says whether every record has a key. Of a compressed batch nothing is known here: compaction leaves what has none alone.
+func keyed(b record.Batch) bool {
+	if b.Attributes().Compressed() {
+		return true
+	}
+	for it := b.Records(); it.Next(); {
+		if it.Record().Key == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// placeLocked gives a batch its offsets.
+func (s *shard) placeLocked(pb *pendingBatch) {
+	in := &pb.info
+	n := in.last - in.base
+	in.base = pb.part.mu.next
+	in.last = in.base + n
+	pb.part.mu.next = in.last + 1
+}
+
+// keep copies a batch into the list's own buffer.
+func (f *pending) keep(b []byte) []byte {
+	at := len(f.raw)
+	f.raw = append(f.raw, b...)
+	return f.raw[at:len(f.raw):len(f.raw)]
+}
+
+// keepLarge is keep, or a block for a batch that is large.
+func (f *pending) keepLarge(b []byte) ([]byte, alloc.Ref) {
+	if len(b) <= rawBatchMax && len(f.raw)+len(b) <= rawBytesMax {
+		return f.keep(b), nil
+	}
+	block := alloc.CopyBlock(b)
+	return block.Bytes(), block
+}
+
+// batchCost is what a batch takes in the log beside its bytes, and more than that.
+const batchCost = record.FrameHeaderSize + 16
+
 // addBatch ends an append: s.mu is held, and let go of.
 func (l *Local) addBatch(s *shard, f *pending, pb *pendingBatch) {
 	f.batches = append(f.batches, *pb)
-	f.size += pb.n + record.FrameHeaderSize + 8
+	if n := len(pb.data); n > 0 {
+		f.batchBytes += n + batchCost
+		f.size += n + batchCost
+		l.b.appending.Add(int64(n + batchCost))
+	}
 	first := s.markDirtyLocked()
 	s.mu.Unlock()
 	if first {
@@ -153,122 +239,28 @@ func (l *Local) addBatch(s *shard, f *pending, pb *pendingBatch) {
 	}
 }
 
-// appendDuplicate answers a batch that was appended before: with its offsets, at once or behind the one that is on its way. s.mu is held,
-// and let go of.
-func (l *Local) appendDuplicate(s *shard, pb *pendingBatch, dup *producerBatch) error {
-	pb.base, pb.last = dup.base, dup.base
-	if dup.base >= pb.part.mu.highWatermark {
-		l.addBatch(s, s.pendingLocked(), pb)
-		return nil
-	}
-	s.mu.Unlock()
-	if pb.app != nil {
-		l.appended(pb.app, pb.tok, AppendResult{Base: dup.base, AppendTime: -1, LogStart: l.b.logStart(pb.part)})
-	}
-	return nil
-}
-
-func (b *Broker) logStart(p *Partition) record.Offset {
-	start, _ := b.log.Bounds(p.id)
-	return start
-}
-
-// batchFitsLocked says whether the pending list has room for a batch of n bytes.
-func (s *shard) batchFitsLocked(n int) bool {
+// batchFitsLocked says whether there is room for a batch of n bytes.
+func (b *Broker) batchFitsLocked(s *shard, n int) bool {
 	f := s.mu.fill
-	return f == nil || len(f.raw) == 0 || len(f.raw)+n <= appendBytesMax
-}
-
-// pendingLocked gives the pending list that collects.
-func (s *shard) pendingLocked() *pending {
-	f := s.mu.fill
-	if f == nil {
-		if n := len(s.mu.free); n > 0 {
-			f, s.mu.free = s.mu.free[n-1], s.mu.free[:n-1]
-		} else {
-			f = new(pending)
-		}
-		s.mu.fill = f
+	if f == nil || f.batchBytes == 0 {
+		return s.mu.flyingBatches < flyingMax
 	}
-	return f
+	return f.batchBytes+n+batchCost <= appendBytesMax && len(f.batches)+s.mu.flyingBatches < flyingMax && b.appending.Load()+int64(n) <= appendBytesNode
 }
 
-// appendBatchFrames appends the frames of p's batches, the first of them with this index.
-func (s *shard) appendBatchFrames(dst []byte, p *pending, index uint64) (_ []byte, next uint64) {
-	for i := range p.batches {
-		pb := &p.batches[i]
-		if pb.n == 0 {
-			continue
-		}
-		f := record.Frame{Kind: record.KindRecords, Shard: s.id, Index: index, Partition: pb.part.id, Tenant: record.TenantID(pb.part.topic.Spec().Tenant)}
-		var at int
-		dst, at = record.BeginFrame(dst, &f)
-		dst = record.BeginRecordsPayload(dst, nil)
-		dst = append(dst, p.raw[pb.at:pb.at+pb.n]...)
-		dst = record.FinishFrame(dst, at)
-		index++
-	}
-	return dst, index
-}
-
-// applyBatches makes what was committed visible. The home loop calls it, under applying.
-func (s *shard) applyBatches(p *pending) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i := range p.batches {
-		pb := &p.batches[i]
-		if pb.n > 0 {
-			pb.part.applyBatchLocked(record.Batch(p.raw[pb.at : pb.at+pb.n]))
-		}
+// starveLocked has a told when the shard's list has been gathered, or applied.
+func (l *Local) starveLocked(s *shard, a *Appender) {
+	if !a.starved {
+		a.starved = true
+		s.mu.appenders = append(s.mu.appenders, a)
 	}
 }
 
-// applyBatchLocked is the part that recovery shares.
-func (p *Partition) applyBatchLocked(b record.Batch) {
-	end := b.NextOffset()
-	p.mu.next, p.mu.highWatermark = max(p.mu.next, end), max(p.mu.highWatermark, end)
-	if b.ProducerID() != record.NoProducer {
-		p.applyProducerLocked(b)
-		p.applyTxnLocked(b)
+// resumeAppendersLocked tells those for whom there was no room.
+func (s *shard) resumeAppendersLocked() {
+	for i, a := range s.mu.appenders {
+		a.local.post(post{kind: postResumeAppender, app: a})
+		s.mu.appenders[i] = nil
 	}
-}
-
-// deliverBatches answers the appenders and wakes the readers that wait, once all of a commit is visible.
-func (l *Local) deliverBatches(s *shard, p *pending) {
-	for i := range p.batches {
-		pb := &p.batches[i]
-		if pb.done != nil {
-			pb.done(nil)
-		}
-		if pb.app != nil {
-			l.appended(pb.app, pb.tok, AppendResult{Base: pb.base, AppendTime: pb.appendTime, LogStart: l.b.logStart(pb.part)})
-		}
-	}
-	l.wakeWatchers(s, p)
-}
-
-// failBatches takes back what could not be written. The tables never saw it; the offsets stay unused.
-func (l *Local) failBatches(s *shard, p *pending, err error) {
-	s.mu.Lock()
-	for i := range p.batches {
-		p.batches[i].part.forgetPendingLocked()
-	}
-	s.mu.Unlock()
-	for i := range p.batches {
-		pb := &p.batches[i]
-		if pb.done != nil {
-			pb.done(err)
-		}
-		if pb.app != nil {
-			l.appended(pb.app, pb.tok, AppendResult{Err: err, Base: -1, AppendTime: -1, LogStart: -1})
-		}
-	}
-}
-
-// appended tells an appender, on whatever loop it lives.
-func (l *Local) appended(a *Appender, t Token, r AppendResult) {
-	l.acks[a.local.id] = append(l.acks[a.local.id], post{kind: postAppended, app: a, res: Result{Token: t}, appended: r})
-	if a.local == l {
-		l.kick()
-	}
+	s.mu.appenders = s.mu.appenders[:0]
 }

@@ -123,7 +123,7 @@ func TestAppendFails(t *testing.T) {
 	gb.log.fail = nil
 	_ = a.append(p, fromProducer(7, 0, 0, "kept"), 2)
 	gb.pump()
-	if got := gb.read(p, 0); got != "1:kept " || a.results[2].Err != nil {
+	if got := gb.read(p, 0); got != "0:kept " || a.results[2].Err != nil {
 		t.Errorf("read %q, answered %v", got, a.results[2].Err)
 	}
 }

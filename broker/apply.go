@@ -42,7 +42,7 @@ func (l *Local) apply(s *shard, p *pending, at Place) {
 		s.applyRecords(l.b, p.extra, record.Batch(p.sealed), p.baseSeq)
 	}
 	if len(p.batches) > 0 {
-		s.applyBatches(p)
+		l.applyBatches(s, p)
 	}
 	if len(p.cmds) > 0 {
 		s.applyCommands(l.b, p.cmds)
@@ -160,7 +160,7 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 		l.complete(e.c, Result{Token: e.tok, Matched: matched})
 	}
 	if len(p.batches) > 0 {
-		l.deliverBatches(s, p)
+		l.deliverBatches(p)
 	}
 }
 
@@ -191,7 +191,7 @@ func (l *Local) fail(s *shard, p *pending, err error) {
 		l.complete(e.c, Result{Token: e.tok, Err: err})
 	}
 	if len(p.batches) > 0 {
-		l.failBatches(s, p, err)
+		l.failBatches(p, err)
 	}
 	s.recycle(p)
 }
@@ -218,6 +218,10 @@ const (
 	cmdOffsets     = 33
 	cmdOffsetsGone = 34
 	cmdGroupGone   = 35
+
+	// Of streams.
+	cmdLogStart      = 40
+	cmdProducersGone = 41
 
 	// Of transactions.
 	cmdTxn           = 48
@@ -274,6 +278,10 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyOffsetsGone(&c)
 		case cmdGroupGone:
 			s.applyGroupGone(&c)
+		case cmdLogStart:
+			s.applyLogStart(b, record.PartitionID(c.uvarint()), record.Offset(c.uvarint()))
+		case cmdProducersGone:
+			s.applyProducersGone(b, record.PartitionID(c.uvarint()), int64(c.uvarint()))
 		case cmdTxn:
 			s.applyTxnID(&c)
 		case cmdTxnOffsets:

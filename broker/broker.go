@@ -39,6 +39,7 @@ type Limits struct {
 	SessionExpiry   time.Duration // the longest a session may outlive its connection: no bound
 	Group           GroupLimits
 	Txn             TxnLimits
+	Stream          StreamLimits
 }
 
 func (l Limits) withDefaults() Limits {
@@ -55,6 +56,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.RetainedCount, 10_000_000)
 	def(&l.RetainedBytes, 4<<30)
 	l.Group, l.Txn = l.Group.withDefaults(), l.Txn.withDefaults()
+	l.Stream = l.Stream.withDefaults()
 	if l.Subscriptions == 0 {
 		l.Subscriptions = 100_000
 	}
@@ -71,6 +73,7 @@ type Broker struct {
 	clock      clock.Clock
 	logger     *slog.Logger
 	log        Log
+	streams    StreamLog
 	locals     []*Local
 	shards     []*shard
 	index      *topics.Index
@@ -78,6 +81,8 @@ type Broker struct {
 	slots      slotTable
 	topicTable topicTable
 	topicStore topicStore
+	appending  atomic.Int64                      // bytes of streams in pending lists
+	strays     map[record.PartitionID][]strayRow // at recovery
 	stats      Stats
 	failure    atomic.Pointer[error]
 	recovering bool // until Recovered: queues wait for their readers, whatever the order of the shards' commands
@@ -124,7 +129,7 @@ func New(o Options) *Broker {
 	if o.ResolveTopic == nil {
 		o.ResolveTopic = func([]Setting) TopicConfig { return TopicConfig{Delete: true, RetentionMillis: -1, RetentionBytes: -1} }
 	}
-	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true}
+	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true, streams: noStreams{}}
 	b.SetLimits(o.Limits)
 	b.index = topics.New(topics.Options{MaxLevels: o.Limits.withDefaults().FilterLevels})
 	b.retained = newRetainedStore(o.Limits.withDefaults().FilterLevels)
@@ -146,7 +151,12 @@ func (b *Broker) SetLimits(l Limits) {
 }
 
 // UseLog tells the journal. Before Recover.
-func (b *Broker) UseLog(l Log) { b.log = l }
+func (b *Broker) UseLog(l Log) {
+	b.log = l
+	if s, ok := l.(StreamLog); ok {
+		b.streams = s
+	}
+}
 
 // Local gives the core's part of loop i.
 func (b *Broker) Local(i int) *Local { return b.locals[i] }
@@ -181,6 +191,8 @@ type Stats struct {
 	SessionsExpired  atomic.Int64
 	WillsPublished   atomic.Int64
 	Groups           atomic.Int64 // of Kafka's protocol, and such as only have offsets
+	Partitions       atomic.Int64 // of topics
+	Producers        atomic.Int64 // that partitions know, each counted once for each of them
 }
 
 // DropReason says why a kept message never reached its session.

@@ -22,7 +22,8 @@ const (
 	rowOffset    = 'o'
 
 	rowProducer    = 'p' // of streams
-	rowTxns        = 'n'
+	rowAborted     = 'a'
+	rowLogStart    = 'l'
 	rowTxnID       = 't' // of the transaction coordinator
 	rowTxnOffsets  = 'x'
 	rowProducerIDs = 'i'
@@ -43,8 +44,8 @@ type dirtyRows struct {
 
 	groupMeta map[groupKey]struct{} // of Kafka's groups
 	offsets   map[offsetKey]struct{}
-	producers map[producerKey]struct{} // of streams
-	txns      map[record.PartitionID]struct{}
+	streams   []*Partition        // with rows that changed
+	goneKeys  [][]byte            // of them
 	txnIDs    map[txnKey]struct{} // of the transaction coordinator
 	txnGroups map[txnGroupKey]struct{}
 
@@ -143,8 +144,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		rows = append(rows, c)
 	}
 	rows = s.collectGroupsLocked(rows)
-	rows = s.collectProducersLocked(b, rows)
-	rows = s.collectTxnsLocked(b, rows)
+	rows = s.collectStreamsLocked(rows)
 	rows = s.collectTxnIDsLocked(b, rows)
 	rows = s.collectTopicsLocked(b, rows)
 	*r = dirtyRows{}
@@ -176,8 +176,6 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.retained(key[1:])
 		case rowGroupMeta, rowOffset:
 			s.groupsAgainLocked(key)
-		case rowTxns:
-			mark(&s.mu.rows.txns, record.PartitionID(number))
 		case rowTxnID, rowTxnOffsets:
 			s.txnsAgainLocked(key)
 		case rowProducerIDs:
@@ -185,8 +183,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 		case rowTopic:
 			d := decoder{b: key[1:]}
 			mark(&s.mu.rows.topicSpecs, topicIDKey{uint32(d.uvarint()), d.topicID()})
-		case rowProducer:
-			mark(&s.mu.rows.producers, producerKey{record.PartitionID(number), int64(binary.BigEndian.Uint64(key[9:]))})
+		case rowProducer, rowAborted, rowLogStart:
+			s.streamAgainLocked(&rows[i])
 		case rowQueue:
 			if rows[i].value == nil {
 				s.mu.rows.gone = append(s.mu.rows.gone, key)
@@ -360,10 +358,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadPromises(number, value)
 	case rowGroupMeta, rowOffset:
 		return s.loadGroupRow(kind, key, value)
-	case rowProducer:
-		return s.loadProducerRow(b, key, value)
-	case rowTxns:
-		return s.loadTxnsRow(b, key, value)
+	case rowProducer, rowAborted, rowLogStart:
+		return s.loadStreamRow(b, kind, key, value)
 	case rowTopic, rowPartitionIDs:
 		return s.loadTopicRow(b, kind, value)
 	case rowTxnID, rowTxnOffsets, rowProducerIDs:
@@ -395,10 +391,8 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 		}
 		if f.Partition == unboundPartition(s.id) {
 			s.applyRecords(b, record.FrameExtra(f.Payload), batch, uint64(batch.BaseOffset()))
-		} else if p := b.partition(f.Partition); p != nil { // else its topic is gone
-			s.mu.Lock()
-			p.applyBatchLocked(batch)
-			s.mu.Unlock()
+		} else {
+			s.replayBatch(b, &f, batch)
 		}
 	case record.KindCommand:
 		s.applyCommands(b, f.Payload)

@@ -142,7 +142,7 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 		gone = append(gone, want...)
 	}
 	if len(gone) > 0 {
-		start, _ := f.b.log.Bounds(part) // looked at afterwards: what went before the reading came to it lies below
+		start, _ := f.b.streams.Bounds(part) // looked at afterwards: what went before the reading came to it lies below
 		f.missing(j, gone, uint64(start))
 	}
 	return bu

@@ -21,15 +21,16 @@ func (b *Broker) Gather(dst []byte, max int) (out []byte, more bool) {
 	b.dirty.Unlock()
 	start := len(dst)
 	for i, s := range list {
-		used := len(dst) - start
-		p := b.takePending(s, used, max)
-		if p == nil {
+		p, left := b.takePending(s, len(dst)-start, max)
+		if p != nil {
+			dst = b.sealPending(dst, s, p)
+			b.flight = append(b.flight, gathered{s, p})
+		}
+		if left {
 			b.putBack(list[i:])
 			more = true
 			break
 		}
-		dst = b.sealPending(dst, s, p)
-		b.flight = append(b.flight, gathered{s, p})
 	}
 	clear(list)
 	b.gatherList = list[:0]
@@ -40,35 +41,44 @@ func (b *Broker) Gather(dst []byte, max int) (out []byte, more bool) {
 	return dst, more
 }
 
-// takePending swaps out the pending list of s, or answers nil if the group has no room for it.
-func (b *Broker) takePending(s *shard, used, max int) *pending {
+// groupSlack is what the frames of a list take beside what it counts.
+const groupSlack = 3*record.FrameHeaderSize + 128
+
+// takePending swaps out the pending list of s, or as much of it as a group has room for that has used bytes already; nil if that is
+// nothing. left: s has more.
+func (b *Broker) takePending(s *shard, used, max int) (p *pending, left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p := s.mu.fill
-	if used > 0 && used+p.size+3*record.FrameHeaderSize+128 > max {
-		return nil
+	p = s.mu.fill
+	if room := max - used - groupSlack; p.size > room {
+		least := p.size - p.batchBytes
+		if least == 0 && len(p.batches) > 0 {
+			least = p.batches[0].size()
+		}
+		if used > 0 && least > room {
+			return nil, true
+		}
+		left = s.splitBatchesLocked(p, room) != nil
 	}
-	s.mu.fill = nil
-	s.mu.dirty = false
+	if !left {
+		s.mu.fill = nil
+		s.mu.dirty = false
+	}
+	s.takeLocked(p)
+	return p, left
+}
+
+// takeLocked gives the frames that p becomes their indexes, and lets those go on who waited for room.
+func (s *shard) takeLocked(p *pending) {
 	s.mu.unapplied++
 	if p.records > 0 {
 		s.mu.index++
 	}
-	for i := range p.batches {
-		if p.batches[i].n > 0 {
-			s.mu.index++
-			p.frames++
-		}
-	}
+	s.takeBatchesLocked(p)
 	if len(p.cmds) > 0 {
 		s.mu.index++
 	}
 	p.index = s.mu.index
-	for _, a := range s.mu.appenders {
-		a.local.post(post{kind: postResumeAppender, app: a})
-	}
-	clear(s.mu.appenders)
-	s.mu.appenders = s.mu.appenders[:0]
 	if s.mu.waiting != nil {
 		for _, c := range s.mu.waiting {
 			c.local.post(post{kind: postResume, c: c})
@@ -76,12 +86,15 @@ func (b *Broker) takePending(s *shard, used, max int) *pending {
 		clear(s.mu.waiting)
 		s.mu.waiting = s.mu.waiting[:0]
 	}
-	return p
 }
 
+// putBack has the next group begin with what this one had no room for.
 func (b *Broker) putBack(rest []*shard) {
 	b.dirty.Lock()
-	b.dirty.shards = append(b.dirty.shards, rest...)
+	b.dirty.shards = append(b.dirty.shards, rest...) // grows it; then the new ones move behind
+	n := len(b.dirty.shards) - len(rest)
+	copy(b.dirty.shards[len(rest):], b.dirty.shards[:n])
+	copy(b.dirty.shards, rest)
 	b.dirty.Unlock()
 }
 
@@ -101,7 +114,9 @@ func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
 		dst = append(dst, p.sealed...)
 		dst = record.FinishFrame(dst, at)
 	}
-	dst, _ = s.appendBatchFrames(dst, p, index+1)
+	if len(p.batches) > 0 {
+		dst = b.appendBatchFrames(dst, s, p, index+1)
+	}
 	if len(p.cmds) > 0 {
 		f := record.Frame{Kind: record.KindCommand, Shard: s.id, Index: p.index}
 		var at int
@@ -131,6 +146,9 @@ func (b *Broker) Failed(err error, lasting bool) {
 	}
 	err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	for i, g := range b.flight {
+		g.s.mu.Lock()
+		g.s.rollBackLocked(g.p)
+		g.s.mu.Unlock()
 		g.s.home.post(post{kind: postFailed, s: g.s, p: g.p, err: err})
 		b.flight[i] = gathered{}
 	}
@@ -145,7 +163,13 @@ func (b *Broker) failWaiting(err error) {
 	b.dirty.shards = nil
 	b.dirty.Unlock()
 	for _, s := range list {
-		s.home.post(post{kind: postFailed, s: s, p: b.takePending(s, 0, 0), err: err})
+		s.mu.Lock()
+		p := s.mu.fill
+		s.mu.fill, s.mu.dirty = nil, false
+		s.takeLocked(p)
+		s.rollBackLocked(p)
+		s.mu.Unlock()
+		s.home.post(post{kind: postFailed, s: s, p: p, err: err})
 	}
 }
 

@@ -25,6 +25,8 @@ type memLog struct {
 	start  map[record.PartitionID]record.Offset
 	fail   error // the next groups are not written
 	cold   bool  // nothing lies in memory
+
+	between func() // runs once between a Gather and what becomes of it
 }
 
 func (m *memLog) Wake() { m.awake = true }
@@ -35,6 +37,10 @@ func (m *memLog) commit() bool {
 		m.awake = false
 		buf, more := m.b.Gather(nil, 1<<20)
 		m.awake = m.awake || more
+		if fn := m.between; fn != nil && len(buf) > 0 {
+			m.between = nil
+			fn()
+		}
 		if m.fail != nil {
 			m.b.Failed(m.fail, false)
 			any = true
@@ -98,13 +104,16 @@ func (m *memLog) SetLogStart(p record.PartitionID, o record.Offset) {
 	m.start[p] = o
 }
 
-func (m *memLog) ReadBatches(p record.PartitionID, from record.Offset, maxBytes int, tail bool, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
-	if tail && m.cold {
+func (m *memLog) ReadBatches(r *ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+	if r.Tail && m.cold {
 		return dst, nil, false, nil
 	}
+	if start, _ := m.Bounds(r.Partition); r.From < start {
+		return dst, nil, true, ErrOffsetOutOfRange
+	}
 	got := 0
-	err := m.Read(p, from, func(b record.Batch) bool {
-		if got > 0 && got+len(b) > maxBytes {
+	err := m.Read(r.Partition, r.From, func(b record.Batch) bool {
+		if got > 0 && got+len(b) > r.MaxBytes || b.BaseOffset() >= r.End {
 			return false
 		}
 		got += len(b)
@@ -131,7 +140,38 @@ func (m *memLog) Bounds(p record.PartitionID) (start, end record.Offset) {
 		end = b.NextOffset()
 		return true
 	})
-	return start, end
+	return start, max(start, end)
+}
+
+func (m *memLog) Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool) {
+	time = -1
+	_ = m.Read(p, 0, func(b record.Batch) bool {
+		ts := b.MaxTimestamp()
+		if b.Attributes()&record.Control != 0 || latest && ts <= time || !latest && ts < at {
+			return true
+		}
+		from, time, found = b.BaseOffset(), ts, true
+		return latest
+	})
+	return from, time, found
+}
+
+func (m *memLog) Excess(p record.PartitionID, before, bytes int64) record.Offset {
+	all := int64(0)
+	_ = m.Read(p, 0, func(b record.Batch) bool {
+		all += int64(len(b))
+		return true
+	})
+	start, _ := m.Bounds(p)
+	_ = m.Read(p, 0, func(b record.Batch) bool {
+		if b.MaxTimestamp() >= before && all <= bytes {
+			return false
+		}
+		all -= int64(len(b))
+		start = b.NextOffset()
+		return true
+	})
+	return start
 }
 
 func (m *memLog) DropPartition(p record.PartitionID) { m.SetLogStart(p, 1<<62) }
@@ -217,10 +257,18 @@ func (tb *testBroker) crash(loops int) *testBroker { return newTestBroker(tb.t, 
 // restart starts another broker on what was flushed of checkpoints, and the log from where the last of them says. The old broker's end,
 // and the new one's, are the caller's.
 func (tb *testBroker) restart(loops int, points *memCheckpoints) (*testBroker, error) {
+	return tb.restartWith(loops, points)
+}
+
+// restartWith is restart with topics that the catalog knows.
+func (tb *testBroker) restartWith(loops int, points *memCheckpoints, topics ...*TopicSpec) (*testBroker, error) {
 	next := &testBroker{t: tb.t, clock: tb.clock}
 	next.open(loops)
 	next.log.groups, next.log.start = tb.log.groups, tb.log.start
 	points.written = maps.Clone(points.flushed)
+	for _, spec := range topics {
+		next.b.SetTopic(spec)
+	}
 	if err := next.b.Load(points); err != nil {
 		return nil, err
 	}

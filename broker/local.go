@@ -38,6 +38,10 @@ type Local struct {
 	readers     []*Session
 
 	timers     loopTimers
+	wakeFn     func(to *Local, what post) // wakeLater, made once
+	marker     []byte
+	sweeping   []*Partition
+	milli      int64 // of this turn; 0: not asked for yet
 	groupTable groupTable
 	txns       map[txnKey]*txn
 }
@@ -88,6 +92,7 @@ func newLocal(b *Broker, id, loops int) *Local {
 	l := &Local{id: id, b: b, out: make([]*bundle, loops), acks: make([][]post, loops)}
 	l.wake = func() {}
 	l.timers.l = l
+	l.wakeFn = l.wakeLater
 	return l
 }
 
@@ -170,7 +175,7 @@ func (l *Local) handle(p *post) {
 			p.app.sink.Resume()
 		}
 	case postWatch:
-		p.watcher.woken()
+		p.watcher.woken(p.res.Token)
 	}
 }
 
@@ -208,6 +213,7 @@ func (l *Local) later(c *Client) {
 // EndTurn posts what this turn gathered for other loops. The server calls it at the end of each turn, before writes are
 // flushed.
 func (l *Local) EndTurn() {
+	l.milli = 0
 	if len(l.grants) > 0 {
 		l.flushGrants()
 	}
@@ -265,4 +271,12 @@ func (l *Local) settled(c *Client) {
 	if c.waiting--; c.waiting == 0 && c.state == clientClosing {
 		l.detach(c)
 	}
+}
+
+// nowMilli is the time of this turn, in Unix milliseconds: one look at the clock for all that comes in it.
+func (l *Local) nowMilli() int64 {
+	if l.milli == 0 {
+		l.milli = l.b.nowMilli()
+	}
+	return l.milli
 }

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -13,14 +12,6 @@ type Log interface {
 	// Read calls fn with each whole stored batch of p from the one that holds from on (or the next after a gap), until fn
 	// answers false or nothing is left. Batches are views, valid during the call. It may wait for the disk: never on a loop.
 	Read(p record.PartitionID, from record.Offset, fn func(batch record.Batch) bool) error
-	// ReadBatches appends to dst views of whole stored batches of p, from the one that holds from (or the next after a gap) on, up to
-	// maxBytes but at least one. They stay as they are until held is released. With tail it reads from memory alone and never blocks; ok
-	// false: what is asked for is not there. Without, it may wait for the disk.
-	ReadBatches(p record.PartitionID, from record.Offset, maxBytes int, tail bool, dst [][]byte) (_ [][]byte, held alloc.Ref, ok bool, err error)
-	// Bounds are the first offset of p that is there, and the one behind the last that is committed. Both are 0 for what is not known.
-	Bounds(p record.PartitionID) (start, end record.Offset)
-	// Partitions are the ids of all partitions of which there is something.
-	Partitions() []record.PartitionID
 	// SetLogStart says that nobody needs records before o.
 	SetLogStart(p record.PartitionID, o record.Offset)
 	// DropPartition says that nobody needs any record of p, those on their way included. Its id is never used again.

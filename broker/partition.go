@@ -1,20 +1,33 @@
 package broker
 
-import "github.com/sluicemq/sluice/journal/record"
+import (
+	"sync/atomic"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
 
 // Partition is one ordered log of a topic. It belongs to a shard, whose lock guards mu and whose home loop applies what was
 // committed. An idle one costs this struct and nothing else.
 type Partition struct {
 	id    record.PartitionID
 	topic *Topic
-	index int32
 	shard *shard
-	mu    struct {
-		next          record.Offset // of the next record that is appended
-		highWatermark record.Offset // every record below was applied: readers see those
-		producers     map[int64]*producerState
-		txns          *partitionTxns
-		watchers      *Watcher // who waits for more
+	index int32
+
+	// What readers see. It moves under the shard's lock; any goroutine reads it without.
+	highWatermark, lastStable, logStart atomic.Int64
+
+	mu struct {
+		next         record.Offset // of the next record that is appended
+		bytes        int64         // of the batches that were applied in this run
+		watchers     watchList
+		producers    producerTable
+		open         []openTxn    // by where they begin
+		aborted      []abortedTxn // by where they end
+		abortedSaved int          // of them the checkpoint has so many
+		moved        bool         // the log start has, since the last checkpoint
+		gone         bool         // its topic was dropped
+		listed       bool         // in the shard's list of those that changed since the last checkpoint
 	}
 }
 
@@ -27,47 +40,77 @@ func (p *Partition) Index() int32 { return p.index }
 // Topic is the topic that it belongs to.
 func (p *Partition) Topic() *Topic { return p.topic }
 
+// HighWatermark is behind the last record that readers see.
+func (p *Partition) HighWatermark() record.Offset { return record.Offset(p.highWatermark.Load()) }
+
+// LastStable is behind the last record whose transaction is decided.
+func (p *Partition) LastStable() record.Offset { return record.Offset(p.lastStable.Load()) }
+
+// LogStart is the first offset that readers may ask for.
+func (p *Partition) LogStart() record.Offset { return record.Offset(p.logStart.Load()) }
+
 func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partition {
-	return &Partition{id: ps.ID, topic: t, index: index, shard: b.shards[int(ps.Shard)%len(b.shards)]}
+	s := b.shards[int(ps.Shard)%len(b.shards)]
+	p := &Partition{id: ps.ID, topic: t, index: index, shard: s}
+	s.mu.Lock()
+	s.mu.streams = append(s.mu.streams, p)
+	s.mu.Unlock()
+	b.stats.Partitions.Add(1)
+	if b.recovering {
+		b.claimRows(p)
+	}
+	return p
 }
 
-// revivePartitions has every partition end where the log does, and lets go of those whose topic is gone. Before the loops run.
+// revivePartitions has every partition begin and end where the log does, and forgets what the log or the checkpoint has of others. Before
+// the loops run.
 func (b *Broker) revivePartitions() {
-	for _, id := range b.log.Partitions() {
+	b.topicTable.partitions.Range(func(_, v any) bool {
+		p := v.(*Partition)
+		start, end := b.streams.Bounds(p.id)
+		if known := p.LogStart(); known > start {
+			b.log.SetLogStart(p.id, known)
+		}
+		s := p.shard
+		s.mu.Lock()
+		p.mu.next = max(p.mu.next, end)
+		p.highWatermark.Store(int64(p.mu.next))
+		p.logStart.Store(max(p.logStart.Load(), int64(start)))
+		p.lastStable.Store(int64(p.stableLocked()))
+		s.mu.Unlock()
+		return true
+	})
+	b.dropStrayRows()
+	for _, id := range b.streams.Partitions() {
 		if id > record.PartitionID(len(b.shards)) && b.partition(id) == nil {
 			b.log.DropPartition(id) // its topic went just before the last run ended
 		}
 	}
-	b.topicTable.partitions.Range(func(_, v any) bool {
-		p := v.(*Partition)
-		_, end := b.log.Bounds(p.id)
-		p.shard.mu.Lock()
-		p.mu.next, p.mu.highWatermark = max(p.mu.next, end), max(p.mu.highWatermark, end)
-		p.shard.mu.Unlock()
-		return true
-	})
 }
 
-// dropPartition tells the journal that nobody needs the partition's records any more.
+// dropPartition tells the journal that nobody needs the partition's records any more, and those who wait for more that there is none.
 func (b *Broker) dropPartition(p *Partition) {
 	if b.log != nil && !b.recovering {
 		b.log.DropPartition(p.id)
 	}
 	s := p.shard
+	var told []post
+	var whom []*Local
 	s.mu.Lock()
-	head := p.takeWatchersLocked()
-	for id := range p.mu.producers {
-		mark(&s.mu.rows.producers, producerKey{p.id, id})
+	for i, other := range s.mu.streams {
+		if other == p {
+			n := len(s.mu.streams) - 1
+			s.mu.streams[i] = s.mu.streams[n]
+			s.mu.streams[n] = nil
+			s.mu.streams = s.mu.streams[:n]
+			break
+		}
 	}
-	if p.mu.txns != nil {
-		mark(&s.mu.rows.txns, p.id)
-	}
-	p.mu.producers, p.mu.txns = nil, nil
+	b.stats.Partitions.Add(-1)
+	p.forgetRowsLocked()
+	p.wokenLocked(true, func(to *Local, what post) { whom, told = append(whom, to), append(told, what) })
 	s.mu.Unlock()
-	for w := head; w != nil; {
-		next := w.next
-		w.next = nil
-		w.l.post(post{kind: postWatch, watcher: w})
-		w = next
+	for i, l := range whom {
+		l.post(told[i])
 	}
 }

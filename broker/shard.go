@@ -49,6 +49,12 @@ type shard struct {
 		txnOffsets  map[txnGroupKey]map[TopicPartition]CommittedOffset
 		producerIDs uint64 // those below were given out
 
+		flying        []*pending    // lists with batches of streams that were gathered and not yet applied or failed
+		flyingBatches int           // in them
+		aheads        []*aheadState // recycled
+		streams       []*Partition  // of this shard
+		swept         int           // of streams, those that the sweep has looked at
+
 		nextPartition record.PartitionID // of shard 0: no partition has had this id or a later one
 		rows          dirtyRows
 		timers        timers   // of durable sessions
@@ -93,19 +99,22 @@ type pending struct {
 	cmds    []byte // commands, length-prefixed
 	entries []entry
 	batches []pendingBatch // of streams
-	raw     []byte         // their bytes
+	raw     []byte         // the bytes of the small ones
 	records int
 	frames  int    // made of batches
+	flown   int    // batches when it was gathered
 	index   uint64 // of the last frame made of it
 	sealed  []byte // the finished batch
 	size    int
+	// batchBytes is the part of size that batches have which were not gathered yet.
+	batchBytes int
 }
 
 func (p *pending) reset() {
 	clear(p.entries)
 	clear(p.batches)
 	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0], batches: p.batches[:0], raw: p.raw[:0]}
-	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 || cap(p.raw) > appendBytesMax+appendBytesMax/4 {
+	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 || cap(p.raw) > 2*rawBytesMax || cap(p.batches) > 1<<12 {
 		*p = pending{}
 	}
 }
@@ -119,7 +128,7 @@ func newShard(id record.ShardID, home *Local) *shard {
 // fillLocked gives the pending list, if it has room for n bytes.
 func (s *shard) fillLocked(n int) (*pending, bool) {
 	p := s.pendingLocked()
-	if p.size > 0 && p.size-len(p.raw)+n > pendingBytesMax {
+	if p.size > 0 && p.size-p.batchBytes+n > pendingBytesMax {
 		return nil, false
 	}
 	p.size += n + 32
@@ -192,11 +201,27 @@ func (b *Broker) dirtyShard(s *shard) {
 
 // recycle keeps a pending list for later use.
 func (s *shard) recycle(p *pending) {
+	flown := p.flown
 	p.reset()
 	s.mu.Lock()
+	s.landedLocked(p, flown)
 	s.mu.unapplied--
 	if len(s.mu.free) < pendingsKept {
 		s.mu.free = append(s.mu.free, p)
 	}
 	s.mu.Unlock()
+}
+
+// pendingLocked gives the pending list that collects.
+func (s *shard) pendingLocked() *pending {
+	f := s.mu.fill
+	if f == nil {
+		if n := len(s.mu.free); n > 0 {
+			f, s.mu.free = s.mu.free[n-1], s.mu.free[:n-1]
+		} else {
+			f = new(pending)
+		}
+		s.mu.fill = f
+	}
+	return f
 }

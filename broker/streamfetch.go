@@ -1,12 +1,18 @@
 package broker
 
 import (
+	"errors"
+
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
 // StreamFetch is what a read of a partition has found. Its zero value is ready; reuse it to allocate nothing.
 type StreamFetch struct {
+	// Copy asks for batches that the loop may look into: those of a mapped file are for system calls alone, which an encrypted connection
+	// does not make with them. Set it before the read.
+	Copy bool
+
 	Err error // ErrUnknownTopic, ErrOffsetOutOfRange, or what the disk said
 	// HighWatermark is behind the last record that readers see, LastStable behind the last one whose transaction is decided, LogStart the
 	// first that is there.
@@ -52,54 +58,39 @@ func (l *Local) FetchCold(p *Partition, from record.Offset, maxBytes int, commit
 func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, tail bool) (cold bool) {
 	f.Release()
 	f.Err = nil
-	s := p.shard
-	s.mu.Lock()
-	hw, lso := p.mu.highWatermark, p.lastStableLocked()
-	s.mu.Unlock()
-	f.LogStart = b.logStart(p)
-	f.HighWatermark, f.LastStable = hw, lso
+	// The last stable offset is read first: the high watermark that is read behind it is not below it.
+	f.LastStable, f.HighWatermark, f.LogStart = p.LastStable(), p.HighWatermark(), p.LogStart()
 	switch {
 	case p.topic.Dropped():
 		f.Err = ErrUnknownTopic
 		return false
-	case from < f.LogStart || from > hw:
+	case from < f.LogStart || from > f.HighWatermark:
 		f.Err = ErrOffsetOutOfRange
 		return false
 	}
-	end := hw
+	r := ReadRequest{Partition: p.id, From: from, End: f.HighWatermark, MaxBytes: maxBytes, Tail: tail, Copy: f.Copy}
 	if committed {
-		end = lso
+		r.End = f.LastStable
 	}
-	if from >= end || maxBytes <= 0 {
+	if from >= r.End || maxBytes <= 0 {
 		return false
 	}
 	var ok bool
-	f.Batches, f.Ref, ok, f.Err = b.log.ReadBatches(p.id, from, maxBytes, tail, f.Batches)
-	if f.Err != nil || !ok {
+	f.Batches, f.Ref, ok, f.Err = b.streams.ReadBatches(&r, f.Batches)
+	switch {
+	case errors.Is(f.Err, ErrOffsetOutOfRange) && from < p.LogStart():
+		f.LogStart = p.LogStart() // it has moved meanwhile
+		return false
+	case f.Err != nil || !ok:
 		return f.Err == nil
 	}
-	f.cut(end)
-	if committed {
-		p.abortedBetween(from, f)
+	for _, batch := range f.Batches {
+		f.Bytes += len(batch)
+	}
+	if committed && len(f.Batches) > 0 {
+		f.Aborted = p.abortedBetween(f.Aborted, from, record.Batch(f.Batches[len(f.Batches)-1]).NextOffset())
 	}
 	return false
-}
-
-// cut leaves out what lies behind the end that readers may see.
-func (f *StreamFetch) cut(end record.Offset) {
-	n := len(f.Batches)
-	for n > 0 && record.Batch(f.Batches[n-1]).BaseOffset() >= end {
-		n--
-	}
-	clear(f.Batches[n:])
-	f.Batches = f.Batches[:n]
-	for _, b := range f.Batches {
-		f.Bytes += len(b)
-	}
-	if n == 0 && f.Ref != nil {
-		f.Ref.Release()
-		f.Ref = nil
-	}
 }
 
 // FoundOffset answers OffsetAt. Offset -1: there is none.
@@ -120,66 +111,85 @@ const (
 // OffsetAt finds an end of a partition, or the first record with this time or a later one, in Unix milliseconds. done runs once, on this
 // loop or, for the ends, at once.
 func (l *Local) OffsetAt(p *Partition, at int64, committed bool, done func(FoundOffset, error)) {
-	s := p.shard
-	s.mu.Lock()
-	hw, end := p.mu.highWatermark, p.mu.highWatermark
+	end := p.HighWatermark()
 	if committed {
-		end = p.lastStableLocked()
+		end = p.LastStable()
 	}
-	s.mu.Unlock()
 	switch {
 	case at == LatestOffset:
 		done(FoundOffset{end, -1}, nil)
 	case at == EarliestOffset || at == EarliestLocalOffset:
-		done(FoundOffset{l.b.logStart(p), -1}, nil)
+		done(FoundOffset{p.LogStart(), -1}, nil)
 	case at == LatestTieredOffset:
 		done(FoundOffset{-1, -1}, nil)
 	case at < MaxTimestampOffset:
 		done(FoundOffset{-1, -1}, ErrInvalidRequest)
 	default:
 		l.b.fetcher.submit(fetchJob{run: func() {
-			found, err := l.b.searchTime(p, at, hw)
+			found, err := l.b.searchTime(p, at, end)
 			l.Run(func() { done(found, err) })
 		}})
 	}
 }
 
-// searchTime walks the partition's batches for a time, or for the latest one.
+// searchTime looks for the first record with a time at or behind at, or with the latest one. The log knows about where.
 func (b *Broker) searchTime(p *Partition, at int64, end record.Offset) (found FoundOffset, err error) {
-	found = FoundOffset{-1, -1}
-	if start := b.logStart(p); start >= end {
-		return found, nil
+	latest := at == MaxTimestampOffset
+	from, time, ok := b.streams.Seek(p.id, at, latest)
+	if !ok {
+		return FoundOffset{-1, -1}, nil
 	}
-	err = b.log.Read(p.id, b.logStart(p), func(batch record.Batch) bool {
+	if latest {
+		at = time
+	}
+	found, err = b.searchFrom(p, from, at, end)
+	if latest && found.Offset < 0 && err == nil {
+		// The latest record is one that readers do not see yet: the latest of those that they do.
+		return b.latestBefore(p, end)
+	}
+	return found, err
+}
+
+func (b *Broker) searchFrom(p *Partition, from record.Offset, at int64, end record.Offset) (found FoundOffset, err error) {
+	found = FoundOffset{-1, -1}
+	start := p.LogStart()
+	err = b.log.Read(p.id, max(from, start), func(batch record.Batch) bool {
 		if batch.BaseOffset() >= end {
 			return false
 		}
-		if batch.Attributes()&record.Control != 0 {
-			return true
+		if batch.Attributes()&record.Control == 0 && batch.MaxTimestamp() >= at {
+			found = timeIn(batch, at, start)
 		}
-		switch ts := batch.MaxTimestamp(); {
-		case at == MaxTimestampOffset:
-			if ts > found.Timestamp {
-				found = timeIn(batch, ts)
-			}
-		case ts >= at:
-			found = timeIn(batch, at)
+		return found.Offset < 0
+	})
+	return found, err
+}
+
+func (b *Broker) latestBefore(p *Partition, end record.Offset) (found FoundOffset, err error) {
+	found = FoundOffset{-1, -1}
+	start := p.LogStart()
+	err = b.log.Read(p.id, start, func(batch record.Batch) bool {
+		if batch.BaseOffset() >= end {
 			return false
+		}
+		if ts := batch.MaxTimestamp(); batch.Attributes()&record.Control == 0 && ts > found.Timestamp {
+			found = timeIn(batch, ts, start)
 		}
 		return true
 	})
 	return found, err
 }
 
-// timeIn finds the first record of a batch with this time or a later one. In a compressed one it is the batch's first: readers skip what
-// comes before.
-func timeIn(b record.Batch, at int64) FoundOffset {
-	if b.Attributes()&record.LogAppendTime == 0 && !b.Attributes().Compressed() {
-		for it := b.Records(); it.Next(); {
-			if r := it.Record(); r.Timestamp >= at {
-				return FoundOffset{r.Offset, r.Timestamp}
-			}
+// timeIn finds the first record of a batch, from an offset on, with this time or a later one. In a compressed one it is the batch's first:
+// readers skip what comes before.
+func timeIn(b record.Batch, at int64, from record.Offset) FoundOffset {
+	if b.Attributes().Compressed() {
+		return FoundOffset{max(b.BaseOffset(), from), b.MaxTimestamp()}
+	}
+	for it := b.Records(); it.Next(); {
+		if r := it.Record(); r.Timestamp >= at && r.Offset >= from {
+			return FoundOffset{r.Offset, r.Timestamp}
 		}
 	}
-	return FoundOffset{b.BaseOffset(), b.MaxTimestamp()}
+	return FoundOffset{-1, -1}
 }

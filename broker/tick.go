@@ -23,6 +23,7 @@ func (l *Local) Tick() {
 			l.groupProgress(s)
 			l.trim(s, lim, now)
 			l.collectGrown(s, lim)
+			l.sweepStreams(s, &lim.Stream, now)
 		}
 	}
 	l.limit(lim, now)

@@ -255,13 +255,15 @@ type ProducerDescription struct {
 func (b *Broker) DescribeProducers(p *Partition) (list []ProducerDescription) {
 	p.shard.mu.Lock()
 	defer p.shard.mu.Unlock()
-	for id, st := range p.mu.producers {
-		d := ProducerDescription{ID: id, Epoch: st.epoch, LastSequence: -1, LastTimestamp: -1, TxnStart: -1}
-		if st.n > 0 {
-			d.LastSequence, d.LastTimestamp = st.batches[st.n-1].last, st.batches[st.n-1].at
+	for i := range p.mu.producers.rows {
+		r := &p.mu.producers.rows[i]
+		st := &r.state
+		if st.epoch < 0 {
+			continue
 		}
-		if t := p.openTxnLocked(id); t != nil {
-			d.TxnStart = t.first
+		d := ProducerDescription{ID: r.id, Epoch: st.epoch, LastSequence: -1, LastTimestamp: st.at, TxnStart: st.txn}
+		if st.n > 0 {
+			d.LastSequence = st.batches[st.n-1].last
 		}
 		list = append(list, d)
 	}

@@ -85,7 +85,7 @@ func (gb *groupBench) committed(p *Partition) string {
 				}
 			}
 			if b.Attributes()&record.Control != 0 {
-				if commitMarker(b) {
+				if kind, _ := markerOf(b); kind == batchCommit {
 					continue
 				}
 				delete(aborted, b.ProducerID())

@@ -3,7 +3,6 @@ package broker
 import (
 	"sync"
 
-	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -51,17 +50,6 @@ func (v *Volatile) Wake() {
 
 // Read finds nothing.
 func (v *Volatile) Read(record.PartitionID, record.Offset, func(record.Batch) bool) error { return nil }
-
-// ReadBatches finds nothing.
-func (v *Volatile) ReadBatches(_ record.PartitionID, _ record.Offset, _ int, _ bool, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
-	return dst, nil, true, nil
-}
-
-// Partitions are none.
-func (v *Volatile) Partitions() []record.PartitionID { return nil }
-
-// Bounds are nothing.
-func (v *Volatile) Bounds(record.PartitionID) (start, end record.Offset) { return 0, 0 }
 
 // SetLogStart has nothing to let go of.
 func (v *Volatile) SetLogStart(record.PartitionID, record.Offset) {}

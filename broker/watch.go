@@ -5,30 +5,52 @@ import "github.com/sluicemq/sluice/journal/record"
 // Watcher is a reader that waits for a partition to have something new. It belongs to the loop that armed it. Waiting costs a place in the
 // partition's list and nothing else; its zero value is idle.
 type Watcher struct {
+	// Committed says that it waits for the last stable offset instead of the high watermark. Set it before Watch.
+	Committed bool
+	// Bytes is how much must have come since Watch; 0 is anything. A reader of n partitions that wants b bytes in all waits for b/n in
+	// each, and looks again.
+	Bytes int64
+
 	l          *Local
 	p          *Partition
 	fn         func()
+	from       record.Offset
+	until      int64    // bytes of the partition at which it is woken
 	prev, next *Watcher // in the partition's list, guarded by its shard's lock
 	listed     bool     // the same
 	armed      bool     // the loop's
+	serial     Token    // of the last Watch: a wake-up of an earlier one is none
+}
+
+// watchList is who waits for a partition. Guarded by the shard's lock.
+type watchList struct {
+	head *Watcher
+	at   int64 // at so many bytes of the partition somebody is to be woken
 }
 
 // Watch has fn run once, on this loop, when the partition has records at or behind from, or is dropped; at the next turn if it has already.
 func (l *Local) Watch(p *Partition, from record.Offset, w *Watcher, fn func()) {
-	w.l, w.p, w.fn, w.armed = l, p, fn, true
+	l.Unwatch(w)
+	w.l, w.p, w.fn, w.from, w.armed = l, p, fn, from, true
+	w.serial++
 	s := p.shard
 	s.mu.Lock()
-	ready := p.mu.highWatermark > from || p.topic.Dropped()
+	ready := p.visibleLocked(w.Committed) > from && w.Bytes <= 0 || p.topic.Dropped()
 	if !ready {
+		w.until = p.mu.bytes + w.Bytes
 		w.listed = true
-		if w.next = p.mu.watchers; w.next != nil {
+		list := &p.mu.watchers
+		if w.next = list.head; w.next != nil {
 			w.next.prev = w
+			list.at = min(list.at, w.until)
+		} else {
+			list.at = w.until
 		}
-		p.mu.watchers = w
+		list.head = w
 	}
 	s.mu.Unlock()
 	if ready {
-		l.post(post{kind: postWatch, watcher: w})
+		l.post(w.post())
 	}
 }
 
@@ -41,14 +63,17 @@ func (l *Local) Unwatch(w *Watcher) {
 	s := w.p.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !w.listed {
-		return
+	if w.listed {
+		w.p.mu.watchers.removeLocked(w)
 	}
+}
+
+func (list *watchList) removeLocked(w *Watcher) {
 	w.listed = false
 	if w.prev != nil {
 		w.prev.next = w.next
 	} else {
-		w.p.mu.watchers = w.next
+		list.head = w.next
 	}
 	if w.next != nil {
 		w.next.prev = w.prev
@@ -56,43 +81,47 @@ func (l *Local) Unwatch(w *Watcher) {
 	w.prev, w.next = nil, nil
 }
 
-// takeWatchersLocked empties the list and answers its head; the watchers are linked by next.
-func (p *Partition) takeWatchersLocked() *Watcher {
-	head := p.mu.watchers
-	p.mu.watchers = nil
-	for w := head; w != nil; w = w.next {
-		w.listed, w.prev = false, nil
+// visibleLocked is where readers' view ends.
+func (p *Partition) visibleLocked(committed bool) record.Offset {
+	if committed {
+		return p.LastStable()
 	}
-	return head
+	return p.HighWatermark()
 }
 
-// wakeWatchers tells who waits for the partitions of a commit: one post for each loop, at the end of the turn.
-func (l *Local) wakeWatchers(s *shard, p *pending) {
-	for i := range p.batches {
-		part := p.batches[i].part
-		s.mu.Lock()
-		head := part.takeWatchersLocked()
-		s.mu.Unlock()
-		l.wake1(head)
+// wokenLocked takes those out of the list who have something to see now, or all of them, and calls fn with what their loops are to be told.
+// Once the lock is let go of they are their loops' alone.
+func (p *Partition) wokenLocked(all bool, fn func(to *Local, what post)) {
+	list := &p.mu.watchers
+	if list.head == nil || p.mu.bytes < list.at && !all {
+		return
 	}
-}
-
-func (l *Local) wake1(head *Watcher) {
-	for w := head; w != nil; {
+	list.at = 1<<63 - 1
+	for w := list.head; w != nil; {
 		next := w.next
-		w.next = nil
-		to := w.l
-		l.acks[to.id] = append(l.acks[to.id], post{kind: postWatch, watcher: w})
-		if to == l {
-			l.kick()
+		if all || p.mu.bytes >= w.until && p.visibleLocked(w.Committed) > w.from {
+			list.removeLocked(w)
+			fn(w.l, w.post())
+		} else {
+			list.at = min(list.at, w.until)
 		}
 		w = next
 	}
 }
 
+func (w *Watcher) post() post { return post{kind: postWatch, watcher: w, res: Result{Token: w.serial}} }
+
+// wakeLater has a loop told at the end of the turn, of all that there is with one post.
+func (l *Local) wakeLater(to *Local, what post) {
+	l.acks[to.id] = append(l.acks[to.id], what)
+	if to == l {
+		l.kick()
+	}
+}
+
 // woken runs on the watcher's loop.
-func (w *Watcher) woken() {
-	if w.armed {
+func (w *Watcher) woken(serial Token) {
+	if w.armed && w.serial == serial {
 		w.armed = false
 		w.fn()
 	}

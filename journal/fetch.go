@@ -27,6 +27,8 @@ type Fetched struct {
 	LogStart, LogEnd record.Offset
 
 	l      *Log
+	req    FetchRequest
+	got    int
 	spans  []span
 	groups []*Group
 	segs   []*segment
@@ -41,8 +43,31 @@ type span struct {
 	seg   *segment
 }
 
+// FetchRequest asks for whole stored batches of a partition.
+type FetchRequest struct {
+	Partition record.PartitionID
+	// From is the first offset wanted: the first batch may begin below it, or behind it where there is a gap. No batch that begins at or
+	// behind End is given; 0 is the log end.
+	From, End record.Offset
+	MaxBytes  int // at least one batch is given, whatever its size
+	// Trust leaves the frames' checksums alone: for readers who hand the batches to clients, which check the batches' own.
+	Trust bool
+	// Copy asks for bytes that may be looked at without Guard. Without it, batches of ownBytes and more may be views of a mapped file.
+	Copy bool
+}
+
+// ownBytes is the size below which a batch is never a view of a mapped file: who sends it copies it, which is to wait for no disk.
+const ownBytes = 4 << 10
+
 // Release lets go of what was fetched and makes f ready to be used again.
 func (f *Fetched) Release() {
+	f.letGo()
+	clear(f.Batches)
+	clear(f.Extras)
+	f.Batches, f.Extras = f.Batches[:0], f.Extras[:0]
+}
+
+func (f *Fetched) letGo() {
 	for _, g := range f.groups {
 		g.Release()
 	}
@@ -52,67 +77,69 @@ func (f *Fetched) Release() {
 	for _, b := range f.blocks {
 		b.Release()
 	}
-	clear(f.Batches)
-	clear(f.Extras)
 	clear(f.spans)
 	clear(f.groups)
 	clear(f.segs)
 	clear(f.blocks)
-	f.Batches, f.Extras, f.spans = f.Batches[:0], f.Extras[:0], f.spans[:0]
+	f.spans = f.spans[:0]
 	f.groups, f.segs, f.blocks = f.groups[:0], f.segs[:0], f.blocks[:0]
 }
 
 // Fetch finds whole stored batches of p from the one that holds offset from (or the next after a gap) on, up to maxBytes but at least
 // one if there is any. Nothing at the log end is no error. What the tail does not hold may wait for the disk: then never call it on
-// a loop. ErrOffsetOutOfRange: from lies outside of log start and end. f is released first.
+// a loop. ErrOffsetOutOfRange: from lies outside of log start and end. f is released first. The batches may lie in mapped files.
 func (l *Log) Fetch(p record.PartitionID, from record.Offset, maxBytes int, f *Fetched) error {
-	f.Release()
-	f.l = l
-	if err := l.plan(p, from, maxBytes, f); err != nil {
+	return l.Read(&FetchRequest{Partition: p, From: from, MaxBytes: maxBytes}, f)
+}
+
+// Read is Fetch with all its options.
+func (l *Log) Read(r *FetchRequest, f *Fetched) error {
+	f.begin(l, r)
+	if err := l.plan(f); err != nil {
 		return err
 	}
-	got := 0
-	for i := 0; i < len(f.spans); i++ {
+	mapped, more := false, true
+	for i := 0; i < len(f.spans) && more; {
 		sp := &f.spans[i]
 		var err error
-		more := true
 		if sp.group != nil {
 			l.stats.TailReads.Add(1)
-			b := sp.group.frames[sp.pos-sp.group.at.Offset-groupHeaderSize:][:sp.n]
-			more, err = f.collect(b, p, from, maxBytes, &got, sp, false)
+			more, err = f.collect(sp.frames(), sp, false)
+			i++
 		} else {
-			more, err = l.fetchCold(f, sp, p, from, maxBytes, &got)
+			n := f.run(i)
+			more, err = l.readCold(f, f.spans[i:i+n], &mapped)
+			i += n
 		}
 		if err != nil {
 			f.Release()
 			return err
 		}
-		if !more {
-			break
-		}
+	}
+	if err := f.own(mapped); err != nil {
+		f.Release()
+		return err
 	}
 	return nil
 }
 
-// FetchTail is Fetch for what the tail holds in memory: it never blocks. ok false: a part of it does not lie there, Fetch gets it.
-func (l *Log) FetchTail(p record.PartitionID, from record.Offset, maxBytes int, f *Fetched) (ok bool, err error) {
-	f.Release()
-	f.l = l
-	if err := l.plan(p, from, maxBytes, f); err != nil {
+// ReadTail is Read for what the tail holds in memory: it never blocks. ok false: the first of it does not lie there, Read gets it.
+func (l *Log) ReadTail(r *FetchRequest, f *Fetched) (ok bool, err error) {
+	f.begin(l, r)
+	if err := l.plan(f); err != nil {
 		return false, err
 	}
-	got := 0
 	for i := range f.spans {
 		sp := &f.spans[i]
 		if sp.group == nil {
 			if len(f.Batches) > 0 {
-				return true, nil // what comes behind is for the next time
+				break // what comes behind is for the next time
 			}
 			f.Release()
 			return false, nil
 		}
 		l.stats.TailReads.Add(1)
-		more, err := f.collect(sp.group.frames[sp.pos-sp.group.at.Offset-groupHeaderSize:][:sp.n], p, from, maxBytes, &got, sp, false)
+		more, err := f.collect(sp.frames(), sp, false)
 		if err != nil {
 			f.Release()
 			return false, err
@@ -121,34 +148,46 @@ func (l *Log) FetchTail(p record.PartitionID, from record.Offset, maxBytes int, 
 			break
 		}
 	}
+	if l.tail.crowded() {
+		f.copyOut(func([]byte) bool { return true })
+	}
 	return true, nil
 }
 
+func (f *Fetched) begin(l *Log, r *FetchRequest) {
+	f.Release()
+	f.l, f.req, f.got = l, *r, 0
+}
+
 // plan finds the places to look at and takes hold of what keeps their bytes.
-func (l *Log) plan(id record.PartitionID, from record.Offset, maxBytes int, f *Fetched) error {
+func (l *Log) plan(f *Fetched) error {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	p := l.mu.partitions[id]
+	from := f.req.From
+	p := l.mu.partitions[f.req.Partition]
 	if p == nil {
 		f.LogStart, f.LogEnd = 0, 0
 		if from == 0 {
 			return nil
 		}
-		return fmt.Errorf("%w: partition %d has no records, asked for %d", ErrOffsetOutOfRange, id, from)
+		return fmt.Errorf("%w: partition %d has no records, asked for %d", ErrOffsetOutOfRange, f.req.Partition, from)
 	}
 	f.LogStart, f.LogEnd = p.start, p.end
 	if from < p.start || from > p.end {
-		return fmt.Errorf("%w: partition %d has %d to %d, asked for %d", ErrOffsetOutOfRange, id, p.start, p.end, from)
+		return fmt.Errorf("%w: partition %d has %d to %d, asked for %d", ErrOffsetOutOfRange, p.id, p.start, p.end, from)
 	}
-	left := maxBytes
+	if f.req.End <= 0 || f.req.End > p.end {
+		f.req.End = p.end
+	}
+	left := f.req.MaxBytes
 	i := sort.Search(len(p.refs), func(i int) bool { return p.refs[i].last >= from })
 	for ; i < len(p.refs); i++ {
 		r := p.refs[i]
 		for k := r.entries.search(from); k < r.entries.len(); k++ {
-			if len(f.spans) > 0 && left <= 0 || len(f.spans) == spansMax {
+			e := r.entries.at(k)
+			if len(f.spans) > 0 && left <= 0 || len(f.spans) == spansMax || e.base >= f.req.End {
 				return nil
 			}
-			e := r.entries.at(k)
 			f.hold(l, r.seg, &e)
 			left -= int(e.span)
 		}
@@ -177,59 +216,150 @@ func (f *Fetched) hold(l *Log, s *segment, e *entry) {
 	f.spans = append(f.spans, sp)
 }
 
-// fetchCold reads a span from a map, or from the file while its segment is not mapped. Frames are verified: they come from a disk.
-func (l *Log) fetchCold(f *Fetched, sp *span, p record.PartitionID, from record.Offset, maxBytes int, got *int) (more bool, err error) {
+// frames are the bytes of a span that lies in a group.
+func (sp *span) frames() []byte {
+	return sp.group.frames[sp.pos-sp.group.at.Offset-groupHeaderSize:][:sp.n]
+}
+
+// What lies no farther apart than runGap is read at once, up to runMax bytes.
+const (
+	runGap = 16 << 10
+	runMax = 4 << 20
+)
+
+// run is how many spans from the i-th on are read at once.
+func (f *Fetched) run(i int) (n int) {
+	first := &f.spans[i]
+	end := first.pos + int64(first.n)
+	for n = 1; i+n < len(f.spans); n++ {
+		sp := &f.spans[i+n]
+		if sp.group != nil || sp.seg != first.seg || sp.pos < end || sp.pos-end > runGap || sp.pos+int64(sp.n)-first.pos > runMax {
+			break
+		}
+		end = sp.pos + int64(sp.n)
+	}
+	return n
+}
+
+// readCold reads neighbouring spans from a map, or from the file while their segment is not mapped. Frames are verified: they come from a
+// disk.
+func (l *Log) readCold(f *Fetched, spans []span, mapped *bool) (more bool, err error) {
 	l.reads <- struct{}{}
 	defer func() { <-l.reads }()
-	if m := sp.seg.mapped.Load(); m != nil {
+	first, last := &spans[0], &spans[len(spans)-1]
+	n := last.pos + int64(last.n) - first.pos
+	if m := first.seg.mapped.Load(); m != nil {
 		l.stats.MapReads.Add(1)
+		*mapped = true
 		// One system call brings the pages in, so that no fault holds a processor, and a failed disk is an error.
-		if err := m.Populate(sp.pos, int64(sp.n)); err != nil {
-			return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, sp.seg.path, sp.pos, err)
+		if err := m.Populate(first.pos, n); err != nil {
+			return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, err)
 		}
 		gerr := vfs.Guard(func() error {
-			more, err = f.collect(m.Bytes()[sp.pos:][:sp.n], p, from, maxBytes, got, sp, true)
+			more, err = f.collectAll(m.Bytes()[first.pos:][:n], spans)
 			return nil
 		})
 		if gerr != nil {
-			return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, sp.seg.path, sp.pos, gerr)
+			return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, gerr)
 		}
 		return more, err
 	}
 	l.stats.DiskReads.Add(1)
-	b := alloc.NewBlock(sp.n)
+	b := alloc.NewBlock(int(n))
 	f.blocks = append(f.blocks, b)
-	if _, err := sp.seg.reader.ReadAt(b.Bytes(), sp.pos); err != nil {
-		return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, sp.seg.path, sp.pos, err)
+	if _, err := first.seg.reader.ReadAt(b.Bytes(), first.pos); err != nil {
+		return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, err)
 	}
-	return f.collect(b.Bytes(), p, from, maxBytes, got, sp, true)
+	return f.collectAll(b.Bytes(), spans)
+}
+
+func (f *Fetched) collectAll(b []byte, spans []span) (more bool, err error) {
+	more = true
+	for i := 0; i < len(spans) && more && err == nil; i++ {
+		sp := &spans[i]
+		more, err = f.collect(b[sp.pos-spans[0].pos:][:sp.n], sp, !f.req.Trust)
+	}
+	return more, err
 }
 
 // collect takes the partition's batches out of a span's bytes.
-func (f *Fetched) collect(b []byte, p record.PartitionID, from record.Offset, maxBytes int, got *int, sp *span, verify bool) (more bool, err error) {
-	at := sp.pos
+func (f *Fetched) collect(b []byte, sp *span, verify bool) (more bool, err error) {
+	at, r := sp.pos, &f.req
 	for len(b) > 0 {
 		fr, n, err := record.ViewFrame(b)
-		if err == nil && verify && fr.Partition == p {
+		if err == nil && verify && fr.Partition == r.Partition {
 			_, _, err = record.DecodeFrame(b)
 		}
 		if err != nil {
 			return false, &CorruptError{Path: sp.seg.path, Offset: at, Reason: err.Error()}
 		}
 		b, at = b[n:], at+int64(n)
-		if fr.Kind != record.KindRecords || fr.Partition != p {
+		if fr.Kind != record.KindRecords || fr.Partition != r.Partition {
 			continue
 		}
-		batch := record.FrameBatch(fr.Payload)
-		if len(batch) < record.BatchHeaderSize || record.Batch(batch).LastOffset() < from {
+		raw := record.FrameBatch(fr.Payload)
+		if len(raw) < record.BatchHeaderSize {
 			continue
 		}
-		if len(f.Batches) > 0 && *got+len(batch) > maxBytes {
+		batch := record.Batch(raw)
+		if batch.LastOffset() < r.From {
+			continue
+		}
+		if batch.BaseOffset() >= r.End || len(f.Batches) > 0 && f.got+len(batch) > r.MaxBytes {
 			return false, nil
 		}
-		*got += len(batch)
+		f.got += len(batch)
 		f.Batches = append(f.Batches, batch)
 		f.Extras = append(f.Extras, record.FrameExtra(fr.Payload))
 	}
-	return *got < maxBytes, nil
+	return f.got < r.MaxBytes, nil
+}
+
+// own copies what may not stay a view of a mapped file.
+func (f *Fetched) own(mapped bool) error {
+	if !mapped {
+		return nil
+	}
+	if f.req.Copy {
+		return vfs.Guard(func() error {
+			f.copyOut(func([]byte) bool { return true })
+			return nil
+		})
+	}
+	return vfs.Guard(func() error {
+		f.copyOut(func(b []byte) bool { return len(b) < ownBytes })
+		return nil
+	})
+}
+
+// copyOut copies batches into a block; if it is all of them, what held them is let go.
+func (f *Fetched) copyOut(which func([]byte) bool) {
+	n, all := 0, true
+	for i, b := range f.Batches {
+		if which(b) {
+			n += len(b) + len(f.Extras[i])
+		} else {
+			all = false
+		}
+	}
+	if n == 0 {
+		return
+	}
+	block := alloc.NewBlock(n)
+	to := block.Bytes()
+	for i, b := range f.Batches {
+		if which(b) {
+			f.Batches[i], to = take(to, b)
+			f.Extras[i], to = take(to, f.Extras[i])
+		}
+	}
+	if all {
+		f.letGo()
+	}
+	f.blocks = append(f.blocks, block)
+}
+
+func take(to, b []byte) (copied, rest []byte) {
+	n := copy(to, b)
+	return to[:n:n], to[n:]
 }

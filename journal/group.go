@@ -149,6 +149,7 @@ func (c *chunk) release() {
 type tail struct {
 	bytesMax  int64
 	chunkSize int
+	alive     atomic.Int64 // bytes of staging buffers that somebody holds
 
 	mu struct {
 		sync.RWMutex
@@ -174,6 +175,7 @@ func (t *tail) newChunk(n int) *chunk {
 			t.mu.Unlock()
 			c.used = 0
 			c.refs.Store(1)
+			t.alive.Add(int64(len(c.buf)))
 			return c
 		}
 		t.mu.Unlock()
@@ -181,10 +183,16 @@ func (t *tail) newChunk(n int) *chunk {
 	}
 	c := &chunk{buf: vfs.AlignedBytes(int(alignUp(int64(n)))), tail: t}
 	c.refs.Store(1)
+	t.alive.Add(int64(len(c.buf)))
 	return c
 }
 
+// crowded says that readers hold so much of what has left the tail that it does them no more favours: what they get is a copy. At most
+// another tail's worth can be added to what they hold, since they hold only what was in the tail.
+func (t *tail) crowded() bool { return t.alive.Load() > 2*t.bytesMax+4*int64(t.chunkSize) }
+
 func (t *tail) giveBack(c *chunk) {
+	t.alive.Add(-int64(len(c.buf)))
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(c.buf) == t.chunkSize && len(t.mu.spare) < chunksSpare {

@@ -3,6 +3,7 @@ package journal
 import (
 	"encoding/binary"
 	"hash/crc32"
+	"math"
 	"slices"
 	"sort"
 
@@ -13,13 +14,18 @@ import (
 
 const (
 	indexMagic      = "SLUICEIX"
-	indexFormat     = 1
+	indexFormat     = 2
 	indexHeaderSize = 40
-	indexDirSize    = 48
-	entrySize       = 24
+	indexDirSize    = 56
+	entrySize       = 32
 
-	// spanMax is how far frames of one partition may lie apart to share an entry.
-	spanMax = 4096
+	// spanNear is how far frames of one partition may lie apart to share an entry, spanMax how far if at least half of what lies there is
+	// the partition's.
+	spanNear = 4 << 10
+	spanMax  = 32 << 10
+
+	// noTime is the time of frames whose records have none: control batches.
+	noTime = math.MinInt64
 )
 
 // entry stands for one or some neighbouring frames of one partition.
@@ -29,6 +35,7 @@ type entry struct {
 	pos       uint32
 	span      uint32
 	before    uint32 // bytes of the partition's frames in this file before it
+	time      int64  // the latest maximum timestamp of its batches, control batches aside
 }
 
 // last is the last offset that the entry stands for.
@@ -43,6 +50,7 @@ func (es entries) at(i int) entry {
 	le, b := binary.LittleEndian, es[i*entrySize:]
 	return entry{
 		base: record.Offset(le.Uint64(b)), lastDelta: le.Uint32(b[8:]), pos: le.Uint32(b[12:]), span: le.Uint32(b[16:]), before: le.Uint32(b[20:]),
+		time: int64(le.Uint64(b[24:])),
 	}
 }
 
@@ -53,6 +61,7 @@ func (es entries) put(i int, e entry) {
 	le.PutUint32(b[12:], e.pos)
 	le.PutUint32(b[16:], e.span)
 	le.PutUint32(b[20:], e.before)
+	le.PutUint64(b[24:], uint64(e.time))
 }
 
 func (es entries) append(e entry) entries {
@@ -73,6 +82,7 @@ type ref struct {
 	entries     entries
 	first, last record.Offset
 	bytes, dead int64
+	time        int64 // the latest of its entries
 }
 
 // deadBefore is how many bytes of r's frames nobody needs when nobody needs offsets below o.
@@ -80,7 +90,11 @@ func (r *ref) deadBefore(o record.Offset) int64 {
 	if r.last < o {
 		return r.bytes
 	}
-	e := r.entries.at(r.entries.search(o))
+	k := r.entries.search(o)
+	if k == r.entries.len() {
+		return r.bytes // what follows is a gap
+	}
+	e := r.entries.at(k)
 	return int64(e.before)
 }
 
@@ -156,8 +170,9 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	}
 	p := ix.part
 	base, last := b.BaseOffset(), b.LastOffset()
+	e := entry{base: base, lastDelta: uint32(last - base), pos: uint32(at), span: uint32(n), time: timeOf(b)}
 	if ix.collect != nil {
-		ix.collectRecords(f, base, last, group, at, n)
+		ix.collectRecords(f, e, group)
 		return
 	}
 	if p.dropped || base < p.end && len(p.refs) > 0 && base <= p.refs[len(p.refs)-1].last {
@@ -169,10 +184,11 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	if k := len(p.refs); k > 0 && p.refs[k-1].seg == s {
 		r = p.refs[k-1]
 	} else {
-		r = &ref{seg: s, first: base}
+		r = &ref{seg: s, first: base, time: noTime}
 		p.refs = append(p.refs, r)
 	}
-	r.add(entry{base: base, lastDelta: uint32(last - base), pos: uint32(at), span: uint32(n), before: uint32(r.bytes)}, group)
+	e.before = uint32(r.bytes)
+	r.add(e, group)
 	r.last = last
 	r.bytes += int64(n)
 	s.total += int64(n)
@@ -184,24 +200,35 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	p.end = max(p.end, last+1)
 }
 
-func (ix *indexer) collectRecords(f *record.Frame, base, last record.Offset, group, at int64, n int) {
+func (ix *indexer) collectRecords(f *record.Frame, e entry, group int64) {
 	d := ix.collect[f.Partition]
 	if d == nil {
-		d = &indexDir{partition: f.Partition, tenant: f.Tenant, first: base}
+		d = &indexDir{partition: f.Partition, tenant: f.Tenant, first: e.base, time: noTime}
 		ix.collect[f.Partition] = d
 	}
-	r := ref{entries: d.entries}
-	r.add(entry{base: base, lastDelta: uint32(last - base), pos: uint32(at), span: uint32(n), before: uint32(d.bytes)}, group)
-	d.entries, d.last, d.bytes = r.entries, last, d.bytes+int64(n)
+	e.before = uint32(d.bytes)
+	r := ref{entries: d.entries, time: d.time}
+	r.add(e, group)
+	d.entries, d.last, d.bytes, d.time = r.entries, e.last(), d.bytes+int64(e.span), r.time
+}
+
+// timeOf is the time that an entry gives a batch.
+func timeOf(b record.Batch) int64 {
+	if b.Attributes()&record.Control != 0 {
+		return noTime
+	}
+	return b.MaxTimestamp()
 }
 
 // add appends e, or lets the last entry stand for it too if both lie close together in the group at this position.
 func (r *ref) add(e entry, group int64) {
+	r.time = max(r.time, e.time)
 	if k := r.entries.len(); k > 0 {
 		prev := r.entries.at(k - 1)
-		if span := e.pos + e.span - prev.pos; int64(prev.pos) >= group && span <= spanMax {
+		span, own := e.pos+e.span-prev.pos, e.before-prev.before+e.span
+		if int64(prev.pos) >= group && (span <= spanNear || span <= spanMax && own >= span/2) {
 			prev.lastDelta = uint32(e.last() - prev.base)
-			prev.span = span
+			prev.span, prev.time = span, max(prev.time, e.time)
 			r.entries.put(k-1, prev)
 			return
 		}
@@ -270,6 +297,7 @@ func (l *Log) encodeIndex(s *segment) []byte {
 		out = le.AppendUint32(out, uint32(r.entries.len()))
 		out = le.AppendUint32(out, uint32(p.tenant))
 		out = le.AppendUint32(out, 0)
+		out = le.AppendUint64(out, uint64(r.time))
 		first += uint32(r.entries.len())
 	}
 	for _, r := range refs {
@@ -285,6 +313,7 @@ type indexDir struct {
 	tenant      record.TenantID
 	first, last record.Offset
 	bytes       int64
+	time        int64
 	entries     entries
 }
 
@@ -314,7 +343,7 @@ func parseIndex(b []byte) (segment uint64, end int64, dirs []indexDir, ok bool) 
 		}
 		dirs[i] = indexDir{
 			partition: record.PartitionID(le.Uint64(d)), first: record.Offset(le.Uint64(d[8:])), last: record.Offset(le.Uint64(d[16:])),
-			bytes: int64(le.Uint64(d[24:])), tenant: record.TenantID(le.Uint32(d[40:])),
+			bytes: int64(le.Uint64(d[24:])), tenant: record.TenantID(le.Uint32(d[40:])), time: int64(le.Uint64(d[48:])),
 			entries: all[first*entrySize : (first+n)*entrySize : (first+n)*entrySize],
 		}
 	}
@@ -326,7 +355,7 @@ func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 	for _, d := range dirs {
 		p := l.partitionLocked(d.partition)
 		p.tenant = d.tenant
-		r := &ref{seg: s, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes}
+		r := &ref{seg: s, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time}
 		s.total += r.bytes
 		if !p.insert(r) {
 			continue

@@ -138,7 +138,7 @@ func TestReadersKeepWhatTheyHold(t *testing.T) {
 	o.Dir, o.FS, o.TailBytes = "data", memDir(t), 8<<10
 	l := open(t, o)
 	for i := range 60 {
-		if err := l.src.commit(t, recordsFrame(nil, 1, record.Offset(i), 1, 3000)); err != nil {
+		if err := l.src.commit(t, recordsFrame(nil, 1, record.Offset(i), 1, 5000)); err != nil {
 			t.Fatal(err)
 		}
 	}

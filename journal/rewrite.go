@@ -14,8 +14,8 @@ import (
 
 const (
 	partMagic      = "SLUICEPS"
-	partFormat     = 1
-	partHeaderSize = 64
+	partFormat     = 2
+	partHeaderSize = 72
 
 	// rewriteStep is how much is written at once, and between two looks at the bandwidth.
 	rewriteStep = 256 << 10
@@ -98,6 +98,7 @@ type rewriting struct {
 	seg         *segment // what was written
 	out         entries
 	bytes       int64
+	time        int64
 }
 
 // rewrite moves all live records of s. The new files are whole and durable before the index points to them.
@@ -148,7 +149,7 @@ func (l *Log) swapLocked(s *segment, w *rewriting) bool {
 		if r.seg != s {
 			continue
 		}
-		n := &ref{seg: w.seg, entries: w.out, first: w.first, last: w.last, bytes: w.bytes}
+		n := &ref{seg: w.seg, entries: w.out, first: w.first, last: w.last, bytes: w.bytes, time: w.time}
 		n.dead = n.deadBefore(p.start)
 		w.seg.total, w.seg.live = n.bytes, n.bytes-n.dead
 		s.live -= r.bytes - r.dead
@@ -188,7 +189,7 @@ func (c *cleaner) writePart(s *segment, w *rewriting) (err error) {
 
 // writeFrames writes the file's contents and answers their size.
 func (c *cleaner) writeFrames(f vfs.File, s *segment, w *rewriting) (int64, error) {
-	r := ref{}
+	r := ref{time: noTime}
 	pos := int64(partHeaderSize)
 	c.buf = c.buf[:0]
 	for i := range w.entries.len() {
@@ -201,7 +202,7 @@ func (c *cleaner) writeFrames(f vfs.File, s *segment, w *rewriting) (int64, erro
 				}
 				if batch := record.Batch(record.FrameBatch(fr.Payload)); fr.Kind == record.KindRecords && fr.Partition == w.id && len(batch) >= record.BatchHeaderSize {
 					at := pos + int64(len(c.buf))
-					r.add(entry{base: batch.BaseOffset(), lastDelta: uint32(batch.LastOffsetDelta()), pos: uint32(at), span: uint32(n), before: uint32(r.bytes)}, 0)
+					r.add(entry{base: batch.BaseOffset(), lastDelta: uint32(batch.LastOffsetDelta()), pos: uint32(at), span: uint32(n), before: uint32(r.bytes), time: timeOf(batch)}, 0)
 					r.bytes += int64(n)
 					w.last = batch.LastOffset()
 					c.buf = append(c.buf, b[:n]...)
@@ -224,7 +225,7 @@ func (c *cleaner) writeFrames(f vfs.File, s *segment, w *rewriting) (int64, erro
 			c.buf = c.buf[:0]
 		}
 	}
-	w.out, w.bytes = r.entries, r.bytes
+	w.out, w.bytes, w.time = r.entries, r.bytes, r.time
 	if _, err := f.WriteAt(r.entries, pos); err != nil {
 		return 0, err
 	}
@@ -239,6 +240,7 @@ func (c *cleaner) writeFrames(f vfs.File, s *segment, w *rewriting) (int64, erro
 	le.PutUint32(h[48:], uint32(r.entries.len()))
 	le.PutUint32(h[52:], crc32.Checksum(r.entries, castagnoli))
 	le.PutUint64(h[56:], s.number())
+	le.PutUint64(h[64:], uint64(w.time))
 	le.PutUint32(h[12:], crc32.Checksum(h[:], castagnoli))
 	_, err := f.WriteAt(h[:], 0)
 	return pos + int64(len(r.entries)), err
@@ -370,6 +372,6 @@ func (l *Log) readPart(path string) (*segment, *ref, error) {
 	s := &segment{
 		header: segmentHeader{number: le.Uint64(h[56:])}, path: path, size: size, end: size, part: true, pid: le.Uint64(h[16:]), sealed: true, indexed: true,
 	}
-	r := &ref{seg: s, entries: es, first: record.Offset(le.Uint64(h[24:])), last: record.Offset(le.Uint64(h[32:])), bytes: at - partHeaderSize}
+	r := &ref{seg: s, entries: es, first: record.Offset(le.Uint64(h[24:])), last: record.Offset(le.Uint64(h[32:])), bytes: at - partHeaderSize, time: int64(le.Uint64(h[64:]))}
 	return s, r, f.Close()
 }

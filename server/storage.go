@@ -85,6 +85,8 @@ type logStorage struct {
 	done   sync.WaitGroup
 }
 
+var _ broker.StreamLog = (*logStorage)(nil)
+
 func (s *logStorage) recover() error {
 	s.b.UseLog(s)
 	store := checkpointStore{s.log.Checkpointer()}
@@ -166,13 +168,14 @@ func (h *held) Release() {
 }
 
 // ReadBatches finds whole batches, in memory or on the disk.
-func (s *logStorage) ReadBatches(p record.PartitionID, from record.Offset, maxBytes int, tail bool, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
+func (s *logStorage) ReadBatches(r *broker.ReadRequest, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
 	h := heldPool.Get().(*held)
 	h.refs.Store(1)
-	if tail {
-		ok, err = s.log.FetchTail(p, from, maxBytes, &h.Fetched)
+	q := journal.FetchRequest{Partition: r.Partition, From: r.From, End: r.End, MaxBytes: r.MaxBytes, Trust: true, Copy: r.Copy}
+	if r.Tail {
+		ok, err = s.log.ReadTail(&q, &h.Fetched)
 	} else {
-		err = s.log.Fetch(p, from, maxBytes, &h.Fetched)
+		err = s.log.Read(&q, &h.Fetched)
 		ok = err == nil
 	}
 	if errors.Is(err, journal.ErrOffsetOutOfRange) {
@@ -191,6 +194,22 @@ func (s *logStorage) Partitions() []record.PartitionID { return s.log.Partitions
 // Bounds are where a partition begins and ends.
 func (s *logStorage) Bounds(p record.PartitionID) (start, end record.Offset) {
 	return s.log.LogStart(p), s.log.LogEnd(p)
+}
+
+// Seek asks the log's time index.
+func (s *logStorage) Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool) {
+	if latest {
+		if at, found = s.log.MaxTime(p); !found {
+			return 0, 0, false
+		}
+	}
+	from, found = s.log.SeekTime(p, at)
+	return from, at, found
+}
+
+// Excess passes on what retention takes.
+func (s *logStorage) Excess(p record.PartitionID, before, bytes int64) record.Offset {
+	return s.log.Excess(p, before, bytes)
 }
 
 func walk(f *journal.Fetched, from record.Offset, fn func(record.Batch) bool) (next record.Offset, more bool, err error) {

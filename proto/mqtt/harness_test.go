@@ -154,12 +154,6 @@ func (m *memoryLog) Read(p record.PartitionID, from record.Offset, fn func(recor
 func (m *memoryLog) SetLogStart(record.PartitionID, record.Offset) {}
 func (m *memoryLog) DropPartition(record.PartitionID)              {}
 
-func (m *memoryLog) ReadBatches(_ record.PartitionID, _ record.Offset, _ int, _ bool, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
-	return dst, nil, true, nil
-}
-func (m *memoryLog) Partitions() []record.PartitionID                     { return nil }
-func (m *memoryLog) Bounds(record.PartitionID) (start, end record.Offset) { return 0, 0 }
-
 // world is a Handler over a real core, one loop, and connections that the test holds the other end of.
 type world struct {
 	t     testing.TB

@@ -15,7 +15,6 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
@@ -97,12 +96,6 @@ func (m *memoryLog) Read(p record.PartitionID, from record.Offset, fn func(recor
 
 func (m *memoryLog) SetLogStart(record.PartitionID, record.Offset) {}
 func (m *memoryLog) DropPartition(record.PartitionID)              {}
-
-func (m *memoryLog) ReadBatches(_ record.PartitionID, _ record.Offset, _ int, _ bool, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
-	return dst, nil, true, nil
-}
-func (m *memoryLog) Partitions() []record.PartitionID                     { return nil }
-func (m *memoryLog) Bounds(record.PartitionID) (start, end record.Offset) { return 0, 0 }
 
 // node is a server in this process.
 type node struct {

@@ -1,0 +1,60 @@
+package broker
+
+import (
+	"github.com/sluicemq/sluice/alloc"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// StreamLog is the journal as streams see it, beside Log. All methods are safe for concurrent use; only ReadBatches without Tail, and none of
+// the others, waits for the disk.
+type StreamLog interface {
+	// ReadBatches appends to dst views of whole stored batches. They stay as they are until held is released (nil: there are none). ok false:
+	// the first of them lies on the disk, and r.Tail says not to go there. ErrOffsetOutOfRange: r.From lies below the first offset or behind
+	// the end.
+	ReadBatches(r *ReadRequest, dst [][]byte) (batches [][]byte, held alloc.Ref, ok bool, err error)
+	// Bounds are the first offset of p that is there, and the one behind the last that is committed. Both are 0 for what is not known.
+	Bounds(p record.PartitionID) (start, end record.Offset)
+	// Seek answers an offset before which p has no batch whose maximum timestamp is at or above at, and soon behind which there is one: a
+	// reader who looks for it begins there. With latest it looks for the highest maximum timestamp, time, instead. Control batches do not
+	// count. found false: there is none.
+	Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool)
+	// Excess is the offset below which everything is older than before, in Unix milliseconds of maximum timestamps, or more than bytes: what
+	// retention takes. It is the log start if that is nothing.
+	Excess(p record.PartitionID, before, bytes int64) record.Offset
+	// Partitions are the ids of all partitions of which there is something.
+	Partitions() []record.PartitionID
+}
+
+// ReadRequest is one read of whole batches.
+type ReadRequest struct {
+	Partition record.PartitionID
+	// From is the first offset wanted: the first batch may begin below it, or behind it where there is a gap. No batch that begins at or
+	// behind End is given.
+	From, End record.Offset
+	MaxBytes  int // at least one batch is given, whatever its size
+	Tail      bool
+	// Copy asks for bytes that a loop may look at: none of a mapped file.
+	Copy bool
+}
+
+// noStreams is the StreamLog of a log that keeps nothing.
+type noStreams struct{}
+
+// ReadBatches finds nothing, and neither do the others.
+func (noStreams) ReadBatches(_ *ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+	return dst, nil, true, nil
+}
+
+// Bounds are nothing.
+func (noStreams) Bounds(record.PartitionID) (start, end record.Offset) { return 0, 0 }
+
+// Seek finds nothing.
+func (noStreams) Seek(record.PartitionID, int64, bool) (from record.Offset, time int64, found bool) {
+	return 0, 0, false
+}
+
+// Excess is nothing.
+func (noStreams) Excess(record.PartitionID, int64, int64) record.Offset { return 0 }
+
+// Partitions are none.
+func (noStreams) Partitions() []record.PartitionID { return nil }
