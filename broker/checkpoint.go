@@ -432,14 +432,15 @@ func (b *Broker) Recovered() {
 			s.armLocked(d)
 			s.mu.rows.session(id)
 		}
-		for _, g := range s.mu.groups {
-			g.recoveredLocked()
-		}
 		for n := range s.mu.queues {
 			if shared, _ := b.filters.kind(n); shared {
-				s.groupLocked(n).behind = true
-				b.behindGroups.Add(1)
+				s.groupLocked(n)
 			}
+		}
+		for _, g := range s.mu.groups {
+			g.recoveredLocked()
+			g.behind = true
+			b.behindGroups.Add(1)
 		}
 		s.mu.Unlock()
 	}

@@ -250,6 +250,43 @@ func TestSharedUnsentGoesBack(t *testing.T) {
 	}
 }
 
+// What was promised and not sent may come back: until then its group's queue holds it.
+func TestSharedUnsentIsHeld(t *testing.T) {
+	for _, applied := range []bool{false, true} {
+		tb := newTestBroker(t, 1, nil)
+		b := tb.shared2("b")[0]
+		b.disconnect()
+		a := tb.connect(0, kept("a"))
+		a.share("g", 2, "t/#")
+		a.room = 0
+		tb.connect(0, live("p")).publish("t/x", "1", 2, 1)
+		tb.pump()
+		for range 3 {
+			tb.tick()
+		}
+		check(t, "promised", len(a.c.unsent().list), 1)
+		a.l.Disconnect(a.c, DisconnectRequest{})
+		a.l.EndTurn()
+		if applied {
+			tb.pump()
+		}
+		points := &memCheckpoints{}
+		if err := tb.b.Checkpoint(points); err != nil {
+			t.Fatal(err)
+		}
+		tb.log.commit()
+		for range 2 {
+			tb.b.Local(0).Tick()
+		}
+		tb = tb.checkpointed(1, points)
+		b = tb.connect(0, kept("b"))
+		check(t, "b has it", b.payloads(), []string{"1"})
+		b.complete(0)
+		a = tb.connect(0, kept("a"))
+		check(t, "a has not", len(a.got), 0)
+	}
+}
+
 // A grant that the log does not take was not made.
 func TestSharedPromiseRefused(t *testing.T) {
 	tb := newTestBroker(t, 1, nil)
@@ -416,4 +453,87 @@ func TestPromisedIdentifiersComeRound(t *testing.T) {
 	}
 	tb.tick()
 	check(t, "free again", len(a.c.feed.promised), 1)
+}
+
+// named gives a name of a prefix that lies in a shard of the wanted kind.
+func (tb *testBroker) named(prefix string, want func(*shard) bool) string {
+	for i := 0; ; i++ {
+		if name := fmt.Sprint(prefix, i); want(tb.b.shardOf(0, []byte(name))) {
+			return name
+		}
+	}
+}
+
+// The next connection of a session waits until what the one before has finished is applied, in whatever shard: it would send it again.
+func TestNextConnectionWaitsForWhatIsKept(t *testing.T) {
+	tb := newTestBroker(t, 2, nil)
+	on := func(loop int) func(*shard) bool { return func(s *shard) bool { return s.home.id == loop } }
+	client, topic := tb.named("c", on(0)), tb.named("t/", on(1))
+	a := tb.connect(0, kept(client))
+	a.share("g", 2, "t/#")
+	tb.connect(0, live("p")).publish(topic, "1", 2, 1)
+	tb.pump()
+	a.l.Acked(a.c, a.got[0].id) // of no tick yet
+	next, req := tb.client(0), kept(client)
+	next.l.Connect(next.c, &req)
+	for range 8 { // the home loop of the message's shard stands still
+		tb.b.Local(0).Drain()
+		tb.b.Local(0).EndTurn()
+		tb.log.commit()
+	}
+	check(t, "waits", []bool{a.kicked != nil, next.connected != nil}, []bool{true, false})
+	tb.pump()
+	check(t, "nothing again", []int{len(next.got), len(next.controls)}, []int{0, 0})
+}
+
+// A shard's checkpoint may have promises to a session whose end is in another's, and in no frame any more.
+func TestPromisesToNobodyAreDropped(t *testing.T) {
+	tb := newTestBroker(t, 1, nil)
+	in := func(id int) func(*shard) bool { return func(s *shard) bool { return int(s.id) == id } }
+	client, topic := tb.named("c", in(0)), tb.named("t/", in(3))
+	a := tb.connect(0, kept(client))
+	a.share("g", 2, "t/#")
+	tb.connect(0, live("p")).publish(topic, "1", 2, 1)
+	tb.pump()
+	points := &memCheckpoints{}
+	if err := tb.b.Checkpoint(points); err != nil {
+		t.Fatal(err)
+	}
+	a.quit()
+	n := 0
+	points.step = func() error {
+		if n++; n == 4 {
+			return errors.New("refused")
+		}
+		return nil
+	}
+	if err := tb.b.Checkpoint(points); err == nil {
+		t.Fatal("not refused")
+	}
+	points.flushEarly()
+	tb = tb.checkpointed(1, points)
+	check(t, "promised", len(tb.b.shards[3].mu.promised), 0)
+}
+
+// An identifier that was taken again for a promise is no more that of the message before, whose end was not journaled.
+func TestPromiseTakesItsIdentifier(t *testing.T) {
+	tb := newTestBroker(t, 1, nil)
+	a := tb.connect(0, kept("a"))
+	a.subscribe(2, "own")
+	a.share("g", 2, "t/#")
+	p := tb.connect(0, live("p"))
+	p.publish("own", "1", 2, 1)
+	tb.pump()
+	id := a.got[0].id
+	a.complete(0)
+	a.c.feed.nextID = id
+	p.publish("t/x", "2", 2, 2)
+	tb.pump()
+	check(t, "taken again", a.got[1].id, id)
+	tb = tb.crash(1)
+	a = tb.connect(0, kept("a"))
+	check(t, "again", []any{a.payloads(), a.got[0].id, len(a.controls)}, []any{[]string{"2"}, id, 0})
+	a.receive(0)
+	a.complete(0)
+	check(t, "done", a.c.feed.open, 0)
 }

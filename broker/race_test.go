@@ -181,7 +181,7 @@ func TestLoopsTogether(t *testing.T) {
 		r.l.Run(r.again)
 	}
 	points := &memCheckpoints{}
-	testx.Eventually(t, 20*time.Second, func() bool {
+	testx.Eventually(t, time.Minute, func() bool {
 		if err := tb.b.Checkpoint(points); err != nil {
 			t.Error(err)
 		}

@@ -60,7 +60,7 @@ func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
 	applied, holder := s.mu.appliedSeq, q.holder
 	low := uint64(0)
 	if g := s.mu.groups[number]; shared && g != nil {
-		low = g.saved.finished()
+		low = min(g.saved.finished(), g.position) // what is promised and not sent may come back
 	}
 	s.mu.Unlock()
 	if !shared {

@@ -297,6 +297,68 @@ func AwaitAll(senders []*Sender, receivers []*Receiver, patience time.Duration) 
 	return true
 }
 
+// CountAll is how often message n of the sender came to the members of a group.
+func CountAll(members []*Receiver, sender string, n int) (sum int) {
+	for _, r := range members {
+		sum += r.Count(sender, n)
+	}
+	return sum
+}
+
+// AwaitGroup waits until the members of a shared group, together, have all that was acknowledged, or nothing new has come for as long as
+// patience: VerifyGroup tells what is missing.
+func AwaitGroup(senders []*Sender, members []*Receiver, patience time.Duration) bool {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	seen := func() (sum int) {
+		for _, r := range members {
+			sum += r.Seen()
+		}
+		return sum
+	}
+	last, since := seen(), time.Now()
+	for _, s := range senders {
+		for _, n := range s.Acked {
+			for CountAll(members, s.ID, n) == 0 {
+				if now := seen(); now > last {
+					last, since = now, time.Now()
+				}
+				if time.Since(since) > patience {
+					return false
+				}
+				<-tick.C
+			}
+		}
+	}
+	return true
+}
+
+// VerifyGroup counts: nothing acknowledged is missing to the group, and nothing at QoS 2 came twice, to whichever members.
+func VerifyGroup(t testing.TB, senders []*Sender, members []*Receiver) {
+	t.Helper()
+	lost, doubled, total := 0, 0, 0
+	for _, s := range senders {
+		for _, n := range s.Acked {
+			total++
+			switch k := CountAll(members, s.ID, n); {
+			case k == 0:
+				lost++
+			case k > 1 && s.QoS == 2:
+				doubled++
+			}
+		}
+	}
+	t.Logf("the group: %d acknowledged, %d lost, %d doubled at QoS 2", total, lost, doubled)
+	if lost > 0 || doubled > 0 || total == 0 {
+		t.Errorf("the group: %d lost, %d doubled of %d", lost, doubled, total)
+	}
+	for _, r := range members {
+		if r.Seen() == 0 {
+			t.Errorf("%s got nothing", r.ID)
+		}
+	}
+}
+
 // VerifyRetained checks that the retained message of a topic is one that its sender s published, and not older than the last one
 // acknowledged. What was refused last may have been kept or not.
 func VerifyRetained(t testing.TB, url string, s *Sender) {

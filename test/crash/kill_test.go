@@ -43,12 +43,18 @@ func TestKill(t *testing.T) {
 	present := []*common.Receiver{common.NewReceiver("s1", 1), common.NewReceiver("s2", 2)}
 	absent := common.NewReceiver("s3", 2) // subscribes once, and comes back at the end
 	all := append(present[:2:2], absent)
+	group := []*common.Receiver{common.NewReceiver("g1", 2), common.NewReceiver("g2", 2), common.NewReceiver("g3", 2)}
 	for round := 0; ; round++ {
 		b := common.Start(t, dir, small...)
 		last := round == *rounds
-		attach(t, b, present...)
+		attach(t, b, "k/#", present...)
 		if round == 0 || last {
-			attach(t, b, absent)
+			attach(t, b, "k/#", absent)
+		}
+		for i, r := range group { // now and then one is away, with what it has begun
+			if round == 0 || last || rng.IntN(len(group)) != i {
+				attach(t, b, "$share/g/k/#", r)
+			}
 		}
 		if round == 0 {
 			_ = absent.C.Close()
@@ -58,7 +64,7 @@ func TestKill(t *testing.T) {
 		if last {
 			close(stop)
 			wait()
-			if !common.AwaitAll(senders, all, 30*time.Second) || t.Failed() {
+			if !common.AwaitAll(senders, all, 30*time.Second) || !common.AwaitGroup(senders, group, 30*time.Second) || t.Failed() {
 				t.Logf("the broker says:\n%s", b.Log())
 			}
 			common.VerifyRetained(t, b.URL(), senders[2])
@@ -71,16 +77,17 @@ func TestKill(t *testing.T) {
 		wait()
 	}
 	common.Verify(t, senders, all)
+	common.VerifyGroup(t, senders, group)
 	if t.Failed() && *keep != "" {
 		to := filepath.Join(*keep, strconv.FormatUint(*seed, 10))
 		t.Logf("its data is in %s: %v", to, os.CopyFS(to, os.DirFS(dir)))
 	}
 }
 
-func attach(t *testing.T, b *common.Broker, receivers ...*common.Receiver) {
+func attach(t *testing.T, b *common.Broker, filter string, receivers ...*common.Receiver) {
 	t.Helper()
 	for _, r := range receivers {
-		if err := r.Attach(b.URL(), "k/#"); err != nil {
+		if err := r.Attach(b.URL(), filter); err != nil {
 			t.Fatal(err)
 		}
 	}
