@@ -103,6 +103,9 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 	if err := l.b.streamable(); err != nil {
 		return err
 	}
+	if err := l.b.room(); err != nil {
+		return err
+	}
 	b := record.Batch(batch)
 	spec := p.topic.Spec()
 	now := l.nowMilli()

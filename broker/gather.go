@@ -15,6 +15,13 @@ type gathered struct {
 // Gather appends the frames of all pending lists to dst, at most max bytes unless a single list is larger. The committer
 // calls it.
 func (b *Broker) Gather(dst []byte, max int) (out []byte, more bool) {
+	if b.reserved.Load() {
+		b.reserved.Store(false)
+	}
+	return b.gather(dst, max)
+}
+
+func (b *Broker) gather(dst []byte, max int) (out []byte, more bool) {
 	b.dirty.Lock()
 	list := b.dirty.shards
 	b.dirty.shards = b.gatherList[:0]
@@ -40,6 +47,25 @@ func (b *Broker) Gather(dst []byte, max int) (out []byte, more bool) {
 	}
 	return dst, more
 }
+
+// GatherUrgent is Gather while the log goes on in what it has set aside for a full disk. From the first such call on, what would fill it
+// further is refused: messages, batches, new sessions, subscriptions and topics. What lets go is taken: positions, acknowledgements,
+// deletes, the ends of sessions and transactions. What was pending before is written with it. The committer calls it.
+func (b *Broker) GatherUrgent(dst []byte, max int) (out []byte, more bool) {
+	b.reserved.Store(true)
+	return b.gather(dst, max)
+}
+
+// room says why nothing that takes space can be journaled now, if so. It has the log look again, for only that ends it.
+func (b *Broker) room() error {
+	if !b.reserved.Load() {
+		return nil
+	}
+	b.log.Wake()
+	return errReserved
+}
+
+var errReserved = fmt.Errorf("%w: the disk is full", ErrUnavailable)
 
 // groupSlack is what the frames of a list take beside what it counts.
 const groupSlack = 3*record.FrameHeaderSize + 128

@@ -79,6 +79,11 @@ func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool
 	if err := l.b.writable(); err != nil {
 		return 0, err
 	}
+	if len(m.Payload) > 0 || !m.Retain { // clearing a retained message makes room
+		if err := l.b.room(); err != nil {
+			return 0, err
+		}
+	}
 	in := record.Input{Key: m.Topic, Value: m.Payload, Timestamp: m.Timestamp}
 	if in.Value == nil {
 		in.Value = []byte{}

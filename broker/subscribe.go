@@ -93,6 +93,9 @@ func (c *Client) dropOwed(filter []byte) {
 }
 
 func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
+	if err := l.b.room(); err != nil {
+		return 0, err
+	}
 	sess := c.sess
 	have := sess.d.subscriptions()
 	limit := l.b.limits.Load()

@@ -70,6 +70,11 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 			l.connected(c, ErrQuota)
 			return
 		}
+		if err := l.b.room(); err != nil && old == nil && c.req.Expiry > 0 {
+			s.mu.Unlock()
+			l.connected(c, err)
+			return
+		}
 		if old != nil {
 			old.d.ending = true
 		}

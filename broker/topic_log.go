@@ -30,7 +30,11 @@ type topicStore struct {
 // CreateTopic makes a topic of n partitions, spread over the shards. done runs on some loop when it is in the log; the spec it gets is whole.
 func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, settings []Setting, done func(*TopicSpec, error)) {
 	key := topicKey{tenant, name}
-	if err := b.beginTopic(key); err != nil {
+	err := b.room()
+	if err == nil {
+		err = b.beginTopic(key)
+	}
+	if err != nil {
 		done(nil, err)
 		return
 	}

@@ -281,6 +281,50 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// A full disk mends itself: what waits is taken, which is logged in what the log has set aside, its segments become free, and messages are
+// taken again. Nobody makes room.
+func TestDiskFullDrains(t *testing.T) {
+	mem := vfs.NewMem()
+	space := vfs.NewSpace(6 << 20)
+	full := func(op vfs.Op) vfs.Verdict {
+		if op.Kind != vfs.OpAllocate {
+			return vfs.Verdict{} // what lies on the disk already takes no more of it
+		}
+		return space.Judge(op)
+	}
+	n, url := testNode(t, &vfs.Fault{FS: mem, Judge: full})
+	keeper := dial(t, url, "keeper", 3600)
+	subscribe(t, keeper, "kept", 1)
+	_ = keeper.Close()
+	pub := dial(t, url, "pub", 0)
+	payload := make([]byte, 16<<10)
+	kept := 0
+	publish := func() bool {
+		code, err := pub.Publish(&wire.PublishOut{Topic: []byte("kept"), QoS: 1, Payload: payload})
+		if err != nil && !code.Failed() {
+			t.Fatal(err)
+		}
+		if !code.Failed() {
+			kept++
+		}
+		return !code.Failed()
+	}
+	testx.Eventually(t, patience, func() bool { return !publish() }, "the disk has room for ever")
+	late := common.Exchange{ID: "late"}
+	if err := late.Connect(url); err == nil {
+		t.Error("a new kept session was taken on a full disk")
+		_ = late.C.Close()
+	}
+	got := drainQueue(t, url, "keeper")
+	testx.Eventually(t, patience, publish, "what was drained has made no room")
+	if got += drainQueue(t, url, "keeper"); got != kept {
+		t.Errorf("%d kept of %d acknowledged", got, kept)
+	}
+	if err := stopNode(n); err != nil {
+		t.Error(err)
+	}
+}
+
 // drainQueue resumes a session and counts what waits for it.
 func drainQueue(t *testing.T, url, id string) (got int) {
 	t.Helper()

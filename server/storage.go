@@ -81,8 +81,11 @@ type logStorage struct {
 	b      *broker.Broker
 	o      storageOptions
 	logger *slog.Logger
-	stop   chan struct{}
-	done   sync.WaitGroup
+
+	toldFull atomic.Bool // that the disk is full was logged, and nothing has been written since
+
+	stop chan struct{}
+	done sync.WaitGroup
 }
 
 var _ broker.StreamLog = (*logStorage)(nil)
@@ -106,13 +109,23 @@ func (s *logStorage) recover() error {
 // Gather, Committed and Failed make it a journal.Source.
 func (s *logStorage) Gather(dst []byte, max int) ([]byte, bool) { return s.b.Gather(dst, max) }
 
+// GatherUrgent makes it a journal.UrgentSource.
+func (s *logStorage) GatherUrgent(dst []byte, max int) ([]byte, bool) {
+	return s.b.GatherUrgent(dst, max)
+}
+
 // Committed passes the news on.
-func (s *logStorage) Committed(g *journal.Group) { s.b.Committed(broker.Place(g.End())) }
+func (s *logStorage) Committed(g *journal.Group) {
+	if s.toldFull.Load() {
+		s.toldFull.Store(false)
+	}
+	s.b.Committed(broker.Place(g.End()))
+}
 
 // Failed passes the news on; a full disk is no lasting failure.
 func (s *logStorage) Failed(err error) {
 	full := errors.Is(err, journal.ErrFull)
-	if !errors.Is(err, journal.ErrClosed) {
+	if !errors.Is(err, journal.ErrClosed) && !(full && s.toldFull.Swap(true)) {
 		s.logger.Error("journal does not take writes", "err", err, "lasting", !full)
 	}
 	s.b.Failed(err, !full)
