@@ -95,10 +95,11 @@ func (s *shard) applyRetained(b *Broker, extra []byte, batch record.Batch) {
 		}
 		var m Message
 		props, _ = messageOf(&m, it.Record(), props)
-		b.retained.put(0, &m, b)
-		s.mu.Lock()
-		s.mu.rows.retained(m.Topic)
-		s.mu.Unlock()
+		if b.retained.keep(0, &m, b) {
+			s.mu.Lock()
+			s.mu.rows.topics.add(m.Topic)
+			s.mu.Unlock()
+		}
 	}
 }
 
@@ -142,12 +143,12 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 			if it.Next() && refs.next() && e.live {
 				l.props, _ = messageOf(m, it.Record(), l.props)
 				m.Publisher = e.pub
-				matched = l.deliverKept(s, m, seq, refs)
+				matched = l.deliverKept(s, e.match, m, seq, refs)
 			}
 			seq++
 		case entryTransient:
 			e.bundle.view(0, m)
-			mt := l.route(e.c.tenant, m.Topic)
+			mt := l.stillGood(e.match, e.c.tenant, m.Topic)
 			matched = mt.any
 			l.deliverAll(mt, m, Ref{})
 			putBundle(e.bundle)
@@ -165,12 +166,12 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 }
 
 // deliverKept routes a committed record, and says whether it matched. Its durable subscribers know it by its sequence.
-func (l *Local) deliverKept(s *shard, m *Message, seq uint64, refs *references) (matched bool) {
+func (l *Local) deliverKept(s *shard, mt *match, m *Message, seq uint64, refs *references) (matched bool) {
 	ref := Ref{}
 	if len(refs.numbers) > 0 {
 		ref = Ref{Shard: uint16(s.id), Seq: seq}
 	}
-	mt := l.route(0, m.Topic)
+	mt = l.stillGood(mt, 0, m.Topic)
 	if mt.any {
 		l.deliverAll(mt, m, ref)
 	}

@@ -37,7 +37,7 @@ const (
 type dirtyRows struct {
 	sessions map[uint64]struct{}
 	ids      map[uint64]struct{} // sessions whose received identifiers changed
-	topics   map[string]struct{}
+	topics   topicList           // of retained messages
 	groups   map[uint64]struct{}
 	promises map[uint64]struct{} // sessions whose promises changed
 	gone     [][]byte            // keys of queue blocks that were trimmed
@@ -60,11 +60,10 @@ func mark[K comparable](m *map[K]struct{}, k K) {
 	(*m)[k] = struct{}{}
 }
 
-func (r *dirtyRows) session(id uint64)     { mark(&r.sessions, id) }
-func (r *dirtyRows) received(id uint64)    { mark(&r.ids, id) }
-func (r *dirtyRows) retained(topic []byte) { mark(&r.topics, string(topic)) }
-func (r *dirtyRows) group(number uint64)   { mark(&r.groups, number) }
-func (r *dirtyRows) promise(id uint64)     { mark(&r.promises, id) }
+func (r *dirtyRows) session(id uint64)   { mark(&r.sessions, id) }
+func (r *dirtyRows) received(id uint64)  { mark(&r.ids, id) }
+func (r *dirtyRows) group(number uint64) { mark(&r.groups, number) }
+func (r *dirtyRows) promise(id uint64)   { mark(&r.promises, id) }
 func (r *dirtyRows) queueGone(q *queue) {
 	var firsts []uint64
 	for _, b := range q.blocks {
@@ -136,13 +135,13 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		}
 		q.dirty = false
 	}
-	for t := range r.topics {
+	r.topics.each(func(t []byte) {
 		c := rowChange{key: append([]byte{rowRetained}, t...)}
-		if v := b.retained.encode(nil, 0, []byte(t)); len(v) > 0 {
+		if v := b.retained.encode(nil, 0, t); len(v) > 0 {
 			c.value = v
 		}
 		rows = append(rows, c)
-	}
+	})
 	rows = s.collectGroupsLocked(rows)
 	rows = s.collectStreamsLocked(rows)
 	rows = s.collectTxnIDsLocked(b, rows)
@@ -173,7 +172,7 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 		case rowPromised:
 			s.mu.rows.promise(number)
 		case rowRetained:
-			s.mu.rows.retained(key[1:])
+			s.mu.rows.topics.add(key[1:])
 		case rowGroupMeta, rowOffset:
 			s.groupsAgainLocked(key)
 		case rowTxnID, rowTxnOffsets:

@@ -32,16 +32,16 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 		if c == nil || c.waiting == 0 || m.QoS == 0 {
 			return l.routeNow(mt, m), nil
 		}
-		return l.transient(c, m, t)
+		return l.transient(c, mt, m, t)
 	}
 	if m.QoS == 0 && !keep {
 		// The live part of a retained QoS 0 message does not wait for the disk; its retained part has no acknowledgement.
-		if _, err := l.journal(c, tenant, m, false, false, 0); err != nil {
+		if _, err := l.journal(c, tenant, mt, m, false, false, 0); err != nil {
 			return 0, err
 		}
 		return l.routeNow(mt, m), nil
 	}
-	return l.journal(c, tenant, m, dedupe, true, t)
+	return l.journal(c, tenant, mt, m, dedupe, true, t)
 }
 
 // routeNow gives m to whoever is there.
@@ -55,7 +55,7 @@ func (l *Local) routeNow(mt *match, m *Message) Outcome {
 
 // transient puts a message that nobody keeps behind the publisher's earlier ones, which wait for their commit, so that order
 // holds.
-func (l *Local) transient(c *Client, m *Message, t Token) (Outcome, error) {
+func (l *Local) transient(c *Client, mt *match, m *Message, t Token) (Outcome, error) {
 	s := l.b.shardOf(c.tenant, m.Topic)
 	s.mu.Lock()
 	p, ok := s.fillLocked(len(m.Topic) + len(m.Payload) + len(m.Props))
@@ -64,7 +64,7 @@ func (l *Local) transient(c *Client, m *Message, t Token) (Outcome, error) {
 		s.mu.Unlock()
 		return 0, ErrBusy
 	}
-	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m)})
+	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m), match: mt})
 	first := s.markDirtyLocked()
 	s.mu.Unlock()
 	if first {
@@ -74,8 +74,8 @@ func (l *Local) transient(c *Client, m *Message, t Token) (Outcome, error) {
 	return Pending, nil
 }
 
-// journal puts m into its topic's shard's pending list. waits says that c is to be told when it is committed.
-func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool, t Token) (Outcome, error) {
+// journal puts m, whose match is mt, into its topic's shard's pending list. waits says that c is to be told when it is committed.
+func (l *Local) journal(c *Client, tenant uint32, mt *match, m *Message, dedupe, waits bool, t Token) (Outcome, error) {
 	if err := l.b.writable(); err != nil {
 		return 0, err
 	}
@@ -105,12 +105,12 @@ func (l *Local) journal(c *Client, tenant uint32, m *Message, dedupe, waits bool
 		return 0, ErrBusy
 	}
 	// A subscription that was activated since the match counts from before this record: it must be among its references.
-	mt := l.route(tenant, m.Topic)
+	mt = l.stillGood(mt, tenant, m.Topic)
 	before := len(p.extra)
 	l.reference(p, c, m, mt, dedupe, waits, uint16(t))
 	p.size += len(p.extra) - before
 	s.appendRecordLocked(p, &in)
-	e := entry{kind: entryRecord, live: waits, pub: m.Publisher}
+	e := entry{kind: entryRecord, live: waits, pub: m.Publisher, match: mt}
 	if waits {
 		e.c, e.tok = c, t
 	}

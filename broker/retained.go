@@ -17,6 +17,7 @@ type retainedStore struct {
 	rows     alloc.Slab[retainedRow]
 	arena    alloc.Arena
 	expiries expiries
+	spare    uint32 // a row for the next new topic; 0: none
 	body     []byte // scratch
 }
 
@@ -29,6 +30,7 @@ type retainedRow struct {
 	payload  uint32
 	topic    uint16
 	qos      QoS
+	noted    bool // its shard knows that the checkpoint lacks it
 }
 
 func newRetainedStore(levels int) *retainedStore {
@@ -54,23 +56,50 @@ func (r *retainedStore) admits(tenant uint32, m *Message, b *Broker) bool {
 func (r *retainedStore) put(tenant uint32, m *Message, b *Broker) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	slot := r.index.Get(tenant, m.Topic)
-	if len(m.Payload) == 0 {
-		if slot != 0 {
-			r.dropLocked(slot, tenant, m.Topic, b)
-		}
-		return
+	if len(m.Payload) > 0 {
+		r.putLocked(tenant, m, b)
+	} else if slot := r.index.Get(tenant, m.Topic); slot != 0 {
+		r.dropLocked(slot, tenant, m.Topic, b)
 	}
-	if slot == 0 {
-		slot = r.rows.Alloc()
-		if _, err := r.index.Put(tenant, m.Topic, slot); err != nil {
-			r.rows.Free(slot) // a topic beyond the levels that are allowed
-			return
+}
+
+// keep is put for what the checkpoint has to know. It says whether the topic is to be noted for that: once until encode has it, however
+// often it changes.
+func (r *retainedStore) keep(tenant uint32, m *Message, b *Broker) (note bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(m.Payload) > 0 {
+		row := r.putLocked(tenant, m, b)
+		if row == nil {
+			return true
 		}
-		b.stats.RetainedMessages.Add(1)
-		*r.rows.At(slot) = retainedRow{}
+		note, row.noted = !row.noted, true
+		return note
+	}
+	slot := r.index.Get(tenant, m.Topic)
+	if slot == 0 {
+		return true
+	}
+	note = !r.rows.At(slot).noted
+	r.dropLocked(slot, tenant, m.Topic, b)
+	return note
+}
+
+// putLocked gives the row that m has now; nil for a topic beyond the levels that are allowed.
+func (r *retainedStore) putLocked(tenant uint32, m *Message, b *Broker) *retainedRow {
+	if r.spare == 0 {
+		r.spare = r.rows.Alloc()
+	}
+	slot, err := r.index.PutNew(tenant, m.Topic, r.spare)
+	if err != nil {
+		return nil
 	}
 	row := r.rows.At(slot)
+	if slot == r.spare {
+		r.spare = 0
+		b.stats.RetainedMessages.Add(1)
+		*row = retainedRow{}
+	}
 	r.freeLocked(row, len(m.Topic), b)
 	row.topic = 0
 	r.body = r.body[:0]
@@ -85,6 +114,7 @@ func (r *retainedStore) put(tenant uint32, m *Message, b *Broker) {
 		r.body = nil
 	}
 	r.armLocked(slot, row)
+	return row
 }
 
 // freeLocked lets go of a row's body.
@@ -165,7 +195,7 @@ func (l *Local) expireRetained(now int64) {
 	for _, t := range gone {
 		s := l.b.shardOf(0, t)
 		s.mu.Lock()
-		s.mu.rows.retained(t)
+		s.mu.rows.topics.add(t)
 		s.mu.Unlock()
 	}
 }
@@ -258,15 +288,16 @@ func (l *Local) sendUnkept(c *Client, job *retainedJob, bu *bundle) {
 	}
 }
 
-// encodeRetained is the checkpoint row of a retained message; empty if there is none.
+// encode is the checkpoint row of a retained message; empty if there is none. What changes from now on is to be noted again.
 func (r *retainedStore) encode(dst []byte, tenant uint32, topic []byte) []byte {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	slot := r.index.Get(tenant, topic)
 	if slot == 0 {
 		return dst
 	}
 	row := r.rows.At(slot)
+	row.noted = false
 	dst = binary.AppendUvarint(dst, uint64(row.deadline))
 	dst = binary.AppendUvarint(dst, uint64(row.at))
 	dst = binary.AppendUvarint(dst, uint64(row.qos))

@@ -42,6 +42,7 @@ type match struct {
 // routeCache keeps the matches of the topics that this loop's publishers use.
 type routeCache struct {
 	byTopic map[string]*match
+	nobody  *match // of all topics that nobody subscribes to
 	key     []byte
 }
 
@@ -60,22 +61,36 @@ func (l *Local) route(tenant uint32, topic []byte) *match {
 	if m != nil && m.generation == l.b.generation() {
 		return m
 	}
-	if m == nil && len(r.byTopic) >= routesMax || r.byTopic == nil {
+	if r.byTopic == nil {
 		r.byTopic = make(map[string]*match)
+	} else if m == nil && len(r.byTopic) >= routesMax {
+		clear(r.byTopic) // not a new one: it would grow again, which costs more than all the rest
 	}
 	m = l.match(tenant, topic)
 	r.byTopic[string(key)] = m
 	return m
 }
 
-// match asks the index.
-func (l *Local) match(tenant uint32, topic []byte) *match {
-	m := &match{generation: l.b.generation()}
-	l.b.index.Match(tenant, topic, &l.matches)
-	if len(l.matches.Filters) == 0 {
+// stillGood gives m, the match of a topic from any loop, as long as it holds, and else a new one.
+func (l *Local) stillGood(m *match, tenant uint32, topic []byte) *match {
+	if m != nil && m.generation == l.b.generation() {
 		return m
 	}
-	m.any = true
+	return l.route(tenant, topic)
+}
+
+// match asks the index.
+func (l *Local) match(tenant uint32, topic []byte) *match {
+	generation := l.b.generation()
+	l.b.index.Match(tenant, topic, &l.matches)
+	if len(l.matches.Filters) == 0 {
+		r := &l.routes
+		if r.nobody == nil || r.nobody.generation != generation {
+			r.nobody = &match{generation: generation}
+		}
+		return r.nobody
+	}
+	m := &match{generation: generation, any: true}
 	m.loops = make([][]target, len(l.b.locals))
 	plain := 0
 	for i := range l.matches.Filters {

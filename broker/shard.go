@@ -82,6 +82,7 @@ type entry struct {
 	c      *Client // who waits, or nil
 	tok    Token
 	bundle *bundle // entryTransient: the message
+	match  *match  // entryRecord, entryTransient: who gets it, as it was when it came
 	pub    uint32  // publisher's slot, for no-local
 	kind   entryKind
 	live   bool        // entryRecord: route it to live subscribers after the commit

@@ -76,26 +76,54 @@ func (r *retainedTables) bytes() int64 {
 // Put makes slot the retained message of topic, and answers the slot that it replaces, or 0. Slots are the caller's, never 0.
 // The topic is copied.
 func (r *Retained) Put(tenant uint32, topic []byte, slot uint32) (old uint32, err error) {
-	if err := CheckTopic(topic); err != nil {
+	if err := r.check(topic); err != nil {
 		return 0, err
 	}
-	if levels(topic) > r.opts.MaxLevels {
-		return 0, ErrTooManyLevels
-	}
-	hash := r.hash.text(tenant, topic)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := &r.mu.retainedTables
-	if id := t.find(hash, tenant, topic); id != 0 {
-		row := t.rows.At(id)
-		old, row.slot = row.slot, slot
-		return old, nil
+	row, isNew := r.mu.enter(r.hash.text(tenant, topic), tenant, topic)
+	if !isNew {
+		old = row.slot
 	}
-	id := t.rows.Alloc()
-	*t.rows.At(id) = retainedRow{text: t.text.Alloc(topic), tenant: tenant, slot: slot}
-	t.exact.Insert(hash, id)
-	t.insert(id, tenant, topic)
-	return 0, nil
+	row.slot = slot
+	return old, nil
+}
+
+// PutNew makes slot the retained message of topic if it has none, and answers the slot that it has then.
+func (r *Retained) PutNew(tenant uint32, topic []byte, slot uint32) (have uint32, err error) {
+	if err := r.check(topic); err != nil {
+		return 0, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	row, isNew := r.mu.enter(r.hash.text(tenant, topic), tenant, topic)
+	if isNew {
+		row.slot = slot
+	}
+	return row.slot, nil
+}
+
+func (r *Retained) check(topic []byte) error {
+	if err := CheckTopic(topic); err != nil {
+		return err
+	}
+	if levels(topic) > r.opts.MaxLevels {
+		return ErrTooManyLevels
+	}
+	return nil
+}
+
+// enter gives the row of a topic, a new one without a slot if it has none.
+func (r *retainedTables) enter(hash uint64, tenant uint32, topic []byte) (row *retainedRow, isNew bool) {
+	if id := r.find(hash, tenant, topic); id != 0 {
+		return r.rows.At(id), false
+	}
+	id := r.rows.Alloc()
+	row = r.rows.At(id)
+	*row = retainedRow{text: r.text.Alloc(topic), tenant: tenant}
+	r.exact.Insert(hash, id)
+	r.insert(id, tenant, topic)
+	return row, true
 }
 
 // Delete forgets topic, and answers the slot it had, or 0.
