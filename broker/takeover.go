@@ -56,13 +56,14 @@ func postTurnTo(c *Client) { c.local.post(post{kind: postTurn, c: c}) }
 
 // openLocked makes the session c's: have, which is free, or a new one. It lets go of the shard's lock.
 func (l *Local) openLocked(c *Client, s *shard, have *Session) {
-	resume := have.resumable(l.b.nowMilli()) && !c.req.CleanStart
+	there := have != nil && s.kept(have) // else its opening failed, and it stayed for who comes next
+	resume := there && have.resumable(l.b.nowMilli()) && !c.req.CleanStart
 	if c.flags &^= clientPresent; resume {
 		c.flags |= clientPresent
 	}
 	var old *Session
 	if !resume {
-		if have != nil && have.d != nil && !have.d.ending {
+		if there && !have.d.ending {
 			old = have
 		}
 		if old == nil && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {

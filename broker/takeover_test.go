@@ -215,3 +215,26 @@ func TestConnectIsAlwaysAnswered(t *testing.T) {
 		}
 	})
 }
+
+// A session whose opening the log did not take is nobody's to resume: its slot is free for others.
+func TestNextDoesNotResumeWhatNeverWas(t *testing.T) {
+	for _, clean := range []bool{false, true} {
+		tb := newTestBroker(t, 1, nil)
+		a, b := tb.client(0), tb.client(0)
+		req := kept("x")
+		a.l.Connect(a.c, &req)
+		req.CleanStart = clean
+		b.l.Connect(b.c, &req)
+		tb.b.Local(0).Drain() // a is told that b comes, and goes
+		tb.log.fail = errors.New("disk full")
+		tb.log.commit()
+		tb.log.fail = nil
+		tb.pump()
+		if b.connected == nil || b.connected.Err != nil {
+			t.Fatalf("%+v", b.connected)
+		}
+		check(t, "present", b.connected.Present, false)
+		other := tb.connect(0, kept("y"))
+		check(t, "slots", b.c.Slot != other.c.Slot, true)
+	}
+}
