@@ -18,6 +18,7 @@ type unsent struct {
 // unsentList is what a connection has of such, in the order in which it came.
 type unsentList struct {
 	list    []unsent
+	bytes   int  // of the bodies
 	listed  bool // on the Local's list of those with new ones
 	stalled bool // a live client has no room
 }
@@ -35,6 +36,20 @@ type keptPromise struct {
 	id    uint16
 }
 
+// unsentBytes is from how many bytes on a connection is promised no more of shared groups until some have left.
+const unsentBytes = 1 << 20
+
+func (o *unsentList) add(u unsent) {
+	o.list = append(o.list, u)
+	o.bytes += len(u.body.buf)
+}
+
+// drop lets go of a body.
+func (o *unsentList) drop(u *unsent) {
+	o.bytes -= len(u.body.buf)
+	putBundle(u.body)
+}
+
 // keptMax is how many of them wait for the tick.
 const keptMax = 1024
 
@@ -49,7 +64,7 @@ func (c *Client) outbox() *unsentList {
 // canPromise says whether c can be promised one more message. A live member's messages out are counted without the one that it is
 // asked for.
 func (c *Client) canPromise() bool {
-	if o := c.unsent(); o != nil && o.stalled {
+	if o := c.unsent(); o != nil && (o.stalled || o.bytes >= unsentBytes) {
 		return false
 	}
 	if f := c.feed; f != nil {
@@ -77,7 +92,7 @@ func (l *Local) promiseShared(c *Client, m *Message, d *carried) {
 		c.feed.promise(&u.promise)
 	}
 	o := c.outbox()
-	o.list = append(o.list, u)
+	o.add(u)
 	if !o.listed {
 		o.listed = true
 		l.promising = append(l.promising, c)
@@ -182,7 +197,7 @@ func (l *Local) promisesFailed(c *Client, batch *promiseBatch, err error) {
 		if u.lent {
 			l.freeMember(c)
 		}
-		putBundle(u.body)
+		o.drop(&u)
 		return true
 	})
 	for _, ref := range batch.refs {
@@ -238,7 +253,7 @@ func (l *Local) sendPromise(c *Client, u *unsent) bool {
 		p.state = outSent
 		c.feed.promised[u.id] = p
 	}
-	putBundle(u.body)
+	c.outbox().drop(u)
 	if !u.retained {
 		l.left(u.batch, 1)
 		return true
@@ -268,8 +283,13 @@ func (l *Local) left(b *promiseBatch, n int) {
 // settlePromises brings what a connection that ends was promised into the log: what it never got of shared groups goes back to them,
 // what it has finished is done. It says whether that has to be waited for.
 func (l *Local) settlePromises(c *Client) (waits bool) {
-	if c.feed != nil {
-		l.journalKept(c.feed)
+	if f := c.feed; f != nil {
+		l.journalKept(f)
+		for _, id := range f.owed {
+			if p := f.promised[id]; p.due && p.fresh {
+				l.b.shards[p.shard].neverSent(c.sess.d.id, id)
+			}
+		}
 	}
 	if o := c.unsent(); o != nil && len(o.list) > 0 {
 		list := o.list
@@ -279,6 +299,7 @@ func (l *Local) settlePromises(c *Client) (waits bool) {
 			u := &list[i]
 			switch {
 			case u.retained: // it is the session's own
+				l.b.shards[u.shard].neverSent(c.sess.d.id, u.id)
 			case u.batch == nil:
 				l.giveBack(&sharedOut{ref: u.ref()})
 			default:
@@ -287,7 +308,7 @@ func (l *Local) settlePromises(c *Client) (waits bool) {
 			if c.feed != nil && !u.retained {
 				c.feed.forget(u.id)
 			}
-			putBundle(u.body)
+			o.drop(u)
 		}
 		for batch, promises := range back {
 			l.giveBackPromised(c, batch, promises)
@@ -427,10 +448,12 @@ func (l *Local) receivedPromise(f *feed, p promise, t Token) (Outcome, error) {
 	return Pending, nil
 }
 
-// restorePromises takes up what earlier connections were promised.
+// restorePromises takes up what earlier connections were promised. The caller holds the lock of the list's shard.
 func (f *feed) restorePromises(list []promise) {
 	at := len(f.owed)
-	for _, p := range list {
+	for i := range list {
+		p := list[i]
+		list[i].fresh = false
 		if f.promised == nil {
 			f.promised = make(map[uint16]promise)
 		}
@@ -502,7 +525,7 @@ func (l *Local) resendPromised(f *feed, bu *bundle) {
 			f.stalled = f.c.state == clientConnected
 			return
 		}
-		p.due = false
+		p.due, p.fresh = false, false
 		f.promised[p.id] = p
 		f.due--
 	}
@@ -517,7 +540,7 @@ func (l *Local) sendAgain(f *feed, p *promise, bu *bundle, at int) bool {
 	l.cache.Kind = 0
 	opts, ids := f.c.sess.d.subscriptionOf(p.from)
 	d := &l.delivery
-	*d = Delivery{Ref: p.ref(), SubscriptionIDs: ids, QoS: p.qos, Retain: p.retained || m.Retain && opts&optRAP != 0, Dup: true,
+	*d = Delivery{Ref: p.ref(), SubscriptionIDs: ids, QoS: p.qos, Retain: p.retained || m.Retain && opts&optRAP != 0, Dup: !p.fresh,
 		PacketID: p.id, Shared: !p.retained}
 	_, ok := f.c.sub.Deliver(m, d)
 	return ok && f.c.state == clientConnected

@@ -12,10 +12,16 @@ func seedCommands(f *testing.F) (cmds [][]byte, rows *memCheckpoints) {
 		Will: &Will{Topic: []byte("w"), Payload: []byte("x"), QoS: 1}})
 	s.subscribe(2, "t/#", "t/+")
 	s.share("g", 1, "t/#")
+	s.share("h", 2, "t/#")
+	p.retain(2, "r/1", "x")
+	p.retain(1, "r/2", "x")
+	s.room = 4
+	s.subscribe(2, "r/#")
 	for i := range 3 {
 		p.publish("t/1", "x", QoS(i%2+1), Token(i+1))
 		tb.pump()
 	}
+	s.l.Acked(s.c, s.got[0].id)
 	tb.tick()
 	s.disconnect()
 	rows = &memCheckpoints{}

@@ -48,7 +48,7 @@ func (m *groupMark) join(n groupMark) {
 
 // reopen takes back that a message is finished.
 func (m *groupMark) reopen(seq uint64) {
-	if at, found := slices.BinarySearch(m.open, seq); !found && seq <= m.cursor {
+	if at, found := slices.BinarySearch(m.open, seq); !found && seq > 0 && seq <= m.cursor {
 		m.open = slices.Insert(m.open, at, seq)
 	}
 }

@@ -154,7 +154,7 @@ func (l *Local) journalRetained(c *Client, job *retainedJob, bu *bundle, size in
 			state: outGranting, at: l.b.nowMilli(), retained: true}
 		f.promise(&u.promise)
 		body = appendPromise(body, &u.promise)
-		o.list = append(o.list, u)
+		o.add(u)
 		n++
 	}
 	l.body = body

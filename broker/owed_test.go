@@ -278,3 +278,28 @@ func TestRetainedWaitsForRoomInTheLog(t *testing.T) {
 	tb.pump()
 	check(t, "all", len(s.got), 40)
 }
+
+// What was promised to a connection that ended before it could be sent is no duplicate in the next one.
+func TestRetainedUnsentIsNoDuplicate(t *testing.T) {
+	tb := newTestBroker(t, 2, nil)
+	p, s := tb.connect(0, live("p")), tb.connect(1, kept("s"))
+	for i := range 6 {
+		p.retain(2, fmt.Sprint("r/", i), fmt.Sprint(i))
+	}
+	s.room = 2
+	s.subscribe(2, "r/+")
+	check(t, "two", s.payloads(), numbered("", 0, 2))
+	s.disconnect()
+	s = tb.connect(0, kept("s"))
+	check(t, "all", s.payloads(), numbered("", 0, 6))
+	var dup []bool
+	for _, g := range s.got {
+		dup = append(dup, g.dup)
+	}
+	check(t, "again are two", dup, []bool{true, true, false, false, false, false})
+	s.disconnect()
+	s = tb.connect(1, kept("s"))
+	for _, g := range s.got {
+		check(t, "again", g.dup, true)
+	}
+}

@@ -18,6 +18,7 @@ type promise struct {
 	state    outState
 	retained bool
 	due      bool // of an earlier connection, and not yet sent in this one
+	fresh    bool // surely sent by no connection: known to the process that made it
 	lent     bool // counts among what the group's member has out
 }
 
@@ -86,6 +87,17 @@ func (s *shard) promiseLocked(session uint64, p promise) {
 	}
 	s.mu.promised[session] = append(s.mu.promised[session], p)
 	s.mu.rows.promise(session)
+}
+
+// neverSent notes that a connection ended before it sent what was promised: the next one sends it for the first time.
+func (s *shard) neverSent(session uint64, packetID uint16) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.mu.promised[session] {
+		if p := &s.mu.promised[session][i]; p.id == packetID {
+			p.fresh = true
+		}
+	}
 }
 
 // applyKept ends promises that were kept.

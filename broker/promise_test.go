@@ -537,3 +537,34 @@ func TestPromiseTakesItsIdentifier(t *testing.T) {
 	a.complete(0)
 	check(t, "done", a.c.feed.open, 0)
 }
+
+// What is on its way to a member is bounded in bytes too.
+func TestPromisedBytesAreBounded(t *testing.T) {
+	tb := newTestBroker(t, 2, nil)
+	m := tb.shared2("a", "b")
+	m[0].room, m[1].room = 0, 0
+	p := tb.connect(0, live("p"))
+	big := string(make([]byte, 200<<10))
+	for i := range 30 {
+		p.publish("t/x", fmt.Sprint(i)+big, 2, Token(i+1))
+		tb.pump()
+	}
+	for _, c := range m {
+		if n := c.c.unsent().bytes; n > unsentBytes+len(big)+100 || n < 0 {
+			t.Errorf("%d bytes wait", n)
+		}
+	}
+	for range 20 {
+		for _, c := range m {
+			c.room = -1
+			c.l.Ready(c.c)
+			tb.pump()
+			for i := range c.got {
+				c.l.Acked(c.c, c.got[i].id)
+			}
+			tb.pump()
+		}
+	}
+	check(t, "all came", len(m[0].got)+len(m[1].got), 30)
+	check(t, "nothing waits", m[0].c.unsent().bytes+m[1].c.unsent().bytes, 0)
+}
