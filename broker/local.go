@@ -24,6 +24,7 @@ type Local struct {
 	delivery    Delivery
 	message     Message
 	request     ConnectRequest // of the Connect that runs
+	probe       topics.Cursor  // of the SUBSCRIBE that runs
 	props       []byte
 	headers     []byte
 	body        []byte

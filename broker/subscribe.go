@@ -66,10 +66,27 @@ func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 		}
 		*sess.subs = append(*sess.subs, id)
 	}
-	if l.bringsRetained(r, isNew) {
+	if l.bringsRetained(r, isNew) && l.mayMatchRetained(c.tenant, r.Filter) {
 		l.oweRetained(c, r, 0)
 	}
 	return nil
+}
+
+// retainedLooks is how many retained topics a SUBSCRIBE looks at itself: enough to know of most filters that they match none.
+const retainedLooks = 16
+
+// mayMatchRetained looks for a retained message that filter matches; no is certain. A job for each of a hundred thousand filters that match
+// none would take more memory than the filters. The subscription is in the index already: what becomes retained after the look is
+// routed by it.
+func (l *Local) mayMatchRetained(tenant uint32, filter []byte) bool {
+	found := false
+	l.probe.Reset()
+	r := l.b.retained
+	r.index.Match(tenant, filter, &l.probe, retainedLooks, func(uint32, []byte) bool {
+		found = true
+		return false
+	})
+	return found || !l.probe.Done()
 }
 
 // bringsRetained says whether a subscription is owed retained messages.

@@ -22,6 +22,9 @@ type Cursor struct {
 // Done says that nothing is left to match.
 func (c *Cursor) Done() bool { return c.done }
 
+// Reset moves the cursor to the beginning, where another Match begins in its memory.
+func (c *Cursor) Reset() { c.seek, c.done = c.seek[:0], false }
+
 // Place is what CursorFrom goes on from: a copy. It holds as long as the order of topics does, also on disk.
 func (c *Cursor) Place() []byte { return append([]byte(nil), c.seek...) }
 
