@@ -127,6 +127,20 @@ func (s *shard) addReceivedLocked(session uint64, packetID uint16) {
 
 // deliverPending routes and answers what apply has taken in, in order.
 func (l *Local) deliverPending(s *shard, p *pending) {
+	if p.since == 0 {
+		l.deliverEntries(s, p)
+	} else {
+		acked := uint64(0)
+		l.timed(p.since, func() { acked = l.deliverEntries(s, p) })
+		l.b.latencies.Ack.observe(l.b.clock.Mono()-p.since, acked)
+	}
+	if len(p.batches) > 0 {
+		l.deliverBatches(p)
+	}
+}
+
+// deliverEntries is deliverPending for all but batches. It counts the publishers that were answered.
+func (l *Local) deliverEntries(s *shard, p *pending) (acked uint64) {
 	var it record.BatchReader
 	refs := &s.refs
 	refs.reset(p.extra)
@@ -158,11 +172,12 @@ func (l *Local) deliverPending(s *shard, p *pending) {
 				continue
 			}
 		}
+		if e.c != nil && e.kind != entryCommand {
+			acked++
+		}
 		l.complete(e.c, Result{Token: e.tok, Matched: matched})
 	}
-	if len(p.batches) > 0 {
-		l.deliverBatches(p)
-	}
+	return acked
 }
 
 // deliverKept routes a committed record, and says whether it matched. Its durable subscribers know it by its sequence.

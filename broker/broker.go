@@ -79,6 +79,7 @@ type Broker struct {
 	index      *topics.Index
 	retained   *retainedStore
 	slots      slotTable
+	latencies  Latencies
 	topicTable topicTable
 	topicStore topicStore
 	appending  atomic.Int64                      // bytes of streams in pending lists

@@ -85,6 +85,8 @@ func (f *fetcher) work() {
 }
 
 func (f *fetcher) do(j *fetchJob) {
+	from := f.b.clock.Mono()
+	defer func() { f.b.latencies.Fetch.observe(f.b.clock.Mono()-from, 1) }()
 	if j.run != nil {
 		j.run()
 		return

@@ -38,6 +38,7 @@ type Local struct {
 	limitWork   []*Session // to be checked against the limits
 	readers     []*Session
 
+	times      turnTimes
 	timers     loopTimers
 	wakeFn     func(to *Local, what post) // wakeLater, made once
 	marker     []byte
@@ -215,6 +216,7 @@ func (l *Local) later(c *Client) {
 // flushed.
 func (l *Local) EndTurn() {
 	l.milli = 0
+	l.endTimes()
 	if len(l.grants) > 0 {
 		l.flushGrants()
 	}

@@ -18,6 +18,7 @@ const (
 // (the protocol keeps those itself). On ErrBusy nothing was taken: stop reading, leave the packet in the input, and come
 // again after ControlResume.
 func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, error) {
+	l.begin()
 	var tenant uint32
 	if c != nil {
 		tenant, m.Publisher = c.tenant, c.Slot
@@ -30,6 +31,9 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 	dedupe = dedupe && c != nil && c.sess.d != nil
 	if !keep && !m.Retain && !dedupe {
 		if c == nil || c.waiting == 0 || m.QoS == 0 {
+			if m.QoS > 0 {
+				l.times.acked++
+			}
 			return l.routeNow(mt, m), nil
 		}
 		return l.transient(c, mt, m, t)
@@ -64,6 +68,7 @@ func (l *Local) transient(c *Client, mt *match, m *Message, t Token) (Outcome, e
 		s.mu.Unlock()
 		return 0, ErrBusy
 	}
+	p.sinceAtMost(l.times.began)
 	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m), match: mt})
 	first := s.markDirtyLocked()
 	s.mu.Unlock()
@@ -114,6 +119,7 @@ func (l *Local) journal(c *Client, tenant uint32, mt *match, m *Message, dedupe,
 	if waits {
 		e.c, e.tok = c, t
 	}
+	p.sinceAtMost(l.times.began)
 	p.entries = append(p.entries, e)
 	first := s.markDirtyLocked()
 	s.mu.Unlock()

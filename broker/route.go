@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"time"
 
 	"github.com/sluicemq/sluice/broker/topics"
 )
@@ -173,6 +174,8 @@ type bundle struct {
 	resend   bool
 	promised bool
 	failed   bool // reading broke off
+
+	since time.Duration // when the first of its messages came
 }
 
 // carried is a message inside a bundle, or one that waits its turn in a pending list.
@@ -199,7 +202,7 @@ func getBundle() *bundle { return bundles.Get().(*bundle) }
 
 func putBundle(bu *bundle) {
 	clear(bu.msgs)
-	bu.shard, bu.through, bu.resend, bu.promised, bu.failed = 0, 0, false, false, false
+	bu.shard, bu.through, bu.resend, bu.promised, bu.failed, bu.since = 0, 0, false, false, false, 0
 	bu.msgs = bu.msgs[:0]
 	bu.buf = bu.buf[:0]
 	if cap(bu.buf) > bundleBytesKept {
@@ -266,6 +269,7 @@ func (l *Local) deliverAll(mt *match, m *Message, ref Ref) {
 func (l *Local) bundleFor(loop int) *bundle {
 	if l.out[loop] == nil {
 		l.out[loop] = getBundle()
+		l.out[loop].since = l.times.since
 	}
 	return l.out[loop]
 }
@@ -273,6 +277,7 @@ func (l *Local) bundleFor(loop int) *bundle {
 // deliverHere hands m to this loop's subscribers in mt.
 func (l *Local) deliverHere(mt *match, m *Message, ref Ref) {
 	targets := mt.loops[l.id]
+	l.times.given += uint64(len(targets))
 	for i := range targets {
 		t := &targets[i]
 		l.deliverTo(t.c, m, t.opts, t.ids, ref)
@@ -300,17 +305,19 @@ func (l *Local) deliverTo(c *Client, m *Message, opts uint32, ids []uint32, ref 
 // unpack delivers what another loop has sent.
 func (l *Local) unpack(bu *bundle) {
 	m := &l.message
-	for i := range bu.msgs {
-		c := bu.view(i, m)
-		m.Cache = &l.cache
-		l.cache.Kind = 0
-		switch {
-		case c.match != nil:
-			l.deliverHere(c.match, m, c.ref)
-		case c.direct != nil:
-			l.deliverMember(c.direct, m, c)
+	l.timed(bu.since, func() {
+		for i := range bu.msgs {
+			c := bu.view(i, m)
+			m.Cache = &l.cache
+			l.cache.Kind = 0
+			switch {
+			case c.match != nil:
+				l.deliverHere(c.match, m, c.ref)
+			case c.direct != nil:
+				l.deliverMember(c.direct, m, c)
+			}
 		}
-	}
+	})
 	putBundle(bu)
 }
 

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -102,10 +103,11 @@ type pending struct {
 	batches []pendingBatch // of streams
 	raw     []byte         // the bytes of the small ones
 	records int
-	frames  int    // made of batches
-	flown   int    // batches when it was gathered
-	index   uint64 // of the last frame made of it
-	sealed  []byte // the finished batch
+	since   time.Duration // when the first of its messages came, by the clock's Mono; 0: it has none
+	frames  int           // made of batches
+	flown   int           // batches when it was gathered
+	index   uint64        // of the last frame made of it
+	sealed  []byte        // the finished batch
 	size    int
 	// batchBytes is the part of size that batches have which were not gathered yet.
 	batchBytes int

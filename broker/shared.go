@@ -93,6 +93,7 @@ func (l *Local) handOut(c *Client, e topics.Entry, row topics.FilterID, m *Messa
 
 // deliverMember gives a message of a shared group to a connection of this loop.
 func (l *Local) deliverMember(c *Client, m *Message, d *carried) {
+	l.times.given++
 	qos := min(m.QoS, QoS(d.opts&optQoS))
 	if qos == 2 && d.ref.Seq != 0 {
 		l.promiseShared(c, m, d)

@@ -25,44 +25,47 @@ type collector struct {
 
 // metricHelp names every metric that the collector exports, with its help and labels after a bar.
 var metricHelp = map[string]string{
-	"sluice_mqtt_connections":               "MQTT connections now, with or without CONNECT.",
-	"sluice_mqtt_sessions_connected":        "MQTT connections with a session.",
-	"sluice_mqtt_packets_received_total":    "MQTT packets taken.|type",
-	"sluice_mqtt_packets_sent_total":        "MQTT packets sent.|type",
-	"sluice_mqtt_messages_received_total":   "PUBLISH taken.|qos",
-	"sluice_mqtt_messages_sent_total":       "PUBLISH sent.|qos",
-	"sluice_mqtt_messages_dropped_total":    "Messages not given on.|reason",
-	"sluice_mqtt_connects_total":            "CONNECT answered.|reason",
-	"sluice_mqtt_disconnects_total":         "Connections ended with a reason.|reason",
-	"sluice_mqtt_connections_lost_total":    "Connections that ended without DISCONNECT from either side.",
-	"sluice_broker_sessions":                "Kept sessions, connected or not.",
-	"sluice_broker_subscriptions":           "Subscriptions.",
-	"sluice_broker_filters":                 "Different topic filters.",
-	"sluice_broker_retained_messages":       "Retained messages.",
-	"sluice_broker_retained_bytes":          "Bytes of retained messages.",
-	"sluice_broker_journaled_total":         "Messages that went to the journal.",
-	"sluice_broker_queue_dropped_total":     "Queued messages that never reached their session.|reason",
-	"sluice_broker_sessions_expired_total":  "Kept sessions that expired.",
-	"sluice_broker_wills_total":             "Wills published.",
-	"sluice_journal_groups_total":           "Groups written.",
-	"sluice_journal_written_bytes_total":    "Bytes of groups written, with headers and padding.",
-	"sluice_journal_log_bytes":              "Bytes of the log's segments now.",
-	"sluice_journal_groups_failed_total":    "Groups that the disk did not take.|reason",
-	"sluice_kafka_connections":              "Kafka connections now.",
-	"sluice_kafka_requests_total":           "Kafka requests taken.|api",
-	"sluice_kafka_received_bytes_total":     "Bytes of Kafka requests.",
-	"sluice_kafka_sent_bytes_total":         "Bytes of Kafka answers.",
-	"sluice_kafka_protocol_errors_total":    "Kafka connections ended because of what the client sent.",
-	"sluice_broker_topics":                  "Topics.",
-	"sluice_broker_groups":                  "Kafka groups, those that only have offsets included.",
-	"sluice_engine_accepted_total":          "Connections taken in by a listener.",
-	"sluice_engine_refused_total":           "Connections ended before they could speak.|reason",
-	"sluice_engine_received_bytes_total":    "Bytes read from sockets, TLS and frames included.",
-	"sluice_engine_sent_bytes_total":        "Bytes written to sockets, TLS and frames included.",
-	"sluice_engine_system_calls_total":      "Reads and writes of sockets.|call",
-	"sluice_engine_descriptors_out_total":   "Times that accepting found no descriptor left.",
-	"sluice_tls_certificate_expiry_seconds": "When the server's certificate ends, Unix time; 0 without one.",
-	"sluice_info":                           "The version that runs.|version",
+	"sluice_mqtt_connections":                "MQTT connections now, with or without CONNECT.",
+	"sluice_mqtt_sessions_connected":         "MQTT connections with a session.",
+	"sluice_mqtt_packets_received_total":     "MQTT packets taken.|type",
+	"sluice_mqtt_packets_sent_total":         "MQTT packets sent.|type",
+	"sluice_mqtt_messages_received_total":    "PUBLISH taken.|qos",
+	"sluice_mqtt_messages_sent_total":        "PUBLISH sent.|qos",
+	"sluice_mqtt_messages_dropped_total":     "Messages not given on.|reason",
+	"sluice_mqtt_connects_total":             "CONNECT answered.|reason",
+	"sluice_mqtt_disconnects_total":          "Connections ended with a reason.|reason",
+	"sluice_mqtt_connections_lost_total":     "Connections that ended without DISCONNECT from either side.",
+	"sluice_broker_sessions":                 "Kept sessions, connected or not.",
+	"sluice_broker_subscriptions":            "Subscriptions.",
+	"sluice_broker_filters":                  "Different topic filters.",
+	"sluice_broker_retained_messages":        "Retained messages.",
+	"sluice_broker_retained_bytes":           "Bytes of retained messages.",
+	"sluice_broker_journaled_total":          "Messages that went to the journal.",
+	"sluice_broker_queue_dropped_total":      "Queued messages that never reached their session.|reason",
+	"sluice_broker_sessions_expired_total":   "Kept sessions that expired.",
+	"sluice_broker_wills_total":              "Wills published.",
+	"sluice_journal_groups_total":            "Groups written.",
+	"sluice_journal_written_bytes_total":     "Bytes of groups written, with headers and padding.",
+	"sluice_journal_log_bytes":               "Bytes of the log's segments now.",
+	"sluice_journal_groups_failed_total":     "Groups that the disk did not take.|reason",
+	"sluice_broker_publish_ack_seconds":      "From a PUBLISH of QoS 1 or 2 to its acknowledgement.",
+	"sluice_broker_publish_delivery_seconds": "From a PUBLISH to its being handed to a connection that keeps up.",
+	"sluice_broker_fetch_seconds":            "A read of the log for sessions that are behind, or for a stream's readers.",
+	"sluice_kafka_connections":               "Kafka connections now.",
+	"sluice_kafka_requests_total":            "Kafka requests taken.|api",
+	"sluice_kafka_received_bytes_total":      "Bytes of Kafka requests.",
+	"sluice_kafka_sent_bytes_total":          "Bytes of Kafka answers.",
+	"sluice_kafka_protocol_errors_total":     "Kafka connections ended because of what the client sent.",
+	"sluice_broker_topics":                   "Topics.",
+	"sluice_broker_groups":                   "Kafka groups, those that only have offsets included.",
+	"sluice_engine_accepted_total":           "Connections taken in by a listener.",
+	"sluice_engine_refused_total":            "Connections ended before they could speak.|reason",
+	"sluice_engine_received_bytes_total":     "Bytes read from sockets, TLS and frames included.",
+	"sluice_engine_sent_bytes_total":         "Bytes written to sockets, TLS and frames included.",
+	"sluice_engine_system_calls_total":       "Reads and writes of sockets.|call",
+	"sluice_engine_descriptors_out_total":    "Times that accepting found no descriptor left.",
+	"sluice_tls_certificate_expiry_seconds":  "When the server's certificate ends, Unix time; 0 without one.",
+	"sluice_info":                            "The version that runs.|version",
 }
 
 func (s *Server) registerMetrics() {
@@ -95,6 +98,11 @@ func (k sink) gauge(name string, v float64, labels ...string) {
 	k.ch <- prometheus.MustNewConstMetric(k.c.descs[name], prometheus.GaugeValue, v, labels...)
 }
 
+func (k sink) histogram(name string, h *broker.Latency) {
+	count, sum, buckets := h.Snapshot()
+	k.ch <- prometheus.MustNewConstHistogram(k.c.descs[name], count, sum, buckets)
+}
+
 func (k sink) counter(name string, v uint64, labels ...string) {
 	k.ch <- prometheus.MustNewConstMetric(k.c.descs[name], prometheus.CounterValue, float64(v), labels...)
 }
@@ -116,6 +124,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.counter("sluice_broker_journaled_total", uint64(st.Journaled.Load()))
 	k.counter("sluice_broker_sessions_expired_total", uint64(st.SessionsExpired.Load()))
 	k.counter("sluice_broker_wills_total", uint64(st.WillsPublished.Load()))
+	lat := c.s.node.broker.Latencies()
+	k.histogram("sluice_broker_publish_ack_seconds", &lat.Ack)
+	k.histogram("sluice_broker_publish_delivery_seconds", &lat.Delivery)
+	k.histogram("sluice_broker_fetch_seconds", &lat.Fetch)
 	for r := range broker.DropReasons {
 		k.counter("sluice_broker_queue_dropped_total", uint64(st.QueueDropped[r].Load()), r.String())
 	}
