@@ -37,7 +37,7 @@ class Broker:
     def start(self):
         command = [BINARY, "start", "--data", os.path.join(self.directory, "data")]
         settings = [f"listeners.mqtt.{name}={self.host}:{port}" for name, port in self.ports.items()]
-        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
+        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", "listeners.kafka.tcp=off", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
         for setting in settings + self.settings:
             command += ["--set", setting]
         with open(self.log, "ab") as log:
