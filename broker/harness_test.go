@@ -104,7 +104,7 @@ func (m *memLog) SetLogStart(p record.PartitionID, o record.Offset) {
 	m.start[p] = o
 }
 
-func (m *memLog) ReadBatches(r *ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+func (m *memLog) ReadBatches(r ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
 	if r.Tail && m.cold {
 		return dst, nil, false, nil
 	}

@@ -76,7 +76,7 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 		return false
 	}
 	var ok bool
-	f.Batches, f.Ref, ok, f.Err = b.streams.ReadBatches(&r, f.Batches)
+	f.Batches, f.Ref, ok, f.Err = b.streams.ReadBatches(r, f.Batches)
 	switch {
 	case errors.Is(f.Err, ErrOffsetOutOfRange) && from < p.LogStart():
 		f.LogStart = p.LogStart() // it has moved meanwhile

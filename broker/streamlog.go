@@ -11,7 +11,7 @@ type StreamLog interface {
 	// ReadBatches appends to dst views of whole stored batches. They stay as they are until held is released (nil: there are none). ok false:
 	// the first of them lies on the disk, and r.Tail says not to go there. ErrOffsetOutOfRange: r.From lies below the first offset or behind
 	// the end.
-	ReadBatches(r *ReadRequest, dst [][]byte) (batches [][]byte, held alloc.Ref, ok bool, err error)
+	ReadBatches(r ReadRequest, dst [][]byte) (batches [][]byte, held alloc.Ref, ok bool, err error)
 	// Bounds are the first offset of p that is there, and the one behind the last that is committed. Both are 0 for what is not known.
 	Bounds(p record.PartitionID) (start, end record.Offset)
 	// Seek answers an offset before which p has no batch whose maximum timestamp is at or above at, and soon behind which there is one: a
@@ -41,7 +41,7 @@ type ReadRequest struct {
 type noStreams struct{}
 
 // ReadBatches finds nothing, and neither do the others.
-func (noStreams) ReadBatches(_ *ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+func (noStreams) ReadBatches(_ ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
 	return dst, nil, true, nil
 }
 

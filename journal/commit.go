@@ -194,7 +194,7 @@ func (c *committer) commit(g *Group, buf []byte) error {
 		segment: s.number(), seq: c.seq + 1, prevCRC: c.prevCRC, length: uint32(len(g.frames)), frames: count,
 		flushed: c.flushed(), time: c.l.clk.Now().UnixMilli(),
 	}
-	h.put(buf[:groupHeaderSize+len(g.frames)])
+	h.put(buf[:groupHeaderSize+len(g.frames)], s.seed)
 	if err := c.write(s, buf, s.end); err != nil {
 		return err
 	}
@@ -472,7 +472,7 @@ func (c *committer) finish() error {
 	}
 	b := vfs.AlignedBytes(blockSize)
 	h := groupHeader{flags: flagCleanEnd, segment: s.number(), seq: c.seq + 1, prevCRC: c.prevCRC, flushed: c.seq, time: c.l.clk.Now().UnixMilli()}
-	h.put(b[:groupHeaderSize])
+	h.put(b[:groupHeaderSize], s.seed)
 	if _, err := s.file.WriteAt(b, s.end); err != nil {
 		return fmt.Errorf("mark the log's end: %w", err)
 	}

@@ -414,7 +414,7 @@ func TestTornTail(t *testing.T) {
 	torn := make([]byte, 3*blockSize)
 	copy(torn[groupHeaderSize:], recordsFrame(nil, 1, record.Offset(next), 2, 6000))
 	h := groupHeader{segment: number, seq: l.com.seq, prevCRC: 0, length: 9000, frames: 1}
-	h.put(torn[:groupHeaderSize+9000])
+	h.put(torn[:groupHeaderSize+9000], groupSeed(h.segment))
 	if _, err := f.WriteAt(torn[:2*blockSize], at); err != nil {
 		t.Fatal(err)
 	}

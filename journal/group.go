@@ -39,8 +39,8 @@ type groupHeader struct {
 	time    int64
 }
 
-// put writes h into the head of b and seals it: b is header and frames.
-func (h *groupHeader) put(b []byte) {
+// put writes h into the head of b and seals it: b is header and frames, seed groupSeed of the segment.
+func (h *groupHeader) put(b []byte, seed uint32) {
 	le := binary.LittleEndian
 	clear(b[:groupHeaderSize])
 	le.PutUint32(b[0:], groupMagic)
@@ -53,7 +53,7 @@ func (h *groupHeader) put(b []byte) {
 	le.PutUint32(b[36:], h.frames)
 	le.PutUint64(b[40:], h.flushed)
 	le.PutUint64(b[48:], uint64(h.time))
-	h.crc = groupCRC(h.segment, b)
+	h.crc = groupCRC(seed, b)
 	le.PutUint32(b[28:], h.crc)
 }
 
@@ -73,14 +73,17 @@ func parseGroupHeader(b []byte) (h groupHeader, ok bool) {
 // size is what the group takes in its segment.
 func (h *groupHeader) size() int64 { return alignUp(groupHeaderSize + int64(h.length)) }
 
-// groupCRC is seeded with the number of the segment, so that what a recycled file held before never passes.
-func groupCRC(segment uint64, b []byte) uint32 {
-	var seed [8]byte
-	binary.LittleEndian.PutUint64(seed[:], segment)
-	crc := crc32.Update(0, castagnoli, seed[:])
-	crc = crc32.Update(crc, castagnoli, b[:28])
-	var zero [4]byte
-	crc = crc32.Update(crc, castagnoli, zero[:])
+// groupSeed begins the checksums of a segment's groups with its number, so that what a recycled file held before never passes.
+func groupSeed(segment uint64) uint32 {
+	return crc32.Update(0, castagnoli, binary.LittleEndian.AppendUint64(nil, segment))
+}
+
+var noCRC [4]byte // stands where the checksum itself will be
+
+// groupCRC is the checksum of a group, header and frames, of the segment with this seed.
+func groupCRC(seed uint32, b []byte) uint32 {
+	crc := crc32.Update(seed, castagnoli, b[:28])
+	crc = crc32.Update(crc, castagnoli, noCRC[:])
 	return crc32.Update(crc, castagnoli, b[32:])
 }
 

@@ -117,7 +117,7 @@ func (l *Log) foundSegment(name string) (*segment, error) {
 	if size < h.size {
 		return nil, &CorruptError{Path: path, Offset: size, Reason: fmt.Sprintf("the file was made with %d bytes and was cut", h.size)}
 	}
-	return &segment{header: h, path: path, size: size}, nil
+	return &segment{header: h, path: path, size: size, seed: groupSeed(number)}, nil
 }
 
 // judgeDoubtful decides about .log files without a good header. Such a file is what a crash left between the renaming of a spare and
@@ -136,7 +136,7 @@ func (l *Log) judgeDoubtful(names []string) error {
 		if err != nil {
 			return err
 		}
-		r, err := newGroupReader(f, path)
+		r, err := newGroupReader(f, path, number)
 		found := false
 		if err == nil {
 			found, _, err = r.findGroup(blockSize, number, 0)
@@ -273,7 +273,7 @@ func (r *replayer) segment(s *segment, active bool) error {
 		return err
 	}
 	r.seq, r.crc, r.last = s.header.firstSeq, s.header.prevCRC, groupHeader{}
-	g, err := newGroupReader(f, s.path)
+	g, err := newGroupReader(f, s.path, s.number())
 	if err == nil {
 		err = r.groups(s, g, active)
 	}
@@ -445,14 +445,15 @@ type groupReader struct {
 	f       vfs.File
 	path    string
 	size    int64 // of the file: nothing that claims to reach beyond it is believed
+	seed    uint32
 	buf     []byte
 	off     int64 // of buf in the file
 	foundAt int64
 }
 
-func newGroupReader(f vfs.File, path string) (*groupReader, error) {
+func newGroupReader(f vfs.File, path string, segment uint64) (*groupReader, error) {
 	size, err := f.Size()
-	return &groupReader{f: f, path: path, size: size}, err
+	return &groupReader{f: f, path: path, size: size, seed: groupSeed(segment)}, err
 }
 
 // view gives n bytes at pos, or fewer at the end of the file.
@@ -495,7 +496,7 @@ func (g *groupReader) any(pos int64, segment uint64) (h groupHeader, frames []by
 	if b, err = g.view(pos, n); err != nil {
 		return h, nil, false, err
 	}
-	if len(b) < n || groupCRC(segment, b) != h.crc {
+	if len(b) < n || groupCRC(g.seed, b) != h.crc {
 		return h, nil, false, nil
 	}
 	return h, b[groupHeaderSize:], true, nil

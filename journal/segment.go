@@ -74,6 +74,7 @@ type segment struct {
 	header  segmentHeader // header.number is, in a partition segment, the one it was rewritten from
 	path    string
 	size    int64
+	seed    uint32             // of its groups' checksums
 	part    bool               // a partition segment
 	pid     uint64             // of a partition segment
 	readers atomic.Int32       // grows under Log.mu only, while the segment is listed
@@ -177,7 +178,7 @@ func (l *Log) newActive(sp spare, prev *segment, firstSeq uint64, prevCRC uint32
 	if prev != nil {
 		h.number, h.prev, h.prevEnd = prev.number()+1, prev.number(), prev.end
 	}
-	s := &segment{header: h, path: l.walPath(segmentName(h.number)), size: sp.size, end: blockSize, indexed: true}
+	s := &segment{header: h, path: l.walPath(segmentName(h.number)), size: sp.size, end: blockSize, indexed: true, seed: groupSeed(h.number)}
 	if err := l.fs.Rename(sp.path, s.path); err != nil {
 		return nil, err
 	}

@@ -181,7 +181,7 @@ func (h *held) Release() {
 }
 
 // ReadBatches finds whole batches, in memory or on the disk.
-func (s *logStorage) ReadBatches(r *broker.ReadRequest, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
+func (s *logStorage) ReadBatches(r broker.ReadRequest, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
 	h := heldPool.Get().(*held)
 	h.refs.Store(1)
 	q := journal.FetchRequest{Partition: r.Partition, From: r.From, End: r.End, MaxBytes: r.MaxBytes, Trust: true, Copy: r.Copy}

@@ -17,9 +17,15 @@ import (
 type OS struct{}
 
 // zeroChunk is how much Allocate writes at once; it is shared and never written to.
-const zeroChunk = 1 << 20
+const zeroChunk = 4 << 20
 
-var zeros = sync.OnceValue(func() []byte { return AlignedBytes(zeroChunk) })
+var zeros = sync.OnceValue(func() []byte {
+	// Pages that are only read are all the kernel's one page of zeros.
+	if b, err := unix.Mmap(-1, 0, zeroChunk, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_ANON); err == nil {
+		return b
+	}
+	return AlignedBytes(zeroChunk / 16)
+})
 
 // Open opens a file; new ones are readable by the owner and his group.
 func (OS) Open(path string, flag Flag) (File, error) {
