@@ -249,3 +249,36 @@ func TestIdleSizes(t *testing.T) {
 		t.Errorf("a Client has %d bytes, a Session %d", c, s)
 	}
 }
+
+// BenchmarkRetained measures a subscription that brings retained messages at QoS 1, to a live session and to one for which they are kept.
+func BenchmarkRetained(b *testing.B) {
+	for _, tc := range []struct {
+		name string
+		req  ConnectRequest
+	}{{"live", live("s")}, {"kept", ConnectRequest{ClientID: "s", Expiry: NeverExpires}}} {
+		b.Run(tc.name, func(b *testing.B) {
+			tb := newTestBroker(b, 1, nil)
+			log := &nullLog{memLog: tb.log}
+			tb.b.UseLog(log)
+			const topics = 10_000
+			for i := range topics {
+				tb.b.retained.put(0, &Message{Topic: fmt.Appendf(nil, "r/%05d", i), Payload: make([]byte, 64), QoS: 1, Retain: true}, tb.b)
+			}
+			s := tb.sink(0, tc.req, 1)
+			l := s.l
+			b.ReportAllocs()
+			for n := 0; n < b.N; n += topics {
+				want := s.taken + topics
+				if _, err := l.Subscribe(s.c, []SubscribeRequest{{Filter: []byte("r/+"), QoS: 1}}, make([]error, 1), 1); err != nil {
+					b.Fatal(err)
+				}
+				for s.taken < want {
+					l.Drain()
+					l.EndTurn()
+					log.commit()
+					s.acknowledge()
+				}
+			}
+		})
+	}
+}
