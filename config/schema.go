@@ -275,10 +275,10 @@ func (k *Key) format(c *Config) string {
 
 // later names the keys of the design that this version does not have, so that the error can say so.
 var later = map[string]string{
-	"bindings":        "bindings come with the Kafka listener",
-	"listeners.grpc":  "this version has no gRPC control plane",
-	"auth.jwt":        "this version does not verify tokens",
-	"listeners.amqp":  "this version has no AMQP listener",
+	"bindings":       "bindings come with the Kafka listener",
+	"listeners.grpc": "this version has no gRPC control plane",
+	"auth.jwt":       "this version does not verify tokens",
+	"listeners.amqp": "this version has no AMQP listener",
 }
 
 // unknown says what is wrong with a key that is none, and which one may have been meant.

@@ -82,7 +82,9 @@ func newStreamBench(tb testing.TB, loops, partitions int) *streamBench {
 	return s
 }
 
-func (s *streamBench) partition(i int) *broker.Partition { return s.b.Topic(0, "t").Partition(int32(i)) }
+func (s *streamBench) partition(i int) *broker.Partition {
+	return s.b.Topic(0, "t").Partition(int32(i))
+}
 
 func benchBatch(records, size int) record.Batch {
 	var b record.BatchBuilder

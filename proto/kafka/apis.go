@@ -51,6 +51,10 @@ func init() {
 		wire.DescribeProducers:       serve(describeProducers),
 		wire.DescribeTransactions:    serve(describeTransactions),
 		wire.ListTransactions:        serve(listTransactions),
+		wire.DeleteRecords:           serve(deleteRecords),
+		wire.OffsetForLeaderEpoch:    serve(offsetForLeaderEpoch),
+		wire.ElectLeaders:            serve(electLeaders),
+		wire.DescribeTopicPartitions: serve(describeTopicPartitions),
 		wire.ConsumerGroupHeartbeat:  serve(consumerGroupHeartbeat),
 		wire.ConsumerGroupDescribe:   serve(consumerGroupDescribe),
 	}

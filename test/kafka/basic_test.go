@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
@@ -142,5 +143,34 @@ func TestGroup(t *testing.T) {
 	}
 	if total := lags["g"].Lag.Total(); total != 1 {
 		t.Errorf("lag is %d, want 1", total)
+	}
+}
+
+// Records before an offset can be deleted, and stay so over a crash; a topic's retention lets go of what is old.
+func TestDeleteRecords(t *testing.T) {
+	c := start(t)
+	c.topic("a", 1, nil)
+	cl := c.client()
+	for i := range 10 {
+		produce(t, cl, &kgo.Record{Topic: "a", Value: fmt.Append(nil, i)})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var to kadm.Offsets
+	to.AddOffset("a", 0, 6, -1)
+	if r, err := c.admin().DeleteRecords(ctx, to); err != nil || r["a"][0].Err != nil || r["a"][0].LowWatermark != 6 {
+		t.Fatalf("answered %+v, %v", r, err)
+	}
+	for _, when := range []string{"at once", "after a crash"} {
+		if got := consume(t, c.client(kgo.ConsumeTopics("a")), 4); string(got[0].Value) != "6" || got[0].Offset != 6 {
+			t.Errorf("%s the first record is %q at %d", when, got[0].Value, got[0].Offset)
+		}
+		if when == "at once" {
+			c.crash()
+		}
+	}
+	offsets, err := c.admin().ListOffsetsAfterMilli(ctx, 1, "a")
+	if o, _ := offsets.Lookup("a", 0); err != nil || o.Offset != 6 {
+		t.Errorf("the first after 1970 is at %d, %v", o.Offset, err)
 	}
 }

@@ -1,0 +1,37 @@
+package kafka
+
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// electLeaders finds that each partition has its one replica for a leader.
+func electLeaders(r *request, m *kmsg.ElectLeadersRequest) {
+	resp := m.ResponseKind().(*kmsg.ElectLeadersResponse)
+	b := r.c.l.h.broker
+	if m.Topics == nil { // all of them, of which those are told that have moved: none
+		r.respond(resp)
+		return
+	}
+	for i := range m.Topics {
+		t := &m.Topics[i]
+		out := kmsg.NewElectLeadersResponseTopic()
+		out.Topic = t.Topic
+		var topic *broker.Topic
+		if r.c.mayName(t.Topic) {
+			topic = b.Topic(tenant, t.Topic)
+		}
+		for _, n := range t.Partitions {
+			o := kmsg.NewElectLeadersResponseTopicPartition()
+			o.Partition, o.ErrorCode = n, int16(wire.ElectionNotNeeded)
+			if topic == nil || topic.Partition(n) == nil {
+				o.ErrorCode = int16(wire.UnknownTopicOrPartition)
+			}
+			out.Partitions = append(out.Partitions, o)
+		}
+		resp.Topics = append(resp.Topics, out)
+	}
+	r.respond(resp)
+}
