@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+
+	"github.com/sluicemq/sluice/internal/invariant"
 )
 
 // BatchHeaderSize is the number of bytes before a batch's first record.
@@ -40,7 +42,7 @@ var (
 	ErrBatch = errors.New("record: bad batch")
 	// ErrChecksum means that a batch's bytes are not those that its producer sent.
 	ErrChecksum = errors.New("record: batch checksum does not match")
-	// ErrCompressed means that the records of a batch are compressed: this package carries them and does not look inside.
+	// ErrCompressed means that the records of a batch are compressed: package compress opens them.
 	ErrCompressed = errors.New("record: batch is compressed")
 )
 
@@ -191,6 +193,17 @@ func (b Batch) SetMaxTimestamp(ms int64) {
 func (b Batch) CorrectMaxTimestamp(ms int64) {
 	binary.BigEndian.PutUint64(b[batchMaxTimestamp:], uint64(ms))
 	binary.BigEndian.PutUint32(b[batchCRC:], b.ComputeCRC())
+}
+
+// Reseal makes a batch of the header of another one and what stands behind it in b, which are records in the form that codec
+// gives them: it sets codec, length and checksum.
+func Reseal(b []byte, codec Codec) Batch {
+	invariant.Check(len(b) >= BatchHeaderSize && len(b) <= MaxBatchSize, "a batch's size")
+	attrs := Batch(b).Attributes()&^CompressionMask | Attributes(codec)
+	binary.BigEndian.PutUint32(b[batchLength:], uint32(len(b)-batchLengthBase))
+	binary.BigEndian.PutUint16(b[batchAttributes:], uint16(attrs))
+	binary.BigEndian.PutUint32(b[batchCRC:], Batch(b).ComputeCRC())
+	return b
 }
 
 // Verify checks a batch made by others: its checksum, and, unless it is compressed, each record, their number, and that their

@@ -84,13 +84,18 @@ func (r *BatchReader) parse(body []byte) bool {
 	if n == 0 || count < 0 || int64(count)*2 > int64(len(body)-n) {
 		return r.fail()
 	}
-	headers := Headers{rest: body[n:], left: count}
-	if !headers.whole() {
-		return r.fail()
-	}
-	r.rec = Record{Offset: r.base + Offset(delta), Timestamp: r.time, Key: key, Value: value, Headers: headers}
+	rec := &r.rec // in place: a copy of the whole costs more than the reading
+	rec.Offset, rec.Timestamp, rec.Key, rec.Value = r.base+Offset(delta), r.time, key, value
 	if !r.fixed {
-		r.rec.Timestamp += ts
+		rec.Timestamp += ts
+	}
+	rec.Headers.rest, rec.Headers.left = body[n:], count
+	rec.Headers.key, rec.Headers.value = nil, nil
+	if count == 0 && len(body) == n {
+		return true
+	}
+	if !rec.Headers.whole() {
+		return r.fail()
 	}
 	return true
 }

@@ -43,6 +43,10 @@ func Varint32(src []byte) (v int32, n int) {
 	if len(src) > 0 && src[0] < 0x80 {
 		return int32(src[0]>>1) ^ -int32(src[0]&1), 1
 	}
+	if len(src) > 1 && src[1] < 0x80 { // lengths up to 8,191, as most values have
+		u := uint32(src[0]&0x7F) | uint32(src[1])<<7
+		return int32(u>>1) ^ -int32(u&1), 2
+	}
 	w, n := binary.Varint(src)
 	if n <= 0 || n > maxVarint32 || w != int64(int32(w)) {
 		return 0, 0

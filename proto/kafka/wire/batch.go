@@ -213,10 +213,8 @@ func CheckRecords(b record.Batch, o *BatchLimits) (latest int64, bad int32, err 
 		case o.outOfTime(rec.Timestamp):
 			return latest, i, errTimestamp
 		}
-		for h := rec.Headers; h.Next(); {
-			if h.Key() == nil {
-				return latest, i, errHeaderName
-			}
+		if rec.Headers.Len() > 0 && !named(rec.Headers) {
+			return latest, i, errHeaderName
 		}
 		latest = max(latest, rec.Timestamp)
 	}
@@ -224,4 +222,14 @@ func CheckRecords(b record.Batch, o *BatchLimits) (latest int64, bad int32, err 
 		return latest, i, errRecords
 	}
 	return latest, -1, nil
+}
+
+// named tells whether all headers have a name.
+func named(h record.Headers) bool {
+	for h.Next() {
+		if h.Key() == nil {
+			return false
+		}
+	}
+	return true
 }
