@@ -78,7 +78,7 @@ func (s *script) run(d *datadriven.TestData) (string, error) {
 	case "rewrite":
 		for _, seg := range s.l.mu.segments {
 			if seg.number() == uint64(s.arg(d, "segment")) {
-				err := s.l.clean.rewrite(seg)
+				err := s.l.clean.rewrite([]*segment{seg})
 				return s.state(), err
 			}
 		}
@@ -172,7 +172,7 @@ func (s *script) state() string {
 		for _, r := range p.refs {
 			where := "segment"
 			if r.seg.part {
-				where = "rewritten from"
+				where = "partition segment"
 			}
 			fmt.Fprintf(&b, "; %d-%d in %s %d, %d entries", r.first, r.last, where, r.seg.number(), r.entries.len())
 		}

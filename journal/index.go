@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/crc32"
 	"math"
@@ -79,10 +80,12 @@ func (es entries) search(o record.Offset) int {
 // ref is what one segment holds of one partition. Guarded by Log.mu.
 type ref struct {
 	seg         *segment
+	part        *partition
 	entries     entries
-	first, last record.Offset
+	first, last record.Offset // in a partition segment: what it was written in place of
 	bytes, dead int64
 	time        int64 // the latest of its entries
+	gone        bool  // no longer the partition's
 }
 
 // deadBefore is how many bytes of r's frames nobody needs when nobody needs offsets below o.
@@ -184,8 +187,10 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	if k := len(p.refs); k > 0 && p.refs[k-1].seg == s {
 		r = p.refs[k-1]
 	} else {
-		r = &ref{seg: s, first: base, time: noTime}
+		r = &ref{seg: s, part: p, first: base, time: noTime}
 		p.refs = append(p.refs, r)
+		s.refs = append(s.refs, r)
+		ix.l.mu.refs++
 	}
 	e.before = uint32(r.bytes)
 	r.add(e, group)
@@ -258,44 +263,49 @@ func (l *Log) writeIndex(s *segment) error {
 func (l *Log) encodeIndex(s *segment) []byte {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	var parts []*partition
-	var refs []*ref
-	count := 0
-	for _, p := range l.mu.partitions {
-		for _, r := range p.refs {
-			if r.seg == s {
-				parts = append(parts, p)
-				count += r.entries.len()
-				break
-			}
+	refs := make([]*ref, 0, len(s.refs))
+	for _, r := range s.refs {
+		if !r.gone {
+			refs = append(refs, r)
 		}
 	}
-	slices.SortFunc(parts, func(a, b *partition) int {
-		if a.id < b.id {
-			return -1
-		}
-		return 1
-	})
-	le := binary.LittleEndian
-	out := make([]byte, indexHeaderSize, indexHeaderSize+len(parts)*indexDirSize+count*entrySize)
+	sortRefs(refs)
+	out := make([]byte, indexHeaderSize)
 	copy(out, indexMagic)
+	out, count := appendDirs(out, refs)
+	le := binary.LittleEndian
 	le.PutUint16(out[8:], indexFormat)
 	le.PutUint64(out[16:], s.number())
 	le.PutUint64(out[24:], uint64(s.end))
-	le.PutUint32(out[32:], uint32(len(parts)))
+	le.PutUint32(out[32:], uint32(len(refs)))
 	le.PutUint32(out[36:], uint32(count))
+	le.PutUint32(out[12:], crc32.Checksum(out, castagnoli))
+	return out
+}
+
+// sortRefs brings refs into the order of an index: by partition and offset.
+func sortRefs(refs []*ref) {
+	slices.SortFunc(refs, func(a, b *ref) int {
+		return cmp.Or(cmp.Compare(a.part.id, b.part.id), cmp.Compare(a.first, b.first))
+	})
+}
+
+// appendDirs appends the directory of refs, which are sorted, and their entries, and counts those.
+func appendDirs(out []byte, refs []*ref) (_ []byte, count int) {
+	for _, r := range refs {
+		count += r.entries.len()
+	}
+	out = slices.Grow(out, len(refs)*indexDirSize+count*entrySize)
+	le := binary.LittleEndian
 	first := uint32(0)
-	for _, p := range parts {
-		i := slices.IndexFunc(p.refs, func(r *ref) bool { return r.seg == s })
-		r := p.refs[i]
-		refs = append(refs, r)
-		out = le.AppendUint64(out, uint64(p.id))
+	for _, r := range refs {
+		out = le.AppendUint64(out, uint64(r.part.id))
 		out = le.AppendUint64(out, uint64(r.first))
 		out = le.AppendUint64(out, uint64(r.last))
 		out = le.AppendUint64(out, uint64(r.bytes))
 		out = le.AppendUint32(out, first)
 		out = le.AppendUint32(out, uint32(r.entries.len()))
-		out = le.AppendUint32(out, uint32(p.tenant))
+		out = le.AppendUint32(out, uint32(r.part.tenant))
 		out = le.AppendUint32(out, 0)
 		out = le.AppendUint64(out, uint64(r.time))
 		first += uint32(r.entries.len())
@@ -303,8 +313,7 @@ func (l *Log) encodeIndex(s *segment) []byte {
 	for _, r := range refs {
 		out = append(out, r.entries...)
 	}
-	le.PutUint32(out[12:], crc32.Checksum(out, castagnoli))
-	return out
+	return out, count
 }
 
 // indexDir is one partition in an index file.
@@ -329,17 +338,23 @@ func parseIndex(b []byte) (segment uint64, end int64, dirs []indexDir, ok bool) 
 	if crc32.Update(crc, castagnoli, b[16:]) != le.Uint32(b[12:]) {
 		return 0, 0, nil, false
 	}
-	parts, count := int64(le.Uint32(b[32:])), int64(le.Uint32(b[36:]))
-	if int64(len(b)) != indexHeaderSize+parts*indexDirSize+count*entrySize {
-		return 0, 0, nil, false
+	dirs, ok = parseDirs(b[indexHeaderSize:], int64(le.Uint32(b[32:])), int64(le.Uint32(b[36:])))
+	return le.Uint64(b[16:]), int64(le.Uint64(b[24:])), dirs, ok
+}
+
+// parseDirs reads a directory of so many parts and their entries.
+func parseDirs(b []byte, parts, count int64) (dirs []indexDir, ok bool) {
+	if int64(len(b)) != parts*indexDirSize+count*entrySize {
+		return nil, false
 	}
-	all := entries(b[indexHeaderSize+parts*indexDirSize:])
+	le := binary.LittleEndian
+	all := entries(b[parts*indexDirSize:])
 	dirs = make([]indexDir, parts)
 	for i := range dirs {
-		d := b[indexHeaderSize+i*indexDirSize:]
+		d := b[i*indexDirSize:]
 		first, n := int64(le.Uint32(d[32:])), int64(le.Uint32(d[36:]))
 		if first+n > count || n == 0 {
-			return 0, 0, nil, false
+			return nil, false
 		}
 		dirs[i] = indexDir{
 			partition: record.PartitionID(le.Uint64(d)), first: record.Offset(le.Uint64(d[8:])), last: record.Offset(le.Uint64(d[16:])),
@@ -347,7 +362,7 @@ func parseIndex(b []byte) (segment uint64, end int64, dirs []indexDir, ok bool) 
 			entries: all[first*entrySize : (first+n)*entrySize : (first+n)*entrySize],
 		}
 	}
-	return le.Uint64(b[16:]), int64(le.Uint64(b[24:])), dirs, true
+	return dirs, true
 }
 
 // adoptLocked enters what an index file says about a segment.
@@ -355,11 +370,13 @@ func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 	for _, d := range dirs {
 		p := l.partitionLocked(d.partition)
 		p.tenant = d.tenant
-		r := &ref{seg: s, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time}
+		r := &ref{seg: s, part: p, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time}
 		s.total += r.bytes
 		if !p.insert(r) {
 			continue
 		}
+		s.refs = append(s.refs, r)
+		l.mu.refs++
 		r.dead = r.deadBefore(p.start)
 		s.live += r.bytes - r.dead
 		p.end = max(p.end, r.last+1)

@@ -198,6 +198,8 @@ type Log struct {
 		replay     Position // where a restart would begin
 		holds      map[string]Position
 		walBytes   int64
+		refs       int    // of all partitions
+		nextPart   uint64 // number of the next partition segment
 	}
 
 	com      committer

@@ -96,12 +96,12 @@ func (l *Log) buryLocked(part *partition) (dead []*segment) {
 			break
 		}
 		gone++
+		l.forgetRefLocked(r)
 		switch {
+		case r.seg.live > 0:
 		case r.seg.part:
-			delete(l.mu.parts, r.seg)
-			l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
-			dead = append(dead, r.seg)
-		case r.seg.live == 0:
+			dead = append(dead, l.unlistPartLocked(r.seg)...)
+		default:
 			wake = true
 		}
 	}
@@ -114,6 +114,23 @@ func (l *Log) buryLocked(part *partition) (dead []*segment) {
 		l.keep.wake()
 	}
 	return dead
+}
+
+// forgetRefLocked notes that r is no longer its partition's.
+func (l *Log) forgetRefLocked(r *ref) {
+	r.gone = true
+	r.entries = nil
+	l.mu.refs--
+}
+
+// unlistPartLocked takes a partition segment out, of which nothing is needed.
+func (l *Log) unlistPartLocked(s *segment) (dead []*segment) {
+	if _, ok := l.mu.parts[s]; !ok {
+		return nil
+	}
+	delete(l.mu.parts, s)
+	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
+	return []*segment{s}
 }
 
 // keepFromLocked is the position from which on the log is needed as it is: by a restart, or by a hold.

@@ -1,11 +1,10 @@
 package journal
 
 import (
-	"encoding/binary"
+	"cmp"
 	"errors"
-	"fmt"
 	"hash/crc32"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/internal/vfs"
@@ -13,17 +12,22 @@ import (
 )
 
 const (
-	partMagic      = "SLUICEPS"
-	partFormat     = 2
-	partHeaderSize = 72
-
 	// rewriteStep is how much is written at once, and between two looks at the bandwidth.
 	rewriteStep = 256 << 10
+	// rewriteSync is how much is written between two flushes, so that the last one does not hold up the log's.
+	rewriteSync = 16 << 20
 	// rewriteFrom is the part of LogBytesMax below which nothing is rewritten: what lives for seconds is written once.
 	rewriteFrom = 4
+
+	// partSegments is how many segments' worth a partition segment may hold, and partsSmall how many small ones there may be.
+	partSegments = 4
+	partsSmall   = 8
+	// refsMax is how many pieces of partitions the index may have before old ones are joined.
+	refsMax = 1 << 19
 )
 
-// cleaner moves what lives long out of the log into partition segments, so that the log's segments can be recycled.
+// cleaner moves what lives long out of the log into partition segments, so that the log's segments can be recycled, and joins those of
+// which much is dead.
 type cleaner struct {
 	l     *Log
 	woken chan struct{}
@@ -49,15 +53,17 @@ func (c *cleaner) run() {
 			return
 		case <-c.woken:
 		}
-		for s := c.pick(); s != nil; s = c.pick() {
-			err := c.rewrite(s)
-			s.release(c.l)
+		for list := c.pick(); len(list) > 0; list = c.pick() {
+			err := c.rewrite(list)
+			for _, s := range list {
+				s.release(c.l)
+			}
 			if err == nil {
 				c.l.keep.wake()
 				continue
 			}
 			if !errors.Is(err, ErrClosed) {
-				c.l.log.Warn("cannot rewrite a segment", "segment", s.number(), "err", err)
+				c.l.log.Warn("cannot rewrite segments", "first", list[0].path, "segments", len(list), "err", err)
 				c.l.clk.AfterFunc(spaceRetry, c.wake)
 			}
 			break
@@ -65,185 +71,309 @@ func (c *cleaner) run() {
 	}
 }
 
-// pick chooses the segment to rewrite next, oldest first: one of which less than half lives, or the oldest when the log is longer
-// than it may be. The caller gets a reader's hold of it.
-func (c *cleaner) pick() *segment {
+// pick chooses the segments to rewrite next, into one. The caller gets a reader's hold of each.
+func (c *cleaner) pick() (list []*segment) {
 	l := c.l
 	if l.closing.Load() {
 		return nil
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
+	if list = l.pickLogLocked(); list == nil {
+		list = l.pickPartsLocked()
+	}
+	for _, s := range list {
+		s.readers.Add(1)
+	}
+	return list
+}
+
+// partBytesMax is how much of live frames is written into one partition segment.
+func (l *Log) partBytesMax() int64 { return min(partSegments*l.o.SegmentBytes, segmentBytesMax) }
+
+// pickLogLocked chooses segments of the log, oldest first: such as are half dead; where the log is longer than it may be, the oldest one,
+// if an eighth of it is dead; and where the index has too many pieces, the oldest, whatever lives in it.
+func (l *Log) pickLogLocked() (list []*segment) {
 	if l.mu.walBytes < l.o.LogBytesMax/rewriteFrom {
 		return nil
 	}
 	from := l.keepFromLocked()
-	for i, s := range l.mu.segments {
+	room := l.partBytesMax()
+	oldest, crowded := true, l.mu.refs > refsMax
+	for _, s := range l.mu.segments {
 		if !s.sealed || !s.indexed || s.number() >= from.Segment || s.live == 0 {
 			continue
 		}
-		if s.live*2 < s.end || i == 0 && l.mu.walBytes > l.o.LogBytesMax {
-			s.readers.Add(1)
-			return s
+		half := s.live*2 < s.end
+		pins := oldest && l.mu.walBytes > l.o.LogBytesMax && s.live < s.end-s.end/8
+		if (half || pins || crowded) && s.live <= room {
+			list = append(list, s)
+			room -= s.live
+		}
+		oldest = false
+	}
+	return list
+}
+
+// pickPartsLocked chooses partition segments: such as are half dead, together; else the small ones, if there are many.
+func (l *Log) pickPartsLocked() (list []*segment) {
+	var half, small []*segment
+	for s := range l.mu.parts {
+		switch {
+		case s.live*2 < s.total:
+			half = append(half, s)
+		case s.live < l.partBytesMax()/partsSmall:
+			small = append(small, s)
 		}
 	}
-	return nil
+	switch {
+	case len(half) > 0:
+		list = append(half, small...)
+	case len(small) >= partsSmall:
+		list = small
+	}
+	slices.SortFunc(list, func(a, b *segment) int { return cmp.Compare(a.number(), b.number()) })
+	room := l.partBytesMax()
+	n := 0
+	for ; n < len(list) && list[n].live <= room; n++ {
+		room -= list[n].live
+	}
+	return list[:n]
 }
 
-// rewriting is the part of one partition.
-type rewriting struct {
-	id          record.PartitionID
-	entries     entries // where the live frames are, in the log segment
-	first, last record.Offset
-	seg         *segment // what was written
-	out         entries
-	bytes       int64
-	time        int64
+// move is what becomes one piece of a partition in the new file: one piece, or some that follow each other, of the old ones.
+type move struct {
+	from []*ref
+	// live are their entries that are not dead, as they were when the move was planned: the refs may die meanwhile.
+	live []entries
+	to   *ref
 }
 
-// rewrite moves all live records of s. The new files are whole and durable before the index points to them.
-func (c *cleaner) rewrite(s *segment) error {
+// rewrite moves all live records of segments into a new partition segment. It is whole and durable before the index points to it.
+func (c *cleaner) rewrite(list []*segment) error {
 	l := c.l
-	var parts []*rewriting
-	l.mu.RLock()
-	for _, p := range l.mu.partitions {
-		for _, r := range p.refs {
-			if r.seg == s {
-				// What a replay brought back may be dead to its last entry.
-				if k := r.entries.search(p.start); k < r.entries.len() {
-					parts = append(parts, &rewriting{id: p.id, entries: r.entries[k*entrySize:]})
-				}
-				break
-			}
-		}
+	moves := l.planMoves(list)
+	if len(moves) == 0 {
+		return nil // all has died
 	}
-	l.mu.RUnlock()
-	for _, p := range parts {
-		if err := c.writePart(s, p); err != nil {
-			return err
-		}
-	}
-	if err := l.fs.SyncDir(l.o.Dir + "/partitions"); err != nil {
+	l.mu.Lock()
+	number := l.mu.nextPart
+	l.mu.nextPart++
+	l.mu.Unlock()
+	s := newPart(number, l.partPath(partName(number)), 0)
+	if err := c.writePart(s, moves); err != nil {
 		return err
 	}
-	var dead []*segment
-	l.mu.Lock()
-	for _, p := range parts {
-		if !l.swapLocked(s, p) {
-			dead = append(dead, p.seg)
-		}
+	if err := s.mapFile(l.fs); err != nil {
+		return err
 	}
-	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
+	l.mu.Lock()
+	dead := l.swapLocked(s, moves)
 	l.mu.Unlock()
 	l.keep.bury(dead)
 	return nil
 }
 
-// swapLocked makes the index point to the rewritten records. It answers false if they have died meanwhile.
-func (l *Log) swapLocked(s *segment, w *rewriting) bool {
-	p := l.mu.partitions[w.id]
-	if p == nil || p.dropped || w.last < p.start {
-		return false
+// planMoves lists what lives in segments, in the order of an index.
+func (l *Log) planMoves(list []*segment) (moves []move) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	in := make(map[*segment]bool, len(list))
+	var refs []*ref
+	for _, s := range list {
+		in[s] = true
+		for _, r := range s.refs {
+			// What a replay brought back may be dead to its last entry.
+			if !r.gone && r.entries.search(r.part.start) < r.entries.len() {
+				refs = append(refs, r)
+			}
+		}
 	}
-	for i, r := range p.refs {
-		if r.seg != s {
+	sortRefs(refs)
+	for _, r := range refs {
+		live := r.entries[r.entries.search(r.part.start)*entrySize:]
+		if n := len(moves); n > 0 && moves[n-1].follows(r) {
+			moves[n-1].from, moves[n-1].live = append(moves[n-1].from, r), append(moves[n-1].live, live)
 			continue
 		}
-		n := &ref{seg: w.seg, entries: w.out, first: w.first, last: w.last, bytes: w.bytes, time: w.time}
-		n.dead = n.deadBefore(p.start)
-		w.seg.total, w.seg.live = n.bytes, n.bytes-n.dead
-		s.live -= r.bytes - r.dead
-		p.refs[i] = n
-		l.mu.parts[w.seg] = struct{}{}
-		return true
+		moves = append(moves, move{from: []*ref{r}, live: []entries{live}})
 	}
-	return false
+	return moves
 }
 
-func (l *Log) partPath(name string) string { return l.o.Dir + "/partitions/" + name }
+// follows tells whether r is the piece behind those of m.
+func (m *move) follows(r *ref) bool {
+	last := m.from[len(m.from)-1]
+	if last.part != r.part {
+		return false
+	}
+	i := slices.Index(r.part.refs, last)
+	return i >= 0 && i+1 < len(r.part.refs) && r.part.refs[i+1] == r
+}
 
-// writePart writes one partition segment.
-func (c *cleaner) writePart(s *segment, w *rewriting) (err error) {
-	e := w.entries.at(0)
-	w.first = e.base
-	path := c.l.partPath(fmt.Sprintf("%016x-%016x-%016x.seg", uint64(w.id), uint64(w.first), s.number()))
-	f, err := c.l.fs.Open(path+".tmp", vfs.Write|vfs.Create|vfs.Truncate)
+// swapLocked makes the index point to the rewritten records, and answers the partition segments that hold nothing any more.
+func (l *Log) swapLocked(s *segment, moves []move) (dead []*segment) {
+	for i := range moves {
+		m := &moves[i]
+		if m.to == nil {
+			continue
+		}
+		p := m.from[0].part
+		at := -1
+		for _, r := range m.from {
+			if r.gone { // it has died meanwhile, and so have those before it
+				continue
+			}
+			k := slices.Index(p.refs, r)
+			if at < 0 {
+				at = k
+			}
+			p.refs = slices.Delete(p.refs, k, k+1)
+			r.seg.live -= r.bytes - r.dead
+			l.forgetRefLocked(r)
+			if r.seg.part && r.seg.live == 0 {
+				dead = append(dead, l.unlistPartLocked(r.seg)...)
+			}
+		}
+		s.total += m.to.bytes
+		if at < 0 || p.dropped || m.to.last < p.start {
+			m.to.gone = true
+			continue
+		}
+		p.refs = slices.Insert(p.refs, at, m.to)
+		m.to.dead = m.to.deadBefore(p.start)
+		s.live += m.to.bytes - m.to.dead
+		s.refs = append(s.refs, m.to)
+		l.mu.refs++
+	}
+	l.mu.parts[s] = struct{}{}
+	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
+	if s.live == 0 {
+		dead = append(dead, l.unlistPartLocked(s)...)
+	}
+	return dead
+}
+
+// writePart writes a partition segment.
+func (c *cleaner) writePart(s *segment, moves []move) (err error) {
+	tmp := s.path + ".tmp"
+	f, err := c.l.fs.Open(tmp, vfs.Write|vfs.Create|vfs.Truncate)
 	if err != nil {
 		return err
 	}
-	size, err := c.writeFrames(f, s, w)
+	err = c.writeMoves(f, s, moves)
 	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = c.l.fs.Rename(path+".tmp", path)
+		err = c.l.fs.Rename(tmp, s.path)
 	}
 	if err != nil {
 		// What is left is deleted at the next open at the latest.
-		_ = c.l.fs.Remove(path + ".tmp")
+		_ = c.l.fs.Remove(tmp)
 		return err
 	}
-	w.seg = &segment{header: segmentHeader{number: s.number()}, path: path, size: size, end: size, part: true, pid: uint64(w.id), sealed: true, indexed: true}
-	return w.seg.mapFile(c.l.fs)
+	return c.l.fs.SyncDir(c.l.o.Dir + "/partitions")
 }
 
-// writeFrames writes the file's contents and answers their size.
-func (c *cleaner) writeFrames(f vfs.File, s *segment, w *rewriting) (int64, error) {
-	r := ref{time: noTime}
-	pos := int64(partHeaderSize)
+// writeMoves writes the file's contents.
+func (c *cleaner) writeMoves(f vfs.File, s *segment, moves []move) error {
+	w := partWriter{c: c, f: f, at: partHeaderSize}
 	c.buf = c.buf[:0]
-	for i := range w.entries.len() {
-		e := w.entries.at(i)
+	refs := make([]*ref, 0, len(moves))
+	for i := range moves {
+		m := &moves[i]
+		first, last := m.from[0], m.from[len(m.from)-1]
+		m.to = &ref{seg: s, part: first.part, first: first.first, last: last.last, time: noTime}
+		for k, r := range m.from {
+			if err := c.copyFrames(&w, r.seg, m.live[k], m.to); err != nil {
+				return err
+			}
+		}
+		refs = append(refs, m.to)
+	}
+	if err := w.flush(); err != nil {
+		return err
+	}
+	dirs, count := appendDirs(nil, refs)
+	h := partHeader{number: s.number(), end: w.at, parts: uint32(len(refs)), entries: uint32(count), crc: crc32.Checksum(dirs, castagnoli)}
+	s.end, s.size = w.at, w.at+int64(len(dirs))
+	b := h.encode()
+	_, err := f.WriteAt(dirs, w.at)
+	if err == nil {
+		_, err = f.WriteAt(b[:], 0)
+	}
+	return err
+}
+
+// copyFrames copies the frames that some entries of a segment stand for, and enters them in to.
+func (c *cleaner) copyFrames(w *partWriter, s *segment, es entries, to *ref) error {
+	for i := range es.len() {
+		e := es.at(i)
 		err := c.l.readSpan(s, int64(e.pos), int(e.span), func(b []byte) error {
 			for len(b) > 0 {
 				fr, n, err := record.DecodeFrame(b)
 				if err != nil {
 					return &CorruptError{Path: s.path, Offset: int64(e.pos), Reason: err.Error()}
 				}
-				if batch := record.Batch(record.FrameBatch(fr.Payload)); fr.Kind == record.KindRecords && fr.Partition == w.id && len(batch) >= record.BatchHeaderSize {
-					at := pos + int64(len(c.buf))
-					r.add(entry{base: batch.BaseOffset(), lastDelta: uint32(batch.LastOffsetDelta()), pos: uint32(at), span: uint32(n), before: uint32(r.bytes), time: timeOf(batch)}, 0)
-					r.bytes += int64(n)
-					w.last = batch.LastOffset()
-					c.buf = append(c.buf, b[:n]...)
+				batch := record.Batch(record.FrameBatch(fr.Payload))
+				if fr.Kind == record.KindRecords && fr.Partition == to.part.id && len(batch) >= record.BatchHeaderSize {
+					w.add(to, b[:n], batch)
 				}
 				b = b[n:]
 			}
 			return nil
 		})
+		if err == nil {
+			err = w.flushFull()
+		}
 		if err != nil {
-			return 0, err
-		}
-		if len(c.buf) >= rewriteStep || i == w.entries.len()-1 {
-			if _, err := f.WriteAt(c.buf, pos); err != nil {
-				return 0, err
-			}
-			pos += int64(len(c.buf))
-			if err := c.pace(len(c.buf)); err != nil {
-				return 0, err
-			}
-			c.buf = c.buf[:0]
+			return err
 		}
 	}
-	w.out, w.bytes, w.time = r.entries, r.bytes, r.time
-	if _, err := f.WriteAt(r.entries, pos); err != nil {
-		return 0, err
+	return nil
+}
+
+// partWriter appends frames to a partition segment.
+type partWriter struct {
+	c        *cleaner
+	f        vfs.File
+	at       int64 // where what waits in the cleaner's buffer goes
+	unsynced int
+}
+
+func (w *partWriter) add(to *ref, frame []byte, batch record.Batch) {
+	pos := w.at + int64(len(w.c.buf))
+	to.add(entry{base: batch.BaseOffset(), lastDelta: uint32(batch.LastOffsetDelta()), pos: uint32(pos), span: uint32(len(frame)),
+		before: uint32(to.bytes), time: timeOf(batch)}, 0)
+	to.bytes += int64(len(frame))
+	w.c.buf = append(w.c.buf, frame...)
+}
+
+func (w *partWriter) flushFull() error {
+	if len(w.c.buf) < rewriteStep {
+		return nil
 	}
-	var h [partHeaderSize]byte
-	le := binary.LittleEndian
-	copy(h[:], partMagic)
-	le.PutUint16(h[8:], partFormat)
-	le.PutUint64(h[16:], uint64(w.id))
-	le.PutUint64(h[24:], uint64(w.first))
-	le.PutUint64(h[32:], uint64(w.last))
-	le.PutUint64(h[40:], uint64(pos))
-	le.PutUint32(h[48:], uint32(r.entries.len()))
-	le.PutUint32(h[52:], crc32.Checksum(r.entries, castagnoli))
-	le.PutUint64(h[56:], s.number())
-	le.PutUint64(h[64:], uint64(w.time))
-	le.PutUint32(h[12:], crc32.Checksum(h[:], castagnoli))
-	_, err := f.WriteAt(h[:], 0)
-	return pos + int64(len(r.entries)), err
+	return w.flush()
+}
+
+func (w *partWriter) flush() error {
+	n := len(w.c.buf)
+	if n == 0 {
+		return nil
+	}
+	if _, err := w.f.WriteAt(w.c.buf, w.at); err != nil {
+		return err
+	}
+	w.at += int64(n)
+	w.c.buf = w.c.buf[:0]
+	if w.unsynced += n; w.unsynced >= rewriteSync {
+		w.unsynced = 0
+		if err := w.f.Sync(); err != nil {
+			return err
+		}
+	}
+	return w.c.pace(n)
 }
 
 // pace waits as long as n bytes may take.
@@ -287,91 +417,4 @@ func (l *Log) readSpan(s *segment, pos int64, n int, fn func(b []byte) error) er
 		return err
 	}
 	return vfs.Guard(func() error { return fn(m.Bytes()[pos:][:n]) })
-}
-
-// openPartSegments opens the partition segments and enters them in the index.
-func (l *Log) openPartSegments() error {
-	names, err := l.fs.List(l.o.Dir + "/partitions")
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		path := l.partPath(name)
-		if !strings.HasSuffix(name, ".seg") {
-			if err := l.fs.Remove(path); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := l.openPart(path); err != nil {
-			return err
-		}
-	}
-	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
-	return nil
-}
-
-func (l *Log) openPart(path string) error {
-	s, r, err := l.readPart(path)
-	if err != nil {
-		return err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	p := l.partitionLocked(record.PartitionID(s.pid))
-	if !p.insert(r) {
-		// Its records died, or the log was cut down, before a crash that kept the file.
-		return l.fs.Remove(path)
-	}
-	r.dead = r.deadBefore(p.start)
-	s.total, s.live = r.bytes, r.bytes-r.dead
-	p.end = max(p.end, r.last+1)
-	l.mu.parts[s] = struct{}{}
-	return s.mapFile(l.fs)
-}
-
-func (l *Log) readPart(path string) (*segment, *ref, error) {
-	f, err := l.fs.Open(path, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	size, err := f.Size()
-	if err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	corrupt := func(reason string) (*segment, *ref, error) {
-		return nil, nil, errors.Join(&CorruptError{Path: path, Reason: reason}, f.Close())
-	}
-	var h [partHeaderSize]byte
-	if size < partHeaderSize {
-		return corrupt("a partition segment has been cut")
-	}
-	if _, err := f.ReadAt(h[:], 0); err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	le := binary.LittleEndian
-	sum := le.Uint32(h[12:])
-	clear(h[12:16])
-	if string(h[:8]) != partMagic || crc32.Checksum(h[:], castagnoli) != sum {
-		return corrupt("bad header of a partition segment")
-	}
-	if v := le.Uint16(h[8:]); v != partFormat {
-		return nil, nil, errors.Join(&FormatError{Path: path, Found: fmt.Sprintf("format %d", v), Known: partFormat}, f.Close())
-	}
-	at, n := int64(le.Uint64(h[40:])), int64(le.Uint32(h[48:]))
-	if n == 0 || at < partHeaderSize || at+n*entrySize != size {
-		return corrupt("a partition segment has not the size that its header says")
-	}
-	es := make(entries, n*entrySize)
-	if _, err := f.ReadAt(es, at); err != nil {
-		return nil, nil, errors.Join(err, f.Close())
-	}
-	if crc32.Checksum(es, castagnoli) != le.Uint32(h[52:]) {
-		return corrupt("bad index of a partition segment")
-	}
-	s := &segment{
-		header: segmentHeader{number: le.Uint64(h[56:])}, path: path, size: size, end: size, part: true, pid: le.Uint64(h[16:]), sealed: true, indexed: true,
-	}
-	r := &ref{seg: s, entries: es, first: record.Offset(le.Uint64(h[24:])), last: record.Offset(le.Uint64(h[32:])), bytes: at - partHeaderSize, time: int64(le.Uint64(h[64:]))}
-	return s, r, f.Close()
 }

@@ -71,12 +71,11 @@ func parseSegmentHeader(b []byte, path string) (h segmentHeader, ok bool, err er
 
 // segment is a file with frames: one of the log, or a partition segment. Readers hold it while they use its bytes.
 type segment struct {
-	header  segmentHeader // header.number is, in a partition segment, the one it was rewritten from
+	header  segmentHeader // of a partition segment the number alone, which counts apart
 	path    string
 	size    int64
 	seed    uint32             // of its groups' checksums
 	part    bool               // a partition segment
-	pid     uint64             // of a partition segment
 	readers atomic.Int32       // grows under Log.mu only, while the segment is listed
 	dying   atomic.Bool        // no longer listed
 	drop    bool               // a dying segment's file is deleted, not recycled
@@ -93,6 +92,7 @@ type segment struct {
 	live    int64 // bytes of records' frames that somebody may need
 	total   int64 // bytes of records' frames
 	indexed bool  // its index is known
+	refs    []*ref
 }
 
 // mp is a mapping behind an atomic pointer.

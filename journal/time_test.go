@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -64,15 +66,9 @@ func TestTimeModel(t *testing.T) {
 			}
 		}
 		if rapid.Bool().Draw(rt, "rewritten") {
-			for _, s := range l.mu.segments {
-				if s.sealed {
-					s.readers.Add(1)
-					err := l.clean.rewrite(s)
-					s.release(l.Log)
-					if err != nil {
-						rt.Fatal(err)
-					}
-				}
+			rewriteSealed(rt, l.Log, rapid.IntRange(1, 3).Draw(rt, "at once"))
+			if rapid.Bool().Draw(rt, "joined") {
+				rewriteParts(rt, l.Log)
 			}
 		}
 		if rapid.Bool().Draw(rt, "again") {
@@ -84,6 +80,39 @@ func TestTimeModel(t *testing.T) {
 		checkTimes(rt, l.Log, part, all, start)
 		checkExcess(rt, l.Log, part, all, start)
 	})
+}
+
+type fatal interface{ Fatal(...any) }
+
+// rewriteSealed rewrites what is sealed, some segments at once.
+func rewriteSealed(t fatal, l *Log, atOnce int) {
+	l.mu.RLock()
+	sealed := slices.DeleteFunc(slices.Clone(l.mu.segments), func(s *segment) bool { return !s.sealed })
+	l.mu.RUnlock()
+	for list := range slices.Chunk(sealed, atOnce) {
+		rewriteList(t, l, list)
+	}
+}
+
+// rewriteParts joins all partition segments.
+func rewriteParts(t fatal, l *Log) {
+	l.mu.RLock()
+	parts := slices.Collect(maps.Keys(l.mu.parts))
+	l.mu.RUnlock()
+	rewriteList(t, l, parts)
+}
+
+func rewriteList(t fatal, l *Log, list []*segment) {
+	for _, s := range list {
+		s.readers.Add(1)
+	}
+	err := l.clean.rewrite(list)
+	for _, s := range list {
+		s.release(l)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func checkTimes(t *rapid.T, l *Log, part record.PartitionID, all []timedBatch, start record.Offset) {
