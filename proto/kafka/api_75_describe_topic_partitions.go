@@ -87,6 +87,7 @@ func (c *conn) describePage(name string, first int32, most int) (out kmsg.Descri
 		p := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 		p.Partition, p.LeaderID, p.LeaderEpoch = n, c.l.h.nodeID, leaderEpoch
 		p.Replicas, p.ISR = []int32{c.l.h.nodeID}, []int32{c.l.h.nodeID}
+		p.EligibleLeaderReplicas, p.LastKnownELR, p.OfflineReplicas = []int32{}, []int32{}, []int32{} // Java's client takes no null
 		out.Partitions = append(out.Partitions, p)
 	}
 	return out, -1

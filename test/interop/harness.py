@@ -30,6 +30,7 @@ class Broker:
     def __init__(self, directory, certificates, settings=(), host="127.0.0.1", ports=None):
         self.directory, self.certificates, self.settings, self.host = directory, certificates, list(settings), host
         self.ports = ports or {"tcp": 0, "tls": 0, "ws": 0, "wss": 0}
+        self.kafka = {"tcp": 0, "tls": 0}
         self.process = None
         self.log = os.path.join(directory, "broker.log")
         self.socket = os.path.join(directory, "mqtt.sock")
@@ -37,7 +38,8 @@ class Broker:
     def start(self):
         command = [BINARY, "start", "--data", os.path.join(self.directory, "data")]
         settings = [f"listeners.mqtt.{name}={self.host}:{port}" for name, port in self.ports.items()]
-        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", "listeners.kafka.tcp=off", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
+        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
+        settings += [f"listeners.kafka.{name}={self.host}:{port}" for name, port in self.kafka.items()]
         for setting in settings + self.settings:
             command += ["--set", setting]
         with open(self.log, "ab") as log:
@@ -52,6 +54,7 @@ class Broker:
             raise RuntimeError(f"no ready line within {READY_SECONDS} s: {self.tail()}")
         listeners = json.loads(line[len("ready "):])["listeners"]
         self.ports = {name: int(listeners["mqtt." + name].rpartition(":")[2]) for name in ("tcp", "tls", "ws", "wss")}
+        self.kafka = {name: int(listeners["kafka." + name].rpartition(":")[2]) for name in ("tcp", "tls")}
         return self
 
     def stop(self, how=signal.SIGTERM):
@@ -76,6 +79,7 @@ class Broker:
     def environment(self):
         """What a client program needs to know, for programs in any language."""
         return {**os.environ, "SLUICE_HOST": self.host, "SLUICE_CA": self.certificates.ca, "SLUICE_UNIX": self.socket,
+                "SLUICE_KAFKA": f"{self.host}:{self.kafka['tcp']}", "SLUICE_KAFKA_TLS": f"localhost:{self.kafka['tls']}",
                 **{f"SLUICE_{name.upper()}": str(port) for name, port in self.ports.items()}}
 
 
@@ -173,12 +177,12 @@ def run(command, **options):
     return done.stdout
 
 
-def output_of(command, timeout, **options):
-    """Exit code and output of a command in a process group of its own, all of which is ended at the time-out."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                               start_new_session=True, **options)
+def output_of(command, timeout, input=None, **options):
+    """Exit code and output of a command in a process group of its own, all of which is ended at the time-out. input: what it reads."""
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True, **options)
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output, _ = process.communicate(input, timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // What is produced is consumed, in order for each key, with every codec, before and after a crash.
@@ -172,5 +173,39 @@ func TestDeleteRecords(t *testing.T) {
 	offsets, err := c.admin().ListOffsetsAfterMilli(ctx, 1, "a")
 	if o, _ := offsets.Lookup("a", 0); err != nil || o.Offset != 6 {
 		t.Errorf("the first after 1970 is at %d, %v", o.Offset, err)
+	}
+}
+
+// Pages of topics' partitions, as Java's admin client asks for them: it takes no null lists.
+func TestDescribeTopicPartitions(t *testing.T) {
+	c := start(t)
+	c.topic("a", 3, nil)
+	c.topic("b", 2, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cl := c.client()
+	req := kmsg.NewPtrDescribeTopicPartitionsRequest()
+	req.ResponsePartitionLimit = 2
+	var seen []string
+	for range 10 {
+		resp, err := req.RequestWith(ctx, cl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, topic := range resp.Topics {
+			for _, p := range topic.Partitions {
+				seen = append(seen, fmt.Sprint(*topic.Topic, p.Partition))
+				if p.EligibleLeaderReplicas == nil || p.LastKnownELR == nil {
+					t.Error("a list is null")
+				}
+			}
+		}
+		if resp.NextCursor == nil {
+			break
+		}
+		req.Cursor = &kmsg.DescribeTopicPartitionsRequestCursor{Topic: resp.NextCursor.Topic, Partition: resp.NextCursor.Partition}
+	}
+	if got := fmt.Sprint(seen); got != "[a0 a1 a2 b0 b1]" {
+		t.Errorf("seen %s", got)
 	}
 }
