@@ -45,6 +45,13 @@ func (l *benchLoop) run() {
 
 func newStreamBench(tb testing.TB, loops, partitions int) *streamBench {
 	tb.Helper()
+	s := openStreamBench(tb, loops, partitions, storageOptions{dir: tb.TempDir(), checkpointInterval: time.Hour, checkpointBytes: 1 << 40})
+	tb.Cleanup(func() { s.close(tb) })
+	return s
+}
+
+func openStreamBench(tb testing.TB, loops, partitions int, o storageOptions) *streamBench {
+	tb.Helper()
 	s := &streamBench{b: broker.New(broker.Options{Loops: loops})}
 	for i := range loops {
 		l := &benchLoop{l: s.b.Local(i), woken: make(chan struct{}, 1), todo: make(chan func()), done: make(chan struct{})}
@@ -62,24 +69,25 @@ func newStreamBench(tb testing.TB, loops, partitions int) *streamBench {
 	}
 	s.b.SetTopic(spec)
 	var err error
-	s.store, err = openStorage(storageOptions{dir: tb.TempDir(), checkpointInterval: time.Hour, checkpointBytes: 1 << 40}, s.b, slog.New(slog.DiscardHandler))
-	if err != nil {
+	if s.store, err = openStorage(o, s.b, slog.New(slog.DiscardHandler)); err != nil {
 		tb.Fatal(err)
 	}
 	for _, l := range s.loops {
 		go l.run()
 	}
-	tb.Cleanup(func() {
-		for _, l := range s.loops {
-			close(l.todo)
-			<-l.done
-		}
-		if err := s.store.close(); err != nil {
-			tb.Error(err)
-		}
-		s.b.Close()
-	})
 	return s
+}
+
+func (s *streamBench) close(tb testing.TB) {
+	tb.Helper()
+	for _, l := range s.loops {
+		close(l.todo)
+		<-l.done
+	}
+	if err := s.store.close(); err != nil {
+		tb.Error(err)
+	}
+	s.b.Close()
 }
 
 func (s *streamBench) partition(i int) *broker.Partition {
