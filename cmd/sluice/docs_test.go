@@ -4,6 +4,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -28,6 +30,44 @@ func TestCLIUpToDate(t *testing.T) {
 	}
 	if string(have) != want {
 		t.Errorf("%s is not what the commands say: run make generate", page)
+	}
+}
+
+// TestDocumentedCommands: what the pages tell a reader to type, there is: each command, and each flag of it.
+func TestDocumentedCommands(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := filepath.Glob("../../docs/operate/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile("(?:^|[\\s`(])(?:bin/)?sluice ((?:[a-z]|--?[a-z])[^\n`|&;#]*)")
+	seen := 0
+	for _, page := range append(append(pages, more...), "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range line.FindAllStringSubmatch(string(text), -1) {
+			words := strings.Fields(m[1])
+			c, rest, err := newRoot().Find(words)
+			if err != nil || c == nil || !c.HasParent() {
+				continue // prose
+			}
+			seen++
+			for _, w := range rest {
+				name, isFlag := strings.CutPrefix(w, "--")
+				name, _, _ = strings.Cut(strings.TrimRight(name, ".,)"), "=")
+				if isFlag && name != "" && name != "help" && c.Flags().Lookup(name) == nil {
+					t.Errorf("%s: sluice %s has no flag --%s", page, c.Name(), name)
+				}
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d commands were found", seen)
 	}
 }
 
