@@ -43,7 +43,7 @@ func TestDocumentedCommands(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile("(?:^|[\\s`(])(?:bin/)?sluice ((?:[a-z]|--?[a-z])[^\n`|&;#]*)")
+	line := regexp.MustCompile("(?:^|[\\s`(])(?:bin/)?sluice ((?:[a-z]|--?[a-z])[^\n`|&;]*)")
 	seen := 0
 	for _, page := range append(append(pages, more...), "../../README.md") {
 		text, err := os.ReadFile(page)
@@ -51,7 +51,8 @@ func TestDocumentedCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range line.FindAllStringSubmatch(string(text), -1) {
-			words := strings.Fields(m[1])
+			typed, _, _ := strings.Cut(m[1], " #")
+			words := strings.Fields(typed)
 			c, rest, err := newRoot().Find(words)
 			if err != nil || c == nil || !c.HasParent() {
 				continue // prose
