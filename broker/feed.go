@@ -28,11 +28,14 @@ type feed struct {
 	yields    bool       // the queues come first, once, before more retained messages
 	fetching  int
 	nextID    uint16
-	reused    bool // nextID may come to an identifier that is in use: it has been all around, or an earlier connection took some
-	stalled   bool // the receiver has no room
-	changed   bool // progress is to be journaled
-	listed    bool // on the Local's list of such
-	granting  bool // on the Local's list of those with new grants
+	reused    bool      // nextID may come to an identifier that is in use: it has been all around, or an earlier connection took some
+	stalled   bool      // the receiver has no room
+	changed   bool      // progress is to be journaled
+	listed    bool      // on the Local's list of such
+	granting  bool      // on the Local's list of those with new grants
+	joining   []joining // what its own SUBSCRIBEs have asked for and is not committed yet
+	lowered   bool      // on the Local's list of those with subscriptions that were lowered to QoS 0
+	lookAgain bool      // one of its own publishes counts on that: nothing new is sent until then
 	seen      map[string]subscribedTopic
 	seenOf    *[]durableSubscription
 }
@@ -135,6 +138,7 @@ func (l *Local) startFeed(c *Client) {
 		}
 	}
 	l.releasePromises(f)
+	l.lookLowered(f)
 	for _, s := range l.b.shards {
 		if l.behind(f, s) {
 			f.at(uint16(s.id)).behind = true
@@ -173,7 +177,7 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 	if ref.Seq <= fs.cursor {
 		return
 	}
-	if fs.behind || f.stalled || f.fetching > 0 || f.due > 0 || f.parked != nil || f.retaining > 0 {
+	if fs.behind || f.stalled || f.fetching > 0 || f.due > 0 || f.parked != nil || f.retaining > 0 || f.lookAgain {
 		fs.behind = true
 		l.later(c)
 		return
@@ -306,7 +310,7 @@ func (l *Local) feed(c *Client) {
 	if f.parked != nil && !f.stalled {
 		l.takeParked(f)
 	}
-	if f.stalled || f.fetching > 0 || f.parked != nil || c.state != clientConnected {
+	if f.stalled || f.fetching > 0 || f.parked != nil || f.lookAgain || c.state != clientConnected {
 		return
 	}
 	for i := range f.shards {

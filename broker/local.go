@@ -29,8 +29,10 @@ type Local struct {
 	headers     []byte
 	body        []byte
 	seqs        []uint64
+	joined      []uint64  // numbers of filters that the publisher has asked for and that match; see joinedBy
 	resumed     []*Client // to look at again: retained messages or a backlog wait
 	changed     []*feed   // progress to be journaled at the next tick
+	lowered     []*feed   // with subscriptions that were lowered to QoS 0
 	failedFeeds []*Client // could not read the log: again at the next tick
 	grants      []*feed   // grants to be journaled at the end of this turn
 	promising   []*Client // the same of promises

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -27,7 +28,8 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 		return 0, ErrQuota
 	}
 	mt := l.route(tenant, m.Topic)
-	keep := m.QoS > 0 && len(mt.durable) > 0
+	l.joinedBy(c, m)
+	keep := m.QoS > 0 && len(mt.durable)+len(l.joined) > 0
 	dedupe = dedupe && c != nil && c.sess.d != nil
 	if !keep && !m.Retain && !dedupe {
 		if c == nil || c.waiting == 0 || m.QoS == 0 {
@@ -94,7 +96,7 @@ func (l *Local) journal(c *Client, tenant uint32, mt *match, m *Message, dedupe,
 		in.Value = []byte{}
 	}
 	var publisher uint64
-	if c != nil && c.sess.d != nil && c.sess.d.noLocal.Load() {
+	if c != nil && c.sess.d != nil && (c.sess.d.noLocal.Load() || len(l.joined) > 0) {
 		publisher = c.sess.d.id
 	}
 	l.headers, in.RawCount = appendMessageHeaders(l.headers[:0], m, publisher)
@@ -166,9 +168,15 @@ func (l *Local) reference(p *pending, c *Client, m *Message, mt *match, dedupe, 
 		p.extra = binary.AppendUvarint(x, 0)
 		return
 	}
-	x = binary.AppendUvarint(x, uint64(len(mt.durable)))
-	for _, n := range mt.durable {
-		x = binary.AppendUvarint(x, n)
+	late := l.joined
+	if len(late) > 0 {
+		late = slices.DeleteFunc(late, func(n uint64) bool { return slices.Contains(mt.durable, n) })
+	}
+	x = binary.AppendUvarint(x, uint64(len(mt.durable)+len(late)))
+	for _, numbers := range [2][]uint64{mt.durable, late} {
+		for _, n := range numbers {
+			x = binary.AppendUvarint(x, n)
+		}
 	}
 	p.extra = x
 }

@@ -133,7 +133,7 @@ type durable struct {
 	owed      []owedRetained
 }
 
-// durableSubscription is one subscription of a durable session. number is its filter's durable number: 0 at QoS 0, which
+// durableSubscription is one subscription of a durable session. number is its filter's durable number: 0 at QoS 0 (see lowered), which
 // no queue keeps.
 type durableSubscription struct {
 	filter, group string

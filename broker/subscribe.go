@@ -133,13 +133,13 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			continue
 		}
 		var number uint64
-		if r.QoS > 0 {
+		if c.feed.queued(r, have, at) {
 			number = l.b.filters.reserve(c.tenant, string(r.Group), string(r.Filter))
 			numbers = append(numbers, number)
 		}
 		j := subscribeJob{r: *r, number: number, owed: l.bringsRetained(r, at < 0)}
 		j.r.Filter = append([]byte(nil), r.Filter...) // views die with this call
-		if j.owed {
+		if j.owed || r.QoS == 0 && number != 0 {
 			c.dropOwed(r.Filter)
 		}
 		jobs = append(jobs, j)
@@ -157,13 +157,17 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 		},
 		failed: func(err error) {
 			l.b.settle(numbers)
-			l.post(post{kind: postCompleted, c: c, res: Result{Token: t, Err: err}})
+			l.Run(func() {
+				l.hasJoined(c, jobs)
+				l.completed(c, Result{Token: t, Err: err})
+			})
 		},
 	}
 	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
 		l.b.settle(numbers)
 		return 0, err
 	}
+	c.feed.joins(jobs)
 	c.waiting++
 	return Pending, nil
 }
@@ -177,6 +181,7 @@ type subscribeJob struct {
 
 // subscribed ends Subscribe for a durable session, on its loop.
 func (l *Local) subscribed(c *Client, t Token, jobs []subscribeJob) {
+	l.hasJoined(c, jobs)
 	l.completed(c, Result{Token: t})
 	for k := range jobs {
 		if c.state != clientConnected {
@@ -184,6 +189,9 @@ func (l *Local) subscribed(c *Client, t Token, jobs []subscribeJob) {
 		}
 		if jobs[k].owed {
 			l.oweRetained(c, &jobs[k].r, jobs[k].number)
+		}
+		if jobs[k].r.QoS == 0 && jobs[k].number != 0 {
+			l.lookLowered(c.feed)
 		}
 		if jobs[k].r.Group != nil {
 			l.readyShared(c)
@@ -210,7 +218,7 @@ func findSubscription(have []durableSubscription, group, filter []byte) int {
 }
 
 // appendSubscription encodes one subscription with the places from which its filter's queues count for this session. An
-// existing subscription keeps its places.
+// existing subscription keeps its places; addSubscription sees to one that is on its way.
 func (b *Broker) appendSubscription(dst []byte, r *SubscribeRequest, have []durableSubscription, at int, number uint64, owed bool) []byte {
 	var starts []shardSeq
 	opts := r.options()
@@ -225,12 +233,18 @@ func (b *Broker) appendSubscription(dst []byte, r *SubscribeRequest, have []dura
 			starts = b.queueEnds(number)
 		}
 	}
-	dst = appendBytes(dst, r.Group)
-	dst = appendBytes(dst, r.Filter)
-	dst = binary.AppendUvarint(dst, number)
-	dst = binary.AppendUvarint(dst, uint64(opts))
-	dst = binary.AppendUvarint(dst, uint64(r.SubscriptionID))
-	return appendSeqs(dst, starts)
+	return appendSubscriptionRow(dst, &durableSubscription{group: string(r.Group), filter: string(r.Filter), number: number, opts: opts,
+		id: r.SubscriptionID, starts: starts})
+}
+
+// appendSubscriptionRow encodes what decoder.subscription reads.
+func appendSubscriptionRow(dst []byte, s *durableSubscription) []byte {
+	dst = appendString(dst, s.group)
+	dst = appendString(dst, s.filter)
+	dst = binary.AppendUvarint(dst, s.number)
+	dst = binary.AppendUvarint(dst, uint64(s.opts))
+	dst = binary.AppendUvarint(dst, uint64(s.id))
+	return appendSeqs(dst, s.starts)
 }
 
 // queueEnds says up to where the queues of a filter reach now: what a new reader does not get.
@@ -281,7 +295,7 @@ func (s *shard) applySubscribe(b *Broker, d *decoder) {
 		sub.opts &^= optOwed
 		was := b.addSubscription(sess, sub)
 		s.mu.Lock()
-		if was != sub.number {
+		if was != sub.number || sub.lowered() {
 			sess.d.endOwed(was)
 		}
 		if owed {
@@ -305,6 +319,9 @@ func (b *Broker) addSubscription(sess *Session, sub durableSubscription) (was ui
 	if at := findSubscription(subs, group, []byte(sub.filter)); at >= 0 {
 		if was = subs[at].number; was != 0 && was != sub.number {
 			b.leaveFilter(was, sess)
+		}
+		if was == sub.number {
+			sub.starts = subs[at].starts // asked for again before it was there
 		}
 		subs[at] = sub
 	} else {
@@ -403,7 +420,7 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 	var body []byte
 	n := 0
 	for i := range reqs {
-		if findSubscription(sess.d.subscriptions(), reqs[i].Group, reqs[i].Filter) < 0 {
+		if findSubscription(sess.d.subscriptions(), reqs[i].Group, reqs[i].Filter) < 0 && !c.feed.isJoining(reqs[i].Group, reqs[i].Filter) {
 			errs[i] = ErrNoSubscription
 			continue
 		}

@@ -14,6 +14,7 @@ func (l *Local) Tick() {
 		l.later(c)
 	}
 	l.failedFeeds = nil
+	l.endLowered()
 	l.publishLate()
 	now := l.b.nowMilli()
 	lim := l.b.limits.Load()
