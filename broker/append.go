@@ -5,6 +5,7 @@ import (
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // Errors of streams; proto/kafka gives them Kafka's codes of the same names.
@@ -17,6 +18,7 @@ var (
 	ErrInternalTopic        = errors.New("broker: the topic is the broker's own")
 	ErrMessageTooLarge      = errors.New("broker: batch larger than the topic takes")
 	ErrInvalidRecord        = errors.New("broker: a record without a key, in a topic that is compacted")
+	ErrCorruptBatch         = errors.New("broker: batch cannot be decompressed")
 	// ErrTxnNotAnnounced says that the coordinator has not let the producer's transaction in: have it add the partition, then come again.
 	ErrTxnNotAnnounced = errors.New("broker: the partition is not part of the transaction")
 	// ErrNoStreams says that the log keeps nothing (durability "memory").
@@ -112,6 +114,10 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 	if err := admissible(spec, b, now, &o); err != nil {
 		return err
 	}
+	b, err := l.conform(&spec.Config, b, &o)
+	if err != nil {
+		return err
+	}
 	pb := pendingBatch{part: p, app: a, tok: t, appendTime: -1, info: infoOf(b, 0, now)}
 	if o.Silent {
 		pb.app = nil
@@ -139,7 +145,7 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 			return nil
 		}
 	}
-	if !l.b.batchFitsLocked(s, len(batch)) {
+	if !l.b.batchFitsLocked(s, len(b)) {
 		l.starveLocked(s, a)
 		s.mu.Unlock()
 		return ErrBusy
@@ -151,8 +157,8 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 		return ErrQuota
 	}
 	f := s.pendingLocked()
-	if pb.data = batch; o.Held == nil {
-		pb.data, pb.held = f.keepLarge(batch)
+	if pb.data = b; o.Held == nil {
+		pb.data, pb.held = f.keepLarge(b)
 	} else {
 		pb.held = o.Held
 		o.Held.Retain()
@@ -180,17 +186,58 @@ func admissible(spec *TopicSpec, b record.Batch, now int64, o *AppendOptions) er
 			return ErrInvalidTimestamp
 		}
 	}
-	if cfg.Compact && !keyed(b) {
-		return ErrInvalidRecord
-	}
 	return nil
 }
 
-// keyed says whether every record has a key. Of a compressed batch nothing is known here: compaction leaves what has none alone.
-func keyed(b record.Batch) bool {
-	if b.Attributes().Compressed() {
-		return true
+const (
+	// openedMax bounds what a compressed batch may come to where the topic has it opened.
+	openedMax = 128 << 20
+	// scratchMax is how much of that memory a loop keeps.
+	scratchMax = 4 << 20
+)
+
+// conform makes of a batch what its topic stores: with a key in each record where it is compacted, compressed as it says.
+func (l *Local) conform(cfg *TopicConfig, b record.Batch, o *AppendOptions) (record.Batch, error) {
+	codec := b.Attributes().Codec()
+	again := cfg.Recompress && codec != cfg.Compress.Codec
+	if !cfg.Compact && !again {
+		return b, nil
 	}
+	opened := b
+	if codec != record.Uncompressed {
+		if cap(l.plain) > scratchMax {
+			l.plain = nil
+		}
+		out, err := compress.OpenBatch(l.plain[:0], b, openedMax)
+		if err != nil {
+			return nil, ErrCorruptBatch
+		}
+		l.plain, opened = out, out
+	}
+	if cfg.Compact && !keyed(opened) {
+		return nil, ErrInvalidRecord
+	}
+	if !again {
+		return b, nil
+	}
+	o.Held = nil
+	if cfg.Compress.Codec == record.Uncompressed {
+		b = opened
+	} else {
+		if cap(l.packed) > scratchMax {
+			l.packed = nil
+		}
+		l.packed = compress.AppendBatch(l.packed[:0], cfg.Compress, opened)
+		b = l.packed
+	}
+	if cfg.MaxMessageBytes > 0 && len(b) > int(cfg.MaxMessageBytes) {
+		return nil, ErrMessageTooLarge
+	}
+	return b, nil
+}
+
+// keyed says whether every record of an opened batch has a key.
+func keyed(b record.Batch) bool {
 	for it := b.Records(); it.Next(); {
 		if it.Record().Key == nil {
 			return false

@@ -106,6 +106,7 @@ type Broker struct {
 	attached     atomic.Uint64 // moves when a durable session comes back: routes are looked up anew
 	behindGroups atomic.Int64
 	fetcher      *fetcher
+	compaction   compactor
 
 	producerIDs struct { // set aside and not given out yet
 		sync.Mutex
@@ -143,6 +144,7 @@ func New(o Options) *Broker {
 		b.shards = append(b.shards, newShard(record.ShardID(i), b.locals[i%o.Loops]))
 	}
 	b.fetcher = newFetcher(b)
+	b.compaction.b = b
 	return b
 }
 
@@ -167,7 +169,10 @@ func (b *Broker) Local(i int) *Local { return b.locals[i] }
 func (b *Broker) Loops() int { return len(b.locals) }
 
 // Close stops what the core runs in the background. The loops and the log have ended before.
-func (b *Broker) Close() { b.fetcher.close() }
+func (b *Broker) Close() {
+	b.compaction.close()
+	b.fetcher.close()
+}
 
 // shardOf gives the shard of a topic or a session. The hash is part of the data directory's format: FNV-1a, 64 bits.
 func (b *Broker) shardOf(tenant uint32, name []byte) *shard {
@@ -195,6 +200,8 @@ type Stats struct {
 	Groups           atomic.Int64 // of Kafka's protocol, and such as only have offsets
 	Partitions       atomic.Int64 // of topics
 	Producers        atomic.Int64 // that partitions know, each counted once for each of them
+	Compactions      atomic.Int64 // passes over a partition
+	CompactedBytes   atomic.Int64 // that they took away
 }
 
 // DropReason says why a kept message never reached its session.

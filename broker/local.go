@@ -45,7 +45,9 @@ type Local struct {
 	wakeFn     func(to *Local, what post) // wakeLater, made once
 	marker     []byte
 	sweeping   []*Partition
-	milli      int64 // of this turn; 0: not asked for yet
+	plain      []byte // a batch that had to be opened
+	packed     []byte // one that was compressed anew
+	milli      int64  // of this turn; 0: not asked for yet
 	groupTable groupTable
 	txns       map[txnKey]*txn
 }

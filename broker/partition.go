@@ -14,6 +14,8 @@ type Partition struct {
 	shard *shard
 	index int32
 
+	compacting bool // guarded by the compactor's lock
+
 	// What readers see. It moves under the shard's lock; any goroutine reads it without.
 	highWatermark, lastStable, logStart atomic.Int64
 

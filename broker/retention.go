@@ -100,6 +100,7 @@ func (l *Local) sweepStreams(s *shard, lim *StreamLimits, now int64) {
 	s.mu.Unlock()
 	for i, p := range l.sweeping {
 		l.retain(p, now)
+		l.considerCompaction(p, now)
 		l.expireProducers(p, lim, now)
 		l.sweeping[i] = nil
 	}

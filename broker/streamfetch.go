@@ -5,6 +5,7 @@ import (
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // StreamFetch is what a read of a partition has found. Its zero value is ready; reuse it to allocate nothing.
@@ -180,11 +181,14 @@ func (b *Broker) latestBefore(p *Partition, end record.Offset) (found FoundOffse
 	return found, err
 }
 
-// timeIn finds the first record of a batch, from an offset on, with this time or a later one. In a compressed one it is the batch's first:
-// readers skip what comes before.
+// timeIn finds the first record of a batch, from an offset on, with this time or a later one.
 func timeIn(b record.Batch, at int64, from record.Offset) FoundOffset {
 	if b.Attributes().Compressed() {
-		return FoundOffset{max(b.BaseOffset(), from), b.MaxTimestamp()}
+		opened, err := compress.OpenBatch(nil, b, openedMax)
+		if err != nil {
+			return FoundOffset{max(b.BaseOffset(), from), b.MaxTimestamp()} // readers skip what comes before
+		}
+		b = opened
 	}
 	for it := b.Records(); it.Next(); {
 		if r := it.Record(); r.Timestamp >= at && r.Offset >= from {

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // TopicID names a topic for good: a name that is deleted and made again gets another (a version 4 UUID, as Kafka's clients know it).
@@ -36,7 +37,8 @@ type TopicConfig struct {
 	LogAppendTime             bool // message.timestamp.type
 	TimestampBeforeMaxMillis  int64
 	TimestampAfterMaxMillis   int64
-	CompressionType           string // "producer", or a codec that batches are recompressed with
+	Recompress                bool // compression.type: batches in another codec than Compress are compressed anew
+	Compress                  compress.Settings
 	MinCleanableDirtyRatio    float64
 	MinCompactionLagMillis    int64
 	MaxCompactionLagMillis    int64

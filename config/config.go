@@ -233,6 +233,10 @@ type Kafka struct {
 	FetchSize Size `key:"fetch_size" default:"55MiB" min:"1KiB" max:"1GiB" reload:"live"`
 	// Time after which a connection without a request is closed.
 	IdleTimeout time.Duration `key:"idle_timeout" default:"10m" min:"1s" max:"24h" reload:"live"`
+	// How often each partition is looked at: records whose retention is over, compaction, producers that are silent.
+	CheckInterval time.Duration `key:"check_interval" default:"30s" min:"1s" max:"1h" reload:"live"`
+	// How long a partition knows an idempotent producer that is silent.
+	ProducerExpiry time.Duration `key:"producer_expiry" default:"24h" min:"1m" max:"720h" reload:"live"`
 }
 
 // Engine is the reactor.

@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -25,6 +26,7 @@ type committer struct {
 	sleeping atomic.Uint32
 	woken    chan struct{}
 	failed   atomic.Pointer[error]
+	rotate   atomic.Bool // somebody called Rotate
 
 	// The committer goroutine's own.
 	active     *segment
@@ -103,6 +105,12 @@ func (c *committer) turn() bool {
 	if c.full && !c.spaceBack() {
 		c.src.Failed(c.fullError(nil))
 		return false
+	}
+	if c.rotate.Load() {
+		if err := c.rotateNow(); err != nil {
+			c.fail(err)
+			return false
+		}
 	}
 	reserved := c.urgent != nil && c.l.keep.low.Load() && c.active != nil && c.active.size-c.active.end < c.active.size/reserveShare
 	dst, most := c.staging()
@@ -288,6 +296,12 @@ func (c *committer) makeRoom(size int64) error {
 	if want > segmentBytesMax {
 		return fmt.Errorf("a group of %d bytes is too large for a segment", size)
 	}
+	return c.nextSegment(want)
+}
+
+// nextSegment goes on to the next segment, of at least so many bytes.
+func (c *committer) nextSegment(want int64) error {
+	s := c.active
 	sp, err := c.l.keep.take(want)
 	if err != nil {
 		return err
@@ -306,6 +320,30 @@ func (c *committer) makeRoom(size int64) error {
 	}
 	c.activate(next)
 	return nil
+}
+
+// Rotate has the log go on in its next segment soon, so that what the active one holds can be rewritten.
+func (l *Log) Rotate() {
+	l.keep.prepare(l.o.SegmentBytes)
+	l.com.rotate.Store(true)
+	l.com.wake()
+}
+
+// rotateNow does what Rotate has asked for, once the next segment's file is there: commits do not wait for it.
+func (c *committer) rotateNow() error {
+	if c.active == nil || c.active.end == blockSize {
+		c.rotate.Store(false)
+		return nil
+	}
+	c.l.keep.mu.Lock()
+	ready := slices.ContainsFunc(c.l.keep.mu.spares, func(sp spare) bool { return sp.size >= c.l.o.SegmentBytes })
+	c.l.keep.mu.Unlock()
+	if !ready {
+		c.l.clk.AfterFunc(spaceRetry, c.wake)
+		return nil
+	}
+	c.rotate.Store(false)
+	return c.nextSegment(c.l.o.SegmentBytes)
 }
 
 // activate lists a new segment, and seals the one before.

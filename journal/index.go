@@ -25,6 +25,8 @@ const (
 	spanNear = 4 << 10
 	spanMax  = 32 << 10
 
+	dirCompacted = 1 // flag of a directory's entry
+
 	// noTime is the time of frames whose records have none: control batches.
 	noTime = math.MinInt64
 )
@@ -86,6 +88,7 @@ type ref struct {
 	bytes, dead int64
 	time        int64 // the latest of its entries
 	gone        bool  // no longer the partition's
+	compacted   bool  // compaction has written it
 }
 
 // deadBefore is how many bytes of r's frames nobody needs when nobody needs offsets below o.
@@ -306,7 +309,11 @@ func appendDirs(out []byte, refs []*ref) (_ []byte, count int) {
 		out = le.AppendUint32(out, first)
 		out = le.AppendUint32(out, uint32(r.entries.len()))
 		out = le.AppendUint32(out, uint32(r.part.tenant))
-		out = le.AppendUint32(out, 0)
+		flags := uint32(0)
+		if r.compacted {
+			flags = dirCompacted
+		}
+		out = le.AppendUint32(out, flags)
 		out = le.AppendUint64(out, uint64(r.time))
 		first += uint32(r.entries.len())
 	}
@@ -323,6 +330,7 @@ type indexDir struct {
 	first, last record.Offset
 	bytes       int64
 	time        int64
+	compacted   bool
 	entries     entries
 }
 
@@ -359,7 +367,8 @@ func parseDirs(b []byte, parts, count int64) (dirs []indexDir, ok bool) {
 		dirs[i] = indexDir{
 			partition: record.PartitionID(le.Uint64(d)), first: record.Offset(le.Uint64(d[8:])), last: record.Offset(le.Uint64(d[16:])),
 			bytes: int64(le.Uint64(d[24:])), tenant: record.TenantID(le.Uint32(d[40:])), time: int64(le.Uint64(d[48:])),
-			entries: all[first*entrySize : (first+n)*entrySize : (first+n)*entrySize],
+			compacted: le.Uint32(d[44:])&dirCompacted != 0,
+			entries:   all[first*entrySize : (first+n)*entrySize : (first+n)*entrySize],
 		}
 	}
 	return dirs, true
@@ -370,7 +379,7 @@ func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 	for _, d := range dirs {
 		p := l.partitionLocked(d.partition)
 		p.tenant = d.tenant
-		r := &ref{seg: s, part: p, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time}
+		r := &ref{seg: s, part: p, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time, compacted: d.compacted}
 		s.total += r.bytes
 		if !p.insert(r) {
 			continue

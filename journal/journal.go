@@ -358,6 +358,8 @@ func (l *Log) Close() error {
 		close(l.stop)
 		l.com.signal()
 		l.wg.Wait()
+		l.clean.one.Lock() // a compaction ends
+		l.clean.one.Unlock()
 		var err error
 		if l.started && l.Err() == nil {
 			err = l.com.finish()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sluicemq/sluice/internal/vfs"
@@ -31,7 +32,8 @@ const (
 type cleaner struct {
 	l     *Log
 	woken chan struct{}
-	buf   []byte
+	one   sync.Mutex // one rewriting, or compaction, at a time
+	buf   []byte     // its
 }
 
 func (c *cleaner) init(l *Log) {
@@ -104,8 +106,8 @@ func (l *Log) pickLogLocked() (list []*segment) {
 		if !s.sealed || !s.indexed || s.number() >= from.Segment || s.live == 0 {
 			continue
 		}
-		half := s.live*2 < s.end
-		pins := oldest && l.mu.walBytes > l.o.LogBytesMax && s.live < s.end-s.end/8
+		half := s.live*2 < s.size
+		pins := oldest && l.mu.walBytes > l.o.LogBytesMax && s.live < s.size-s.size/8
 		if (half || pins || crowded) && s.live <= room {
 			list = append(list, s)
 			room -= s.live
@@ -141,27 +143,35 @@ func (l *Log) pickPartsLocked() (list []*segment) {
 	return list[:n]
 }
 
-// move is what becomes one piece of a partition in the new file: one piece, or some that follow each other, of the old ones.
+// move is what becomes of one piece of a partition, or of some that follow each other, in the new file: one piece, but for a compaction
+// that ends within one.
 type move struct {
 	from []*ref
 	// live are their entries that are not dead, as they were when the move was planned: the refs may die meanwhile.
 	live []entries
-	to   *ref
+	to   []*ref
 }
 
 // rewrite moves all live records of segments into a new partition segment. It is whole and durable before the index points to it.
 func (c *cleaner) rewrite(list []*segment) error {
-	l := c.l
-	moves := l.planMoves(list)
+	c.one.Lock()
+	defer c.one.Unlock()
+	moves := c.l.planMoves(list)
 	if len(moves) == 0 {
 		return nil // all has died
 	}
+	return c.replace(moves, func(f vfs.File, s *segment) error { return c.writeMoves(f, s, moves) })
+}
+
+// replace writes a new partition segment and has the index point to it.
+func (c *cleaner) replace(moves []move, write func(vfs.File, *segment) error) error {
+	l := c.l
 	l.mu.Lock()
 	number := l.mu.nextPart
 	l.mu.nextPart++
 	l.mu.Unlock()
 	s := newPart(number, l.partPath(partName(number)), 0)
-	if err := c.writePart(s, moves); err != nil {
+	if err := c.writePart(s, write); err != nil {
 		return err
 	}
 	if err := s.mapFile(l.fs); err != nil {
@@ -204,7 +214,7 @@ func (l *Log) planMoves(list []*segment) (moves []move) {
 // follows tells whether r is the piece behind those of m.
 func (m *move) follows(r *ref) bool {
 	last := m.from[len(m.from)-1]
-	if last.part != r.part {
+	if last.part != r.part || last.compacted != r.compacted {
 		return false
 	}
 	i := slices.Index(r.part.refs, last)
@@ -215,9 +225,6 @@ func (m *move) follows(r *ref) bool {
 func (l *Log) swapLocked(s *segment, moves []move) (dead []*segment) {
 	for i := range moves {
 		m := &moves[i]
-		if m.to == nil {
-			continue
-		}
 		p := m.from[0].part
 		at := -1
 		for _, r := range m.from {
@@ -235,16 +242,19 @@ func (l *Log) swapLocked(s *segment, moves []move) (dead []*segment) {
 				dead = append(dead, l.unlistPartLocked(r.seg)...)
 			}
 		}
-		s.total += m.to.bytes
-		if at < 0 || p.dropped || m.to.last < p.start {
-			m.to.gone = true
-			continue
+		for _, r := range m.to {
+			s.total += r.bytes
+			if at < 0 || p.dropped || r.last < p.start {
+				r.gone = true
+				continue
+			}
+			p.refs = slices.Insert(p.refs, at, r)
+			at++
+			r.dead = r.deadBefore(p.start)
+			s.live += r.bytes - r.dead
+			s.refs = append(s.refs, r)
+			l.mu.refs++
 		}
-		p.refs = slices.Insert(p.refs, at, m.to)
-		m.to.dead = m.to.deadBefore(p.start)
-		s.live += m.to.bytes - m.to.dead
-		s.refs = append(s.refs, m.to)
-		l.mu.refs++
 	}
 	l.mu.parts[s] = struct{}{}
 	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
@@ -255,13 +265,13 @@ func (l *Log) swapLocked(s *segment, moves []move) (dead []*segment) {
 }
 
 // writePart writes a partition segment.
-func (c *cleaner) writePart(s *segment, moves []move) (err error) {
+func (c *cleaner) writePart(s *segment, write func(vfs.File, *segment) error) (err error) {
 	tmp := s.path + ".tmp"
 	f, err := c.l.fs.Open(tmp, vfs.Write|vfs.Create|vfs.Truncate)
 	if err != nil {
 		return err
 	}
-	err = c.writeMoves(f, s, moves)
+	err = write(f, s)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -284,26 +294,16 @@ func (c *cleaner) writeMoves(f vfs.File, s *segment, moves []move) error {
 	for i := range moves {
 		m := &moves[i]
 		first, last := m.from[0], m.from[len(m.from)-1]
-		m.to = &ref{seg: s, part: first.part, first: first.first, last: last.last, time: noTime}
+		to := &ref{seg: s, part: first.part, first: first.first, last: last.last, time: noTime, compacted: first.compacted}
+		m.to = append(m.to, to)
 		for k, r := range m.from {
-			if err := c.copyFrames(&w, r.seg, m.live[k], m.to); err != nil {
+			if err := c.copyFrames(&w, r.seg, m.live[k], to); err != nil {
 				return err
 			}
 		}
-		refs = append(refs, m.to)
+		refs = append(refs, to)
 	}
-	if err := w.flush(); err != nil {
-		return err
-	}
-	dirs, count := appendDirs(nil, refs)
-	h := partHeader{number: s.number(), end: w.at, parts: uint32(len(refs)), entries: uint32(count), crc: crc32.Checksum(dirs, castagnoli)}
-	s.end, s.size = w.at, w.at+int64(len(dirs))
-	b := h.encode()
-	_, err := f.WriteAt(dirs, w.at)
-	if err == nil {
-		_, err = f.WriteAt(b[:], 0)
-	}
-	return err
+	return w.finish(s, refs)
 }
 
 // copyFrames copies the frames that some entries of a segment stand for, and enters them in to.
@@ -348,6 +348,22 @@ func (w *partWriter) add(to *ref, frame []byte, batch record.Batch) {
 		before: uint32(to.bytes), time: timeOf(batch)}, 0)
 	to.bytes += int64(len(frame))
 	w.c.buf = append(w.c.buf, frame...)
+}
+
+// finish writes directory and header behind the frames.
+func (w *partWriter) finish(s *segment, refs []*ref) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	dirs, count := appendDirs(nil, refs)
+	h := partHeader{number: s.number(), end: w.at, parts: uint32(len(refs)), entries: uint32(count), crc: crc32.Checksum(dirs, castagnoli)}
+	s.end, s.size = w.at, w.at+int64(len(dirs))
+	b := h.encode()
+	_, err := w.f.WriteAt(dirs, w.at)
+	if err == nil {
+		_, err = w.f.WriteAt(b[:], 0)
+	}
+	return err
 }
 
 func (w *partWriter) flushFull() error {

@@ -57,6 +57,10 @@ var metricHelp = map[string]string{
 	"sluice_kafka_sent_bytes_total":          "Bytes of Kafka answers.",
 	"sluice_kafka_protocol_errors_total":     "Kafka connections ended because of what the client sent.",
 	"sluice_broker_topics":                   "Topics.",
+	"sluice_broker_partitions":               "Partitions of all topics.",
+	"sluice_broker_producers":                "Idempotent producers known, each counted once for each partition.",
+	"sluice_broker_compactions_total":        "Passes of compaction over a partition.",
+	"sluice_broker_compacted_bytes_total":    "Bytes that compaction took away.",
 	"sluice_broker_groups":                   "Kafka groups, those that only have offsets included.",
 	"sluice_engine_accepted_total":           "Connections taken in by a listener.",
 	"sluice_engine_refused_total":            "Connections ended before they could speak.|reason",
@@ -150,6 +154,10 @@ func (c *collector) collectKafka(k sink) {
 	k.counter("sluice_kafka_sent_bytes_total", n.BytesOut)
 	k.counter("sluice_kafka_protocol_errors_total", n.Broken)
 	k.gauge("sluice_broker_topics", float64(c.s.node.broker.TopicCount()))
+	k.gauge("sluice_broker_partitions", float64(c.s.node.broker.Stats().Partitions.Load()))
+	k.gauge("sluice_broker_producers", float64(c.s.node.broker.Stats().Producers.Load()))
+	k.counter("sluice_broker_compactions_total", uint64(c.s.node.broker.Stats().Compactions.Load()))
+	k.counter("sluice_broker_compacted_bytes_total", uint64(max(c.s.node.broker.Stats().CompactedBytes.Load(), 0)))
 	k.gauge("sluice_broker_groups", float64(c.s.node.broker.Stats().Groups.Load()))
 }
 

@@ -210,7 +210,8 @@ func brokerLimits(cfg *config.Config) broker.Limits {
 	l := &cfg.Limits
 	lim := broker.Limits{SessionMessages: none(int64(l.SessionMessages)), SessionBytes: none(int64(l.SessionBytes)),
 		SessionAge: l.SessionAge, Sessions: none(int64(l.Sessions)), Subscriptions: l.Subscriptions,
-		RetainedCount: none(int64(l.RetainedMessages)), RetainedBytes: -1, FilterLevels: l.TopicLevels}
+		RetainedCount: none(int64(l.RetainedMessages)), RetainedBytes: -1, FilterLevels: l.TopicLevels,
+		Stream: broker.StreamLimits{ProducerExpiry: cfg.Kafka.ProducerExpiry, RetentionInterval: cfg.Kafka.CheckInterval}}
 	if lim.Subscriptions == 0 {
 		lim.Subscriptions = math.MaxInt32
 	}

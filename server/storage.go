@@ -84,6 +84,8 @@ type logStorage struct {
 
 	toldFull atomic.Bool // that the disk is full was logged, and nothing has been written since
 
+	forced atomic.Bool // a checkpoint is to be written at the next tick
+
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -225,6 +227,33 @@ func (s *logStorage) Excess(p record.PartitionID, before, bytes int64) record.Of
 	return s.log.Excess(p, before, bytes)
 }
 
+var _ broker.Compactor = (*logStorage)(nil)
+
+// Dirt asks the log.
+func (s *logStorage) Dirt(p record.PartitionID) broker.Dirt {
+	d := s.log.Dirt(p)
+	return broker.Dirt{Clean: d.Clean, Dirty: d.Dirty, Waiting: d.Waiting, Since: d.Since}
+}
+
+// Compact has the log make a pass.
+func (s *logStorage) Compact(r broker.CompactRequest) (broker.CompactResult, error) {
+	q := journal.CompactRequest{Partition: r.Partition, End: r.End, Young: r.Young, Now: r.Now, KeepDeletes: r.KeepDeletes}
+	for _, a := range r.Aborted {
+		q.Aborted = append(q.Aborted, journal.AbortedRange(a))
+	}
+	c, err := s.log.Compact(q)
+	if errors.Is(err, journal.ErrClosed) {
+		err = broker.ErrClosed
+	}
+	return broker.CompactResult{Until: c.Until, Read: c.Read, Written: c.Written, Ended: c.Ended}, err
+}
+
+// Rotate ends the active segment, and has the next tick write a checkpoint, however little was written.
+func (s *logStorage) Rotate() {
+	s.log.Rotate()
+	s.forced.Store(true)
+}
+
 func walk(f *journal.Fetched, from record.Offset, fn func(record.Batch) bool) (next record.Offset, more bool, err error) {
 	next = from
 	for _, raw := range f.Batches {
@@ -262,7 +291,7 @@ func (s *logStorage) checkpoints() {
 		case <-tick.C:
 		}
 		now, written := time.Now(), s.log.Stats().Bytes.Load()
-		if written == bytes || now.Sub(last) < s.o.checkpointInterval && written-bytes < s.o.checkpointBytes {
+		if !s.forced.Swap(false) && (written == bytes || now.Sub(last) < s.o.checkpointInterval && written-bytes < s.o.checkpointBytes) {
 			continue
 		}
 		last, bytes = now, written

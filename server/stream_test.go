@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/binary"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,17 +124,18 @@ func (r *streamReader) take() {
 	r.l.l.Run(r.next)
 }
 
-// Producers, readers from memory and from the disk, checkpoints, and records that are deleted under way, all at once on small segments; then
-// the log is opened again.
-func TestStreamsTogether(t *testing.T) {
-	dir := t.TempDir()
-	o := storageOptions{dir: dir, segmentBytes: 1 << 20, tailBytes: 256 << 10, groupBytes: 128 << 10, checkpointInterval: 50 * time.Millisecond, checkpointBytes: 1 << 40}
-	s := openStreamBench(t, 3, 4, o)
-	var producers []*streamProducer
-	var readers []*streamReader
+// togetherBench is producers and readers of four partitions.
+type togetherBench struct {
+	*streamBench
+	producers []*streamProducer
+	readers   []*streamReader
+}
+
+func startTogether(t *testing.T, o storageOptions) *togetherBench {
+	s := &togetherBench{streamBench: openStreamBench(t, 3, 4, o)}
 	for i := range 8 {
 		w := &streamProducer{l: s.loops[i%3], p: s.partition(i % 4), id: int64(i + 1), room: 5, last: -1, t: t}
-		producers = append(producers, w)
+		s.producers = append(s.producers, w)
 		w.l.todo <- func() {
 			w.a = w.l.l.NewAppender(w)
 			w.Resume()
@@ -143,33 +143,22 @@ func TestStreamsTogether(t *testing.T) {
 	}
 	for i := range 8 {
 		r := &streamReader{l: s.loops[(i+1)%3], p: s.partition(i % 4), seen: map[int64]int64{}, t: t}
-		readers = append(readers, r)
+		s.readers = append(s.readers, r)
 		r.l.todo <- r.next
 	}
-	var deleted sync.WaitGroup
-	testx.Eventually(t, time.Minute, func() bool {
-		return producers[0].acked.Load() > 500 && readers[3].count.Load() > 20 && readers[7].count.Load() > 20
-	})
-	deleted.Add(1)
-	s.loops[0].todo <- func() { // what all readers have passed
-		s.loops[0].l.DeleteRecords(s.partition(3), 10, func(_ record.Offset, err error) {
-			if err != nil {
-				t.Error(err)
-			}
-			deleted.Done()
-		})
-	}
-	deleted.Wait()
-	testx.Eventually(t, time.Minute, func() bool { return producers[0].acked.Load() > 1500 })
-	total := int64(0)
-	for _, w := range producers {
+	return s
+}
+
+// stop has the producers stop, and answers how many batches were acknowledged once all are.
+func (s *togetherBench) stop(t *testing.T) (total int64) {
+	for _, w := range s.producers {
 		w.stop.Store(true)
 	}
 	testx.Eventually(t, time.Minute, func() bool {
 		total = 0
-		for _, w := range producers {
-			sent := make(chan int64)
-			w.l.todo <- func() { go func(n int64) { sent <- n }(w.sent) }
+		for _, w := range s.producers {
+			sent := make(chan int64, 1)
+			w.l.todo <- func() { sent <- w.sent }
 			n := <-sent
 			if w.acked.Load() != n {
 				return false
@@ -178,14 +167,35 @@ func TestStreamsTogether(t *testing.T) {
 		}
 		return true
 	})
+	return total
+}
+
+// Producers, readers from memory and from the disk, checkpoints, and records that are deleted under way, all at once on small segments; then
+// the log is opened again.
+func TestStreamsTogether(t *testing.T) {
+	o := storageOptions{dir: t.TempDir(), segmentBytes: 1 << 20, tailBytes: 256 << 10, groupBytes: 128 << 10, checkpointInterval: 50 * time.Millisecond,
+		checkpointBytes: 1 << 40}
+	s := startTogether(t, o)
+	testx.Eventually(t, time.Minute, func() bool {
+		return s.producers[0].acked.Load() > 500 && s.readers[3].count.Load() > 20 && s.readers[7].count.Load() > 20
+	})
+	deleted := make(chan error, 1)
+	s.loops[0].todo <- func() { // what all readers have passed
+		s.loops[0].l.DeleteRecords(s.partition(3), 10, func(_ record.Offset, err error) { deleted <- err })
+	}
+	if err := <-deleted; err != nil {
+		t.Error(err)
+	}
+	testx.Eventually(t, time.Minute, func() bool { return s.producers[0].acked.Load() > 1500 })
+	total := s.stop(t)
 	testx.Eventually(t, time.Minute, func() bool {
 		read := int64(0)
-		for _, r := range readers {
+		for _, r := range s.readers {
 			read += r.count.Load()
 		}
 		return read == 2*total
 	}, func() string { return fmt.Sprint(total, " were acknowledged") })
-	for _, r := range readers {
+	for _, r := range s.readers {
 		off := make(chan struct{})
 		r.l.todo <- func() {
 			r.off = true
@@ -195,8 +205,12 @@ func TestStreamsTogether(t *testing.T) {
 		<-off
 	}
 	s.close(t)
+	checkTogether(t, o, s.producers)
+}
 
-	s = openStreamBench(t, 2, 4, o)
+// checkTogether reads what a log has when it is opened again.
+func checkTogether(t *testing.T, o storageOptions, producers []*streamProducer) {
+	s := openStreamBench(t, 2, 4, o)
 	defer s.close(t)
 	for i := range 4 {
 		p := s.partition(i)
@@ -207,17 +221,24 @@ func TestStreamsTogether(t *testing.T) {
 		if p.LogStart() != want {
 			t.Errorf("partition %d begins at %d", i, p.LogStart())
 		}
-		r := &streamReader{l: s.loops[0], p: p, from: want, seen: map[int64]int64{}, t: t}
 		if want > 0 {
 			continue // the first ones are gone
 		}
-		r.l.todo <- r.next
+		r := &streamReader{l: s.loops[0], p: p, seen: map[int64]int64{}, t: t}
 		expected := int64(0)
 		for _, w := range producers {
 			if w.p.Index() == p.Index() {
 				expected += w.acked.Load()
 			}
 		}
+		r.l.todo <- r.next
 		testx.Eventually(t, time.Minute, func() bool { return r.count.Load() == expected })
+		off := make(chan struct{})
+		r.l.todo <- func() {
+			r.off = true
+			r.l.l.Unwatch(&r.w)
+			close(off)
+		}
+		<-off
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
 	"github.com/sluicemq/sluice/meta/topicconfig"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
@@ -35,7 +37,7 @@ func resolveTopic(settings []broker.Setting) broker.TopicConfig {
 	v := topicconfig.Resolve(settingsOf(settings), nil)
 	return broker.TopicConfig{Compact: v.Compact, Delete: v.Delete, RetentionMillis: v.RetentionMillis, RetentionBytes: v.RetentionBytes,
 		MaxMessageBytes: v.MaxMessageBytes, LogAppendTime: v.LogAppendTime, TimestampBeforeMaxMillis: v.TimestampBeforeMaxMillis,
-		TimestampAfterMaxMillis: v.TimestampAfterMaxMillis, CompressionType: v.CompressionType, MinCleanableDirtyRatio: v.MinCleanableDirtyRatio,
+		TimestampAfterMaxMillis: v.TimestampAfterMaxMillis, Recompress: v.CompressionType != "producer", Compress: compressionOf(v), MinCleanableDirtyRatio: v.MinCleanableDirtyRatio,
 		MinCompactionLagMillis: v.MinCompactionLagMillis, MaxCompactionLagMillis: v.MaxCompactionLagMillis,
 		DeleteRetentionMillis: v.DeleteRetentionMillis, SegmentBytes: v.SegmentBytes, SegmentMillis: v.SegmentMillis,
 		MinInsyncReplicas: v.MinInsyncReplicas, UncleanLeaderElection: v.UncleanLeaderElection, ReplicationFactor: 1}
@@ -126,18 +128,24 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 	return settings, res
 }
 
+// compressionOf is what batches are compressed with where compression.type says so.
+func compressionOf(v *topicconfig.Values) compress.Settings {
+	switch v.CompressionType {
+	case "gzip":
+		return compress.Settings{Codec: record.Gzip, Level: int(max(v.GzipLevel, 0))}
+	case "lz4":
+		return compress.Settings{Codec: record.LZ4, Level: int(v.LZ4Level)}
+	case "zstd":
+		return compress.Settings{Codec: record.Zstd, Level: int(v.ZstdLevel)}
+	case "snappy":
+		return compress.Settings{Codec: record.Snappy}
+	}
+	return compress.Settings{}
+}
+
 // check says what is wrong with a topic's settings, what this version does not do included.
 func (c *topicCatalog) check(s topicconfig.Settings) error {
-	if err := topicconfig.CheckTopic(s, nil, c.flushes); err != nil {
-		return err
-	}
-	switch v := topicconfig.Resolve(s, nil); {
-	case v.Compact:
-		return errors.New("cleanup.policy compact is not offered by this version")
-	case v.CompressionType != "producer":
-		return errors.New("compression.type other than producer is not offered by this version")
-	}
-	return nil
+	return topicconfig.CheckTopic(s, nil, c.flushes)
 }
 
 // topicResult says what came of a change.

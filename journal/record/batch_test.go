@@ -442,3 +442,17 @@ func BenchmarkRead(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(ins)), "ns/record")
 }
+
+func TestEmptyBatch(t *testing.T) {
+	raw := AppendEmpty([]byte("before"), &BatchOptions{BaseOffset: 7, LastDelta: 9, LeaderEpoch: 3}, 1000)
+	b, n, err := ParseBatch(raw[6:])
+	if err != nil || n != BatchHeaderSize || b.Verify() != nil {
+		t.Fatal(n, err, b.Verify())
+	}
+	if b.Count() != 0 || b.BaseOffset() != 7 || b.NextOffset() != 17 || b.MaxTimestamp() != 1000 || b.ProducerID() != NoProducer {
+		t.Errorf("%d records, %d to %d at %d", b.Count(), b.BaseOffset(), b.NextOffset(), b.MaxTimestamp())
+	}
+	if it := b.Records(); it.Next() || it.Err() != nil {
+		t.Error(it.Err())
+	}
+}

@@ -98,11 +98,17 @@ func (b *BatchBuilder) NextDelta() int32 { return b.lastDelta + 1 }
 // Finish sets the header and returns the buffer that Begin was given, with the batch behind what was in it. A batch without
 // records is not to be stored: Finish then returns the buffer as it was.
 func (b *BatchBuilder) Finish(o *BatchOptions) []byte {
-	buf := b.buf
-	b.buf = nil
 	if b.count == 0 {
+		buf := b.buf
+		b.buf = nil
 		return buf[:b.start]
 	}
+	return b.seal(o)
+}
+
+func (b *BatchBuilder) seal(o *BatchOptions) []byte {
+	buf := b.buf
+	b.buf = nil
 	h := buf[b.start:]
 	invariant.Check(len(h) <= MaxBatchSize, "a batch's size")
 	binary.BigEndian.PutUint64(h[batchBaseOffset:], uint64(o.BaseOffset))
@@ -123,6 +129,14 @@ func (b *BatchBuilder) Finish(o *BatchOptions) []byte {
 	binary.BigEndian.PutUint32(h[batchCount:], uint32(b.count))
 	binary.BigEndian.PutUint32(h[batchCRC:], Batch(h).ComputeCRC())
 	return buf
+}
+
+// AppendEmpty appends a batch without records, which stands for the offsets from o.BaseOffset to o.LastDelta behind it: what compaction
+// leaves where nothing is left. ms is its time.
+func AppendEmpty(dst []byte, o *BatchOptions, ms int64) []byte {
+	var b BatchBuilder
+	b.Begin(dst, ms)
+	return b.seal(o)
 }
 
 // InputSize is the most bytes that in adds to a batch, whatever its base timestamp: what an accumulator reserves.

@@ -39,6 +39,7 @@ var reasons = []struct {
 	{broker.ErrInvalidTimestamp, wire.InvalidTimestamp},
 	{broker.ErrMessageTooLarge, wire.MessageTooLarge},
 	{broker.ErrInvalidRecord, wire.InvalidRecord},
+	{broker.ErrCorruptBatch, wire.CorruptMessage},
 	{broker.ErrNoStreams, wire.KafkaStorageError},
 	{broker.ErrTxnNotAnnounced, wire.InvalidTxnState},
 	{broker.ErrProducerFenced, wire.ProducerFenced},
