@@ -18,10 +18,10 @@ type Partition struct {
 
 	// What readers see. It moves under the shard's lock; any goroutine reads it without.
 	highWatermark, lastStable, logStart atomic.Int64
+	bytes                               atomic.Int64 // of the batches that were applied in this run
 
 	mu struct {
 		next         record.Offset // of the next record that is appended
-		bytes        int64         // of the batches that were applied in this run
 		watchers     watchList
 		producers    producerTable
 		open         []openTxn    // by where they begin

@@ -172,10 +172,12 @@ func TestWatchFor(t *testing.T) {
 	p := gb.b.Topic(0, "t").Partition(0)
 	a := gb.appender(0)
 	woken := ""
-	committed, bytes, any := Watcher{Committed: true}, Watcher{Bytes: 250}, Watcher{}
+	var committed, bytes, any Watcher
 	l := gb.b.Local(1)
-	l.Watch(p, 0, &committed, func() { woken += "committed " })
-	l.Watch(p, 0, &bytes, func() { woken += "bytes " })
+	var f StreamFetch
+	l.FetchTail(p, 0, 1, false, &f)
+	l.WatchRead(p, &f, true, 1, &committed, func() { woken += "committed " })
+	l.WatchRead(p, &f, false, 250, &bytes, func() { woken += "bytes " })
 	l.Watch(p, 0, &any, func() { woken += "any " })
 	step := func(want string) {
 		t.Helper()
@@ -196,8 +198,16 @@ func TestWatchFor(t *testing.T) {
 	if p.mu.watchers.head != nil {
 		t.Error("somebody still waits")
 	}
+	// What came between a read and the wait for more is seen.
+	l.FetchTail(p, 4, 1, false, &f)
+	_ = a.append(p, batchOf(record.BatchOptions{}, "b"), 1)
+	gb.pump()
+	l.WatchRead(p, &f, false, 1, &any, func() { woken += "meanwhile " })
+	l.WatchRead(p, &f, false, 1000, &bytes, func() { woken += "too many " })
+	step("meanwhile ")
+	l.Unwatch(&bytes)
 	// Woken, given up, and armed again before the wake-up arrives.
-	l.Watch(p, 4, &any, func() { woken += "first " })
+	l.Watch(p, 5, &any, func() { woken += "first " })
 	_ = a.append(p, batchOf(record.BatchOptions{}, "b"), 1)
 	gb.log.commit()
 	gb.b.Local(0).Drain()

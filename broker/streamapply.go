@@ -138,8 +138,8 @@ func (p *Partition) applyBatchLocked(in *batchInfo, appendTime int64, live bool)
 		p.applyProducerLocked(in, appendTime, live)
 	}
 	p.mu.next = max(p.mu.next, end)
-	p.mu.bytes += int64(in.size)
 	p.highWatermark.Store(int64(end))
+	p.bytes.Add(int64(in.size))
 	p.lastStable.Store(int64(p.stableLocked()))
 }
 

@@ -24,6 +24,8 @@ type StreamFetch struct {
 	Ref     alloc.Ref
 	Bytes   int
 	Aborted []AbortedTxn // among them, for a reader of committed records
+
+	seen int64 // bytes of the partition when it was read, or a little before
 }
 
 // AbortedTxn is a transaction whose records such a reader leaves out.
@@ -59,6 +61,7 @@ func (l *Local) FetchCold(p *Partition, from record.Offset, maxBytes int, commit
 func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, tail bool) (cold bool) {
 	f.Release()
 	f.Err = nil
+	f.seen = p.bytes.Load()
 	// The last stable offset is read first: the high watermark that is read behind it is not below it.
 	f.LastStable, f.HighWatermark, f.LogStart = p.LastStable(), p.HighWatermark(), p.LogStart()
 	switch {

@@ -80,13 +80,8 @@ func (f *fetchState) begin(wait time.Duration) {
 		return
 	}
 	f.waiting = true
+	f.watch()
 	l := f.r.c.l
-	for i := range f.parts {
-		p := &f.parts[i]
-		if p.part != nil && p.code == wire.None {
-			l.core.Watch(p.part, offset(p.offset), &p.watch, f.wake)
-		}
-	}
 	l.core.SetTimer(&f.timer, wait, f.wakeLast)
 }
 
@@ -101,10 +96,18 @@ func (f *fetchState) wake() {
 		f.settle()
 		return
 	}
+	f.watch()
+}
+
+// watch waits for what the last look did not see: its part of what is missing, in some partition.
+func (f *fetchState) watch() {
+	missing := max(f.minBytes-f.bytes(), 1)
+	each := int64((missing + len(f.parts) - 1) / max(len(f.parts), 1))
+	wake := f.wake // one closure for all
 	for i := range f.parts {
 		p := &f.parts[i]
 		if p.part != nil && p.code == wire.None {
-			f.r.c.l.core.Watch(p.part, offset(p.offset), &p.watch, f.wake)
+			f.r.c.l.core.WatchRead(p.part, &p.read, f.committed, each, &p.watch, wake)
 		}
 	}
 }
@@ -140,6 +143,7 @@ func (f *fetchState) readAll() {
 		if left <= 0 && f.bytes() > 0 {
 			most = 0
 		}
+		p.read.Copy = f.r.c.tls
 		if f.r.c.l.core.FetchTail(p.part, offset(p.offset), most, f.committed, &p.read) {
 			f.cold++
 			f.r.c.l.core.FetchCold(p.part, offset(p.offset), most, f.committed, &p.read, f.readCold)

@@ -45,6 +45,7 @@ type conn struct {
 	next     *conn
 	blocked  uint8
 	closing  bool
+	tls      bool // what is sent is looked at before: no views of mapped files
 }
 
 // onData takes all requests that are whole, as far as they can be taken now, and returns how many bytes that was.

@@ -42,7 +42,7 @@ func newLoopState(h *Handler, el *engine.Loop, core *broker.Local) *loopState {
 
 // open begins a connection.
 func (l *loopState) open(k link) *conn {
-	c := &conn{link: k, l: l, next: l.first}
+	c := &conn{link: k, l: l, next: l.first, tls: k.TLS() != nil}
 	if l.first != nil {
 		l.first.prev = c
 	}
