@@ -2,7 +2,10 @@ package broker
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
+
+	"github.com/sluicemq/sluice/journal/record"
 )
 
 // seedCommands gives the commands of a small history, and its checkpoint rows.
@@ -43,10 +46,25 @@ func FuzzCommands(f *testing.F) {
 		}
 	}
 	f.Add(appendBytes(nil, encodeSession(nil, &Session{id: "c", d: &durable{id: 1}}, NeverExpires, &Will{Topic: []byte("t")})))
+	f.Add(logStartCommand(101, 3))
+	f.Add(logStartCommand(101, 1<<62))
+	f.Add(binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(nil, cmdProducersGone), 101), 1<<40))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tb := newTestBroker(t, 1, nil)
 		defer tb.b.Close()
 		s := tb.b.shards[1]
+		tb.b.SetTopic(topicSpec("t", 1, 100, 101))
+		p := tb.b.Topic(0, "t").Partition(1)
+		s.mu.Lock()
+		for i := range record.Offset(5) {
+			p.applyBatchLocked(&batchInfo{base: i, last: i, producer: int64(i), size: 1}, -1, false)
+		}
+		s.mu.Unlock()
+		defer func() {
+			if p.LogStart() < 0 || p.LogStart() > p.HighWatermark() {
+				t.Fatalf("from %d to %d", p.LogStart(), p.HighWatermark())
+			}
+		}()
 		s.applyCommands(tb.b, appendBytes(nil, encodeSession(nil, &Session{id: "c", d: &durable{id: 1}}, NeverExpires, nil)))
 		s.applyCommands(tb.b, b)
 		s.applyCommands(tb.b, appendBytes(nil, b))
@@ -83,6 +101,11 @@ func FuzzRow(f *testing.F) {
 			f.Add([]byte(k), v)
 		}
 	}
+	st := unknownProducer
+	st.take(&batchInfo{base: 7, last: 9, producer: 1, first: 3, lastSeq: 5, kind: batchTransactional}, -1)
+	f.Add(producerKey(100, 1), st.encode(nil))
+	f.Add(abortedKey(100, 9), []byte{streamRowVersion, 1, 7})
+	f.Add(key8(rowLogStart, 100), []byte{streamRowVersion, 7})
 	f.Fuzz(func(t *testing.T, key, value []byte) {
 		if len(key) == 0 {
 			return
@@ -90,6 +113,7 @@ func FuzzRow(f *testing.F) {
 		tb := newTestBroker(t, 1, nil)
 		defer tb.b.Close()
 		tb.b.recovering = true
+		tb.b.SetTopic(topicSpec("t", 1, 100, 101))
 		s := tb.b.shards[0]
 		if !s.loadRow(tb.b, key[0], key[1:], value) {
 			return

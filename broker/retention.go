@@ -68,6 +68,7 @@ func (s *shard) applyLogStart(b *Broker, id record.PartitionID, start record.Off
 		return
 	}
 	s.mu.Lock()
+	start = min(start, p.HighWatermark())
 	if start <= p.LogStart() {
 		s.mu.Unlock()
 		return

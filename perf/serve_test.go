@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,6 +42,7 @@ type counts struct {
 	Heap       int64
 	Mallocs    uint64
 	Goroutines int
+	CPU        time.Duration
 }
 
 // serve runs a node with these settings until its standard input ends, and answers each line with its counts, after a collection if the
@@ -70,11 +72,20 @@ func serve(set []string) error {
 		}
 		var ms runtime.MemStats
 		runtime.ReadMemStats(&ms)
-		if err := out.Encode(counts{Heap: int64(ms.HeapAlloc), Mallocs: ms.Mallocs, Goroutines: runtime.NumGoroutine()}); err != nil {
+		if err := out.Encode(counts{Heap: int64(ms.HeapAlloc), Mallocs: ms.Mallocs, Goroutines: runtime.NumGoroutine(), CPU: processCPU()}); err != nil {
 			return err
 		}
 	}
 	return s.Close()
+}
+
+// processCPU is the processor time that the process has used.
+func processCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // node is the child from outside.
