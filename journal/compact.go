@@ -275,8 +275,8 @@ func (p *compaction) writePieces(f vfs.File, s *segment, m *move, from, to int) 
 	w := partWriter{c: p.c, f: f, at: partHeaderSize}
 	p.c.buf = p.c.buf[:0]
 	first, last := p.refs[from], p.refs[to-1]
-	clean := &ref{seg: s, part: first.part, first: first.first, last: min(last.last, p.out.Until-1), time: noTime, compacted: true}
-	rest := &ref{seg: s, part: first.part, first: p.out.Until, last: last.last, time: noTime}
+	clean := &ref{seg: s, part: first.part, tenant: first.tenant, first: first.first, last: min(last.last, p.out.Until-1), time: noTime, compacted: true}
+	rest := &ref{seg: s, part: first.part, tenant: first.tenant, first: p.out.Until, last: last.last, time: noTime}
 	for i := from; i < to; i++ {
 		_, err := p.batches(i, func(fr *record.Frame, frame []byte, b record.Batch) (bool, error) {
 			p.out.Read += int64(len(frame))
@@ -308,7 +308,7 @@ func (p *compaction) endPiece(w *partWriter, to *ref, like *record.Frame) {
 	if to.bytes > 0 {
 		return
 	}
-	f := record.Frame{Kind: record.KindRecords, Partition: p.r.Partition, Tenant: to.part.tenant}
+	f := record.Frame{Kind: record.KindRecords, Partition: p.r.Partition, Tenant: to.tenant}
 	if like != nil {
 		f.Shard, f.Epoch, f.Index = like.Shard, like.Epoch, like.Index
 	}

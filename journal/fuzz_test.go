@@ -41,6 +41,7 @@ func FuzzPartSegment(f *testing.F) {
 			f.Fatal(err)
 		}
 	}
+	l.checkpointed(f)
 	rewriteSealed(f, l.Log, 1)
 	l.close(f)
 	b, err := vfs.ReadFile(mem, "data/partitions/"+partName(0))

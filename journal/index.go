@@ -87,8 +87,9 @@ type ref struct {
 	first, last record.Offset // in a partition segment: what it was written in place of
 	bytes, dead int64
 	time        int64 // the latest of its entries
-	gone        bool  // no longer the partition's
-	compacted   bool  // compaction has written it
+	tenant      record.TenantID
+	gone        bool // no longer the partition's
+	compacted   bool // compaction has written it
 }
 
 // deadBefore is how many bytes of r's frames nobody needs when nobody needs offsets below o.
@@ -107,7 +108,6 @@ func (r *ref) deadBefore(o record.Offset) int64 {
 // partition is the index of one partition. Guarded by Log.mu.
 type partition struct {
 	id         record.PartitionID
-	tenant     record.TenantID
 	start, end record.Offset // log start; one behind the last record
 	refs       []*ref        // by offset
 	savedEnd   record.Offset // in its checkpoint row
@@ -172,7 +172,6 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	}
 	if ix.part == nil || ix.part.id != f.Partition {
 		ix.part = ix.l.partitionLocked(f.Partition)
-		ix.part.tenant = f.Tenant
 	}
 	p := ix.part
 	base, last := b.BaseOffset(), b.LastOffset()
@@ -190,7 +189,7 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	if k := len(p.refs); k > 0 && p.refs[k-1].seg == s {
 		r = p.refs[k-1]
 	} else {
-		r = &ref{seg: s, part: p, first: base, time: noTime}
+		r = &ref{seg: s, part: p, tenant: f.Tenant, first: base, time: noTime}
 		p.refs = append(p.refs, r)
 		s.refs = append(s.refs, r)
 		ix.l.mu.refs++
@@ -308,7 +307,7 @@ func appendDirs(out []byte, refs []*ref) (_ []byte, count int) {
 		out = le.AppendUint64(out, uint64(r.bytes))
 		out = le.AppendUint32(out, first)
 		out = le.AppendUint32(out, uint32(r.entries.len()))
-		out = le.AppendUint32(out, uint32(r.part.tenant))
+		out = le.AppendUint32(out, uint32(r.tenant))
 		flags := uint32(0)
 		if r.compacted {
 			flags = dirCompacted
@@ -378,8 +377,7 @@ func parseDirs(b []byte, parts, count int64) (dirs []indexDir, ok bool) {
 func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 	for _, d := range dirs {
 		p := l.partitionLocked(d.partition)
-		p.tenant = d.tenant
-		r := &ref{seg: s, part: p, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time, compacted: d.compacted}
+		r := &ref{seg: s, part: p, tenant: d.tenant, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time, compacted: d.compacted}
 		s.total += r.bytes
 		if !p.insert(r) {
 			continue

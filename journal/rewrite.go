@@ -294,7 +294,7 @@ func (c *cleaner) writeMoves(f vfs.File, s *segment, moves []move) error {
 	for i := range moves {
 		m := &moves[i]
 		first, last := m.from[0], m.from[len(m.from)-1]
-		to := &ref{seg: s, part: first.part, first: first.first, last: last.last, time: noTime, compacted: first.compacted}
+		to := &ref{seg: s, part: first.part, tenant: first.tenant, first: first.first, last: last.last, time: noTime, compacted: first.compacted}
 		m.to = append(m.to, to)
 		for k, r := range m.from {
 			if err := c.copyFrames(&w, r.seg, m.live[k], to); err != nil {

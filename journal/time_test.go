@@ -66,6 +66,7 @@ func TestTimeModel(t *testing.T) {
 			}
 		}
 		if rapid.Bool().Draw(rt, "rewritten") {
+			l.checkpointed(t)
 			rewriteSealed(rt, l.Log, rapid.IntRange(1, 3).Draw(rt, "at once"))
 			if rapid.Bool().Draw(rt, "joined") {
 				rewriteParts(rt, l.Log)
