@@ -157,7 +157,7 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 		return ErrQuota
 	}
 	f := s.pendingLocked()
-	if pb.data = b; o.Held == nil {
+	if pb.data = b; o.Held == nil || len(b) <= rawBatchMax {
 		pb.data, pb.held = f.keepLarge(b)
 	} else {
 		pb.held = o.Held

@@ -3,9 +3,11 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -440,4 +442,37 @@ func TestStrayRows(t *testing.T) {
 			t.Errorf("%d rows are left", n)
 		}
 	}
+}
+
+// A large batch that somebody holds is not copied, and held until it is in the log's buffer, or until the log has failed.
+func TestAppendHeld(t *testing.T) {
+	gb := newGroupBench(t)
+	p, a := gb.b.Topic(0, "t").Partition(0), gb.appender(0)
+	block := alloc.CopyBlock(batchOf(record.BatchOptions{}, strings.Repeat("x", 20_000)))
+	send := func() {
+		t.Helper()
+		if err := a.a.local.Append(a.a, p, block.Bytes(), AppendOptions{Held: block}, 1); err != nil {
+			t.Fatal(err)
+		}
+		if n := block.Refs(); n != 2 {
+			t.Errorf("%d holders while it waits", n)
+		}
+		gb.pump()
+		if n := block.Refs(); n != 1 {
+			t.Errorf("%d holders behind it", n)
+		}
+	}
+	send()
+	gb.log.fail = errors.New("full")
+	send()
+	gb.log.fail = nil
+	send()
+	var f StreamFetch
+	if gb.b.Local(0).FetchTail(p, 0, 1<<20, false, &f); len(f.Batches) != 2 || record.Batch(f.Batches[1]).BaseOffset() != 1 {
+		t.Errorf("%d batches", len(f.Batches))
+	}
+	if record.Batch(block.Bytes()).BaseOffset() != 0 {
+		t.Error("what was held has changed")
+	}
+	block.Release()
 }

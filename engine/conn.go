@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"github.com/sluicemq/sluice/alloc"
 )
 
 type connFlags uint32
@@ -49,9 +51,10 @@ type Conn struct {
 
 // pending is what a connection holds from one turn to another. It goes back to the loop when it is empty.
 type pending struct {
-	in   []byte // received and not taken; of the loop's pool
-	need int    // bytes at which OnData is called again
-	err  error  // why it was closed, or is being closed
+	in    []byte       // received and not taken; of the loop's pool
+	block *alloc.Block // holds in instead
+	need  int          // bytes at which OnData is called again
+	err   error        // why it was closed, or is being closed
 }
 
 // pendingsKept bounds the free ones of a loop.
@@ -367,23 +370,10 @@ func (c *Conn) deliver(buf []byte, off, n int) {
 		return
 	}
 	copy(buf[off-have:], p.in)
-	l.pool.Put(p.in)
-	p.in = nil
+	p.drop(l)
 	b := buf[off-have : off+n]
 	took := c.onData(b)
 	c.keep(b[took:])
-}
-
-// grow makes room for n more bytes of input: twofold, but to no more than Need says, so that what a peer announces and does not send
-// costs nothing, and what it sends is copied twice at most.
-func (p *pending) grow(l *Loop, n int) {
-	want := len(p.in) + n
-	if want <= cap(p.in) {
-		return
-	}
-	big := append(l.pool.Get(max(want, min(2*cap(p.in), p.need))), p.in...)
-	l.pool.Put(p.in)
-	p.in = big
 }
 
 // onData calls the handler and makes sense of its answer.
@@ -422,11 +412,11 @@ func (c *Conn) deliverKept() {
 		return
 	}
 	rest := p.in[took:]
-	if cap(p.in) >= 4*len(rest) {
-		// Most of the buffer was one large packet, which must not be pinned by the first bytes of the next.
-		big := p.in
-		p.in = append(c.loop.pool.Get(len(rest)), rest...)
-		c.loop.pool.Put(big)
+	if p.block != nil || cap(p.in) >= 4*len(rest) {
+		// Most of the buffer was one large packet, which must not be pinned by the first bytes of the next; or somebody holds it.
+		next := append(c.loop.pool.Get(len(rest)), rest...)
+		p.drop(c.loop)
+		p.in = next
 		return
 	}
 	p.in = append(p.in[:0], rest...)
@@ -442,8 +432,7 @@ func (c *Conn) redeliver() {
 
 func (c *Conn) dropInput() {
 	if p := c.pend; p != nil && p.in != nil {
-		c.loop.pool.Put(p.in)
-		p.in = nil
+		p.drop(c.loop)
 		c.tidy()
 	}
 }

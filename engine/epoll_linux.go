@@ -173,12 +173,21 @@ func (c *Conn) event(ev uint32) {
 func (c *Conn) readable() {
 	l := c.loop
 	for range readsPerTurn {
-		n, errno := sockRead(int(c.fd), l.scratch[headroom:])
+		to := c.spare()
+		direct := to != nil
+		if !direct {
+			to = l.scratch[headroom:]
+		}
+		n, errno := sockRead(int(c.fd), to)
 		l.local.reads++
 		switch {
 		case n > 0:
-			c.input(l.scratch, headroom, n)
-			if n < readBytes || c.flags&flagClosed != 0 || !c.wantsRead() {
+			if direct {
+				c.inputSpare(n)
+			} else {
+				c.input(l.scratch, headroom, n)
+			}
+			if n < len(to) || c.flags&flagClosed != 0 || !c.wantsRead() {
 				return
 			}
 		case errno == unix.EAGAIN || errno == unix.EINTR:

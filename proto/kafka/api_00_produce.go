@@ -129,7 +129,7 @@ func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceRe
 		res.Code, res.Message = wire.CodeOf(err), err.Error()
 		return false, nil
 	}
-	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent}
+	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && r.call.Version >= produceJoins && o.Transactional {
 		c.joinAndAppend(r, at, part, p.Records, string(m.TransactionalID))

@@ -162,6 +162,7 @@ type link interface {
 	WriteRef(p []byte, r alloc.Ref)
 	Queued() int
 	Need(n int)
+	Held() alloc.Ref
 	PauseRead()
 	ResumeRead()
 	Close(err error)
