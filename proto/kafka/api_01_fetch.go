@@ -131,7 +131,7 @@ func (f *fetchState) unwatch() {
 
 // readAll reads each partition from memory as far as the bounds allow; what is not there is asked for.
 func (f *fetchState) readAll() {
-	left := f.maxBytes
+	left, some := f.maxBytes, false
 	for i := range f.parts {
 		p := &f.parts[i]
 		p.read.Release()
@@ -140,15 +140,17 @@ func (f *fetchState) readAll() {
 		}
 		// One batch is given even if it is larger than asked for, so that a reader gets on; but one in the whole answer.
 		most := min(p.max, left)
-		if left <= 0 && f.bytes() > 0 {
+		if left <= 0 && some {
 			most = 0
 		}
 		p.read.Copy = f.r.c.tls
 		if f.r.c.l.core.FetchTail(p.part, offset(p.offset), most, f.committed, &p.read) {
 			f.cold++
 			f.r.c.l.core.FetchCold(p.part, offset(p.offset), most, f.committed, &p.read, f.readCold)
+			left, some = left-most, true // what it will bring is not known yet
+			continue                     // it is the pool's now
 		}
-		left -= p.read.Bytes
+		left, some = left-p.read.Bytes, some || p.read.Bytes > 0
 	}
 }
 
