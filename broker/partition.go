@@ -77,7 +77,7 @@ func (b *Broker) revivePartitions() {
 		s.mu.Lock()
 		p.mu.next = max(p.mu.next, end)
 		p.highWatermark.Store(int64(p.mu.next))
-		p.logStart.Store(max(p.logStart.Load(), int64(start)))
+		p.logStart.Store(min(max(p.logStart.Load(), int64(start)), int64(p.mu.next)))
 		p.lastStable.Store(int64(p.stableLocked()))
 		s.mu.Unlock()
 		return true

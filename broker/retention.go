@@ -68,7 +68,9 @@ func (s *shard) applyLogStart(b *Broker, id record.PartitionID, start record.Off
 		return
 	}
 	s.mu.Lock()
-	start = min(start, p.HighWatermark())
+	if !b.recovering { // until then the high watermark is not known
+		start = min(start, p.HighWatermark())
+	}
 	if start <= p.LogStart() {
 		s.mu.Unlock()
 		return

@@ -403,6 +403,29 @@ func TestDeleteRecords(t *testing.T) {
 	}
 }
 
+// A log start that was moved behind the last checkpoint is found in the log, though the records before it are not replayed.
+func TestLogStartReplayed(t *testing.T) {
+	gb := newGroupBench(t)
+	p, a := gb.b.Topic(0, "t").Partition(0), gb.appender(0)
+	_ = a.append(p, batchOf(record.BatchOptions{}, "a", "b", "c"), 1)
+	gb.pump()
+	points := &memCheckpoints{}
+	if err := gb.b.Checkpoint(points); err != nil {
+		t.Fatal(err)
+	}
+	gb.b.Local(0).DeleteRecords(p, 2, func(record.Offset, error) {})
+	gb.pump()
+	gb.log.start = nil
+	next, err := gb.restartWith(1, points, p.topic.Spec())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(next.b.Close)
+	if p = next.b.Topic(0, "t").Partition(0); p.LogStart() != 2 || p.HighWatermark() != 3 {
+		t.Errorf("from %d to %d", p.LogStart(), p.HighWatermark())
+	}
+}
+
 // Rows and frames of partitions that the catalog creates later in the replay, and of such as it does not know any more.
 func TestStrayRows(t *testing.T) {
 	gb := newGroupBench(t)
