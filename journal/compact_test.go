@@ -1,10 +1,13 @@
 package journal
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -22,8 +25,8 @@ type compactModel struct {
 	o       Options
 	l       *opened
 	next    record.Offset
-	start   record.Offset // of the log
-	asked   record.Offset // the highest that was asked for: what lies below may come back after a power cut, or some of it
+	start   record.Offset                 // of the log
+	asked   record.Offset                 // the highest that was asked for: what lies below may come back after a power cut, or some of it
 	records map[record.Offset]modelRecord // all that were ever written
 	aborted []AbortedRange
 	ended   map[record.Offset]bool
@@ -525,4 +528,105 @@ func TestRotate(t *testing.T) {
 		t.Errorf("after a restart %q", got)
 	}
 	l.close(t)
+}
+
+// cutter takes images of what power cuts would leave, at each sync while it watches.
+type cutter struct {
+	mem    *vfs.Mem
+	watch  atomic.Bool
+	mu     sync.Mutex
+	images []*vfs.Mem
+}
+
+func newCutter(t *testing.T) *cutter {
+	c := &cutter{mem: vfs.NewMem()}
+	if err := errors.Join(c.mem.MkdirAll("data"), c.mem.SyncDir(".")); err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(1)
+	c.mem.OnSync = func(string, string) {
+		if !c.watch.Load() {
+			return
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		seed++
+		c.images = append(c.images, c.mem.Crash(vfs.Cut{}), c.mem.Crash(vfs.Cut{Keep: true}), c.mem.Crash(vfs.Cut{Rand: seeded(seed)}))
+	}
+	return c
+}
+
+// A power cut at any moment of a compaction, and of the removal of what it has replaced, leaves each key with its latest value, and nothing
+// that was deleted and gone.
+func TestCompactCut(t *testing.T) {
+	o := smallOptions(Sync)
+	c := newCutter(t)
+	o.Dir, o.FS, o.LogBytesMax = "data", c.mem, 1<<40
+	l := open(t, o)
+	next := record.Offset(0)
+	put := func(n int, key, value string) {
+		for range n {
+			l.keyed(t, next, record.BatchOptions{}, 10, [2]string{key, value})
+			next++
+		}
+	}
+	pass := func(now int64) {
+		t.Helper()
+		if _, err := l.Compact(CompactRequest{Partition: compactPart, End: next, Young: math.MaxInt64, Now: now, KeepDeletes: 10}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 12 {
+		for _, k := range []string{"a", "b", "c", "gone"} {
+			put(1, k, "v")
+		}
+	}
+	put(1, "gone", "")
+	put(30, "other", "1")
+	l.checkpointed(t)
+	pass(100) // the deletion gets its time
+	put(30, "other", "2")
+	l.checkpointed(t)
+	for now := int64(200); now < 203; now++ {
+		c.watch.Store(true)
+		pass(now) // and goes
+		c.watch.Store(false)
+		put(10, "other", "3")
+		c.watch.Store(true)
+		l.checkpointed(t)
+	}
+	c.watch.Store(false)
+	l.close(t)
+	if len(c.images) < 30 {
+		t.Errorf("%d power cuts", len(c.images))
+	}
+	for i, im := range c.images {
+		o.FS = im
+		checkCut(t, i, o)
+	}
+}
+
+func checkCut(t *testing.T, image int, o Options) {
+	l := open(t, o)
+	defer l.close(t)
+	state := map[string]string{}
+	seen := record.Offset(-1)
+	for _, s := range l.left(t) {
+		var from, to record.Offset
+		var key, what string
+		_, _ = fmt.Sscanf(s, "%d-%d %s %s", &from, &to, &key, &what)
+		if from <= seen {
+			t.Fatalf("image %d: %q behind %d", image, s, seen)
+		}
+		seen = to
+		state[key] = fmt.Sprint(from, what)
+	}
+	for key, want := range map[string]string{"a": "44", "b": "45", "c": "46"} {
+		if state[key] != want {
+			t.Fatalf("image %d: %s is at %q, want %q; %v", image, key, state[key], want, state)
+		}
+	}
+	if at, ok := state["gone"]; ok && at != "48deleted" {
+		t.Fatalf("image %d: what was deleted is at %s", image, at)
+	}
 }
