@@ -36,6 +36,7 @@ type committer struct {
 	clean      bool // the last group is a clean end
 	full       bool
 	chunk      *chunk
+	last       int // bytes of the last group's frames
 	indexer    indexer
 	gone       []*Group
 
@@ -127,6 +128,7 @@ func (c *committer) turn() bool {
 		}
 		return false
 	}
+	c.last = len(out)
 	g, buf := c.stage(dst, out)
 	if err := c.commit(g, buf); err != nil {
 		g.Release()
@@ -152,7 +154,8 @@ func countFrames(b []byte) (count uint32, err error) {
 // staging is where the next group's frames go, and how many bytes of them there may be.
 func (c *committer) staging() (dst []byte, most int) {
 	want := groupHeaderSize + c.l.o.GroupBytesMax
-	if c.chunk != nil && len(c.chunk.buf)-c.chunk.used < max(want/4, 2*blockSize) {
+	// As much room as the last group took, but no less than a quarter: what outgrows its room is copied once more.
+	if c.chunk != nil && len(c.chunk.buf)-c.chunk.used < max(want/4, 2*blockSize, min(want, c.last+groupHeaderSize)) {
 		c.chunk.release()
 		c.chunk = nil
 	}
