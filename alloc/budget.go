@@ -36,11 +36,11 @@ type Level uint8
 const (
 	// LevelNormal asks for nothing.
 	LevelNormal Level = iota
-	// LevelShed, from 80 %: copy out what pins more than it needs, and shed the slowest receivers.
+	// LevelShed is from 80 %: copy out what pins more than it needs, and shed the slowest receivers.
 	LevelShed
-	// LevelPause, from 90 %: stop reading publishers.
+	// LevelPause is from 90 %: stop reading publishers.
 	LevelPause
-	// LevelRefuse, from 95 %: refuse connections.
+	// LevelRefuse is from 95 %: refuse connections.
 	LevelRefuse
 )
 

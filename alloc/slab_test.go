@@ -3,8 +3,9 @@ package alloc
 import "testing"
 
 type row struct {
-	key  uint64
-	a, b uint32
+	key uint64
+	a   uint32
+	_   uint32
 }
 
 func TestSlabPlaces(t *testing.T) {

@@ -295,8 +295,9 @@ func (c *conn) packet(h *wire.Header) error {
 			return err
 		}
 		return fmt.Errorf("the broker sent DISCONNECT: %v", d.Reason)
+	default:
+		return errUnexpected
 	}
-	return errUnexpected
 }
 
 func (c *conn) connack(h *wire.Header) error {

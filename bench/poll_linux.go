@@ -222,8 +222,9 @@ func sysResult(n uintptr, errno unix.Errno) (int, error) {
 		return int(n), nil
 	case unix.EAGAIN, unix.EINTR:
 		return 0, errBlocked
+	default:
+		return 0, errno
 	}
-	return 0, errno
 }
 
 func sysClose(fd int) { _ = unix.Close(fd) }

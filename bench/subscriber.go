@@ -119,6 +119,7 @@ func (s *subscriber) count(m *wire.Publish) {
 			st.reordered++
 			r.note("a message came out of order", now)
 		}
+	default: // a first copy, in its place
 	}
 	st.fresh++
 	if t.cell != s.lastCell {

@@ -1,7 +1,5 @@
 package bench
 
-import "math/bits"
-
 // seen is what a track makes of one delivery.
 type seen uint8
 
@@ -91,11 +89,3 @@ type bitset16 [1 << 16 / 64]uint64
 func (b *bitset16) has(id uint16) bool { return b[id/64]>>(id%64)&1 == 1 }
 func (b *bitset16) add(id uint16)      { b[id/64] |= 1 << (id % 64) }
 func (b *bitset16) remove(id uint16)   { b[id/64] &^= 1 << (id % 64) }
-
-// count is how many identifiers are in b.
-func (b *bitset16) count() (n int) {
-	for _, w := range b {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}

@@ -90,6 +90,7 @@ type path struct {
 }
 
 func newPath(t testing.TB, qos QoS, kept, shared bool) *path {
+	t.Helper()
 	p := &path{tb: newTestBroker(t, 2, nil)}
 	p.log = &nullLog{memLog: p.tb.log}
 	req := live("s")

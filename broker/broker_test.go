@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -161,7 +162,7 @@ func TestTakeOver(t *testing.T) {
 		a := tb.connect(0, req)
 		a.subscribe(1, "t")
 		b := tb.connect(1, req)
-		check(t, "kicked", a.kicked == ErrTakenOver, true)
+		check(t, "kicked", errors.Is(a.kicked, ErrTakenOver), true)
 		check(t, "present", b.connected.Present, !req.CleanStart)
 		p := tb.connect(0, live("p"))
 		p.publish("t", "1", 1, 1)

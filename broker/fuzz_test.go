@@ -10,6 +10,7 @@ import (
 
 // seedCommands gives the commands of a small history, and its checkpoint rows.
 func seedCommands(f *testing.F) (cmds [][]byte, rows *memCheckpoints) {
+	f.Helper()
 	tb := newTestBroker(f, 1, nil)
 	p, s := tb.connect(0, kept("p")), tb.connect(0, ConnectRequest{ClientID: "s", Expiry: NeverExpires, ReceiveMax: 10,
 		Will: &Will{Topic: []byte("w"), Payload: []byte("x"), QoS: 1}})
@@ -31,10 +32,7 @@ func seedCommands(f *testing.F) (cmds [][]byte, rows *memCheckpoints) {
 	if err := tb.b.Checkpoint(rows); err != nil {
 		f.Fatal(err)
 	}
-	for _, g := range tb.log.groups {
-		cmds = append(cmds, g)
-	}
-	return cmds, rows
+	return append(cmds, tb.log.groups...), rows
 }
 
 // FuzzCommands applies arbitrary bytes as a command frame: nothing but an ignored command may come of it.

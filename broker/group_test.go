@@ -14,6 +14,7 @@ import (
 type groupBench struct{ *testBroker }
 
 func newGroupBench(t *testing.T) *groupBench {
+	t.Helper()
 	gb := &groupBench{newTestBroker(t, 2, nil)}
 	gb.topic()
 	return gb

@@ -201,6 +201,7 @@ func (tb *testBroker) open(loops int) {
 }
 
 func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
+	t.Helper()
 	tb := openTestBroker(t, loops, old)
 	t.Cleanup(tb.b.Close)
 	return tb
@@ -208,6 +209,7 @@ func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
 
 // openTestBroker leaves it to the caller to close the broker.
 func openTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
+	t.Helper()
 	tb := &testBroker{t: t}
 	tb.clock = clock.NewManual(clockStart)
 	if old != nil {

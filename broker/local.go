@@ -43,7 +43,6 @@ type Local struct {
 	times      turnTimes
 	timers     loopTimers
 	wakeFn     func(to *Local, what post) // wakeLater, made once
-	marker     []byte
 	sweeping   []*Partition
 	plain      []byte // a batch that had to be opened
 	packed     []byte // one that was compressed anew

@@ -22,10 +22,10 @@ type abortedTxn struct {
 
 // applyTxnLocked opens or ends the transaction of a committed batch's producer; before and after are where it begins.
 func (p *Partition) applyTxnLocked(in *batchInfo, before, after record.Offset) {
-	switch {
-	case before == after:
+	switch before {
+	case after:
 		return
-	case before == noOffset:
+	case noOffset:
 		p.mu.open = append(p.mu.open, openTxn{in.producer, after}) // offsets rise, so the list is in order
 		return
 	}

@@ -178,8 +178,8 @@ func TestRetainedLimitsAndExpiry(t *testing.T) {
 	tb.tick()
 	check(t, "expired", tb.b.stats.RetainedMessages.Load(), int64(1))
 	check(t, "room again", put("c", "1", 0), nil)
-	put("b", "", 0)
-	put("c", "", 0)
+	_ = put("b", "", 0)
+	_ = put("c", "", 0)
 	check(t, "bytes", []int64{tb.b.stats.RetainedMessages.Load(), tb.b.stats.RetainedBytes.Load()}, []int64{0, 0})
 }
 

@@ -360,7 +360,7 @@ func (m *model) settle(t *rapid.T) {
 
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		m := newModel(rt, t)
+		m := newModel(t, rt)
 		defer func() { m.tb.b.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"connect": m.doConnect, "disconnect": m.doDisconnect, "subscribe": m.doSubscribe, "unsubscribe": m.doUnsubscribe,

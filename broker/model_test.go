@@ -350,7 +350,8 @@ func (m *model) arrivedRetained(c *modelClient, msg *modelMessage, d *Delivery, 
 	}
 }
 
-func newModel(t *rapid.T, outer testing.TB) *model {
+func newModel(outer testing.TB, t *rapid.T) *model {
+	outer.Helper()
 	loops := rapid.IntRange(1, 3).Draw(t, "loops")
 	m := &model{t: t, points: &memCheckpoints{}, clients: map[string]*modelClient{}, sessions: map[string]*modelSession{},
 		shared: map[string]map[int]bool{"g": {}, "h": {}}, retained: map[string][]int{}, nextID: map[string]uint16{}, unsure: map[string][]modelPublish{}}

@@ -78,13 +78,12 @@ func (g *lockedLog) run() {
 // racer is a client whose every use is on its loop; it subscribes, publishes one message after the other, acknowledges and comes back.
 type racer struct {
 	sink
-	id      string
-	rounds  int
-	sent    int
-	done    func()
-	taken   *atomic.Int64
-	pending int
-	closed  bool
+	id     string
+	rounds int
+	sent   int
+	done   func()
+	taken  *atomic.Int64
+	closed bool
 }
 
 func (r *racer) Deliver(m *Message, d *Delivery) (uint16, bool) {

@@ -367,6 +367,7 @@ func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
 		if c.waiting == 0 {
 			l.detach(c)
 		}
+	default: // nothing to do
 	}
 }
 

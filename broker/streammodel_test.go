@@ -319,7 +319,7 @@ func (m *streamModel) check() {
 				continue
 			}
 			var n, i int
-			fmt.Sscanf(rest, "%d-%d", &n, &i)
+			_, _ = fmt.Sscanf(rest, "%d-%d", &n, &i)
 			if k := n*10 + i + 1; k <= last[name] {
 				m.t.Fatalf("partition %d: %s comes again, or late", p.ID(), v)
 			} else {
@@ -334,7 +334,7 @@ func (m *streamModel) check() {
 			for o, v := range seen {
 				_, is := x.fate[v]
 				_, there := stable[o]
-				if is && x.fate[v] != "commit" && there && !(x.ending && x.commit) {
+				if is && x.fate[v] != "commit" && there && (!x.ending || !x.commit) {
 					m.t.Fatalf("partition %d: %q is seen, its fate is %s", p.ID(), v, x.fate[v])
 				}
 				if is && x.fate[v] == "commit" && !there && o < p.LastStable() {

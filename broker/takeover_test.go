@@ -19,7 +19,7 @@ func TestTurnOnTheWayIsNoTakeOver(t *testing.T) {
 			tb.b.Local(0).Drain()
 			tb.b.Local(2).Drain()
 		}
-		check(t, "let go", a.kicked == ErrTakenOver && b.connected == nil, true)
+		check(t, "let go", errors.Is(a.kicked, ErrTakenOver) && b.connected == nil, true)
 		c.l.Connect(c.c, &req)
 		tb.pump()
 		check(t, "b", b.connected != nil && errors.Is(b.connected.Err, ErrTakenOver), true)

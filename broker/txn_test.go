@@ -19,6 +19,7 @@ type txnProducer struct {
 }
 
 func (gb *groupBench) producer(t testing.TB, id string) *txnProducer {
+	t.Helper()
 	p := &txnProducer{t: t, gb: gb, id: id, me: ProducerIdentity{-1, -1}}
 	for range 10 {
 		var err error

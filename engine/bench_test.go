@@ -44,7 +44,7 @@ func TestServe(t *testing.T) {
 			l.Address = addr
 		}
 	})
-	fmt.Printf("addr %s\n", s.addr)
+	fmt.Fprintf(os.Stdout, "addr %s\n", s.addr)
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		if in.Text() == "gc" {
@@ -60,7 +60,7 @@ func TestServe(t *testing.T) {
 			Heap: int64(ms.HeapAlloc), RSS: rss(), Goroutines: runtime.NumGoroutine(), Mallocs: ms.Mallocs, Stats: s.e.Stats(),
 		}
 		b, _ := json.Marshal(st)
-		fmt.Printf("stat %s\n", b)
+		fmt.Fprintf(os.Stdout, "stat %s\n", b)
 	}
 }
 
@@ -100,7 +100,7 @@ func serve(t testing.TB, w way, env ...string) *server {
 	}
 	s := &server{t: t, in: in, out: bufio.NewScanner(out)}
 	t.Cleanup(func() {
-		in.Close()
+		_ = in.Close()
 		if err := cmd.Wait(); err != nil {
 			t.Error(err)
 		}
@@ -140,6 +140,7 @@ func BenchmarkEcho(b *testing.B) {
 }
 
 func benchEcho(b *testing.B, w way, conns, depth int) {
+	b.Helper()
 	const size = 64
 	srv := serve(b, w)
 	cs := make([]net.Conn, conns)

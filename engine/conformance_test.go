@@ -236,7 +236,7 @@ func TestClientCloses(t *testing.T) {
 		c := s.dial()
 		write(t, c, []byte("hello"))
 		wantRead(t, c, "hello")
-		c.Close()
+		_ = c.Close()
 		if err := testx.Receive(t, why, patience); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("closed with %v", err)
 		}
@@ -286,8 +286,8 @@ func TestReset(t *testing.T) {
 			write(t, c, []byte("hello"))
 			wantRead(t, c, "hello")
 			_ = c.SetLinger(0)
-			c.Close()
-			testx.Receive(t, why, patience)
+			_ = c.Close()
+			_ = testx.Receive(t, why, patience)
 		})
 	}
 }
@@ -346,7 +346,7 @@ func TestCloseAfterFlush(t *testing.T) {
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%d of %d bytes came, %v", len(got), len(want), err)
 		}
-		c.Close()
+		_ = c.Close()
 		if err := testx.Receive(t, why, patience); !errors.Is(err, mine) {
 			t.Errorf("closed with %v", err)
 		}
@@ -570,7 +570,7 @@ func TestTurnEndAfterClose(t *testing.T) {
 		c := testx.Receive(t, conns, patience)
 		l.Post(TaskFunc(func(*Loop) {
 			_ = client.(*net.TCPConn).SetLinger(0)
-			client.Close() // a reset; nothing has told the loop of it when it writes
+			_ = client.Close() // a reset; nothing has told the loop of it when it writes
 			c.Write([]byte("x"))
 		}))
 		testx.Receive(t, heard, patience)
@@ -604,7 +604,7 @@ func TestMaxConns(t *testing.T) {
 		if _, err := over.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("one too many: %v", err)
 		}
-		conns[0].Close()
+		_ = conns[0].Close()
 		testx.Eventually(t, patience, func() bool { return s.e.Stats().Open == 2 })
 		c := s.dial()
 		write(t, c, []byte("room again"))

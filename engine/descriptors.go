@@ -28,7 +28,7 @@ func (s *spareDescriptor) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.file != nil {
-		s.file.Close()
+		_ = s.file.Close()
 		s.file = nil
 	}
 }
@@ -45,7 +45,7 @@ func (e *Engine) refuseWithSpare(fd int) {
 		if err != nil {
 			break
 		}
-		unix.Close(n)
+		_ = unix.Close(n)
 		e.accepts.spared.Add(1)
 	}
 	e.spare.open()
@@ -65,6 +65,6 @@ func (g *limitedLog) warn(msg string, args ...any) {
 		return
 	}
 	g.last = now
-	g.to.Warn(msg, append(args, "more", g.held)...)
+	g.to.Warn(msg, append(args, "more", g.held)...) //nolint:sloglint // the callers' messages are literals
 	g.held = 0
 }

@@ -106,7 +106,7 @@ func ways() []way {
 func start(t testing.TB, w way, h *hooks, change ...func(*Options, *ListenerOptions)) *setup {
 	t.Helper()
 	s := &setup{t: t, h: h}
-	eo := Options{Loops: 2, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	eo := Options{Loops: 2, Logger: slog.New(slog.DiscardHandler)}
 	s.o = ListenerOptions{Name: w.layer, Network: "tcp", Address: "127.0.0.1:0", Transport: w.transport, Handler: h, FirstPacketTimeout: -1}
 	switch w.layer {
 	case "unix":
@@ -152,7 +152,7 @@ func (s *setup) dialRaw() net.Conn {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { c.Close() })
+	s.t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(2 * patience))
 	return c
 }
@@ -226,6 +226,7 @@ func pattern(n int) []byte {
 }
 
 func everyWay(t *testing.T, f func(t *testing.T, w way)) {
+	t.Helper()
 	for _, w := range ways() {
 		t.Run(w.name(), func(t *testing.T) {
 			t.Parallel() // they mostly wait

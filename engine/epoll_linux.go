@@ -54,7 +54,7 @@ func (p *poller) open() error {
 		return err
 	}
 	if p.evfd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(p.epfd)
+		_ = unix.Close(p.epfd)
 		return err
 	}
 	// Edge-triggered, so that a wake-up need not be read away. Slot 0 is no connection's.
@@ -81,11 +81,11 @@ func (p *poller) open() error {
 }
 
 func (p *poller) close() {
-	unix.Close(p.evfd)
+	_ = unix.Close(p.evfd)
 	if p.file != nil {
-		p.file.Close()
+		_ = p.file.Close()
 	} else {
-		unix.Close(p.epfd)
+		_ = unix.Close(p.epfd)
 	}
 }
 
@@ -163,7 +163,7 @@ func (c *Conn) event(ev uint32) {
 		c.shut(c.closeErr())
 	case ev&unix.EPOLLHUP != 0:
 		// Both sides have ended, what came before is not read yet, and the poller would repeat this for ever.
-		c.pollCtl(unix.EPOLL_CTL_DEL, 0)
+		_ = c.pollCtl(unix.EPOLL_CTL_DEL, 0)
 		c.flags = c.flags&^(flagArmedIn|flagArmedOut) | flagUnwatched
 	default:
 		c.rearm()

@@ -44,7 +44,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 			var addr []byte
 			testx.Eventually(t, patience, func() bool { addr, err = os.ReadFile(dir + "/addr"); return err == nil })
 			useUpDescriptors(t, string(addr))
-			stdin.Close()
+			_ = stdin.Close()
 			if err := cmd.Wait(); err != nil {
 				t.Errorf("%v\n%s", err, out.String())
 			}
@@ -55,6 +55,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 // useUpDescriptors opens more connections than the child can take. Those that are over are closed, not left hanging, and when others
 // have gone there is room again.
 func useUpDescriptors(t *testing.T, addr string) {
+	t.Helper()
 	var conns []net.Conn
 	dead := 0
 	for range 120 {
@@ -79,7 +80,7 @@ func useUpDescriptors(t *testing.T, addr string) {
 	for _, c := range conns {
 		write(t, c, []byte("y"))
 		wantRead(t, c, "y")
-		c.Close()
+		_ = c.Close()
 	}
 	testx.Eventually(t, patience, func() bool {
 		c, err := net.DialTimeout("tcp", addr, patience)
@@ -95,6 +96,7 @@ func useUpDescriptors(t *testing.T, addr string) {
 }
 
 func serveWithFewDescriptors(t *testing.T, transport string) {
+	t.Helper()
 	var log lockedBuilder
 	s := start(t, way{transport, "tcp"}, echo(), func(o *Options, _ *ListenerOptions) {
 		o.Logger = slog.New(slog.NewTextHandler(&log, nil))
@@ -177,7 +179,7 @@ func TestStaleSocket(t *testing.T) {
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		t.Fatal(err)
 	}
-	unix.Close(fd)
+	_ = unix.Close(fd)
 	s := start(t, way{"epoll", "unix"}, echo(), func(_ *Options, o *ListenerOptions) { o.Address = path })
 	c := s.dial()
 	write(t, c, []byte("x"))

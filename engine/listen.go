@@ -203,7 +203,7 @@ func removeStaleSocket(path string) {
 	}
 	c, err := net.DialTimeout("unix", path, time.Second)
 	if err == nil {
-		c.Close()
+		_ = c.Close()
 		return
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
@@ -229,7 +229,7 @@ func (ln *listener) shut() {
 	ln.mu.Unlock()
 	if !shut {
 		close(ln.stop)
-		ln.sock.Close()
+		_ = ln.sock.Close()
 	}
 	if started {
 		<-ln.done
@@ -328,7 +328,7 @@ func (ln *listener) admit(a accepted) {
 	if n := ln.open.Add(1); ln.o.MaxConns > 0 && n > int64(ln.o.MaxConns) {
 		ln.open.Add(-1)
 		e.accepts.maxConns.Add(1)
-		unix.Close(a.fd)
+		_ = unix.Close(a.fd)
 		ln.log.warn("connection refused: too many are open", "listener", ln.o.Name, "limit", ln.o.MaxConns)
 		return
 	}

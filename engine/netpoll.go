@@ -134,7 +134,7 @@ func (n *netpollConn) released(np netpoll.Connection) error {
 	n.tellLocked()
 	n.mu.Unlock()
 	if closed {
-		unix.Close(int(n.c.fd))
+		_ = unix.Close(int(n.c.fd))
 	}
 	return nil
 }
@@ -265,7 +265,7 @@ func (n *netpollConn) shut(c *Conn) {
 	n.dropHeld()
 	if !attached {
 		if !n.lost {
-			unix.Close(int(c.fd))
+			_ = unix.Close(int(c.fd))
 		}
 		return
 	}

@@ -70,8 +70,8 @@ func (r *roomWatch) stop() {
 	r.wakeLocked()
 	r.mu.Unlock()
 	<-r.done
-	unix.Close(r.read)
-	unix.Close(r.write)
+	_ = unix.Close(r.read)
+	_ = unix.Close(r.write)
 }
 
 func (r *roomWatch) run() {

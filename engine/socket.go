@@ -94,7 +94,7 @@ func (c *Conn) sockClose() {
 		c.ext.np.shut(c)
 		return
 	}
-	unix.Close(int(c.fd))
+	_ = unix.Close(int(c.fd))
 }
 
 func (c *Conn) sockCloseWrite() {

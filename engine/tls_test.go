@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 
 // tlsWays are those whose handshake is TLS alone.
 func tlsWays(t *testing.T, f func(t *testing.T, w way)) {
+	t.Helper()
 	for _, w := range ways() {
 		if w.layer == "tls" {
 			t.Run(w.transport, func(t *testing.T) { f(t, w) })
@@ -36,7 +38,7 @@ func TestTLSGarbage(t *testing.T) {
 			c := s.dialRaw()
 			_, _ = c.Write([]byte(garbage)) // it may be reset on the way
 			_, _ = io.ReadAll(c)
-			c.Close()
+			_ = c.Close()
 		}
 		testx.Eventually(t, patience, func() bool { return s.e.Stats().Open == 0 })
 		if st := s.e.Stats(); st.Refused.Handshake != 5 || st.Opened != 0 {
@@ -60,7 +62,7 @@ func TestTLSGarbageLater(t *testing.T) {
 		write(t, c, []byte("x"))
 		wantRead(t, c, "x")
 		write(t, raw, []byte("\x17\x03\x03\x00\x20"+strings.Repeat("y", 32)))
-		if err := testx.Receive(t, why, patience); err == nil || err == io.EOF {
+		if err := testx.Receive(t, why, patience); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("closed with %v", err)
 		}
 	})

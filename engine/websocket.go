@@ -336,6 +336,7 @@ func (c *Conn) wsControl(buf []byte, off, to int) bool {
 		return true
 	case ws.OpPong:
 		return true
+	default: // data
 	}
 	c.deliver(buf, off, to-off)
 	if c.flags&(flagClosed|flagClosing) != 0 {

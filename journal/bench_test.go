@@ -102,6 +102,7 @@ func BenchmarkAsyncWays(b *testing.B) {
 	const size, segment = 64 << 10, 64 << 20
 	group := commands(size)
 	file := func(b *testing.B) vfs.File {
+		b.Helper()
 		f, err := vfs.OS{}.Open(b.TempDir()+"/f", vfs.Write|vfs.Create)
 		if err == nil {
 			err = f.Allocate(0, segment)
@@ -115,6 +116,7 @@ func BenchmarkAsyncWays(b *testing.B) {
 		return f
 	}
 	run := func(b *testing.B, put func(off int64), flush func(off, n int64)) {
+		b.Helper()
 		b.SetBytes(size)
 		b.ResetTimer()
 		cpu := cpuTime()
@@ -129,8 +131,8 @@ func BenchmarkAsyncWays(b *testing.B) {
 	}
 	b.Run("write", func(b *testing.B) {
 		f := file(b)
-		run(b, func(off int64) { f.WriteAt(group, off) }, func(_, _ int64) { f.Sync() })
-		f.Close()
+		run(b, func(off int64) { _, _ = f.WriteAt(group, off) }, func(_, _ int64) { _ = f.Sync() })
+		_ = f.Close()
 	})
 	b.Run("map", func(b *testing.B) {
 		f := file(b)
@@ -141,9 +143,9 @@ func BenchmarkAsyncWays(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		run(b, func(off int64) { copy(m.Bytes()[off:], group) }, func(off, n int64) { m.Sync(off, n) })
-		m.Close()
-		f.Close()
+		run(b, func(off int64) { copy(m.Bytes()[off:], group) }, func(off, n int64) { _ = m.Sync(off, n) })
+		_ = m.Close()
+		_ = f.Close()
 	})
 }
 

@@ -320,7 +320,7 @@ func (c *Checkpointer) Flush() error {
 // flushStore flushes the store. It retries a failed flush by itself for ever; this call ends with the first failure.
 func (c *Checkpointer) flushStore() error {
 	select {
-	case <-c.flushErr: // of an earlier flush
+	case <-c.flushErr: //nolint:errcheck // of an earlier flush
 	default:
 	}
 	if err := c.err(); err != nil {

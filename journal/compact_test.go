@@ -187,7 +187,7 @@ func (m *compactModel) doReopen(t *rapid.T) {
 	m.t = t
 	if rapid.Bool().Draw(t, "power cut") {
 		mem := m.o.FS.(*vfs.Mem).Crash(vfs.Cut{Keep: rapid.Bool().Draw(t, "keep")})
-		m.l.Close()
+		_ = m.l.Close()
 		m.o.FS = mem
 		m.start = 0 // it may come back
 	} else {
@@ -305,7 +305,7 @@ func TestCompactModel(t *testing.T) {
 		m := &compactModel{t: rt, tb: t, o: o, records: map[record.Offset]modelRecord{}, ended: map[record.Offset]bool{}, first: map[int64]record.Offset{},
 			horizon: map[record.Offset]int64{}, gone: map[record.Offset]bool{}, now: 1000}
 		m.l = open(t, o)
-		defer func() { m.l.Close() }()
+		defer func() { _ = m.l.Close() }()
 		rt.Repeat(map[string]func(*rapid.T){
 			"batch": m.doBatch, "batch2": m.doBatch, "batch3": m.doBatch, "batch4": m.doBatch, "batch5": m.doBatch, "batch6": m.doBatch, "marker": m.doMarker,
 			"compact": m.doCompact, "start": m.doStart, "rewrite": m.doRewrite, "reopen": m.doReopen,
@@ -539,6 +539,7 @@ type cutter struct {
 }
 
 func newCutter(t *testing.T) *cutter {
+	t.Helper()
 	c := &cutter{mem: vfs.NewMem()}
 	if err := errors.Join(c.mem.MkdirAll("data"), c.mem.SyncDir(".")); err != nil {
 		t.Fatal(err)
@@ -607,6 +608,7 @@ func TestCompactCut(t *testing.T) {
 }
 
 func checkCut(t *testing.T, image int, o Options) {
+	t.Helper()
 	l := open(t, o)
 	defer l.close(t)
 	state := map[string]string{}

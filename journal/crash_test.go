@@ -30,6 +30,7 @@ func TestCrashAtEverySync(t *testing.T) {
 }
 
 func crashAtEverySync(t *testing.T, mode Durability) {
+	t.Helper()
 	w := newWorld(smallOptions(mode))
 	type image struct {
 		at  string
@@ -85,7 +86,7 @@ func crashAtEverySync(t *testing.T, mode Durability) {
 		if err != nil {
 			t.Fatalf("power cut at %s: %v", im.at, err)
 		}
-		l.Close()
+		_ = l.Close()
 	}
 }
 
@@ -167,6 +168,7 @@ func TestModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, rt *rapid.T, mode Durability) {
+	t.Helper()
 	w := newWorld(smallOptions(mode))
 	do := func(err error) {
 		if err != nil {

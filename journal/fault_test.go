@@ -54,7 +54,7 @@ func faultyRun(t *testing.T, mode Durability, judge func(vfs.Op) vfs.Verdict) (o
 			w.mu.Unlock()
 		}
 		k = w.knows()
-		l.Close() // may fail; what counts is what the disk holds
+		_ = l.Close() // may fail; what counts is what the disk holds
 		k.most, k.mostIdx = w.knows().most, w.knows().mostIdx
 	}
 	failed = err != nil
@@ -66,7 +66,7 @@ func faultyRun(t *testing.T, mode Durability, judge func(vfs.Op) vfs.Verdict) (o
 		if cerr != nil {
 			t.Fatalf("cut %d, the error was %v: %v", i, err, cerr)
 		}
-		l.Close()
+		_ = l.Close()
 	}
 	return ops, failed
 }
@@ -268,7 +268,7 @@ func TestNamedErrors(t *testing.T) {
 	if err := unreplayed.Start(nil); !errors.Is(err, ErrNotReplayed) {
 		t.Errorf("start before replay: %v", err)
 	}
-	unreplayed.Close()
+	_ = unreplayed.Close()
 }
 
 // filled is a closed log of some segments, with a checkpoint in the middle.

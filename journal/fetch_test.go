@@ -137,6 +137,7 @@ func TestCompactTogether(t *testing.T) {
 
 // readOnce reads the partition through, and counts its records.
 func readOnce(t *testing.T, l *opened, keys int) (n int) {
+	t.Helper()
 	var f Fetched
 	defer f.Release()
 	from := record.Offset(0)

@@ -69,12 +69,13 @@ func FuzzPartSegment(f *testing.F) {
 		for _, id := range l.Partitions() {
 			_, _ = tryOffsets(l, id, l.LogStart(id)) // may be nonsense with good checksums; reading it must end
 		}
-		l.closeFiles()
+		_ = l.closeFiles()
 	})
 }
 
 // bareLog is a log without a checkpoint store.
 func bareLog(t testing.TB) *Log {
+	t.Helper()
 	l := &Log{}
 	o := smallOptions(Sync)
 	o.Dir, o.FS = "data", memDir(t)
@@ -121,6 +122,6 @@ func FuzzSegment(f *testing.F) {
 				_ = tail // records may be nonsense with a good checksum; reading them must end
 			}
 		}
-		l.closeFiles()
+		_ = l.closeFiles()
 	})
 }

@@ -38,7 +38,7 @@ func TestGolden(t *testing.T) {
 			return out
 		})
 		if s.l != nil {
-			s.l.Close()
+			_ = s.l.Close()
 		}
 	})
 }
@@ -95,7 +95,7 @@ func (s *script) run(d *datadriven.TestData) (string, error) {
 		return "", s.mem.Flip("data/"+name, s.arg(d, "at"), 0)
 	case "crash":
 		s.mem = s.mem.Crash(vfs.Cut{Keep: d.HasArg("keep")})
-		s.l.Close()
+		_ = s.l.Close()
 		s.l = nil
 		return "", nil
 	case "close":

@@ -75,15 +75,6 @@ func (s *testSource) settled() bool {
 	return s.mu.done == s.mu.put
 }
 
-func (s *testSource) failure() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.mu.errs); n > 0 {
-		return s.mu.errs[n-1]
-	}
-	return nil
-}
-
 func (s *testSource) end() Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -167,7 +158,7 @@ func tryOpen(o Options) (*opened, error) {
 		err = l.Start(r.src)
 	}
 	if err != nil {
-		l.Close()
+		_ = l.Close()
 		return nil, err
 	}
 	return r, nil

@@ -19,9 +19,9 @@ import (
 type Durability uint8
 
 const (
-	// Sync: on stable storage.
+	// Sync counts what is on stable storage.
 	Sync Durability = iota
-	// Async: in the system's memory; on stable storage within FlushInterval. It survives the process, not the power.
+	// Async counts what is in the system's memory; it is on stable storage within FlushInterval. It survives the process, not the power.
 	Async
 )
 
@@ -359,7 +359,7 @@ func (l *Log) Close() error {
 		l.com.signal()
 		l.wg.Wait()
 		l.clean.one.Lock() // a compaction ends
-		l.clean.one.Unlock()
+		defer l.clean.one.Unlock()
 		var err error
 		if l.started && l.Err() == nil {
 			err = l.com.finish()

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("rapid.checks", "30")
+	_ = flag.Set("rapid.checks", "30")
 	flag.Parse()
 	// Pebble leaves this goroutine behind when it cannot open a store; nothing that it exports would end it.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/cockroachdb/pebble/v2.(*ConcurrencyLimitScheduler).periodicGranter"))

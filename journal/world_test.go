@@ -31,7 +31,6 @@ type world struct {
 	o   Options
 	mem *vfs.Mem
 	l   *Log
-	ckp [worldShards]uint64 // command index in the last checkpoint that was written
 	mu  struct {
 		sync.Mutex
 		known
@@ -187,7 +186,7 @@ func check(o Options, k known) (*Log, known, error) {
 	}
 	got, err := compare(l, k)
 	if err != nil {
-		l.Close()
+		_ = l.Close()
 		return nil, k, err
 	}
 	return l, got, nil
@@ -268,7 +267,7 @@ func (w *world) crash(c vfs.Cut) error {
 	after := w.mu.known
 	w.mu.Unlock()
 	old := w.l
-	old.Close() // writes on the old file system, which nobody looks at any more
+	_ = old.Close() // writes on the old file system, which nobody looks at any more
 	w.mu.Lock()
 	w.mu.known = after
 	w.mu.Unlock()

@@ -127,7 +127,7 @@ func (s *logStorage) Committed(g *journal.Group) {
 // Failed passes the news on; a full disk is no lasting failure.
 func (s *logStorage) Failed(err error) {
 	full := errors.Is(err, journal.ErrFull)
-	if !errors.Is(err, journal.ErrClosed) && !(full && s.toldFull.Swap(true)) {
+	if !errors.Is(err, journal.ErrClosed) && (!full || !s.toldFull.Swap(true)) {
 		s.logger.Error("journal does not take writes", "err", err, "lasting", !full)
 	}
 	s.b.Failed(err, !full)
@@ -339,7 +339,7 @@ func (c checkpointStore) Flush() error { return c.c.Flush() }
 type rowWriter struct{ w *journal.CheckpointWriter }
 
 // Set and Delete make it a broker.RowWriter.
-func (r rowWriter) Set(key, value []byte) error { r.w.Set(key, value); return nil }
+func (r rowWriter) Set(key, value []byte) error { return r.w.Set(key, value) }
 
 // Delete removes a row.
-func (r rowWriter) Delete(key []byte) error { r.w.Delete(key); return nil }
+func (r rowWriter) Delete(key []byte) error { return r.w.Delete(key) }

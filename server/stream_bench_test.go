@@ -220,6 +220,7 @@ func BenchmarkFetch(b *testing.B) {
 }
 
 func cpuTime(tb testing.TB) time.Duration {
+	tb.Helper()
 	d, err := processCPU()
 	if err != nil {
 		tb.Skip(err)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -54,11 +55,11 @@ func (w *streamProducer) Appended(t broker.Token, r broker.AppendResult) {
 
 func (w *streamProducer) Resume() {
 	for w.room > 0 && !w.stop.Load() {
-		switch err := w.l.l.Append(w.a, w.p, w.batch(w.sent), broker.AppendOptions{}, broker.Token(w.sent)); err {
-		case nil:
+		switch err := w.l.l.Append(w.a, w.p, w.batch(w.sent), broker.AppendOptions{}, broker.Token(w.sent)); {
+		case err == nil:
 			w.sent++
 			w.room--
-		case broker.ErrBusy:
+		case errors.Is(err, broker.ErrBusy):
 			return
 		default:
 			w.t.Errorf("producer %d: %v", w.id, err)
@@ -132,6 +133,7 @@ type togetherBench struct {
 }
 
 func startTogether(t *testing.T, o storageOptions) *togetherBench {
+	t.Helper()
 	s := &togetherBench{streamBench: openStreamBench(t, 3, 4, o)}
 	for i := range 8 {
 		w := &streamProducer{l: s.loops[i%3], p: s.partition(i % 4), id: int64(i + 1), room: 5, last: -1, t: t}
@@ -151,6 +153,7 @@ func startTogether(t *testing.T, o storageOptions) *togetherBench {
 
 // stop has the producers stop, and answers how many batches were acknowledged once all are.
 func (s *togetherBench) stop(t *testing.T) (total int64) {
+	t.Helper()
 	for _, w := range s.producers {
 		w.stop.Store(true)
 	}
@@ -210,6 +213,7 @@ func TestStreamsTogether(t *testing.T) {
 
 // checkTogether reads what a log has when it is opened again.
 func checkTogether(t *testing.T, o storageOptions, producers []*streamProducer) {
+	t.Helper()
 	s := openStreamBench(t, 2, 4, o)
 	defer s.close(t)
 	for i := range 4 {

@@ -264,6 +264,7 @@ func (b *Broker) packet(c *conn, h wire.Header) error {
 		b.send(c, wire.AppendPingresp(nil))
 	case wire.DISCONNECT:
 		return io.EOF
+	default: // nothing to say
 	}
 	return nil
 }

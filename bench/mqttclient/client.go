@@ -349,6 +349,7 @@ func (c *Client) Receive(timeout time.Duration) (wire.Publish, error) {
 			return m, c.acknowledge(&m)
 		case wire.DISCONNECT:
 			return wire.Publish{}, fmt.Errorf("the server sent %s", p.describe())
+		default: // nothing to do
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 // reportCPU says what an operation costs in processor time, which other work on the machine moves less than the clock's.
 func reportCPU(b *testing.B, start int64) {
+	b.Helper()
 	b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N), "cpu-ns/op")
 }
 

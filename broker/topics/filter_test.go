@@ -62,7 +62,7 @@ var rules = []struct {
 
 // TestRules asks the pure function, the index and the retained index the same.
 //
-// Conformance: MQTT-4.7.2-1 (3.1.1, 5.0), MQTT-4.7.3-4 (3.1.1, 5.0)
+// Conformance: MQTT-4.7.2-1 (3.1.1, 5.0), MQTT-4.7.3-4 (3.1.1, 5.0).
 func TestRules(t *testing.T) {
 	for _, r := range rules {
 		filter, topic := []byte(r.filter), []byte(r.topic)
@@ -95,7 +95,7 @@ func TestRules(t *testing.T) {
 // TestCheckTopic refuses what is no topic name.
 //
 // Conformance: MQTT-4.7.1-1 (3.1.1), MQTT-4.7.0-1 (5.0), MQTT-4.7.3-1 (3.1.1, 5.0), MQTT-4.7.3-2 (3.1.1, 5.0),
-// Conformance: MQTT-4.7.3-3 (3.1.1, 5.0)
+// Conformance: MQTT-4.7.3-3 (3.1.1, 5.0).
 func TestCheckTopic(t *testing.T) {
 	for topic, want := range map[string]error{
 		"a": nil, "/": nil, " ": nil, "$SYS/a": nil, strings.Repeat("a", 65535): nil,
@@ -114,7 +114,7 @@ func TestCheckTopic(t *testing.T) {
 // TestCheckFilter refuses what is no topic filter.
 //
 // Conformance: MQTT-4.7.1-2 (3.1.1), MQTT-4.7.1-1 (5.0), MQTT-4.7.1-3 (3.1.1), MQTT-4.7.1-2 (5.0)
-// Conformance: MQTT-4.7.3-1 (3.1.1, 5.0), MQTT-4.7.3-2 (3.1.1, 5.0), MQTT-4.7.3-3 (3.1.1, 5.0)
+// Conformance: MQTT-4.7.3-1 (3.1.1, 5.0), MQTT-4.7.3-2 (3.1.1, 5.0), MQTT-4.7.3-3 (3.1.1, 5.0).
 func TestCheckFilter(t *testing.T) {
 	for filter, want := range map[string]error{
 		"a": nil, "/": nil, "+": nil, "#": nil, "+/+": nil, "/+/": nil, "+/#": nil, "a/+/b/#": nil, "/#": nil,

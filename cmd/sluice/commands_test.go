@@ -126,7 +126,7 @@ func TestDoctor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close() //nolint:errcheck // the test ends
+	defer taken.Close()
 	ports := []string{"--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0", "--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off"}
 	list, code := examine(t, append(ports, "--data", filepath.Join(dir, "new"))...)
 	if code != 0 {

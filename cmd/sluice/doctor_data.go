@@ -112,7 +112,7 @@ func (d *doctor) lock(path string) {
 	if err != nil {
 		return // no node was here yet, or stored has said why it cannot be read
 	}
-	defer f.Close() //nolint:errcheck // it was read only
+	defer f.Close()
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case err == nil:
@@ -197,7 +197,7 @@ func (d *doctor) measure(ctx context.Context, dir string) (took []time.Duration,
 	if err := errors.Join(err, os.Remove(temp.Name()), temp.Close()); err != nil {
 		return nil, 0, err
 	}
-	defer f.Close() //nolint:errcheck // nothing is kept in it
+	defer f.Close()
 	mode = f.Direct()
 	if err := f.Allocate(0, flushArea); err != nil {
 		return nil, mode, err

@@ -161,7 +161,7 @@ func askTwice(file *os.File, prompt io.Writer, user string) ([]byte, error) {
 	}()
 	ask := func(what string) ([]byte, error) {
 		_, _ = fmt.Fprintf(prompt, "%s for %s: ", what, user)
-		defer fmt.Fprintln(prompt) //nolint:errcheck // a prompt
+		defer fmt.Fprintln(prompt)
 		return term.ReadPassword(fd)
 	}
 	one, err := ask("Password")

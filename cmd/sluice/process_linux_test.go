@@ -146,7 +146,7 @@ func TestReadyLineAndOrderlyEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer client.Close() //nolint:errcheck // the broker ends it
+		defer client.Close()
 		n.signal(t, s)
 		p, err := client.ReadPacket(5 * time.Second)
 		if err != nil || p.Type != wire.DISCONNECT {
@@ -168,7 +168,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close() //nolint:errcheck // the test ends
+	defer c.Close()
 	n.signal(t, syscall.SIGTERM)
 	testx.Eventually(t, 10*time.Second, n.said("draining"))
 	n.signal(t, syscall.SIGTERM)
@@ -189,7 +189,7 @@ func TestReloadTakesOverRulesAndUsers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close() //nolint:errcheck // one packet was wanted
+		defer c.Close()
 		if err := c.SendRaw(wire.AppendPublish(nil, wire.V5, &wire.PublishOut{QoS: 1, PacketID: 1, Topic: []byte("b")})); err != nil {
 			t.Fatal(err)
 		}

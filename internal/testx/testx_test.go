@@ -40,12 +40,12 @@ func TestTempCert(t *testing.T) {
 				if err == nil {
 					_, err = conn.Write([]byte("x"))
 				}
-				a.Close()
+				_ = a.Close()
 				done <- err
 			}()
 			conn := tls.Client(b, tc.client)
 			_, err := conn.Read(make([]byte, 1))
-			b.Close()
+			_ = b.Close()
 			serverErr := Receive(t, done, 10*time.Second)
 			if ok := err == nil && serverErr == nil; ok != tc.ok {
 				t.Errorf("client %v, server %v", err, serverErr)

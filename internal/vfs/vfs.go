@@ -165,7 +165,7 @@ func ReadFile(fsys FS, path string) ([]byte, error) {
 	}
 	b := make([]byte, size)
 	n, err := f.ReadAt(b, 0)
-	if err == io.EOF && int64(n) == size {
+	if errors.Is(err, io.EOF) && int64(n) == size {
 		err = nil
 	}
 	return b[:n], errors.Join(err, f.Close())

@@ -14,6 +14,7 @@ import (
 )
 
 func must[T any](t *testing.T) func(v T, err error) T {
+	t.Helper()
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -38,6 +39,7 @@ func TestConformance(t *testing.T) {
 }
 
 func testFS(t *testing.T, fsys FS, dir string) {
+	t.Helper()
 	dir += "/a/b"
 	ok(t, fsys.MkdirAll(dir))
 	ok(t, fsys.MkdirAll(dir))
@@ -85,6 +87,7 @@ func testFS(t *testing.T, fsys FS, dir string) {
 }
 
 func testDirect(t *testing.T, fsys FS, path string) {
+	t.Helper()
 	f := must[File](t)(fsys.Open(path, Write|Create|Direct))
 	ok(t, f.Allocate(0, 4*BlockSize))
 	b := AlignedBytes(BlockSize)

@@ -16,7 +16,6 @@ type fetchState struct {
 	minBytes  int
 	maxBytes  int
 	committed bool // transactions that are not decided are not shown
-	deadline  time.Duration
 	parts     []fetchPart
 	cold      int // reads under way
 	waiting   bool

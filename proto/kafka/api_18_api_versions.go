@@ -9,7 +9,7 @@ import (
 // apiVersions tells which APIs are spoken, at which versions (KIP-35, KIP-511).
 func apiVersions(r *request, m *kmsg.ApiVersionsRequest) {
 	resp := m.ResponseKind().(*kmsg.ApiVersionsResponse)
-	if m.Version >= 3 && !(validSoftware(m.ClientSoftwareName) && validSoftware(m.ClientSoftwareVersion)) {
+	if m.Version >= 3 && (!validSoftware(m.ClientSoftwareName) || !validSoftware(m.ClientSoftwareVersion)) {
 		resp.ErrorCode = int16(wire.InvalidRequest)
 		r.respond(resp)
 		return

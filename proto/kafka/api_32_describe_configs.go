@@ -50,8 +50,9 @@ func (l *loopState) configOf(kind kmsg.ConfigResourceType, name string) (values 
 		return l.h.catalog.DescribeNode(), wire.None, ""
 	case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
 		return nil, wire.InvalidRequest, "resources of this type have no configuration here"
+	default:
+		return nil, wire.InvalidRequest, "no such resource type"
 	}
-	return nil, wire.InvalidRequest, "no such resource type"
 }
 
 func describedConfig(v *ConfigValue, m *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {

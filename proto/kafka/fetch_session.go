@@ -120,9 +120,9 @@ func (f *fetchState) take(s *fetchSession) {
 		i := (s.first + k) % len(s.parts)
 		sp := &s.parts[i]
 		p := &f.parts[k]
-		p.name, p.id, p.index, p.offset, p.max, p.epoch, p.place = sp.name, sp.partKey.id, sp.index, sp.offset, sp.max, sp.epoch, i
+		p.name, p.id, p.index, p.offset, p.max, p.epoch, p.place = sp.name, sp.id, sp.index, sp.offset, sp.max, sp.epoch, i
 		byID := f.r.call.Version >= 13
-		p.topic = l.topicOf([]byte(sp.name), sp.partKey.id, byID)
+		p.topic = l.topicOf([]byte(sp.name), sp.id, byID)
 		p.find(byID)
 		if p.code == wire.None && l.h.authz != nil && !f.r.c.may(actRead, p.topic.NameBytes()) {
 			p.code = wire.TopicAuthorizationFailed

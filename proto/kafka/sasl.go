@@ -19,7 +19,6 @@ const mechanismPlain = "PLAIN"
 type saslState struct {
 	mechanism string // agreed on
 	bare      bool   // version 0 of the handshake: what follows are tokens without a header
-	verifying bool
 }
 
 // greet finds out whether the client may come in as it is: by its certificate, or without credentials.

@@ -130,7 +130,7 @@ func (c *conn) packets(b []byte) int {
 	for n < len(b) && c.blocked == 0 && c.state != stateClosing {
 		h, err := wire.Scan(b[n:], maxPacket, c.version)
 		if err != nil {
-			if err == wire.ErrShort {
+			if errors.Is(err, wire.ErrShort) {
 				c.link.Need(h.Size)
 			} else {
 				c.broken(h.Type, err)
@@ -182,8 +182,9 @@ func (c *conn) packet(h *wire.Header) (took bool, err error) {
 			return true, err
 		}
 		return true, failAuthPacket
+	default:
+		return true, failServerPacket
 	}
-	return true, failServerPacket
 }
 
 // broken ends a connection whose client broke the rules.

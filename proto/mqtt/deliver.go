@@ -287,6 +287,7 @@ func (c *conn) onAck(h *wire.Header) (took bool, err error) {
 		if state&^sentKept != sentPubrel {
 			return true, failAckType
 		}
+	default: // PUBACK and PUBCOMP end it
 	}
 	c.landed(a.PacketID, state)
 	return true, nil

@@ -40,6 +40,7 @@ func (h *Handler) Shutdown(reason wire.ReasonCode) {
 		why = failUseAnother
 	case wire.ServerMoved:
 		why = failMoved
+	default: // shutting down
 	}
 	h.draining.Store(why)
 	h.each(func(c *conn) {

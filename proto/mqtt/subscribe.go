@@ -221,6 +221,7 @@ func codeText(code wire.ReasonCode) string {
 		return failQuota.detail
 	case wire.ImplementationSpecific:
 		return "subscriptions cannot be stored now"
+	default: // told by what it is
 	}
 	if code.Failed() {
 		return failInternal.detail

@@ -207,6 +207,7 @@ func (r *Receiver) run() {
 		case wire.PUBREL:
 			delete(r.holds, p.ID())
 			_ = r.C.SendRaw(wire.AppendShortAck(nil, wire.PUBCOMP, p.ID()))
+		default: // nothing to do
 		}
 	}
 }

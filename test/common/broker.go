@@ -144,7 +144,7 @@ func (b *Broker) Log() string { return b.log.String() }
 // Kill ends the process with SIGKILL and waits until it is gone. It may be called again.
 func (b *Broker) Kill() {
 	_ = b.cmd.Process.Kill()
-	b.wait(10 * time.Second)
+	_, _ = b.wait(10 * time.Second)
 }
 
 func (b *Broker) wait(d time.Duration) (err error, ended bool) {

@@ -99,6 +99,7 @@ func (r *resumed) round(t *testing.T, left int) {
 		case wire.PUBREL:
 			delete(r.open, id)
 			_ = r.sub.C.SendRaw(wire.AppendShortAck(nil, wire.PUBCOMP, id))
+		default: // nothing to do
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"io"
 	"testing"
 
@@ -67,7 +68,7 @@ func TestWebSocketRefusal(t *testing.T) {
 	each(t, both, func(w *world) {
 		c, _ := w.dialWS()
 		c.send([]byte{0xC0, 0})
-		if _, err := c.ReadPacket(patience); err == nil || err == mqttclient.ErrTimeout {
+		if _, err := c.ReadPacket(patience); err == nil || errors.Is(err, mqttclient.ErrTimeout) {
 			w.Errorf("%v, want %v", err, io.EOF)
 		}
 	})

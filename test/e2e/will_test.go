@@ -35,9 +35,9 @@ func TestWill(t *testing.T) {
 		c := w.connect("p", w.will("will", "protocol error", 1, false, 0))
 		c.send([]byte{0x30, 0x03, 0, 1, '#', 0})
 		watch.expect("protocol error")
-		c = w.connect("k", w.will("will", "silent", 1, false, 0), func(k *wire.Connect) { k.KeepAlive = 1 })
+		w.connect("k", w.will("will", "silent", 1, false, 0), func(k *wire.Connect) { k.KeepAlive = 1 })
 		watch.expect("silent")
-		c = w.connect("t", w.will("will", "taken over", 1, false, 0))
+		w.connect("t", w.will("will", "taken over", 1, false, 0))
 		w.connect("t")
 		watch.expect("taken over")
 

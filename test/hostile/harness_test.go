@@ -289,7 +289,7 @@ func ended(conns []net.Conn, d time.Duration) (left int) {
 		_ = c.SetReadDeadline(deadline)
 		for {
 			if _, err := c.Read(buf); err != nil {
-				if e, ok := err.(net.Error); ok && e.Timeout() {
+				if os.IsTimeout(err) {
 					left++
 				}
 				break

@@ -138,7 +138,7 @@ func TestConsumerProtocol(t *testing.T) {
 	produce(t, c.client(), numbered("work", n)...)
 	member := func() *kgo.Client {
 		return c.client(kgo.ConsumerGroup("next"), kgo.ConsumeTopics("work"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-			kgo.WithContext(context.WithValue(context.Background(), "opt_in_kafka_next_gen_balancer_beta", true))) //nolint:staticcheck,revive // the client's own name
+			kgo.WithContext(context.WithValue(context.Background(), "opt_in_kafka_next_gen_balancer_beta", true))) //nolint:staticcheck // the client's own name
 	}
 	m := member()
 	checkNumbered(t, consume(t, m, n), n, "the member")

@@ -89,7 +89,7 @@ func openGzip(dst, src []byte, limit int) ([]byte, error) {
 
 // unexpected makes an error of an end that comes before anything else: an empty input is not what a codec writes.
 func unexpected(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

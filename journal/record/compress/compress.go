@@ -74,8 +74,9 @@ func Append(dst []byte, s Settings, src []byte) []byte {
 		return appendLZ4(dst, s.Level, src)
 	case record.Zstd:
 		return appendZstd(dst, s.Level, src)
+	default:
+		return append(dst, src...)
 	}
-	return append(dst, src...)
 }
 
 // OpenBatch appends to dst the batch b with its records opened: the same batch, but for its codec, length and checksum. Its records

@@ -199,7 +199,7 @@ func TestCut(t *testing.T) {
 		sealed := Append(nil, Settings{Codec: c}, in)
 		for n := range sealed {
 			got, err := Open(nil, c, sealed[:n:n], len(in))
-			if err == nil && !(c == record.Snappy && len(got) < len(in) && bytes.HasPrefix(in, got) && len(got)%xerialBlock == 0) {
+			if err == nil && (c != record.Snappy || len(got) >= len(in) || !bytes.HasPrefix(in, got) || len(got)%xerialBlock != 0) {
 				t.Fatalf("%v cut at %d of %d opens to %d bytes", c, n, len(sealed), len(got))
 			}
 			if err != nil && !errors.Is(err, ErrCorrupt) {

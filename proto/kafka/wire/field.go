@@ -136,7 +136,7 @@ func (r *reader) string() []byte {
 
 // bytesOrNull takes bytes; nil is null.
 func (r *reader) bytesOrNull() []byte {
-	n := -1
+	var n int
 	if r.flex {
 		n = r.compactLen()
 	} else {
@@ -161,7 +161,7 @@ func (r *reader) count(min int) int {
 
 // countOrNull is count for an array that may be null, which is -1.
 func (r *reader) countOrNull(min int) int {
-	n := -1
+	var n int
 	if r.flex {
 		n = r.compactLen()
 	} else {

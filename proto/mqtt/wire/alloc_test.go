@@ -75,6 +75,7 @@ func roundTrip(dst, scratch []byte, h Header, version byte, from side) []byte {
 		a, _ := decodeAuth(h.Body, &clientAuthCodes)
 		a.Fit(8)
 		return AppendAuth(dst, &a)
+	default: // nothing to say
 	}
 	return dst
 }
@@ -159,6 +160,7 @@ func TestFit(t *testing.T) {
 }
 
 func benchmarkPublish(b *testing.B, version byte, out PublishOut) {
+	b.Helper()
 	out.Topic, out.Payload = []byte("plant/7/line/3/temp"), make([]byte, 64)
 	packet := AppendPublish(nil, version, &out)
 	buf := make([]byte, 0, 256)

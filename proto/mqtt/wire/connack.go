@@ -111,6 +111,7 @@ func (c *Connack) decodeProps(block []byte) error {
 			c.AuthMethod = p.Data
 		case PropAuthData:
 			c.AuthData = p.Data
+		default: // the decoder of properties lets no other through
 		}
 	}
 	if c.AuthData != nil && c.AuthMethod == nil {

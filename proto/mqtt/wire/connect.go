@@ -136,6 +136,7 @@ func (c *Connect) decodeProps(block []byte) error {
 			c.AuthMethod = p.Data
 		case PropAuthData:
 			c.AuthData = p.Data
+		default: // the decoder of properties lets no other through
 		}
 	}
 	if c.AuthData != nil && c.AuthMethod == nil {
@@ -154,12 +155,12 @@ func (c *Connect) decodePayload(b []byte, flags byte) (err error) {
 		}
 	}
 	// MQTT 3.1 lets the remaining length win over these two flags, for the sake of clients older than itself.
-	if flags&connectUserName != 0 && !(c.Version == V31 && len(b) == 0) {
+	if flags&connectUserName != 0 && (c.Version != V31 || len(b) > 0) {
 		if c.UserName, b, err = takeText(b); err != nil {
 			return err
 		}
 	}
-	if flags&connectPassword != 0 && !(c.Version == V31 && len(b) == 0) {
+	if flags&connectPassword != 0 && (c.Version != V31 || len(b) > 0) {
 		var ok bool
 		if c.Password, b, ok = takeBytes(b); !ok {
 			return errTooShort
@@ -171,13 +172,13 @@ func (c *Connect) decodePayload(b []byte, flags byte) (err error) {
 	return nil
 }
 
-func (w *Will) decode(b []byte, version byte) (rest []byte, err error) {
+func (x *Will) decode(b []byte, version byte) (rest []byte, err error) {
 	if version == V5 {
 		var block []byte
 		if block, b, err = takeBlock(b); err != nil {
 			return b, err
 		}
-		if err = w.Props.decode(block, inWill, &w.Delay); err != nil {
+		if err = x.Props.decode(block, inWill, &x.Delay); err != nil {
 			return b, err
 		}
 	}
@@ -188,8 +189,8 @@ func (w *Will) decode(b []byte, version byte) (rest []byte, err error) {
 	if err = CheckTopicName(topic); err != nil {
 		return b, err
 	}
-	w.Topic = topic
-	if w.Payload, b, ok = takeBytes(b); !ok {
+	x.Topic = topic
+	if x.Payload, b, ok = takeBytes(b); !ok {
 		return b, errTooShort
 	}
 	return b, nil

@@ -55,6 +55,7 @@ func decodeDisconnect(body []byte, version byte, at place, codes *reasonSet) (d 
 			d.ReasonString = p.Data
 		case PropServerReference:
 			d.ServerReference = p.Data
+		default: // the decoder of properties lets no other through
 		}
 	}
 	return d, nil
@@ -158,6 +159,7 @@ func decodeAuth(body []byte, codes *reasonSet) (a Auth, err error) {
 			a.AuthData = p.Data
 		case PropReasonString:
 			a.ReasonString = p.Data
+		default: // the decoder of properties lets no other through
 		}
 	}
 	if a.AuthMethod == nil {

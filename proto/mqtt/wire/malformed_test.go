@@ -135,12 +135,12 @@ func TestRefuseFixedHeader(t *testing.T) {
 		if b[0]>>4 == byte(CONNECT) {
 			version = 0
 		}
-		if _, err := Scan(b, 0, version); err != r.want {
+		if _, err := Scan(b, 0, version); !errors.Is(err, r.want) {
 			t.Errorf("%s: one byte: got %v, want %v", r.name, err, r.want)
 		}
 	}
 	for first := range 256 {
-		if _, err := Scan([]byte{byte(first)}, 0, 0); first>>4 != int(CONNECT) && err != ErrConnectExpected && err != errTypeReserved {
+		if _, err := Scan([]byte{byte(first)}, 0, 0); first>>4 != int(CONNECT) && !errors.Is(err, ErrConnectExpected) && !errors.Is(err, errTypeReserved) {
 			t.Errorf("first byte %02x before CONNECT: %v", first, err)
 		}
 	}
@@ -202,7 +202,7 @@ func TestRefuseConnect(t *testing.T) {
 	})
 	for _, level := range []byte{0, 1, 2, 3, 6, 131, 132, 255} {
 		c, err := DecodeConnect([]byte{0, 4, 'M', 'Q', 'T', 'T', level, 2, 0, 0, 0, 0})
-		if err != ErrUnsupportedVersion || c.Version != level {
+		if !errors.Is(err, ErrUnsupportedVersion) || c.Version != level {
 			t.Errorf("level %d: version %d, %v", level, c.Version, err)
 		}
 	}
@@ -325,20 +325,20 @@ func TestRefuseSubscribe(t *testing.T) {
 func TestPacketTooLarge(t *testing.T) {
 	announced := []byte{0x30, 0xFF, 0xFF, 0xFF, 0x7F} // 256 MiB, none of which has come
 	h, err := Scan(announced, 1<<20, V5)
-	if err != ErrPacketTooLarge || h.Type != PUBLISH || ReasonOf(err) != PacketTooLarge {
+	if !errors.Is(err, ErrPacketTooLarge) || h.Type != PUBLISH || ReasonOf(err) != PacketTooLarge {
 		t.Errorf("announced 256 MiB: %v %v", h.Type, err)
 	}
-	if h, err = Scan(announced, 0, V5); err != ErrShort || h.Size != 5+MaxRemainingLength {
+	if h, err = Scan(announced, 0, V5); !errors.Is(err, ErrShort) || h.Size != 5+MaxRemainingLength {
 		t.Errorf("without a limit: %d, %v", h.Size, err)
 	}
-	if h, err = Scan(announced[:4], 1<<20, V5); err != ErrShort || h.Size != 5 {
+	if h, err = Scan(announced[:4], 1<<20, V5); !errors.Is(err, ErrShort) || h.Size != 5 {
 		t.Errorf("cut in the length: %d, %v", h.Size, err)
 	}
 	packet := []byte{0x30, 0x04, 0, 1, 'a', 0}
 	if _, err = Scan(packet, 6, V5); err != nil {
 		t.Errorf("packet of the limit: %v", err)
 	}
-	if _, err = Scan(packet, 5, V5); err != ErrPacketTooLarge {
+	if _, err = Scan(packet, 5, V5); !errors.Is(err, ErrPacketTooLarge) {
 		t.Errorf("packet above the limit: %v", err)
 	}
 }
@@ -359,12 +359,12 @@ func TestPropertyPlaces(t *testing.T) {
 			first := r.next(&p)
 			switch {
 			case properties[id].kind == kindNone:
-				if first != errPropUnknown {
+				if !errors.Is(first, errPropUnknown) {
 					t.Errorf("%#02x in %s: %v", id, name, first)
 				}
 				continue
 			case properties[id].places&at == 0:
-				if first != errPropPlace {
+				if !errors.Is(first, errPropPlace) {
 					t.Errorf("%#02x in %s: %v", id, name, first)
 				}
 				continue
@@ -376,7 +376,7 @@ func TestPropertyPlaces(t *testing.T) {
 			if id == int(PropUser) || (id == int(PropSubscriptionID) && at == inServerPublish) {
 				want = nil
 			}
-			if second := r.next(&p); second != want {
+			if second := r.next(&p); !errors.Is(second, want) {
 				t.Errorf("%#02x twice in %s: %v", id, name, second)
 			}
 		}

@@ -198,6 +198,7 @@ func (r *propReader) next(p *Property) (err error) {
 		if p.Int == 0 {
 			return ErrTopicAliasZero
 		}
+	default: // any value will do
 	}
 	return nil
 }

@@ -102,6 +102,7 @@ func (p *PublishProps) decode(block []byte, at place, delay *uint32) error {
 			p.TopicAlias = uint16(prop.Int)
 		case PropWillDelay:
 			*delay = prop.Int
+		default: // stays as it is
 		}
 		if forwarded&(1<<prop.ID) == 0 {
 			continue

@@ -104,8 +104,9 @@ func (r ReasonCode) ConnackCode() (code byte, ok bool) {
 		return 4, true
 	case NotAuthorized, Banned, BadAuthenticationMethod:
 		return 5, true
+	default:
+		return 0, false
 	}
-	return 0, false
 }
 
 // connackReasons maps the return codes of MQTT 3.1 and 3.1.1 back.

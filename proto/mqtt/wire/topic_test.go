@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -58,7 +59,7 @@ func TestParseFilter(t *testing.T) {
 		{filter: "$share/\xff/a", want: errText},
 	} {
 		f, err := ParseFilter([]byte(c.filter))
-		if err != c.want || string(f.Share) != c.share || string(f.Topic) != c.topic || f.Wildcard != c.wildcard {
+		if !errors.Is(err, c.want) || string(f.Share) != c.share || string(f.Topic) != c.topic || f.Wildcard != c.wildcard {
 			t.Errorf("%q: %q %q wildcard %v, %v", c.filter, f.Share, f.Topic, f.Wildcard, err)
 		}
 		if (f.Share != nil) != (c.share != "") {
@@ -78,7 +79,7 @@ func TestCheckTopicName(t *testing.T) {
 		{"", ErrTopicName}, {"+", ErrTopicName}, {"a/#", ErrTopicName}, {"abcdefgh+", ErrTopicName},
 		{"abcdefghijklmno\x00", errText}, {"\x00", errText}, {"\xff", errText}, {"abcdefgh\xc0\x80", errText},
 	} {
-		if err := CheckTopicName([]byte(c.topic)); err != c.want {
+		if err := CheckTopicName([]byte(c.topic)); !errors.Is(err, c.want) {
 			t.Errorf("%.20q: %v, want %v", c.topic, err, c.want)
 		}
 	}
