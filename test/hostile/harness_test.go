@@ -85,6 +85,7 @@ type pair struct {
 	ruler    net.Conn      // to an echo in this process: what the machine does to anybody meanwhile
 	stop     chan struct{}
 	done     sync.WaitGroup
+	senders  sync.WaitGroup
 	mu       struct {
 		sync.Mutex
 		took  []time.Duration
@@ -116,8 +117,8 @@ func watch(t testing.TB, b *common.Broker) *pair {
 		t.Fatal(err)
 	}
 	p.ruler = echo(t)
-	p.done.Go(p.publish)
-	p.done.Go(p.rule)
+	p.senders.Go(p.publish)
+	p.senders.Go(p.rule)
 	p.done.Go(p.receive)
 	const calm = 100
 	testx.Eventually(t, patience, func() bool { return p.measured() >= calm })
@@ -135,9 +136,10 @@ func (p *pair) publish() {
 		case <-p.stop:
 			return
 		case now := <-tick.C:
-			if p.pub.SendRaw(wire.AppendPublish(nil, wire.V5, &wire.PublishOut{Topic: []byte("pair"),
-				Payload: binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano()))})) != nil {
-				p.t.Error("the well-behaved publisher lost its connection")
+			err := p.pub.SendRaw(wire.AppendPublish(nil, wire.V5, &wire.PublishOut{Topic: []byte("pair"),
+				Payload: binary.BigEndian.AppendUint64(nil, uint64(now.UnixNano()))}))
+			if err != nil {
+				p.t.Errorf("the well-behaved publisher lost its connection: %v", err)
 				return
 			}
 		}
@@ -246,6 +248,7 @@ func (p *pair) end() {
 	testx.Eventually(p.t, patience, func() bool { return p.measured() >= 200 }, "too few for a percentile")
 	p99, worst, ruled, n := p.percentile()
 	close(p.stop)
+	p.senders.Wait()
 	most := max(time.Duration(crowd()*float64(150*time.Millisecond)), 5*ruled)
 	p.t.Logf("well-behaved pair: %d messages, 99th percentile %v (before: %v, echo: %v), worst %v", n, p99, p.calm, ruled, worst)
 	if n == 0 || p99 > most {
