@@ -26,6 +26,10 @@ type Options struct {
 	Volatile bool
 }
 
+// protocolLevels is how deep a topic of 65,535 bytes can be: what the tables take. Limits.FilterLevels bounds what comes from clients, and
+// may be lower than what was stored before.
+const protocolLevels = 1 << 16
+
 // Limits bound what clients can make the core keep. A zero means the default beside it; negative, none.
 type Limits struct {
 	SessionMessages int64         // queued for one absent session: 1,000,000
@@ -70,6 +74,7 @@ func (l Limits) withDefaults() Limits {
 type Broker struct {
 	opts       Options
 	limits     atomic.Pointer[Limits]
+	strategy   atomic.Uint32 // topics.Strategy
 	clock      clock.Clock
 	logger     *slog.Logger
 	log        Log
@@ -134,8 +139,9 @@ func New(o Options) *Broker {
 	}
 	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true, streams: noStreams{}}
 	b.SetLimits(o.Limits)
-	b.index = topics.New(topics.Options{MaxLevels: o.Limits.withDefaults().FilterLevels})
-	b.retained = newRetainedStore(o.Limits.withDefaults().FilterLevels)
+	b.SetShareStrategy(o.ShareStrategy)
+	b.index = topics.New(topics.Options{MaxLevels: protocolLevels})
+	b.retained = newRetainedStore(protocolLevels)
 	b.filters.init(b.index)
 	for i := range o.Loops {
 		b.locals = append(b.locals, newLocal(b, i, o.Loops))
@@ -153,6 +159,9 @@ func (b *Broker) SetLimits(l Limits) {
 	l = l.withDefaults()
 	b.limits.Store(&l)
 }
+
+// SetShareStrategy replaces how the member of a shared group is picked, from the next message on.
+func (b *Broker) SetShareStrategy(s topics.Strategy) { b.strategy.Store(uint32(s)) }
 
 // UseLog tells the journal. Before Recover.
 func (b *Broker) UseLog(l Log) {

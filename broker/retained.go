@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker/topics"
@@ -17,8 +18,9 @@ type retainedStore struct {
 	rows     alloc.Slab[retainedRow]
 	arena    alloc.Arena
 	expiries expiries
-	spare    uint32 // a row for the next new topic; 0: none
-	body     []byte // scratch
+	spare    uint32       // a row for the next new topic; 0: none
+	own      atomic.Int64 // rows that the node made itself: the limits are for what clients leave
+	body     []byte       // scratch
 }
 
 // retainedRow is one retained message. Its body is topic, payload and properties; the topic only if the message expires.
@@ -30,6 +32,7 @@ type retainedRow struct {
 	payload  uint32
 	topic    uint16
 	qos      QoS
+	own      bool
 	noted    bool // its shard knows that the checkpoint lacks it
 }
 
@@ -46,7 +49,7 @@ func (r *retainedStore) admits(tenant uint32, m *Message, b *Broker) bool {
 		return true
 	}
 	size := int64(len(m.Topic) + len(m.Payload) + len(m.Props))
-	if b.stats.RetainedMessages.Load() < lim.RetainedCount && b.stats.RetainedBytes.Load()+size <= lim.RetainedBytes {
+	if b.stats.RetainedMessages.Load()-r.own.Load() < lim.RetainedCount && b.stats.RetainedBytes.Load()+size <= lim.RetainedBytes {
 		return true
 	}
 	return r.index.Get(tenant, m.Topic) != 0
@@ -83,6 +86,16 @@ func (r *retainedStore) keep(tenant uint32, m *Message, b *Broker) (note bool) {
 	note = !r.rows.At(slot).noted
 	r.dropLocked(slot, tenant, m.Topic, b)
 	return note
+}
+
+// putOwn is put for a message of the node's own.
+func (r *retainedStore) putOwn(m *Message, b *Broker) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if row := r.putLocked(0, m, b); row != nil && !row.own {
+		row.own = true
+		r.own.Add(1)
+	}
 }
 
 // putLocked gives the row that m has now; nil for a topic beyond the levels that are allowed.
@@ -131,6 +144,9 @@ func (r *retainedStore) dropLocked(slot, tenant uint32, topic []byte, b *Broker)
 	row := r.rows.At(slot)
 	r.freeLocked(row, len(topic), b)
 	b.stats.RetainedMessages.Add(-1)
+	if row.own {
+		r.own.Add(-1)
+	}
 	r.index.Delete(tenant, topic)
 	*row = retainedRow{}
 	r.rows.Free(slot)
@@ -320,7 +336,7 @@ func (r *retainedStore) load(b *Broker, topic, row []byte) bool {
 // PublishRetained routes m and makes it its topic's retained message for as long as the node runs: for numbers that each node
 // makes anew, such as $SYS. Nothing is journaled.
 func (l *Local) PublishRetained(m *Message) {
-	l.b.retained.put(0, m, l.b)
+	l.b.retained.putOwn(m, l.b)
 	if mt := l.route(0, m.Topic); mt.any {
 		l.deliverAll(mt, m, Ref{})
 	}

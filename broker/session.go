@@ -467,17 +467,17 @@ func boolBit(b bool) uint64 {
 	return 0
 }
 
-// endSession removes a session with its connection.
+// leaveSlice is how many live subscriptions a session that ends is taken out of at once: a fraction of a millisecond.
+const leaveSlice = 256
+
+// endSession removes a session with its connection. A live one with many subscriptions leaves them a slice at a time, so that it does
+// not hold the loop; who connects meanwhile with its identifier waits, as for any session that ends.
 func (l *Local) endSession(c *Client, will *Will) {
 	sess := c.sess
-	for _, sub := range sess.subscribed() {
-		_, group, filter := l.b.index.Filter(sub)
-		l.b.index.Unsubscribe(sess.tenant, group, filter, sess.slot)
-		if group != nil {
-			l.b.filters.part(sub, sess.slot)
-		}
+	if l.leaveSome(sess); len(sess.subscribed()) > 0 {
+		l.Run(func() { l.endSession(c, will) })
+		return
 	}
-	sess.subs = nil
 	if will != nil && !l.publishWill(sess, will) {
 		l.wills = append(l.wills, lateWill{sess, will})
 	}
@@ -503,6 +503,23 @@ func (l *Local) endSession(c *Client, will *Will) {
 	if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), e); err != nil {
 		s.outlive(sess)
 		l.vacate(sess, c)
+	}
+}
+
+// leaveSome takes a session out of up to leaveSlice of its live subscriptions.
+func (l *Local) leaveSome(sess *Session) {
+	list := sess.subscribed()
+	rest := max(len(list)-leaveSlice, 0)
+	for _, sub := range list[rest:] {
+		_, group, filter := l.b.index.Filter(sub)
+		l.b.index.Unsubscribe(sess.tenant, group, filter, sess.slot)
+		if group != nil {
+			l.b.filters.part(sub, sess.slot)
+		}
+	}
+	if sess.subs = nil; rest > 0 {
+		list = list[:rest]
+		sess.subs = &list
 	}
 }
 

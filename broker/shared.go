@@ -57,7 +57,7 @@ func (l *Local) pick(t *sharedTarget, m *Message) (*Client, topics.Entry) {
 			msg.Client = []byte(c.sess.id)
 		}
 	}
-	at := t.picker.Pick(l.b.opts.ShareStrategy, t.members, msg, members{l.b})
+	at := t.picker.Pick(topics.Strategy(l.b.strategy.Load()), t.members, msg, members{l.b})
 	if at < 0 {
 		return nil, topics.Entry{}
 	}

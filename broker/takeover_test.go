@@ -28,6 +28,37 @@ func TestTurnOnTheWayIsNoTakeOver(t *testing.T) {
 	}
 }
 
+// A live session with many subscriptions leaves them a slice at a time, with other work between the slices, and who comes with its
+// identifier waits until the last one has gone.
+func TestManySubscriptionsLeaveInSlices(t *testing.T) {
+	tb := newTestBroker(t, 2, nil)
+	a := tb.connect(0, live("x"))
+	a.subscribe(1, numbered("f", 0, 3*leaveSlice)...)
+	a.share("g", 1, "f/shared")
+	b := tb.client(1)
+	req := live("x")
+	b.l.Connect(b.c, &req)
+	a.l.Disconnect(a.c, DisconnectRequest{})
+	for left, slices := 2*leaveSlice+1, 0; ; slices++ {
+		_, n := tb.b.index.Len()
+		check(t, "left", n, max(left, 0))
+		check(t, "in", b.connected != nil, false)
+		if left -= leaveSlice; n == 0 {
+			check(t, "slices", slices, 3)
+			break
+		}
+		for now := n; now == n && a.l.one(); {
+			_, now = tb.b.index.Len()
+		}
+	}
+	tb.pump()
+	check(t, "in", b.connected != nil && b.connected.Err == nil, true)
+	p := tb.connect(0, live("p"))
+	p.publish("f1", "1", 0, 1)
+	tb.pump()
+	check(t, "delivered", len(b.got), 0)
+}
+
 // takeOver drives connections that fight for one client identifier, one post at a time.
 type takeOver struct {
 	tb      *testBroker

@@ -164,9 +164,9 @@ type Limits struct {
 	OnFull string `key:"on_full" default:"disconnect" oneof:"disconnect|drop" reload:"live"`
 	// Messages at QoS 1 and 2 sent to one client and not yet acknowledged; a client's own receive maximum counts if lower.
 	Inflight int `key:"inflight" default:"1024" min:"1" max:"65535" reload:"live"`
-	// Messages that wait for one absent or slow session; the oldest go first. 0 is no limit.
+	// Messages that wait for one absent or slow session; the oldest go first, and it is looked at every second. 0 is no limit.
 	SessionMessages int `key:"session_messages" default:"1000000" min:"0" reload:"live"`
-	// Bytes that wait for one absent or slow session; the oldest go first. 0 is no limit.
+	// Bytes that wait for one absent or slow session; the oldest go first, and it is looked at every second. 0 is no limit.
 	SessionBytes Size `key:"session_bytes" default:"1GiB" min:"0" reload:"live"`
 	// Age at which a waiting message is dropped. 0 is never, beside its own expiry.
 	SessionAge time.Duration `key:"session_age" default:"0s" min:"0s" reload:"live"`
@@ -180,7 +180,7 @@ type Limits struct {
 	TopicBytes Size `key:"topic_bytes" default:"65535" min:"1" max:"65535" reload:"live"`
 	// Bytes of a client identifier.
 	ClientIDBytes Size `key:"client_id_bytes" default:"65535" min:"23" max:"65535" reload:"live"`
-	// Retained messages of the node. 0 is no limit.
+	// Retained messages that clients may leave on the node. 0 is no limit.
 	RetainedMessages int `key:"retained_messages" default:"0" min:"0" reload:"live"`
 }
 

@@ -595,7 +595,9 @@ func TestEvery(t *testing.T) {
 
 func TestMaxConns(t *testing.T) {
 	everyWay(t, func(t *testing.T, w way) {
-		s := start(t, w, echo(), func(_ *Options, o *ListenerOptions) { o.MaxConns = 3 })
+		var most atomic.Int64
+		most.Store(3)
+		s := start(t, w, echo(), func(o *Options, _ *ListenerOptions) { o.MaxConns = func() int { return int(most.Load()) } })
 		var conns []net.Conn
 		for range 3 {
 			conns = append(conns, s.dial())
@@ -612,11 +614,15 @@ func TestMaxConns(t *testing.T) {
 		if n := s.e.Stats().Refused.MaxConns; n != 1 {
 			t.Errorf("%d refused", n)
 		}
+		most.Store(4) // changed while it runs
+		more := s.dial()
+		write(t, more, []byte("more"))
+		wantRead(t, more, "more")
 	})
 }
 
 func TestAcceptRate(t *testing.T) {
-	s := start(t, way{ways()[0].transport, "tcp"}, echo(), func(_ *Options, o *ListenerOptions) { o.AcceptRate = 50 })
+	s := start(t, way{ways()[0].transport, "tcp"}, echo(), func(_ *Options, o *ListenerOptions) { o.AcceptRate = func() int { return 50 } })
 	begin := time.Now()
 	for range 20 {
 		s.dialRaw()

@@ -258,7 +258,7 @@ func (c *Conn) shut(err error) {
 	c.sockClose()
 	l.freeSlot(c)
 	l.local.closed++
-	c.lst.open.Add(-1)
+	l.e.open.Add(-1)
 	l.gone = append(l.gone, c)
 }
 

@@ -50,6 +50,9 @@ type Options struct {
 	Loops  int          // 0: one per core (GOMAXPROCS)
 	Logger *slog.Logger // nil: slog.Default
 
+	// MaxConns says how many connections may be open, over all listeners, 0 for no limit; it is asked for each that comes. nil: no limit.
+	MaxConns func() int
+
 	HandshakesRunning int // TLS handshakes that compute at the same time; 0: one per core
 	HandshakesMax     int // TLS handshakes begun and not done, each with a goroutine; what is over waits; 0: 512
 	HandshakesWaiting int // connections whose handshake waits for its turn; what is over is refused; 0: 4096
@@ -67,6 +70,7 @@ type Engine struct {
 	spare   spareDescriptor
 	np      netpollShared
 	accepts acceptCounters
+	open    atomic.Int64   // connections
 	wg      sync.WaitGroup // loops
 	stop    context.CancelFunc
 	ctx     context.Context
@@ -102,6 +106,13 @@ func New(o Options) (*Engine, error) {
 	e.hs.init(e)
 	e.spare.open()
 	return e, nil
+}
+
+func (e *Engine) maxConns() int {
+	if e.o.MaxConns == nil {
+		return 0
+	}
+	return e.o.MaxConns()
 }
 
 // Loops are the engine's loops; the index is Loop.ID.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,8 +32,9 @@ type ListenerOptions struct {
 
 	Transport string // epoll, netpoll, or auto (default): see docs/adr/0002-transport.md
 
-	MaxConns           int           // 0: no limit
-	AcceptRate         int           // per second; 0: no limit. A tenth of it may come at once; what is over waits in the backlog
+	// AcceptRate says how many connections are taken in a second, 0 for no limit; it is asked for each of them. A tenth of it may come
+	// at once; what is over waits in the backlog. nil: no limit.
+	AcceptRate         func() int
 	HandshakeTimeout   time.Duration // for TLS and WebSocket handshake together; 0: 10 s
 	FirstPacketTimeout time.Duration // from OnOpen until the handler sets a deadline of its own; 0: 10 s, negative: none
 	WriteTimeout       time.Duration // a peer that takes none of its output for so long is closed; 0: 1 min, negative: none
@@ -93,7 +93,6 @@ type listener struct {
 	addr    net.Addr
 	sock    *os.File
 	raw     syscall.RawConn
-	open    atomic.Int64 // connections
 	stop    chan struct{}
 	done    chan struct{}
 	log     limitedLog
@@ -277,10 +276,7 @@ func (ln *listener) run() {
 
 // take accepts what waits, as far as the bucket goes. False means that nothing waits.
 func (ln *listener) take(fd int) bool {
-	limit := acceptBatch
-	if ln.o.AcceptRate > 0 {
-		limit = min(limit, int(ln.tokens))
-	}
+	limit := min(acceptBatch, int(ln.tokens))
 	for len(ln.batch) < limit {
 		n, peer, err := sockAccept(fd)
 		switch {
@@ -303,8 +299,12 @@ func (ln *listener) take(fd int) bool {
 
 // pace says how long to wait until the bucket has a connection's token.
 func (ln *listener) pace() time.Duration {
-	rate := float64(ln.o.AcceptRate)
+	rate := 0.0
+	if ln.o.AcceptRate != nil {
+		rate = float64(ln.o.AcceptRate())
+	}
 	if rate <= 0 {
+		ln.tokens, ln.filled = acceptBatch, time.Time{}
 		return 0
 	}
 	now := time.Now()
@@ -325,11 +325,11 @@ func (ln *listener) pace() time.Duration {
 func (ln *listener) admit(a accepted) {
 	e := ln.e
 	ln.tokens--
-	if n := ln.open.Add(1); ln.o.MaxConns > 0 && n > int64(ln.o.MaxConns) {
-		ln.open.Add(-1)
+	if n, most := e.open.Add(1), e.maxConns(); most > 0 && n > int64(most) {
+		e.open.Add(-1)
 		e.accepts.maxConns.Add(1)
 		_ = unix.Close(a.fd)
-		ln.log.warn("connection refused: too many are open", "listener", ln.o.Name, "limit", ln.o.MaxConns)
+		ln.log.warn("connection refused: too many are open", "listener", ln.o.Name, "limit", most)
 		return
 	}
 	e.accepts.accepted.Add(1)

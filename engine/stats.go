@@ -23,7 +23,7 @@ type Stats struct {
 
 // Refused counts connections that never got to the handler, by reason.
 type Refused struct {
-	MaxConns       int64 // over ListenerOptions.MaxConns
+	MaxConns       int64 // over Options.MaxConns
 	NoDescriptor   int64 // no descriptor left: taken with the spare one, and closed
 	HandshakesFull int64 // too many TLS handshakes wait
 	Handshake      int64 // TLS handshake failed

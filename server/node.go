@@ -23,6 +23,7 @@ type nodeOptions struct {
 	logger   *slog.Logger
 	loops    int
 	shards   int
+	maxConns func() int
 	limits   broker.Limits
 	strategy topics.Strategy
 	settings mqtt.Settings
@@ -44,8 +45,7 @@ type kafkaOptions struct {
 // doorOptions are common to all MQTT listeners.
 type doorOptions struct {
 	transport        string
-	acceptRate       int
-	maxConns         int
+	acceptRate       func() int
 	handshakeTimeout time.Duration
 	connectTimeout   time.Duration
 	tls              *tls.Config
@@ -77,7 +77,7 @@ type node struct {
 func newNode(o nodeOptions) (*node, error) {
 	n := &node{o: o}
 	var err error
-	if n.engine, err = engine.New(engine.Options{Loops: o.loops, Logger: o.logger}); err != nil {
+	if n.engine, err = engine.New(engine.Options{Loops: o.loops, Logger: o.logger, MaxConns: o.maxConns}); err != nil {
 		return nil, err
 	}
 	loops := n.engine.Loops()
@@ -113,7 +113,7 @@ func (n *node) listen(d door) (net.Addr, error) {
 		o = &n.o.kafka.door
 		lo.Handler, lo.FirstPacketTimeout, lo.HighWater = n.kafka, -1, 1<<20
 	}
-	lo.Transport, lo.MaxConns, lo.AcceptRate, lo.HandshakeTimeout = o.transport, o.maxConns, o.acceptRate, o.handshakeTimeout
+	lo.Transport, lo.AcceptRate, lo.HandshakeTimeout = o.transport, o.acceptRate, o.handshakeTimeout
 	if d.tls {
 		lo.TLS = o.tls
 	}

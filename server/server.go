@@ -173,10 +173,9 @@ func writeFileSynced(path, text string) error {
 }
 
 func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
-	strategy, _ := topics.ParseStrategy(cfg.MQTT.SharedStrategy)
 	l := &cfg.Listeners.MQTT
 	return nodeOptions{
-		logger: s.log, loops: cfg.Engine.Loops, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: strategy,
+		logger: s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
 		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
@@ -185,11 +184,16 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 			checkpointInterval: cfg.Journal.CheckpointInterval, checkpointBytes: int64(cfg.Journal.CheckpointSize),
 			flushed: func(d time.Duration) { s.flushes.Observe(d.Seconds()) },
 		},
-		door: doorOptions{transport: l.Transport, acceptRate: l.AcceptRate, maxConns: cfg.Limits.Connections,
+		door: doorOptions{transport: l.Transport, acceptRate: func() int { return s.cfg.Load().Listeners.MQTT.AcceptRate },
 			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.config()},
 		kafka: kafkaOptions{node: int32(cfg.Node.ID), settings: kafkaSettings(cfg), door: doorOptions{transport: cfg.Listeners.Kafka.Transport,
-			acceptRate: cfg.Listeners.Kafka.AcceptRate, maxConns: cfg.Limits.Connections, handshakeTimeout: l.HandshakeTimeout, tls: s.certs.config()}},
+			acceptRate: func() int { return s.cfg.Load().Listeners.Kafka.AcceptRate }, handshakeTimeout: l.HandshakeTimeout, tls: s.certs.config()}},
 	}
+}
+
+func shareStrategy(cfg *config.Config) topics.Strategy {
+	s, _ := topics.ParseStrategy(cfg.MQTT.SharedStrategy) // one of the names that the configuration lets through
+	return s
 }
 
 func kafkaSettings(cfg *config.Config) kafka.Settings {
@@ -267,6 +271,8 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	config.TakeLive(&merged, &next)
 	s.cfg.Store(&merged)
 	s.node.broker.SetLimits(brokerLimits(&merged))
+	s.node.broker.SetShareStrategy(shareStrategy(&merged))
+	s.node.sys.every(merged.MQTT.SysInterval)
 	s.node.mqtt.Set(mqttSettings(&merged))
 	s.node.mqtt.Recheck()
 	s.node.kafka.Set(kafkaSettings(&merged))

@@ -14,31 +14,40 @@ type sysTree struct {
 	n       *node
 	version string
 	started time.Time
+	period  chan time.Duration
 	stop    chan struct{}
 	done    sync.WaitGroup
 }
 
 // startSys publishes every interval until close; 0 publishes nothing.
 func startSys(n *node, version string, interval time.Duration) *sysTree {
-	s := &sysTree{n: n, version: version, started: time.Now(), stop: make(chan struct{})}
-	if interval <= 0 {
-		return s
-	}
-	s.done.Add(1)
-	go func() {
-		defer s.done.Done()
-		t := time.NewTicker(interval)
-		defer t.Stop()
-		for {
-			s.publish()
-			select {
-			case <-s.stop:
-				return
-			case <-t.C:
-			}
-		}
-	}()
+	s := &sysTree{n: n, version: version, started: time.Now(), period: make(chan time.Duration), stop: make(chan struct{})}
+	s.done.Go(func() { s.run(interval) })
 	return s
+}
+
+// every changes the interval, and publishes a round at once.
+func (s *sysTree) every(interval time.Duration) {
+	select {
+	case s.period <- interval:
+	case <-s.stop:
+	}
+}
+
+func (s *sysTree) run(interval time.Duration) {
+	for {
+		var due <-chan time.Time // never
+		if interval > 0 {
+			s.publish()
+			due = time.After(interval)
+		}
+		select {
+		case <-s.stop:
+			return
+		case interval = <-s.period:
+		case <-due:
+		}
+	}
 }
 
 func (s *sysTree) close() {

@@ -84,7 +84,7 @@ func (l *lockedBuffer) String() string {
 }
 
 // Start runs `sluice start` on dir with TCP, WebSocket and HTTP on free ports of loopback, and waits for its ready line. settings are
-// KEY=VALUE as --set takes them.
+// KEY=VALUE as --set takes them. A sluice.yaml in dir is its configuration file.
 func Start(t testing.TB, dir string, settings ...string) *Broker {
 	t.Helper()
 	b, err := TryStart(t, dir, settings...)
@@ -101,6 +101,9 @@ func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 		"--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off"}
 	for _, s := range settings {
 		args = append(args, "--set", s)
+	}
+	if file := filepath.Join(dir, "sluice.yaml"); exists(file) {
+		args = append(args, "--config", file)
 	}
 	b := &Broker{t: t, cmd: exec.Command(Binary(t), args...), log: new(lockedBuffer), done: make(chan error, 1)}
 	b.cmd.Stderr = b.log
@@ -133,6 +136,11 @@ func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 		b.Kill()
 		return nil, fmt.Errorf("not ready after a minute:\n%s", b.log)
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // URL is where MQTT over TCP listens.
