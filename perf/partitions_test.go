@@ -46,7 +46,9 @@ func TestBudgetPartition(t *testing.T) {
 	after := n.settled()
 	spend(t, "partition.heap_bytes", float64(after.Heap-before.Heap)/count)
 	spend(t, "partition.goroutines", float64(after.Goroutines-before.Goroutines)/count)
-	produce("many", count) // buffers take their size
+	for range 3 {
+		produce("many", count) // buffers take their size
+	}
 	create("more", count)
 	<-time.After(2 * time.Second) // a checkpoint
 	before = n.settled()
