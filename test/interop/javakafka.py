@@ -1,0 +1,90 @@
+"""Apache Kafka's jars from Maven Central, and its programs against a node: for the suites that run Kafka's own Java."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import harness
+
+JARS = os.path.join(harness.CACHE, "java-kafka")
+TOOLS = "org.apache.kafka.tools."
+# -1: quick to start counts for more than quick to run.
+JAVA = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", os.path.join(JARS, "*")]
+
+
+def prepare(c):
+    """Fetches the jars; their version goes into the report."""
+    harness.need("java", "default-jdk-headless")
+    harness.need("mvn", "maven")
+    pom = shutil.copy(os.path.join(harness.HERE, "clients", "kafka-pom.xml"), c.directory)
+    harness.run(["mvn", "-B", "-q", "-f", pom, "dependency:copy-dependencies", f"-DoutputDirectory={JARS}"])
+    c.versions["Apache Kafka"] = re.search(r"<kafka.version>([\d.]+)<", open(pom).read()).group(1)
+    c.versions["Java"] = re.search(r'version "([^"]+)"', harness.run(["java", "-version"])).group(1)
+
+
+class Programs:
+    """Runs Kafka's programs against one broker, and ends those in the background with it."""
+
+    def __init__(self, c, broker):
+        self.c, self.broker, self.running = c, broker, []
+        self.at = f"{broker.host}:{broker.kafka['tcp']}"
+        self.server = ["--bootstrap-server", self.at]
+
+    def command(self, name, *arguments):
+        short = name.startswith(("consumer.", "reassign.")) or "." not in name
+        return [*JAVA, TOOLS + name if short else name, *map(str, arguments)]
+
+    def tool(self, name, *arguments, input=None, timeout=90):
+        """What the program says; AssertionError when it fails."""
+        code, out = harness.output_of(self.command(name, *arguments), timeout, input=input, cwd=self.c.directory)
+        assert code == 0, f"{name}: exit code {code}: {out[-400:]}"
+        return out
+
+    def read(self, topic, n, *arguments, timeout=30):
+        """The n records of a topic from its beginning, as ConsoleConsumer prints them, without what it says about itself."""
+        out = self.tool("consumer.ConsoleConsumer", *self.server, "--topic", topic, "--from-beginning", "--max-messages", n, "--timeout-ms",
+                        timeout * 1000, *arguments, timeout=timeout + 30)
+        return [line for line in out.splitlines() if not line.startswith(("Processed a total", "[main]"))]
+
+    def start(self, name, *arguments):
+        """A program in the background: the process, with its output in the file process.log."""
+        fd, path = tempfile.mkstemp(prefix=name.rpartition(".")[2] + "-", suffix=".log", dir=self.c.directory)
+        with os.fdopen(fd, "wb") as log:
+            process = subprocess.Popen(self.command(name, *arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                       start_new_session=True, cwd=self.c.directory)
+        process.log = path
+        self.running.append(process)
+        return process
+
+    def close(self):
+        for process in self.running:
+            stop(process, signal.SIGKILL)
+
+
+def stop(process, how=signal.SIGTERM):
+    """Ends a program of start; one that does not end within 20 s is killed."""
+    if process.poll() is None:
+        process.send_signal(how)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    return process.returncode
+
+
+def said(process):
+    with open(process.log, errors="replace") as f:
+        return f.read()
+
+
+def until(what, test, seconds=60):
+    """Waits until test is true; AssertionError with what was waited for."""
+    end = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.1)
