@@ -248,6 +248,9 @@ const (
 	// Of topics; in shard 0.
 	cmdTopic     = 64
 	cmdTopicGone = 65
+
+	// Of the catalog; in shard 0.
+	cmdEntries = 66
 )
 
 // applyCommands applies a command frame; recovery calls it as well.
@@ -310,6 +313,8 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyTopic(b, &c)
 		case cmdTopicGone:
 			s.applyTopicGone(b, &c)
+		case cmdEntries:
+			s.applyEntries(b, &c)
 		}
 	}
 }

@@ -22,6 +22,9 @@ type Options struct {
 	ShareStrategy topics.Strategy
 	// ResolveTopic makes a topic's configuration of what its user has set. nil: settings mean nothing.
 	ResolveTopic func([]Setting) TopicConfig
+	// EntryChanged is told of changes of the catalog as they are applied: at recovery, and then by shard 0's home loop, those of one command
+	// together, in the order of the log. It must not block, and does not write to what it gets. nil: nobody wants to know.
+	EntryChanged func(changes []CatalogEntry)
 	// Volatile says that the log keeps nothing over a restart: sessions end with their connections.
 	Volatile bool
 }
@@ -87,6 +90,7 @@ type Broker struct {
 	latencies  Latencies
 	topicTable topicTable
 	topicStore topicStore
+	entryStore entryStore
 	appending  atomic.Int64                      // bytes of streams in pending lists
 	strays     map[record.PartitionID][]strayRow // at recovery
 	stats      Stats

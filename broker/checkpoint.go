@@ -31,6 +31,7 @@ const (
 	// Of topics, in shard 0: they sort, and are loaded, before all that lies in partitions.
 	rowTopic        = 'A'
 	rowPartitionIDs = 'B'
+	rowEntry        = 'C' // of the catalog
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -51,6 +52,7 @@ type dirtyRows struct {
 
 	producerIDs bool
 	topicSpecs  map[topicIDKey]struct{}
+	entries     map[string]struct{} // of the catalog
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -146,6 +148,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	rows = s.collectStreamsLocked(rows)
 	rows = s.collectTxnIDsLocked(b, rows)
 	rows = s.collectTopicsLocked(b, rows)
+	rows = s.collectEntriesLocked(b, rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -182,6 +185,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 		case rowTopic:
 			d := decoder{b: key[1:]}
 			mark(&s.mu.rows.topicSpecs, topicIDKey{uint32(d.uvarint()), d.topicID()})
+		case rowEntry:
+			s.entryAgainLocked(key)
 		case rowProducer, rowAborted, rowLogStart:
 			s.streamAgainLocked(&rows[i])
 		case rowQueue:
@@ -361,6 +366,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadStreamRow(b, kind, key, value)
 	case rowTopic, rowPartitionIDs:
 		return s.loadTopicRow(b, kind, value)
+	case rowEntry:
+		return s.loadEntryRow(b, key, value)
 	case rowTxnID, rowTxnOffsets, rowProducerIDs:
 		return s.loadTxnIDRow(b, kind, key, value)
 	default:

@@ -44,6 +44,7 @@ func FuzzCommands(f *testing.F) {
 		}
 	}
 	f.Add(appendBytes(nil, encodeSession(nil, &Session{id: "c", d: &durable{id: 1}}, NeverExpires, &Will{Topic: []byte("t")})))
+	f.Add(appendEntries([]byte{cmdEntries}, []CatalogEntry{{Key: "user/a", Value: []byte("x")}, {Key: "b"}, {Key: "c", Value: []byte{}}}))
 	f.Add(logStartCommand(101, 3))
 	f.Add(logStartCommand(101, 1<<62))
 	f.Add(binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(nil, cmdProducersGone), 101), 1<<40))
@@ -102,6 +103,7 @@ func FuzzRow(f *testing.F) {
 	st := unknownProducer
 	st.take(&batchInfo{base: 7, last: 9, producer: 1, first: 3, lastSeq: 5, kind: batchTransactional}, -1)
 	f.Add(producerKey(100, 1), st.encode(nil))
+	f.Add(entryRowKey("user/a"), []byte("x"))
 	f.Add(abortedKey(100, 9), []byte{streamRowVersion, 1, 7})
 	f.Add(key8(rowLogStart, 100), []byte{streamRowVersion, 7})
 	f.Fuzz(func(t *testing.T, key, value []byte) {

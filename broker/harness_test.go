@@ -183,6 +183,8 @@ type testBroker struct {
 	log    *memLog
 	clock  *clock.Manual
 	faults faults
+
+	entryChanged func([]CatalogEntry) // may be nil
 }
 
 // faults counts the errors that a broker logs.
@@ -195,7 +197,7 @@ func (f *faults) WithGroup(string) slog.Handler                { return f }
 
 // open makes the broker and its log.
 func (tb *testBroker) open(loops int) {
-	tb.b = New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock, Logger: slog.New(&tb.faults)})
+	tb.b = New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock, Logger: slog.New(&tb.faults), EntryChanged: tb.entryChanged})
 	tb.log = &memLog{b: tb.b}
 	tb.b.UseLog(tb.log)
 }
@@ -264,7 +266,7 @@ func (tb *testBroker) restart(loops int, points *memCheckpoints) (*testBroker, e
 
 // restartWith is restart with topics that the catalog knows.
 func (tb *testBroker) restartWith(loops int, points *memCheckpoints, topics ...*TopicSpec) (*testBroker, error) {
-	next := &testBroker{t: tb.t, clock: tb.clock}
+	next := &testBroker{t: tb.t, clock: tb.clock, entryChanged: tb.entryChanged}
 	next.open(loops)
 	next.log.groups, next.log.start = tb.log.groups, tb.log.start
 	points.written = maps.Clone(points.flushed)

@@ -13,6 +13,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -62,6 +63,7 @@ type node struct {
 	o       nodeOptions
 	engine  *engine.Engine
 	broker  *broker.Broker
+	catalog *meta.Catalog
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
 	storage storage
@@ -81,8 +83,11 @@ func newNode(o nodeOptions) (*node, error) {
 		return nil, err
 	}
 	loops := n.engine.Loops()
-	n.broker = broker.New(broker.Options{Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
+	group := &catalogGroup{}
+	n.catalog = meta.New(group)
+	n.broker = broker.New(broker.Options{EntryChanged: entriesChanged(n.catalog), Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
 		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
+	group.b = n.broker
 	for i, el := range loops {
 		l := n.broker.Local(i)
 		task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
@@ -94,6 +99,11 @@ func newNode(o nodeOptions) (*node, error) {
 	if n.storage, err = openStorage(o.storage, n.broker, o.logger); err != nil {
 		n.broker.Close()
 		return nil, errors.Join(err, n.engine.Close(context.Background()))
+	}
+	if err = n.catalog.Recovered(); err != nil {
+		err = errors.Join(err, n.engine.Close(context.Background()))
+		n.broker.Close()
+		return nil, errors.Join(err, n.storage.close())
 	}
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
 		Settings: &o.settings, Logger: o.logger})

@@ -1,0 +1,75 @@
+package meta
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Entry is one entry of the catalog as it is stored.
+type Entry struct {
+	Key   string // KIND/NAME
+	Value []byte // nil: it is deleted. Never written to once given
+}
+
+// Errors of entries.
+var (
+	ErrKind    = errors.New("meta: unknown kind of entry")
+	ErrVersion = errors.New("meta: unknown version of an entry")
+	ErrEntry   = errors.New("meta: bad entry")
+)
+
+// kindID numbers the kinds in memory; their names are on disk.
+type kindID int
+
+const (
+	kindUser kindID = iota
+	kindBinding
+	kindCount
+)
+
+// kinds are the kinds of entries: what a key begins with, and how a value that is not deleted is read. decode checks what a program relies
+// on later, gets what is behind the version, and answers a pointer: two values are the same entry, unchanged, if they are the same pointer.
+var kinds = [kindCount]struct {
+	name    string
+	version byte
+	decode  func(name string, d *decoder) (any, error)
+}{
+	kindUser:    {"user", 1, decodeUser},
+	kindBinding: {"binding", 1, decodeBinding},
+}
+
+// key is the key of an entry.
+func (k kindID) key(name string) string { return kinds[k].name + "/" + name }
+
+// begin appends what the kind's values begin with.
+func (k kindID) begin(dst []byte) []byte { return append(dst, kinds[k].version) }
+
+// split finds the kind of a key.
+func split(key string) (k kindID, name string, err error) {
+	kind, name, ok := strings.Cut(key, "/")
+	for i := range kinds {
+		if ok && kinds[i].name == kind && name != "" {
+			return kindID(i), name, nil
+		}
+	}
+	return 0, "", fmt.Errorf("%w: %q", ErrKind, key)
+}
+
+// decode gives what an entry means, nil if it is deleted.
+func (e *Entry) decode() (k kindID, name string, v any, err error) {
+	if k, name, err = split(e.Key); err != nil || e.Value == nil {
+		return k, name, nil, err
+	}
+	d := decoder{b: e.Value}
+	if version := d.byte(); version != kinds[k].version || d.bad {
+		return k, name, nil, fmt.Errorf("%w: %s %q has version %d, and this program reads %d", ErrVersion, kinds[k].name, name, version, kinds[k].version)
+	}
+	if v, err = kinds[k].decode(name, &d); err == nil {
+		err = d.err()
+	}
+	if err != nil {
+		return k, name, nil, fmt.Errorf("%w: %s %q: %w", ErrEntry, kinds[k].name, name, err)
+	}
+	return k, name, v, nil
+}
