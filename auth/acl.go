@@ -270,13 +270,28 @@ func glob(pattern, s string) bool {
 	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// decide finds the first rule that decides. For a publish that is the first whose filter matches. For a subscribe, where one
-// filter stands for many topics, a deny decides as soon as any of them is denied, an allow only if it allows them all.
+// verdict is what one source of rules says of a question.
+type verdict uint8
+
+const (
+	silent  verdict = iota // no rule is about it
+	closed                 // there are ACLs for the resource, none of them for this client and operation
+	allowed                // a rule allows it
+	denied                 // a rule denies it
+)
+
+// decide says whether a rule allows it: what none names is denied.
 func (a *acl) decide(id *broker.Identity, action broker.Action, topic []byte) bool {
+	return a.judge(id, action, topic) == allowed
+}
+
+// judge finds the first rule that decides. For a publish that is the first whose filter matches. For a subscribe, where one
+// filter stands for many topics, a deny decides as soon as any of them is denied, an allow only if it allows them all.
+func (a *acl) judge(id *broker.Identity, action broker.Action, topic []byte) verdict {
 	if action == broker.ActionSubscribe {
 		var ok bool
 		if topic, ok = withoutShare(topic); !ok {
-			return false
+			return denied
 		}
 	}
 	lists := [3][]int32{a.byUser[id.User], a.byClient[id.ClientID], a.others}
@@ -288,21 +303,32 @@ func (a *acl) decide(id *broker.Identity, action broker.Action, topic []byte) bo
 			}
 		}
 		if k < 0 {
-			return false
+			return silent
 		}
 		r := &a.rules[lists[k][0]]
 		lists[k] = lists[k][1:]
 		if action == broker.ActionPublish && !r.publish || action == broker.ActionSubscribe && !r.subscribe || !r.holds(id) {
 			continue
 		}
-		rel := relContains
-		if !r.allow {
-			rel = relOverlaps
+		if r.allow && r.on.match(id, topic, relContains) {
+			return allowed
 		}
-		if r.on.match(id, topic, rel) {
-			return r.allow
+		if !r.allow && r.on.match(id, topic, relOverlaps) {
+			return denied
 		}
 	}
+}
+
+// allowsSome says whether there is a rule that allows id to publish somewhere.
+func (a *acl) allowsSome(id *broker.Identity) bool {
+	for _, list := range [3][]int32{a.byUser[id.User], a.byClient[id.ClientID], a.others} {
+		for _, i := range list {
+			if r := &a.rules[i]; r.allow && r.publish && r.holds(id) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // withoutShare takes $share/GROUP/ off a filter.

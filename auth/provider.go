@@ -17,10 +17,12 @@ import (
 
 // Options are what a Provider answers by. Concurrency and Queue are fixed at New.
 type Options struct {
-	Anonymous       string // off, loopback or everywhere
-	PasswordFile    string // empty: none
-	CertificateUser string // off, cn, san_dns, san_email, san_uri or subject
-	ACLFile         string // empty: everything is allowed
+	Anonymous       string   // off, loopback or everywhere
+	PasswordFile    string   // empty: none
+	CertificateUser string   // off, cn, san_dns, san_email, san_uri or subject
+	ACLFile         string   // empty: none
+	SuperUsers      []string // may do everything
+	OpenWithoutACL  string   // auto, true or false: whether what no ACL is about is allowed; empty: auto
 	CacheTTL        time.Duration
 	Concurrency     int // hashes at once; 0: half the cores, at least one
 	Queue           int // clients that wait; 0: 4096
@@ -37,6 +39,9 @@ type ruleSet struct {
 	generation uint64
 	users      *users // nil: no password file
 	acl        *acl   // nil: no rule file
+	grants     *grants
+	super      map[string]struct{}
+	open       openness
 	verdicts   *verdicts
 	dummySalt  string
 
@@ -58,6 +63,7 @@ type Provider struct {
 var (
 	_ broker.QuickAuthenticator = (*Provider)(nil)
 	_ broker.Authorizer         = (*Provider)(nil)
+	_ broker.ResourceAuthorizer = (*Provider)(nil)
 )
 
 // New reads the files.
@@ -99,7 +105,7 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if o.CertificateUser == "" {
 		o.CertificateUser = "off"
 	}
-	rs = &ruleSet{o: o, generation: 1}
+	rs = &ruleSet{o: o, generation: 1, grants: &grants{}}
 	if o.PasswordFile != "" {
 		if rs.users, err = loadUsers(o.PasswordFile); err != nil {
 			return nil, fmt.Errorf("password file: %w", err)
@@ -114,6 +120,7 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 			return nil, fmt.Errorf("rule file: %w", err)
 		}
 	}
+	rs.settle()
 	if rs.verdicts, err = newVerdicts(o.CacheTTL); err != nil {
 		return nil, err
 	}
@@ -130,7 +137,8 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 
 // follow makes rs the generation behind old and notes what is not as it was.
 func (rs *ruleSet) follow(old *ruleSet) {
-	rs.generation = old.generation + 1
+	rs.generation, rs.grants = old.generation+1, old.grants
+	rs.settle()
 	rs.changedCAs = old.changedCAs
 	if (rs.o.ClientCAs == nil) != (old.o.ClientCAs == nil) || rs.o.ClientCAs != nil && !rs.o.ClientCAs.Equal(old.o.ClientCAs) {
 		rs.changedCAs = rs.generation
@@ -150,15 +158,6 @@ func (rs *ruleSet) follow(old *ruleSet) {
 		}
 		rs.changedUsers[name] = rs.generation
 	}
-}
-
-// Generation moves with each reload.
-func (p *Provider) Generation() uint64 { return p.rules.Load().generation }
-
-// Authorize answers by the rule file; without one everything is allowed.
-func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []byte) bool {
-	rs := p.rules.Load()
-	return rs.acl == nil || rs.acl.decide(id, action, topic)
 }
 
 // Quick answers what needs no hash: certificates, anonymous clients, pairs of user and password seen a moment ago.
@@ -218,7 +217,7 @@ func (p *Provider) Authenticate(ctx context.Context, c broker.Credentials) (brok
 		rs := p.rules.Load()
 		id, err := p.authenticate(ctx, rs, &c)
 		// A reload while the hash was being made: the answer is by files that are gone, so ask the new ones.
-		if p.rules.Load() == rs || ctx.Err() != nil || errors.Is(err, broker.ErrAuthBusy) {
+		if p.rules.Load().verdicts == rs.verdicts || ctx.Err() != nil || errors.Is(err, broker.ErrAuthBusy) {
 			return id, err
 		}
 	}

@@ -118,6 +118,11 @@ type Auth struct {
 	// Rules for publish and subscribe. Without a file everything is allowed to those who came in; with one, what no rule names
 	// is denied.
 	ACLFile string `key:"acl_file" default:"" reload:"live"`
+	// Users that may do everything, whatever rules and ACLs say; the user of clients without credentials is `ANONYMOUS`.
+	SuperUsers []string `key:"super_users" default:"" reload:"live"`
+	// Whether what no ACL is about is allowed, Kafka's `allow.everyone.if.no.acl.found`. `auto` is `true` until `auth.super_users`
+	// names somebody. What `auth.acl_file` leaves closed stays so: topics, and with `auto` the cluster's own affairs.
+	AllowEveryone string `key:"allow_everyone_if_no_acl_found" default:"auto" oneof:"auto|true|false" reload:"live"`
 	// Passwords verified at once, each by one core and with the memory its hash asks for. 0 is half the cores, at least one.
 	Concurrency int `key:"concurrency" default:"0" min:"0" max:"1024"`
 	// Clients that may wait for their password to be verified; the next ones are told that the server is busy.

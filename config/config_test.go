@@ -132,6 +132,8 @@ func TestExposure(t *testing.T) {
 		{"listeners: {mqtt: {tcp: [\"[::1]:1883\", localhost:1884, 127.8.0.1:1885], unix: [/tmp/s.sock]}}", ""},
 		{"listeners: {http: 0.0.0.0:8080}", "listeners.http: 0.0.0.0:8080 can be reached from a network and HTTP asks for no credentials: set auth.anonymous_http"},
 		{"listeners: {http: 0.0.0.0:8080}\nauth: {anonymous_http: everywhere}", ""},
+		{"auth: {allow_everyone_if_no_acl_found: false}", "false needs auth.super_users"},
+		{"auth: {allow_everyone_if_no_acl_found: false, super_users: [admin]}", ""},
 	}
 	for _, tt := range tests {
 		_, err := Parse("c.yaml", []byte(tt.in))

@@ -42,6 +42,9 @@ func (l *loader) validate() {
 	l.validateTLS(c)
 	l.validateAddresses(c)
 	l.validateExposure(c)
+	if c.Auth.AllowEveryone == "false" && len(c.Auth.SuperUsers) == 0 {
+		l.reject("auth.allow_everyone_if_no_acl_found", errors.New("false needs auth.super_users: nobody else could make the first ACL"))
+	}
 	if c.Journal.GroupSize > c.Journal.SegmentSize/2 {
 		l.reject("journal.group_size", fmt.Errorf("want at most half of journal.segment_size (%v), found %v",
 			c.Journal.SegmentSize, c.Journal.GroupSize))

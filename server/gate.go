@@ -9,7 +9,7 @@ import (
 func authOptions(cfg *config.Config, certs *certificates) auth.Options {
 	a := &cfg.Auth
 	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser,
-		ACLFile: a.ACLFile, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL}
+		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL}
 	if set := certs.now.Load(); set.tls != nil {
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.isRevoked
 	}

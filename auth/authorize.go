@@ -1,0 +1,147 @@
+package auth
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/sluicemq/sluice/broker"
+)
+
+// What may be done is asked in this order, and the first that has something to say decides: super users may do everything; the rule
+// file speaks of topics; then the catalog's ACLs, of which one that denies counts before all that allow; then openness.
+
+// openness says what is allowed that no rule is about. A rule file leaves no topic open, and not the cluster's own affairs, by which
+// clients could give themselves rights.
+type openness struct {
+	topics, cluster, others bool
+	all                     bool // nothing is ever refused: there is nobody to ask
+}
+
+// settle works out what follows from the options, the files and the ACLs.
+func (rs *ruleSet) settle() {
+	rs.super = make(map[string]struct{}, len(rs.o.SuperUsers))
+	for _, name := range rs.o.SuperUsers {
+		rs.super[strings.TrimPrefix(name, userPrefix)] = struct{}{}
+	}
+	open := rs.o.OpenWithoutACL == "true" || rs.o.OpenWithoutACL != "false" && len(rs.super) == 0
+	o := &rs.open
+	o.topics, o.others = open && rs.acl == nil, open
+	o.cluster = open && (rs.acl == nil || rs.o.OpenWithoutACL == "true")
+	o.all = o.topics && o.cluster && o.others && rs.grants.count == 0
+}
+
+// Generation moves with each reload and each change of the ACLs.
+func (p *Provider) Generation() uint64 { return p.rules.Load().generation }
+
+// SetACLs takes over the catalog's ACLs, all of them.
+func (p *Provider) SetACLs(list []broker.ACL) {
+	g := compileACLs(list)
+	p.reload.Lock()
+	defer p.reload.Unlock()
+	rs := *p.rules.Load()
+	rs.generation++
+	rs.grants = g
+	rs.settle()
+	p.rules.Store(&rs)
+}
+
+// Authorize answers what MQTT asks: to publish is to write to the topic, to subscribe is to read it.
+func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []byte) bool {
+	rs := p.rules.Load()
+	if rs.open.all || rs.isSuper(id) {
+		return true
+	}
+	if rs.acl != nil {
+		if v := rs.acl.judge(id, action, topic); v != silent {
+			return v == allowed
+		}
+	}
+	if rs.grants.count == 0 {
+		return rs.open.topics
+	}
+	v := silent
+	switch {
+	case action == broker.ActionPublish:
+		v = rs.grants.judgeTopic(id, broker.OperationWrite, topic)
+	default:
+		f, ok := withoutShare(topic)
+		if !ok {
+			return false
+		}
+		if bytes.ContainsAny(f, "+#") {
+			v = rs.grants.judgeFilter(id, broker.OperationRead, f)
+		} else {
+			v = rs.grants.judgeTopic(id, broker.OperationRead, f)
+		}
+	}
+	return v == allowed || v == silent && rs.open.topics
+}
+
+// Allows answers what Kafka's protocol asks.
+func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) bool {
+	rs := p.rules.Load()
+	if rs.open.all || rs.isSuper(id) {
+		return true
+	}
+	if rs.acl != nil && t == broker.ResourceTopic {
+		if v := rs.fileSays(id, op, name); v != silent {
+			return v == allowed
+		}
+	}
+	v := silent
+	if rs.grants.count > 0 && t <= broker.ResourceUser {
+		v = rs.grants.judge(id, op, t, name)
+	}
+	return v == allowed || v == silent && rs.openFor(t)
+}
+
+// AllowsAny says whether there can be a resource of the type that the client may do op with.
+func (p *Provider) AllowsAny(id *broker.Identity, op broker.Operation, t broker.ResourceType) bool {
+	rs := p.rules.Load()
+	if rs.open.all || rs.isSuper(id) {
+		return true
+	}
+	if rs.acl != nil && t == broker.ResourceTopic && rs.acl.allowsSome(id) {
+		return true
+	}
+	return rs.grants.allowsAny(id, op, t) || rs.openFor(t) && !rs.grants.deniesAll(id, op, t)
+}
+
+func (rs *ruleSet) isSuper(id *broker.Identity) bool {
+	if len(rs.super) == 0 {
+		return false
+	}
+	_, ok := rs.super[principalName(id)]
+	return ok
+}
+
+func (rs *ruleSet) openFor(t broker.ResourceType) bool {
+	switch t {
+	case broker.ResourceTopic:
+		return rs.open.topics
+	case broker.ResourceGroup, broker.ResourceTransactionalID:
+		return rs.open.others
+	default:
+		return rs.open.cluster
+	}
+}
+
+// fileSays asks the rule file, which knows two actions, about a topic: who may read it may subscribe, who may do anything else that
+// changes it or what is in it may publish, and who may do either may know that it is there.
+func (rs *ruleSet) fileSays(id *broker.Identity, op broker.Operation, name []byte) verdict {
+	switch op {
+	case broker.OperationRead:
+		return rs.acl.judge(id, broker.ActionSubscribe, name)
+	case broker.OperationDescribe, broker.OperationDescribeConfigs:
+		sub, pub := rs.acl.judge(id, broker.ActionSubscribe, name), rs.acl.judge(id, broker.ActionPublish, name)
+		switch {
+		case sub == allowed || pub == allowed:
+			return allowed
+		case sub == denied && pub == denied:
+			return denied
+		}
+		return silent
+	default:
+		return rs.acl.judge(id, broker.ActionPublish, name)
+	}
+}
