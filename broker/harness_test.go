@@ -156,6 +156,14 @@ func (m *memLog) Seek(p record.PartitionID, at int64, latest bool) (from record.
 	return from, time, found
 }
 
+func (m *memLog) Size(p record.PartitionID) (bytes int64) {
+	_ = m.Read(p, 0, func(b record.Batch) bool {
+		bytes += int64(len(b))
+		return true
+	})
+	return bytes
+}
+
 func (m *memLog) Excess(p record.PartitionID, before, bytes int64) record.Offset {
 	all := int64(0)
 	_ = m.Read(p, 0, func(b record.Batch) bool {

@@ -51,6 +51,9 @@ func (p *Partition) LastStable() record.Offset { return record.Offset(p.lastStab
 // LogStart is the first offset that readers may ask for.
 func (p *Partition) LogStart() record.Offset { return record.Offset(p.logStart.Load()) }
 
+// PartitionBytes is how many bytes of a partition's records are stored, headers of the log included.
+func (b *Broker) PartitionBytes(p *Partition) int64 { return b.streams.Size(p.id) }
+
 func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partition {
 	s := b.shards[int(ps.Shard)%len(b.shards)]
 	p := &Partition{id: ps.ID, topic: t, index: index, shard: s}

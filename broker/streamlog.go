@@ -21,6 +21,8 @@ type StreamLog interface {
 	// Excess is the offset below which everything is older than before, in Unix milliseconds of maximum timestamps, or more than bytes: what
 	// retention takes. It is the log start if that is nothing.
 	Excess(p record.PartitionID, before, bytes int64) record.Offset
+	// Size is how many bytes of p's records are stored, from its log start on.
+	Size(p record.PartitionID) int64
 	// Partitions are the ids of all partitions of which there is something.
 	Partitions() []record.PartitionID
 }
@@ -55,6 +57,9 @@ func (noStreams) Seek(record.PartitionID, int64, bool) (from record.Offset, time
 
 // Excess is nothing.
 func (noStreams) Excess(record.PartitionID, int64, int64) record.Offset { return 0 }
+
+// Size is nothing.
+func (noStreams) Size(record.PartitionID) int64 { return 0 }
 
 // Partitions are none.
 func (noStreams) Partitions() []record.PartitionID { return nil }

@@ -48,6 +48,19 @@ func (l *Log) Partitions() []record.PartitionID {
 	return ids
 }
 
+// Size is how many bytes of the log and of segments are of p's records, from its log start on. What a frame holds of the log start is
+// counted whole.
+func (l *Log) Size(p record.PartitionID) (bytes int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if part := l.mu.partitions[p]; part != nil {
+		for _, r := range part.refs {
+			bytes += r.bytes - r.dead
+		}
+	}
+	return bytes
+}
+
 // LogStart is the first offset of p that may be asked for.
 func (l *Log) LogStart(p record.PartitionID) record.Offset {
 	l.mu.RLock()

@@ -80,7 +80,21 @@ func TestTimeModel(t *testing.T) {
 		l.SetLogStart(part, start)
 		checkTimes(rt, l.Log, part, all, start)
 		checkExcess(rt, l.Log, part, all, start)
+		checkSize(rt, l.Log, part, all, start)
 	})
+}
+
+// checkSize: what is there is counted, and nothing but that and what shares an entry with the log start.
+func checkSize(t *rapid.T, l *Log, part record.PartitionID, all []timedBatch, start record.Offset) {
+	least, most := int64(0), int64(0)
+	for _, b := range all {
+		if most += b.size; b.last >= start {
+			least += b.size
+		}
+	}
+	if got := l.Size(part); got < least || got > most {
+		t.Fatalf("%d bytes from %d on, want %d to %d", got, start, least, most)
+	}
 }
 
 type fatal interface{ Fatal(...any) }

@@ -222,6 +222,9 @@ func (s *logStorage) Seek(p record.PartitionID, at int64, latest bool) (from rec
 	return from, at, found
 }
 
+// Size is what the log and segments hold of a partition.
+func (s *logStorage) Size(p record.PartitionID) int64 { return s.log.Size(p) }
+
 // Excess passes on what retention takes.
 func (s *logStorage) Excess(p record.PartitionID, before, bytes int64) record.Offset {
 	return s.log.Excess(p, before, bytes)
