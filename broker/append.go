@@ -85,8 +85,9 @@ type pendingBatch struct {
 	data       []byte    // until it is gathered
 	held       alloc.Ref // holds data; nil: the list does
 	info       batchInfo
-	appendTime int64 // -1: not set by the broker
-	duplicate  bool  // of one that is before it: it is answered with that one's place
+	appendTime int64         // -1: not set by the broker
+	duplicate  bool          // of one that is before it: it is answered with that one's place
+	acc        *accumulation // of what came record by record: data is made of it when it is gathered
 	failed     bool
 }
 
@@ -175,6 +176,8 @@ func admissible(spec *TopicSpec, b record.Batch, now int64, o *AppendOptions) er
 		return ErrInternalTopic
 	case cfg.MaxMessageBytes > 0 && len(b) > int(cfg.MaxMessageBytes):
 		return ErrMessageTooLarge
+	case ownBatch(b):
+		return ErrInvalidRecord
 	case b.Attributes()&record.Control != 0, b.Attributes()&record.Transactional != 0 != o.Transactional:
 		return ErrInvalidTxnState
 	}
@@ -250,6 +253,9 @@ func keyed(b record.Batch) bool {
 func (s *shard) placeLocked(pb *pendingBatch) {
 	in := &pb.info
 	n := in.last - in.base
+	if pb.part.mu.building > 0 {
+		pb.part.endBatchLocked(s.mu.fill)
+	}
 	in.base = pb.part.mu.next
 	in.last = in.base + n
 	pb.part.mu.next = in.last + 1

@@ -129,13 +129,18 @@ func (s *shard) addReceivedLocked(session uint64, packetID uint16) {
 func (l *Local) deliverPending(s *shard, p *pending) {
 	if p.since == 0 {
 		l.deliverEntries(s, p)
+		if len(p.batches) > 0 {
+			l.deliverBatches(p)
+		}
 	} else {
 		acked := uint64(0)
-		l.timed(p.since, func() { acked = l.deliverEntries(s, p) })
+		l.timed(p.since, func() {
+			acked = l.deliverEntries(s, p)
+			if len(p.batches) > 0 {
+				acked += l.deliverBatches(p)
+			}
+		})
 		l.b.latencies.Ack.observe(l.b.clock.Mono()-p.since, acked)
-	}
-	if len(p.batches) > 0 {
-		l.deliverBatches(p)
 	}
 }
 
@@ -228,6 +233,7 @@ const (
 	cmdPromise     = 12
 	cmdKept        = 13
 	cmdBack        = 14
+	cmdRelayed     = 15
 
 	// Of Kafka's groups.
 	cmdGroupMeta   = 32
@@ -289,6 +295,8 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyKept(&c)
 		case cmdBack:
 			s.applyBack(b, &c)
+		case cmdRelayed:
+			s.applyRelayed(b, &c)
 		case cmdGroupMeta:
 			s.applyGroupMeta(&c)
 		case cmdOffsets:

@@ -82,10 +82,36 @@ func markerOf(b record.Batch) (kind batchKind, coordinator int32) {
 // marker tells whether the batch ends a transaction.
 func (in *batchInfo) marker() bool { return in.kind == batchCommit || in.kind == batchAbort }
 
-// The core's block of a stream's frame: when the batch was taken. Apply reads no clock.
-func appendBatchExtra(dst []byte, at int64) []byte { return binary.AppendUvarint(dst, uint64(at)) }
+// batchExtra is the core's block of a stream's frame.
+type batchExtra struct {
+	at      int64 // when the batch was taken: apply reads no clock
+	relayed int64 // up to where MQTT subscribers had got the partition then; notRelayed: they do not get it
+	taken   []takenID
+}
 
-func batchExtra(extra []byte) (at int64, ok bool) {
+func appendBatchExtra(dst []byte, pb *pendingBatch) []byte {
+	dst = binary.AppendUvarint(dst, uint64(pb.info.at))
+	if pb.part.open.Load() == nil {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(pb.part.relayed.Load()+1))
+	if pb.acc != nil {
+		for _, t := range pb.acc.taken {
+			dst = binary.AppendUvarint(dst, t.session)
+			dst = binary.AppendUvarint(dst, uint64(t.packetID))
+		}
+	}
+	return dst
+}
+
+func readBatchExtra(extra []byte) (e batchExtra, ok bool) {
 	d := decoder{b: extra}
-	return int64(d.uvarint()), d.ok()
+	e.at, e.relayed = int64(d.uvarint()), notRelayed
+	if len(d.b) > 0 {
+		e.relayed = int64(d.uvarint()) - 1
+	}
+	for len(d.b) > 0 {
+		e.taken = append(e.taken, takenID{d.uvarint(), uint16(d.uvarint())})
+	}
+	return e, d.ok()
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,7 +92,11 @@ type Broker struct {
 	topicTable topicTable
 	topicStore topicStore
 	entryStore entryStore
-	appending  atomic.Int64                      // bytes of streams in pending lists
+	appending  atomic.Int64 // bytes of streams in pending lists
+	bindings   atomic.Pointer[bindingSet]
+	bound      atomic.Uint64                     // moves with the bindings
+	extra      []byte                            // the committer's
+	run        uint64                            // of 32 bits: another for each start of the node
 	strays     map[record.PartitionID][]strayRow // at recovery
 	stats      Stats
 	failure    atomic.Pointer[error]
@@ -142,6 +147,7 @@ func New(o Options) *Broker {
 		o.ResolveTopic = func([]Setting) TopicConfig { return TopicConfig{Delete: true, RetentionMillis: -1, RetentionBytes: -1} }
 	}
 	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true, streams: noStreams{}}
+	b.run = uint64(rand.Uint32())
 	b.SetLimits(o.Limits)
 	b.SetShareStrategy(o.ShareStrategy)
 	b.index = topics.New(topics.Options{MaxLevels: protocolLevels})
@@ -215,6 +221,8 @@ type Stats struct {
 	Producers        atomic.Int64 // that partitions know, each counted once for each of them
 	Compactions      atomic.Int64 // passes over a partition
 	CompactedBytes   atomic.Int64 // that they took away
+	Undeliverable    atomic.Int64 // records of bound streams whose key makes no MQTT topic by their bindings
+	Unreadable       atomic.Int64 // records of bound streams that cannot be opened for MQTT subscribers
 }
 
 // DropReason says why a kept message never reached its session.
@@ -228,12 +236,13 @@ const (
 	DropAge
 	DropLost // gone from the log before it was sent
 	DropNoMember
+	DropRetention // of a bound stream, whose retention or compaction has taken it
 	DropReasons
 )
 
 // String is the reason as metrics say it.
 func (r DropReason) String() string {
-	return [...]string{"expired", "session_messages", "session_bytes", "session_age", "log_trimmed", "no_member"}[r]
+	return [...]string{"expired", "session_messages", "session_bytes", "session_age", "log_trimmed", "no_member", "stream_retention"}[r]
 }
 
 // Stats gives the counters.

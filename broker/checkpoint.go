@@ -24,6 +24,7 @@ const (
 	rowProducer    = 'p' // of streams
 	rowAborted     = 'a'
 	rowLogStart    = 'l'
+	rowRelayed     = 'e'
 	rowTxnID       = 't' // of the transaction coordinator
 	rowTxnOffsets  = 'x'
 	rowProducerIDs = 'i'
@@ -187,7 +188,7 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			mark(&s.mu.rows.topicSpecs, topicIDKey{uint32(d.uvarint()), d.topicID()})
 		case rowEntry:
 			s.entryAgainLocked(key)
-		case rowProducer, rowAborted, rowLogStart:
+		case rowProducer, rowAborted, rowLogStart, rowRelayed:
 			s.streamAgainLocked(&rows[i])
 		case rowQueue:
 			if rows[i].value == nil {
@@ -362,7 +363,7 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadPromises(number, value)
 	case rowGroupMeta, rowOffset:
 		return s.loadGroupRow(kind, key, value)
-	case rowProducer, rowAborted, rowLogStart:
+	case rowProducer, rowAborted, rowLogStart, rowRelayed:
 		return s.loadStreamRow(b, kind, key, value)
 	case rowTopic, rowPartitionIDs:
 		return s.loadTopicRow(b, kind, value)

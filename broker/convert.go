@@ -15,6 +15,7 @@ const (
 	headerRetain      = "mqtt.retain"
 	headerDeadline    = "mqtt.deadline"
 	headerPublisher   = "mqtt.publisher"
+	headerTopic       = "mqtt.topic"
 	headerFormat      = "mqtt.format"
 	headerContentType = "mqtt.content_type"
 	headerResponse    = "mqtt.response_topic"
@@ -128,7 +129,11 @@ func messageOf(m *Message, r *record.Record, props []byte) (_ []byte, publisher 
 		case headerDeadline:
 			m.Deadline = int64(headerUint(v))
 		case headerPublisher:
-			publisher = headerUint(v)
+			if len(v) >= 8 {
+				publisher = binary.BigEndian.Uint64(v)
+			}
+		case headerTopic:
+			m.Topic = v
 		case headerFormat:
 			if len(v) == 1 {
 				props = append(props, propFormat, v[0])

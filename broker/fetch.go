@@ -114,6 +114,7 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 	bu.shard, bu.resend, bu.promised = j.shard, j.resend, j.promised
 	want := j.seqs
 	var gone []uint64 // not found
+	var links []link
 	var m Message
 	var props []byte
 	part := unboundPartition(record.ShardID(j.shard))
@@ -126,20 +127,34 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 			if len(want) == 0 || want[0] != uint64(r.Offset) {
 				continue
 			}
-			var publisher uint64
-			props, publisher = messageOf(&m, r, props)
-			c := bu.add(&m)
-			c.ref, c.publisher = Ref{Shard: j.shard, Seq: want[0]}, publisher
+			ref := Ref{Shard: j.shard, Seq: want[0]}
+			if k, ok := linkOf(r); ok {
+				k.at = len(bu.msgs)
+				links = append(links, k)
+				bu.place().ref = ref
+			} else {
+				var publisher uint64
+				props, publisher = messageOf(&m, r, props)
+				c := bu.add(&m)
+				c.ref, c.publisher = ref, publisher
+			}
 			bu.through = want[0]
 			want = want[1:]
 		}
 		return len(want) > 0 && len(bu.buf) < fetchBytesMax
 	})
+	full := len(bu.buf) >= fetchBytesMax
+	if err == nil {
+		err = f.follow(bu, links)
+	}
 	switch {
 	case err != nil:
+		bu.msgs = bu.msgs[:0]
+		bu.through = 0
 		f.b.logger.Error("queued messages cannot be read", "shard", j.shard, "err", err)
 		bu.failed = true // nothing more is skipped: the session stays behind and asks again
-	case len(bu.buf) < fetchBytesMax || len(want) == 0:
+	case bu.cut:
+	case !full || len(want) == 0:
 		bu.through = j.seqs[len(j.seqs)-1]
 		gone = append(gone, want...)
 	}

@@ -40,15 +40,16 @@ type Local struct {
 	limitWork   []*Session // to be checked against the limits
 	readers     []*Session
 
-	times      turnTimes
-	timers     loopTimers
-	wakeFn     func(to *Local, what post) // wakeLater, made once
-	sweeping   []*Partition
-	plain      []byte // a batch that had to be opened
-	packed     []byte // one that was compressed anew
-	milli      int64  // of this turn; 0: not asked for yet
-	groupTable groupTable
-	txns       map[txnKey]*txn
+	times        turnTimes
+	timers       loopTimers
+	wakeFn       func(to *Local, what post) // wakeLater, made once
+	sweeping     []*Partition
+	behindRelays []*Partition
+	plain        []byte // a batch that had to be opened
+	packed       []byte // one that was compressed anew
+	milli        int64  // of this turn; 0: not asked for yet
+	groupTable   groupTable
+	txns         map[txnKey]*txn
 }
 
 type postKind uint8

@@ -179,13 +179,18 @@ func (l *Local) journalRetained(c *Client, job *retainedJob, bu *bundle, size in
 
 // copyLocked appends a record that no queue refers to.
 func (l *Local) copyLocked(s *shard, p *pending, m *Message) (seq uint64) {
+	p.extra = binary.AppendUvarint(p.extra, 0)
+	return l.copyBodyLocked(s, p, m)
+}
+
+// copyBodyLocked is copyLocked behind the flags of the reference item.
+func (l *Local) copyBodyLocked(s *shard, p *pending, m *Message) (seq uint64) {
 	in := record.Input{Key: m.Topic, Value: m.Payload, Timestamp: m.Timestamp}
 	if in.Value == nil {
 		in.Value = []byte{}
 	}
 	l.headers, in.RawCount = appendMessageHeaders(l.headers[:0], m, 0)
 	in.RawHeaders = l.headers
-	p.extra = binary.AppendUvarint(p.extra, 0)
 	p.extra = binary.AppendUvarint(p.extra, uint64(len(m.Topic)+len(m.Payload)+len(m.Props)))
 	p.extra = binary.AppendUvarint(p.extra, 0)
 	p.entries = append(p.entries, entry{kind: entryRecord})

@@ -20,6 +20,12 @@ type Partition struct {
 	highWatermark, lastStable, logStart atomic.Int64
 	bytes                               atomic.Int64 // of the batches that were applied in this run
 
+	// open are the bindings by which MQTT subscribers get the partition's records, nil if they do not. relayed is up to where they did: -1 where
+	// that is not known. relay is the home loop's.
+	open    atomic.Pointer[[]*Binding]
+	relayed atomic.Int64
+	relay   *relay
+
 	mu struct {
 		next         record.Offset // of the next record that is appended
 		watchers     watchList
@@ -30,6 +36,8 @@ type Partition struct {
 		moved        bool         // the log start has, since the last checkpoint
 		gone         bool         // its topic was dropped
 		listed       bool         // in the shard's list of those that changed since the last checkpoint
+		relayedSaved bool         // the checkpoint has a row of it
+		building     int32        // the place, from 1 on, of the batch that is open in the shard's list
 	}
 }
 
@@ -57,6 +65,7 @@ func (b *Broker) PartitionBytes(p *Partition) int64 { return b.streams.Size(p.id
 func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partition {
 	s := b.shards[int(ps.Shard)%len(b.shards)]
 	p := &Partition{id: ps.ID, topic: t, index: index, shard: s}
+	p.relayed.Store(notRelayed)
 	s.mu.Lock()
 	s.mu.streams = append(s.mu.streams, p)
 	s.mu.Unlock()

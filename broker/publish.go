@@ -28,6 +28,9 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 		return 0, ErrQuota
 	}
 	mt := l.route(tenant, m.Topic)
+	if mt.bound != nil {
+		return l.publishBound(c, m, mt.bound, dedupe, t)
+	}
 	l.joinedBy(c, m)
 	keep := m.QoS > 0 && len(mt.durable)+len(l.joined) > 0
 	dedupe = dedupe && c != nil && c.sess.d != nil

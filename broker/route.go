@@ -38,12 +38,13 @@ type match struct {
 	loops      [][]target
 	shared     []sharedTarget
 	any        bool
+	bound      *boundTopic // the stream that takes the topic's messages, nil if none does
 }
 
 // routeCache keeps the matches of the topics that this loop's publishers use.
 type routeCache struct {
 	byTopic map[string]*match
-	nobody  *match // of all topics that nobody subscribes to
+	nobody  map[*boundTopic]*match // of the topics that nobody subscribes to, by what they are bound to
 	key     []byte
 }
 
@@ -84,14 +85,23 @@ func (l *Local) stillGood(m *match, tenant uint32, topic []byte) *match {
 func (l *Local) match(tenant uint32, topic []byte) *match {
 	generation := l.b.generation()
 	l.b.index.Match(tenant, topic, &l.matches)
+	var bound *boundTopic
+	if tenant == 0 {
+		bound = l.b.bindings.Load().find(topic)
+	}
 	if len(l.matches.Filters) == 0 {
 		r := &l.routes
-		if r.nobody == nil || r.nobody.generation != generation {
-			r.nobody = &match{generation: generation}
+		m := r.nobody[bound]
+		if m == nil || m.generation != generation {
+			if r.nobody == nil || len(r.nobody) > bindingsMax {
+				r.nobody = make(map[*boundTopic]*match)
+			}
+			m = &match{generation: generation, bound: bound}
+			r.nobody[bound] = m
 		}
-		return r.nobody
+		return m
 	}
-	m := &match{generation: generation, any: true}
+	m := &match{generation: generation, any: true, bound: bound}
 	m.loops = make([][]target, len(l.b.locals))
 	plain := 0
 	for i := range l.matches.Filters {
@@ -174,6 +184,7 @@ type bundle struct {
 	resend   bool
 	promised bool
 	failed   bool // reading broke off
+	cut      bool // what it was asked for does not fit: through is what does
 
 	since time.Duration // when the first of its messages came
 }
@@ -202,7 +213,7 @@ func getBundle() *bundle { return bundles.Get().(*bundle) }
 
 func putBundle(bu *bundle) {
 	clear(bu.msgs)
-	bu.shard, bu.through, bu.resend, bu.promised, bu.failed, bu.since = 0, 0, false, false, false, 0
+	bu.shard, bu.through, bu.resend, bu.promised, bu.failed, bu.cut, bu.since = 0, 0, false, false, false, false, 0
 	bu.msgs = bu.msgs[:0]
 	bu.buf = bu.buf[:0]
 	if cap(bu.buf) > bundleBytesKept {
@@ -221,6 +232,21 @@ func (bu *bundle) add(m *Message) *carried {
 	c := &bu.msgs[len(bu.msgs)-1]
 	c.Topic, c.Payload, c.Props, c.Cache = nil, nil, nil, nil
 	return c
+}
+
+// place keeps a place for a message that comes later.
+func (bu *bundle) place() *carried {
+	bu.msgs = append(bu.msgs, carried{})
+	return &bu.msgs[len(bu.msgs)-1]
+}
+
+// fill puts m into place i.
+func (bu *bundle) fill(i int, m *Message, publisher uint64) {
+	ref := bu.msgs[i].ref
+	c := bu.add(m)
+	c.ref, c.publisher = ref, publisher
+	bu.msgs[i] = *c
+	bu.msgs = bu.msgs[:len(bu.msgs)-1]
 }
 
 // view makes m a view of the bundle's message i.
@@ -322,4 +348,6 @@ func (l *Local) unpack(bu *bundle) {
 }
 
 // generation moves whenever a cached route may be wrong.
-func (b *Broker) generation() uint64 { return b.index.Generation() + b.attached.Load() }
+func (b *Broker) generation() uint64 {
+	return b.index.Generation() + b.attached.Load() + b.bound.Load()
+}

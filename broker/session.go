@@ -45,6 +45,7 @@ const (
 	clientStarved clientFlags = 1 << iota // on a shard's list of those that a full pending list turned away
 	clientQueued                          // on its Local's list of clients to go on with
 	clientPresent                         // its session was resumed
+	clientNoLocal                         // of a live session: some subscription wants none of its own messages
 )
 
 // clientMore is what only some connections have.

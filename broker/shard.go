@@ -94,21 +94,22 @@ type entry struct {
 // pending is what a shard has gathered since the last group. It is filled under the shard's lock, then belongs to the
 // committer, then to the home loop, and is recycled.
 type pending struct {
-	baseSeq uint64
-	builder record.BatchBuilder
-	batch   []byte // backing of builder
-	extra   []byte // reference block, an item for each record
-	cmds    []byte // commands, length-prefixed
-	entries []entry
-	batches []pendingBatch // of streams
-	raw     []byte         // the bytes of the small ones
-	records int
-	since   time.Duration // when the first of its messages came, by the clock's Mono; 0: it has none
-	frames  int           // made of batches
-	flown   int           // batches when it was gathered
-	index   uint64        // of the last frame made of it
-	sealed  []byte        // the finished batch
-	size    int
+	baseSeq  uint64
+	builder  record.BatchBuilder
+	batch    []byte // backing of builder
+	extra    []byte // reference block, an item for each record
+	cmds     []byte // commands, length-prefixed
+	entries  []entry
+	batches  []pendingBatch // of streams
+	building []*Partition   // those with an open batch among them
+	raw      []byte         // the bytes of the small ones
+	records  int
+	since    time.Duration // when the first of its messages came, by the clock's Mono; 0: it has none
+	frames   int           // made of batches
+	flown    int           // batches when it was gathered
+	index    uint64        // of the last frame made of it
+	sealed   []byte        // the finished batch
+	size     int
 	// batchBytes is the part of size that batches have which were not gathered yet.
 	batchBytes int
 }
@@ -116,7 +117,8 @@ type pending struct {
 func (p *pending) reset() {
 	clear(p.entries)
 	clear(p.batches)
-	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0], batches: p.batches[:0], raw: p.raw[:0]}
+	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0], batches: p.batches[:0], building: p.building[:0],
+		raw: p.raw[:0]}
 	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 || cap(p.raw) > 2*rawBytesMax || cap(p.batches) > 1<<12 {
 		*p = pending{}
 	}

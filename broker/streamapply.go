@@ -2,11 +2,13 @@ package broker
 
 import (
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // splitBatches leaves in p as many batches as fit in room bytes, at least one, and gives the rest in a list of its own: the log's groups are
 // bounded, and a list is applied as a whole. nil: all fit.
 func (s *shard) splitBatchesLocked(p *pending, room int) (rest *pending) {
+	p.endBatchesLocked()
 	n, used := 0, p.size-p.batchBytes
 	for ; n < len(p.batches); n++ {
 		size := p.batches[n].size()
@@ -36,14 +38,19 @@ func (s *shard) splitBatchesLocked(p *pending, room int) (rest *pending) {
 
 // size is what the batch counts for in its list.
 func (pb *pendingBatch) size() int {
-	if n := len(pb.data); n > 0 {
-		return n + batchCost
+	n := len(pb.data)
+	if pb.acc != nil {
+		n = pb.acc.size
 	}
-	return 0
+	if n > 0 {
+		n += batchCost
+	}
+	return n
 }
 
 // takeBatchesLocked counts the frames that p's batches become.
 func (s *shard) takeBatchesLocked(p *pending) {
+	p.endBatchesLocked()
 	for i := range p.batches {
 		if !p.batches[i].duplicate {
 			p.frames++
@@ -76,7 +83,6 @@ func (s *shard) landedLocked(p *pending, flown int) {
 
 // appendBatchFrames appends the frames of p's batches, the first of them with this index, and lets go of their bytes.
 func (b *Broker) appendBatchFrames(dst []byte, s *shard, p *pending, index uint64) []byte {
-	var extra [10]byte
 	for i := range p.batches {
 		pb := &p.batches[i]
 		if pb.duplicate {
@@ -85,9 +91,10 @@ func (b *Broker) appendBatchFrames(dst []byte, s *shard, p *pending, index uint6
 		f := record.Frame{Kind: record.KindRecords, Shard: s.id, Index: index, Partition: pb.part.id, Tenant: record.TenantID(pb.part.topic.Spec().Tenant)}
 		var at int
 		dst, at = record.BeginFrame(dst, &f)
-		dst = record.BeginRecordsPayload(dst, appendBatchExtra(extra[:0], pb.info.at))
+		b.extra = appendBatchExtra(b.extra[:0], pb)
+		dst = record.BeginRecordsPayload(dst, b.extra)
 		from := len(dst)
-		dst = append(dst, pb.data...)
+		dst = pb.appendData(dst)
 		own := record.Batch(dst[from:])
 		own.SetBaseOffset(pb.info.base)
 		own.SetLeaderEpoch(leaderEpoch)
@@ -100,6 +107,22 @@ func (b *Broker) appendBatchFrames(dst []byte, s *shard, p *pending, index uint6
 	}
 	b.appending.Add(-int64(p.batchBytes))
 	p.batchBytes = 0
+	return dst
+}
+
+// appendData appends the batch's bytes.
+func (pb *pendingBatch) appendData(dst []byte) []byte {
+	if pb.acc == nil {
+		return append(dst, pb.data...)
+	}
+	batch := pb.acc.finish()
+	cfg := &pb.part.topic.Spec().Config
+	if !cfg.Recompress || cfg.Compress.Codec == record.Uncompressed {
+		return append(dst, batch...)
+	}
+	from := len(dst)
+	dst = compress.AppendBatch(dst, cfg.Compress, batch)
+	pb.info.size = int32(len(dst) - from)
 	return dst
 }
 
@@ -119,8 +142,15 @@ func (l *Local) applyBatches(s *shard, p *pending) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range p.batches {
-		if pb := &p.batches[i]; !pb.duplicate {
-			pb.part.applyBatchLocked(&pb.info, pb.appendTime, true)
+		pb := &p.batches[i]
+		if pb.duplicate {
+			continue
+		}
+		pb.part.applyBatchLocked(&pb.info, pb.appendTime, true)
+		if pb.acc != nil {
+			for _, t := range pb.acc.taken {
+				s.addReceivedLocked(t.session, t.packetID)
+			}
 		}
 	}
 	for i := range p.batches {
@@ -141,6 +171,9 @@ func (p *Partition) applyBatchLocked(in *batchInfo, appendTime int64, live bool)
 	p.highWatermark.Store(int64(end))
 	p.bytes.Add(int64(in.size))
 	p.lastStable.Store(int64(p.stableLocked()))
+	if p.open.Load() != nil {
+		p.touchLocked()
+	}
 }
 
 // replayBatch applies a frame of a stream that the log holds beyond the checkpoint.
@@ -149,37 +182,64 @@ func (s *shard) replayBatch(b *Broker, f *record.Frame, batch record.Batch) {
 	if p == nil {
 		return // its topic is gone
 	}
-	at, ok := batchExtra(record.FrameExtra(f.Payload))
+	extra, ok := readBatchExtra(record.FrameExtra(f.Payload))
 	if !ok {
-		at = batch.MaxTimestamp()
+		extra.at = batch.MaxTimestamp()
 	}
 	appendTime := int64(-1)
 	if batch.Attributes()&record.LogAppendTime != 0 {
 		appendTime = batch.MaxTimestamp()
 	}
-	in := infoOf(batch, batch.BaseOffset(), at)
+	in := infoOf(batch, batch.BaseOffset(), extra.at)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, t := range extra.taken {
+		s.addReceivedLocked(t.session, t.packetID)
+	}
+	if extra.relayed != notRelayed {
+		p.relayed.Store(max(p.relayed.Load(), extra.relayed))
+		p.touchLocked()
+	}
 	p.applyBatchLocked(&in, appendTime, false)
 }
 
-// deliverBatches answers the appenders, once all of a commit is visible.
-func (l *Local) deliverBatches(p *pending) {
+// deliverBatches answers the appenders, once all of a commit is visible, and has MQTT subscribers get what is theirs. It counts the publishers
+// that were answered.
+func (l *Local) deliverBatches(p *pending) (acked uint64) {
 	for i := range p.batches {
 		pb := &p.batches[i]
+		if pb.acc != nil {
+			acked += l.answerWaiters(pb, nil)
+		}
 		if pb.done != nil {
 			pb.done(nil)
 		}
 		if pb.app != nil {
 			l.appended(pb.app, pb.tok, AppendResult{Base: pb.info.base, AppendTime: pb.appendTime, LogStart: pb.part.LogStart()})
 		}
+		if pb.part.open.Load() != nil {
+			l.relayPartition(pb.part)
+		}
 	}
+	return acked
+}
+
+// answerWaiters answers the publishers of a batch that came record by record, and lets go of it.
+func (l *Local) answerWaiters(pb *pendingBatch, err error) (acked uint64) {
+	for _, w := range pb.acc.waiters {
+		l.complete(w.c, Result{Token: w.tok, Err: err, Matched: err == nil})
+		acked++
+	}
+	pb.acc.free()
+	pb.acc = nil
+	return acked
 }
 
 // rollBackLocked takes back the places of batches that the log does not take: those of the list that failed and, so that nothing comes
 // behind a gap, those of the list that collects. Whoever is told of it later may have sent its batch again by then, and finds its place free.
 func (s *shard) rollBackLocked(p *pending) {
 	if f := s.mu.fill; f != nil && f != p && len(f.batches) > 0 {
+		f.endBatchesLocked()
 		f.size -= f.batchBytes
 		s.home.b.appending.Add(-int64(f.batchBytes))
 		f.batchBytes = 0
@@ -204,6 +264,9 @@ func (s *shard) rollBackLocked(p *pending) {
 func (l *Local) failBatches(p *pending, err error) {
 	for i := range p.batches {
 		pb := &p.batches[i]
+		if pb.acc != nil {
+			l.answerWaiters(pb, err)
+		}
 		if pb.done != nil {
 			pb.done(err)
 		}

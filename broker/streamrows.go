@@ -37,6 +37,13 @@ func (s *shard) collectStreamsLocked(rows []rowChange) []rowChange {
 			p.mu.moved = false
 			rows = append(rows, rowChange{key8(rowLogStart, uint64(p.id)), binary.AppendUvarint([]byte{streamRowVersion}, uint64(p.LogStart()))})
 		}
+		if at := p.relayed.Load(); at != notRelayed {
+			p.mu.relayedSaved = true
+			rows = append(rows, rowChange{key8(rowRelayed, uint64(p.id)), binary.AppendUvarint([]byte{streamRowVersion}, uint64(at))})
+		} else if p.mu.relayedSaved {
+			p.mu.relayedSaved = false
+			rows = append(rows, rowChange{key: key8(rowRelayed, uint64(p.id))})
+		}
 		for i := range p.mu.producers.rows {
 			if row := &p.mu.producers.rows[i]; row.dirty {
 				row.dirty = false
@@ -56,7 +63,12 @@ func (s *shard) collectStreamsLocked(rows []rowChange) []rowChange {
 func (s *shard) streamAgainLocked(c *rowChange) {
 	id := record.PartitionID(binary.BigEndian.Uint64(c.key[1:]))
 	p := s.home.b.partition(id)
-	if c.key[0] == rowLogStart {
+	if c.key[0] == rowRelayed && p != nil {
+		p.mu.relayedSaved = true
+		p.touchLocked()
+		return
+	}
+	if c.key[0] == rowLogStart || c.key[0] == rowRelayed {
 		if c.value != nil && p != nil {
 			p.mu.moved = true
 			p.touchLocked()
@@ -92,7 +104,7 @@ func (p *Partition) forgetRowsLocked() {
 	for i := range p.mu.producers.rows {
 		r.goneKeys = append(r.goneKeys, producerKey(p.id, p.mu.producers.rows[i].id))
 	}
-	r.goneKeys = append(r.goneKeys, key8(rowLogStart, uint64(p.id)))
+	r.goneKeys = append(r.goneKeys, key8(rowLogStart, uint64(p.id)), key8(rowRelayed, uint64(p.id)))
 	p.shard.home.b.stats.Producers.Add(-int64(len(p.mu.producers.rows)))
 	for i := range p.mu.abortedSaved {
 		r.goneKeys = append(r.goneKeys, abortedKey(p.id, p.mu.aborted[i].last))
@@ -137,7 +149,7 @@ func decodeProducer(row []byte) (st producerState, ok bool) {
 
 // loadStreamRow takes a row in. The partition may come later: the catalog's own checkpoint can be older than the shard's.
 func (s *shard) loadStreamRow(b *Broker, kind byte, key, value []byte) bool {
-	if len(key) != 16 && (kind != rowLogStart || len(key) != 8) {
+	if len(key) != 16 && (kind != rowLogStart && kind != rowRelayed || len(key) != 8) {
 		return false
 	}
 	id := record.PartitionID(binary.BigEndian.Uint64(key))
@@ -191,6 +203,11 @@ func (p *Partition) loadRow(c *rowChange) bool {
 	version := d.uvarint()
 	if c.key[0] == rowLogStart {
 		p.logStart.Store(int64(d.uvarint()))
+		return version == streamRowVersion && d.ok()
+	}
+	if c.key[0] == rowRelayed {
+		p.relayed.Store(int64(d.uvarint()))
+		p.mu.relayedSaved = true
 		return version == streamRowVersion && d.ok()
 	}
 	number := binary.BigEndian.Uint64(c.key[9:])

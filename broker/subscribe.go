@@ -49,6 +49,9 @@ func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 	if err != nil {
 		return ErrFilter
 	}
+	if r.NoLocal {
+		c.flags |= clientNoLocal
+	}
 	if r.Group != nil {
 		l.b.filters.join(id, topics.Entry{Subscriber: sess.slot, Options: opts, SubscriptionID: r.SubscriptionID})
 		l.readyShared(c)

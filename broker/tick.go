@@ -25,6 +25,7 @@ func (l *Local) Tick() {
 			l.trim(s, lim, now)
 			l.collectGrown(s, lim)
 			l.sweepStreams(s, &lim.Stream, now)
+			l.sweepRelays(s)
 		}
 	}
 	l.limit(lim, now)

@@ -51,8 +51,11 @@ func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, sett
 // GrowTopic raises the number of a topic's partitions.
 func (b *Broker) GrowTopic(t *Topic, n int, done func(*TopicSpec, error)) {
 	b.changeTopic(t, done, func(spec *TopicSpec) error {
-		if n <= len(spec.Partitions) {
+		switch {
+		case n <= len(spec.Partitions):
 			return ErrFewer
+		case b.isBound(spec):
+			return ErrBound
 		}
 		spec.Partitions = slices.Clone(spec.Partitions)
 		b.placePartitions(spec, n)
@@ -78,9 +81,16 @@ func (b *Broker) DeleteTopic(t *Topic, done func(error)) {
 		done(err)
 		return
 	}
-	if t.Dropped() {
+	err := error(nil)
+	switch {
+	case t.Dropped():
+		err = ErrUnknownTopic
+	case b.isBound(spec):
+		err = ErrBound
+	}
+	if err != nil {
 		b.endTopic(key)
-		done(ErrUnknownTopic)
+		done(err)
 		return
 	}
 	cmd := binary.AppendUvarint(nil, cmdTopicGone)

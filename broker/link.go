@@ -1,0 +1,208 @@
+package broker
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"github.com/sluicemq/sluice/alloc"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
+)
+
+// A link is a record of a shard's internal partition that stands for one of a stream: it has no key, and its value is the stream's partition
+// and offset. So whatever refers to messages by shard and sequence (filter queues, positions, what is in flight, shared groups) has those of
+// bound streams in its order too, and no message is stored twice.
+
+// linkLocked appends a link for the durable filters with these numbers to list f of s, and gives its sequence.
+func (l *Local) linkLocked(s *shard, f *pending, p *Partition, o record.Offset, numbers []uint64, size int, now int64) (seq uint64) {
+	before := len(f.extra)
+	f.extra = binary.AppendUvarint(f.extra, 0)
+	f.extra = binary.AppendUvarint(f.extra, uint64(size))
+	f.extra = binary.AppendUvarint(f.extra, uint64(len(numbers)))
+	for _, n := range numbers {
+		f.extra = binary.AppendUvarint(f.extra, n)
+	}
+	value := binary.AppendUvarint(l.headers[:0], uint64(p.id))
+	value = binary.AppendUvarint(value, uint64(o))
+	l.headers = value
+	in := record.Input{Value: value, Timestamp: now}
+	f.size += record.InputSize(&in) + len(f.extra) - before
+	f.entries = append(f.entries, entry{kind: entryRecord})
+	return s.appendRecordLocked(f, &in)
+}
+
+// link is what a link record stands for, and where its message is to come in a bundle.
+type link struct {
+	partition record.PartitionID
+	offset    record.Offset
+	at        int
+}
+
+// linkOf reads a link; a message has a key.
+func linkOf(r *record.Record) (k link, ok bool) {
+	if r.Key != nil {
+		return k, false
+	}
+	d := decoder{b: r.Value}
+	k.partition, k.offset = record.PartitionID(d.uvarint()), record.Offset(d.uvarint())
+	return k, d.ok()
+}
+
+// follow fills in the messages of links, in their order, as long as they fit into a bundle. What is not there any more, or is not delivered by
+// MQTT any more, is taken out of the bundle.
+func (f *fetcher) follow(bu *bundle, links []link) error {
+	if len(links) == 0 {
+		return nil
+	}
+	readers := make(map[record.PartitionID]*linkReader)
+	defer func() {
+		for _, r := range readers {
+			r.release()
+		}
+	}()
+	gone := 0
+	for _, k := range links {
+		if len(bu.buf) >= fetchBytesMax && k.at > 0 {
+			bu.msgs = bu.msgs[:k.at]
+			bu.through, bu.cut = bu.msgs[k.at-1].ref.Seq, true
+			break
+		}
+		r := readers[k.partition]
+		if r == nil {
+			r = &linkReader{b: f.b, p: f.b.partition(k.partition)}
+			readers[k.partition] = r
+		}
+		ok, err := r.fill(bu, k)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			bu.msgs[k.at].ref.Seq = 0
+			gone++
+		}
+	}
+	if gone > 0 {
+		bu.msgs = slices.DeleteFunc(bu.msgs, func(c carried) bool { return c.ref.Seq == 0 })
+		f.b.stats.QueueDropped[DropRetention].Add(int64(gone))
+	}
+	return nil
+}
+
+// linkReader reads single records of a partition, each at or behind the one before if it can.
+type linkReader struct {
+	b       *Broker
+	p       *Partition // nil: it is gone
+	batches [][]byte
+	held    alloc.Ref
+	cur     record.Batch // opened
+	own     bool
+	it      record.BatchReader
+	last    record.Offset // that it has come to
+	plain   []byte
+	props   []byte
+	topic   []byte
+}
+
+const linkReadBytes = 256 << 10
+
+func (r *linkReader) release() {
+	if r.held != nil {
+		r.held.Release()
+	}
+	r.held, r.batches, r.cur = nil, r.batches[:0], nil
+}
+
+// fill reads the message of a link into its place. False: it is gone.
+func (r *linkReader) fill(bu *bundle, k link) (ok bool, err error) {
+	if r.p == nil {
+		return false, nil
+	}
+	open := r.p.open.Load()
+	rec, err := r.seek(k.offset)
+	if rec == nil || err != nil {
+		return false, err
+	}
+	var list []*Binding
+	if open != nil {
+		list = *open
+	}
+	var m Message
+	if r.props, r.topic, ok = streamMessage(&m, rec, r.own, list, r.props, r.topic); !ok {
+		return false, nil
+	}
+	var publisher uint64
+	if r.own {
+		publisher, _ = publisherOf(rec)
+	}
+	bu.fill(k.at, &m, publisher)
+	return true, nil
+}
+
+// seek finds the record at an offset; nil if it is not there.
+func (r *linkReader) seek(o record.Offset) (*record.Record, error) {
+	switch {
+	case r.cur == nil || o < r.cur.BaseOffset() || o >= r.cur.NextOffset():
+		if ok, err := r.load(o); !ok || err != nil {
+			return nil, err
+		}
+	case r.last >= o:
+		r.it = r.cur.Records()
+	}
+	for r.it.Next() {
+		rec := r.it.Record()
+		if r.last = rec.Offset; r.last >= o {
+			if r.last == o {
+				return rec, nil
+			}
+			break
+		}
+	}
+	return nil, nil
+}
+
+// load makes the batch with an offset the current one.
+func (r *linkReader) load(o record.Offset) (ok bool, err error) {
+	for again := range 2 {
+		for len(r.batches) > 0 {
+			raw := r.batches[0]
+			b, n, err := record.ParseBatch(raw)
+			if err != nil {
+				return false, err
+			}
+			if o < b.BaseOffset() {
+				break // it lies before what was read
+			}
+			if o < b.NextOffset() {
+				return r.open(b)
+			}
+			if r.batches[0] = raw[n:]; len(raw) == n {
+				r.batches = r.batches[1:]
+			}
+		}
+		if again == 1 || o >= r.p.HighWatermark() {
+			return false, nil
+		}
+		r.release()
+		q := ReadRequest{Partition: r.p.id, From: o, End: r.p.HighWatermark(), MaxBytes: linkReadBytes, Copy: true}
+		if r.batches, r.held, _, err = r.b.streams.ReadBatches(q, r.batches); err != nil {
+			if o < r.p.LogStart() {
+				err = nil
+			}
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func (r *linkReader) open(b record.Batch) (bool, error) {
+	r.own = ownBatch(b)
+	if b.Attributes().Compressed() {
+		out, err := compress.OpenBatch(r.plain[:0], b, openedMax)
+		if err != nil {
+			return false, nil // it was never handed out
+		}
+		r.plain, b = out, out
+	}
+	r.cur, r.it, r.last = b, b.Records(), -1
+	return true, nil
+}
