@@ -22,9 +22,14 @@ type Config struct {
 	Limits    Limits    `key:"limits"`
 	MQTT      MQTT      `key:"mqtt"`
 	Kafka     Kafka     `key:"kafka"`
-	Engine    Engine    `key:"engine"`
-	Cluster   Cluster   `key:"cluster"`
-	Log       Log       `key:"log"`
+	// MQTT topics that are records of a stream: a list of `{filter: plant/+/temp, topic: temps, key: topic, deliver: key, partitions: 4}`. `key` is
+	// `topic` (the full MQTT topic), `level:N` or `client`; `deliver` is `key` (records whose key is a topic that the filter matches reach MQTT's
+	// subscribers under it), a template such as `plant/${key}/temp`, or `off`. The longest filter that matches takes a message. A topic that is not
+	// there is made, with `kafka.partitions` partitions where the binding has no `partitions`. docs/mapping.md says what becomes of a message.
+	Bindings Bindings `key:"bindings" default:"[]" reload:"live"`
+	Engine   Engine   `key:"engine"`
+	Cluster  Cluster  `key:"cluster"`
+	Log      Log      `key:"log"`
 }
 
 // Node says which node this is, where it keeps its data and what it does.

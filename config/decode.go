@@ -69,6 +69,10 @@ func (d *decoder) mapping(prefix string, m *yaml.Node) {
 }
 
 func (d *decoder) entry(name string, where Source, v *yaml.Node) {
+	if k := byName[name]; k != nil && k.Kind == "bindings" {
+		d.bindings(k, v)
+		return
+	}
 	if k := byName[name]; k != nil {
 		r, err := rawNode(v)
 		if err != nil {

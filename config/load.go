@@ -75,6 +75,8 @@ type LoadOptions struct {
 	Environ []string // NAME=VALUE, as os.Environ gives them
 	Set     []string // KEY=VALUE, as --set takes them
 	Flags   []Flag   // flags with a name of their own
+	// CheckBinding says what is wrong with a binding's filter and rules, which this package cannot read. nil: nothing is.
+	CheckBinding func(*Binding) error
 }
 
 // Flag is a value from a flag such as --data.
@@ -94,6 +96,8 @@ type loader struct {
 	out      *Loaded
 	env      map[string]string
 	problems Problems
+
+	checkBinding func(*Binding) error
 }
 
 // Default returns the configuration that is in force when nothing is set.
@@ -118,6 +122,7 @@ func newLoader(environ []string) *loader {
 // Load reads all sources and validates the outcome. The error is of type Problems, unless the file cannot be read.
 func Load(o LoadOptions) (*Loaded, error) {
 	l := newLoader(o.Environ)
+	l.checkBinding = o.CheckBinding
 	if o.File != "" {
 		data, err := readFile(o.File)
 		if err != nil {

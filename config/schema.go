@@ -30,6 +30,7 @@ var (
 	typeAddrs    = reflect.TypeFor[Addrs]()
 	typeSecret   = reflect.TypeFor[Secret]()
 	typeStrings  = reflect.TypeFor[[]string]()
+	typeBindings = reflect.TypeFor[Bindings]()
 )
 
 var (
@@ -86,6 +87,8 @@ func kindOf(t reflect.Type) string {
 		return "secret"
 	case typeStrings:
 		return "list"
+	case typeBindings:
+		return "bindings"
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -102,6 +105,8 @@ type raw struct {
 	text   string
 	list   []string
 	isList bool
+
+	bindings *Bindings
 }
 
 // rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
@@ -135,6 +140,16 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return setAddrs(v, r)
 	case "list":
 		return k.setList(v, r)
+	case "bindings":
+		if r.bindings == nil {
+			bs, err := parseBindingsText(r.text)
+			if err != nil {
+				return err
+			}
+			r.bindings = &bs
+		}
+		v.Set(reflect.ValueOf(*r.bindings))
+		return nil
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)
 		if err != nil {
@@ -275,7 +290,6 @@ func (k *Key) format(c *Config) string {
 
 // later names the keys of the design that this version does not have, so that the error can say so.
 var later = map[string]string{
-	"bindings":       "bindings come with the Kafka listener",
 	"listeners.grpc": "this version has no gRPC control plane",
 	"auth.jwt":       "this version does not verify tokens",
 	"listeners.amqp": "this version has no AMQP listener",

@@ -67,6 +67,7 @@ type node struct {
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
 	storage storage
+	topics  *topicCatalog
 	sys     *sysTree
 	memory  *memoryWatch
 
@@ -107,7 +108,8 @@ func newNode(o nodeOptions) (*node, error) {
 	}
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
 		Settings: &o.settings, Logger: o.logger})
-	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: &topicCatalog{b: n.broker, cluster: o.kafka.cluster}, Authn: quick(o.authn), Authz: o.authz, NodeID: o.kafka.node,
+	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
+	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, NodeID: o.kafka.node,
 		Settings: &o.kafka.settings, Logger: o.logger})
 	n.engine.Start()
 	return n, nil

@@ -87,6 +87,9 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 		return ready, err
 	}
 	s.registerMetrics()
+	if err := s.bind(ctx, cfg.Bindings); err != nil {
+		return ready, errors.Join(err, s.Close())
+	}
 	for _, d := range doors(cfg) {
 		addr, err := s.node.listen(d)
 		if err != nil {
@@ -257,6 +260,9 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 		return nil, err
 	}
 	if err := s.gate.Reload(authOptions(&next, certs)); err != nil {
+		return nil, err
+	}
+	if err := s.bind(context.Background(), next.Bindings); err != nil {
 		return nil, err
 	}
 	s.certs.take(certs)

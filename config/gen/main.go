@@ -57,7 +57,10 @@ func reference(source string) (string, error) {
 		s, _, _ := strings.Cut(k.Name, ".")
 		if s != section {
 			section = s
-			fmt.Fprintf(&b, "\n## %s\n\n%s\n", s, text[s])
+			fmt.Fprintf(&b, "\n## %s\n", s)
+			if s != k.Name { // a section, and not a key of its own
+				fmt.Fprintf(&b, "\n%s\n", text[s])
+			}
 		}
 		if text[k.Name] == "" {
 			return "", fmt.Errorf("the field of %s has no comment", k.Name)

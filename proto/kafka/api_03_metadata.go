@@ -57,7 +57,7 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 		case ask.Topic == nil:
 			code = wire.UnknownTopicID
 			t = b.TopicByID(tenant, ask.TopicID)
-		case !validTopic(*ask.Topic):
+		case !ValidTopicName(*ask.Topic):
 			code = wire.InvalidTopicException
 		case !c.mayName(*ask.Topic):
 			code = wire.TopicAuthorizationFailed
@@ -126,8 +126,8 @@ func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int) {
 // topicNameMax is Kafka's bound of a topic's name.
 const topicNameMax = 249
 
-// validTopic follows Kafka's rules: 1 to 249 of letters, digits, dot, underscore and dash, and neither of "." and "..".
-func validTopic(name string) bool {
+// ValidTopicName follows Kafka's rules: 1 to 249 of letters, digits, dot, underscore and dash, and neither of "." and "..".
+func ValidTopicName(name string) bool {
 	if name == "" || name == "." || name == ".." || len(name) > topicNameMax {
 		return false
 	}

@@ -56,7 +56,7 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 
 // creation reads a topic of the request.
 func creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation, code wire.ErrorCode, why string) {
-	if !validTopic(t.Topic) {
+	if !ValidTopicName(t.Topic) {
 		return spec, wire.InvalidTopicException, "a topic's name has 1 to 249 letters, digits, dots, underscores and dashes"
 	}
 	spec = TopicCreation{Name: t.Topic, Partitions: t.NumPartitions, ReplicationFactor: t.ReplicationFactor}

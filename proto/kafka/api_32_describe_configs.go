@@ -35,7 +35,7 @@ func describeConfigs(r *request, m *kmsg.DescribeConfigsRequest) {
 func (l *loopState) configOf(kind kmsg.ConfigResourceType, name string) (values []ConfigValue, code wire.ErrorCode, why string) {
 	switch kind {
 	case kmsg.ConfigResourceTypeTopic:
-		if !validTopic(name) {
+		if !ValidTopicName(name) {
 			return nil, wire.InvalidTopicException, "no topic has this name"
 		}
 		t := l.h.broker.Topic(tenant, name)

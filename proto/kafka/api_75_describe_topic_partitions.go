@@ -68,7 +68,7 @@ func (c *conn) describePage(name string, first int32, most int) (out kmsg.Descri
 	out.Topic = &name
 	t := c.l.h.broker.Topic(tenant, name)
 	switch {
-	case !validTopic(name):
+	case !ValidTopicName(name):
 		out.ErrorCode = int16(wire.InvalidTopicException)
 		return out, -1
 	case !c.mayName(name):
