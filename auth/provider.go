@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -27,6 +26,8 @@ type Options struct {
 	Concurrency     int // hashes at once; 0: half the cores, at least one
 	Queue           int // clients that wait; 0: 4096
 
+	Directory Directory // users beside those of the file; nil: none
+
 	ClientCAs *x509.CertPool               // authorities in force; nil: certificates are not verified again
 	Revoked   func(*x509.Certificate) bool // nil: nothing is
 
@@ -45,9 +46,15 @@ type ruleSet struct {
 	verdicts   *verdicts
 	dummySalt  string
 
-	changedUsers map[string]uint64 // generation in which a user's hash became what it is; absent: the first one
-	changedCAs   uint64            // generation in which the authorities became what they are
+	changedCAs uint64 // generation in which the authorities became what they are
 }
+
+// What vouches for a client beside SASL mechanisms; see broker.Identity.
+const (
+	sourcePassword    = "password"
+	sourceCertificate = "certificate"
+	sourceAnonymous   = "anonymous"
+)
 
 // Provider answers who a client is and what it may do. It is safe for concurrent use.
 type Provider struct {
@@ -143,21 +150,6 @@ func (rs *ruleSet) follow(old *ruleSet) {
 	if (rs.o.ClientCAs == nil) != (old.o.ClientCAs == nil) || rs.o.ClientCAs != nil && !rs.o.ClientCAs.Equal(old.o.ClientCAs) {
 		rs.changedCAs = rs.generation
 	}
-	if rs.users == nil {
-		return
-	}
-	rs.changedUsers = make(map[string]uint64)
-	for name, h := range rs.users.byName {
-		if old.users != nil {
-			if was, found := old.users.byName[name]; found && was == h {
-				if g := old.changedUsers[name]; g != 0 {
-					rs.changedUsers[name] = g
-				}
-				continue
-			}
-		}
-		rs.changedUsers[name] = rs.generation
-	}
 }
 
 // Quick answers what needs no hash: certificates, anonymous clients, pairs of user and password seen a moment ago.
@@ -171,7 +163,7 @@ func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, 
 	id = broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Generation: rs.generation}
 	switch {
 	case rs.o.CertificateUser != "off" && len(c.PeerCertificates) > 0:
-		id.Source = "certificate"
+		id.Source = sourceCertificate
 		if rs.o.Revoked != nil && rs.o.Revoked(c.PeerCertificates[0]) {
 			return id, true, refuse(broker.ErrNotAuthorized, errRevoked)
 		}
@@ -179,9 +171,11 @@ func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, 
 			return id, true, refuse(broker.ErrNotAuthorized, err)
 		}
 		return id, true, nil
-	case rs.users != nil && c.HasUsername:
-		id.Source, id.User = "password", c.Username
-		sum := rs.verdicts.digest(c.Username, c.Password)
+	case c.HasUsername && rs.hasUsers():
+		id.Source, id.User = sourcePassword, c.Username
+		a, _ := rs.account(c.Username)
+		id.Secret = a.secret(sourcePassword)
+		sum := rs.verdicts.digest(c.Username, id.Secret, c.Password)
 		if d != nil {
 			*d = sum
 		}
@@ -192,7 +186,7 @@ func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, 
 		return id, known, err
 	}
 	// A user name that nothing vouches for is no user: id.User stays empty, so that no rule for that user holds.
-	id.Source = "anonymous"
+	id.Source = sourceAnonymous
 	if !rs.anonymousFrom(id.Remote.IsValid(), id.Remote.IsLoopback()) {
 		return id, true, refuse(broker.ErrNotAuthorized, errors.New("credentials are required"))
 	}
@@ -216,8 +210,8 @@ func (p *Provider) Authenticate(ctx context.Context, c broker.Credentials) (brok
 	for {
 		rs := p.rules.Load()
 		id, err := p.authenticate(ctx, rs, &c)
-		// A reload while the hash was being made: the answer is by files that are gone, so ask the new ones.
-		if p.rules.Load().verdicts == rs.verdicts || ctx.Err() != nil || errors.Is(err, broker.ErrAuthBusy) {
+		// A reload or a change of the user while the hash was being made: the answer is by what is gone, so ask again.
+		if p.rules.Load().verdicts == rs.verdicts && !errors.Is(err, errChanged) || ctx.Err() != nil || errors.Is(err, broker.ErrAuthBusy) {
 			return id, err
 		}
 	}
@@ -240,12 +234,14 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 		return broker.Identity{}, ctx.Err()
 	}
 	// The same client may have come twice and have been answered while this one waited.
-	id, done, err := rs.quick(c, nil)
+	id, done, err := rs.quick(c, &d)
 	if done {
 		return id, err
 	}
-	h, known := rs.lookup(c.Username, d)
-	ok := p.hashes(h, c.Password) && known
+	ok := p.rightPassword(rs, c.Username, c.Password)
+	if a, _ := rs.account(c.Username); a.secret(sourcePassword) != id.Secret {
+		return broker.Identity{}, errChanged
+	}
 	rs.verdicts.put(d, ok, rs.o.Now())
 	if !ok {
 		return broker.Identity{}, broker.ErrBadCredentials
@@ -253,41 +249,33 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 	return id, nil
 }
 
-// lookup finds the hash of a user. An unknown user gets one that no password fits, at the costs of some user of the file, the same
-// one each time: how long an answer takes tells nothing about who is there.
-func (rs *ruleSet) lookup(user string, d digest) (h hashed, known bool) {
-	if h, known = rs.users.byName[user]; known {
-		return h, true
-	}
-	h = hashed{params: DefaultParams, salt: rs.dummySalt, hash: rs.dummySalt + rs.dummySalt}
-	if n := len(rs.users.list); n > 0 {
-		pick := rs.verdicts.digest(user, nil) // by the name alone: two guesses for one name cost the same
-		like := rs.users.byName[rs.users.list[binary.LittleEndian.Uint64(pick[:])%uint64(n)]]
-		h.params = like.params
-	}
-	return h, false
-}
+// errChanged says that the user was changed while the answer was being found: ask again.
+var errChanged = errors.New("the user is being changed")
 
 // Recheck tells whether a client that is in would still come in: nil, or why not. certs are those that it showed.
 func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error {
 	rs := p.rules.Load()
 	switch id.Source {
-	case "password":
-		if rs.users == nil {
-			return errors.New("there is no password file any more")
-		}
-		if _, found := rs.users.byName[id.User]; !found {
-			return errors.New("the user is gone")
-		}
-		if rs.changedUsers[id.User] > id.Generation {
-			return errors.New("the password was changed")
-		}
-		return nil
-	case "certificate":
+	case sourcePassword, SCRAMSHA256, SCRAMSHA512:
+		return rs.recheckUser(id)
+	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}
 	if !rs.anonymousFrom(id.Remote.IsValid(), id.Remote.IsLoopback()) {
 		return errors.New("clients without credentials are not allowed any more")
+	}
+	return nil
+}
+
+func (rs *ruleSet) recheckUser(id *broker.Identity) error {
+	a, known := rs.account(id.User)
+	switch {
+	case !known:
+		return errors.New("the user is gone")
+	case a.Disabled:
+		return errors.New("the user is disabled")
+	case a.secret(id.Source) != id.Secret:
+		return errors.New("the password was changed")
 	}
 	return nil
 }

@@ -321,10 +321,10 @@ func TestVerdictsAreBounded(t *testing.T) {
 	}
 	v.size = 8
 	now := time.Unix(0, 0)
-	keep := v.digest("bob", []byte("right"))
+	keep := v.digest("bob", 1, []byte("right"))
 	v.put(keep, true, now)
 	for i := range 100 {
-		v.put(v.digest("eve", []byte{byte(i)}), false, now)
+		v.put(v.digest("eve", 1, []byte{byte(i)}), false, now)
 	}
 	if len(v.mu.wrong) > 8 {
 		t.Errorf("%d entries, want at most 8", len(v.mu.wrong))
@@ -332,7 +332,7 @@ func TestVerdictsAreBounded(t *testing.T) {
 	if ok, known := v.get(keep, now); !ok || !known {
 		t.Error("guessing pushed out a right pair")
 	}
-	if v.digest("ab", []byte("c")) == v.digest("a", []byte("bc")) {
+	if v.digest("ab", 1, []byte("c")) == v.digest("a", 1, []byte("bc")) {
 		t.Error("two pairs have one digest")
 	}
 }

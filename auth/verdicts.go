@@ -36,15 +36,17 @@ func newVerdicts(ttl time.Duration) (*verdicts, error) {
 	return v, err
 }
 
-// digest names the pair. The length goes first: without it "ab"+"c" were "a"+"bc".
-func (v *verdicts) digest(user string, password []byte) (d digest) {
+// digest names the pair, and what the password was compared with: when that changes, nothing is known. The length goes first: without it
+// "ab"+"c" were "a"+"bc".
+func (v *verdicts) digest(user string, secret uint64, password []byte) (d digest) {
 	v.mu.Lock()
 	key := v.mu.key
 	v.mu.Unlock()
 	mac := hmac.New(sha256.New, key[:])
 	clear(key[:])
-	var n [4]byte
+	var n [12]byte
 	binary.LittleEndian.PutUint32(n[:], uint32(len(user)))
+	binary.LittleEndian.PutUint64(n[4:], secret)
 	mac.Write(n[:])
 	mac.Write([]byte(user))
 	mac.Write(password)

@@ -25,7 +25,9 @@ type Identity struct {
 	ClientID string
 	Remote   netip.Addr // the zero value for a peer on a unix socket
 	Tenant   uint32
-	Source   string // what vouched for it: "password", "certificate", "anonymous"
+	Source   string // what vouched for it: "password", "certificate", "anonymous", or a SASL mechanism
+	// Secret names the stored password that vouched for it, so that a change of that shows. It means nothing elsewhere; 0: none did.
+	Secret uint64
 
 	// Generation of the users and rules in force when the client came in; what changed since decides whether it may stay.
 	Generation uint64

@@ -111,7 +111,7 @@ type TLS struct {
 type Auth struct {
 	// Clients without credentials: `off` refuses them, `loopback` admits those that connect over loopback or a unix socket,
 	// `everywhere` admits them on every listener. `auto` is `loopback` while neither `auth.password_file` nor
-	// `auth.certificate_user` is set, else `off`.
+	// `auth.certificate_user` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
 	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
 	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
 	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`

@@ -210,10 +210,11 @@ func (l *loader) validateExposure(c *Config) {
 			continue
 		}
 		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss" || a.key == "listeners.kafka.tls"
-		if c.Anonymous() == "everywhere" || c.Auth.PasswordFile != "" || overTLS && c.Auth.CertificateUser != "off" {
+		// Off by name: users come into the catalog later, and nobody comes in before.
+		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}
-		ways := "set auth.password_file (`sluice passwd` makes its lines)"
+		ways := "set auth.password_file (`sluice passwd` makes its lines), or auth.anonymous: off to let in users of the catalog alone"
 		if overTLS {
 			ways += " or auth.certificate_user with tls.client_ca"
 		}

@@ -1,9 +1,24 @@
 package server
 
 import (
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/meta"
 )
+
+// catalogStore is the catalog together with what makes its changes durable, once there is a core.
+type catalogStore struct {
+	*meta.Catalog
+	group *catalogGroup
+}
+
+func newCatalogStore() *catalogStore {
+	g := &catalogGroup{}
+	return &catalogStore{meta.New(g), g}
+}
 
 // catalogGroup makes changes of the catalog commands of the core: the group of a lone node.
 type catalogGroup struct{ b *broker.Broker }
@@ -26,4 +41,80 @@ func entriesChanged(c *meta.Catalog) func([]broker.CatalogEntry) {
 		}
 		c.Apply(list)
 	}
+}
+
+// catalogUsers are the users of the catalog as auth knows users.
+type catalogUsers struct{ c *meta.Catalog }
+
+// Account makes it an auth.Directory.
+func (u catalogUsers) Account(name string) (auth.Account, bool) {
+	user := u.c.Load().User(name)
+	if user == nil {
+		return auth.Account{}, false
+	}
+	return auth.Account{Disabled: user.Disabled, Password: user.Password, SHA256: verifierOf(user, meta.SCRAMSHA256),
+		SHA512: verifierOf(user, meta.SCRAMSHA512)}, true
+}
+
+// Accounts counts them.
+func (u catalogUsers) Accounts() int { return u.c.Load().UserCount() }
+
+func verifierOf(u *meta.User, m meta.Mechanism) *auth.Verifier {
+	c := u.Credential(m)
+	if c == nil {
+		return nil
+	}
+	return &auth.Verifier{Iterations: c.Iterations, Salt: c.Salt, StoredKey: c.StoredKey, ServerKey: c.ServerKey}
+}
+
+// recheckPause is how long after all connections were looked at they are looked at again: each time costs a walk over all of them.
+const recheckPause = time.Second
+
+// rechecker has connections looked at again when users are changed who may have some.
+type rechecker struct {
+	wanted chan struct{}
+	stop   chan struct{}
+	done   sync.WaitGroup
+	cancel func()
+}
+
+// watchUsers calls recheck soon after users of the catalog were changed or deleted.
+func watchUsers(c *meta.Catalog, recheck func()) *rechecker {
+	r := &rechecker{wanted: make(chan struct{}, 1), stop: make(chan struct{})}
+	r.cancel = c.Subscribe(func(old, now *meta.Snapshot) {
+		known := false
+		meta.ChangedUsers(old, now, func(name string) { known = known || old.User(name) != nil })
+		if known {
+			select {
+			case r.wanted <- struct{}{}:
+			default:
+			}
+		}
+	})
+	r.done.Add(1)
+	go r.run(recheck)
+	return r
+}
+
+func (r *rechecker) run(recheck func()) {
+	defer r.done.Done()
+	for {
+		select {
+		case <-r.wanted:
+		case <-r.stop:
+			return
+		}
+		recheck()
+		select {
+		case <-time.After(recheckPause):
+		case <-r.stop:
+			return
+		}
+	}
+}
+
+func (r *rechecker) close() {
+	r.cancel()
+	close(r.stop)
+	r.done.Wait()
 }

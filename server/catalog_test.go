@@ -10,13 +10,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluicemq/sluice/auth"
+	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
 // change changes the catalog and waits for the answer.
-func change(c *meta.Catalog, entries ...meta.Entry) error {
+func change(c *catalogStore, entries ...meta.Entry) error {
 	done := make(chan error, 1)
 	c.Update(func(*meta.Snapshot) ([]meta.Entry, error) { return entries, nil }, func(err error) { done <- err })
 	return <-done
@@ -116,5 +119,68 @@ func TestCatalogAtStart(t *testing.T) {
 			t.Error(err)
 		}
 		cancel()
+	}
+}
+
+// userEntry is a user as the control plane makes one.
+func userEntry(t *testing.T, name, password string, disabled bool) meta.Entry {
+	t.Helper()
+	phc, err := auth.Hash([]byte(password), auth.Params{MemoryKiB: 8, Time: 1, Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&meta.User{Name: name, Password: phc, Disabled: disabled}).Entry()
+}
+
+// A user of the catalog comes in with its password. Live connections end when the user is gone, disabled or has another password; others stay.
+func TestCatalogUsers(t *testing.T) {
+	store := newCatalogStore()
+	gate, err := auth.New(auth.Options{Anonymous: "off", Directory: catalogUsers{store.Catalog}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, url := testNode(t, vfs.NewMem(), func(o *nodeOptions) { o.catalog, o.authn, o.authz = store, gate, gate })
+	come := func(user, password string) (*mqttclient.Client, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		c, _, err := mqttclient.Connect(ctx, mqttclient.Options{URL: url, Connect: wire.Connect{ClientID: []byte(user), CleanStart: true,
+			UserName: []byte(user), Password: []byte(password)}})
+		return c, err
+	}
+	set := func(entries ...meta.Entry) {
+		t.Helper()
+		if err := change(n.catalog, entries...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := come("gone", "x"); err == nil {
+		t.Fatal("a user who is not there came in")
+	}
+	set(userEntry(t, "gone", "x", false), userEntry(t, "off", "x", false), userEntry(t, "changed", "x", false), userEntry(t, "stays", "x", false))
+	clients := map[string]*mqttclient.Client{}
+	for _, user := range []string{"gone", "off", "changed", "stays"} {
+		c, err := come(user, "x")
+		if err != nil {
+			t.Fatalf("%s: %v", user, err)
+		}
+		clients[user] = c
+	}
+	for user, e := range map[string]meta.Entry{"gone": meta.DeleteUser("gone"), "off": userEntry(t, "off", "x", true), "changed": userEntry(t, "changed", "y", false)} {
+		set(e)
+		if _, err := clients[user].Receive(patience); err == nil {
+			t.Errorf("%s: got a message", user)
+		}
+		if _, err := come(user, "x"); err == nil {
+			t.Errorf("%s came in again", user)
+		}
+	}
+	if _, err := clients["stays"].Publish(&wire.PublishOut{Topic: []byte("t"), QoS: 1}); err != nil {
+		t.Errorf("one who was not changed: %v", err)
+	}
+	if _, err := come("changed", "y"); err != nil {
+		t.Error(err)
+	}
+	if err := stopNode(n); err != nil {
+		t.Error(err)
 	}
 }

@@ -6,10 +6,11 @@ import (
 )
 
 // authOptions are what the configuration says about who comes in and what they may do.
-func authOptions(cfg *config.Config, certs *certificates) auth.Options {
+func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Options {
 	a := &cfg.Auth
 	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser,
-		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL}
+		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
+		Directory: catalogUsers{s.catalog.Catalog}}
 	if set := certs.now.Load(); set.tls != nil {
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.isRevoked
 	}

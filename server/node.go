@@ -13,7 +13,6 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/engine"
-	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -31,6 +30,7 @@ type nodeOptions struct {
 	authn    broker.Authenticator
 	authz    broker.Authorizer
 	storage  storageOptions
+	catalog  *catalogStore // nil: one of its own
 	door     doorOptions
 	kafka    kafkaOptions
 }
@@ -63,12 +63,13 @@ type node struct {
 	o       nodeOptions
 	engine  *engine.Engine
 	broker  *broker.Broker
-	catalog *meta.Catalog
+	catalog *catalogStore
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
 	storage storage
 	topics  *topicCatalog
 	sys     *sysTree
+	users   *rechecker
 	memory  *memoryWatch
 
 	stopTicks []func()
@@ -84,11 +85,12 @@ func newNode(o nodeOptions) (*node, error) {
 		return nil, err
 	}
 	loops := n.engine.Loops()
-	group := &catalogGroup{}
-	n.catalog = meta.New(group)
-	n.broker = broker.New(broker.Options{EntryChanged: entriesChanged(n.catalog), Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
+	if n.catalog = o.catalog; n.catalog == nil {
+		n.catalog = newCatalogStore()
+	}
+	n.broker = broker.New(broker.Options{EntryChanged: entriesChanged(n.catalog.Catalog), Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
 		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
-	group.b = n.broker
+	n.catalog.group.b = n.broker
 	for i, el := range loops {
 		l := n.broker.Local(i)
 		task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
@@ -111,6 +113,10 @@ func newNode(o nodeOptions) (*node, error) {
 	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
 	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, NodeID: o.kafka.node,
 		Settings: &o.kafka.settings, Logger: o.logger})
+	n.users = watchUsers(n.catalog.Catalog, func() {
+		n.mqtt.Recheck()
+		n.kafka.Recheck()
+	})
 	n.engine.Start()
 	return n, nil
 }
@@ -156,6 +162,7 @@ func (n *node) close(ctx context.Context) error {
 		if n.sys != nil {
 			n.sys.close()
 		}
+		n.users.close()
 		err := n.engine.Close(ctx)
 		n.mqtt.Close()
 		n.kafka.Close()

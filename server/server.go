@@ -46,6 +46,7 @@ type Server struct {
 	node    *node
 	gate    *auth.Provider
 	certs   *certificates
+	catalog *catalogStore
 	http    *httpServer
 	metrics *prometheus.Registry
 	flushes prometheus.Histogram
@@ -57,13 +58,13 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry()}
+	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore()}
 	s.cfg.Store(&cfg)
 	var err error
 	if s.certs, err = loadCertificates(&cfg); err != nil {
 		return nil, err
 	}
-	if s.gate, err = auth.New(authOptions(&cfg, s.certs)); err != nil {
+	if s.gate, err = auth.New(s.authOptions(&cfg, s.certs)); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -179,7 +180,7 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 	l := &cfg.Listeners.MQTT
 	return nodeOptions{
 		logger: s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
-		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate,
+		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate, catalog: s.catalog,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
 			flushInterval: cfg.Journal.FlushInterval, segmentBytes: int64(cfg.Journal.SegmentSize),
@@ -259,7 +260,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.gate.Reload(authOptions(&next, certs)); err != nil {
+	if err := s.gate.Reload(s.authOptions(&next, certs)); err != nil {
 		return nil, err
 	}
 	if err := s.bind(context.Background(), next.Bindings); err != nil {

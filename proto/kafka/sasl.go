@@ -47,6 +47,17 @@ func (c *conn) certificates() []*x509.Certificate {
 	return nil
 }
 
+// admit lets the client in. The user may have been changed, and everybody looked at again, between the answer and now.
+func (c *conn) admit(id *broker.Identity) error {
+	if h := c.l.h; h.recheck != nil {
+		if err := h.recheck.Recheck(id, c.certificates()); err != nil {
+			return err
+		}
+	}
+	c.id = id
+	return nil
+}
+
 // admitted says whether a request may be served: who has not said who it is may only do so.
 func (c *conn) admitted(k wire.APIKey) bool {
 	return c.id != nil || k == wire.APIVersions || k == wire.SASLHandshake || k == wire.SASLAuthenticate
@@ -80,7 +91,7 @@ func (c *conn) verify(token []byte, t ticket, done func(r *request, err error)) 
 		clear(password)
 		t.later(c.l, func(r *request) {
 			if err == nil {
-				r.c.id = &id
+				err = r.c.admit(&id)
 			}
 			done(r, err)
 		})

@@ -87,11 +87,12 @@ type principal struct {
 	user, source string
 	tenant       uint32
 	generation   uint64
+	secret       uint64
 }
 
 // principal gives id's, the last one of the loop if it is the same: many clients are anonymous, or come by one account.
 func (l *loopState) principal(id *broker.Identity) *principal {
-	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation}
+	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation, secret: id.Secret}
 	if l.who == nil || *l.who != p {
 		l.who = &p
 	}
@@ -101,7 +102,7 @@ func (l *loopState) principal(id *broker.Identity) *principal {
 // identity is who the client acts as. It lies in the loop's scratch and holds until the next one is asked for.
 func (c *conn) identity() *broker.Identity {
 	id := &c.l.identity
-	*id = broker.Identity{User: c.who.user, Source: c.who.source, Tenant: c.who.tenant, Generation: c.who.generation,
+	*id = broker.Identity{User: c.who.user, Source: c.who.source, Tenant: c.who.tenant, Generation: c.who.generation, Secret: c.who.secret,
 		ClientID: c.clientID(), Remote: c.link.Remote().Addr()}
 	return id
 }
