@@ -4,52 +4,150 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // CheckBinding says what is wrong with a binding of the configuration.
 func CheckBinding(b *config.Binding) error {
+	_, err := parseBinding(b)
+	return err
+}
+
+func parseBinding(b *config.Binding) (*broker.Binding, error) {
 	if !kafka.ValidTopicName(b.Topic) {
-		return fmt.Errorf("topic %q: a name has 1 to 249 letters, digits, dots, underscores and dashes", b.Topic)
+		return nil, fmt.Errorf("topic %q: a name has 1 to 249 letters, digits, dots, underscores and dashes", b.Topic)
 	}
-	_, err := broker.ParseBinding(b.Filter, b.Topic, b.Key, b.Deliver)
+	return broker.ParseBinding(b.Filter, b.Topic, b.Key, b.Deliver)
+}
+
+// ErrBindingConfigured says that a filter is bound by the configuration, which only its file can change.
+var ErrBindingConfigured = errors.New("the filter is bound in the configuration: change it there, and reload")
+
+// binder keeps the core's bindings what the configuration and the catalog say: both together, where both bind a filter the configuration.
+type binder struct {
+	topics     *topicCatalog
+	catalog    *meta.Catalog
+	partitions func() int // of a topic that is made
+	logger     *slog.Logger
+
+	mu         sync.Mutex // one change of the core's at a time
+	configured config.Bindings
+
+	changed chan struct{}
+	stop    context.CancelFunc
+	done    chan struct{}
+	cancel  func() // the catalog's subscription
+}
+
+// newBinder has the bindings count that there are, and from then on those that the catalog gets.
+func newBinder(ctx context.Context, n *node, configured config.Bindings, partitions func() int) (*binder, error) {
+	b := &binder{topics: n.topics, catalog: n.catalog.Catalog, partitions: partitions, logger: n.o.logger,
+		changed: make(chan struct{}, 1), done: make(chan struct{})}
+	b.cancel = n.catalog.Subscribe(func(old, now *meta.Snapshot) {
+		if meta.BindingsChanged(old, now) {
+			select {
+			case b.changed <- struct{}{}:
+			default:
+			}
+		}
+	})
+	if err := b.configure(ctx, configured); err != nil {
+		b.cancel()
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.Background())
+	b.stop = stop
+	go b.follow(run)
+	return b, nil
+}
+
+// follow takes over what the catalog gets.
+func (b *binder) follow(ctx context.Context) {
+	defer close(b.done)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.changed:
+		}
+		if err := b.bind(ctx); err != nil && ctx.Err() == nil {
+			b.logger.Error("bindings of the catalog are not in force", "err", err)
+		}
+	}
+}
+
+func (b *binder) close() {
+	b.cancel()
+	b.stop()
+	<-b.done
+}
+
+// configure replaces the bindings of the configuration. With an error, those before are in force.
+func (b *binder) configure(ctx context.Context, configured config.Bindings) error {
+	b.mu.Lock()
+	was := b.configured
+	b.configured = configured
+	b.mu.Unlock()
+	err := b.bind(ctx)
+	if err != nil {
+		b.mu.Lock()
+		b.configured = was
+		b.mu.Unlock()
+	}
 	return err
 }
 
 // bind makes the topics of bindings that are not there, and has the bindings count.
-func (s *Server) bind(ctx context.Context, bindings config.Bindings) error {
-	list := make([]*broker.Binding, 0, len(bindings))
-	for i := range bindings {
-		c := &bindings[i]
-		if err := CheckBinding(c); err != nil {
-			return fmt.Errorf("bindings: %w", err)
-		}
-		b, err := broker.ParseBinding(c.Filter, c.Topic, c.Key, c.Deliver)
+func (b *binder) bind(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []*broker.Binding
+	add := func(c *config.Binding) error {
+		bd, err := parseBinding(c)
 		if err != nil {
 			return fmt.Errorf("bindings: %w", err)
 		}
-		if err := s.makeTopic(ctx, c.Topic, c.Partitions); err != nil {
+		if err := b.makeTopic(ctx, c.Topic, c.Partitions); err != nil {
 			return fmt.Errorf("bindings: make topic %q: %w", c.Topic, err)
 		}
-		list = append(list, b)
+		list = append(list, bd)
+		return nil
 	}
-	return s.node.broker.Bind(list)
+	seen := make(map[string]bool)
+	for i := range b.configured {
+		seen[b.configured[i].Filter] = true
+		if err := add(&b.configured[i]); err != nil {
+			return err
+		}
+	}
+	for filter, m := range b.catalog.Load().Bindings() {
+		if seen[filter] {
+			continue
+		}
+		if err := add(&config.Binding{Filter: m.Filter, Topic: m.Topic, Key: m.Key, Deliver: m.Deliver}); err != nil {
+			return err
+		}
+	}
+	return b.topics.b.Bind(list)
 }
 
-// makeTopic makes a topic if it is not there.
-func (s *Server) makeTopic(ctx context.Context, name string, partitions int) error {
-	if s.node.broker.Topic(0, name) != nil {
+// makeTopic makes a topic if it is not there. partitions 0: as many as the configuration says.
+func (b *binder) makeTopic(ctx context.Context, name string, partitions int) error {
+	if b.topics.b.Topic(0, name) != nil {
 		return nil
 	}
 	if partitions == 0 {
-		partitions = s.cfg.Load().Kafka.Partitions
+		partitions = b.partitions()
 	}
 	made := make(chan kafka.TopicResult, 1)
-	s.node.topics.CreateTopics(0, []kafka.TopicCreation{{Name: name, Partitions: int32(partitions), ReplicationFactor: -1}}, false,
+	b.topics.CreateTopics(0, []kafka.TopicCreation{{Name: name, Partitions: int32(partitions), ReplicationFactor: -1}}, false,
 		func(r []kafka.TopicResult) { made <- r[0] })
 	select {
 	case r := <-made:
@@ -57,6 +155,62 @@ func (s *Server) makeTopic(ctx context.Context, name string, partitions int) err
 			return errors.New(r.Message)
 		}
 		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// isConfigured says whether the configuration binds a filter.
+func (b *binder) isConfigured(filter string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.configured {
+		if b.configured[i].Filter == filter {
+			return true
+		}
+	}
+	return false
+}
+
+// Add binds a filter, or changes how it is bound, for good. Its topic is made if it is not there, with so many partitions (0: as the
+// configuration says). It returns when the binding counts.
+func (b *binder) Add(ctx context.Context, m meta.Binding, partitions int) error {
+	c := &config.Binding{Filter: m.Filter, Topic: m.Topic, Key: m.Key, Deliver: m.Deliver}
+	if err := CheckBinding(c); err != nil {
+		return err
+	}
+	if b.isConfigured(m.Filter) {
+		return ErrBindingConfigured
+	}
+	if err := b.makeTopic(ctx, m.Topic, partitions); err != nil {
+		return fmt.Errorf("make topic %q: %w", m.Topic, err)
+	}
+	return b.update(ctx, m.Entry())
+}
+
+// ErrNoBinding says that a filter is not bound.
+var ErrNoBinding = errors.New("no binding has this filter")
+
+// Delete takes a binding away. Its stream and what is in it stay.
+func (b *binder) Delete(ctx context.Context, filter string) error {
+	switch {
+	case b.isConfigured(filter):
+		return ErrBindingConfigured
+	case b.catalog.Load().Binding(filter) == nil:
+		return ErrNoBinding
+	}
+	return b.update(ctx, meta.DeleteBinding(filter))
+}
+
+func (b *binder) update(ctx context.Context, e meta.Entry) error {
+	done := make(chan error, 1)
+	b.catalog.Update(func(*meta.Snapshot) ([]meta.Entry, error) { return []meta.Entry{e}, nil }, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		if err != nil {
+			return err
+		}
+		return b.bind(ctx)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

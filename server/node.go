@@ -68,6 +68,7 @@ type node struct {
 	kafka   *kafka.Handler
 	storage storage
 	topics  *topicCatalog
+	binder  *binder
 	sys     *sysTree
 	users   *rechecker
 	memory  *memoryWatch
@@ -155,6 +156,9 @@ func (n *node) close(ctx context.Context) error {
 	n.closing.Do(func() {
 		for _, stop := range n.stopTicks {
 			stop()
+		}
+		if n.binder != nil {
+			n.binder.close()
 		}
 		if n.memory != nil {
 			n.memory.close()

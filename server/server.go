@@ -88,7 +88,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 		return ready, err
 	}
 	s.registerMetrics()
-	if err := s.bind(ctx, cfg.Bindings); err != nil {
+	if s.node.binder, err = newBinder(ctx, s.node, cfg.Bindings, func() int { return s.cfg.Load().Kafka.Partitions }); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
 	for _, d := range doors(cfg) {
@@ -260,11 +260,11 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.gate.Reload(s.authOptions(&next, certs)); err != nil {
+	if err := s.node.binder.configure(context.Background(), next.Bindings); err != nil {
 		return nil, err
 	}
-	if err := s.bind(context.Background(), next.Bindings); err != nil {
-		return nil, err
+	if err := s.gate.Reload(s.authOptions(&next, certs)); err != nil {
+		return nil, errors.Join(err, s.node.binder.configure(context.Background(), old.Bindings))
 	}
 	s.certs.take(certs)
 	merged := *old
