@@ -3,6 +3,8 @@ package broker
 import (
 	"errors"
 	"time"
+
+	"github.com/sluicemq/sluice/journal/record"
 )
 
 // Errors that the core answers with; proto/X maps them to its own codes.
@@ -47,6 +49,10 @@ type Message struct {
 	// Cache lets the receiving protocol keep an encoded form while one message is handed to many subscribers of one
 	// loop. The core sets it to the Local's own scratch and clears Cache.Kind between messages.
 	Cache *EncodeCache
+
+	// Where in a bound stream it lies, for replays.
+	part   *Partition
+	offset record.Offset
 }
 
 // EncodeCache is scratch space for one encoded packet; see Message.Cache. The protocol owns its meaning: Kind 0 is
@@ -182,6 +188,8 @@ type SubscribeRequest struct {
 	NoLocal           bool
 	RetainAsPublished bool
 	RetainHandling    uint8 // 0 send retained, 1 only if the subscription is new, 2 never
+	// From is where in the streams behind the filter the subscription starts. A kept session's replay lives as long as its connection.
+	From ReplayFrom
 }
 
 // DisconnectRequest ends a connection.

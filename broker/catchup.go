@@ -150,7 +150,7 @@ func (l *Local) takeParked(f *feed) {
 			l.cache.Kind = 0
 			t := l.subscribedTo(f, m.Topic)
 			switch {
-			case t.opts&optDurable == 0, t.opts&optNoLocal != 0 && c.publisher == f.c.sess.d.id:
+			case t.opts&optDurable == 0, f.c.more != nil && m.part != nil && f.c.heldBack(m), t.opts&optNoLocal != 0 && c.publisher == f.c.sess.d.id:
 				if !f.meet(c.ref) {
 					f.done(c.ref)
 				}

@@ -303,6 +303,14 @@ func (l *Local) feed(c *Client) {
 			return
 		}
 	}
+	if c.replaying() {
+		if l.replay(c) {
+			l.later(c)
+		}
+		if f == nil || c.state != clientConnected || c.replaying() {
+			return
+		}
+	}
 	if f == nil || f.stalled || f.retaining > 0 {
 		return
 	}

@@ -134,6 +134,7 @@ func (r *linkReader) fill(bu *bundle, k link) (ok bool, err error) {
 	if r.own {
 		publisher, _ = publisherOf(rec)
 	}
+	m.part, m.offset = r.p, k.offset
 	bu.fill(k.at, &m, publisher)
 	return true, nil
 }

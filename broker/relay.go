@@ -159,7 +159,7 @@ func (l *Local) walkRelay(p *Partition, r *relay, list []*Binding) (ok bool) {
 			}
 			raw = raw[n:]
 			if aborted = r.decide(b, aborted); b.Attributes()&record.Control == 0 && !r.aborted(b) {
-				if !l.relayBatch(r, list, b) {
+				if !l.relayBatch(p, r, list, b) {
 					return true
 				}
 			}
@@ -192,7 +192,7 @@ func (r *relay) aborted(b record.Batch) bool {
 }
 
 // relayBatch goes over one batch. False: the chunk is full.
-func (l *Local) relayBatch(r *relay, list []*Binding, b record.Batch) bool {
+func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
 	if b.Attributes().Compressed() {
 		out, err := compress.OpenBatch(r.plain[:0], b, openedMax)
@@ -213,7 +213,7 @@ func (l *Local) relayBatch(r *relay, list []*Binding, b record.Batch) bool {
 			if !own {
 				l.b.stats.Undeliverable.Add(1)
 			}
-		} else if !l.relayMessage(r, m, rec, own) {
+		} else if m.part, m.offset = p, rec.Offset; !l.relayMessage(r, m, rec, own) {
 			return false
 		}
 		r.next = rec.Offset + 1

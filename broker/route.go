@@ -315,6 +315,10 @@ func (l *Local) deliverTo(c *Client, m *Message, opts uint32, ids []uint32, ref 
 	if c.state != clientConnected {
 		return
 	}
+	if m.part != nil && c.more != nil && len(c.more.replays) > 0 && c.heldBack(m) {
+		l.heldBackQueued(c, opts, ref)
+		return
+	}
 	own := opts&optNoLocal != 0 && m.Publisher == c.Slot && m.Publisher != 0
 	if ref.Seq != 0 && opts&optDurable != 0 && c.sess.d != nil {
 		l.deliverQueued(c, m, opts, ids, ref, own)

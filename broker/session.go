@@ -52,6 +52,7 @@ const (
 type clientMore struct {
 	bye       DisconnectRequest // what Disconnect said, as long as commits are outstanding
 	retry     []retainedJob
+	replays   []*replay
 	sharedOut []sharedOut
 	unsent    *unsentList // promises on their way into the log, or that wait for room
 }
@@ -364,6 +365,7 @@ func (l *Local) Disconnect(c *Client, req DisconnectRequest) {
 	case clientConnected:
 		l.b.stats.Connected.Add(-1)
 		c.state, c.extras().bye = clientClosing, req
+		c.endReplays()
 		l.b.slots.set(c.sess.slot, nil)
 		if c.waiting == 0 {
 			l.detach(c)

@@ -36,7 +36,12 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 		return l.subscribeDurable(c, reqs, errs, t)
 	}
 	for i := range reqs {
-		errs[i] = l.subscribeLive(c, &reqs[i])
+		if errs[i] = l.b.replayable(c, &reqs[i]); errs[i] != nil {
+			continue
+		}
+		if errs[i] = l.subscribeLive(c, &reqs[i]); errs[i] == nil {
+			l.startReplay(c, &reqs[i])
+		}
 	}
 	return Routed, nil
 }
@@ -130,6 +135,9 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			errs[i] = ErrFilter
 			continue
 		}
+		if errs[i] = l.b.replayable(c, r); errs[i] != nil {
+			continue
+		}
 		at := findSubscription(have, r.Group, r.Filter)
 		if at < 0 && len(have)+n >= limit.Subscriptions {
 			errs[i] = ErrQuota
@@ -190,6 +198,7 @@ func (l *Local) subscribed(c *Client, t Token, jobs []subscribeJob) {
 		if c.state != clientConnected {
 			return
 		}
+		l.startReplay(c, &jobs[k].r)
 		if jobs[k].owed {
 			l.oweRetained(c, &jobs[k].r, jobs[k].number)
 		}
@@ -403,6 +412,7 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 	for i := range reqs {
 		if reqs[i].Group == nil {
 			c.dropOwed(reqs[i].Filter)
+			c.dropReplay(reqs[i].Filter)
 		}
 	}
 	if sess.d == nil {

@@ -60,6 +60,7 @@ var (
 	failPublishACL      = &failure{wire.NotAuthorized, "not authorized to publish to the topic"}
 	failPayload         = &failure{wire.PayloadFormatInvalid, "payload is not UTF-8"}
 	failInternal        = &failure{wire.UnspecifiedError, "request failed"}
+	failFrom            = &failure{wire.ImplementationSpecific, failNotStored}
 	failFilter          = &failure{wire.TopicFilterInvalid, "topic filter is not valid or outside the limits"}
 	failSubscribeACL    = &failure{wire.NotAuthorized, "not authorized to subscribe to the filter"}
 	failShared          = &failure{wire.SharedNotSupported, "shared subscriptions are not supported"}

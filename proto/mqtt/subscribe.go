@@ -28,6 +28,7 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 	l, s := c.l, c.l.h.settings.Load()
 	l.reqs, l.codes, l.place = l.reqs[:0], l.codes[:0], l.place[:0]
 	var worst *failure
+	from, okFrom := replayFrom(p.User)
 	for r := p.Filters(); ; {
 		f, ok := r.Next()
 		if !ok {
@@ -36,6 +37,9 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 		filter, why := c.judgeFilter(&f, s)
 		if why == nil && p.SubscriptionID != 0 && !s.SubscriptionIDs {
 			why = failSubIDs
+		}
+		if why == nil && !okFrom {
+			why = failFrom
 		}
 		if why != nil {
 			worst = why
@@ -47,7 +51,7 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 		l.codes = append(l.codes, wire.ReasonCode(granted))
 		l.reqs = append(l.reqs, broker.SubscribeRequest{
 			Filter: filter.Topic, Group: filter.Share, SubscriptionID: p.SubscriptionID, QoS: granted,
-			NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling,
+			NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling, From: from,
 		})
 	}
 	if worst != nil {
@@ -149,7 +153,7 @@ func requestCode(typ wire.PacketType, err error) wire.ReasonCode {
 		return wire.TopicFilterInvalid
 	case errors.Is(err, broker.ErrQuota) && typ == wire.SUBACK:
 		return wire.QuotaExceeded
-	case errors.Is(err, broker.ErrUnavailable):
+	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrNoStream):
 		return wire.ImplementationSpecific
 	}
 	return wire.UnspecifiedError
@@ -220,7 +224,7 @@ func codeText(code wire.ReasonCode) string {
 	case wire.QuotaExceeded:
 		return failQuota.detail
 	case wire.ImplementationSpecific:
-		return "subscriptions cannot be stored now"
+		return failNotStored
 	default: // told by what it is
 	}
 	if code.Failed() {

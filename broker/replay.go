@@ -1,0 +1,381 @@
+package broker
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
+)
+
+// ErrNoStream says that a subscription that is to start in the past has no bound stream behind it, or that it is a shared one, which goes on
+// where its group is.
+var ErrNoStream = errors.New("broker: no stream lies behind the filter")
+
+// ReplayFrom says where in the streams behind a filter a subscription starts. The zero value is: with what comes.
+type ReplayFrom struct {
+	Kind   ReplayKind
+	Offset int64 // of ReplayOffset: in each partition
+	Milli  int64 // of ReplayTime: Unix milliseconds
+}
+
+// ReplayKind is a kind of ReplayFrom.
+type ReplayKind uint8
+
+// The kinds of ReplayFrom.
+const (
+	ReplayNone ReplayKind = iota
+	ReplayEarliest
+	ReplayLatest
+	ReplayOffset
+	ReplayTime
+)
+
+// replay gives a subscription what lies in the partitions of the streams behind its filter, in their order, and then lets go: what comes later
+// comes as it does for everybody.
+//
+// While it runs, what comes from one of its partitions for the filter is held back: the replay will get to it. It ends in a partition where
+// a read finds no more, and from there on what lies before that place was given already. Both are decided on the client's loop, so between
+// them nothing is lost and nothing comes twice.
+//
+//	Record 7 is handed to the client's loop while the replay reads up to 6. It is held back, and the next read finds it.
+//	The replay has read 7 before it is handed to the loop, and ends. When it comes it lies before the end.
+type replay struct {
+	filter []byte
+	opts   uint32
+	ids    []uint32
+	parts  []*replayPart
+}
+
+// replayPart is one partition's part of a replay. Its fetch belongs to the reader pool while reading is set.
+type replayPart struct {
+	p       *Partition
+	at      record.Offset // the next to be read; where it ended
+	began   bool
+	reading bool
+	ended   bool
+	fetch   StreamFetch
+	skip    relay // of it, the transactions that are left out
+}
+
+const (
+	replayBytes = 64 << 10 // that a turn reads
+	// What one connection may have under way: replays, and partitions that they read.
+	replaysMax     = 256
+	replayPartsMax = 1 << 14
+)
+
+// replayable says whether a subscription can start where it wants.
+func (b *Broker) replayable(c *Client, r *SubscribeRequest) error {
+	if r.From.Kind == ReplayNone {
+		return nil
+	}
+	list := b.streamsBehind(r.Filter)
+	if r.Group != nil || len(list) == 0 {
+		return ErrNoStream
+	}
+	parts, n := 0, 0
+	for _, t := range list {
+		parts += len(t.Partitions())
+	}
+	if c.more != nil {
+		n = len(c.more.replays)
+		for _, rep := range c.more.replays {
+			parts += len(rep.parts)
+		}
+	}
+	if n >= replaysMax || parts > replayPartsMax {
+		return ErrQuota
+	}
+	return nil
+}
+
+// streamsBehind lists the streams whose records a filter may match.
+func (b *Broker) streamsBehind(filter []byte) (list []*Topic) {
+	set := b.bindings.Load()
+	if set == nil {
+		return nil
+	}
+	for name, of := range set.byTopic {
+		for _, bd := range of {
+			template := bd.before + "#"
+			if filtersMeet(filter, bd.filter) || bd.Deliver == DeliverTemplate && filtersMeet(filter, []byte(template)) {
+				if t := b.Topic(0, name); t != nil {
+					list = append(list, t)
+				}
+				break
+			}
+		}
+	}
+	return list
+}
+
+// filtersMeet says whether there may be a topic that both filters match. A '#' may stand behind the beginning of a level.
+func filtersMeet(a, b []byte) bool {
+	x, y := strings.Split(string(a), "/"), strings.Split(string(b), "/")
+	for i := 0; ; i++ {
+		switch {
+		case i == len(x) && i == len(y):
+			return true
+		case i < len(x) && strings.HasSuffix(x[i], "#"), i < len(y) && strings.HasSuffix(y[i], "#"):
+			return true
+		case i == len(x) || i == len(y):
+			return false
+		case x[i] != "+" && y[i] != "+" && x[i] != y[i]:
+			return false
+		}
+	}
+}
+
+// startReplay begins to give c what lies behind a subscription that holds.
+func (l *Local) startReplay(c *Client, r *SubscribeRequest) {
+	if r.From.Kind == ReplayNone || r.From.Kind == ReplayLatest {
+		return
+	}
+	rep := &replay{filter: slices.Clone(r.Filter), opts: r.options()}
+	if r.SubscriptionID != 0 {
+		rep.ids = []uint32{r.SubscriptionID}
+	}
+	for _, t := range l.b.streamsBehind(r.Filter) {
+		for _, p := range t.Partitions() {
+			rp := &replayPart{p: p}
+			rp.fetch.Copy = true
+			rep.parts = append(rep.parts, rp)
+			l.beginReplay(c, rp, r.From)
+		}
+	}
+	more := c.extras()
+	c.dropReplay(rep.filter)
+	more.replays = append(more.replays, rep)
+	l.later(c)
+}
+
+func (l *Local) beginReplay(c *Client, rp *replayPart, from ReplayFrom) {
+	begin := func(o record.Offset) {
+		rp.at, rp.began = min(max(o, rp.p.LogStart()), rp.p.LastStable()), true
+		l.later(c)
+	}
+	switch from.Kind {
+	case ReplayOffset:
+		begin(record.Offset(from.Offset))
+	case ReplayTime:
+		l.OffsetAt(rp.p, from.Milli, true, func(f FoundOffset, err error) {
+			if err != nil || f.Offset < 0 {
+				f.Offset = rp.p.LastStable()
+			}
+			begin(f.Offset)
+		})
+	case ReplayEarliest, ReplayLatest, ReplayNone:
+		begin(0)
+	}
+}
+
+// replaying says whether c is yet to get something of the past.
+func (c *Client) replaying() bool {
+	if c.more == nil {
+		return false
+	}
+	for _, rep := range c.more.replays {
+		for _, rp := range rep.parts {
+			if !rp.ended {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// heldBack says whether a message of a stream is not for c now: a replay will get to it, or has given it.
+func (c *Client) heldBack(m *Message) bool {
+	held, over := false, false
+	for _, rep := range c.more.replays {
+		for i, rp := range rep.parts {
+			if rp.p != m.part {
+				continue
+			}
+			switch {
+			case !rp.ended || m.offset < rp.at:
+				held = held || topics.FilterMatches(rep.filter, m.Topic)
+			case c.feed == nil: // from here on all come as usual; a session's queues may hold some that came before
+				rep.parts = slices.Delete(rep.parts, i, i+1)
+				over = over || len(rep.parts) == 0
+			}
+			break
+		}
+	}
+	if over {
+		c.more.replays = slices.DeleteFunc(c.more.replays, func(rep *replay) bool { return len(rep.parts) == 0 })
+	}
+	return held
+}
+
+// dropReplay ends the replay of a filter that c has left.
+func (c *Client) dropReplay(filter []byte) {
+	if c.more == nil {
+		return
+	}
+	c.more.replays = slices.DeleteFunc(c.more.replays, func(o *replay) bool {
+		if string(o.filter) != string(filter) {
+			return false
+		}
+		o.end()
+		return true
+	})
+}
+
+// endReplays ends all of them: the connection is gone.
+func (c *Client) endReplays() {
+	if c.more == nil {
+		return
+	}
+	for _, rep := range c.more.replays {
+		rep.end()
+	}
+	c.more.replays = nil
+}
+
+// end lets go of what was read. What is being read lets go of itself.
+func (rep *replay) end() {
+	for _, rp := range rep.parts {
+		if rp.ended = true; !rp.reading {
+			rp.fetch.Release()
+		}
+	}
+}
+
+// replay gives c the next of what it is to get of the past. It says whether more can come now.
+func (l *Local) replay(c *Client) (more bool) {
+	if r, ok := c.sub.(Roomy); ok && !r.Room() {
+		return false // Ready brings it back
+	}
+	for _, rep := range c.more.replays {
+		for _, rp := range rep.parts {
+			if rp.ended || rp.reading || !rp.began {
+				continue
+			}
+			return l.replayRead(c, rep, rp)
+		}
+	}
+	return false
+}
+
+func (l *Local) replayRead(c *Client, rep *replay, rp *replayPart) (more bool) {
+	if len(rp.fetch.Batches) > 0 {
+		return l.replayTake(c, rep, rp)
+	}
+	if !l.FetchTail(rp.p, rp.at, replayBytes, true, &rp.fetch) {
+		return l.replayTake(c, rep, rp)
+	}
+	rp.reading = true
+	l.FetchCold(rp.p, rp.at, replayBytes, true, &rp.fetch, func() {
+		if rp.reading = false; rp.ended {
+			rp.fetch.Release()
+			return
+		}
+		l.later(c)
+	})
+	return true // of other partitions
+}
+
+// replayTake gives what was read, as far as there is room.
+func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
+	f := &rp.fetch
+	switch {
+	case errors.Is(f.Err, ErrOffsetOutOfRange) && rp.at < f.LogStart:
+		rp.at = f.LogStart
+		return true
+	case f.Err != nil || len(f.Batches) == 0:
+		if f.Err != nil && !errors.Is(f.Err, ErrUnknownTopic) {
+			l.b.logger.Error("a replay has ended early", "client", c.sess.id, "topic", rp.p.topic.Name(), "partition", rp.p.index, "err", f.Err)
+		}
+		rp.ended = true
+		if f.Err == nil {
+			rp.at = max(rp.at, f.LastStable) // what lies between was compacted
+		}
+		f.Release()
+		return true
+	}
+	list := rp.p.open.Load()
+	if list == nil {
+		rp.ended = true
+		f.Release()
+		return true
+	}
+	if !l.replayBatches(c, rep, rp, *list) {
+		return false // there is no room, or the connection has ended and with it the replay
+	}
+	f.Release()
+	return true
+}
+
+// replayBatches walks what was read. False: c has no room for the rest.
+func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Binding) bool {
+	aborted := rp.fetch.Aborted
+	clear(rp.skip.skip)
+	for _, raw := range rp.fetch.Batches {
+		for len(raw) > 0 {
+			b, n, err := record.ParseBatch(raw)
+			if err != nil {
+				rp.at = rp.fetch.LastStable
+				return true
+			}
+			raw = raw[n:]
+			aborted = rp.skip.decide(b, aborted)
+			if b.NextOffset() <= rp.at {
+				continue
+			}
+			if b.Attributes()&record.Control == 0 && !rp.skip.aborted(b) && !l.replayBatch(c, rep, rp, list, b) {
+				return false
+			}
+			rp.at = max(rp.at, b.NextOffset())
+		}
+	}
+	return true
+}
+
+func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Binding, b record.Batch) bool {
+	own := ownBatch(b)
+	if b.Attributes().Compressed() {
+		out, err := compress.OpenBatch(rp.skip.plain[:0], b, openedMax)
+		if err != nil {
+			return true
+		}
+		rp.skip.plain, b = out, out
+	}
+	m := &l.message
+	now := l.nowMilli()
+	room, _ := c.sub.(Roomy)
+	for it := b.Records(); it.Next(); {
+		rec := it.Record()
+		if rec.Offset < rp.at {
+			continue
+		}
+		if room != nil && !room.Room() {
+			return false
+		}
+		var ok bool
+		l.props, rp.skip.topic, ok = streamMessage(m, rec, own, list, l.props, rp.skip.topic)
+		rp.at = rec.Offset + 1
+		if !ok || m.Deadline != 0 && m.Deadline <= now || !topics.FilterMatches(rep.filter, m.Topic) {
+			continue
+		}
+		m.Cache = &l.cache
+		l.cache.Kind = 0
+		d := &l.delivery
+		*d = Delivery{SubscriptionIDs: rep.ids, QoS: min(m.QoS, QoS(rep.opts&optQoS)), Retain: m.Retain && rep.opts&optRAP != 0}
+		c.sub.Deliver(m, d)
+		if c.state != clientConnected {
+			return false
+		}
+	}
+	return true
+}
+
+// heldBackQueued leaves a message that the queues of c's session hold to the queues: they are read when the replay has ended.
+func (l *Local) heldBackQueued(c *Client, opts uint32, ref Ref) {
+	if f := c.feed; f != nil && ref.Seq != 0 && opts&optDurable != 0 {
+		f.at(ref.Shard).behind = true
+	}
+}
