@@ -27,7 +27,7 @@ func (g *group) resolve() (changed bool) {
 		}
 		if m.pattern != nil {
 			b.Topics(g.key.tenant, func(t *Topic) bool {
-				if !t.Spec().Internal && m.pattern.MatchString(t.Name()) {
+				if !t.Spec().Internal && m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
 					ids = append(ids, t.ID())
 				}
 				return true

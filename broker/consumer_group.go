@@ -49,6 +49,7 @@ type consumerMember struct {
 	names                                    []string // subscribed, sorted
 	regex                                    string
 	pattern                                  *regexp.Regexp
+	visible                                  func(t *Topic) bool // nil: all
 	assignor                                 string
 	epoch, previous                          int32
 	state                                    memberState
@@ -72,6 +73,10 @@ type ConsumerHeartbeat struct {
 	Assignor                                          *string
 	Owned                                             []TopicPartition
 	HasNames, HasOwned                                bool
+
+	// Visible says of a topic that Regex matches whether the member may know of it; nil: of all. It is kept while the member is, never
+	// blocks and may be called on any loop.
+	Visible func(t *Topic) bool
 
 	pattern *regexp.Regexp // of Regex, once it has been checked
 }
@@ -269,6 +274,9 @@ func (g *group) consumerUpdate(m *consumerMember, r *ConsumerHeartbeat) {
 	}
 	if r.Regex != nil && *r.Regex != m.regex {
 		m.regex, m.pattern, moved = *r.Regex, r.pattern, true
+	}
+	if r.Regex != nil {
+		m.visible = r.Visible
 	}
 	if r.Assignor != nil && *r.Assignor != m.assignor {
 		m.assignor, moved = *r.Assignor, true

@@ -337,6 +337,10 @@ func (g *lockedGroup) Propose(changes []Entry, done func(error)) {
 func FuzzEntry(f *testing.F) {
 	f.Add("user/a", (&User{Name: "a", SCRAM: []Credential{credential(SCRAMSHA256, "x")}}).Entry().Value)
 	f.Add("binding/x/#", (&Binding{Filter: "x/#", Topic: "t"}).Entry().Value)
+	acl := (&ACL{Resource: 2, Pattern: 3, Operation: 3, Permission: 3, Name: "t", Principal: "User:a", Host: "*"}).Entry()
+	quota := (&Quota{IP: QuotaName{Kind: QuotaDefault}, Values: []QuotaValue{{"connection_creation_rate", 5}}}).Entry()
+	f.Add(acl.Key, acl.Value)
+	f.Add(quota.Key, quota.Value)
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
 		e := Entry{key, value}
 		_, _, v, err := e.decode()

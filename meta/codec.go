@@ -35,6 +35,16 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
+func (d *decoder) uint64() uint64 {
+	if len(d.b) < 8 {
+		d.bad, d.b = true, nil
+		return 0
+	}
+	v := binary.LittleEndian.Uint64(d.b)
+	d.b = d.b[8:]
+	return v
+}
+
 func (d *decoder) byte() byte {
 	if len(d.b) == 0 {
 		d.bad = true

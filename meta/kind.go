@@ -25,6 +25,8 @@ type kindID int
 const (
 	kindUser kindID = iota
 	kindBinding
+	kindACL
+	kindQuota
 	kindCount
 )
 
@@ -37,6 +39,8 @@ var kinds = [kindCount]struct {
 }{
 	kindUser:    {"user", 1, decodeUser},
 	kindBinding: {"binding", 1, decodeBinding},
+	kindACL:     {"acl", 1, decodeACL},
+	kindQuota:   {"quota", 1, decodeQuota},
 }
 
 // key is the key of an entry.

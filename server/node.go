@@ -28,11 +28,18 @@ type nodeOptions struct {
 	strategy topics.Strategy
 	settings mqtt.Settings
 	authn    broker.Authenticator
-	authz    broker.Authorizer
+	authz    authorizer
 	storage  storageOptions
 	catalog  *catalogStore // nil: one of its own
 	door     doorOptions
 	kafka    kafkaOptions
+}
+
+// authorizer answers what both protocols ask, by one set of rules.
+type authorizer interface {
+	SetACLs(list []broker.ACL)
+	broker.Authorizer
+	broker.ResourceAuthorizer
 }
 
 // kafkaOptions are what the Kafka listeners and their handler are built of.
@@ -72,6 +79,7 @@ type node struct {
 	sys     *sysTree
 	users   *rechecker
 	memory  *memoryWatch
+	acls    *aclKeeper
 
 	stopTicks []func()
 	closing   sync.Once
@@ -109,10 +117,15 @@ func newNode(o nodeOptions) (*node, error) {
 		n.broker.Close()
 		return nil, errors.Join(err, n.storage.close())
 	}
+	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {
+		if o.authz != nil {
+			o.authz.SetACLs(list)
+		}
+	})
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
 		Settings: &o.settings, Logger: o.logger})
 	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
-	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, NodeID: o.kafka.node,
+	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, NodeID: o.kafka.node,
 		Settings: &o.kafka.settings, Logger: o.logger})
 	n.users = watchUsers(n.catalog.Catalog, func() {
 		n.mqtt.Recheck()
@@ -171,6 +184,7 @@ func (n *node) close(ctx context.Context) error {
 		n.mqtt.Close()
 		n.kafka.Close()
 		n.broker.Close()
+		n.acls.close()
 		n.closeErr = errors.Join(err, n.storage.close())
 	})
 	return n.closeErr

@@ -41,7 +41,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 		c.appender = c.l.core.NewAppender(c)
 	}
 	r.silent = m.Acks == 0
-	fault := producePrecheck(&m)
+	fault := c.producePrecheck(&m)
 	at := 0
 	var topic *broker.Topic
 	for p := m.Data(); p.Next(); at++ {
@@ -79,8 +79,11 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 }
 
 // producePrecheck is what is wrong with the request as a whole.
-func producePrecheck(m *wire.ProduceRequest) wire.ErrorCode {
-	if m.Acks < -1 || m.Acks > 1 {
+func (c *conn) producePrecheck(m *wire.ProduceRequest) wire.ErrorCode {
+	switch {
+	case m.TransactionalID != nil && !c.mayTxn(broker.OperationWrite, string(m.TransactionalID)):
+		return wire.TransactionalIDAuthorizationFailed
+	case m.Acks < -1 || m.Acks > 1:
 		return wire.InvalidRequiredAcks
 	}
 	return wire.None
@@ -106,10 +109,16 @@ func (r *request) comeAgain(at int, first bool) (took bool) {
 // append hands one batch to the core. pending: its Appended follows.
 func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceReader, m *wire.ProduceRequest, res *wire.ProduceResult) (pending bool, err error) {
 	if topic == nil {
-		res.Code = wire.UnknownTopicOrPartition
-		if p.Topic == nil {
+		switch res.Code = wire.UnknownTopicOrPartition; {
+		case p.Topic == nil:
 			res.Code = wire.UnknownTopicID
+		case !c.mayTopic(broker.OperationWrite, string(p.Topic)):
+			res.Code = wire.TopicAuthorizationFailed
 		}
+		return false, nil
+	}
+	if !c.mayUse(broker.OperationWrite, topic) {
+		res.Code = wire.TopicAuthorizationFailed
 		return false, nil
 	}
 	part := topic.Partition(p.Index)
@@ -118,10 +127,6 @@ func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceRe
 		return false, nil
 	}
 	spec := topic.Spec()
-	if c.l.h.authz != nil && !c.may(actWrite, topic.NameBytes()) {
-		res.Code = wire.TopicAuthorizationFailed
-		return false, nil
-	}
 	cfg := &spec.Config
 	limits := wire.BatchLimits{Version: r.call.Version, MaxBytes: int(cfg.MaxMessageBytes), SegmentBytes: int(cfg.SegmentBytes), Records: true, Keys: cfg.Compact}
 	checked, err := wire.CheckProduced(p.Records, &limits)

@@ -20,17 +20,17 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 		t := &m.Topics[i]
 		out := kmsg.NewListOffsetsResponseTopic()
 		out.Topic = t.Topic
-		topic := r.c.l.h.broker.Topic(tenant, t.Topic)
+		topic, visible := r.c.l.h.broker.Topic(tenant, t.Topic), r.c.mayName(t.Topic)
 		for k := range t.Partitions {
 			p := &t.Partitions[k]
 			o := kmsg.NewListOffsetsResponseTopicPartition()
 			o.Partition, o.Timestamp, o.Offset, o.LeaderEpoch = p.Partition, -1, -1, -1
 			o.ErrorCode = int16(wire.UnknownTopicOrPartition)
-			if topic != nil {
+			if !visible {
+				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
+			} else if topic != nil {
 				if part := topic.Partition(p.Partition); part != nil {
-					if !r.c.may(actRead, topic.NameBytes()) {
-						o.ErrorCode = int16(wire.TopicAuthorizationFailed)
-					} else if o.ErrorCode = int16(epochCode(p.CurrentLeaderEpoch)); o.ErrorCode == 0 {
+					if o.ErrorCode = int16(epochCode(p.CurrentLeaderEpoch)); o.ErrorCode == 0 {
 						asks = append(asks, ask{part, p.Timestamp, [2]int{i, k}})
 					}
 				}

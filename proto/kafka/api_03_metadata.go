@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -17,11 +18,15 @@ const tenant = 0
 func metadata(r *request, m *kmsg.MetadataRequest) {
 	resp := m.ResponseKind().(*kmsg.MetadataResponse)
 	r.c.describeBrokers(resp)
+	if m.IncludeClusterAuthorizedOperations {
+		resp.AuthorizedOperations = r.c.clusterOperations()
+	}
+	tell := m.IncludeTopicAuthorizedOperations
 	if m.Topics == nil || m.Version == 0 && len(m.Topics) == 0 {
 		b := r.c.l.h.broker
 		b.Topics(tenant, func(t *broker.Topic) bool {
 			if r.c.mayName(t.Name()) {
-				resp.Topics = append(resp.Topics, r.c.describeTopic(t))
+				resp.Topics = append(resp.Topics, r.c.describeTopic(t, tell))
 			}
 			return true
 		})
@@ -30,11 +35,22 @@ func metadata(r *request, m *kmsg.MetadataRequest) {
 		return
 	}
 	missing := r.c.nameTopics(m, resp)
-	if len(missing) == 0 || !r.c.l.h.settings.Load().AutoCreateTopics || m.Version >= 4 && !m.AllowAutoTopicCreation {
+	if r.c.l.h.settings.Load().AutoCreateTopics && (m.Version < 4 || m.AllowAutoTopicCreation) {
+		missing = slices.DeleteFunc(missing, func(i int) bool {
+			ok := r.c.mayCreate(*resp.Topics[i].Topic)
+			if !ok {
+				resp.Topics[i].ErrorCode = int16(wire.TopicAuthorizationFailed)
+			}
+			return !ok
+		})
+	} else {
+		missing = nil
+	}
+	if len(missing) == 0 {
 		r.respond(resp)
 		return
 	}
-	r.autoCreate(resp, missing)
+	r.autoCreate(resp, missing, tell)
 }
 
 func (c *conn) describeBrokers(resp *kmsg.MetadataResponse) {
@@ -62,7 +78,7 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 		case !c.mayName(*ask.Topic):
 			code = wire.TopicAuthorizationFailed
 		default:
-			if t = b.Topic(tenant, *ask.Topic); t == nil && c.may(actWrite, []byte(*ask.Topic)) {
+			if t = b.Topic(tenant, *ask.Topic); t == nil {
 				missing = append(missing, len(resp.Topics))
 			}
 		}
@@ -70,7 +86,7 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 			t = nil // known by its id alone
 		}
 		if t != nil {
-			resp.Topics = append(resp.Topics, c.describeTopic(t))
+			resp.Topics = append(resp.Topics, c.describeTopic(t, m.IncludeTopicAuthorizedOperations))
 			continue
 		}
 		out := kmsg.NewMetadataResponseTopic()
@@ -83,11 +99,14 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 	return missing
 }
 
-// describeTopic is a topic with its partitions, all of them led here.
-func (c *conn) describeTopic(t *broker.Topic) kmsg.MetadataResponseTopic {
+// describeTopic is a topic with its partitions, all of them led here. tell: with what the client may do with it.
+func (c *conn) describeTopic(t *broker.Topic, tell bool) kmsg.MetadataResponseTopic {
 	spec := t.Spec()
 	out := kmsg.NewMetadataResponseTopic()
 	out.Topic, out.TopicID, out.IsInternal = &spec.Name, spec.ID, spec.Internal
+	if tell {
+		out.AuthorizedOperations = c.operationsOf(broker.ResourceTopic, spec.Name)
+	}
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(spec.Partitions))
 	replicas := []int32{c.l.h.nodeID}
 	for i := range out.Partitions {
@@ -102,7 +121,7 @@ func (c *conn) describeTopic(t *broker.Topic) kmsg.MetadataResponseTopic {
 const leaderEpoch = 0
 
 // autoCreate makes the topics that are missing and answers when they are there.
-func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int) {
+func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bool) {
 	s := r.c.l.h.settings.Load()
 	specs := make([]TopicCreation, len(missing))
 	for k, i := range missing {
@@ -113,7 +132,7 @@ func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int) {
 		t.later(l, func(r *request) {
 			for k, i := range missing {
 				if made := l.h.broker.Topic(tenant, specs[k].Name); made != nil {
-					resp.Topics[i] = r.c.describeTopic(made)
+					resp.Topics[i] = r.c.describeTopic(made, tell)
 				} else if results[k].Code != wire.TopicAlreadyExists {
 					resp.Topics[i].ErrorCode = int16(results[k].Code)
 				}

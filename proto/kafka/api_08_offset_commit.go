@@ -13,6 +13,7 @@ const topicIDVersion = 10
 // offsetCommit stores where a group goes on.
 func offsetCommit(r *request, m *kmsg.OffsetCommitRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetCommitResponse)
+	member := r.c.mayGroup(broker.OperationRead, m.Group)
 	req := &broker.CommitRequest{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), Generation: m.Generation}
 	b := r.c.l.h.broker
 	for i := range m.Topics {
@@ -26,6 +27,11 @@ func offsetCommit(r *request, m *kmsg.OffsetCommitRequest) {
 			} else {
 				fault = broker.ErrUnknownTopic
 			}
+			if !r.c.mayTopic(broker.OperationRead, t.Topic) {
+				fault = errTopicRefused
+			}
+		} else if topic := b.TopicByID(tenant, t.TopicID); topic != nil && !r.c.mayTopic(broker.OperationRead, topic.Name()) {
+			fault = errTopicRefused
 		}
 		for k := range t.Partitions {
 			p := &t.Partitions[k]
@@ -35,10 +41,14 @@ func offsetCommit(r *request, m *kmsg.OffsetCommitRequest) {
 				Err:             fault,
 			})
 			o := kmsg.NewOffsetCommitResponseTopicPartition()
-			o.Partition = p.Partition
+			o.Partition, o.ErrorCode = p.Partition, refused(member, wire.GroupAuthorizationFailed)
 			out.Partitions = append(out.Partitions, o)
 		}
 		resp.Topics = append(resp.Topics, out)
+	}
+	if !member {
+		r.respond(resp)
+		return
 	}
 	l, t := r.c.l, r.ticket()
 	b.CommitOffsets(tenant, req, func(err error) {

@@ -16,16 +16,17 @@ func offsetFetch(r *request, m *kmsg.OffsetFetchRequest) {
 	if m.Version >= 8 {
 		resp.Groups = make([]kmsg.OffsetFetchResponseGroup, len(m.Groups))
 		l := r.c.l
+		c := r.c
 		gather(r, resp, len(m.Groups), func(i int, done func()) {
 			g := &m.Groups[i]
-			if g.MemberID == nil || *g.MemberID == "" {
-				resp.Groups[i] = l.fetchGroup(g, m.Version, m.RequireStable)
+			if g.MemberID == nil || *g.MemberID == "" || !c.mayGroup(broker.OperationDescribe, g.Group) {
+				resp.Groups[i] = c.fetchGroup(g, m.Version, m.RequireStable)
 				done()
 				return
 			}
 			l.h.broker.CheckMember(tenant, g.Group, *g.MemberID, g.MemberEpoch, func(err error) {
 				if err == nil {
-					resp.Groups[i] = l.fetchGroup(g, m.Version, m.RequireStable)
+					resp.Groups[i] = c.fetchGroup(g, m.Version, m.RequireStable)
 				} else {
 					resp.Groups[i] = kmsg.NewOffsetFetchResponseGroup()
 					resp.Groups[i].Group, resp.Groups[i].ErrorCode = g.Group, coordinatorCode(err)
@@ -45,7 +46,7 @@ func offsetFetch(r *request, m *kmsg.OffsetFetchRequest) {
 	if m.Topics != nil && ask.Topics == nil {
 		ask.Topics = []kmsg.OffsetFetchRequestGroupTopic{}
 	}
-	got := r.c.l.fetchGroup(&ask, m.Version, m.RequireStable)
+	got := r.c.fetchGroup(&ask, m.Version, m.RequireStable)
 	resp.ErrorCode = got.ErrorCode
 	for i := range got.Topics {
 		t := kmsg.NewOffsetFetchResponseTopic()
@@ -60,19 +61,22 @@ func offsetFetch(r *request, m *kmsg.OffsetFetchRequest) {
 }
 
 // fetchGroup answers for one group.
-func (l *loopState) fetchGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, stable bool) kmsg.OffsetFetchResponseGroup {
+func (c *conn) fetchGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, stable bool) kmsg.OffsetFetchResponseGroup {
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = ask.Group
 	if ask.Group == "" {
 		out.ErrorCode = int16(wire.InvalidGroupID)
 		return out
 	}
-	b := l.h.broker
+	if !c.mayGroup(broker.OperationDescribe, ask.Group) {
+		return c.refusedGroup(ask, version)
+	}
+	b := c.l.h.broker
 	if ask.Topics == nil {
 		places := make(map[broker.TopicID]int)
 		for _, o := range b.FetchOffsets(tenant, ask.Group, nil) {
 			t := b.TopicByID(tenant, o.Topic)
-			if t == nil {
+			if t == nil || !c.mayName(t.Name()) {
 				continue
 			}
 			at, ok := places[o.Topic]
@@ -88,18 +92,44 @@ func (l *loopState) fetchGroup(ask *kmsg.OffsetFetchRequestGroup, version int16,
 		return out
 	}
 	for i := range ask.Topics {
-		out.Topics = append(out.Topics, l.fetchTopic(ask.Group, &ask.Topics[i], version, stable))
+		out.Topics = append(out.Topics, c.fetchTopic(ask.Group, &ask.Topics[i], version, stable))
 	}
 	return out
 }
 
-func (l *loopState) fetchTopic(group string, ask *kmsg.OffsetFetchRequestGroupTopic, version int16, stable bool) kmsg.OffsetFetchResponseGroupTopic {
+// refusedGroup answers for a group that the client may know nothing of. Before version 2 only partitions have an error.
+func (c *conn) refusedGroup(ask *kmsg.OffsetFetchRequestGroup, version int16) kmsg.OffsetFetchResponseGroup {
+	out := kmsg.NewOffsetFetchResponseGroup()
+	out.Group, out.ErrorCode = ask.Group, int16(wire.GroupAuthorizationFailed)
+	for i := range ask.Topics {
+		if version >= 2 {
+			break
+		}
+		t := kmsg.NewOffsetFetchResponseGroupTopic()
+		t.Topic = ask.Topics[i].Topic
+		for _, n := range ask.Topics[i].Partitions {
+			none := broker.FetchedOffset{TopicPartition: broker.TopicPartition{Partition: n}, CommittedOffset: broker.CommittedOffset{Offset: -1, LeaderEpoch: -1}}
+			o := fetchedOffset(&none, false)
+			o.ErrorCode = out.ErrorCode
+			t.Partitions = append(t.Partitions, o)
+		}
+		out.Topics = append(out.Topics, t)
+	}
+	return out
+}
+
+func (c *conn) fetchTopic(group string, ask *kmsg.OffsetFetchRequestGroupTopic, version int16, stable bool) kmsg.OffsetFetchResponseGroupTopic {
 	out := kmsg.NewOffsetFetchResponseGroupTopic()
 	out.Topic, out.TopicID = ask.Topic, ask.TopicID
-	b := l.h.broker
-	t := b.TopicByID(tenant, ask.TopicID)
+	b := c.l.h.broker
+	t, code := b.TopicByID(tenant, ask.TopicID), wire.UnknownTopicID
 	if version < topicIDVersion {
-		t = b.Topic(tenant, ask.Topic)
+		t, code = b.Topic(tenant, ask.Topic), wire.None // no offset is no error
+		if !c.mayName(ask.Topic) {
+			t, code = nil, wire.TopicAuthorizationFailed
+		}
+	} else if t != nil && !c.mayName(t.Name()) {
+		t, code = nil, wire.TopicAuthorizationFailed
 	}
 	var parts []broker.TopicPartition
 	for _, p := range ask.Partitions {
@@ -109,9 +139,7 @@ func (l *loopState) fetchTopic(group string, ask *kmsg.OffsetFetchRequestGroupTo
 		}
 		none := broker.FetchedOffset{TopicPartition: broker.TopicPartition{Partition: p}, CommittedOffset: broker.CommittedOffset{Offset: -1, LeaderEpoch: -1}}
 		o := fetchedOffset(&none, stable)
-		if version >= topicIDVersion {
-			o.ErrorCode = int16(wire.UnknownTopicID)
-		}
+		o.ErrorCode = int16(code)
 		out.Partitions = append(out.Partitions, o)
 	}
 	if len(parts) == 0 {

@@ -3,6 +3,7 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -24,7 +25,7 @@ func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
 	for _, key := range keys {
 		c := kmsg.NewFindCoordinatorResponseCoordinator()
 		c.Key, c.NodeID, c.Host, c.Port = key, r.c.l.h.nodeID, host, port
-		if code, why := coordinatorFault(m.CoordinatorType, key); code != wire.None {
+		if code, why := r.c.coordinatorFault(m.CoordinatorType, key); code != wire.None {
 			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(code), &why
 		}
 		resp.Coordinators = append(resp.Coordinators, c)
@@ -36,8 +37,14 @@ func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
 	r.respond(resp)
 }
 
-func coordinatorFault(kind int8, key string) (wire.ErrorCode, string) {
+func (c *conn) coordinatorFault(kind int8, key string) (wire.ErrorCode, string) {
 	switch {
+	case kind == coordinatorGroup && !c.mayGroup(broker.OperationDescribe, key):
+		return wire.GroupAuthorizationFailed, "not authorized to describe the group"
+	case kind == coordinatorTxn && !c.mayTxn(broker.OperationDescribe, key):
+		return wire.TransactionalIDAuthorizationFailed, "not authorized to describe the transactional id"
+	case kind == coordinatorShare && !c.mayCluster(broker.OperationClusterAction):
+		return wire.ClusterAuthorizationFailed, "not authorized for the cluster"
 	case kind == coordinatorShare:
 		return wire.InvalidRequest, "share groups are not offered by this version"
 	case kind != coordinatorGroup && kind != coordinatorTxn:

@@ -8,11 +8,20 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // joinGroup has a member take part in its group's next generation.
 func joinGroup(r *request, m *kmsg.JoinGroupRequest) {
 	resp := m.ResponseKind().(*kmsg.JoinGroupResponse)
+	if !r.c.mayGroup(broker.OperationRead, m.Group) {
+		resp.ErrorCode, resp.Generation = int16(wire.GroupAuthorizationFailed), -1
+		if m.Version < 7 {
+			resp.Protocol = new(string)
+		}
+		r.respond(resp)
+		return
+	}
 	req := &broker.JoinRequest{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), ClientID: string(r.clientID),
 		ClientHost: r.c.peer(), ProtocolType: m.ProtocolType, Session: millis(m.SessionTimeoutMillis), Rebalance: millis(m.RebalanceTimeoutMillis),
 		RequireKnownMember: m.Version >= 4 && m.InstanceID == nil, SkipAssignment: m.Version >= 9}

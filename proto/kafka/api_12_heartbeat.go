@@ -1,10 +1,20 @@
 package kafka
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
 
 // heartbeat says that a member is alive.
 func heartbeat(r *request, m *kmsg.HeartbeatRequest) {
 	resp := m.ResponseKind().(*kmsg.HeartbeatResponse)
+	if !r.c.mayGroup(broker.OperationRead, m.Group) {
+		resp.ErrorCode = int16(wire.GroupAuthorizationFailed)
+		r.respond(resp)
+		return
+	}
 	l, t := r.c.l, r.ticket()
 	l.h.broker.Heartbeat(tenant, m.Group, m.MemberID, str(m.InstanceID), m.Generation, func(err error) {
 		t.later(l, func(r *request) {

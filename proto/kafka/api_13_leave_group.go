@@ -4,11 +4,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // leaveGroup takes members out of a group.
 func leaveGroup(r *request, m *kmsg.LeaveGroupRequest) {
 	resp := m.ResponseKind().(*kmsg.LeaveGroupResponse)
+	if !r.c.mayGroup(broker.OperationRead, m.Group) {
+		resp.ErrorCode = int16(wire.GroupAuthorizationFailed)
+		r.respond(resp)
+		return
+	}
 	leavers := []broker.Leaver{{MemberID: m.MemberID}}
 	if m.Version >= 3 {
 		leavers = leavers[:0]

@@ -6,11 +6,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // syncGroup gives a member its part of what the leader has shared out.
 func syncGroup(r *request, m *kmsg.SyncGroupRequest) {
 	resp := m.ResponseKind().(*kmsg.SyncGroupResponse)
+	if !r.c.mayGroup(broker.OperationRead, m.Group) {
+		resp.ErrorCode, resp.MemberAssignment = int16(wire.GroupAuthorizationFailed), []byte{}
+		r.respond(resp)
+		return
+	}
 	req := &broker.SyncRequest{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), Generation: m.Generation,
 		ProtocolType: str(m.ProtocolType), Protocol: str(m.Protocol), Assignments: make(map[string][]byte, len(m.GroupAssignment))}
 	for i := range m.GroupAssignment {

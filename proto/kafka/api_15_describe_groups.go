@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"math"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -14,8 +15,19 @@ func describeGroups(r *request, m *kmsg.DescribeGroupsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeGroupsResponse)
 	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(m.Groups))
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
+		if !r.c.mayGroup(broker.OperationDescribe, m.Groups[i]) {
+			resp.Groups[i] = kmsg.NewDescribeGroupsResponseGroup()
+			resp.Groups[i].Group, resp.Groups[i].ErrorCode = m.Groups[i], int16(wire.GroupAuthorizationFailed)
+			done()
+			return
+		}
+		operations := int32(math.MinInt32)
+		if m.IncludeAuthorizedOperations {
+			operations = r.c.operationsOf(broker.ResourceGroup, m.Groups[i])
+		}
 		r.c.l.h.broker.DescribeGroup(tenant, m.Groups[i], func(d broker.GroupDescription) {
 			resp.Groups[i] = describedGroup(&d, m.Version)
+			resp.Groups[i].AuthorizedOperations = operations
 			done()
 		})
 	})

@@ -13,10 +13,14 @@ import (
 func listGroups(r *request, m *kmsg.ListGroupsRequest) {
 	resp := m.ResponseKind().(*kmsg.ListGroupsResponse)
 	l, t := r.c.l, r.ticket()
+	all := r.c.mayCluster(broker.OperationDescribe)
 	l.h.broker.ListGroups(tenant, func(list []broker.GroupDescription) {
 		t.later(l, func(r *request) {
 			for i := range list {
 				g := &list[i]
+				if !all && !r.c.mayGroup(broker.OperationDescribe, g.ID) {
+					continue
+				}
 				if !among(m.StatesFilter, g.State) || !among(m.TypesFilter, g.Type()) {
 					continue
 				}

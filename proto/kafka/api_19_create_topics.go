@@ -3,6 +3,7 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -26,8 +27,8 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 		out := kmsg.NewCreateTopicsResponseTopic()
 		out.Topic = t.Topic
 		spec, code, why := creation(t)
-		if code == wire.None && !r.c.may(actWrite, []byte(t.Topic)) {
-			code, why = wire.TopicAuthorizationFailed, ""
+		if !r.c.mayCreate(t.Topic) {
+			code, why = wire.TopicAuthorizationFailed, "not authorized to create the topic"
 		}
 		if named[t.Topic] == 0 {
 			code, why = wire.InvalidRequest, "the topic is named more than once"
@@ -47,7 +48,7 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 	l.h.catalog.CreateTopics(tenant, wanted, m.ValidateOnly, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, i := range place {
-				l.created(&resp.Topics[i], &results[k])
+				r.c.created(&resp.Topics[i], &results[k])
 			}
 			r.respond(resp)
 		})
@@ -85,7 +86,7 @@ func creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation, code wire.E
 	return spec, wire.None, ""
 }
 
-func (l *loopState) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult) {
+func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult) {
 	out.ErrorCode = int16(res.Code)
 	if res.Message != "" {
 		out.ErrorMessage = &res.Message
@@ -93,10 +94,15 @@ func (l *loopState) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResul
 	if res.Topic == nil {
 		return
 	}
-	out.TopicID, out.NumPartitions, out.ReplicationFactor = res.Topic.ID, int32(len(res.Topic.Partitions)), 1
-	for _, c := range l.h.catalog.DescribeTopic(res.Topic) {
+	out.TopicID = res.Topic.ID
+	if !c.mayTopic(broker.OperationDescribeConfigs, out.Topic) {
+		out.ConfigErrorCode = int16(wire.TopicAuthorizationFailed)
+		return
+	}
+	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), 1
+	for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {
 		e := kmsg.NewCreateTopicsResponseTopicConfig()
-		e.Name, e.Value, e.ReadOnly, e.Source, e.IsSensitive = c.Key, c.Value, c.ReadOnly, int8(c.Source), c.Sensitive
+		e.Name, e.Value, e.ReadOnly, e.Source, e.IsSensitive = v.Key, v.Value, v.ReadOnly, int8(v.Source), v.Sensitive
 		out.Configs = append(out.Configs, e)
 	}
 }

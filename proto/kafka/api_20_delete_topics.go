@@ -30,13 +30,18 @@ func deleteTopics(r *request, m *kmsg.DeleteTopicsRequest) {
 		} else {
 			t, code = b.TopicByID(tenant, ask.TopicID), wire.UnknownTopicID
 		}
+		name := str(ask.Topic)
+		if t != nil {
+			name = t.Name()
+		}
 		switch {
+		case (t != nil || ask.Topic != nil) && !r.c.mayName(name):
+			out.ErrorCode = int16(wire.TopicAuthorizationFailed) // an id stays without its name
 		case t == nil:
 			out.ErrorCode = int16(code)
-		case t.Spec().Internal || !r.c.may(actWrite, t.NameBytes()):
-			out.ErrorCode = int16(wire.TopicAuthorizationFailed)
+		case t.Spec().Internal || !r.c.mayTopic(broker.OperationDelete, name):
+			out.Topic, out.TopicID, out.ErrorCode = &name, t.ID(), int16(wire.TopicAuthorizationFailed)
 		default:
-			name := t.Name()
 			out.Topic, out.TopicID = &name, t.ID()
 			ids, place = append(ids, t.ID()), append(place, i)
 		}

@@ -26,7 +26,7 @@ func deleteRecords(r *request, m *kmsg.DeleteRecordsRequest) {
 			o := kmsg.NewDeleteRecordsResponseTopicPartition()
 			o.Partition, o.LowWatermark, o.ErrorCode = t.Partitions[k].Partition, -1, int16(wire.UnknownTopicOrPartition)
 			switch {
-			case !r.c.may(actWrite, []byte(t.Topic)):
+			case !r.c.mayTopic(broker.OperationDelete, t.Topic):
 				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
 			case topic != nil && topic.Partition(o.Partition) != nil:
 				o.ErrorCode = 0

@@ -13,6 +13,11 @@ import (
 func initProducerID(r *request, m *kmsg.InitProducerIDRequest) {
 	resp := m.ResponseKind().(*kmsg.InitProducerIDResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	if code := r.c.producerFault(m); code != wire.None {
+		resp.ErrorCode = int16(code)
+		r.respond(resp)
+		return
+	}
 	have := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
 	if m.Version < 3 {
 		have = broker.ProducerIdentity{ID: -1, Epoch: -1}
@@ -29,6 +34,18 @@ func initProducerID(r *request, m *kmsg.InitProducerIDRequest) {
 			r.respond(resp)
 		})
 	})
+}
+
+// producerFault says why the client may not have a producer id: with a transactional id it may write to that, else to some topic.
+func (c *conn) producerFault(m *kmsg.InitProducerIDRequest) wire.ErrorCode {
+	switch {
+	case c.l.h.authz == nil:
+	case m.TransactionalID != nil && !c.mayTxn(broker.OperationWrite, *m.TransactionalID):
+		return wire.TransactionalIDAuthorizationFailed
+	case m.TransactionalID == nil && !c.mayProduceSomewhere():
+		return wire.ClusterAuthorizationFailed
+	}
+	return wire.None
 }
 
 // txnCode is the code of an error of the transaction coordinator. Older versions know a fenced producer by another name.

@@ -19,7 +19,7 @@ func offsetForLeaderEpoch(r *request, m *kmsg.OffsetForLeaderEpochRequest) {
 			o := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 			o.Partition, o.LeaderEpoch, o.EndOffset = ask.Partition, -1, -1
 			switch {
-			case !r.c.may(actRead, []byte(t.Topic)):
+			case !r.c.mayName(t.Topic):
 				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
 			case topic == nil || topic.Partition(ask.Partition) == nil:
 				o.ErrorCode = int16(wire.UnknownTopicOrPartition)

@@ -11,6 +11,11 @@ import (
 // lone node asks nobody, and answers all the same.
 func addPartitionsToTxn(r *request, m *kmsg.AddPartitionsToTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.AddPartitionsToTxnResponse)
+	if m.Version >= 4 && !r.c.mayCluster(broker.OperationClusterAction) {
+		resp.ErrorCode = int16(wire.ClusterAuthorizationFailed)
+		r.respond(resp)
+		return
+	}
 	if m.Version >= 4 {
 		resp.Transactions = make([]kmsg.AddPartitionsToTxnResponseTransaction, len(m.Transactions))
 		gather(r, resp, len(m.Transactions), func(i int, done func()) {
@@ -25,7 +30,7 @@ func addPartitionsToTxn(r *request, m *kmsg.AddPartitionsToTxnRequest) {
 				o.Topic, o.Partitions = t.Topics[k].Topic, t.Topics[k].Partitions
 				topics = append(topics, o)
 			}
-			r.c.l.h.addToTxn(t.TransactionalID, who, topics, true, func(list []kmsg.AddPartitionsToTxnResponseTopic) {
+			r.c.addToTxn(t.TransactionalID, who, topics, txnBroker, func(list []kmsg.AddPartitionsToTxnResponseTopic) {
 				for k := range list {
 					o := kmsg.NewAddPartitionsToTxnResponseTransactionTopic()
 					o.Topic = list[k].Topic
@@ -41,7 +46,11 @@ func addPartitionsToTxn(r *request, m *kmsg.AddPartitionsToTxnRequest) {
 	}
 	l, t := r.c.l, r.ticket()
 	who := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
-	l.h.addToTxn(m.TransactionalID, who, m.Topics, m.Version >= 2, func(list []kmsg.AddPartitionsToTxnResponseTopic) {
+	kind := txnClient
+	if m.Version < 2 {
+		kind = txnOldClient
+	}
+	r.c.addToTxn(m.TransactionalID, who, m.Topics, kind, func(list []kmsg.AddPartitionsToTxnResponseTopic) {
 		t.later(l, func(r *request) {
 			resp.Topics = list
 			r.respond(resp)
@@ -49,35 +58,52 @@ func addPartitionsToTxn(r *request, m *kmsg.AddPartitionsToTxnRequest) {
 	})
 }
 
+// txnAsker is who adds partitions.
+type txnAsker uint8
+
+const (
+	txnClient    txnAsker = iota
+	txnOldClient          // does not know PRODUCER_FENCED
+	txnBroker             // may do so for all its clients
+)
+
 // addToTxn asks the coordinator; all partitions are added or none.
-func (h *Handler) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.AddPartitionsToTxnRequestTopic, fenced bool, done func([]kmsg.AddPartitionsToTxnResponseTopic)) {
+func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.AddPartitionsToTxnRequestTopic, asker txnAsker, done func([]kmsg.AddPartitionsToTxnResponseTopic)) {
+	h := c.l.h
+	mayID := asker == txnBroker || c.mayTxn(broker.OperationWrite, id)
 	var parts []broker.TopicPartition
 	var out []kmsg.AddPartitionsToTxnResponseTopic
-	unknown := false
+	faulty := false
 	for i := range topics {
 		o := kmsg.NewAddPartitionsToTxnResponseTopic()
 		o.Topic = topics[i].Topic
 		topic := h.broker.Topic(tenant, o.Topic)
+		mayWrite := asker == txnBroker || c.mayTopic(broker.OperationWrite, o.Topic)
 		for _, p := range topics[i].Partitions {
 			rp := kmsg.NewAddPartitionsToTxnResponseTopicPartition()
 			rp.Partition, rp.ErrorCode = p, int16(wire.OperationNotAttempted)
-			if topic == nil || topic.Partition(p) == nil {
-				rp.ErrorCode, unknown = int16(wire.UnknownTopicOrPartition), true
-			} else {
+			switch {
+			case !mayID:
+				rp.ErrorCode, faulty = int16(wire.TransactionalIDAuthorizationFailed), true
+			case !mayWrite:
+				rp.ErrorCode, faulty = int16(wire.TopicAuthorizationFailed), true
+			case topic == nil || topic.Partition(p) == nil:
+				rp.ErrorCode, faulty = int16(wire.UnknownTopicOrPartition), true
+			default:
 				parts = append(parts, broker.TopicPartition{Topic: topic.ID(), Partition: p})
 			}
 			o.Partitions = append(o.Partitions, rp)
 		}
 		out = append(out, o)
 	}
-	if unknown {
+	if faulty {
 		done(out)
 		return
 	}
 	h.broker.AddToTxn(tenant, id, who, parts, "", func(err error) {
 		for i := range out {
 			for k := range out[i].Partitions {
-				out[i].Partitions[k].ErrorCode = txnCode(err, fenced)
+				out[i].Partitions[k].ErrorCode = txnCode(err, asker != txnOldClient)
 			}
 		}
 		done(out)

@@ -4,11 +4,17 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // addOffsetsToTxn makes the offsets of a group part of a transaction.
 func addOffsetsToTxn(r *request, m *kmsg.AddOffsetsToTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.AddOffsetsToTxnResponse)
+	if code := r.c.txnGroupFault(m.TransactionalID, m.Group); code != wire.None {
+		resp.ErrorCode = int16(code)
+		r.respond(resp)
+		return
+	}
 	l, t := r.c.l, r.ticket()
 	who := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
 	l.h.broker.AddToTxn(tenant, m.TransactionalID, who, nil, m.Group, func(err error) {
@@ -17,4 +23,15 @@ func addOffsetsToTxn(r *request, m *kmsg.AddOffsetsToTxnRequest) {
 			r.respond(resp)
 		})
 	})
+}
+
+// txnGroupFault says why the client may not commit a group's offsets with a transaction.
+func (c *conn) txnGroupFault(id, group string) wire.ErrorCode {
+	switch {
+	case !c.mayTxn(broker.OperationWrite, id):
+		return wire.TransactionalIDAuthorizationFailed
+	case !c.mayGroup(broker.OperationRead, group):
+		return wire.GroupAuthorizationFailed
+	}
+	return wire.None
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // txnV2 is from when on EndTxn raises the producer's epoch each time (KIP-890).
@@ -13,6 +14,11 @@ const txnV2 = 5
 func endTxn(r *request, m *kmsg.EndTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.EndTxnResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
+	if !r.c.mayTxn(broker.OperationWrite, m.TransactionalID) {
+		resp.ErrorCode = int16(wire.TransactionalIDAuthorizationFailed)
+		r.respond(resp)
+		return
+	}
 	l, t := r.c.l, r.ticket()
 	who := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
 	l.h.broker.EndTxn(tenant, m.TransactionalID, who, m.Commit, m.Version >= txnV2, func(who broker.ProducerIdentity, err error) {

@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // txnOffsetCommit stores offsets that count when the transaction commits. From version 5 on it also makes the group part of it.
@@ -16,46 +17,40 @@ func txnOffsetCommit(r *request, m *kmsg.TxnOffsetCommitRequest) {
 		req.Generation = -1
 	}
 	b := r.c.l.h.broker
+	fault := r.c.txnGroupFault(m.TransactionalID, m.Group)
 	for i := range m.Topics {
 		t := &m.Topics[i]
 		out := kmsg.NewTxnOffsetCommitResponseTopic()
 		out.Topic = t.Topic
 		var id broker.TopicID
-		fault := error(nil)
+		why := error(nil)
 		if topic := b.Topic(tenant, t.Topic); topic != nil {
 			id = topic.ID()
 		} else {
-			fault = broker.ErrUnknownTopic
+			why = broker.ErrUnknownTopic
+		}
+		if !r.c.mayTopic(broker.OperationRead, t.Topic) {
+			why = errTopicRefused
 		}
 		for k := range t.Partitions {
 			p := &t.Partitions[k]
-			req.Offsets = append(req.Offsets, broker.OffsetCommit{TopicPartition: broker.TopicPartition{Topic: id, Partition: p.Partition}, Err: fault,
+			req.Offsets = append(req.Offsets, broker.OffsetCommit{TopicPartition: broker.TopicPartition{Topic: id, Partition: p.Partition}, Err: why,
 				CommittedOffset: broker.CommittedOffset{Offset: offset(p.Offset), LeaderEpoch: p.LeaderEpoch, Metadata: str(p.Metadata)}})
 			o := kmsg.NewTxnOffsetCommitResponseTopicPartition()
-			o.Partition = p.Partition
+			o.Partition, o.ErrorCode = p.Partition, int16(fault)
 			out.Partitions = append(out.Partitions, o)
 		}
 		resp.Topics = append(resp.Topics, out)
+	}
+	if fault != wire.None {
+		r.respond(resp)
+		return
 	}
 	who := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
 	l, t := r.c.l, r.ticket()
 	answer := func(err error) {
 		t.later(l, func(r *request) {
-			at := 0
-			for i := range resp.Topics {
-				for k := range resp.Topics[i].Partitions {
-					why := req.Offsets[at].Err
-					if err != nil {
-						why = err
-					}
-					if errors.Is(why, broker.ErrUnknownMember) || errors.Is(why, broker.ErrIllegalGeneration) || why == nil {
-						resp.Topics[i].Partitions[k].ErrorCode = coordinatorCode(why)
-					} else {
-						resp.Topics[i].Partitions[k].ErrorCode = txnCode(why, m.Version >= 5)
-					}
-					at++
-				}
-			}
+			tellTxnOffsets(resp, req, err)
 			r.respond(resp)
 		})
 	}
@@ -71,4 +66,23 @@ func txnOffsetCommit(r *request, m *kmsg.TxnOffsetCommitRequest) {
 		return
 	}
 	commit(nil)
+}
+
+// tellTxnOffsets answers each partition: by err, or by what is wrong with it alone.
+func tellTxnOffsets(resp *kmsg.TxnOffsetCommitResponse, req *broker.CommitRequest, err error) {
+	at := 0
+	for i := range resp.Topics {
+		for k := range resp.Topics[i].Partitions {
+			why := req.Offsets[at].Err
+			if err != nil {
+				why = err
+			}
+			if errors.Is(why, broker.ErrUnknownMember) || errors.Is(why, broker.ErrIllegalGeneration) || why == nil {
+				resp.Topics[i].Partitions[k].ErrorCode = coordinatorCode(why)
+			} else {
+				resp.Topics[i].Partitions[k].ErrorCode = txnCode(why, resp.Version >= 5)
+			}
+			at++
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -16,7 +17,10 @@ func describeConfigs(r *request, m *kmsg.DescribeConfigsRequest) {
 		ask := &m.Resources[i]
 		out := kmsg.NewDescribeConfigsResponseResource()
 		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
-		values, code, why := r.c.l.configOf(ask.ResourceType, ask.ResourceName)
+		values, code, why := []ConfigValue(nil), r.c.configFault(broker.OperationDescribeConfigs, ask.ResourceType, ask.ResourceName), ""
+		if code == wire.None {
+			values, code, why = r.c.l.configOf(ask.ResourceType, ask.ResourceName)
+		}
 		if code != wire.None {
 			out.ErrorCode, out.ErrorMessage = int16(code), &why
 		}
@@ -29,6 +33,25 @@ func describeConfigs(r *request, m *kmsg.DescribeConfigsRequest) {
 		resp.Resources = append(resp.Resources, out)
 	}
 	r.respond(resp)
+}
+
+// configFault says why the client may not do op with a resource's configuration.
+func (c *conn) configFault(op broker.Operation, kind kmsg.ConfigResourceType, name string) wire.ErrorCode {
+	switch kind {
+	case kmsg.ConfigResourceTypeTopic:
+		if !c.mayTopic(op, name) {
+			return wire.TopicAuthorizationFailed
+		}
+	case kmsg.ConfigResourceTypeGroupConfig:
+		if !c.mayGroup(op, name) {
+			return wire.GroupAuthorizationFailed
+		}
+	default:
+		if !c.mayCluster(op) {
+			return wire.ClusterAuthorizationFailed
+		}
+	}
+	return wire.None
 }
 
 // configOf finds a resource's configuration.

@@ -3,6 +3,7 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -15,11 +16,11 @@ type alteration struct {
 
 // add takes one resource in, or says why not.
 func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at int) (*TopicAlteration, wire.ErrorCode, string) {
+	if code := c.configFault(broker.OperationAlterConfigs, kind, name); code != wire.None {
+		return nil, code, ""
+	}
 	if kind != kmsg.ConfigResourceTypeTopic {
 		return nil, wire.InvalidRequest, "only topics have a configuration that is changed by this request; the node's is in its file"
-	}
-	if !c.may(actWrite, []byte(name)) {
-		return nil, wire.TopicAuthorizationFailed, ""
 	}
 	if _, code, why := c.l.configOf(kind, name); code != wire.None {
 		return nil, code, why

@@ -3,6 +3,7 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -19,7 +20,7 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 		switch code, why := r.c.l.checkPartitions(t); {
 		case named[t.Topic]:
 			out.ErrorCode = int16(wire.InvalidRequest)
-		case code == wire.None && !r.c.may(actWrite, []byte(t.Topic)):
+		case !r.c.mayTopic(broker.OperationAlter, t.Topic):
 			out.ErrorCode = int16(wire.TopicAuthorizationFailed)
 		case code != wire.None:
 			out.ErrorCode, out.ErrorMessage = int16(code), &why

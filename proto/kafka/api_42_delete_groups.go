@@ -1,6 +1,11 @@
 package kafka
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
 
 // deleteGroups forgets groups that nobody is in.
 func deleteGroups(r *request, m *kmsg.DeleteGroupsRequest) {
@@ -9,6 +14,11 @@ func deleteGroups(r *request, m *kmsg.DeleteGroupsRequest) {
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
 		resp.Groups[i] = kmsg.NewDeleteGroupsResponseGroup()
 		resp.Groups[i].Group = m.Groups[i]
+		if !r.c.mayGroup(broker.OperationDelete, m.Groups[i]) {
+			resp.Groups[i].ErrorCode = int16(wire.GroupAuthorizationFailed)
+			done()
+			return
+		}
 		r.c.l.h.broker.DeleteGroup(tenant, m.Groups[i], func(err error) {
 			resp.Groups[i].ErrorCode = coordinatorCode(err)
 			done()

@@ -11,6 +11,8 @@ import (
 func electLeaders(r *request, m *kmsg.ElectLeadersRequest) {
 	resp := m.ResponseKind().(*kmsg.ElectLeadersResponse)
 	b := r.c.l.h.broker
+	may := r.c.mayCluster(broker.OperationAlter)
+	resp.ErrorCode = refused(may, wire.ClusterAuthorizationFailed)
 	if m.Topics == nil { // all of them, of which those are told that have moved: none
 		r.respond(resp)
 		return
@@ -19,14 +21,14 @@ func electLeaders(r *request, m *kmsg.ElectLeadersRequest) {
 		t := &m.Topics[i]
 		out := kmsg.NewElectLeadersResponseTopic()
 		out.Topic = t.Topic
-		var topic *broker.Topic
-		if r.c.mayName(t.Topic) {
-			topic = b.Topic(tenant, t.Topic)
-		}
+		topic := b.Topic(tenant, t.Topic)
 		for _, n := range t.Partitions {
 			o := kmsg.NewElectLeadersResponseTopicPartition()
 			o.Partition, o.ErrorCode = n, int16(wire.ElectionNotNeeded)
-			if topic == nil || topic.Partition(n) == nil {
+			switch {
+			case !may:
+				o.ErrorCode = int16(wire.ClusterAuthorizationFailed)
+			case topic == nil || topic.Partition(n) == nil:
 				o.ErrorCode = int16(wire.UnknownTopicOrPartition)
 			}
 			out.Partitions = append(out.Partitions, o)

@@ -10,6 +10,11 @@ import (
 // offsetDelete forgets places of a group.
 func offsetDelete(r *request, m *kmsg.OffsetDeleteRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetDeleteResponse)
+	if !r.c.mayGroup(broker.OperationDelete, m.Group) {
+		resp.ErrorCode = int16(wire.GroupAuthorizationFailed)
+		r.respond(resp)
+		return
+	}
 	var parts []broker.TopicPartition
 	var place [][2]int
 	b := r.c.l.h.broker
@@ -17,13 +22,16 @@ func offsetDelete(r *request, m *kmsg.OffsetDeleteRequest) {
 		t := &m.Topics[i]
 		out := kmsg.NewOffsetDeleteResponseTopic()
 		out.Topic = t.Topic
-		topic := b.Topic(tenant, t.Topic)
+		topic, may := b.Topic(tenant, t.Topic), r.c.mayTopic(broker.OperationRead, t.Topic)
 		for k := range t.Partitions {
 			o := kmsg.NewOffsetDeleteResponseTopicPartition()
 			o.Partition = t.Partitions[k].Partition
-			if topic == nil || topic.Partition(o.Partition) == nil {
+			switch {
+			case !may:
+				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
+			case topic == nil || topic.Partition(o.Partition) == nil:
 				o.ErrorCode = int16(wire.UnknownTopicOrPartition)
-			} else {
+			default:
 				parts, place = append(parts, broker.TopicPartition{Topic: topic.ID(), Partition: o.Partition}), append(place, [2]int{i, k})
 			}
 			out.Partitions = append(out.Partitions, o)

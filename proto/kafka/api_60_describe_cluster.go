@@ -16,6 +16,9 @@ func describeCluster(r *request, m *kmsg.DescribeClusterRequest) {
 		return
 	}
 	resp.ClusterID, resp.ControllerID, resp.EndpointType = r.c.l.h.catalog.ClusterID(), r.c.l.h.nodeID, 1
+	if m.IncludeClusterAuthorizedOperations {
+		resp.ClusterAuthorizedOperations = r.c.clusterOperations()
+	}
 	b := kmsg.NewDescribeClusterResponseBroker()
 	b.NodeID = r.c.l.h.nodeID
 	b.Host, b.Port = r.c.address()

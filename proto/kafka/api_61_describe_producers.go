@@ -16,10 +16,13 @@ func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 	for i := range m.Topics {
 		out := kmsg.NewDescribeProducersResponseTopic()
 		out.Topic = m.Topics[i].Topic
-		topic := b.Topic(tenant, out.Topic)
+		topic, code := b.Topic(tenant, out.Topic), wire.UnknownTopicOrPartition
+		if !r.c.mayTopic(broker.OperationRead, out.Topic) {
+			topic, code = nil, wire.TopicAuthorizationFailed
+		}
 		for _, n := range m.Topics[i].Partitions {
 			o := kmsg.NewDescribeProducersResponseTopicPartition()
-			o.Partition, o.ErrorCode = n, int16(wire.UnknownTopicOrPartition)
+			o.Partition, o.ErrorCode = n, int16(code)
 			var p *broker.Partition
 			if topic != nil {
 				p = topic.Partition(n)
@@ -44,14 +47,21 @@ func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 func describeTransactions(r *request, m *kmsg.DescribeTransactionsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeTransactionsResponse)
 	resp.TransactionStates = make([]kmsg.DescribeTransactionsResponseTransactionState, len(m.TransactionalIDs))
-	b := r.c.l.h.broker
+	b, c := r.c.l.h.broker, r.c
 	gather(r, resp, len(m.TransactionalIDs), func(i int, done func()) {
+		if !c.mayTxn(broker.OperationDescribe, m.TransactionalIDs[i]) {
+			o := kmsg.NewDescribeTransactionsResponseTransactionState()
+			o.TransactionalID, o.ErrorCode = m.TransactionalIDs[i], int16(wire.TransactionalIDAuthorizationFailed)
+			resp.TransactionStates[i] = o
+			done()
+			return
+		}
 		b.DescribeTxn(tenant, m.TransactionalIDs[i], func(d broker.TxnDescription) {
 			o := kmsg.NewDescribeTransactionsResponseTransactionState()
 			o.TransactionalID, o.State, o.ErrorCode = d.ID, d.State.String(), coordinatorCode(d.Err)
 			o.TimeoutMillis, o.StartTimestamp, o.ProducerID, o.ProducerEpoch = int32(d.Timeout/time.Millisecond), d.Started, d.Producer.ID, d.Producer.Epoch
 			for _, run := range byTopic(d.Partitions) {
-				if topic := b.TopicByID(tenant, run.topic); topic != nil {
+				if topic := b.TopicByID(tenant, run.topic); topic != nil && c.mayName(topic.Name()) {
 					t := kmsg.NewDescribeTransactionsResponseTransactionStateTopic()
 					t.Topic, t.Partitions = topic.Name(), run.partitions
 					o.Topics = append(o.Topics, t)
@@ -72,6 +82,9 @@ func listTransactions(r *request, m *kmsg.ListTransactionsRequest) {
 		t.later(l, func(r *request) {
 			for i := range list {
 				d := &list[i]
+				if !r.c.mayTxn(broker.OperationDescribe, d.ID) {
+					continue
+				}
 				if !among(m.StateFilters, d.State.String()) || !amongIDs(m.ProducerIDFilters, d.Producer.ID) ||
 					m.DurationFilterMillis >= 0 && (d.Started < 0 || now-d.Started < m.DurationFilterMillis) {
 					continue

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"math"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -21,6 +22,16 @@ func consumerGroupHeartbeat(r *request, m *kmsg.ConsumerGroupHeartbeatRequest) {
 	for i := range m.Topics {
 		for _, p := range m.Topics[i].Partitions {
 			req.Owned = append(req.Owned, broker.TopicPartition{Topic: m.Topics[i].TopicID, Partition: p})
+		}
+	}
+	if code := r.c.subscriptionFault(m); code != wire.None {
+		resp.ErrorCode = int16(code)
+		r.respond(resp)
+		return
+	}
+	if authz, id := r.c.l.h.authz, r.c.id; m.SubscribedTopicRegex != nil && authz != nil {
+		req.Visible = func(topic *broker.Topic) bool {
+			return authz.Allows(id, broker.OperationDescribe, broker.ResourceTopic, topic.NameBytes())
 		}
 	}
 	l, t := r.c.l, r.ticket()
@@ -44,6 +55,19 @@ func consumerGroupHeartbeat(r *request, m *kmsg.ConsumerGroupHeartbeatRequest) {
 			r.respond(resp)
 		})
 	})
+}
+
+// subscriptionFault says why the client may not be in the group, or not with what it subscribes to.
+func (c *conn) subscriptionFault(m *kmsg.ConsumerGroupHeartbeatRequest) wire.ErrorCode {
+	if !c.mayGroup(broker.OperationRead, m.Group) {
+		return wire.GroupAuthorizationFailed
+	}
+	for _, name := range m.SubscribedTopicNames {
+		if !c.mayName(name) {
+			return wire.TopicAuthorizationFailed
+		}
+	}
+	return wire.None
 }
 
 // topicRun is the partitions of one topic.
@@ -71,16 +95,27 @@ func byTopic(list []broker.TopicPartition) (runs []topicRun) {
 func consumerGroupDescribe(r *request, m *kmsg.ConsumerGroupDescribeRequest) {
 	resp := m.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
 	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(m.Groups))
-	b := r.c.l.h.broker
+	b, c := r.c.l.h.broker, r.c
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
+		if !c.mayGroup(broker.OperationDescribe, m.Groups[i]) {
+			resp.Groups[i] = kmsg.NewConsumerGroupDescribeResponseGroup()
+			resp.Groups[i].Group, resp.Groups[i].ErrorCode = m.Groups[i], int16(wire.GroupAuthorizationFailed)
+			done()
+			return
+		}
+		operations := int32(math.MinInt32)
+		if m.IncludeAuthorizedOperations {
+			operations = c.operationsOf(broker.ResourceGroup, m.Groups[i])
+		}
 		b.DescribeConsumerGroup(tenant, m.Groups[i], func(d broker.ConsumerDescription) {
-			resp.Groups[i] = describedConsumers(b, &d)
+			resp.Groups[i] = c.describedConsumers(b, &d)
+			resp.Groups[i].AuthorizedOperations = operations
 			done()
 		})
 	})
 }
 
-func describedConsumers(b *broker.Broker, d *broker.ConsumerDescription) kmsg.ConsumerGroupDescribeResponseGroup {
+func (c *conn) describedConsumers(b *broker.Broker, d *broker.ConsumerDescription) kmsg.ConsumerGroupDescribeResponseGroup {
 	out := kmsg.NewConsumerGroupDescribeResponseGroup()
 	out.Group, out.State, out.Epoch, out.AssignmentEpoch, out.AssignorName = d.ID, d.State, d.Epoch, d.AssignmentEpoch, d.Assignor
 	if d.Err != nil {
@@ -97,6 +132,11 @@ func describedConsumers(b *broker.Broker, d *broker.ConsumerDescription) kmsg.Co
 			a.TopicPartitions = append(a.TopicPartitions, o)
 		}
 		return a
+	}
+	if !c.mayNameAll(b, d) {
+		why := "the group uses topics that the client may not describe"
+		out.ErrorCode, out.ErrorMessage = int16(wire.TopicAuthorizationFailed), &why
+		return out
 	}
 	for i := range d.Members {
 		md := &d.Members[i]
@@ -115,4 +155,28 @@ func describedConsumers(b *broker.Broker, d *broker.ConsumerDescription) kmsg.Co
 		out.Members = append(out.Members, o)
 	}
 	return out
+}
+
+// mayNameAll says whether the client may know of every topic that a group has to do with.
+func (c *conn) mayNameAll(b *broker.Broker, d *broker.ConsumerDescription) bool {
+	mayAll := func(list []broker.TopicPartition) bool {
+		for _, run := range byTopic(list) {
+			if t := b.TopicByID(tenant, run.topic); t != nil && !c.mayName(t.Name()) {
+				return false
+			}
+		}
+		return true
+	}
+	for i := range d.Members {
+		md := &d.Members[i]
+		for _, name := range md.Names {
+			if !c.mayName(name) {
+				return false
+			}
+		}
+		if !mayAll(md.Assigned) || !mayAll(md.Target) {
+			return false
+		}
+	}
+	return true
 }

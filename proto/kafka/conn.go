@@ -39,6 +39,7 @@ type conn struct {
 	appender *broker.Appender // made with the first produce request
 	resumed  *request         // a produce request that the core had room for a part of: it comes again
 	fetches  *fetchSession    // the last one that was made
+	access   *accessCache     // made when rules are first asked
 	id       *broker.Identity // who the client is; nil: it has not said so yet
 	sasl     saslState
 	prev     *conn

@@ -124,11 +124,19 @@ func (f *fetchState) take(s *fetchSession) {
 		byID := f.r.call.Version >= 13
 		p.topic = l.topicOf([]byte(sp.name), sp.id, byID)
 		p.find(byID)
-		if p.code == wire.None && l.h.authz != nil && !f.r.c.may(actRead, p.topic.NameBytes()) {
+		if !f.r.c.mayFetch(p, byID) {
 			p.code = wire.TopicAuthorizationFailed
 		}
 	}
 	s.first++
+}
+
+// mayFetch says whether the client may read the partition's topic, or may know that there is none of its name.
+func (c *conn) mayFetch(p *fetchPart, byID bool) bool {
+	if p.topic != nil {
+		return c.mayUse(broker.OperationRead, p.topic)
+	}
+	return byID || c.mayTopic(broker.OperationRead, p.name)
 }
 
 // find looks up the partition, and says what is wrong with it.

@@ -36,7 +36,8 @@ type Options struct {
 	Loops    []*engine.Loop // of the engine that the Handler's listeners belong to
 	Catalog  Catalog
 	Authn    broker.QuickAuthenticator // nil: everybody comes in, anonymously
-	Authz    broker.Authorizer         // nil: everything is allowed
+	Authz    broker.ResourceAuthorizer // nil: everything is allowed
+	ACLs     ACLs                      // nil: requests of ACLs are refused
 	NodeID   int32
 	Settings *Settings    // nil: DefaultSettings
 	Logger   *slog.Logger // nil: slog.Default
@@ -48,7 +49,8 @@ type Handler struct {
 	broker   *broker.Broker
 	catalog  Catalog
 	authn    broker.QuickAuthenticator
-	authz    broker.Authorizer
+	authz    broker.ResourceAuthorizer
+	acls     ACLs
 	recheck  Rechecker // nil if authn is none
 	nodeID   int32
 	log      *slog.Logger
@@ -78,7 +80,7 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
-	h := &Handler{broker: o.Broker, catalog: o.Catalog, authn: o.Authn, authz: o.Authz, nodeID: o.NodeID, log: o.Logger}
+	h := &Handler{broker: o.Broker, catalog: o.Catalog, authn: o.Authn, authz: o.Authz, acls: o.ACLs, nodeID: o.NodeID, log: o.Logger}
 	h.recheck, _ = o.Authn.(Rechecker)
 	if h.authn == nil {
 		h.authn = everybody{}

@@ -48,6 +48,7 @@ var reasons = []struct {
 	{broker.ErrInvalidTransactionTimeout, wire.InvalidTransactionTimeout},
 	{broker.ErrTxnIDNotFound, wire.TransactionalIDNotFound},
 	{broker.ErrInternalTopic, wire.TopicAuthorizationFailed},
+	{errTopicRefused, wire.TopicAuthorizationFailed},
 	{broker.ErrBusy, wire.NotEnoughReplicas}, // the client sends it again
 	{broker.ErrQuota, wire.PolicyViolation},
 	{broker.ErrUnavailable, wire.KafkaStorageError},

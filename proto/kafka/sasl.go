@@ -54,7 +54,7 @@ func (c *conn) admit(id *broker.Identity) error {
 			return err
 		}
 	}
-	c.id = id
+	c.id, c.access = id, nil
 	return nil
 }
 

@@ -1,0 +1,200 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/proto/kafka"
+)
+
+// aclKeeper is the catalog's ACLs for those who ask and change them, and gives all of them to the authorizer after each change. That takes
+// time when there are many, so it is done on a goroutine of its own, once for all changes that have come meanwhile; who has made a change is
+// answered when it counts.
+type aclKeeper struct {
+	catalog *meta.Catalog
+	take    func([]broker.ACL) // the authorizer
+	cancel  func()
+	done    chan struct{}
+
+	mu struct {
+		sync.Mutex
+		wake    *sync.Cond
+		stale   bool
+		closed  bool
+		waiting []func()
+	}
+}
+
+// keepACLs gives the ACLs that there are to the authorizer, and begins to follow the catalog.
+func keepACLs(c *meta.Catalog, take func([]broker.ACL)) *aclKeeper {
+	k := &aclKeeper{catalog: c, take: take, done: make(chan struct{})}
+	k.mu.wake = sync.NewCond(&k.mu)
+	k.cancel = c.Subscribe(func(old, now *meta.Snapshot) {
+		if meta.ACLsChanged(old, now) {
+			k.mu.Lock()
+			k.mu.stale = true
+			k.mu.wake.Signal()
+			k.mu.Unlock()
+		}
+	})
+	if c.Load().ACLCount() > 0 {
+		take(k.list())
+	}
+	go k.run()
+	return k
+}
+
+func (k *aclKeeper) run() {
+	defer close(k.done)
+	for {
+		k.mu.Lock()
+		for !k.mu.stale && !k.mu.closed && len(k.mu.waiting) == 0 {
+			k.mu.wake.Wait()
+		}
+		stale, waiting, closed := k.mu.stale, k.mu.waiting, k.mu.closed
+		k.mu.stale, k.mu.waiting = false, nil
+		k.mu.Unlock()
+		if stale {
+			k.take(k.list())
+		}
+		for _, fn := range waiting {
+			fn()
+		}
+		if closed {
+			return
+		}
+	}
+}
+
+// settled has fn called when the authorizer knows every change that is in the catalog now.
+func (k *aclKeeper) settled(fn func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.waiting = append(k.mu.waiting, fn)
+	k.mu.wake.Signal()
+}
+
+// close ends the goroutine. It is called when nobody changes the catalog any more.
+func (k *aclKeeper) close() {
+	k.cancel()
+	k.mu.Lock()
+	k.mu.closed = true
+	k.mu.wake.Signal()
+	k.mu.Unlock()
+	<-k.done
+}
+
+func (k *aclKeeper) list() []broker.ACL {
+	s := k.catalog.Load()
+	list := make([]broker.ACL, 0, s.ACLCount())
+	for _, a := range s.ACLs() {
+		list = append(list, coreACL(a))
+	}
+	return list
+}
+
+func coreACL(a *meta.ACL) broker.ACL {
+	return broker.ACL{Resource: broker.ResourceType(a.Resource), Pattern: broker.PatternType(a.Pattern), Name: a.Name, Principal: a.Principal,
+		Host: a.Host, Operation: broker.Operation(a.Operation), Permission: broker.Permission(a.Permission)}
+}
+
+func storedACL(a *broker.ACL) meta.ACL {
+	return meta.ACL{Resource: uint8(a.Resource), Pattern: uint8(a.Pattern), Name: a.Name, Principal: a.Principal, Host: a.Host,
+		Operation: uint8(a.Operation), Permission: uint8(a.Permission)}
+}
+
+// ListACLs makes it a kafka.ACLs.
+func (k *aclKeeper) ListACLs(_ uint32, f *broker.ACLFilter) (list []broker.ACL) {
+	for _, a := range k.catalog.Load().ACLs() {
+		if c := coreACL(a); f.Match(&c) {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// aclsPerChange is how many ACLs are made by one command of the catalog.
+const aclsPerChange = 1000
+
+// CreateACLs makes it a kafka.ACLs. So many at a time are made or not made together.
+func (k *aclKeeper) CreateACLs(_ uint32, list []broker.ACL, done func([]error)) {
+	errs := make([]error, len(list))
+	k.create(list, errs, 0, func() { k.settled(func() { done(errs) }) })
+}
+
+func (k *aclKeeper) create(list []broker.ACL, errs []error, from int, done func()) {
+	if from == len(list) {
+		done()
+		return
+	}
+	to := min(len(list), from+aclsPerChange)
+	var faults []error
+	k.catalog.Update(func(s *meta.Snapshot) (changes []meta.Entry, err error) {
+		faults = make([]error, to-from)
+		count := s.ACLCount()
+		seen := make(map[meta.ACL]bool)
+		for i := range faults {
+			a := storedACL(&list[from+i])
+			if seen[a] || s.HasACL(&a) {
+				continue
+			}
+			if faults[i] = a.Check(); faults[i] != nil {
+				faults[i] = fmt.Errorf("%w: %w", broker.ErrInvalidRequest, faults[i])
+				continue
+			}
+			if count++; count > meta.ACLsMax {
+				faults[i] = fmt.Errorf("%w: %w", broker.ErrQuota, meta.ErrTooManyACLs)
+				continue
+			}
+			seen[a] = true
+			changes = append(changes, a.Entry())
+		}
+		return changes, nil
+	}, func(err error) {
+		for i := range to - from {
+			if errs[from+i] = catalogFault(err); err == nil {
+				errs[from+i] = faults[i]
+			}
+		}
+		k.create(list, errs, to, done)
+	})
+}
+
+// catalogFault gives an error of the catalog the core's words.
+func catalogFault(err error) error {
+	if errors.Is(err, meta.ErrBusy) {
+		return fmt.Errorf("%w: %w", broker.ErrBusy, err)
+	}
+	return err
+}
+
+// DeleteACLs makes it a kafka.ACLs.
+func (k *aclKeeper) DeleteACLs(_ uint32, filters []broker.ACLFilter, done func([]kafka.ACLDeletion)) {
+	var results []kafka.ACLDeletion
+	k.catalog.Update(func(s *meta.Snapshot) (changes []meta.Entry, _ error) {
+		results = make([]kafka.ACLDeletion, len(filters))
+		for _, a := range s.ACLs() {
+			c := coreACL(a)
+			picked := false
+			for i := range filters {
+				if filters[i].Match(&c) {
+					results[i].Deleted = append(results[i].Deleted, c)
+					picked = true
+				}
+			}
+			if picked {
+				changes = append(changes, a.Delete())
+			}
+		}
+		return changes, nil
+	}, func(err error) {
+		if err != nil {
+			results = slices.Repeat([]kafka.ACLDeletion{{Err: catalogFault(err)}}, len(filters))
+		}
+		k.settled(func() { done(results) })
+	})
+}
