@@ -46,6 +46,7 @@ type conn struct {
 	lastOut  int64
 	pub      *publisher
 	sub      *subscriber
+	kafka    *kconn // speaks Kafka's protocol instead
 
 	keepAlive int64 // ns; 0: never
 	onReady   func(c *conn)
@@ -74,6 +75,10 @@ func (c *conn) dial() {
 func (c *conn) opened() {
 	if err := c.l.poll.modify(c.fd, c.slot, wantRead); err != nil {
 		c.down(err)
+		return
+	}
+	if c.kafka != nil {
+		c.kafka.opened()
 		return
 	}
 	if !c.l.run.target.WS {
@@ -203,6 +208,10 @@ func (c *conn) writable() {
 
 // readable reads once; what is left makes the socket readable again.
 func (c *conn) readable() {
+	if c.kafka != nil && c.layer == nil {
+		c.kafka.readable()
+		return
+	}
 	l := c.l
 	n, err := sysRead(c.fd, l.read)
 	if errors.Is(err, errBlocked) {
@@ -228,6 +237,9 @@ func (c *conn) readable() {
 
 // input takes bytes of the MQTT stream, which are the caller's again at return.
 func (c *conn) input(b []byte) error {
+	if c.kafka != nil {
+		return c.kafka.input(b)
+	}
 	if len(c.in) > 0 {
 		c.in = append(c.in, b...)
 		b = c.in
@@ -382,7 +394,7 @@ func (c *conn) leave() {
 	if c.fd < 0 || c.leaving {
 		return
 	}
-	if c.phase != phaseReady {
+	if c.phase != phaseReady || c.kafka != nil {
 		c.close()
 		return
 	}

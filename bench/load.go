@@ -78,7 +78,7 @@ func (r *run) assign() {
 
 // measure waits for the end of the measured part with a line of progress each second.
 func (r *run) measure(until int64) error {
-	last := r.count(countFresh)
+	last, lastSent := r.count(countFresh), r.count(countSent)
 	for {
 		next := min(r.clock()+int64(time.Second), until)
 		if err := r.sleep(next); err != nil {
@@ -86,9 +86,9 @@ func (r *run) measure(until int64) error {
 			r.measureUntil.Store(r.clock())
 			return err
 		}
-		now := r.count(countFresh)
-		r.progress("%d received, %d in the last second", now, now-last)
-		last = now
+		now, sent := r.count(countFresh), r.count(countSent)
+		r.progress("%d sent, %d in the last second; %d received, %d", sent, sent-lastSent, now, now-last)
+		last, lastSent = now, sent
 		if next == until {
 			return nil
 		}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type loop struct {
 	dialAt  int64
 	sweepAt int64
 	sched   schedule
+	roles   []kafkaRole // of the connections to a Kafka broker
 	buffers [][]byte
 	stats   stats
 	done    chan struct{}
@@ -140,6 +142,9 @@ func (l *loop) turn() {
 		p.pump()
 	}
 	l.ready = l.ready[:0]
+	for _, role := range l.roles {
+		role.turn()
+	}
 	l.flush()
 	l.counts.sent.Store(l.stats.sent)
 	l.counts.acked.Store(l.stats.acked)
@@ -155,6 +160,11 @@ func (l *loop) timeout() time.Duration {
 	if due, ok := l.sched.next(l.run.stopAt.Load()); ok {
 		// A sleep ends some 50 µs late on many machines: its end is waited for awake.
 		wait = min(wait, max(due-l.run.clock()-max(int64(l.run.cfg.Spin), 0), 0))
+	}
+	for _, role := range l.roles {
+		if at := role.next(); at != math.MaxInt64 {
+			wait = min(wait, max(at-l.run.clock()-max(int64(l.run.cfg.Spin), 0), 0))
+		}
 	}
 	if len(l.dialing) > 0 && l.opening < l.run.cfg.ConnectBurst {
 		wait = min(wait, int64(time.Millisecond))

@@ -34,6 +34,7 @@ type Result struct {
 	Generator Generator     `json:"generator"`
 	Steps     []Step        `json:"steps,omitempty"`
 	Balance   *Balance      `json:"balance,omitempty"` // shared
+	Kafka     *KafkaResult  `json:"kafka,omitempty"`   // against a Kafka broker
 
 	total stats
 }
@@ -47,7 +48,7 @@ type Note struct {
 
 // Settings are the parts of a Config that a result depends on.
 type Settings struct {
-	Version        int     `json:"mqtt_version"`
+	Version        int     `json:"mqtt_version,omitempty"`
 	Publishers     int     `json:"publishers"`
 	Subscribers    int     `json:"subscribers"`
 	Connections    int     `json:"connections"`
@@ -304,8 +305,12 @@ func (s *Result) WriteTable(w io.Writer) error {
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	row("scenario", "%s, %s, MQTT version %d, QoS %d, %d bytes", s.Scenario, s.URL, s.Config.Version, s.Config.QoS, s.Config.Payload)
-	row("clients", "%d publishers, %d subscribers, %d connections", s.Config.Publishers, s.Config.Subscribers, s.Config.Connections)
+	if s.Kafka != nil {
+		s.kafkaHead(row)
+	} else {
+		row("scenario", "%s, %s, MQTT version %d, QoS %d, %d bytes", s.Scenario, s.URL, s.Config.Version, s.Config.QoS, s.Config.Payload)
+		row("clients", "%d publishers, %d subscribers, %d connections", s.Config.Publishers, s.Config.Subscribers, s.Config.Connections)
+	}
 	c := &s.Counts
 	if c.Sent > 0 {
 		row("messages", "%d sent, %d acknowledged, %d received, %d lost, %d again, %d reordered, %d corrupt",
@@ -321,6 +326,9 @@ func (s *Result) WriteTable(w io.Writer) error {
 	}
 	spread("latency µs", s.Latency)
 	spread("connect µs", s.Connects)
+	if s.Kafka != nil {
+		s.kafkaRows(row, spread)
+	}
 	s.serverRows(row)
 	for _, x := range s.Steps {
 		row(x.Name, "%d in %.2f s, %.0f/s, server CPU %.2f µs each, %.0f bytes each", x.Count, x.Seconds, x.PerSecond, x.CPUEach, x.BytesEach)
@@ -346,7 +354,7 @@ func (s *Result) serverRows(row func(string, string, ...any)) {
 	if v == nil {
 		return
 	}
-	if v.CPUPerMessage > 0 {
+	if v.CPUPerMessage+v.CPUPerDelivery > 0 {
 		row("server CPU", "%.3f µs a message, %.3f µs a delivery, %.2f cores, %.1f context switches per 1000 messages",
 			v.CPUPerMessage, v.CPUPerDelivery, v.BusyCores, v.SwitchesPerThousand)
 	}

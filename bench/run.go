@@ -77,27 +77,42 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if !supported {
 		return nil, errors.New("the load generator runs on Linux only")
 	}
-	r, err := newRun(ctx, cfg)
+	target, err := mqttclient.ParseTarget(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
+	r, err := newRun(ctx, cfg, target)
+	if err != nil {
+		return nil, err
+	}
+	err = r.execute(func() error { return scenarios[cfg.Scenario].run(r) })
+	r.fillResult()
+	return r.end(err)
+}
+
+// execute starts the loops, calls f, ends the loops, and adds up what they counted.
+func (r *run) execute(f func() error) error {
 	defer debug.SetGCPercent(debug.SetGCPercent(800))
-	if n := cfg.Threads + 2; runtime.GOMAXPROCS(0) < n { // loops wait with a processor slot in hand
+	if n := r.cfg.Threads + 2; runtime.GOMAXPROCS(0) < n { // loops wait with a processor slot in hand
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
 	}
 	for _, l := range r.loops {
 		go l.main()
 	}
 	started := ownCPU()
-	err = scenarios[cfg.Scenario].run(r)
+	err := f()
 	if p := r.failed.Load(); p != nil && err == nil {
 		err = *p
 	}
 	r.stop()
 	r.result.Generator.CPUSeconds = (ownCPU() - started).Seconds()
 	r.verify()
-	r.fillResult()
-	if ctx.Err() != nil {
+	return err
+}
+
+// end gives the result, which a run that was interrupted has too.
+func (r *run) end(err error) (*Result, error) {
+	if r.ctx.Err() != nil {
 		r.result.Partial = true
 		if errors.Is(err, context.Canceled) {
 			err = nil
@@ -106,12 +121,9 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	return r.result, err
 }
 
-func newRun(ctx context.Context, cfg Config) (*run, error) {
-	target, err := mqttclient.ParseTarget(cfg.URL)
-	if err != nil {
-		return nil, err
-	}
+func newRun(ctx context.Context, cfg Config, target mqttclient.Target) (*run, error) {
 	r := &run{cfg: cfg, ctx: ctx, target: target, base: time.Now(), tls: target.TLSConfig(cfg.TLS)}
+	var err error
 	if r.endpoint, err = resolve(target); err != nil {
 		return nil, err
 	}

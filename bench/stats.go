@@ -20,6 +20,7 @@ type stats struct {
 	corrupt, stray             uint64
 	dup                        uint64 // deliveries with the DUP flag
 	resent                     uint64 // QoS 2 packets sent again within their handshake
+	sentBytes, receivedBytes   uint64 // of batches, in the measured part
 	stalls                     uint64
 	held                       uint64 // sends that the broker held up
 
@@ -34,10 +35,10 @@ func (s *stats) init() {
 	s.delivery, s.lateness, s.connects = newHist(), newHist(), newHist()
 }
 
-func (s *stats) latency(ns int64) { record(s.delivery, ns) }
-func (s *stats) connect(ns int64) { record(s.connects, ns) }
+func (s *stats) latency(ns int64) { observe(s.delivery, ns) }
+func (s *stats) connect(ns int64) { observe(s.connects, ns) }
 
-func record(h *hdrhistogram.Histogram, ns int64) {
+func observe(h *hdrhistogram.Histogram, ns int64) {
 	_ = h.RecordValue(min(max(ns/histUnit, 1), histMax)) // in range, so it cannot fail
 }
 
@@ -47,7 +48,7 @@ func (s *stats) send(late int64, held, measured bool) {
 	case held:
 		s.held++
 	case measured:
-		record(s.lateness, late)
+		observe(s.lateness, late)
 	}
 }
 
@@ -66,6 +67,8 @@ func (s *stats) merge(o *stats) {
 	s.stray += o.stray
 	s.dup += o.dup
 	s.resent += o.resent
+	s.sentBytes += o.sentBytes
+	s.receivedBytes += o.receivedBytes
 	s.stalls += o.stalls
 	s.held += o.held
 	s.delivery.Merge(o.delivery)

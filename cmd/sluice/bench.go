@@ -1,11 +1,7 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,7 +43,7 @@ func newBenchCommand() *cobra.Command {
 	for _, name := range bench.Scenarios() {
 		mqtt.AddCommand(newScenarioCommand(name))
 	}
-	c.AddCommand(mqtt)
+	c.AddCommand(mqtt, newBenchKafkaCommand())
 	return c
 }
 
@@ -141,38 +137,5 @@ func (f *benchFlags) run(cmd *cobra.Command) error {
 	}
 	defer interruptible(cmd)()
 	res, err := bench.Run(cmd.Context(), cfg)
-	var bad *bench.MisuseError
-	if errors.As(err, &bad) {
-		return misuse{err}
-	}
-	if res != nil && (err == nil || res.Counts.Sent > 0) {
-		if werr := f.write(cmd, res); werr != nil {
-			return werr
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("bench %s on %s: %w", cfg.Scenario, cfg.URL, err)
-	}
-	if !res.OK {
-		return fmt.Errorf("the broker at %s failed: %s", cfg.URL, res.Violations[0])
-	}
-	return nil
-}
-
-func (f *benchFlags) write(cmd *cobra.Command, res *bench.Result) error {
-	if f.json != "" {
-		b, err := json.MarshalIndent(res, "", "  ")
-		if err != nil {
-			return err
-		}
-		b = append(b, '\n')
-		if f.json == "-" {
-			_, err := cmd.OutOrStdout().Write(b)
-			return err
-		}
-		if err := os.WriteFile(filepath.Clean(f.json), b, 0o644); err != nil {
-			return fmt.Errorf("write the result: %w", err)
-		}
-	}
-	return res.WriteTable(cmd.OutOrStdout())
+	return report(cmd, "bench "+cfg.Scenario, cfg.URL, f.json, res, err)
 }

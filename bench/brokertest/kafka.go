@@ -1,0 +1,451 @@
+package brokertest
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// KafkaFaults say what a Kafka broker does wrong. Zero fields are done right; N means every Nth batch produced.
+type KafkaFaults struct {
+	DropEvery    int // acknowledged, and not stored
+	DoubleEvery  int // stored twice
+	ReorderEvery int // stored after the next one of its partition
+	CorruptEvery int // one bit of a value is flipped, and the checksum made to fit
+	TearEvery    int // one bit is flipped
+	StrayEvery   int // stored in another partition
+	RefuseEvery  int // answered by an error
+	StallAfter   int // no answer to Produce any more
+	CloseAfter   int // the connection is cut
+	ShowAborted  bool
+	ShareAll     bool // every member of a group is given every partition
+}
+
+// Kafka is a small Kafka broker: topics in memory, no sessions, transactions by marker alone. Like Broker, it is written to be
+// obviously right.
+type Kafka struct {
+	listener net.Listener
+	faults   KafkaFaults
+	handlers sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		closed   bool
+		conns    map[net.Conn]bool
+		topics   map[string]*kafkaTopic
+		batches  int
+		producer int64
+		open     map[int64][]*kafkaLog // partitions of each producer's transaction
+		changed  chan struct{}         // closed when a log grows
+	}
+}
+
+type kafkaTopic struct {
+	id   [16]byte
+	logs []*kafkaLog
+}
+
+// abortedTxn is a transaction that ended with a marker at an offset.
+type abortedTxn struct{ producer, first, marker int64 }
+
+type kafkaLog struct {
+	batches [][]byte
+	next    int64
+	held    []byte // to be stored after the next one
+	first   map[int64]int64
+	aborted []abortedTxn
+}
+
+// StartKafka runs a broker on a free port until the test ends.
+func StartKafka(t testing.TB, f KafkaFaults) *Kafka {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &Kafka{listener: l, faults: f}
+	k.mu.conns, k.mu.topics, k.mu.open = map[net.Conn]bool{}, map[string]*kafkaTopic{}, map[int64][]*kafkaLog{}
+	k.mu.changed = make(chan struct{})
+	k.handlers.Go(k.accept)
+	t.Cleanup(k.Close)
+	return k
+}
+
+// URL is where the broker listens.
+func (k *Kafka) URL() string { return "kafka://" + k.listener.Addr().String() }
+
+// Topics is how many topics there are.
+func (k *Kafka) Topics() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.mu.topics)
+}
+
+// Close ends the broker and waits for it.
+func (k *Kafka) Close() {
+	k.mu.Lock()
+	k.mu.closed = true
+	_ = k.listener.Close()
+	for c := range k.mu.conns {
+		_ = c.Close()
+	}
+	k.mu.Unlock()
+	k.handlers.Wait()
+}
+
+func (k *Kafka) accept() {
+	for {
+		c, err := k.listener.Accept()
+		if err != nil {
+			return
+		}
+		k.mu.Lock()
+		if k.mu.closed {
+			_ = c.Close()
+		}
+		k.mu.conns[c] = true
+		k.mu.Unlock()
+		k.handlers.Go(func() { k.serve(c) })
+	}
+}
+
+func (k *Kafka) serve(c net.Conn) {
+	defer func() {
+		_ = c.Close()
+		k.mu.Lock()
+		delete(k.mu.conns, c)
+		k.mu.Unlock()
+	}()
+	for {
+		q, corr, err := readRequest(c)
+		if err != nil {
+			return
+		}
+		p := k.handle(q)
+		if p == nil {
+			return
+		}
+		p.SetVersion(q.GetVersion())
+		out := binary.BigEndian.AppendUint32(make([]byte, 4), corr)
+		if p.IsFlexible() && p.Key() != 18 {
+			out = append(out, 0)
+		}
+		out = p.AppendTo(out)
+		binary.BigEndian.PutUint32(out, uint32(len(out)-4))
+		if _, err := c.Write(out); err != nil {
+			return
+		}
+	}
+}
+
+func readRequest(c net.Conn) (q kmsg.Request, corr uint32, err error) {
+	var head [4]byte
+	if _, err = io.ReadFull(c, head[:]); err != nil {
+		return nil, 0, err
+	}
+	b := make([]byte, binary.BigEndian.Uint32(head[:]))
+	if _, err = io.ReadFull(c, b); err != nil {
+		return nil, 0, err
+	}
+	q = kmsg.RequestForKey(int16(binary.BigEndian.Uint16(b)))
+	if q == nil {
+		return nil, 0, errors.New("unknown request")
+	}
+	q.SetVersion(int16(binary.BigEndian.Uint16(b[2:])))
+	corr = binary.BigEndian.Uint32(b[4:])
+	b = b[10+binary.BigEndian.Uint16(b[8:]):]
+	if q.IsFlexible() {
+		b = b[1:]
+	}
+	return q, corr, q.ReadFrom(b)
+}
+
+// handle answers one request; nil ends the connection.
+func (k *Kafka) handle(q kmsg.Request) kmsg.Response {
+	if f, ok := q.(*kmsg.FetchRequest); ok {
+		return k.fetch(f)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch q := q.(type) {
+	case *kmsg.ApiVersionsRequest:
+		p := kmsg.NewPtrApiVersionsResponse()
+		for key, most := range map[int16]int16{0: 12, 1: 16, 2: 6, 3: 12, 10: 4, 19: 5, 20: 4, 22: 4, 26: 5, 68: 1} {
+			p.ApiKeys = append(p.ApiKeys, kmsg.ApiVersionsResponseApiKey{ApiKey: key, MaxVersion: most})
+		}
+		return p
+	case *kmsg.MetadataRequest:
+		return k.metadataLocked(q)
+	case *kmsg.CreateTopicsRequest:
+		p := kmsg.NewPtrCreateTopicsResponse()
+		for _, t := range q.Topics {
+			x := &kafkaTopic{id: [16]byte{15: byte(len(k.mu.topics) + 1)}}
+			for range t.NumPartitions {
+				x.logs = append(x.logs, &kafkaLog{first: map[int64]int64{}})
+			}
+			k.mu.topics[t.Topic] = x
+		}
+		return p
+	case *kmsg.DeleteTopicsRequest:
+		for _, name := range q.TopicNames {
+			delete(k.mu.topics, name)
+		}
+		return kmsg.NewPtrDeleteTopicsResponse()
+	case *kmsg.FindCoordinatorRequest:
+		return kmsg.NewPtrFindCoordinatorResponse()
+	case *kmsg.InitProducerIDRequest:
+		p := kmsg.NewPtrInitProducerIDResponse()
+		k.mu.producer++
+		p.ProducerID = k.mu.producer
+		return p
+	case *kmsg.ListOffsetsRequest:
+		return k.listOffsetsLocked(q)
+	case *kmsg.ProduceRequest:
+		return k.produceLocked(q)
+	case *kmsg.EndTxnRequest:
+		return k.endLocked(q)
+	case *kmsg.ConsumerGroupHeartbeatRequest:
+		return k.heartbeatLocked(q)
+	}
+	return nil
+}
+
+func (k *Kafka) metadataLocked(q *kmsg.MetadataRequest) kmsg.Response {
+	p := kmsg.NewPtrMetadataResponse()
+	host, port, _ := net.SplitHostPort(k.listener.Addr().String())
+	n, _ := strconv.Atoi(port)
+	p.Brokers = []kmsg.MetadataResponseBroker{{NodeID: 1, Host: host, Port: int32(n)}}
+	for _, t := range q.Topics {
+		x := kmsg.NewMetadataResponseTopic()
+		x.Topic = t.Topic
+		topic := k.mu.topics[*t.Topic]
+		if topic == nil {
+			x.ErrorCode = 3
+			p.Topics = append(p.Topics, x)
+			continue
+		}
+		x.TopicID = topic.id
+		for i := range topic.logs {
+			y := kmsg.NewMetadataResponseTopicPartition()
+			y.Partition, y.Leader = int32(i), 1
+			x.Partitions = append(x.Partitions, y)
+		}
+		p.Topics = append(p.Topics, x)
+	}
+	return p
+}
+
+func (k *Kafka) listOffsetsLocked(q *kmsg.ListOffsetsRequest) kmsg.Response {
+	p := kmsg.NewPtrListOffsetsResponse()
+	for _, t := range q.Topics {
+		x := kmsg.NewListOffsetsResponseTopic()
+		x.Topic = t.Topic
+		for _, part := range t.Partitions {
+			y := kmsg.NewListOffsetsResponseTopicPartition()
+			y.Partition, y.Offset = part.Partition, k.mu.topics[t.Topic].logs[part.Partition].next
+			x.Partitions = append(x.Partitions, y)
+		}
+		p.Topics = append(p.Topics, x)
+	}
+	return p
+}
+
+func (k *Kafka) produceLocked(q *kmsg.ProduceRequest) kmsg.Response {
+	p := kmsg.NewPtrProduceResponse()
+	for _, t := range q.Topics {
+		x := kmsg.NewProduceResponseTopic()
+		x.Topic = t.Topic
+		for _, part := range t.Partitions {
+			y := kmsg.NewProduceResponseTopicPartition()
+			y.Partition = part.Partition
+			k.mu.batches++
+			f := &k.faults
+			if f.CloseAfter > 0 && k.mu.batches > f.CloseAfter || f.StallAfter > 0 && k.mu.batches > f.StallAfter {
+				return k.strikeLocked()
+			}
+			if every(f.RefuseEvery, k.mu.batches) {
+				y.ErrorCode = 19
+			} else {
+				k.storeLocked(t.Topic, int(part.Partition), append([]byte(nil), part.Records...))
+			}
+			x.Partitions = append(x.Partitions, y)
+		}
+		p.Topics = append(p.Topics, x)
+	}
+	close(k.mu.changed)
+	k.mu.changed = make(chan struct{})
+	return p
+}
+
+// strikeLocked does not answer: it cuts the connection, or leaves it as it is until the broker is closed.
+func (k *Kafka) strikeLocked() kmsg.Response {
+	for k.faults.StallAfter > 0 && !k.mu.closed {
+		changed := k.mu.changed
+		k.mu.Unlock()
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Millisecond):
+		}
+		k.mu.Lock()
+	}
+	return nil
+}
+
+// storeLocked appends a batch as the faults have it.
+func (k *Kafka) storeLocked(topic string, index int, b []byte) {
+	f, n := &k.faults, k.mu.batches
+	logs := k.mu.topics[topic].logs
+	if every(f.StrayEvery, n) {
+		index = (index + 1) % len(logs)
+	}
+	log := logs[index]
+	switch {
+	case every(f.DropEvery, n):
+		return
+	case every(f.CorruptEvery, n):
+		b[len(b)-10] ^= 4 // in the value: behind it is the number of headers alone
+		binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
+	case every(f.TearEvery, n):
+		b[len(b)-10] ^= 4
+	case every(f.ReorderEvery, n) && log.held == nil:
+		log.held = b
+		return
+	}
+	k.appendLocked(log, b)
+	if every(f.DoubleEvery, n) {
+		k.appendLocked(log, append([]byte(nil), b...))
+	}
+	if log.held != nil {
+		k.appendLocked(log, log.held)
+		log.held = nil
+	}
+}
+
+func (k *Kafka) appendLocked(log *kafkaLog, b []byte) {
+	binary.BigEndian.PutUint64(b, uint64(log.next))
+	if b[22]&0x30 == 0x10 {
+		id := int64(binary.BigEndian.Uint64(b[43:]))
+		if _, ok := log.first[id]; !ok {
+			log.first[id] = log.next
+			k.mu.open[id] = append(k.mu.open[id], log)
+		}
+	}
+	log.next += int64(binary.BigEndian.Uint32(b[23:])) + 1
+	log.batches = append(log.batches, b)
+}
+
+// endLocked writes the markers of a transaction.
+func (k *Kafka) endLocked(q *kmsg.EndTxnRequest) kmsg.Response {
+	for _, log := range k.mu.open[q.ProducerID] {
+		key := []byte{0, 0, 0, 0}
+		if q.Commit {
+			key[3] = 1
+		} else if !k.faults.ShowAborted {
+			log.aborted = append(log.aborted, abortedTxn{q.ProducerID, log.first[q.ProducerID], log.next})
+		}
+		delete(log.first, q.ProducerID)
+		k.appendLocked(log, markerBatch(q.ProducerID, key))
+	}
+	delete(k.mu.open, q.ProducerID)
+	close(k.mu.changed)
+	k.mu.changed = make(chan struct{})
+	p := kmsg.NewPtrEndTxnResponse()
+	p.ProducerID, p.ProducerEpoch = q.ProducerID, q.ProducerEpoch+1
+	return p
+}
+
+func markerBatch(producer int64, key []byte) []byte {
+	r := kmsg.Record{Key: key, Value: []byte{0, 0, 0, 0, 0, 0}}
+	r.Length = int32(len(r.AppendTo(nil)) - 1)
+	x := kmsg.RecordBatch{Magic: 2, Attributes: 0x30, ProducerID: producer, NumRecords: 1, Records: r.AppendTo(nil)}
+	x.Length = int32(61 - 12 + len(x.Records))
+	b := x.AppendTo(nil)
+	binary.BigEndian.PutUint32(b[17:], crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)))
+	return b
+}
+
+func (k *Kafka) fetch(q *kmsg.FetchRequest) kmsg.Response {
+	over := time.After(time.Duration(q.MaxWaitMillis) * time.Millisecond)
+	for {
+		k.mu.Lock()
+		p, found := k.readLocked(q)
+		changed, closed := k.mu.changed, k.mu.closed
+		k.mu.Unlock()
+		if found || closed {
+			return p
+		}
+		select {
+		case <-changed:
+		case <-over:
+			return p
+		case <-time.After(20 * time.Millisecond): // the broker may have been closed
+		}
+	}
+}
+
+func (k *Kafka) readLocked(q *kmsg.FetchRequest) (p *kmsg.FetchResponse, found bool) {
+	p = kmsg.NewPtrFetchResponse()
+	for _, t := range q.Topics {
+		x := kmsg.NewFetchResponseTopic()
+		x.TopicID = t.TopicID
+		for _, topic := range k.mu.topics {
+			if topic.id != t.TopicID {
+				continue
+			}
+			for _, part := range t.Partitions {
+				y := kmsg.NewFetchResponseTopicPartition()
+				y.Partition = part.Partition
+				log := topic.logs[part.Partition]
+				for _, a := range log.aborted {
+					if a.marker >= part.FetchOffset {
+						y.AbortedTransactions = append(y.AbortedTransactions,
+							kmsg.FetchResponseTopicPartitionAbortedTransaction{ProducerID: a.producer, FirstOffset: a.first})
+					}
+				}
+				stable := log.next
+				for _, first := range log.first {
+					stable = min(stable, first)
+				}
+				for _, b := range log.batches {
+					base := int64(binary.BigEndian.Uint64(b))
+					last := base + int64(binary.BigEndian.Uint32(b[23:]))
+					if last >= part.FetchOffset && (q.IsolationLevel == 0 || last < stable) && len(y.RecordBatches) < 1<<20 {
+						y.RecordBatches = append(y.RecordBatches, b...)
+					}
+				}
+				found = found || len(y.RecordBatches) > 0
+				x.Partitions = append(x.Partitions, y)
+			}
+		}
+		p.Topics = append(p.Topics, x)
+	}
+	return p, found
+}
+
+// heartbeatLocked gives everything to everyone: groups are here for one fault alone.
+func (k *Kafka) heartbeatLocked(q *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {
+	p := kmsg.NewPtrConsumerGroupHeartbeatResponse()
+	p.MemberID, p.MemberEpoch, p.HeartbeatIntervalMillis = &q.MemberID, q.MemberEpoch+1, 5
+	if !k.faults.ShareAll {
+		p.ErrorCode = 35
+		return p
+	}
+	p.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{}
+	for _, t := range k.mu.topics {
+		x := kmsg.NewConsumerGroupHeartbeatResponseAssignmentTopic()
+		x.TopicID = t.id
+		for i := range t.logs {
+			x.Partitions = append(x.Partitions, int32(i))
+		}
+		p.Assignment.Topics = append(p.Assignment.Topics, x)
+	}
+	return p
+}

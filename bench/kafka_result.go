@@ -1,0 +1,195 @@
+package bench
+
+import (
+	"fmt"
+)
+
+// KafkaResult is what a run against a Kafka broker found beside what all runs find.
+type KafkaResult struct {
+	Topics      int     `json:"topics"`
+	Partitions  int     `json:"partitions"` // of each topic
+	Keys        int     `json:"keys,omitempty"`
+	BatchBytes  int     `json:"batch_bytes"`
+	LingerMS    float64 `json:"linger_ms"`
+	Acks        int     `json:"acks"`
+	Compression string  `json:"compression"`
+	Idempotent  bool    `json:"idempotent"`
+	CommitMS    float64 `json:"commit_ms,omitempty"`
+	AbortEvery  int     `json:"abort_every,omitempty"`
+	Groups      int     `json:"groups,omitempty"`
+	Members     int     `json:"members,omitempty"`
+	HeartbeatMS float64 `json:"heartbeat_ms,omitempty"`
+
+	SentMB     float64 `json:"sent_mb_per_second"`     // of batches as they are on the wire, 10^6 bytes
+	ReceivedMB float64 `json:"received_mb_per_second"` // likewise
+	CPUPerMB   float64 `json:"cpu_us_per_mb,omitempty"`
+
+	Acknowledged *Distribution `json:"ack_us,omitempty"`    // from the intended time of a batch's first record
+	Commits      *Distribution `json:"commit_us,omitempty"` // from the first EndTxn of a transaction to its end
+	Assigned     *Distribution `json:"assigned_us,omitempty"`
+
+	Verified  bool   `json:"verified"` // what was stored has been read
+	Passes    uint64 `json:"passes,omitempty"`
+	Committed uint64 `json:"transactions_committed,omitempty"`
+	Aborted   uint64 `json:"transactions_aborted,omitempty"`
+	Shown     uint64 `json:"aborted_records_shown"`
+	Doubled   uint64 `json:"partitions_with_two_members"`
+	Retries   uint64 `json:"retries,omitempty"` // while the transaction before was not wholly written
+}
+
+// verifyKafka adds up what the partitions miss. The loops have stopped.
+func (r *kafkaRun) verifyKafka() {
+	c := &r.result.Counts
+	c.Refused = r.refused.Load()
+	c.Lost, c.Undecided = r.passLost.Load(), r.passUndecided.Load()
+	for _, p := range r.producers {
+		p.settle()
+		for _, q := range p.flight {
+			for _, b := range q.batches {
+				c.Unacknowledged += uint64(b.count)
+			}
+		}
+	}
+	if !r.verified {
+		return
+	}
+	for _, l := range r.lanes {
+		if l.part.passed { // in the midst of another reading
+			c.Lost += l.track.gaps
+			continue
+		}
+		lost, excused := l.missing()
+		c.Lost += lost
+		c.Undecided += excused
+	}
+}
+
+// settle notes what the broker has not taken over when the run is over.
+func (p *kproducer) settle() {
+	give := func(b *kbatch) {
+		if b != nil && !b.aborted {
+			b.lane.lost = append(b.lane.lost, span{b.first, b.first + uint64(b.count)})
+		}
+	}
+	for _, l := range p.opened {
+		give(l.open)
+	}
+	for _, b := range p.full {
+		give(b)
+	}
+	for _, q := range p.flight {
+		for _, b := range q.batches {
+			give(b)
+		}
+	}
+	if p.txn == nil {
+		return
+	}
+	for _, h := range p.txn.held { // acknowledged, and never committed
+		h.lane.lost = append(h.lane.lost, h.span)
+	}
+	if q := p.txn.again; q != nil {
+		for _, b := range q.batches {
+			give(b)
+		}
+	}
+}
+
+// fillKafka turns the counters into the result. The loops have stopped.
+func (r *kafkaRun) fillKafka() {
+	r.fillResult()
+	s, t, k := r.result, &r.result.total, &r.k
+	s.Config.Publishers, s.Config.Subscribers = len(r.producers), len(r.consumers)
+	x := &KafkaResult{
+		Topics: k.Topics, Partitions: k.Partitions, Keys: k.Keys, BatchBytes: k.BatchBytes, LingerMS: k.Linger.Seconds() * 1e3,
+		Acks: k.Acks, Compression: k.Compression, Idempotent: k.idempotent(), CommitMS: k.Commit.Seconds() * 1e3, AbortEvery: k.AbortEvery,
+		Verified: r.verified, Passes: r.passes.Load(), Committed: r.committed.Load(), Aborted: r.aborted.Load(), Shown: r.shown.Load(),
+		Doubled: r.doubled.Load(), Retries: r.retries.Load(),
+	}
+	s.Kafka = x
+	acks, commits := newHist(), newHist()
+	for i := range r.acks {
+		acks.Merge(r.acks[i])
+		commits.Merge(r.commits[i])
+	}
+	x.Acknowledged = distribution(acks)
+	if k.Scenario == "groups" {
+		x.Groups, x.Members, x.HeartbeatMS = k.Groups, k.Members, k.Heartbeat.Seconds()*1e3
+		x.Assigned = distribution(commits)
+	} else {
+		x.Commits = distribution(commits)
+	}
+	if s.Seconds > 0 {
+		x.SentMB, x.ReceivedMB = float64(t.sentBytes)/1e6/s.Seconds, float64(t.receivedBytes)/1e6/s.Seconds
+	}
+	if v := s.Server; v != nil {
+		if t.sentMeasured == 0 && t.receivedMeasured > 0 {
+			v.CPUPerDelivery = v.CPUSeconds * 1e6 / float64(t.receivedMeasured)
+		}
+		if mb := max(float64(t.sentBytes), float64(t.receivedBytes)) / 1e6; mb > 0 {
+			x.CPUPerMB = v.CPUSeconds * 1e6 / mb
+		}
+	}
+	s.judgeKafka(k)
+}
+
+// judgeKafka lists what the broker did wrong.
+func (s *Result) judgeKafka(k *KafkaConfig) {
+	c, x := &s.Counts, s.Kafka
+	s.Violations = []string{}
+	add := func(n uint64, format string, args ...any) {
+		if n > 0 {
+			s.Violations = append(s.Violations, fmt.Sprintf(format, args...))
+		}
+	}
+	if k.Acks == 0 {
+		if !k.AllowLoss {
+			add(c.Lost, "LOST: %d records, which nobody acknowledged, never came", c.Lost)
+		}
+	} else {
+		add(c.Lost, "LOST: %d acknowledged records never came", c.Lost)
+	}
+	add(x.Shown, "ABORTED: %d records of aborted transactions came", x.Shown)
+	add(c.Duplicates, "DUPLICATES: %d records came again", c.Duplicates)
+	add(c.Reordered, "REORDERED: %d records or batches came after a later one of the same partition", c.Reordered)
+	add(c.Corrupt, "CORRUPT: %d records are not what was sent", c.Corrupt)
+	add(c.Stray, "STRAY: %d records came from a partition that they were not sent to", c.Stray)
+	add(x.Doubled, "DOUBLE: %d partitions had two members of one group", x.Doubled)
+	add(c.Disconnects, "DISCONNECTED: %d connections failed or were ended by the broker", c.Disconnects)
+	add(c.Refused, "REFUSED: %d records were answered by an error", c.Refused)
+	if !s.Partial {
+		add(c.Unacknowledged, "UNANSWERED: %d records were never acknowledged", c.Unacknowledged)
+	}
+	s.OK = len(s.Violations) == 0
+}
+
+// kafkaHead are the rows that say what was run.
+func (s *Result) kafkaHead(row func(string, string, ...any)) {
+	x := s.Kafka
+	row("scenario", "%s, %s, values of %d bytes, batches of %d, linger %.1f ms, acks %d, compression %s", s.Scenario, s.URL, s.Config.Payload,
+		x.BatchBytes, x.LingerMS, x.Acks, x.Compression)
+	row("clients", "%d producers, %d consumers, %d topics of %d partitions", s.Config.Publishers, s.Config.Subscribers, x.Topics, x.Partitions)
+	if !x.Verified && s.Counts.Sent > 0 {
+		row("not verified", "what was stored has not been read")
+	}
+}
+
+// kafkaRows are the rows with figures.
+func (s *Result) kafkaRows(row func(string, string, ...any), spread func(string, *Distribution)) {
+	x := s.Kafka
+	if x.SentMB+x.ReceivedMB > 0 {
+		row("bytes", "%.1f MB/s sent, %.1f MB/s received, server CPU %.1f µs a MB", x.SentMB, x.ReceivedMB, x.CPUPerMB)
+	}
+	spread("acknowledged µs", x.Acknowledged)
+	if x.Committed+x.Aborted > 0 {
+		row("transactions", "%d committed, %d aborted, %d retries", x.Committed, x.Aborted, x.Retries)
+	}
+	spread("EndTxn µs", x.Commits)
+	if x.Assigned != nil {
+		row("groups", "%d of %d members", x.Groups, x.Members)
+	}
+	spread("assigned µs", x.Assigned)
+	if x.Passes > 0 {
+		row("readings", "%d of a partition from beginning to end", x.Passes)
+	}
+}
