@@ -6,6 +6,7 @@
 // generator. Results with a violation are counted out and said.
 //
 //	go run ./perf/compare --peer ours=127.0.0.1:1883,4711 --peer mosquitto=127.0.0.1:2883,4712 --rounds 3
+//	go run ./perf/compare --protocol kafka --peer ours=127.0.0.1:9092,4711 --peer kafka=127.0.0.1:19092,4713 --rounds 5
 package main
 
 import (
@@ -34,14 +35,24 @@ type peer struct {
 	pids       []string
 }
 
-// row is one scenario: the arguments of sluice bench mqtt.
+// row is one scenario: the arguments of sluice bench mqtt, or kafka.
 type row struct {
 	name string
 	args []string
 }
 
-// defaultRows are the lines of the table of figures in docs/performance.md.
-const defaultRows = `
+// protocol is what the peers speak.
+type protocol struct {
+	name      string
+	scenarios func() []string
+	rows      string // the lines of the table of figures in docs/performance.md
+}
+
+var protocols = map[string]protocol{
+	"mqtt": {"mqtt", bench.Scenarios, mqttRows}, "kafka": {"kafka", bench.KafkaScenarios, kafkaRows},
+}
+
+const mqttRows = `
 QoS 0, pipelined: pairs --qos 0 --pipeline 64
 QoS 0, 2,000 msg/s: pairs --qos 0 --rate 2000
 QoS 1, 20 in flight: pairs --qos 1 --inflight 20
@@ -55,6 +66,19 @@ absent sessions: queue --messages 200000 --subscribers 8
 retained: retained --messages 100000
 connect storm: storm --connections 10000
 idle connections: idle --connections 15000
+`
+
+const kafkaRows = `
+produce 1 KiB, batches of 1 MB: produce --batch-bytes 1000000
+produce 1 KiB, batches of 16 KiB: produce
+produce 100 B, batches of 1 MB: produce --size 100 --batch-bytes 1000000
+produce 1 KiB, one record a batch: produce --batch-bytes 1
+consume 1 KiB: consume --batch-bytes 1000000
+end to end, 2,000 msg/s: e2e --rate 2000
+end to end, 20,000 msg/s: e2e --rate 20000
+transactions, 20,000 msg/s: transactions --rate 20000 --partitions 4
+groups, 4 of 3 members: groups
+1,000 partitions: partitions --partitions 1000
 `
 
 func parsePeer(s string) (peer, error) {
@@ -72,7 +96,7 @@ func parsePeer(s string) (peer, error) {
 }
 
 // parseRows reads lines "NAME: SCENARIO FLAGS...". Empty lines and those that begin with # are passed over.
-func parseRows(r io.Reader) ([]row, error) {
+func (p protocol) parseRows(r io.Reader) ([]row, error) {
 	var rows []row
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
@@ -85,8 +109,8 @@ func parseRows(r io.Reader) ([]row, error) {
 		if !ok || len(args) == 0 {
 			return nil, fmt.Errorf("line %d: %q is not NAME: SCENARIO FLAGS", n, line)
 		}
-		if !slices.Contains(bench.Scenarios(), args[0]) {
-			return nil, fmt.Errorf("line %d: scenario %q is none of %s", n, args[0], strings.Join(bench.Scenarios(), ", "))
+		if names := p.scenarios(); !slices.Contains(names, args[0]) {
+			return nil, fmt.Errorf("line %d: scenario %q is none of %s", n, args[0], strings.Join(names, ", "))
 		}
 		rows = append(rows, row{name, args})
 	}
@@ -97,14 +121,14 @@ func parseRows(r io.Reader) ([]row, error) {
 type runner func(p peer, r row) (*bench.Result, error)
 
 // sluiceRunner runs the given sluice binary. A run whose broker did wrong has a result all the same.
-func sluiceRunner(binary, dir string, extra []string) runner {
+func (x protocol) sluiceRunner(binary, dir string, extra []string) runner {
 	return func(p peer, r row) (*bench.Result, error) {
 		file := filepath.Join(dir, "result.json")
 		_ = os.Remove(file)
-		args := append([]string{"bench", "mqtt"}, r.args...)
+		args := append([]string{"bench", x.name}, r.args...)
 		url := p.addr
 		if !strings.Contains(url, "://") {
-			url = "mqtt://" + url
+			url = x.name + "://" + url
 		}
 		args = append(args, "--url", url, "--quiet", "--json", file, "--pid", strings.Join(p.pids, ","))
 		var said bytes.Buffer
@@ -154,7 +178,8 @@ func figures() []figure {
 		{"p99 µs", latency(func(d *bench.Distribution) float64 { return d.P99 })},
 		{"p99.9 µs", latency(func(d *bench.Distribution) float64 { return d.P999 })},
 	}
-	for _, step := range []string{"subscribe", "queue", "drain", "store", "fetch", "connect"} {
+	list = append(list, kafkaFigures()...)
+	for _, step := range []string{"subscribe", "queue", "drain", "store", "fetch", "connect", "create", "read back"} {
 		find := func(of func(*bench.Step) float64) func(*bench.Result) float64 {
 			return func(r *bench.Result) float64 {
 				for i := range r.Steps {
@@ -172,6 +197,40 @@ func figures() []figure {
 		}
 	}
 	return list
+}
+
+// kafkaFigures are those of runs against a Kafka broker.
+func kafkaFigures() []figure {
+	of := func(of func(*bench.KafkaResult) float64) func(*bench.Result) float64 {
+		return func(r *bench.Result) float64 {
+			if r.Kafka == nil {
+				return 0
+			}
+			return of(r.Kafka)
+		}
+	}
+	ms := func(d *bench.Distribution, of func(*bench.Distribution) float64) float64 {
+		if d == nil {
+			return 0
+		}
+		return of(d) / 1e3
+	}
+	p50 := func(d *bench.Distribution) float64 { return d.P50 }
+	return []figure{
+		{"sent MB/s", of(func(k *bench.KafkaResult) float64 { return k.SentMB })},
+		{"read MB/s", of(func(k *bench.KafkaResult) float64 { return k.ReceivedMB })},
+		{"CPU µs/MB", of(func(k *bench.KafkaResult) float64 { return k.CPUPerMB })},
+		{"EndTxn p50 ms", of(func(k *bench.KafkaResult) float64 { return ms(k.Commits, p50) })},
+		{"assigned ms", of(func(k *bench.KafkaResult) float64 {
+			return ms(k.Assigned, func(d *bench.Distribution) float64 { return d.Max })
+		})},
+		{"resident MB", func(r *bench.Result) float64 {
+			if r.Kafka == nil || r.Server == nil {
+				return 0
+			}
+			return float64(r.Server.RSSAfter) / 1e6
+		}},
+	}
 }
 
 // shows says whether a figure belongs to a row: latency only where messages go by a timetable, since without one it tells
@@ -325,6 +384,7 @@ func run() error {
 	flag.Var(&peers, "peer", "a running broker, `NAME=ADDRESS,PID[,PID]`; the first one is what the others are compared to")
 	binary := flag.String("sluice", "bin/sluice", "the sluice binary whose bench makes the load")
 	rounds := flag.Int("rounds", 3, "how often each peer is measured")
+	speaks := flag.String("protocol", "mqtt", "mqtt or kafka")
 	file := flag.String("rows", "", "file with lines NAME: SCENARIO FLAGS (default: those of docs/performance.md)")
 	only := flag.String("only", "", "comma-separated beginnings of row names to run")
 	flag.Usage = func() {
@@ -332,11 +392,12 @@ func run() error {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if len(peers) == 0 || *rounds < 1 {
+	proto, ok := protocols[*speaks]
+	if len(peers) == 0 || *rounds < 1 || !ok {
 		flag.Usage()
 		os.Exit(2)
 	}
-	var source io.Reader = strings.NewReader(defaultRows)
+	var source io.Reader = strings.NewReader(proto.rows)
 	if *file != "" {
 		f, err := os.Open(*file)
 		if err != nil {
@@ -345,7 +406,7 @@ func run() error {
 		defer f.Close()
 		source = f
 	}
-	rows, err := parseRows(source)
+	rows, err := proto.parseRows(source)
 	if err != nil {
 		return err
 	}
@@ -366,7 +427,7 @@ func run() error {
 		_ = os.RemoveAll(dir)
 		os.Exit(1)
 	}()
-	return measure(os.Stdout, rows, peers, *rounds, sluiceRunner(*binary, dir, flag.Args()), os.Stderr)
+	return measure(os.Stdout, rows, peers, *rounds, proto.sluiceRunner(*binary, dir, flag.Args()), os.Stderr)
 }
 
 func main() {

@@ -10,10 +10,14 @@ import (
 )
 
 func TestRowsOfThePerformanceTable(t *testing.T) {
-	rows, err := parseRows(strings.NewReader(defaultRows))
-	if err != nil || len(rows) != 13 {
-		t.Fatalf("%d rows, %v", len(rows), err)
+	for name, want := range map[string]int{"mqtt": 13, "kafka": 10} {
+		p := protocols[name]
+		rows, err := p.parseRows(strings.NewReader(p.rows))
+		if err != nil || len(rows) != want || p.name != name {
+			t.Fatalf("%s: %d rows, %v", name, len(rows), err)
+		}
 	}
+	parseRows := protocols["mqtt"].parseRows
 	for _, bad := range []string{"no colon", "x: nonsense --qos 1", "x: "} {
 		if _, err := parseRows(strings.NewReader("# passed over\n\n" + bad)); err == nil || !strings.Contains(err.Error(), "line 3") {
 			t.Errorf("%q: %v", bad, err)
