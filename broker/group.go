@@ -104,6 +104,7 @@ type group struct {
 
 	consumer *consumerGroup // the part of the consumer protocol; nil: classic
 	stores   groupStores
+	row      int // in its loop's table
 }
 
 // member is one member of a group.
@@ -132,7 +133,32 @@ const newMemberTimeout = 5 * time.Minute
 // groupTable has the groups of one loop's shards. It belongs to that loop.
 type groupTable struct {
 	groups map[groupKey]*group
+	rows   []*group // the same, each in one place as long as it is there: listings go through them; nil: free
+	free   []int
 	sweep  int // the shard that the next tick looks at
+}
+
+func (t *groupTable) add(g *group) {
+	if t.groups == nil {
+		t.groups = make(map[groupKey]*group)
+	}
+	t.groups[g.key] = g
+	if n := len(t.free); n > 0 {
+		g.row, t.free = t.free[n-1], t.free[:n-1]
+		t.rows[g.row] = g
+		return
+	}
+	g.row = len(t.rows)
+	t.rows = append(t.rows, g)
+}
+
+func (t *groupTable) remove(g *group) {
+	if t.rows[g.row] != g {
+		return // it was removed before
+	}
+	delete(t.groups, g.key)
+	t.rows[g.row] = nil
+	t.free = append(t.free, g.row)
 }
 
 // onGroup runs fn on the loop that the group belongs to.
@@ -152,11 +178,8 @@ func (l *Local) groupFor(s *shard, key groupKey) (*group, error) {
 	if l.b.stats.Groups.Load() >= int64(l.b.groupLimits().Groups) {
 		return nil, ErrQuota
 	}
-	if l.groupTable.groups == nil {
-		l.groupTable.groups = make(map[groupKey]*group)
-	}
 	g := &group{key: key, s: s, l: l, members: make(map[string]*member)}
-	l.groupTable.groups[key] = g
+	l.groupTable.add(g)
 	l.b.stats.Groups.Add(1)
 	return g, nil
 }
@@ -166,7 +189,7 @@ func (l *Local) dropGroup(g *group) {
 	g.state = GroupDead
 	l.timers.stop(&g.rebalance)
 	l.timers.stop(&g.syncLimit)
-	delete(l.groupTable.groups, g.key)
+	l.groupTable.remove(g)
 	l.b.stats.Groups.Add(-1)
 }
 

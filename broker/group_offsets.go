@@ -262,6 +262,7 @@ func (l *Local) removeGroup(s *shard, g *group, done func(error)) {
 type GroupDescription struct {
 	ID, State, ProtocolType, Protocol string
 	Members                           []MemberDescription
+	Size                              int  // how many members it has; Groups alone tells
 	Consumer                          bool // it follows the consumer protocol (KIP-848)
 }
 

@@ -46,6 +46,9 @@ type Node struct {
 type Listeners struct {
 	MQTT  MQTTListeners  `key:"mqtt"`
 	Kafka KafkaListeners `key:"kafka"`
+	// The control plane, gRPC: what `sluice topic`, `sluice group` and their like speak. Another address than loopback needs
+	// `auth.control_token`, and speaks TLS once `tls.cert` is set.
+	GRPC Addrs `key:"grpc" default:"127.0.0.1:1228"`
 	// Metrics, `/healthz` and `/readyz`. Whoever reaches it can read the metrics: see `auth.anonymous_http`.
 	HTTP Addrs `key:"http" default:"127.0.0.1:8080"`
 }
@@ -115,6 +118,9 @@ type Auth struct {
 	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
 	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
 	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`
+	// Secret that callers of the control plane show (`--token`): `file:PATH`, `env:NAME` or as it is. Without one it answers on
+	// loopback alone.
+	ControlToken Secret `key:"control_token" default:"" reload:"live"`
 	// Users and their argon2id hashes, a line each, made by `sluice passwd`.
 	PasswordFile string `key:"password_file" default:"" reload:"live"`
 	// Which field of a client's certificate is its user name. Anything but `off` needs `tls.client_ca`, and then a verified

@@ -163,6 +163,7 @@ func (c *Config) addresses() []listenAddr {
 	}
 	add("listeners.kafka.tcp", c.Listeners.Kafka.TCP, false)
 	add("listeners.mqtt.unix", m.Unix, true)
+	add("listeners.grpc", c.Listeners.GRPC, false)
 	add("listeners.http", c.Listeners.HTTP, false)
 	return out
 }
@@ -206,6 +207,13 @@ func (l *loader) validateExposure(c *Config) {
 			if c.Auth.AnonymousHTTP != "everywhere" {
 				l.reject(a.key, fmt.Errorf("%s can be reached from a network and HTTP asks for no credentials: "+
 					"set auth.anonymous_http to everywhere to allow that by name, or listen on 127.0.0.1", a.addr))
+			}
+			continue
+		}
+		if a.key == "listeners.grpc" {
+			if !c.Auth.ControlToken.IsSet() {
+				l.reject(a.key, fmt.Errorf("%s can be reached from a network and the control plane changes everything: "+
+					"set auth.control_token to file:PATH or env:NAME of a secret, which callers then show by --token, or listen on 127.0.0.1", a.addr))
 			}
 			continue
 		}

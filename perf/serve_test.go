@@ -100,7 +100,7 @@ type node struct {
 func start(t testing.TB, set ...string) *node {
 	t.Helper()
 	set = append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off", "listeners.mqtt.wss=off", "listeners.kafka.tcp=off",
-		"listeners.http=127.0.0.1:0", "mqtt.sys_interval=0s"}, set...)
+		"listeners.http=127.0.0.1:0", "listeners.grpc=off", "mqtt.sys_interval=0s"}, set...)
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), serveEnv+"="+strings.Join(set, "\n"))
 	cmd.Stderr = os.Stderr

@@ -58,14 +58,18 @@ func (s *Server) readiness() (code int, text string) {
 	return http.StatusOK, "ready"
 }
 
+// listenerName is the name of a listener's address i.
+func listenerName(name string, i int) string {
+	if i == 0 {
+		return name
+	}
+	return name + "." + strconv.Itoa(i+1)
+}
+
 func (h *httpServer) addresses() map[string]string {
 	m := make(map[string]string)
 	for i, ln := range h.listeners {
-		name := "http"
-		if i > 0 {
-			name += "." + strconv.Itoa(i+1)
-		}
-		m[name] = ln.Addr().String()
+		m[listenerName("http", i)] = ln.Addr().String()
 	}
 	return m
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/control"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -48,6 +49,7 @@ type Server struct {
 	certs   *certificates
 	catalog *catalogStore
 	http    *httpServer
+	control *control.Server
 	metrics *prometheus.Registry
 	flushes prometheus.Histogram
 	ready   atomic.Bool
@@ -101,6 +103,12 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 			name = d.name + "." + strconv.Itoa(i)
 		}
 		ready.Listeners[name] = addr.String()
+	}
+	if err = s.startControl(cfg.Listeners.GRPC); err != nil {
+		return ready, errors.Join(err, s.Close())
+	}
+	for i, addr := range s.control.Addresses() {
+		ready.Listeners[listenerName("grpc", i)] = addr.String()
 	}
 	if s.http, err = startHTTP(s, cfg.Listeners.HTTP); err != nil {
 		return ready, errors.Join(err, s.Close())
@@ -293,6 +301,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 // Drain stops accepting, tells clients and waits for them. Readiness is false from its first moment.
 func (s *Server) Drain(ctx context.Context) error {
 	s.ready.Store(false)
+	s.control.Drain()
 	return s.node.drain(ctx)
 }
 
@@ -307,6 +316,9 @@ func (s *Server) Close() error {
 	var err error
 	if s.http != nil {
 		err = s.http.close(ctx)
+	}
+	if s.control != nil {
+		s.control.Close(ctx)
 	}
 	if s.node != nil {
 		err = errors.Join(err, s.node.close(ctx))

@@ -127,7 +127,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	ports := []string{"--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0", "--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off"}
+	ports := []string{"--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0", "--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off", "--set", "listeners.grpc=127.0.0.1:0"}
 	list, code := examine(t, append(ports, "--data", filepath.Join(dir, "new"))...)
 	if code != 0 {
 		t.Errorf("code %d: %+v", code, list)

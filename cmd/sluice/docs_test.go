@@ -61,7 +61,7 @@ func TestDocumentedCommands(t *testing.T) {
 			for _, w := range rest {
 				name, isFlag := strings.CutPrefix(w, "--")
 				name, _, _ = strings.Cut(strings.TrimRight(name, ".,)"), "=")
-				if isFlag && name != "" && name != "help" && c.Flags().Lookup(name) == nil {
+				if isFlag && name != "" && name != "help" && c.Flag(name) == nil {
 					t.Errorf("%s: sluice %s has no flag --%s", page, c.Name(), name)
 				}
 			}
@@ -111,7 +111,7 @@ func describe(b *strings.Builder, c *cobra.Command) {
 
 func flagTable(c *cobra.Command) string {
 	var b strings.Builder
-	c.Flags().VisitAll(func(f *pflag.Flag) {
+	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
 		if f.Hidden || f.Name == "help" {
 			return
 		}

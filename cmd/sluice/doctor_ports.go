@@ -18,9 +18,9 @@ import (
 // ports tries to listen where the node would.
 func (d *doctor) ports() {
 	l := &d.cfg.Listeners
-	lists := []config.Addrs{l.MQTT.TCP, l.MQTT.WS, l.HTTP}
+	lists := []config.Addrs{l.MQTT.TCP, l.MQTT.WS, l.Kafka.TCP, l.GRPC, l.HTTP}
 	if d.cfg.TLSSet() {
-		lists = append(lists, l.MQTT.TLS, l.MQTT.WSS)
+		lists = append(lists, l.MQTT.TLS, l.MQTT.WSS, l.Kafka.TLS)
 	}
 	var free []string
 	for _, addr := range slices.Concat(lists...) {

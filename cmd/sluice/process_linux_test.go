@@ -69,7 +69,7 @@ func begin(t *testing.T, dir string, args ...string) (*node, map[string]string) 
 	t.Helper()
 	n := &node{stdout: make(chan string, 16), done: make(chan error, 1)}
 	n.cmd = command(append([]string{"start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=off", "--set", "listeners.kafka.tcp=off",
-		"--set", "listeners.http=127.0.0.1:0", "--set", "journal.segment_size=8MiB"}, args...)...)
+		"--set", "listeners.http=127.0.0.1:0", "--set", "listeners.grpc=127.0.0.1:0", "--set", "journal.segment_size=8MiB"}, args...)...)
 	n.cmd.Stderr = n
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := n.cmd.StdoutPipe()
@@ -233,7 +233,7 @@ func TestDoctorBesideANode(t *testing.T) {
 	dir := t.TempDir()
 	n, at := begin(t, dir)
 	list, code := examine(t, "--data", dir, "--set", "listeners.mqtt.tcp="+at["mqtt.tcp"], "--set", "listeners.mqtt.ws=off", "--set", "listeners.kafka.tcp=off",
-		"--set", "listeners.http="+at["http"])
+		"--set", "listeners.http="+at["http"], "--set", "listeners.grpc="+at["grpc"])
 	if code != 0 || !has(list, "data lock", "ok", "held") || !has(list, "port", "ok", "the node that runs on this data") {
 		t.Errorf("code %d: %+v", code, list)
 	}

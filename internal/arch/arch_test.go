@@ -37,7 +37,9 @@ var rules = []rule{
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
-	{pkg: "cmd/sluice", may: []string{"server", "config", "auth", "bench", "bench/*", "proto/*/wire", "internal/*"}},
+	{pkg: "cmd/sluice", may: []string{"server", "config", "auth", "bench", "bench/*", "control/api", "proto/*/wire", "internal/*"}},
+	{pkg: "control", may: []string{"control/api", "broker", "meta", "meta/*", "auth", "config", "journal/record", "internal/*"}, test: []string{"server"}},
+	{pkg: "control/api", unsafe: true}, // generated
 	{pkg: "config", may: []string{"internal/*"}},
 	{pkg: "config/gen", may: []string{"config"}},
 	{pkg: "engine", may: []string{"alloc", "internal/*"}, unsafe: true},
@@ -83,8 +85,11 @@ var only = map[string][]string{
 	"github.com/valyala/bytebufferpool":       {"alloc", "internal/*", "engine"},
 	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice"},
 	"golang.org/x/crypto":                     {"auth", "engine"},
+	"golang.org/x/net":                        {"control"},
 	"golang.org/x/sys":                        {"alloc", "internal/*", "engine", "journal", "bench/**", "bench", "cmd/sluice", "server", "perf/**", "test/**"},
 	"golang.org/x/term":                       {"cmd/sluice"},
+	"google.golang.org/grpc":                  {"control", "control/api", "cmd/sluice", "test/**"},
+	"google.golang.org/protobuf":              {"control", "control/api", "cmd/sluice", "test/**"},
 }
 
 // pkgInfo is what go list tells of a package.

@@ -98,7 +98,7 @@ func Start(t testing.TB, dir string, settings ...string) *Broker {
 func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 	t.Helper()
 	args := []string{"start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0",
-		"--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off"}
+		"--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off", "--set", "listeners.grpc=off"}
 	for _, s := range settings {
 		args = append(args, "--set", s)
 	}

@@ -24,7 +24,7 @@ func refused(t *testing.T, dir string, as *syscall.Credential, words ...string) 
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, common.Binary(t), "start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0",
-		"--set", "listeners.mqtt.ws=off", "--set", "listeners.http=off", "--set", "listeners.kafka.tcp=off")
+		"--set", "listeners.mqtt.ws=off", "--set", "listeners.http=off", "--set", "listeners.kafka.tcp=off", "--set", "listeners.grpc=off")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log

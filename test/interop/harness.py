@@ -38,7 +38,7 @@ class Broker:
     def start(self):
         command = [BINARY, "start", "--data", os.path.join(self.directory, "data")]
         settings = [f"listeners.mqtt.{name}={self.host}:{port}" for name, port in self.ports.items()]
-        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
+        settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
         settings += [f"listeners.kafka.{name}={self.host}:{port}" for name, port in self.kafka.items()]
         for setting in settings + self.settings:
             command += ["--set", setting]

@@ -1,0 +1,85 @@
+package broker
+
+import (
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/record/compress"
+)
+
+// What administrators ask, beside what the protocols ask for them. Tables of a million rows are gone through a slice at a time: who is there
+// from the beginning to the end of such a way is seen once.
+
+// TopicsGeneration moves whenever a topic comes, goes or changes.
+func (b *Broker) TopicsGeneration() uint64 { return b.topicTable.generation.Load() }
+
+// RowPlace is how far a way through a table has come: a part of it (a loop or a shard) and a row. The zero value is its beginning.
+type RowPlace struct{ Part, Row int }
+
+// Groups gives the groups of a tenant among the next n rows from at on. done runs once, on some loop; end: that was all.
+func (b *Broker) Groups(tenant uint32, at RowPlace, n int, done func(list []GroupDescription, next RowPlace, end bool)) {
+	if at.Part < 0 || at.Part >= len(b.locals) || at.Row < 0 {
+		done(nil, RowPlace{}, true)
+		return
+	}
+	l := b.locals[at.Part]
+	l.Run(func() {
+		rows := l.groupTable.rows
+		var list []GroupDescription
+		to := min(at.Row+n, len(rows))
+		for i := at.Row; i < to; i++ {
+			if g := rows[i]; g != nil && g.key.tenant == tenant {
+				d := g.listed()
+				d.Size = len(g.members)
+				if g.consumer != nil {
+					d.Size = len(g.consumer.members)
+				}
+				list = append(list, d)
+			}
+		}
+		next := RowPlace{at.Part, to}
+		if to == len(rows) {
+			next = RowPlace{at.Part + 1, 0}
+		}
+		done(list, next, next.Part == len(b.locals))
+	})
+}
+
+// TimeAt gives the time of the first record at or behind an offset that readers see, in Unix milliseconds; found false: there is none. It reads
+// in the bounded pool, and done runs there: it must not block.
+func (b *Broker) TimeAt(p *Partition, from record.Offset, done func(ms int64, found bool, err error)) {
+	b.fetcher.submit(fetchJob{run: func() { done(b.timeAt(p, from)) }})
+}
+
+func (b *Broker) timeAt(p *Partition, from record.Offset) (ms int64, found bool, err error) {
+	end := p.HighWatermark()
+	from = max(from, p.LogStart())
+	if from >= end || p.topic.Dropped() {
+		return 0, false, nil
+	}
+	err = b.log.Read(p.id, from, func(batch record.Batch) bool {
+		if batch.BaseOffset() >= end {
+			return false
+		}
+		if batch.Attributes()&record.Control == 0 {
+			ms, found = timeFrom(batch, from)
+		}
+		return !found
+	})
+	return ms, found, err
+}
+
+// timeFrom is the time of the first record of a batch from an offset on.
+func timeFrom(b record.Batch, from record.Offset) (ms int64, found bool) {
+	if b.Attributes().Compressed() {
+		opened, err := compress.OpenBatch(nil, b, openedMax)
+		if err != nil {
+			return b.MaxTimestamp(), true // about then
+		}
+		b = opened
+	}
+	for it := b.Records(); it.Next(); {
+		if r := it.Record(); r.Offset >= from {
+			return r.Timestamp, true
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/server"
+)
+
+// inProcess starts a node in this process, to which SLUICE_SERVER then leads, and gives its addresses.
+func inProcess(t *testing.T, set ...string) map[string]string {
+	t.Helper()
+	loaded, err := config.Load(config.LoadOptions{Set: append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off",
+		"listeners.http=off", "listeners.kafka.tcp=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", "journal.segment_size=8MiB", "mqtt.sys_interval=0s"}, set...)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.New(loaded.Config, server.Options{Logger: slog.New(slog.DiscardHandler), Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := s.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv(serverVariable, ready.Listeners["grpc"])
+	return ready.Listeners
+}
+
+// says runs a command that must end with this code and say this.
+func says(t *testing.T, code int, want string, args ...string) string {
+	t.Helper()
+	out, got := sluice(t, "", args...)
+	if got != code || !strings.Contains(out, want) {
+		t.Errorf("sluice %s: code %d, want %d; said %q, want %q", strings.Join(args, " "), got, code, out, want)
+	}
+	return out
+}
+
+func TestControlCommands(t *testing.T) {
+	at := inProcess(t)
+	says(t, 0, "orders", "topic", "create", "orders", "--partitions", "2")
+	says(t, 0, "16", "topic", "create", "dry", "--partitions", "16", "--dry-run")
+	says(t, 1, `create topic "orders": it exists`, "topic", "create", "orders")
+	says(t, 2, "letters, digits", "topic", "create", "a b")
+	says(t, 2, "TOPIC is missing", "topic", "create")
+	says(t, 2, `--set "x" is not KEY=VALUE`, "topic", "create", "x", "--set", "x")
+	says(t, 2, "want at least 1", "topic", "create", "x", "--partitions", "0")
+	says(t, 2, "nothing is to be changed", "topic", "alter", "orders")
+	says(t, 2, "in --set and in --reset", "topic", "alter", "orders", "--set", "a=b", "--reset", "a")
+	says(t, 1, `there is none; sluice topic list`, "topic", "describe", "absent")
+	says(t, 2, "want --output table, json or yaml", "topic", "list", "--output", "xml")
+	says(t, 2, "TOPIC is missing", "topic", "delete")
+	says(t, 2, "give --to", "group", "reset-offsets", "g")
+	says(t, 2, "is none of earliest", "group", "reset-offsets", "g", "--to", "noon")
+	says(t, 2, "found partition", "group", "reset-offsets", "g", "--to", "latest", "--topic", "orders:x")
+	says(t, 1, "there is no topic", "group", "reset-offsets", "g", "--to", "latest", "--topic", "absent")
+	says(t, 0, "orders", "group", "reset-offsets", "g", "--to", "90m", "--topic", "orders")
+	says(t, 0, "Empty", "group", "list")
+	says(t, 0, "type: classic", "group", "describe", "g", "-o", "yaml")
+	var topic struct {
+		Name       string
+		Partitions int
+		List       []struct{ Partition int } `json:"partition_list"`
+	}
+	if err := json.Unmarshal([]byte(says(t, 0, "", "topic", "describe", "orders", "-o", "json")), &topic); err != nil || topic.Partitions != 2 || len(topic.List) != 2 {
+		t.Errorf("%+v, %v", topic, err)
+	}
+	says(t, 0, "deleted group g", "group", "delete", "g")
+	says(t, 0, "deleted topic orders", "topic", "delete", "orders")
+	for _, o := range []string{"json", "yaml"} {
+		if out := says(t, 0, "", "topic", "list", "-o", o); out != "[]\n" {
+			t.Errorf("%s of nothing is %q", o, out)
+		}
+	}
+	says(t, 1, "is a node running there (sluice start)", "topic", "list", "--server", "127.0.0.1:1")
+	says(t, 1, "is a node running there", "topic", "list", "--server", at["kafka.tcp"], "--timeout", "5s")
+	says(t, 2, "want HOST:PORT", "topic", "list", "--server", "nonsense")
+	says(t, 2, "want --server grpcs://", "topic", "list", "--ca", "x")
+	says(t, 1, "is a node running there", "topic", "list", "--server", "grpcs://"+at["grpc"])
+}
+
+// Pages are one listing, in every form.
+func TestListingsOfManyPages(t *testing.T) {
+	at := inProcess(t)
+	k, err := kgo.NewClient(kgo.SeedBrokers(at["kafka.tcp"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	var names []string
+	for i := range 1203 {
+		names = append(names, "t"+strconv.Itoa(10_000+i))
+	}
+	if _, err := kadm.NewClient(k).CreateTopics(t.Context(), 1, 1, nil, names...); err != nil {
+		t.Fatal(err)
+	}
+	var rows []topicRow
+	if err := json.Unmarshal([]byte(says(t, 0, "", "topic", "list", "-o", "json")), &rows); err != nil || len(rows) != len(names) || rows[1202].Name != names[1202] {
+		t.Errorf("%d topics, %v", len(rows), err)
+	}
+	if out := says(t, 0, "", "topic", "list", "-o", "yaml"); strings.Count(out, "- name: t") != len(names) {
+		t.Errorf("%d topics in YAML", strings.Count(out, "- name: t"))
+	}
+	if out := says(t, 0, "", "topic", "list"); strings.Count(out, "\n") != len(names)+1 {
+		t.Errorf("%d lines in the table", strings.Count(out, "\n"))
+	}
+	if out := says(t, 0, "", "topic", "list", "--limit", "700"); strings.Count(out, "\n") != 701 {
+		t.Errorf("%d lines of 700 topics", strings.Count(out, "\n"))
+	}
+}
+
+func TestControlToken(t *testing.T) {
+	inProcess(t, "auth.control_token=a-token")
+	path := file(t, "token", "a-token\n")
+	says(t, 1, "none was shown: give it by --token", "topic", "list")
+	says(t, 1, "the token is not that of", "topic", "list", "--token", "other")
+	says(t, 0, "NAME", "topic", "list", "--token", "a-token")
+	says(t, 0, "NAME", "topic", "list", "--token", "file:"+path)
+	says(t, 1, "read the token", "topic", "list", "--token", "file:"+path+".absent")
+	says(t, 2, "SLUICE_ABSENT is not set", "topic", "list", "--token", "env:SLUICE_ABSENT")
+	t.Setenv("MY_TOKEN", "a-token")
+	says(t, 0, "NAME", "topic", "list", "--token", "env:MY_TOKEN")
+	t.Setenv(tokenVariable, "file:"+path)
+	says(t, 0, "NAME", "topic", "list")
+}
+
+func TestControlCompletion(t *testing.T) {
+	inProcess(t)
+	says(t, 0, "", "topic", "create", "orders")
+	says(t, 0, "orders\n", "__complete", "topic", "describe", "or")
+	says(t, 0, "orders\n", "__complete", "group", "reset-offsets", "g", "--topic", "")
+	says(t, 0, "earliest\n", "__complete", "group", "reset-offsets", "g", "--to", "")
+	t.Setenv(serverVariable, "127.0.0.1:1") // nobody is there: nothing is offered, and nothing fails
+	says(t, 0, ":4\n", "__complete", "topic", "describe", "or")
+}
+
+func TestTextsOfTables(t *testing.T) {
+	for n, want := range map[int64]string{0: "0B", 1023: "1023B", 1024: "1.0KiB", 1536: "1.5KiB", 1 << 20: "1.0MiB", 999 << 20: "999MiB", 1023 << 20: "1.0GiB", 5 << 40: "5.0TiB"} {
+		if got := sizeText(n); got != want {
+			t.Errorf("%d is %s, want %s", n, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{0: "0s", 1500 * time.Microsecond: "2ms", 3 * time.Second: "3.0s", 61 * time.Second: "1m01s",
+		25 * time.Hour: "25h00m", 49 * time.Hour: "2d01h"} {
+		if got := age(d); got != want {
+			t.Errorf("%v is %s, want %s", d, got, want)
+		}
+	}
+	for want, list := range map[string][]int32{"": nil, "0": {0}, "0-3": {0, 1, 2, 3}, "0-1,5,7-8": {0, 1, 5, 7, 8}} {
+		if got := ranges(list); got != want {
+			t.Errorf("%v is %s, want %s", list, got, want)
+		}
+	}
+	if got := plain("a\tb\x1b[2J\u009b"); got != "a\uFFFDb\uFFFD[2J\uFFFD" {
+		t.Errorf("%q", got)
+	}
+}
+
+// controlPage is the page whose commands are run.
+const controlPage = "../../docs/operate/control.md"
+
+// varies is what another run of the same commands says otherwise.
+var varies = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[0-9:]{8}Z|\d+m\d\ds|\d+\.\ds\b|127\.0\.0\.1:\d{4,5}|\b\d+(\.\d)?[KM]?i?B\b`)
+
+// TestControlPageUpToDate runs the commands of the page and compares what they say.
+func TestControlPageUpToDate(t *testing.T) {
+	have, err := os.ReadFile(filepath.FromSlash(controlPage))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := inProcess(t)
+	var page bytes.Buffer
+	inBlock, ran := false, 0
+	w := io.Writer(&page)
+	for line := range strings.Lines(string(have)) {
+		command, isCommand := strings.CutPrefix(line, "$ sluice ")
+		switch {
+		case strings.HasPrefix(line, "```"):
+			inBlock = false
+		case isCommand:
+			inBlock = true
+			prepare(t, ran, at)
+			ran++
+			_, _ = io.WriteString(w, line)
+			out, code := sluice(t, "", strings.Fields(command)...)
+			if code != 0 {
+				out = "sluice: " + strings.TrimRight(out, "\n") + "\n"
+			}
+			_, _ = io.WriteString(w, out)
+			continue
+		case inBlock:
+			continue
+		}
+		_, _ = io.WriteString(w, line)
+	}
+	if masked(page.String()) == masked(string(have)) {
+		return
+	}
+	if *update {
+		if err := os.WriteFile(filepath.FromSlash(controlPage), page.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Errorf("%s is not what the commands say: run make generate. They say:\n%s", controlPage, page.String())
+}
+
+func masked(s string) string {
+	return regexp.MustCompile(` {2,}`).ReplaceAllString(varies.ReplaceAllString(s, "~"), "  ")
+}
+
+// prepare brings about what the command that comes next shows.
+func prepare(t *testing.T, command int, at map[string]string) {
+	t.Helper()
+	if command != 2 { // behind the first two, which make topics
+		return
+	}
+	k, err := kgo.NewClient(kgo.SeedBrokers(at["kafka.tcp"]), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	for i := range 7 {
+		r := &kgo.Record{Topic: "orders", Partition: int32(i % 3), Value: []byte("an order"), Timestamp: time.Now().Add(-5 * time.Minute)}
+		if err := k.ProduceSync(t.Context(), r).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var offsets kadm.Offsets
+	offsets.AddOffset("orders", 0, 1, -1)
+	offsets.AddOffset("orders", 1, 2, -1)
+	offsets.AddOffset("orders", 2, 0, -1)
+	if err := kadm.NewClient(k).CommitAllOffsets(t.Context(), "billing", offsets); err != nil {
+		t.Fatal(err)
+	}
+}

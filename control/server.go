@@ -1,0 +1,155 @@
+package control
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/control/api"
+)
+
+// Bounds of the control plane. Whoever comes beyond one waits, or is told.
+const (
+	connectionsMax = 256      // of one listener; the next ones wait in the kernel's queue
+	streamsMax     = 1024     // calls of one connection at once; the client holds back more
+	workMax        = 64       // calls that are worked on at once; the others wait
+	requestBytes   = 1 << 20  // of one request
+	headerBytes    = 16 << 10 // of one request's headers
+	callTimeout    = 30 * time.Second
+)
+
+// Options are what a Server is built of.
+type Options struct {
+	Broker *broker.Broker
+	Logger *slog.Logger // nil: slog.Default
+	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
+	Token func() string
+	// TLS is for listeners on other addresses than loopback. nil: they speak in the clear.
+	TLS *tls.Config
+	// ValidTopic says whether a topic may have this name.
+	ValidTopic func(name string) bool
+	// Partitions is how many a topic gets that is created without a number; PartitionsMax how many it may have.
+	Partitions    func() int32
+	PartitionsMax int32
+}
+
+// Server is the control plane of one node. New, Listen any number of times, Drain, Close.
+type Server struct {
+	o       Options
+	log     *slog.Logger
+	health  *health.Server
+	work    chan struct{} // a place in it for each call that is worked on
+	start   uint64        // tells page tokens of this run from those of another
+	refused refusals
+
+	mu struct {
+		sync.Mutex
+		servers []*grpc.Server
+		addrs   []net.Addr
+	}
+	serving sync.WaitGroup
+}
+
+// New makes a control plane that listens nowhere yet.
+func New(o Options) *Server {
+	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax)}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.o.Token == nil {
+		s.o.Token = func() string { return "" }
+	}
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	s.start = binary.LittleEndian.Uint64(b[:])
+	return s
+}
+
+// Listen opens one address, HOST:PORT. loopback: it can be reached from this machine alone.
+func (s *Server) Listen(address string, loopback bool) (net.Addr, error) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("open grpc on %s: %w", address, err)
+	}
+	creds := insecure.NewCredentials()
+	if s.o.TLS != nil && !loopback {
+		creds = credentials.NewTLS(s.o.TLS)
+	}
+	g := s.newGRPC(creds)
+	s.mu.Lock()
+	s.mu.servers = append(s.mu.servers, g)
+	s.mu.addrs = append(s.mu.addrs, ln.Addr())
+	s.mu.Unlock()
+	limited := netutil.LimitListener(ln, connectionsMax)
+	s.serving.Go(func() {
+		if err := g.Serve(limited); err != nil {
+			s.log.Error("the control plane has stopped", "address", ln.Addr().String(), "err", err)
+		}
+	})
+	return ln.Addr(), nil
+}
+
+func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
+	g := grpc.NewServer(grpc.Creds(creds), grpc.MaxRecvMsgSize(requestBytes), grpc.MaxHeaderListSize(headerBytes),
+		grpc.MaxConcurrentStreams(streamsMax), grpc.ConnectionTimeout(10*time.Second), grpc.WaitForHandlers(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 10 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream))
+	healthpb.RegisterHealthServer(g, s.health)
+	api.RegisterTopicsServer(g, &topicService{s: s})
+	api.RegisterGroupsServer(g, &groupService{s: s})
+	reflection.Register(g)
+	return g
+}
+
+// Addresses are those that are listened on, in the order of Listen.
+func (s *Server) Addresses() []net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]net.Addr(nil), s.mu.addrs...)
+}
+
+// Drain has the health service say that the node goes. Calls are answered until Close.
+func (s *Server) Drain() { s.health.Shutdown() }
+
+// Close takes no more calls and waits for those that run until ctx ends; then it cuts them off.
+func (s *Server) Close(ctx context.Context) {
+	s.health.Shutdown()
+	s.mu.Lock()
+	servers := s.mu.servers
+	s.mu.servers = nil
+	s.mu.Unlock()
+	var graceful sync.WaitGroup
+	for _, g := range servers {
+		graceful.Go(g.GracefulStop)
+	}
+	done := make(chan struct{})
+	go func() {
+		graceful.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		for _, g := range servers {
+			g.Stop()
+		}
+		<-done
+	}
+	s.serving.Wait()
+}
