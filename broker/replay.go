@@ -129,8 +129,8 @@ func filtersMeet(a, b []byte) bool {
 	}
 }
 
-// startReplay begins to give c what lies behind a subscription that holds.
-func (l *Local) startReplay(c *Client, r *SubscribeRequest) {
+// prepareReplay has what comes for a subscription be held back, before it holds: what its replay will get to must not come before.
+func (l *Local) prepareReplay(c *Client, r *SubscribeRequest) {
 	if r.From.Kind == ReplayNone || r.From.Kind == ReplayLatest {
 		return
 	}
@@ -143,12 +143,25 @@ func (l *Local) startReplay(c *Client, r *SubscribeRequest) {
 			rp := &replayPart{p: p}
 			rp.fetch.Copy = true
 			rep.parts = append(rep.parts, rp)
-			l.beginReplay(c, rp, r.From)
 		}
 	}
 	more := c.extras()
 	c.dropReplay(rep.filter)
 	more.replays = append(more.replays, rep)
+}
+
+// startReplay begins to give c what lies behind a subscription that holds now.
+func (l *Local) startReplay(c *Client, r *SubscribeRequest) {
+	if c.more == nil || r.From.Kind == ReplayNone {
+		return
+	}
+	for _, rep := range c.more.replays {
+		if string(rep.filter) == string(r.Filter) {
+			for _, rp := range rep.parts {
+				l.beginReplay(c, rp, r.From)
+			}
+		}
+	}
 	l.later(c)
 }
 

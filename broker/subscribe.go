@@ -40,6 +40,7 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 			continue
 		}
 		if errs[i] = l.subscribeLive(c, &reqs[i]); errs[i] == nil {
+			l.prepareReplay(c, &reqs[i])
 			l.startReplay(c, &reqs[i])
 		}
 	}
@@ -169,6 +170,11 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 		failed: func(err error) {
 			l.b.settle(numbers)
 			l.Run(func() {
+				for k := range jobs {
+					if jobs[k].r.From.Kind != ReplayNone {
+						c.dropReplay(jobs[k].r.Filter)
+					}
+				}
 				l.hasJoined(c, jobs)
 				l.completed(c, Result{Token: t, Err: err})
 			})
@@ -177,6 +183,9 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
 		l.b.settle(numbers)
 		return 0, err
+	}
+	for k := range jobs {
+		l.prepareReplay(c, &jobs[k].r)
 	}
 	c.feed.joins(jobs)
 	c.waiting++
