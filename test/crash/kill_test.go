@@ -4,13 +4,18 @@
 package crash
 
 import (
+	"context"
 	"flag"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicemq/sluice/test/common"
 )
@@ -31,7 +36,15 @@ func TestMain(m *testing.M) {
 // small makes segments, groups and checkpoints come and go within the test.
 var small = []string{"journal.checkpoint_interval=200ms", "journal.segment_size=4MiB", "journal.group_size=1MiB", "limits.packet_size=256KiB"}
 
-func TestKill(t *testing.T) {
+func TestKill(t *testing.T) { kill(t, small, nil) }
+
+// The same of topics that are bound to a stream, whose records are counted as well.
+func TestKillBound(t *testing.T) {
+	kill(t, append([]string{`bindings=[{filter: "k/#", topic: k, partitions: 2}]`, "listeners.kafka.tcp=127.0.0.1:0"}, small...), verifyStream)
+}
+
+// kill kills a node with these settings now and then. verify, if there is one, looks at what is there at the end.
+func kill(t *testing.T, settings []string, verify func(*testing.T, *common.Broker, []*common.Sender)) {
 	t.Logf("-kills %d -seed %d", *rounds, *seed)
 	rng := rand.New(rand.NewPCG(*seed, 1))
 	dir := t.TempDir()
@@ -45,7 +58,7 @@ func TestKill(t *testing.T) {
 	all := append(present[:2:2], absent)
 	group := []*common.Receiver{common.NewReceiver("g1", 2), common.NewReceiver("g2", 2), common.NewReceiver("g3", 2)}
 	for round := 0; ; round++ {
-		b := common.Start(t, dir, small...)
+		b := common.Start(t, dir, settings...)
 		last := round == *rounds
 		attach(t, b, "k/#", present...)
 		if round == 0 || last {
@@ -68,6 +81,9 @@ func TestKill(t *testing.T) {
 				t.Logf("the broker says:\n%s", b.Log())
 			}
 			common.VerifyRetained(t, b.URL(), senders[2])
+			if verify != nil {
+				verify(t, b, senders)
+			}
 			b.Kill()
 			break
 		}
@@ -81,6 +97,44 @@ func TestKill(t *testing.T) {
 	if t.Failed() && *keep != "" {
 		to := filepath.Join(*keep, strconv.FormatUint(*seed, 10))
 		t.Logf("its data is in %s: %v", to, os.CopyFS(to, os.DirFS(dir)))
+	}
+}
+
+// verifyStream reads the stream: what was acknowledged is there, what was sent at QoS 2 once.
+func verifyStream(t *testing.T, b *common.Broker, senders []*common.Sender) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Listeners["kafka.tcp"]), kgo.ConsumeTopics("k"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	ends, err := kadm.NewClient(cl).ListEndOffsets(ctx, "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := int64(0)
+	ends.Each(func(o kadm.ListedOffset) { left += o.Offset })
+	count := map[string]int{}
+	for left > 0 {
+		fs := cl.PollFetches(ctx)
+		if err := fs.Err0(); err != nil {
+			t.Fatalf("%d records are missing: %v", left, err)
+		}
+		fs.EachRecord(func(r *kgo.Record) {
+			count[string(r.Value)]++
+			left--
+		})
+	}
+	for _, s := range senders {
+		for _, n := range s.Acked {
+			switch c := count[fmt.Sprintf("%s/%d", s.ID, n)]; {
+			case c == 0:
+				t.Errorf("%s/%d was acknowledged and is not in the stream", s.ID, n)
+			case c > 1 && s.QoS == 2:
+				t.Errorf("%s/%d is in the stream %d times", s.ID, n, c)
+			}
+		}
 	}
 }
 
