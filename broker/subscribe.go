@@ -162,7 +162,22 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 		return Routed, nil
 	}
 	cmd = binary.AppendUvarint(cmd, uint64(n))
-	e := entry{
+	e := l.subscribeEntry(c, t, jobs, numbers)
+	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
+		l.b.settle(numbers)
+		return 0, err
+	}
+	for k := range jobs {
+		l.prepareReplay(c, &jobs[k].r)
+	}
+	c.feed.joins(jobs)
+	c.waiting++
+	return Pending, nil
+}
+
+// subscribeEntry says what comes when the log has the subscriptions, or not.
+func (l *Local) subscribeEntry(c *Client, t Token, jobs []subscribeJob, numbers []uint64) entry {
+	return entry{
 		done: func() {
 			l.b.settle(numbers)
 			l.Run(func() { l.subscribed(c, t, jobs) })
@@ -180,16 +195,6 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			})
 		},
 	}
-	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
-		l.b.settle(numbers)
-		return 0, err
-	}
-	for k := range jobs {
-		l.prepareReplay(c, &jobs[k].r)
-	}
-	c.feed.joins(jobs)
-	c.waiting++
-	return Pending, nil
 }
 
 // subscribeJob is what comes after a subscription.
