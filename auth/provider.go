@@ -27,6 +27,11 @@ type Options struct {
 	Queue           int // clients that wait; 0: 4096
 
 	Directory Directory // users beside those of the file; nil: none
+	// SaltKey makes the salts that users who are not there are shown in SCRAM: a secret that stays the same, so that they do as well. nil, or
+	// nil from it: one of this run.
+	SaltKey func() []byte
+	// RepeatedNonce accepts in SCRAM what librdkafka before 2.6.1 sends as nonce: its own once more before the whole one.
+	RepeatedNonce bool
 
 	ClientCAs *x509.CertPool               // authorities in force; nil: certificates are not verified again
 	Revoked   func(*x509.Certificate) bool // nil: nothing is
@@ -65,10 +70,12 @@ type Provider struct {
 	queue   int64
 
 	hashes func(h hashed, password []byte) bool // hashed.verify; tests count
+	nonce  func() string                        // newNonce; tests know it
 }
 
 var (
 	_ broker.QuickAuthenticator = (*Provider)(nil)
+	_ broker.SASLAuthenticator  = (*Provider)(nil)
 	_ broker.Authorizer         = (*Provider)(nil)
 	_ broker.ResourceAuthorizer = (*Provider)(nil)
 )
@@ -81,7 +88,7 @@ func New(o Options) (*Provider, error) {
 	if o.Queue <= 0 {
 		o.Queue = 4096
 	}
-	p := &Provider{sem: make(chan struct{}, o.Concurrency), queue: int64(o.Queue), hashes: hashed.verify}
+	p := &Provider{sem: make(chan struct{}, o.Concurrency), queue: int64(o.Queue), hashes: hashed.verify, nonce: newNonce}
 	rs, err := load(o, nil)
 	if err != nil {
 		return nil, err

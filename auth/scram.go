@@ -61,10 +61,22 @@ func (v *Verifier) derive(h func() hash.Hash, password []byte) error {
 	if err != nil {
 		return err
 	}
+	v.keys(h, salted)
+	return nil
+}
+
+// keys fills in the keys that follow from a salted password.
+func (v *Verifier) keys(h func() hash.Hash, salted []byte) {
 	stored := h()
 	stored.Write(mac(h, salted, []byte("Client Key")))
 	v.StoredKey, v.ServerKey = string(stored.Sum(nil)), string(mac(h, salted, []byte("Server Key")))
-	return nil
+}
+
+// SaltedVerifier makes what is stored of a password that was salted elsewhere. mechanism is one of those that there are.
+func SaltedVerifier(mechanism string, salted, salt []byte, iterations int) Verifier {
+	v := Verifier{Iterations: iterations, Salt: string(salt)}
+	v.keys(scramHash(mechanism), salted)
+	return v
 }
 
 // verify compares a password with what is stored of it.

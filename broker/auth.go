@@ -28,6 +28,8 @@ type Identity struct {
 	Source   string // what vouched for it: "password", "certificate", "anonymous", or a SASL mechanism
 	// Secret names the stored password that vouched for it, so that a change of that shows. It means nothing elsewhere; 0: none did.
 	Secret uint64
+	// Expires is when what the client has shown ends to hold, in Unix milliseconds; 0: never.
+	Expires int64
 
 	// Generation of the users and rules in force when the client came in; what changed since decides whether it may stay.
 	Generation uint64
@@ -62,6 +64,22 @@ type Authenticator interface {
 type QuickAuthenticator interface {
 	Authenticator
 	Quick(c Credentials) (id Identity, done bool, err error)
+}
+
+// Conversation is one client's way through a SASL mechanism, for one goroutine at a time. Step takes a message of the client, which is a view, and
+// gives the answer to it, which is the caller's. done: Identity is who the client is, and nothing more is said. An error is the end of it, and wraps
+// what an Authenticator's do. Step may block as an Authenticator does.
+type Conversation interface {
+	Step(ctx context.Context, message []byte) (answer []byte, done bool, err error)
+	Identity() Identity
+}
+
+// SASLAuthenticator is an Authenticator that knows SASL mechanisms in which more is said than a name and a password. Neither method blocks.
+type SASLAuthenticator interface {
+	// Mechanisms are those by which somebody can come in, by their names in SASL. PLAIN is not among them: Authenticate answers that.
+	Mechanisms() []string
+	// Converse begins a conversation with a client, whose name and password in c do not count; nil: there is no such mechanism.
+	Converse(mechanism string, c Credentials) Conversation
 }
 
 // Authorizer says what a client may do. For ActionPublish topic is a topic name; for ActionSubscribe it is a filter as the

@@ -141,6 +141,8 @@ type Auth struct {
 	// How long a password that was found right (or wrong, for a tenth of the time) is known without hashing it again, so that
 	// a reconnect storm does not cost one argon2 each. 0 turns it off. A reload forgets everything.
 	CacheTTL time.Duration `key:"cache_ttl" default:"5m" min:"0s" max:"24h"`
+	// Accept what librdkafka before 2.6.1 sends as nonce in SCRAM: its own once more before the whole one. Kafka refuses it since 3.9.
+	SCRAMRepeatedNonce bool `key:"scram_repeated_nonce" default:"false" reload:"live"`
 }
 
 // Journal is the durable log.
@@ -249,6 +251,11 @@ type Kafka struct {
 	FetchSize Size `key:"fetch_size" default:"55MiB" min:"1KiB" max:"1GiB" reload:"live"`
 	// Time after which a connection without a request is closed.
 	IdleTimeout time.Duration `key:"idle_timeout" default:"10m" min:"1s" max:"24h" reload:"live"`
+	// SASL mechanisms that are offered.
+	SASLMechanisms []string `key:"sasl_mechanisms" default:"[PLAIN, SCRAM-SHA-256, SCRAM-SHA-512]" oneof:"PLAIN|SCRAM-SHA-256|SCRAM-SHA-512" reload:"live"`
+	// How long a client that came in by SASL may go on before it says anew who it is (KIP-368); Kafka's `connections.max.reauth.ms`. A
+	// connection that goes on longer is closed. 0 is no limit.
+	SessionLifetime time.Duration `key:"session_lifetime" default:"0s" min:"0s" max:"720h" reload:"live"`
 	// How often each partition is looked at: records whose retention is over, compaction, producers that are silent.
 	CheckInterval time.Duration `key:"check_interval" default:"30s" min:"1s" max:"1h" reload:"live"`
 	// How long a partition knows an idempotent producer that is silent.

@@ -27,6 +27,7 @@ const (
 	kindBinding
 	kindACL
 	kindQuota
+	kindSecret
 	kindCount
 )
 
@@ -41,6 +42,7 @@ var kinds = [kindCount]struct {
 	kindBinding: {"binding", 1, decodeBinding},
 	kindACL:     {"acl", 1, decodeACL},
 	kindQuota:   {"quota", 1, decodeQuota},
+	kindSecret:  {"secret", 1, decodeSecret},
 }
 
 // key is the key of an entry.

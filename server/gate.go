@@ -10,7 +10,7 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 	a := &cfg.Auth
 	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser,
 		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
-		Directory: catalogUsers{s.catalog.Catalog}}
+		Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
 	if set := certs.now.Load(); set.tls != nil {
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.isRevoked
 	}

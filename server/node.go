@@ -125,14 +125,28 @@ func newNode(o nodeOptions) (*node, error) {
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
 		Settings: &o.settings, Logger: o.logger})
 	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
-	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, NodeID: o.kafka.node,
+	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, NodeID: o.kafka.node,
 		Settings: &o.kafka.settings, Logger: o.logger})
 	n.users = watchUsers(n.catalog.Catalog, func() {
 		n.mqtt.Recheck()
 		n.kafka.Recheck()
 	})
 	n.engine.Start()
+	n.catalog.makeSalt(func(err error) {
+		if err != nil {
+			o.logger.Warn("the salts of SCRAM users who are not there change with the next start", "err", err)
+		}
+	})
 	return n, nil
+}
+
+// scramUsers are the catalog's, but for those whom the password file has.
+func (n *node) scramUsers() *scramUsers {
+	u := &scramUsers{catalog: n.catalog.Catalog, inFile: func(string) bool { return false }}
+	if f, ok := n.o.authn.(interface{ InFile(string) bool }); ok {
+		u.inFile = f.InFile
+	}
+	return u
 }
 
 // listen opens one door and returns its address.

@@ -211,7 +211,8 @@ func shareStrategy(cfg *config.Config) topics.Strategy {
 func kafkaSettings(cfg *config.Config) kafka.Settings {
 	k := &cfg.Kafka
 	return kafka.Settings{AutoCreateTopics: k.AutoCreateTopics, Partitions: int32(k.Partitions), RequestBytes: int(k.RequestSize),
-		FetchBytes: int(k.FetchSize), IdleTimeout: k.IdleTimeout, Advertised: cfg.Listeners.Kafka.Advertised}
+		FetchBytes: int(k.FetchSize), IdleTimeout: k.IdleTimeout,
+		Mechanisms: k.SASLMechanisms, SessionLifetime: k.SessionLifetime, Advertised: cfg.Listeners.Kafka.Advertised}
 }
 
 // none turns the configuration's "0 is no limit" into the core's.

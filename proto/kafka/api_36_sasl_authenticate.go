@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"bytes"
 	"errors"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -20,36 +19,47 @@ func saslAuthenticate(r *request, m *kmsg.SASLAuthenticateRequest) {
 		r.respond(resp)
 		return
 	}
-	r.c.verify(bytes.Clone(m.SASLAuthBytes), r.ticket(), func(r *request, err error) {
-		if err == nil {
+	r.c.token(m.SASLAuthBytes, r.ticket(), func(r *request, s saslStep) {
+		if s.err == nil {
+			if s.answer != nil {
+				resp.SASLAuthBytes = s.answer
+			}
+			resp.SessionLifetimeMillis = s.lifetime.Milliseconds()
 			r.respond(resp)
 			return
 		}
-		why := "authentication failed"
-		if errors.Is(err, broker.ErrAuthBusy) {
-			why = "too many clients are being verified: try again"
-		}
+		why := whyRefused(s.err)
 		c := r.c
-		c.misbehaved("authentication failed", err)
+		c.misbehaved("authentication failed", s.err)
 		resp.ErrorCode, resp.ErrorMessage = int16(wire.SASLAuthenticationFailed), &why
 		r.respond(resp)
 		c.shut(errRefused)
 	})
 }
 
-// bareToken takes a token without a header: the answer is one too, empty; a client that is refused is closed.
+// whyRefused is what a client is told: nothing of who is there and who is not.
+func whyRefused(err error) string {
+	switch {
+	case errors.Is(err, broker.ErrAuthBusy):
+		return "too many clients are being verified: try again"
+	case errors.Is(err, errOtherUser):
+		return errOtherUser.Error()
+	}
+	return "authentication failed"
+}
+
+// bareToken takes a token without a header: the answer is one too; a client that is refused is closed.
 func (c *conn) bareToken(token []byte) {
-	c.sasl.bare = false
 	r := c.l.newRequest()
 	r.c, r.call = c, wire.Call{Key: wire.SASLAuthenticate}
 	c.enqueue(r)
-	c.verify(bytes.Clone(token), r.ticket(), func(r *request, err error) {
-		if err != nil {
-			r.c.misbehaved("authentication failed", err)
+	c.token(token, r.ticket(), func(r *request, s saslStep) {
+		if s.err != nil {
+			r.c.misbehaved("authentication failed", s.err)
 			r.c.shut(errRefused)
 			return
 		}
-		r.out = wire.AppendFrame(r.out[:0], nil)
+		r.out = wire.AppendFrame(r.out[:0], s.answer)
 		r.finish()
 	})
 }

@@ -60,6 +60,13 @@ func init() {
 		wire.DescribeTopicPartitions: serve(describeTopicPartitions),
 		wire.ConsumerGroupHeartbeat:  serve(consumerGroupHeartbeat),
 		wire.ConsumerGroupDescribe:   serve(consumerGroupDescribe),
+		wire.CreateDelegationToken:   serve(createDelegationToken),
+		wire.RenewDelegationToken:    serve(renewDelegationToken),
+		wire.ExpireDelegationToken:   serve(expireDelegationToken),
+		wire.DescribeDelegationToken: serve(describeDelegationToken),
+
+		wire.DescribeUserScramCredentials: serve(describeUserSCRAMCredentials),
+		wire.AlterUserScramCredentials:    serve(alterUserSCRAMCredentials),
 	}
 }
 

@@ -53,8 +53,11 @@ type conn struct {
 func (c *conn) onData(b []byte) int {
 	n := 0
 	limit := c.l.h.settings.Load().RequestBytes
+	if c.id == nil {
+		limit = min(limit, greetingBytesMax)
+	}
 	for n < len(b) && c.blocked == 0 && !c.closing {
-		if c.sasl.bare && c.id == nil {
+		if c.sasl.bare {
 			took, ok := c.scanToken(b[n:], limit)
 			if n += took; !ok {
 				break
@@ -120,8 +123,8 @@ func (c *conn) take(q *wire.Request) (took bool, err error) {
 	if serve == nil {
 		return false, wire.ErrUnknownAPI
 	}
-	if !c.admitted(q.Key) {
-		return false, errNotAuthenticated
+	if err := c.admitted(q.Key); err != nil {
+		return false, err
 	}
 	if r := c.resumed; r != nil {
 		return serve(r, q)

@@ -22,12 +22,15 @@ type Settings struct {
 	RequestBytes     int   // largest request
 	FetchBytes       int   // largest answer to a fetch, one batch aside
 	IdleTimeout      time.Duration
-	Advertised       string // HOST:PORT that clients are told; empty: what they have reached
+	Advertised       string        // HOST:PORT that clients are told; empty: what they have reached
+	Mechanisms       []string      // of SASL that may be offered
+	SessionLifetime  time.Duration // after which a client that came in by SASL has to say anew who it is; 0: never
 }
 
 // DefaultSettings are what the configuration's defaults say.
 func DefaultSettings() Settings {
-	return Settings{AutoCreateTopics: true, Partitions: 1, RequestBytes: 100 << 20, FetchBytes: 55 << 20, IdleTimeout: 10 * time.Minute}
+	return Settings{AutoCreateTopics: true, Partitions: 1, RequestBytes: 100 << 20, FetchBytes: 55 << 20, IdleTimeout: 10 * time.Minute,
+		Mechanisms: []string{mechanismPlain, "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"}}
 }
 
 // Options of a Handler.
@@ -35,6 +38,7 @@ type Options struct {
 	Broker   *broker.Broker
 	Loops    []*engine.Loop // of the engine that the Handler's listeners belong to
 	Catalog  Catalog
+	Users    Users
 	Authn    broker.QuickAuthenticator // nil: everybody comes in, anonymously
 	Authz    broker.ResourceAuthorizer // nil: everything is allowed
 	ACLs     ACLs                      // nil: requests of ACLs are refused
@@ -48,10 +52,13 @@ type Options struct {
 type Handler struct {
 	broker   *broker.Broker
 	catalog  Catalog
+	users    Users
 	authn    broker.QuickAuthenticator
 	authz    broker.ResourceAuthorizer
 	acls     ACLs
-	recheck  Rechecker // nil if authn is none
+	recheck  Rechecker                // nil if authn is none
+	sasl     broker.SASLAuthenticator // nil likewise
+	now      func() time.Time
 	nodeID   int32
 	log      *slog.Logger
 	settings atomic.Pointer[Settings]
@@ -80,8 +87,10 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
-	h := &Handler{broker: o.Broker, catalog: o.Catalog, authn: o.Authn, authz: o.Authz, acls: o.ACLs, nodeID: o.NodeID, log: o.Logger}
+	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs, nodeID: o.NodeID, log: o.Logger,
+		now: time.Now}
 	h.recheck, _ = o.Authn.(Rechecker)
+	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)
 	if h.authn == nil {
 		h.authn = everybody{}
 	}

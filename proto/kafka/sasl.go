@@ -5,20 +5,33 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"time"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// SASL mechanisms that are offered.
 const mechanismPlain = "PLAIN"
+
+const (
+	// greetingBytesMax bounds the requests of who has not said who it is.
+	greetingBytesMax = 512 << 10
+	// reauthPause is how long after one re-authentication another one may begin, as with Kafka.
+	reauthPause = int64(time.Second)
+)
 
 // saslState is how far a client has come in saying who it is.
 type saslState struct {
-	mechanism string // agreed on
-	bare      bool   // version 0 of the handshake: what follows are tokens without a header
+	mechanism string              // agreed on, of the conversation under way; empty: there is none
+	bare      bool                // version 0 of the handshake: what follows are tokens without a header
+	talk      broker.Conversation // nil for PLAIN
+	by        string              // the mechanism by which the client came in; empty: by none
+	began     int64               // when it came in, by the loop's clock
+	expires   int64               // from when on it has to say anew who it is; 0: never
 }
 
 // greet finds out whether the client may come in as it is: by its certificate, or without credentials.
@@ -47,27 +60,115 @@ func (c *conn) certificates() []*x509.Certificate {
 	return nil
 }
 
-// admit lets the client in. The user may have been changed, and everybody looked at again, between the answer and now.
-func (c *conn) admit(id *broker.Identity) error {
-	if h := c.l.h; h.recheck != nil {
-		if err := h.recheck.Recheck(id, c.certificates()); err != nil {
-			return err
-		}
+var (
+	errNotAuthenticated = errors.New("a request before authentication")
+	errInBetween        = errors.New("a request in the middle of authentication")
+	errExpired          = errors.New("the session has expired, and the client has not said anew who it is")
+	errBadToken         = errors.New("SASL token cannot be read")
+	errRefused          = errors.New("authentication failed")
+	errOtherUser        = errors.New("the user cannot be changed by re-authentication")
+	errMechanism        = errors.New("the SASL mechanism is not offered")
+)
+
+// admitted says whether a request may be served: who has not said who it is may only do so, and so may who has to say it anew.
+func (c *conn) admitted(k wire.APIKey) error {
+	switch {
+	case k == wire.SASLHandshake || k == wire.SASLAuthenticate:
+		return nil
+	case c.sasl.by != "" && c.sasl.mechanism != "":
+		return errInBetween
+	case k == wire.APIVersions:
+		return nil
+	case c.id == nil:
+		return errNotAuthenticated
+	case c.sasl.expires != 0 && c.l.loop.NowMono() >= c.sasl.expires:
+		return errExpired
 	}
-	c.id, c.access = id, nil
 	return nil
 }
 
-// admitted says whether a request may be served: who has not said who it is may only do so.
-func (c *conn) admitted(k wire.APIKey) bool {
-	return c.id != nil || k == wire.APIVersions || k == wire.SASLHandshake || k == wire.SASLAuthenticate
+// mechanisms are those that are offered.
+func (h *Handler) mechanisms() (list []string) {
+	allowed := h.settings.Load().Mechanisms
+	offer := func(m string) {
+		if slices.Contains(allowed, m) {
+			list = append(list, m)
+		}
+	}
+	offer(mechanismPlain)
+	if h.sasl != nil {
+		for _, m := range h.sasl.Mechanisms() {
+			offer(m)
+		}
+	}
+	return list
 }
 
-var (
-	errNotAuthenticated = errors.New("a request before authentication")
-	errBadToken         = errors.New("SASL token cannot be read")
-	errRefused          = errors.New("authentication failed")
-)
+// converse begins a conversation by a mechanism that is offered.
+func (c *conn) converse(mechanism string, bare bool) {
+	s := &c.sasl
+	s.mechanism, s.bare, s.talk = mechanism, bare, nil
+	if mechanism != mechanismPlain {
+		s.talk = c.l.h.sasl.Converse(mechanism, c.credentials())
+	}
+}
+
+// saslStep is what came of a token.
+type saslStep struct {
+	answer   []byte
+	done     bool // the client is in
+	lifetime time.Duration
+	err      error
+}
+
+// token takes a token of the conversation, off the loop, and calls told on it. The authenticator bounds how many wait.
+func (c *conn) token(token []byte, t ticket, told func(r *request, s saslStep)) {
+	talk := c.sasl.talk
+	settle := func(id broker.Identity, s saslStep) {
+		t.later(c.l, func(r *request) { told(r, r.c.stepped(&id, s)) })
+	}
+	if talk == nil {
+		c.plain(token, settle)
+		return
+	}
+	token = bytes.Clone(token)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
+		defer cancel()
+		answer, done, err := talk.Step(ctx, token)
+		clear(token)
+		s := saslStep{answer: answer, done: done, err: err}
+		if !done {
+			settle(broker.Identity{}, s)
+			return
+		}
+		settle(talk.Identity(), s)
+	}()
+}
+
+// plain takes the one token of PLAIN.
+func (c *conn) plain(token []byte, settle func(broker.Identity, saslStep)) {
+	user, password, err := plainToken(token)
+	if err != nil {
+		settle(broker.Identity{}, saslStep{err: err})
+		return
+	}
+	cr := c.credentials()
+	cr.Username, cr.HasUsername, cr.Password = user, true, password
+	cr.PeerCertificates = nil // the name says who it is now, not the certificate
+	if id, known, err := c.l.h.authn.Quick(cr); known {
+		clear(password)
+		settle(id, saslStep{done: err == nil, err: err})
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
+		defer cancel()
+		id, err := c.l.h.authn.Authenticate(ctx, cr)
+		clear(password)
+		settle(id, saslStep{done: err == nil, err: err})
+	}()
+}
 
 // plainToken reads a token of PLAIN (RFC 4616): authorization id, user and password, with zero bytes between them.
 func plainToken(b []byte) (user string, password []byte, err error) {
@@ -78,31 +179,44 @@ func plainToken(b []byte) (user string, password []byte, err error) {
 	return string(parts[1]), bytes.Clone(parts[2]), nil
 }
 
-// verify asks who the client of a token is, off the loop, and calls done on it. The authenticator bounds how many wait.
-func (c *conn) verify(token []byte, t ticket, done func(r *request, err error)) {
-	user, password, err := plainToken(token)
-	if err != nil {
-		t.later(c.l, func(r *request) { done(r, err) })
-		return
+// stepped takes the outcome of a token over.
+func (c *conn) stepped(id *broker.Identity, s saslStep) saslStep {
+	if s.err != nil || !s.done {
+		return s
 	}
-	cr := c.credentials()
-	cr.Username, cr.HasUsername, cr.Password, cr.ClientID = user, true, password, ""
-	settle := func(id broker.Identity, err error) {
-		clear(password)
-		t.later(c.l, func(r *request) {
-			if err == nil {
-				err = r.c.admit(&id)
-			}
-			done(r, err)
-		})
+	if s.lifetime, s.err = c.admit(id); s.err != nil {
+		return saslStep{err: s.err}
 	}
-	if id, known, err := c.l.h.authn.Quick(cr); known {
-		settle(id, err)
-		return
+	now := c.l.loop.NowMono()
+	c.sasl = saslState{by: c.sasl.mechanism, began: now}
+	if s.lifetime > 0 {
+		c.sasl.expires = now + int64(s.lifetime)
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
-		defer cancel()
-		settle(c.l.h.authn.Authenticate(ctx, cr))
-	}()
+	return s
+}
+
+// admit lets the client in, and says for how long; 0: for ever. The user may have been changed, and everybody looked at again, between the answer
+// and now.
+func (c *conn) admit(id *broker.Identity) (lifetime time.Duration, err error) {
+	h := c.l.h
+	if h.recheck != nil {
+		if err := h.recheck.Recheck(id, c.certificates()); err != nil {
+			return 0, err
+		}
+	}
+	if c.sasl.by != "" && (c.id.User != id.User || c.id.Tenant != id.Tenant) {
+		return 0, fmt.Errorf("%w: from %q to %q", errOtherUser, c.id.User, id.User)
+	}
+	lifetime = h.settings.Load().SessionLifetime
+	if id.Expires != 0 {
+		left := time.Duration(id.Expires-h.now().UnixMilli()) * time.Millisecond
+		if left <= 0 {
+			return 0, errExpired
+		}
+		if lifetime == 0 || left < lifetime {
+			lifetime = left
+		}
+	}
+	c.id, c.access = id, nil
+	return lifetime, nil
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,22 +16,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
-
-	"github.com/sluicemq/sluice/auth"
 )
 
 // guarded starts a node on which user admin, password admin, may do everything, and clients without credentials come in.
 func guarded(t testing.TB, set ...string) *cluster {
 	t.Helper()
-	hash, err := auth.Hash([]byte("admin"), auth.DefaultParams)
-	if err != nil {
-		t.Fatal(err)
-	}
-	users := filepath.Join(t.TempDir(), "users")
-	if err := os.WriteFile(users, []byte("admin:"+hash+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return start(t, append([]string{"auth.password_file=" + users, "auth.anonymous=loopback", "auth.super_users=admin"}, set...)...)
+	return start(t, append([]string{"auth.password_file=" + passwordFile(t, "admin", "admin"), "auth.anonymous=loopback", "auth.super_users=admin"}, set...)...)
 }
 
 func asAdmin() kgo.Opt { return kgo.SASL(plain.Auth{User: "admin", Pass: "admin"}.AsMechanism()) }
@@ -330,6 +318,18 @@ var guards = map[int16][]guard{
 		{need: []string{"delete group g", "read topic t"}, code: groupRefused, ask: offsetDeleteOf},
 		{need: []string{"read topic t"}, code: topicRefused, ask: offsetDeleteOf},
 	},
+	38: {{open: true}},
+	39: {{open: true}},
+	40: {{open: true}},
+	41: {{open: true}},
+	50: {{need: []string{"describe cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
+		return kmsg.NewPtrDescribeUserSCRAMCredentialsRequest()
+	}}},
+	51: {{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
+		m := kmsg.NewPtrAlterUserSCRAMCredentialsRequest()
+		m.Upsertions = []kmsg.AlterUserSCRAMCredentialsRequestUpsertion{{Name: "made", Mechanism: 1, Iterations: 4096, Salt: []byte("s"), SaltedPassword: []byte("p")}}
+		return m
+	}}},
 	60: {{open: true}},
 	61: {{need: []string{"read topic t"}, code: topicRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrDescribeProducersRequest()

@@ -1,0 +1,171 @@
+package server
+
+import (
+	"crypto/rand"
+	"errors"
+	"slices"
+
+	"github.com/sluicemq/sluice/auth"
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/proto/kafka"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// scramUsers are the SCRAM credentials of the catalog's users as Kafka's clients know them.
+type scramUsers struct {
+	catalog *meta.Catalog
+	inFile  func(name string) bool
+}
+
+var _ kafka.Users = (*scramUsers)(nil)
+
+// DescribeSCRAM says what credentials users have.
+func (u *scramUsers) DescribeSCRAM(_ uint32, names []string) (list []kafka.SCRAMUser) {
+	s := u.catalog.Load()
+	describe := func(name string, user *meta.User) kafka.SCRAMUser {
+		out := kafka.SCRAMUser{User: name}
+		if user == nil || u.inFile(name) {
+			return out
+		}
+		for i := range user.SCRAM {
+			out.Credentials = append(out.Credentials, kafka.SCRAMCredential{Mechanism: int8(user.SCRAM[i].Mechanism), Iterations: int32(user.SCRAM[i].Iterations)})
+		}
+		return out
+	}
+	for _, name := range names {
+		list = append(list, describe(name, s.User(name)))
+	}
+	if len(names) > 0 {
+		return list
+	}
+	for name, user := range s.Users() {
+		if d := describe(name, user); len(d.Credentials) > 0 {
+			list = append(list, d)
+		}
+	}
+	return list
+}
+
+// AlterSCRAM changes credentials. Changes of users that are good go into one command.
+func (u *scramUsers) AlterSCRAM(_ uint32, changes []kafka.SCRAMChange, done func([]kafka.SCRAMResult)) {
+	var results []kafka.SCRAMResult
+	u.catalog.Update(func(s *meta.Snapshot) (entries []meta.Entry, _ error) {
+		results = results[:0]
+		for i := range changes {
+			name := changes[i].User
+			if slices.ContainsFunc(changes[:i], func(c kafka.SCRAMChange) bool { return c.User == name }) {
+				continue
+			}
+			e, res := u.alter(s, name, changes[i:])
+			if results = append(results, res); res.Code == wire.None {
+				entries = append(entries, e)
+			}
+		}
+		return entries, nil
+	}, func(err error) {
+		for i := range results {
+			if r := &results[i]; err != nil && r.Code == wire.None {
+				r.Code, r.Message = catalogCode(err), err.Error()
+			}
+		}
+		done(results)
+	})
+}
+
+// catalogCode is Kafka's code of what refuses a change of the catalog.
+func catalogCode(err error) wire.ErrorCode {
+	switch {
+	case errors.Is(err, meta.ErrBusy):
+		return wire.RequestTimedOut // clients come again
+	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrClosed):
+		return wire.KafkaStorageError
+	case errors.Is(err, broker.ErrQuota):
+		return wire.PolicyViolation
+	}
+	return wire.UnknownServerError
+}
+
+// alter makes a user's entry of all changes of it.
+func (u *scramUsers) alter(s *meta.Snapshot, name string, changes []kafka.SCRAMChange) (meta.Entry, kafka.SCRAMResult) {
+	refuse := func(code wire.ErrorCode, why string) (meta.Entry, kafka.SCRAMResult) {
+		return meta.Entry{}, kafka.SCRAMResult{User: name, Code: code, Message: why}
+	}
+	switch {
+	case name == "":
+		return refuse(wire.UnacceptableCredential, "Username must not be empty")
+	case meta.CheckUserName(name) != nil:
+		return refuse(wire.UnacceptableCredential, meta.CheckUserName(name).Error())
+	case u.inFile(name):
+		return refuse(wire.UnacceptableCredential, "the user is one of auth.password_file, which wins over what is set here")
+	}
+	user := s.User(name)
+	if user == nil {
+		user = &meta.User{Name: name}
+	}
+	touched := make(map[int8]bool)
+	for i := range changes {
+		c := &changes[i]
+		if c.User != name {
+			continue
+		}
+		if touched[c.Mechanism] {
+			return refuse(wire.DuplicateResource, "A user credential cannot be altered twice in the same request")
+		}
+		touched[c.Mechanism] = true
+		next, code, why := alterCredential(user, c)
+		if code != wire.None {
+			return refuse(code, why)
+		}
+		user = next
+	}
+	if user.Password == "" && len(user.SCRAM) == 0 {
+		return meta.DeleteUser(name), kafka.SCRAMResult{User: name}
+	}
+	return user.Entry(), kafka.SCRAMResult{User: name}
+}
+
+// alterCredential makes one change, with Kafka's codes and words for what refuses it.
+func alterCredential(user *meta.User, c *kafka.SCRAMChange) (next *meta.User, code wire.ErrorCode, why string) {
+	m := meta.Mechanism(c.Mechanism)
+	switch {
+	case c.Mechanism <= 0 || m.Size() == 0:
+		return nil, wire.UnsupportedSASLMechanism, "Unknown SCRAM mechanism"
+	case c.Delete && user.Credential(m) == nil:
+		return nil, wire.ResourceNotFound, "Attempt to delete a user credential that does not exist"
+	case c.Delete:
+		return user.WithoutCredential(m), wire.None, ""
+	case c.Iterations < meta.IterationsMin:
+		return nil, wire.UnacceptableCredential, "Too few iterations"
+	case c.Iterations > meta.IterationsMax:
+		return nil, wire.UnacceptableCredential, "Too many iterations"
+	case len(c.SaltedPassword) == 0:
+		return nil, wire.UnacceptableCredential, "Salted password must not be empty"
+	}
+	v := auth.SaltedVerifier(m.String(), c.SaltedPassword, c.Salt, int(c.Iterations))
+	cred := meta.Credential{Mechanism: m, Iterations: v.Iterations, Salt: v.Salt, StoredKey: v.StoredKey, ServerKey: v.ServerKey}
+	if err := cred.Check(); err != nil {
+		return nil, wire.UnacceptableCredential, err.Error()
+	}
+	return user.WithCredential(cred), wire.None, ""
+}
+
+// saltKey is the secret behind the salts of users who are not there; nil until the catalog has one.
+func (c *catalogStore) saltKey() []byte {
+	if s := c.Load().Secret(meta.SaltSecret); s != "" {
+		return []byte(s)
+	}
+	return nil
+}
+
+// makeSalt gives the catalog that secret at the first start.
+func (c *catalogStore) makeSalt(done func(error)) {
+	var secret [32]byte
+	_, _ = rand.Read(secret[:]) // never fails: the runtime ends the process first
+	c.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
+		if s.Secret(meta.SaltSecret) != "" {
+			return nil, nil
+		}
+		return []meta.Entry{(&meta.Secret{Name: meta.SaltSecret, Value: string(secret[:])}).Entry()}, nil
+	}, done)
+}
