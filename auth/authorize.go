@@ -111,7 +111,7 @@ func (rs *ruleSet) isSuper(id *broker.Identity) bool {
 	if len(rs.super) == 0 {
 		return false
 	}
-	_, ok := rs.super[principalName(id)]
+	_, ok := rs.super[id.Principal()]
 	return ok
 }
 

@@ -44,10 +44,7 @@ type grant struct {
 	allow, deny uint16     // bits of operations
 }
 
-const (
-	userPrefix    = "User:"
-	anonymousName = "ANONYMOUS" // what Kafka calls a client without credentials
-)
+const userPrefix = "User:"
 
 func bit(op broker.Operation) uint16 { return 1 << op }
 
@@ -239,20 +236,13 @@ func (t *typeGrants) finish() {
 	}
 }
 
-func principalName(id *broker.Identity) string {
-	if id.User == "" {
-		return anonymousName
-	}
-	return id.User
-}
-
 func (n *grant) from(id *broker.Identity) bool {
 	return n.anyHost || n.host.IsValid() && n.host == id.Remote.Unmap().WithZone("")
 }
 
 // bits are what the pattern's grants allow and deny a client.
 func (p *pattern) bits(id *broker.Identity) (allow, deny uint16) {
-	for _, list := range [2][]grant{p.users[principalName(id)], p.everyone} {
+	for _, list := range [2][]grant{p.users[id.Principal()], p.everyone} {
 		for i := range list {
 			if n := &list[i]; n.from(id) {
 				allow, deny = allow|n.allow, deny|n.deny
@@ -421,7 +411,7 @@ func prefixOverlaps(prefix string, f []byte) bool {
 // allowsAny says whether id may do op with some resource of the type, those aside that every pattern leaves to the default.
 func (g *grants) allowsAny(id *broker.Identity, op broker.Operation, rt broker.ResourceType) bool {
 	t := &g.types[rt]
-	for _, list := range [2][]*pattern{t.allowed[principalName(id)], t.allowed["*"]} {
+	for _, list := range [2][]*pattern{t.allowed[id.Principal()], t.allowed["*"]} {
 		for _, p := range list {
 			if allow, _ := p.bits(id); allow&bit(op) != 0 && g.judge(id, op, rt, []byte(p.name)) == allowed {
 				return true

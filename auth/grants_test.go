@@ -205,7 +205,7 @@ func slowAllows(list []broker.ACL, id *broker.Identity, op broker.Operation, rt 
 			continue
 		}
 		v = max(v, closed)
-		if a.Principal != "User:*" && a.Principal != "User:"+principalName(id) || a.Host != "*" && a.Host != id.Remote.String() {
+		if a.Principal != "User:*" && a.Principal != "User:"+id.Principal() || a.Host != "*" && a.Host != id.Remote.String() {
 			continue
 		}
 		switch a.Permission {

@@ -90,3 +90,14 @@ type Authorizer interface {
 	Authorize(id *Identity, a Action, topic []byte) bool
 	Generation() uint64
 }
+
+// AnonymousPrincipal is what rules and quotas call a client without credentials.
+const AnonymousPrincipal = "ANONYMOUS"
+
+// Principal is the name by which rules and quotas know the client.
+func (id *Identity) Principal() string {
+	if id.User == "" {
+		return AnonymousPrincipal
+	}
+	return id.User
+}

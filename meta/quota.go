@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
+	"slices"
 )
 
 // QuotaName is one part of what a quota is for. Its zero value: quotas with any or none.
@@ -52,6 +54,14 @@ func (q *Quota) entity(b []byte) []byte {
 }
 
 func (q *Quota) entryName() string { return digest(q.entity(nil)) }
+
+// SetValues takes values, in the order in which they are kept.
+func (q *Quota) SetValues(values map[string]float64) {
+	q.Values = q.Values[:0:0]
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		q.Values = append(q.Values, QuotaValue{key, values[key]})
+	}
+}
 
 // Entry is what is stored of the quota; without values, the entry that deletes it.
 func (q *Quota) Entry() Entry {

@@ -4,92 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 )
 
-// aclKeeper is the catalog's ACLs for those who ask and change them, and gives all of them to the authorizer after each change. That takes
-// time when there are many, so it is done on a goroutine of its own, once for all changes that have come meanwhile; who has made a change is
-// answered when it counts.
+// aclKeeper is the catalog's ACLs for those who ask and change them, and gives all of them to the authorizer after each change.
 type aclKeeper struct {
+	*follower
 	catalog *meta.Catalog
-	take    func([]broker.ACL) // the authorizer
-	cancel  func()
-	done    chan struct{}
-
-	mu struct {
-		sync.Mutex
-		wake    *sync.Cond
-		stale   bool
-		closed  bool
-		waiting []func()
-	}
 }
 
-// keepACLs gives the ACLs that there are to the authorizer, and begins to follow the catalog.
 func keepACLs(c *meta.Catalog, take func([]broker.ACL)) *aclKeeper {
-	k := &aclKeeper{catalog: c, take: take, done: make(chan struct{})}
-	k.mu.wake = sync.NewCond(&k.mu)
-	k.cancel = c.Subscribe(func(old, now *meta.Snapshot) {
-		if meta.ACLsChanged(old, now) {
-			k.mu.Lock()
-			k.mu.stale = true
-			k.mu.wake.Signal()
-			k.mu.Unlock()
-		}
-	})
-	if c.Load().ACLCount() > 0 {
-		take(k.list())
-	}
-	go k.run()
-	return k
+	return &aclKeeper{follow(c, meta.ACLsChanged, func(s *meta.Snapshot) { take(listACLs(s)) }), c}
 }
 
-func (k *aclKeeper) run() {
-	defer close(k.done)
-	for {
-		k.mu.Lock()
-		for !k.mu.stale && !k.mu.closed && len(k.mu.waiting) == 0 {
-			k.mu.wake.Wait()
-		}
-		stale, waiting, closed := k.mu.stale, k.mu.waiting, k.mu.closed
-		k.mu.stale, k.mu.waiting = false, nil
-		k.mu.Unlock()
-		if stale {
-			k.take(k.list())
-		}
-		for _, fn := range waiting {
-			fn()
-		}
-		if closed {
-			return
-		}
-	}
-}
-
-// settled has fn called when the authorizer knows every change that is in the catalog now.
-func (k *aclKeeper) settled(fn func()) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.mu.waiting = append(k.mu.waiting, fn)
-	k.mu.wake.Signal()
-}
-
-// close ends the goroutine. It is called when nobody changes the catalog any more.
-func (k *aclKeeper) close() {
-	k.cancel()
-	k.mu.Lock()
-	k.mu.closed = true
-	k.mu.wake.Signal()
-	k.mu.Unlock()
-	<-k.done
-}
-
-func (k *aclKeeper) list() []broker.ACL {
-	s := k.catalog.Load()
+func listACLs(s *meta.Snapshot) []broker.ACL {
 	list := make([]broker.ACL, 0, s.ACLCount())
 	for _, a := range s.ACLs() {
 		list = append(list, coreACL(a))

@@ -2,6 +2,7 @@ package server
 
 import (
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -58,6 +59,8 @@ var metricHelp = map[string]string{
 	"sluice_kafka_received_bytes_total":         "Bytes of Kafka requests.",
 	"sluice_kafka_sent_bytes_total":             "Bytes of Kafka answers.",
 	"sluice_kafka_protocol_errors_total":        "Kafka connections ended because of what the client sent.",
+	"sluice_broker_throttles_total":             "Times that a client was made to wait by a quota.|quota",
+	"sluice_broker_throttle_seconds_total":      "Time that clients were told to wait by quotas.|quota",
 	"sluice_broker_topics":                      "Topics.",
 	"sluice_broker_partitions":                  "Partitions of all topics.",
 	"sluice_broker_producers":                   "Idempotent producers known, each counted once for each partition.",
@@ -109,6 +112,10 @@ func (k sink) histogram(name string, h *broker.Latency) {
 	k.ch <- prometheus.MustNewConstHistogram(k.c.descs[name], count, sum, buckets)
 }
 
+func (k sink) seconds(name string, d time.Duration, labels ...string) {
+	k.ch <- prometheus.MustNewConstMetric(k.c.descs[name], prometheus.CounterValue, d.Seconds(), labels...)
+}
+
 func (k sink) counter(name string, v uint64, labels ...string) {
 	k.ch <- prometheus.MustNewConstMetric(k.c.descs[name], prometheus.CounterValue, float64(v), labels...)
 }
@@ -145,6 +152,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.gauge("sluice_journal_log_bytes", float64(j.logBytes))
 	k.counter("sluice_journal_groups_failed_total", uint64(j.failedFull), "full")
 	k.counter("sluice_journal_groups_failed_total", uint64(j.failedIO), "io_error")
+	for kind := range broker.QuotaKinds {
+		times, waited := c.s.node.quotas.Throttled(kind)
+		k.counter("sluice_broker_throttles_total", uint64(times), kind.String())
+		k.seconds("sluice_broker_throttle_seconds_total", waited, kind.String())
+	}
 	c.collectEngine(k)
 }
 

@@ -80,6 +80,8 @@ type node struct {
 	users   *rechecker
 	memory  *memoryWatch
 	acls    *aclKeeper
+	quotas  broker.Quotas
+	limits  *quotaKeeper // gives them to quotas
 
 	stopTicks []func()
 	closing   sync.Once
@@ -122,10 +124,11 @@ func newNode(o nodeOptions) (*node, error) {
 			o.authz.SetACLs(list)
 		}
 	})
-	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz,
+	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
+	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
 		Settings: &o.settings, Logger: o.logger})
 	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
-	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, NodeID: o.kafka.node,
+	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
 		Settings: &o.kafka.settings, Logger: o.logger})
 	n.users = watchUsers(n.catalog.Catalog, func() {
 		n.mqtt.Recheck()
@@ -199,6 +202,7 @@ func (n *node) close(ctx context.Context) error {
 		n.kafka.Close()
 		n.broker.Close()
 		n.acls.close()
+		n.limits.close()
 		n.closeErr = errors.Join(err, n.storage.close())
 	})
 	return n.closeErr

@@ -204,7 +204,7 @@ func (r *request) produced() {
 			at++
 		}
 	}
-	r.out = b.Finish(0, nil)
+	r.out = b.Finish(r.throttleMS(), nil)
 	r.finish()
 }
 

@@ -58,6 +58,7 @@ func fetch(r *request, q *wire.Request) (took bool, err error) {
 		f.refuse(code)
 		return true, nil
 	}
+	f.boundFetch()
 	wait := max(time.Duration(m.MaxWaitMS)*time.Millisecond, 0)
 	f.begin(wait)
 	return true, nil
@@ -66,7 +67,7 @@ func fetch(r *request, q *wire.Request) (took bool, err error) {
 // refuse answers the request as a whole.
 func (f *fetchState) refuse(code wire.ErrorCode) {
 	var b wire.FetchResponseBuilder
-	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{Code: code}, 0)
+	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{ThrottleMS: f.r.throttleMS(), Code: code}, 0)
 	f.out, f.over = b.Finish(nil), true
 	f.r.finish()
 }
@@ -193,6 +194,7 @@ func (f *fetchState) settle() {
 	f.over = true
 	f.r.c.l.core.StopTimer(&f.timer)
 	f.unwatch()
+	f.meterFetch()
 	f.build()
 	f.r.finish()
 }
@@ -221,7 +223,7 @@ func (f *fetchState) release() {
 func (f *fetchState) build() {
 	topics := f.choose()
 	var b wire.FetchResponseBuilder
-	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{SessionID: f.sessionID}, topics)
+	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{ThrottleMS: f.r.throttleMS(), SessionID: f.sessionID}, topics)
 	for k := 0; k < len(f.shown); {
 		p := &f.parts[f.shown[k]]
 		n := k

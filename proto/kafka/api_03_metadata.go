@@ -37,11 +37,11 @@ func metadata(r *request, m *kmsg.MetadataRequest) {
 	missing := r.c.nameTopics(m, resp)
 	if r.c.l.h.settings.Load().AutoCreateTopics && (m.Version < 4 || m.AllowAutoTopicCreation) {
 		missing = slices.DeleteFunc(missing, func(i int) bool {
-			ok := r.c.mayCreate(*resp.Topics[i].Topic)
-			if !ok {
+			if !r.c.mayCreate(*resp.Topics[i].Topic) {
 				resp.Topics[i].ErrorCode = int16(wire.TopicAuthorizationFailed)
+				return true
 			}
-			return !ok
+			return !r.mayMutate(int(r.c.l.h.settings.Load().Partitions), true) // it asks again
 		})
 	} else {
 		missing = nil

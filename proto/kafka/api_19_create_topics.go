@@ -33,6 +33,9 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 		if named[t.Topic] == 0 {
 			code, why = wire.InvalidRequest, "the topic is named more than once"
 		}
+		if code == wire.None && !m.ValidateOnly && !r.mayMutate(r.c.l.partitions(&spec), m.Version >= 6) {
+			code, why = wire.ThrottlingQuotaExceeded, mutationsExceeded
+		}
 		if code != wire.None {
 			out.ErrorCode, out.ErrorMessage = int16(code), &why
 		} else {
@@ -53,6 +56,14 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 			r.respond(resp)
 		})
 	})
+}
+
+// partitions is how many a topic that is made will have.
+func (l *loopState) partitions(t *TopicCreation) int {
+	if t.Partitions < 0 {
+		return int(l.h.settings.Load().Partitions)
+	}
+	return int(t.Partitions)
 }
 
 // creation reads a topic of the request.

@@ -41,6 +41,9 @@ func deleteTopics(r *request, m *kmsg.DeleteTopicsRequest) {
 			out.ErrorCode = int16(code)
 		case t.Spec().Internal || !r.c.mayTopic(broker.OperationDelete, name):
 			out.Topic, out.TopicID, out.ErrorCode = &name, t.ID(), int16(wire.TopicAuthorizationFailed)
+		case !r.mayMutate(len(t.Partitions()), m.Version >= 5):
+			why := mutationsExceeded
+			out.Topic, out.TopicID, out.ErrorCode, out.ErrorMessage = &name, t.ID(), int16(wire.ThrottlingQuotaExceeded), &why
 		default:
 			out.Topic, out.TopicID = &name, t.ID()
 			ids, place = append(ids, t.ID()), append(place, i)

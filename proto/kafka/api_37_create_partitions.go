@@ -17,13 +17,17 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 		t := &m.Topics[i]
 		out := kmsg.NewCreatePartitionsResponseTopic()
 		out.Topic = t.Topic
-		switch code, why := r.c.l.checkPartitions(t); {
+		code, added, why := r.c.l.checkPartitions(t)
+		switch {
 		case named[t.Topic]:
 			out.ErrorCode = int16(wire.InvalidRequest)
 		case !r.c.mayTopic(broker.OperationAlter, t.Topic):
 			out.ErrorCode = int16(wire.TopicAuthorizationFailed)
 		case code != wire.None:
 			out.ErrorCode, out.ErrorMessage = int16(code), &why
+		case !m.ValidateOnly && !r.mayMutate(added, m.Version >= 3):
+			text := mutationsExceeded
+			out.ErrorCode, out.ErrorMessage = int16(wire.ThrottlingQuotaExceeded), &text
 		default:
 			wanted, place = append(wanted, TopicCreation{Name: t.Topic, Partitions: t.Count}), append(place, i)
 		}
@@ -48,22 +52,22 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 	})
 }
 
-func (l *loopState) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.ErrorCode, why string) {
+func (l *loopState) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.ErrorCode, added int, why string) {
 	topic := l.h.broker.Topic(tenant, t.Topic)
 	if topic == nil {
-		return wire.UnknownTopicOrPartition, "there is no such topic"
+		return wire.UnknownTopicOrPartition, 0, "there is no such topic"
 	}
 	have := int32(len(topic.Partitions()))
 	if t.Count <= have {
-		return wire.InvalidPartitions, "the number of partitions can only be raised"
+		return wire.InvalidPartitions, 0, "the number of partitions can only be raised"
 	}
 	if len(t.Assignment) > 0 && int32(len(t.Assignment)) != t.Count-have {
-		return wire.InvalidReplicaAssignment, "one assignment for each new partition is wanted"
+		return wire.InvalidReplicaAssignment, 0, "one assignment for each new partition is wanted"
 	}
 	for i := range t.Assignment {
 		if rs := t.Assignment[i].Replicas; len(rs) != 1 || rs[0] != l.h.nodeID {
-			return wire.InvalidReplicaAssignment, "this node is alone: each partition has one replica, here"
+			return wire.InvalidReplicaAssignment, 0, "this node is alone: each partition has one replica, here"
 		}
 	}
-	return wire.None, ""
+	return wire.None, int(t.Count - have), ""
 }

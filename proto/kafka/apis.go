@@ -38,6 +38,8 @@ func init() {
 		wire.DescribeACLs:            serve(describeACLs),
 		wire.CreateACLs:              serve(createACLs),
 		wire.DeleteACLs:              serve(deleteACLs),
+		wire.DescribeClientQuotas:    serve(describeClientQuotas),
+		wire.AlterClientQuotas:       serve(alterClientQuotas),
 		wire.DescribeConfigs:         serve(describeConfigs),
 		wire.AlterConfigs:            serve(alterConfigs),
 		wire.SASLAuthenticate:        serve(saslAuthenticate),

@@ -40,6 +40,7 @@ type conn struct {
 	resumed  *request         // a produce request that the core had room for a part of: it comes again
 	fetches  *fetchSession    // the last one that was made
 	access   *accessCache     // made when rules are first asked
+	quota    *quotaState      // made when there are quotas
 	id       *broker.Identity // who the client is; nil: it has not said so yet
 	sasl     saslState
 	prev     *conn
@@ -51,7 +52,7 @@ type conn struct {
 
 // onData takes all requests that are whole, as far as they can be taken now, and returns how many bytes that was.
 func (c *conn) onData(b []byte) int {
-	n := 0
+	n, watch := 0, c.startWatch()
 	limit := c.l.h.settings.Load().RequestBytes
 	if c.id == nil {
 		limit = min(limit, greetingBytesMax)
@@ -85,10 +86,11 @@ func (c *conn) onData(b []byte) int {
 		c.l.n.requests[q.Key]++
 		c.l.n.bytesIn += uint64(q.Size)
 	}
+	watch.stop(c)
 	if c.closing {
 		return len(b)
 	}
-	if n > 0 {
+	if n > 0 && c.blocked&blockQuota == 0 {
 		c.touch()
 	}
 	return n
@@ -140,6 +142,9 @@ func (c *conn) take(q *wire.Request) (took bool, err error) {
 	r := c.l.newRequest()
 	r.c, r.call, r.clientID = c, q.Call, q.ClientID
 	c.enqueue(r)
+	if c.l.h.quotas.Any() {
+		c.meter(r, q)
+	}
 	took, err = serve(r, q)
 	if err == nil && !took && c.resumed != r {
 		c.dequeue(r)
@@ -245,6 +250,7 @@ func (c *conn) onClose(error) {
 	if c.appender != nil {
 		c.appender.Close()
 	}
+	c.endQuota()
 	c.l.unlink(c)
 }
 

@@ -35,37 +35,41 @@ func DefaultSettings() Settings {
 
 // Options of a Handler.
 type Options struct {
-	Broker   *broker.Broker
-	Loops    []*engine.Loop // of the engine that the Handler's listeners belong to
-	Catalog  Catalog
-	Users    Users
-	Authn    broker.QuickAuthenticator // nil: everybody comes in, anonymously
-	Authz    broker.ResourceAuthorizer // nil: everything is allowed
-	ACLs     ACLs                      // nil: requests of ACLs are refused
-	NodeID   int32
-	Settings *Settings    // nil: DefaultSettings
-	Logger   *slog.Logger // nil: slog.Default
+	Broker       *broker.Broker
+	Loops        []*engine.Loop // of the engine that the Handler's listeners belong to
+	Catalog      Catalog
+	Users        Users
+	Authn        broker.QuickAuthenticator // nil: everybody comes in, anonymously
+	Authz        broker.ResourceAuthorizer // nil: everything is allowed
+	ACLs         ACLs                      // nil: requests of ACLs are refused
+	Quotas       *broker.Quotas            // nil: none
+	QuotaCatalog QuotaCatalog              // nil: quotas cannot be changed
+	NodeID       int32
+	Settings     *Settings    // nil: DefaultSettings
+	Logger       *slog.Logger // nil: slog.Default
 }
 
 // Handler is the Kafka protocol for an engine: one for all loops and listeners. Its methods that engine calls run on the connection's
 // loop; the others may be called from anywhere.
 type Handler struct {
-	broker   *broker.Broker
-	catalog  Catalog
-	users    Users
-	authn    broker.QuickAuthenticator
-	authz    broker.ResourceAuthorizer
-	acls     ACLs
-	recheck  Rechecker                // nil if authn is none
-	sasl     broker.SASLAuthenticator // nil likewise
-	now      func() time.Time
-	nodeID   int32
-	log      *slog.Logger
-	settings atomic.Pointer[Settings]
-	draining atomic.Bool
-	loops    []*loopState
-	stops    []func()
-	closing  sync.Once
+	broker       *broker.Broker
+	catalog      Catalog
+	users        Users
+	authn        broker.QuickAuthenticator
+	authz        broker.ResourceAuthorizer
+	acls         ACLs
+	quotas       *broker.Quotas
+	quotaCatalog QuotaCatalog
+	recheck      Rechecker                // nil if authn is none
+	sasl         broker.SASLAuthenticator // nil likewise
+	now          func() time.Time
+	nodeID       int32
+	log          *slog.Logger
+	settings     atomic.Pointer[Settings]
+	draining     atomic.Bool
+	loops        []*loopState
+	stops        []func()
+	closing      sync.Once
 }
 
 // verifyTimeout is how long it may take to verify a client.
@@ -87,12 +91,15 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
-	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs, nodeID: o.NodeID, log: o.Logger,
-		now: time.Now}
+	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs,
+		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, log: o.Logger, now: time.Now}
 	h.recheck, _ = o.Authn.(Rechecker)
 	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)
 	if h.authn == nil {
 		h.authn = everybody{}
+	}
+	if h.quotas == nil {
+		h.quotas = &broker.Quotas{}
 	}
 	if h.log == nil {
 		h.log = slog.Default()

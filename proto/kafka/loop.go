@@ -50,6 +50,7 @@ func (l *loopState) open(k link) *conn {
 	l.n.open++
 	c.touch()
 	c.greet()
+	c.countConnection()
 	if l.h.draining.Load() {
 		c.shut(nil)
 	}

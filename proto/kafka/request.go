@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"time"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/proto/kafka/wire"
@@ -16,9 +18,10 @@ type request struct {
 	out        []byte
 	produce    produceState
 	fetch      *fetchState
-	clientID   []byte // a view, valid while the request is begun
-	slot       uint32 // its place among the loop's
-	serial     uint64 // moves when the request is reused: late completions are known by it
+	throttle   time.Duration // that the client is told to wait for
+	clientID   []byte        // a view, valid while the request is begun
+	slot       uint32        // its place among the loop's
+	serial     uint64        // moves when the request is reused: late completions are known by it
 }
 
 func (r *request) reset() {
@@ -32,6 +35,7 @@ func (r *request) reset() {
 
 // respond answers with a message of kmsg's.
 func (r *request) respond(m kmsg.Response) {
+	r.tellThrottle(m)
 	r.out = wire.AppendMessage(r.out[:0], r.call, m)
 	r.finish()
 }

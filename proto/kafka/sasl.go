@@ -66,8 +66,10 @@ var (
 	errExpired          = errors.New("the session has expired, and the client has not said anew who it is")
 	errBadToken         = errors.New("SASL token cannot be read")
 	errRefused          = errors.New("authentication failed")
-	errOtherUser        = errors.New("the user cannot be changed by re-authentication")
-	errMechanism        = errors.New("the SASL mechanism is not offered")
+
+	errTooManyConnections = errors.New("too many connections of its address")
+	errOtherUser          = errors.New("the user cannot be changed by re-authentication")
+	errMechanism          = errors.New("the SASL mechanism is not offered")
 )
 
 // admitted says whether a request may be served: who has not said who it is may only do so, and so may who has to say it anew.

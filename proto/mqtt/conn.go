@@ -40,6 +40,7 @@ const (
 	blockBusy                 // ControlResume
 	blockAcks                 // answers to a client without a receive maximum
 	blockRequests             // answers to SUBSCRIBE and UNSUBSCRIBE
+	blockQuota                // what was published over a quota is paid for
 )
 
 // lingerTimeout is how long the last words to a client may take to leave.
@@ -73,6 +74,7 @@ type conn struct {
 type extra struct {
 	alias aliases
 	acl   *aclCache
+	quota *quotaState
 }
 
 func (c *conn) extras() *extra {
@@ -126,7 +128,7 @@ func (c *conn) onData(b []byte) int {
 }
 
 func (c *conn) packets(b []byte) int {
-	n := 0
+	n, published := 0, 0
 	maxPacket := c.l.h.settings.Load().MaxPacket
 	for n < len(b) && c.blocked == 0 && c.state != stateClosing {
 		h, err := wire.Scan(b[n:], maxPacket, c.version)
@@ -147,8 +149,14 @@ func (c *conn) packets(b []byte) int {
 			break
 		}
 		n += h.Size
+		if h.Type == wire.PUBLISH {
+			published += h.Size
+		}
 		c.l.n.PacketsIn[h.Type&15]++
 		c.l.n.BytesIn += uint64(h.Size)
+	}
+	if published > 0 && c.l.h.quotas.Any() {
+		c.meter(published)
 	}
 	return n
 }
@@ -274,6 +282,7 @@ func (c *conn) detach(req broker.DisconnectRequest) {
 		c.out.queue.free(c.l.loop.Pool())
 		c.out = nil
 	}
+	c.endQuota()
 	c.in, c.extra = nil, nil
 	c.dropSetup()
 }

@@ -114,6 +114,11 @@ func (c *conn) onConnect(body []byte) error {
 		c.refuse(*failMemory)
 		return nil
 	}
+	if c.l.h.quotas.Connect(c.link.Remote().Addr(), c.l.loop.NowMono()) > 0 {
+		c.misbehaved(*failConnectRate)
+		c.refuse(*failConnectRate)
+		return nil
+	}
 	st.setKeepAlive(&p, s)
 	switch {
 	case p.Version == wire.V5:

@@ -20,6 +20,7 @@ type Options struct {
 	Loops         []*engine.Loop       // of the engine that the Handler's listeners belong to
 	Authenticator broker.Authenticator // nil: everybody comes in, anonymously
 	Authorizer    broker.Authorizer    // nil: everything is allowed
+	Quotas        *broker.Quotas       // nil: none
 	Settings      *Settings            // nil: DefaultSettings
 	Logger        *slog.Logger         // nil: slog.Default
 
@@ -34,6 +35,7 @@ type Handler struct {
 	quick    broker.QuickAuthenticator // nil if authn is none
 	recheck  Rechecker                 // nil if authn is none
 	authz    broker.Authorizer
+	quotas   *broker.Quotas
 	log      *slog.Logger
 	settings atomic.Pointer[Settings]
 	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
@@ -56,7 +58,10 @@ func NewHandler(o Options) *Handler {
 }
 
 func newHandler(o *Options) *Handler {
-	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, log: o.Logger}
+	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, quotas: o.Quotas, log: o.Logger}
+	if h.quotas == nil {
+		h.quotas = &broker.Quotas{}
+	}
 	if h.log == nil {
 		h.log = slog.Default()
 	}
@@ -162,6 +167,8 @@ type core interface {
 	Acked(c *broker.Client, packetID uint16)
 	Received(c *broker.Client, packetID uint16, t broker.Token) (broker.Outcome, error)
 	Ready(c *broker.Client)
+	SetTimer(t *broker.LoopTimer, d time.Duration, fn func())
+	StopTimer(t *broker.LoopTimer)
 }
 
 var (

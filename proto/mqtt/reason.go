@@ -51,6 +51,7 @@ var (
 	failAckType         = &failure{wire.ProtocolErrorCode, "acknowledgement does not fit the message's QoS"}
 	failExpiryRaised    = &failure{wire.ProtocolErrorCode, "session expiry was 0 and cannot be set at the end"}
 	failQueueFull       = &failure{wire.QuotaExceeded, "too many messages wait for this client"}
+	failConnectRate     = &failure{wire.ConnectionRateExceeded, "too many connections of this address"}
 	failMemory          = &failure{wire.ServerBusy, "server is short of memory"}
 	failStuck           = &failure{wire.QuotaExceeded, "client has taken nothing for too long"}
 	failStorage         = &failure{wire.ImplementationSpecific, "message cannot be stored"}

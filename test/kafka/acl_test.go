@@ -330,6 +330,12 @@ var guards = map[int16][]guard{
 		m.Upsertions = []kmsg.AlterUserSCRAMCredentialsRequestUpsertion{{Name: "made", Mechanism: 1, Iterations: 4096, Salt: []byte("s"), SaltedPassword: []byte("p")}}
 		return m
 	}}},
+	48: {{need: []string{"describe_configs cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
+		return kmsg.NewPtrDescribeClientQuotasRequest()
+	}}},
+	49: {{need: []string{"alter_configs cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
+		return quotaFor("nobody", "", map[string]float64{"producer_byte_rate": 1e12})
+	}}},
 	60: {{open: true}},
 	61: {{need: []string{"read topic t"}, code: topicRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrDescribeProducersRequest()
