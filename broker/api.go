@@ -50,9 +50,11 @@ type Message struct {
 	// loop. The core sets it to the Local's own scratch and clears Cache.Kind between messages.
 	Cache *EncodeCache
 
-	// Where in a bound stream it lies, for replays.
-	part   *Partition
-	offset record.Offset
+	// Where in a bound stream it lies, for replays, and the durable number of the session that has published it, for no-local: Publisher is known
+	// no longer than the node runs.
+	part    *Partition
+	offset  record.Offset
+	durable uint64
 }
 
 // EncodeCache is scratch space for one encoded packet; see Message.Cache. The protocol owns its meaning: Kind 0 is

@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"encoding/binary"
 	"strings"
 	"testing"
+
+	"github.com/sluicemq/sluice/journal/record"
 )
 
 func TestParseBinding(t *testing.T) {
@@ -74,6 +77,32 @@ func TestMurmur2(t *testing.T) {
 		"a-little-bit-longer-string": -1486304829, "lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8": -58897971} {
 		if got := int32(murmur2([]byte(key))); got != want {
 			t.Errorf("%s: %d, want %d", key, got, want)
+		}
+	}
+}
+
+// Who has published a message is known by its slot as long as the node runs, and by the number of a kept session after a restart too.
+func TestPublishedBy(t *testing.T) {
+	b := New(Options{Loops: 1})
+	defer b.Close()
+	kept := &Client{Slot: 7, sess: &Session{d: &durable{id: 42}}}
+	other := &Client{Slot: 8, sess: &Session{d: &durable{id: 43}}}
+	live := &Client{Slot: 7, sess: &Session{}}
+	for _, c := range []struct {
+		what                 string
+		durable, run         uint64
+		byKept, byOther, byL bool
+	}{{"of this run", 42, b.run, true, false, true}, {"of an earlier run", 42, b.run ^ 1, true, false, false}, {"of an earlier live session", 0, b.run ^ 1, false, false, false}} {
+		var builder record.BatchBuilder
+		builder.Begin(nil, 1)
+		who := binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, c.durable), c.run<<32|7)
+		builder.Append(&record.Input{Key: []byte("k"), Headers: []record.Header{{Key: []byte(headerPublisher), Value: who}}})
+		it := record.Batch(builder.Finish(&record.BatchOptions{})).Records()
+		it.Next()
+		var m Message
+		b.publishedBy(&m, it.Record())
+		if m.by(kept) != c.byKept || m.by(other) != c.byOther || m.by(live) != c.byL {
+			t.Errorf("%s: by the kept session %v, by another %v, by a live one %v", c.what, m.by(kept), m.by(other), m.by(live))
 		}
 	}
 }

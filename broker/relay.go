@@ -251,9 +251,7 @@ func (l *Local) relayMessage(r *relay, m *Message, rec *record.Record, own bool)
 	}
 	links := m.QoS > 0 && len(mt.durable) > 0
 	if own {
-		if _, slot := publisherOf(rec); slot>>32 == l.b.run {
-			m.Publisher = uint32(slot)
-		}
+		l.b.publishedBy(m, rec)
 	}
 	if r.chunk == nil && !links && !retain {
 		if mt.any {
@@ -278,6 +276,14 @@ func (l *Local) relayMessage(r *relay, m *Message, rec *record.Record, own bool)
 		r.linked++
 	}
 	return true
+}
+
+// publishedBy notes in m who has published a record of the broker's own.
+func (b *Broker) publishedBy(m *Message, rec *record.Record) {
+	durable, slot := publisherOf(rec)
+	if m.durable = durable; slot>>32 == b.run {
+		m.Publisher = uint32(slot)
+	}
 }
 
 // publisherOf gives the durable number of the session that has published a record of the broker's own, and its slot with the run that it

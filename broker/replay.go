@@ -374,6 +374,9 @@ func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Bind
 		if !ok || m.Deadline != 0 && m.Deadline <= now || !topics.FilterMatches(rep.filter, m.Topic) {
 			continue
 		}
+		if l.b.publishedBy(m, rec); own && rep.opts&optNoLocal != 0 && m.by(c) {
+			continue
+		}
 		m.Cache = &l.cache
 		l.cache.Kind = 0
 		d := &l.delivery

@@ -319,7 +319,7 @@ func (l *Local) deliverTo(c *Client, m *Message, opts uint32, ids []uint32, ref 
 		l.heldBackQueued(c, opts, ref)
 		return
 	}
-	own := opts&optNoLocal != 0 && m.Publisher == c.Slot && m.Publisher != 0
+	own := opts&optNoLocal != 0 && m.by(c)
 	if ref.Seq != 0 && opts&optDurable != 0 && c.sess.d != nil {
 		l.deliverQueued(c, m, opts, ids, ref, own)
 		return
@@ -330,6 +330,11 @@ func (l *Local) deliverTo(c *Client, m *Message, opts uint32, ids []uint32, ref 
 	d := &l.delivery
 	*d = Delivery{SubscriptionIDs: ids, QoS: min(m.QoS, QoS(opts&optQoS)), Retain: m.Retain && opts&optRAP != 0}
 	c.sub.Deliver(m, d)
+}
+
+// by says whether c's session has published m.
+func (m *Message) by(c *Client) bool {
+	return m.Publisher != 0 && m.Publisher == c.Slot || m.durable != 0 && c.sess.d != nil && c.sess.d.id == m.durable
 }
 
 // unpack delivers what another loop has sent.
