@@ -73,6 +73,7 @@ var only = map[string][]string{
 	"github.com/eclipse/paho.golang":          {"test/**"},
 	"github.com/eclipse/paho.mqtt.golang":     {"test/**"},
 	"github.com/gobwas/ws":                    {"engine", "test/**", "bench/**"},
+	"github.com/golang-jwt/jwt/v5":            {"auth", "test/**"},
 	"github.com/klauspost/compress":           {"journal/record/compress"},
 	"github.com/lni/dragonboat/v4":            {"meta/raftgroup"},
 	"github.com/pierrec/lz4/v4":               {"journal/record/compress"},
