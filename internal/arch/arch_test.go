@@ -82,7 +82,7 @@ var only = map[string][]string{
 	"github.com/puzpuzpuz/xsync/v4":           {"broker"},
 	"github.com/spf13/cobra":                  {"cmd/sluice"},
 	"github.com/twmb/franz-go/pkg/kmsg":       {"bench", "bench/**", "proto/kafka", "proto/kafka/wire", "server", "test/**"},
-	"github.com/twmb/franz-go":                {"test/**"},
+	"github.com/twmb/franz-go":                {"cmd/sluice", "test/**"},
 	"github.com/valyala/bytebufferpool":       {"alloc", "internal/*", "engine"},
 	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice"},
 	"golang.org/x/crypto":                     {"auth", "engine"},
