@@ -21,6 +21,10 @@ var (
 	ErrClosed = errors.New("broker: closed")
 	// ErrTakenOver ends a connection whose session another connection has taken.
 	ErrTakenOver = errors.New("broker: session taken over")
+	// ErrEnded ends a connection whose session an administrator has ended.
+	ErrEnded = errors.New("broker: session ended by an administrator")
+	// ErrNoSession says that there is no such session, or that nothing of it outlives its connection.
+	ErrNoSession = errors.New("broker: no such session")
 	// ErrNoSubscription says that an unsubscribe found nothing.
 	ErrNoSubscription = errors.New("broker: no subscription existed")
 )

@@ -253,15 +253,26 @@ func (b *Broker) Subscriptions() (filters, subscriptions int) { return b.index.L
 
 func (b *Broker) nowMilli() int64 { return b.clock.Now().UnixMilli() }
 
-// slotTable maps subscriber slots, as the index knows them, to connected clients. Slots live as long as their sessions.
+// slotTable maps subscriber slots, as the index knows them, to sessions and their connected clients. Slots live as long as their sessions.
 type slotTable struct {
 	mu     sync.Mutex
 	free   []uint32
 	next   uint32
-	chunks [1 << 12]atomic.Pointer[[1 << 12]atomic.Pointer[Client]]
+	chunks [1 << 12]atomic.Pointer[[1 << 12]slot]
 }
 
-func (t *slotTable) alloc() uint32 {
+type slot struct {
+	client atomic.Pointer[Client]
+	sess   atomic.Pointer[Session]
+}
+
+// alloc gives sess its slot.
+func (t *slotTable) alloc(sess *Session) {
+	sess.slot = t.take()
+	t.at(sess.slot).sess.Store(sess)
+}
+
+func (t *slotTable) take() uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n := len(t.free); n > 0 {
@@ -272,18 +283,30 @@ func (t *slotTable) alloc() uint32 {
 	t.next++
 	c := &t.chunks[t.next>>12]
 	if c.Load() == nil {
-		c.Store(new([1 << 12]atomic.Pointer[Client]))
+		c.Store(new([1 << 12]slot))
 	}
 	return t.next
 }
 
 func (t *slotTable) release(s uint32) {
 	t.set(s, nil)
+	t.at(s).sess.Store(nil)
 	t.mu.Lock()
 	t.free = append(t.free, s)
 	t.mu.Unlock()
 }
 
-func (t *slotTable) set(s uint32, c *Client) { t.chunks[s>>12].Load()[s&(1<<12-1)].Store(c) }
+func (t *slotTable) at(s uint32) *slot { return &t.chunks[s>>12].Load()[s&(1<<12-1)] }
 
-func (t *slotTable) get(s uint32) *Client { return t.chunks[s>>12].Load()[s&(1<<12-1)].Load() }
+func (t *slotTable) set(s uint32, c *Client) { t.at(s).client.Store(c) }
+
+func (t *slotTable) get(s uint32) *Client { return t.at(s).client.Load() }
+
+// session gives the session of a slot, nil if it has ended.
+func (t *slotTable) session(s uint32) *Session {
+	c := t.chunks[s>>12].Load()
+	if c == nil {
+		return nil
+	}
+	return c[s&(1<<12-1)].sess.Load()
+}

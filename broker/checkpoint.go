@@ -288,7 +288,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	if d.bad || progress.bad {
 		return false
 	}
-	sess.slot = b.slots.alloc()
+	b.slots.alloc(sess)
 	s.mu.Lock()
 	s.mu.sessions.set(sess)
 	if s.mu.byID == nil {

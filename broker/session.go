@@ -279,7 +279,8 @@ func (s *shard) applySession(b *Broker, d *decoder) {
 	if sess == nil {
 		sess = s.mu.sessions.get(key)
 		if sess == nil || sess.d == nil || sess.d.id != id {
-			sess = &Session{tenant: key.tenant, id: key.id, shard: s, slot: b.slots.alloc(), d: &durable{id: id}}
+			sess = &Session{tenant: key.tenant, id: key.id, shard: s, d: &durable{id: id}}
+			b.slots.alloc(sess)
 			s.mu.sessions.set(sess)
 		}
 		if s.mu.byID == nil {

@@ -79,7 +79,8 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 		if old != nil {
 			old.d.ending = true
 		}
-		have = &Session{tenant: c.req.Tenant, id: c.req.ClientID, shard: s, slot: l.b.slots.alloc(), will: c.req.Will}
+		have = &Session{tenant: c.req.Tenant, id: c.req.ClientID, shard: s, will: c.req.Will}
+		l.b.slots.alloc(have)
 		if c.req.Expiry > 0 {
 			have.d = &durable{id: l.b.lastSID.Add(1)}
 		}

@@ -45,6 +45,7 @@ var causes = []struct {
 	{broker.ErrTopicExists, codes.AlreadyExists},
 	{broker.ErrUnknownTopic, codes.NotFound},
 	{broker.ErrGroupNotFound, codes.NotFound},
+	{broker.ErrNoSession, codes.NotFound},
 	{broker.ErrConcurrent, codes.Aborted},
 	{broker.ErrFewer, codes.InvalidArgument},
 	{broker.ErrVolatileOnly, codes.FailedPrecondition},

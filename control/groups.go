@@ -74,7 +74,7 @@ func (g *groupService) List(ctx context.Context, r *api.ListGroupsRequest) (*api
 			return out, nil
 		}
 		if len(out.Groups) >= size || seen >= pageRows || work >= pageOffsets {
-			out.NextPageToken = g.s.token(at)
+			out.NextPageToken = g.s.rowToken(at)
 			return out, nil
 		}
 	}

@@ -28,27 +28,45 @@ func sizeOf(asked int32) (int, error) {
 }
 
 // token is where the next page begins, for this run of the node: rows have other places in the next one.
-func (s *Server) token(at broker.RowPlace) []byte {
+func (s *Server) token(at ...uint64) []byte {
 	b := binary.LittleEndian.AppendUint64(nil, s.start)
-	b = binary.AppendUvarint(b, uint64(at.Part))
-	return binary.AppendUvarint(b, uint64(at.Row))
+	for _, n := range at {
+		b = binary.AppendUvarint(b, n)
+	}
+	return b
 }
 
-// place reads a token.
-func (s *Server) place(token []byte) (at broker.RowPlace, err error) {
+// untoken reads a token of so many numbers below 1<<40; all are 0 for the first page.
+func (s *Server) untoken(token []byte, at ...*uint64) error {
 	if len(token) == 0 {
-		return at, nil
+		return nil
 	}
+	bad := wrong("page_token is none that this node has given")
 	if len(token) < 8 {
-		return at, wrong("page_token is none that this node has given")
+		return bad
 	}
 	if binary.LittleEndian.Uint64(token) != s.start {
-		return at, status.Error(codes.FailedPrecondition, "page_token is of an earlier run of the node: list from the beginning")
+		return status.Error(codes.FailedPrecondition, "page_token is of an earlier run of the node: list from the beginning")
 	}
-	part, n := binary.Uvarint(token[8:])
-	row, m := binary.Uvarint(token[8+max(n, 0):])
-	if n <= 0 || m <= 0 || len(token) != 8+n+m || part > 1<<20 || row > 1<<40 {
-		return at, wrong("page_token is none that this node has given")
+	token = token[8:]
+	for _, to := range at {
+		v, n := binary.Uvarint(token)
+		if n <= 0 || v >= 1<<40 {
+			return bad
+		}
+		*to, token = v, token[n:]
 	}
-	return broker.RowPlace{Part: int(part), Row: int(row)}, nil
+	if len(token) > 0 {
+		return bad
+	}
+	return nil
+}
+
+// rowToken and place are both for a way through rows.
+func (s *Server) rowToken(at broker.RowPlace) []byte { return s.token(uint64(at.Part), uint64(at.Row)) }
+
+func (s *Server) place(token []byte) (broker.RowPlace, error) {
+	var part, row uint64
+	err := s.untoken(token, &part, &row)
+	return broker.RowPlace{Part: int(part), Row: int(row)}, err
 }

@@ -36,8 +36,9 @@ const (
 
 // Options are what a Server is built of.
 type Options struct {
-	Broker *broker.Broker
-	Logger *slog.Logger // nil: slog.Default
+	Broker      *broker.Broker
+	Connections Connections
+	Logger      *slog.Logger // nil: slog.Default
 	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
 	Token func() string
 	// TLS is for listeners on other addresses than loopback. nil: they speak in the clear.
@@ -55,6 +56,7 @@ type Server struct {
 	log     *slog.Logger
 	health  *health.Server
 	work    chan struct{} // a place in it for each call that is worked on
+	heavy   chan struct{} // and for each that takes much memory
 	start   uint64        // tells page tokens of this run from those of another
 	refused refusals
 
@@ -68,7 +70,7 @@ type Server struct {
 
 // New makes a control plane that listens nowhere yet.
 func New(o Options) *Server {
-	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax)}
+	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax), heavy: make(chan struct{}, heavyMax)}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -113,6 +115,9 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	healthpb.RegisterHealthServer(g, s.health)
 	api.RegisterTopicsServer(g, &topicService{s: s})
 	api.RegisterGroupsServer(g, &groupService{s: s})
+	api.RegisterClientsServer(g, &clientService{s: s})
+	api.RegisterSessionsServer(g, &sessionService{s: s})
+	api.RegisterSubscriptionsServer(g, &subscriptionService{s: s})
 	reflection.Register(g)
 	return g
 }

@@ -42,6 +42,8 @@ type Conn struct {
 	pend     *pending   // nil when there is nothing in it
 	out      *outQueue  // nil when empty
 	id       uint64
+	since    int64 // monotonic ns
+	in, sent uint64
 	peer     peerAddr
 	fd       int32
 	slot     uint32
@@ -112,6 +114,12 @@ func (c *Conn) Loop() *Loop { return c.loop }
 
 // ID is unique in the engine. Any goroutine may ask.
 func (c *Conn) ID() uint64 { return c.id }
+
+// Opened is when c was taken in, in the monotonic ns of Loop.NowMono.
+func (c *Conn) Opened() int64 { return c.since }
+
+// Traffic is how many bytes have come from the socket and how many it has taken, TLS and frames included.
+func (c *Conn) Traffic() (in, out uint64) { return c.in, c.sent }
 
 // State is what SetState was given.
 func (c *Conn) State() any { return c.state }
@@ -288,6 +296,7 @@ func (c *Conn) opened() {
 // input takes bytes from the socket, buf[off:off+n], in front of which headroom is free.
 func (c *Conn) input(buf []byte, off, n int) {
 	c.loop.local.bytesIn += int64(n)
+	c.in += uint64(n)
 	switch {
 	case c.flags&flagClosing != 0: // read only so that the peer can go on and read
 	case c.ext == nil:

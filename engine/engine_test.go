@@ -249,9 +249,10 @@ func TestEcho(t *testing.T) {
 	})
 }
 
-// TestConnSize: an idle connection is one of these, and no more than the collector's class for it.
+// TestConnSize: an idle connection is one of these, and no more than the collector's class for it. What it has carried, and since when, is 24 bytes
+// of it: an operator who looks for who floods the node has no other place to look.
 func TestConnSize(t *testing.T) {
-	if n := reflect.TypeFor[Conn]().Size(); n > 112 {
+	if n := reflect.TypeFor[Conn]().Size(); n > 128 {
 		t.Errorf("a Conn has %d bytes", n)
 	}
 }

@@ -61,6 +61,7 @@ func (c *Conn) spare() []byte {
 // inputSpare takes n bytes that were read to spare.
 func (c *Conn) inputSpare(n int) {
 	c.loop.local.bytesIn += int64(n)
+	c.in += uint64(n)
 	p := c.pend
 	p.in = p.in[:len(p.in)+n]
 	if len(p.in) >= p.need {

@@ -357,6 +357,7 @@ type opening Conn
 func (o *opening) Run(l *Loop) {
 	c := (*Conn)(o)
 	l.takeSlot(c)
+	c.since = l.now
 	if l.stopping {
 		l.local.refusedShutdown++
 		c.shut(ErrShutdown)

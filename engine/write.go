@@ -298,6 +298,7 @@ func (c *Conn) send(q *outQueue) bool {
 	n, offered, err := c.sockSend(q)
 	if n > 0 {
 		c.loop.local.bytesOut += int64(n)
+		c.sent += uint64(n)
 		if q.cipherN > 0 {
 			q.tookCipher(n)
 		} else {

@@ -9,7 +9,7 @@ import (
 // startControl opens the control plane.
 func (s *Server) startControl(addrs config.Addrs) error {
 	o := control.Options{
-		Broker: s.node.broker, Logger: s.log,
+		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Logger: s.log,
 		Token:      func() string { return s.cfg.Load().Auth.ControlToken.Reveal() },
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}

@@ -201,13 +201,8 @@ func (x *Index) Filter(id FilterID) (tenant uint32, group, filter []byte) {
 	if r == nil {
 		return 0, nil, nil
 	}
-	if r.shared {
-		group = append([]byte{}, t.text.Get(r.group)...)
-	}
-	if r.node != 0 {
-		return r.tenant, group, t.trie.filter(&t.text, r.node, r.multi)
-	}
-	return r.tenant, group, bytes.Clone(t.text.Get(r.text))
+	group, filter = t.textOf(r)
+	return r.tenant, group, filter
 }
 
 // SetMark keeps one word of the caller's with the row; a new row has 0. It does nothing if there is no such row.

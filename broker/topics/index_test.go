@@ -148,6 +148,38 @@ func (l *indexModel) match(t *rapid.T, tenant uint32, topic string) {
 	}
 }
 
+// list goes through all entries, in pieces; in between others may come.
+func (l *indexModel) list(t *rapid.T) {
+	want := make(map[modelRow]map[uint32]Entry)
+	for r, members := range l.rows {
+		want[r] = maps.Clone(members)
+	}
+	n := rapid.IntRange(1, 50).Draw(t, "page")
+	var at Place
+	for end := false; !end; {
+		var list []Listed
+		if list, at, end = l.x.List(at, n, nil); len(list) > n {
+			t.Fatalf("%d entries of %d", len(list), n)
+		}
+		for _, e := range list {
+			r := modelRow{e.Tenant, string(e.Group), string(e.Filter)}
+			if have, ok := want[r][e.Entry.Subscriber]; ok && have == e.Entry {
+				delete(want[r], e.Entry.Subscriber)
+			} else if !strings.HasPrefix(r.filter, "late/") {
+				t.Fatalf("%v is listed twice, or wrong", e)
+			}
+		}
+		if rapid.IntRange(0, 20).Draw(t, "late") == 0 {
+			l.subscribe(t, modelRow{0, "", "late/" + drawName(t, true)}, Entry{Subscriber: 7})
+		}
+	}
+	for r, members := range want {
+		if len(members) > 0 {
+			t.Fatalf("%v: %v is not listed", r, members)
+		}
+	}
+}
+
 // check reads every row back.
 func (l *indexModel) check(t *rapid.T) {
 	n := 0
@@ -191,6 +223,7 @@ func TestIndexModel(t *testing.T) {
 				}
 			},
 			"match": func(t *rapid.T) { l.match(t, rapid.Uint32Range(0, 2).Draw(t, "tenant"), drawName(t, false)) },
+			"list":  l.list,
 			"":      l.check,
 		})
 		for len(l.rows) > 0 {

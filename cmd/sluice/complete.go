@@ -52,6 +52,16 @@ func completeTopics(ctx context.Context, k *controlCall, typed string) ([]string
 	return each(r.GetTopics(), (*api.Topic).GetName), err
 }
 
+func completeClients(ctx context.Context, k *controlCall, typed string) ([]string, error) {
+	r, err := api.NewClientsClient(k).List(ctx, &api.ListClientsRequest{Contains: typed})
+	return each(r.GetClients(), (*api.Client).GetId), err
+}
+
+func completeSessions(ctx context.Context, k *controlCall, typed string) ([]string, error) {
+	r, err := api.NewSessionsClient(k).List(ctx, &api.ListSessionsRequest{Contains: typed})
+	return each(r.GetSessions(), (*api.Session).GetId), err
+}
+
 func completeGroups(ctx context.Context, k *controlCall, typed string) ([]string, error) {
 	r, err := api.NewGroupsClient(k).List(ctx, &api.ListGroupsRequest{Contains: typed})
 	return each(r.GetGroups(), (*api.Group).GetId), err

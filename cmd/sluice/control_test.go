@@ -16,7 +16,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/server"
 )
 
@@ -179,7 +182,7 @@ func TestTextsOfTables(t *testing.T) {
 const controlPage = "../../docs/operate/control.md"
 
 // varies is what another run of the same commands says otherwise.
-var varies = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[0-9:]{8}Z|\d+m\d\ds|\d+\.\ds\b|127\.0\.0\.1:\d{4,5}|\b\d+(\.\d)?[KM]?i?B\b`)
+var varies = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[0-9:]{8}Z|\d+m\d\ds|\d+\.\ds\b|127\.0\.0\.1:\d{4,5}|\b(pump|connection) +\d+|\b\d+(\.\d)?[KM]?i?B\b`)
 
 // TestControlPageUpToDate runs the commands of the page and compares what they say.
 func TestControlPageUpToDate(t *testing.T) {
@@ -187,9 +190,9 @@ func TestControlPageUpToDate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := inProcess(t)
+	at := inProcess(t, "cluster.shards=1", "engine.loops=1", "listeners.kafka.tcp=127.0.0.1:0")
 	var page bytes.Buffer
-	inBlock, ran := false, 0
+	inBlock := false
 	w := io.Writer(&page)
 	for line := range strings.Lines(string(have)) {
 		command, isCommand := strings.CutPrefix(line, "$ sluice ")
@@ -198,8 +201,7 @@ func TestControlPageUpToDate(t *testing.T) {
 			inBlock = false
 		case isCommand:
 			inBlock = true
-			prepare(t, ran, at)
-			ran++
+			prepare(t, command, at)
 			_, _ = io.WriteString(w, line)
 			out, code := sluice(t, "", strings.Fields(command)...)
 			if code != 0 {
@@ -229,11 +231,66 @@ func masked(s string) string {
 }
 
 // prepare brings about what the command that comes next shows.
-func prepare(t *testing.T, command int, at map[string]string) {
+func prepare(t *testing.T, command string, at map[string]string) {
 	t.Helper()
-	if command != 2 { // behind the first two, which make topics
-		return
+	switch strings.TrimSpace(command) {
+	case "topic list":
+		prepareRecords(t, at)
+	case "client list --protocol mqtt":
+		pump := mqttSession(t, at, "pump")
+		if _, err := pump.Publish(&wire.PublishOut{Topic: []byte("log"), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+	case "session list":
+		prepareSession(t, at)
+	case "subscription find --topic plant/1/temp":
+		mqttSession(t, at, "pump")
 	}
+}
+
+// mqttSession connects a client whose session is kept.
+func mqttSession(t *testing.T, at map[string]string, id string) *mqttclient.Client {
+	t.Helper()
+	c, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: at["mqtt.tcp"], Connect: wire.Connect{ClientID: []byte(id), SessionExpiry: 3600}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if _, err := c.Subscribe(wire.FilterRequest{Filter: []byte("plant/+/temp"), QoS: 1}, wire.FilterRequest{Filter: []byte("$share/all/plant/#"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// prepareSession leaves one session with messages, alone.
+func prepareSession(t *testing.T, at map[string]string) {
+	t.Helper()
+	says(t, 0, "deleted", "session", "delete", "pump")
+	valve := mqttSession(t, at, "valve")
+	if err := valve.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	testx.Eventually(t, 10*time.Second, func() bool {
+		out, _ := sluice(t, "", "session", "list")
+		return strings.Contains(out, "absent")
+	}, "the session is kept")
+	c, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: at["mqtt.tcp"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := c.Publish(&wire.PublishOut{Topic: []byte("plant/1/temp"), Payload: []byte("21.5"), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// prepareRecords has something in the topics, and a group that has not read all of it.
+func prepareRecords(t *testing.T, at map[string]string) {
+	t.Helper()
 	k, err := kgo.NewClient(kgo.SeedBrokers(at["kafka.tcp"]), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)

@@ -45,6 +45,7 @@ type conn struct {
 	sasl     saslState
 	prev     *conn
 	next     *conn
+	client   string // what its last request has called it
 	blocked  uint8
 	closing  bool
 	tls      bool // what is sent is looked at before: no views of mapped files
@@ -141,6 +142,9 @@ func (c *conn) take(q *wire.Request) (took bool, err error) {
 	}
 	r := c.l.newRequest()
 	r.c, r.call, r.clientID = c, q.Call, q.ClientID
+	if string(q.ClientID) != c.client {
+		c.client = string(q.ClientID)
+	}
 	c.enqueue(r)
 	if c.l.h.quotas.Any() {
 		c.meter(r, q)
