@@ -46,7 +46,7 @@ func mustRunKafka(t *testing.T, k bench.KafkaConfig) *bench.Result {
 func node(t *testing.T, set ...string) string {
 	t.Helper()
 	loaded, err := config.Load(config.LoadOptions{Set: append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=off", "listeners.mqtt.ws=off",
-		"listeners.http=off", "listeners.kafka.tcp=127.0.0.1:0"}, set...)})
+		"listeners.http=off", "listeners.grpc=off", "listeners.kafka.tcp=127.0.0.1:0"}, set...)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,5 +278,17 @@ func TestKafkaOutput(t *testing.T) {
 	}
 	if slices.ContainsFunc(res.Violations, func(s string) bool { return strings.HasPrefix(s, "REFUSED") }) {
 		t.Errorf("%q", res.Violations)
+	}
+}
+
+// TestShortTransactionsOverManyPartitions has nearly every request name partitions that are not part of its transaction yet, with
+// others behind it: a node once appended what came behind first, and refused the rest as out of order.
+func TestShortTransactionsOverManyPartitions(t *testing.T) {
+	k := smallKafka("transactions", node(t))
+	k.Partitions, k.Keys, k.BatchBytes, k.Commit, k.AbortEvery, k.Drain = 8, 4, 300, time.Millisecond, 0, 5*time.Second
+	k.Messages, k.Rate = 20_000, 30_000
+	res := mustRunKafka(t, k)
+	if !res.OK || res.Counts.Received != 20_000 || res.Kafka.Committed < 50 {
+		t.Errorf("%q, %+v, %d transactions, %v", res.Violations, res.Counts, res.Kafka.Committed, res.Notes)
 	}
 }

@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"bytes"
 	"errors"
 
 	"github.com/sluicemq/sluice/broker"
@@ -14,8 +13,10 @@ type produceState struct {
 	names   []byte // of the topics, one behind the other
 	topics  []producedTopic
 	results []wire.ProduceResult
-	left    int // batches whose commit is awaited
-	next    int // the partition to go on with after the core was busy
+	left    int   // batches whose commit is awaited
+	next    int   // the partition to go on with when the request comes again
+	joined  int   // one more than the partition for whose sake the coordinator was asked; 0: it was not
+	refused error // what the coordinator said
 }
 
 type producedTopic struct {
@@ -60,7 +61,12 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 		if fault == wire.None {
 			pending, err = c.append(r, at, topic, &p, &m, &res)
 			if errors.Is(err, broker.ErrBusy) {
-				return r.comeAgain(at, p.First), nil
+				return r.comeAgain(at, p.First, blockBusy), nil
+			}
+			if errors.Is(err, errJoin) {
+				r.comeAgain(at, p.First, blockJoin)
+				r.join(at, q.Version, &m)
+				return false, nil
 			}
 		}
 		if pending {
@@ -89,8 +95,8 @@ func (c *conn) producePrecheck(m *wire.ProduceRequest) wire.ErrorCode {
 	return wire.None
 }
 
-// comeAgain has the rest of the request wait until the core has room: what was appended stays so.
-func (r *request) comeAgain(at int, first bool) (took bool) {
+// comeAgain has the rest of the request wait until a reason for not reading is gone: what was appended stays so.
+func (r *request) comeAgain(at int, first bool, why uint8) (took bool) {
 	c, s := r.c, &r.produce
 	if first { // its topic comes again
 		n := len(s.topics) - 1
@@ -102,7 +108,7 @@ func (r *request) comeAgain(at int, first bool) (took bool) {
 	}
 	s.next = at
 	c.resumed = r
-	c.block(blockBusy)
+	c.block(why)
 	return false
 }
 
@@ -137,8 +143,12 @@ func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceRe
 	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && r.call.Version >= produceJoins && o.Transactional {
-		c.joinAndAppend(r, at, part, p.Records, string(m.TransactionalID))
-		return true, nil
+		switch s := &r.produce; {
+		case s.refused != nil:
+			err = s.refused
+		case s.joined != at+1:
+			return false, errJoin
+		}
 	}
 	if err != nil {
 		res.Code = codeOf(err)
@@ -222,22 +232,37 @@ func (r *request) finishSilent() error {
 // produceJoins is from when on a transactional batch makes its partition part of the transaction (KIP-890).
 const produceJoins = 12
 
-// joinAndAppend has the coordinator add the partition, then appends.
-func (c *conn) joinAndAppend(r *request, at int, part *broker.Partition, records []byte, id string) {
-	b := record.Batch(bytes.Clone(records))
-	l, t := c.l, r.ticket()
-	tp := broker.TopicPartition{Topic: part.Topic().ID(), Partition: part.Index()}
-	who := broker.ProducerIdentity{ID: b.ProducerID(), Epoch: b.ProducerEpoch()}
-	l.h.broker.AddToTxn(tenant, id, who, []broker.TopicPartition{tp}, "", func(err error) {
+// errJoin says that a batch's partition has to become part of the transaction first.
+var errJoin = errors.New("the partition is not part of the transaction yet")
+
+// join has the coordinator add the partitions of the request from the one at on. The connection is not read from meanwhile, so that no
+// batch of a later request comes before those that wait.
+func (r *request) join(at int, version int16, m *wire.ProduceRequest) {
+	c, l, t := r.c, r.c.l, r.ticket()
+	var who broker.ProducerIdentity
+	var parts []broker.TopicPartition
+	var topic *broker.Topic
+	i := 0
+	for p := m.Data(); p.Next(); i++ {
+		if p.First {
+			topic = l.topicOf(p.Topic, p.TopicID, version >= 13)
+		}
+		if i < at || topic == nil || !c.mayUse(broker.OperationWrite, topic) {
+			continue
+		}
+		if i == at { // its batch was found sound
+			b := record.Batch(p.Records)
+			who = broker.ProducerIdentity{ID: b.ProducerID(), Epoch: b.ProducerEpoch()}
+		}
+		if part := topic.Partition(p.Index); part != nil {
+			parts = append(parts, broker.TopicPartition{Topic: topic.ID(), Partition: part.Index()})
+		}
+	}
+	r.produce.joined = at + 1
+	l.h.broker.AddToTxn(tenant, string(m.TransactionalID), who, parts, "", func(err error) {
 		t.later(l, func(r *request) {
-			if err == nil {
-				err = l.core.Append(r.c.appender, part, b, broker.AppendOptions{Transactional: true}, appendToken(r, at))
-			}
-			if err == nil {
-				return
-			}
-			res := broker.AppendResult{Err: err, Base: -1, AppendTime: -1, LogStart: -1}
-			r.c.Appended(appendToken(r, at), res)
+			r.produce.refused = err
+			r.c.unblock(blockJoin)
 		})
 	})
 }

@@ -23,6 +23,7 @@ const (
 	blockBusy              // the core's lists are full
 	blockSlow              // the client reads too slowly what it has asked for
 	blockQuota             // the client is over a quota
+	blockJoin              // a produce request waits for its partitions to be part of its transaction
 )
 
 // queuedMax is how many bytes of answers may wait in memory for a client that goes on asking.
@@ -37,7 +38,7 @@ type conn struct {
 	running int // of them
 
 	appender *broker.Appender // made with the first produce request
-	resumed  *request         // a produce request that the core had room for a part of: it comes again
+	resumed  *request         // a produce request of which a part could be appended: it comes again
 	fetches  *fetchSession    // the last one that was made
 	access   *accessCache     // made when rules are first asked
 	quota    *quotaState      // made when there are quotas
