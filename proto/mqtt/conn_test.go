@@ -492,7 +492,7 @@ func TestNoAllocationsPerMessage(t *testing.T) {
 	}
 	for _, qos := range []byte{0, 1, 2} {
 		for _, version := range []byte{wire.V311, wire.V5} {
-			w := newWorld(t, Options{Authorizer: &rules{}})
+			w := newWorld(t, Options{Authorizer: &rules{}, Quotas: generous()})
 			sub, pub := w.connect(version, "sub"), w.connect(version, "pub")
 			sub.subscribe(qos, "a/b")
 			sub.k.keep, pub.k.keep = false, false

@@ -14,6 +14,7 @@ import (
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -168,8 +169,14 @@ type world struct {
 
 func newWorld(t testing.TB, o Options) *world {
 	t.Helper()
+	return newWorldAt(t, o, clock.Real{})
+}
+
+// newWorldAt is newWorld with a clock for the core's timers.
+func newWorldAt(t testing.TB, o Options, clk clock.Clock) *world {
+	t.Helper()
 	w := &world{t: t, loop: &fakeLoop{mono: 1e9, unix: 1_700_000_000_000}, lines: &strings.Builder{}}
-	w.b = broker.New(broker.Options{Shards: 2, Loops: 1})
+	w.b = broker.New(broker.Options{Shards: 2, Loops: 1, Clock: clk})
 	w.log = &memoryLog{b: w.b}
 	w.b.UseLog(w.log)
 	w.b.Recovered()
