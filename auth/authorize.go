@@ -15,6 +15,10 @@ import (
 type openness struct {
 	topics, cluster, others bool
 	all                     bool // nothing is ever refused: there is nobody to ask
+
+	// gentle: an ACL for the cluster closes the operations that it names and no others. Where there are no super users somebody who allows
+	// a producer IDEMPOTENT_WRITE would else have locked out everybody, himself included, from changing ACLs.
+	gentle bool
 }
 
 // settle works out what follows from the options, the files and the ACLs.
@@ -27,6 +31,7 @@ func (rs *ruleSet) settle() {
 	o := &rs.open
 	o.topics, o.others = open && rs.acl == nil, open
 	o.cluster = open && (rs.acl == nil || rs.o.OpenWithoutACL == "true")
+	o.gentle = o.cluster && rs.o.OpenWithoutACL != "true"
 	o.all = o.topics && o.cluster && o.others && rs.grants.count == 0
 }
 
@@ -91,6 +96,9 @@ func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.Res
 	v := silent
 	if rs.grants.count > 0 && t <= broker.ResourceUser {
 		v = rs.grants.judge(id, op, t, name)
+		if v == closed && t == broker.ResourceCluster && rs.open.gentle && rs.grants.types[t].named&bit(op) == 0 {
+			v = silent
+		}
 	}
 	return v == allowed || v == silent && rs.openFor(t)
 }

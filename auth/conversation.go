@@ -16,10 +16,18 @@ import (
 )
 
 // Mechanisms are those by which somebody can come in; see broker.SASLAuthenticator.
-func (p *Provider) Mechanisms() []string { return []string{SCRAMSHA256, SCRAMSHA512} }
+func (p *Provider) Mechanisms() []string {
+	if p.rules.Load().tokens == nil {
+		return []string{SCRAMSHA256, SCRAMSHA512}
+	}
+	return []string{SCRAMSHA256, SCRAMSHA512, OAuthBearer}
+}
 
 // Converse begins a conversation; nil: there is no such mechanism.
 func (p *Provider) Converse(mechanism string, c broker.Credentials) broker.Conversation {
+	if mechanism == OAuthBearer {
+		return &bearerConversation{p: p, id: p.identity(&c, mechanism)}
+	}
 	h := scramHash(mechanism)
 	if h == nil {
 		return nil
@@ -27,9 +35,11 @@ func (p *Provider) Converse(mechanism string, c broker.Credentials) broker.Conve
 	return &scramConversation{p: p, mechanism: mechanism, hash: h, id: p.identity(&c, mechanism)}
 }
 
-// identity is what a connection itself says of its client, before anything vouches for it.
+// identity is a client's of whom nothing is known yet.
 func (p *Provider) identity(c *broker.Credentials, source string) broker.Identity {
-	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Generation: p.rules.Load().generation, Source: source}
+	id := p.rules.Load().identity(c)
+	id.Source = source
+	return id
 }
 
 // Bounds of what a client may say in SCRAM.

@@ -24,6 +24,7 @@ type typeGrants struct {
 	every   []*pattern
 	denying []*pattern
 	allowed map[string][]*pattern // by principal, those that allow it something
+	named   uint16                // bits of the operations that ACLs name
 }
 
 // pattern is a pattern of names with what is granted on it.
@@ -48,17 +49,23 @@ const userPrefix = "User:"
 
 func bit(op broker.Operation) uint16 { return 1 << op }
 
+// opBits are the operations that op stands for.
+func opBits(op broker.Operation) uint16 {
+	if op == broker.OperationAll {
+		return ^uint16(0)
+	}
+	return bit(op)
+}
+
 // implied are the operations that allowing op allows.
 func implied(op broker.Operation) uint16 {
 	switch op {
-	case broker.OperationAll:
-		return ^uint16(0)
 	case broker.OperationRead, broker.OperationWrite, broker.OperationDelete, broker.OperationAlter:
 		return bit(op) | bit(broker.OperationDescribe)
 	case broker.OperationAlterConfigs:
 		return bit(op) | bit(broker.OperationDescribeConfigs)
 	default:
-		return bit(op)
+		return opBits(op)
 	}
 }
 
@@ -71,6 +78,7 @@ func compileACLs(list []broker.ACL) *grants {
 			continue
 		}
 		p := g.types[a.Resource].pattern(a)
+		g.types[a.Resource].named |= opBits(a.Operation)
 		g.count++
 		if strings.HasPrefix(a.Principal, userPrefix) { // there are no other principals
 			p.add(a)
@@ -187,11 +195,7 @@ func (p *pattern) add(a *broker.ACL) {
 		list[at].allow |= implied(a.Operation)
 	} else {
 		p.deny = true
-		if a.Operation == broker.OperationAll {
-			list[at].deny = ^uint16(0)
-		} else {
-			list[at].deny |= bit(a.Operation)
-		}
+		list[at].deny |= opBits(a.Operation)
 	}
 	switch {
 	case user == "*":

@@ -191,6 +191,10 @@ func TestOrderOfRules(t *testing.T) {
 		ask{b, read, topic, "other", true}, ask{a, alter, cluster, "kafka-cluster", true})
 	check("ACLs and super users", provider(t, Options{SuperUsers: []string{"b"}}, acls), ask{a, write, topic, "free", true},
 		ask{a, read, topic, "other", false}, ask{b, read, topic, "other", true}, ask{a, alter, cluster, "kafka-cluster", false})
+	cluster2 := "allow User:b * idempotent_write cluster kafka-cluster\n"
+	check("nobody is locked out", provider(t, Options{}, cluster2), ask{a, alter, cluster, "kafka-cluster", true},
+		ask{a, broker.OperationIdempotentWrite, cluster, "kafka-cluster", false}, ask{b, broker.OperationIdempotentWrite, cluster, "kafka-cluster", true})
+	check("as Kafka does", provider(t, Options{OpenWithoutACL: "true"}, cluster2), ask{a, alter, cluster, "kafka-cluster", false})
 	check("open by name", provider(t, Options{SuperUsers: []string{"b"}, OpenWithoutACL: "true"}, acls), ask{a, read, topic, "other", true},
 		ask{b, write, topic, "free", true}, ask{a, read, group, "g", false})
 }

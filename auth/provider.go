@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,9 @@ type Options struct {
 	SaltKey func() []byte
 	// RepeatedNonce accepts in SCRAM what librdkafka before 2.6.1 sends as nonce: its own once more before the whole one.
 	RepeatedNonce bool
+	JWT           *JWTOptions // nil: tokens are not taken
+
+	Logger *slog.Logger // nil: slog.Default
 
 	ClientCAs *x509.CertPool               // authorities in force; nil: certificates are not verified again
 	Revoked   func(*x509.Certificate) bool // nil: nothing is
@@ -43,8 +47,9 @@ type Options struct {
 type ruleSet struct {
 	o          Options
 	generation uint64
-	users      *users // nil: no password file
-	acl        *acl   // nil: no rule file
+	users      *users  // nil: no password file
+	tokens     *tokens // nil: none are taken
+	acl        *acl    // nil: no rule file
 	grants     *grants
 	super      map[string]struct{}
 	open       openness
@@ -116,6 +121,9 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
 	if o.CertificateUser == "" {
 		o.CertificateUser = "off"
 	}
@@ -132,6 +140,15 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 		}
 		if rs.acl, err = parseACL(o.ACLFile, data); err != nil {
 			return nil, fmt.Errorf("rule file: %w", err)
+		}
+	}
+	if o.JWT != nil {
+		var was *tokens
+		if old != nil {
+			was = old.tokens
+		}
+		if rs.tokens, err = loadTokens(o.JWT, o.Now, o.Logger, was); err != nil {
+			return nil, fmt.Errorf("keys of tokens: %w", err)
 		}
 	}
 	rs.settle()
@@ -167,7 +184,7 @@ func (p *Provider) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 
 // quick answers at once if it can. If not, and d is there, d is the digest to remember the answer under.
 func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, done bool, err error) {
-	id = broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Generation: rs.generation}
+	id = rs.identity(c)
 	switch {
 	case rs.o.CertificateUser != "off" && len(c.PeerCertificates) > 0:
 		id.Source = sourceCertificate
@@ -178,7 +195,21 @@ func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, 
 			return id, true, refuse(broker.ErrNotAuthorized, err)
 		}
 		return id, true, nil
-	case c.HasUsername && rs.hasUsers():
+	case rs.tokens != nil && tokenLike(c.Password):
+		return id, false, nil
+	}
+	return rs.byPassword(c, d)
+}
+
+// identity is what a connection itself says of its client, before anything vouches for it.
+func (rs *ruleSet) identity(c *broker.Credentials) broker.Identity {
+	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Generation: rs.generation}
+}
+
+// byPassword is quick for clients without a certificate.
+func (rs *ruleSet) byPassword(c *broker.Credentials, d *digest) (id broker.Identity, done bool, err error) {
+	id = rs.identity(c)
+	if c.HasUsername && rs.hasUsers() {
 		id.Source, id.User = sourcePassword, c.Username
 		a, _ := rs.account(c.Username)
 		id.Secret = a.secret(sourcePassword)
@@ -229,6 +260,16 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 	if id, done, err := rs.quick(c, &d); done {
 		return id, err
 	}
+	if rs.tokens != nil && tokenLike(c.Password) {
+		id, err := rs.byToken(ctx, c)
+		if err == nil || !c.HasUsername || !rs.hasUsers() {
+			return id, err
+		}
+		// It may be a password that looks so; and who has a user's name has to wait as long for a refusal as ever.
+		if id, done, err := rs.byPassword(c, &d); done {
+			return id, err
+		}
+	}
 	if p.waiting.Add(1) > p.queue+int64(cap(p.sem)) {
 		p.waiting.Add(-1)
 		return broker.Identity{}, broker.ErrAuthBusy
@@ -241,7 +282,7 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 		return broker.Identity{}, ctx.Err()
 	}
 	// The same client may have come twice and have been answered while this one waited.
-	id, done, err := rs.quick(c, &d)
+	id, done, err := rs.byPassword(c, &d)
 	if done {
 		return id, err
 	}
@@ -265,6 +306,8 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 	switch id.Source {
 	case sourcePassword, SCRAMSHA256, SCRAMSHA512:
 		return rs.recheckUser(id)
+	case OAuthBearer:
+		return rs.recheckToken(id)
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}

@@ -6,7 +6,9 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/journal/record"
 )
 
 // sink takes deliveries and acknowledges those that want it, without remembering.
@@ -79,6 +81,37 @@ func (n *nullLog) commit() {
 	}
 }
 
+// ReadBatches gives what the last group holds: all that a reader that keeps up asks for.
+func (n *nullLog) ReadBatches(r ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+	for g := n.buf; len(g) > 0; {
+		f, size, err := record.DecodeFrame(g)
+		if err != nil {
+			return dst, nil, false, err
+		}
+		g = g[size:]
+		if f.Kind != record.KindRecords || f.Partition != r.Partition {
+			continue
+		}
+		if b := record.Batch(record.FrameBatch(f.Payload)); b.NextOffset() > r.From && b.BaseOffset() < r.End {
+			dst = append(dst, b)
+		}
+	}
+	return dst, nil, true, nil
+}
+
+// bind has the path's topic be a record of a stream.
+func (p *path) bind() {
+	p.tb.t.Helper()
+	p.tb.b.SetTopic(&TopicSpec{ID: TopicID{1}, Name: "temps", Partitions: []PartitionSpec{{ID: 1000, Shard: 1}}})
+	bd, err := ParseBinding("sensors/#", "temps", "", "")
+	if err == nil {
+		err = p.tb.b.Bind([]*Binding{bd})
+	}
+	if err != nil {
+		p.tb.t.Fatal(err)
+	}
+}
+
 // path is a publisher and a subscriber at one QoS; turn moves batch messages from end to end.
 type path struct {
 	tb   *testBroker
@@ -142,14 +175,21 @@ func TestAllocations(t *testing.T) {
 		qos  QoS
 		kept bool
 		most float64 // per message
+		bind bool
 	}{
-		{"qos0", 0, false, 0},
-		{"qos1", 1, false, 0},
-		{"qos1 journaled", 1, true, 0},
-		{"qos2 shared", 2, true, 0.3}, // what a batch of promises takes
+		{"qos0", 0, false, 0, false},
+		{"qos1", 1, false, 0, false},
+		{"qos1 journaled", 1, true, 0, false},
+		{"qos2 shared", 2, true, 0.3, false}, // what a batch of promises takes
+		{"qos0 bound", 0, false, 0, true},
+		{"qos1 bound", 1, false, 0, true},
+		{"qos1 bound, kept", 1, true, 0.2, true}, // what a chunk takes
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := newPath(t, tc.qos, tc.kept, tc.qos == 2)
+			if tc.bind {
+				p.bind()
+			}
 			for range 50 {
 				p.turn(batch)
 			}

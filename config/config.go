@@ -113,8 +113,8 @@ type TLS struct {
 // Auth says who may come in and what they may do. docs/security.md explains the files.
 type Auth struct {
 	// Clients without credentials: `off` refuses them, `loopback` admits those that connect over loopback or a unix socket,
-	// `everywhere` admits them on every listener. `auto` is `loopback` while neither `auth.password_file` nor
-	// `auth.certificate_user` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
+	// `everywhere` admits them on every listener. `auto` is `loopback` while none of `auth.password_file`, `auth.certificate_user` and
+	// `auth.jwt` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
 	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
 	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
 	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`
@@ -143,7 +143,34 @@ type Auth struct {
 	CacheTTL time.Duration `key:"cache_ttl" default:"5m" min:"0s" max:"24h"`
 	// Accept what librdkafka before 2.6.1 sends as nonce in SCRAM: its own once more before the whole one. Kafka refuses it since 3.9.
 	SCRAMRepeatedNonce bool `key:"scram_repeated_nonce" default:"false" reload:"live"`
+	JWT                JWT  `key:"jwt"`
 }
+
+// JWT says which tokens vouch for a user: in SASL OAUTHBEARER of Kafka's clients, and in place of a password. Tokens are taken once one of the two sources of keys is set.
+type JWT struct {
+	// File with the public keys that tokens are signed with, a JSON Web Key Set.
+	JWKSFile string `key:"jwks_file" default:"" reload:"live"`
+	// Where such a set is fetched: `https`, or `http` on loopback.
+	JWKSURL string `key:"jwks_url" default:"" reload:"live"`
+	// How old fetched keys may get. A token with a key that is not known has them fetched earlier, every ten seconds at most; if a fetch
+	// fails, the keys that there are go on to count.
+	JWKSRefresh time.Duration `key:"jwks_refresh" default:"1h" min:"10s" max:"168h" reload:"live"`
+	// Longest time of a fetch.
+	JWKSTimeout time.Duration `key:"jwks_timeout" default:"10s" min:"100ms" max:"30s" reload:"live"`
+	// Issuer (`iss`) that a token must have. Empty is any.
+	Issuer string `key:"issuer" default:"" reload:"live"`
+	// Audiences, one of which a token must have (`aud`). Empty is any.
+	Audience []string `key:"audience" default:"" reload:"live"`
+	// Claim that names the user.
+	PrincipalClaim string `key:"principal_claim" default:"sub" reload:"live"`
+	// How far the clocks of who made a token and of this node may differ.
+	ClockSkew time.Duration `key:"clock_skew" default:"30s" min:"0s" max:"10m" reload:"live"`
+	// Algorithms of signatures that are taken.
+	Algorithms []string `key:"algorithms" default:"[RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA]" oneof:"RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA" reload:"live"`
+}
+
+// IsSet says whether tokens are taken.
+func (j *JWT) IsSet() bool { return j.JWKSFile != "" || j.JWKSURL != "" }
 
 // Journal is the durable log.
 type Journal struct {
@@ -251,8 +278,8 @@ type Kafka struct {
 	FetchSize Size `key:"fetch_size" default:"55MiB" min:"1KiB" max:"1GiB" reload:"live"`
 	// Time after which a connection without a request is closed.
 	IdleTimeout time.Duration `key:"idle_timeout" default:"10m" min:"1s" max:"24h" reload:"live"`
-	// SASL mechanisms that are offered.
-	SASLMechanisms []string `key:"sasl_mechanisms" default:"[PLAIN, SCRAM-SHA-256, SCRAM-SHA-512]" oneof:"PLAIN|SCRAM-SHA-256|SCRAM-SHA-512" reload:"live"`
+	// SASL mechanisms that are offered; OAUTHBEARER once `auth.jwt` is set.
+	SASLMechanisms []string `key:"sasl_mechanisms" default:"[PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER]" oneof:"PLAIN|SCRAM-SHA-256|SCRAM-SHA-512|OAUTHBEARER" reload:"live"`
 	// How long a client that came in by SASL may go on before it says anew who it is (KIP-368); Kafka's `connections.max.reauth.ms`. A
 	// connection that goes on longer is closed. 0 is no limit.
 	SessionLifetime time.Duration `key:"session_lifetime" default:"0s" min:"0s" max:"720h" reload:"live"`

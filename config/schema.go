@@ -290,7 +290,6 @@ func (k *Key) format(c *Config) string {
 
 // later names the keys of the design that this version does not have, so that the error can say so.
 var later = map[string]string{
-	"auth.jwt":       "this version does not verify tokens",
 	"listeners.amqp": "this version has no AMQP listener",
 }
 

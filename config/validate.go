@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +16,7 @@ func (c *Config) Anonymous() string {
 	if c.Auth.Anonymous != "auto" {
 		return c.Auth.Anonymous
 	}
-	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" {
+	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" && !c.Auth.JWT.IsSet() {
 		return "loopback"
 	}
 	return "off"
@@ -42,6 +43,7 @@ func (l *loader) validate() {
 	l.validateTLS(c)
 	l.validateAddresses(c)
 	l.validateExposure(c)
+	l.validateJWT(c)
 	if c.Auth.AllowEveryone == "false" && len(c.Auth.SuperUsers) == 0 {
 		l.reject("auth.allow_everyone_if_no_acl_found", errors.New("false needs auth.super_users: nobody else could make the first ACL"))
 	}
@@ -196,6 +198,34 @@ func Loopback(addr string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+// validateJWT looks at where the keys of tokens come from.
+func (l *loader) validateJWT(c *Config) {
+	j := &c.Auth.JWT
+	if !j.IsSet() {
+		if needs := errors.New("needs auth.jwt.jwks_file or auth.jwt.jwks_url, the keys that tokens are signed with"); j.Issuer != "" {
+			l.reject("auth.jwt.issuer", needs)
+		} else if len(j.Audience) > 0 {
+			l.reject("auth.jwt.audience", needs)
+		}
+		return
+	}
+	if j.JWKSFile != "" && j.JWKSURL != "" {
+		l.reject("auth.jwt.jwks_url", errors.New("want one of auth.jwt.jwks_file and auth.jwt.jwks_url, found both"))
+	}
+	if j.JWKSURL != "" {
+		u, err := url.Parse(j.JWKSURL)
+		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !Loopback(net.JoinHostPort(u.Hostname(), "1"))) {
+			l.reject("auth.jwt.jwks_url", fmt.Errorf("want https://…, or http:// on loopback: whoever can change the keys can make tokens; found %q", j.JWKSURL))
+		}
+	}
+	if j.PrincipalClaim == "" {
+		l.reject("auth.jwt.principal_claim", errors.New("want the name of a claim, found nothing"))
+	}
+	if len(j.Algorithms) == 0 {
+		l.reject("auth.jwt.algorithms", errors.New("want at least one algorithm, found none"))
+	}
+}
+
 // validateExposure refuses a listener that a network can reach and that nobody has to authenticate at, unless anonymity there
 // was asked for by name.
 func (l *loader) validateExposure(c *Config) {
@@ -219,10 +249,10 @@ func (l *loader) validateExposure(c *Config) {
 		}
 		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss" || a.key == "listeners.kafka.tls"
 		// Off by name: users come into the catalog later, and nobody comes in before.
-		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || overTLS && c.Auth.CertificateUser != "off" {
+		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}
-		ways := "set auth.password_file (`sluice passwd` makes its lines), or auth.anonymous: off to let in users of the catalog alone"
+		ways := "set auth.password_file (`sluice passwd` makes its lines) or auth.jwt, or auth.anonymous: off to let in users of the catalog alone"
 		if overTLS {
 			ways += " or auth.certificate_user with tls.client_ca"
 		}

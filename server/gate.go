@@ -11,6 +11,11 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser,
 		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
 		Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
+	if j := &a.JWT; j.IsSet() {
+		o.JWT = &auth.JWTOptions{KeyFile: j.JWKSFile, KeyURL: j.JWKSURL, Refresh: j.JWKSRefresh, Timeout: j.JWKSTimeout, Issuer: j.Issuer,
+			Audience: j.Audience, Claim: j.PrincipalClaim, ClockSkew: j.ClockSkew, Algorithms: j.Algorithms}
+	}
+	o.Logger = s.log
 	if set := certs.now.Load(); set.tls != nil {
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.isRevoked
 	}

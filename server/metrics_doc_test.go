@@ -35,8 +35,7 @@ func exported(t *testing.T) map[string]string {
 	cfg.Journal.Durability = "memory"
 	cfg.Listeners.MQTT.TCP = config.Addrs{"127.0.0.1:0"}
 	cfg.Listeners.MQTT.TLS, cfg.Listeners.MQTT.WS, cfg.Listeners.MQTT.WSS, cfg.Listeners.MQTT.Unix = nil, nil, nil, nil
-	cfg.Listeners.HTTP, cfg.Listeners.Kafka.TCP = config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}
-	cfg.Listeners.GRPC = nil
+	cfg.Listeners.HTTP, cfg.Listeners.Kafka.TCP, cfg.Listeners.GRPC = config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}
 	s, err := New(cfg, Options{Version: "test"})
 	if err != nil {
 		t.Fatal(err)

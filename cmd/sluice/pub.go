@@ -18,6 +18,8 @@ import (
 // pubFlags are the flags of sluice pub.
 type pubFlags struct {
 	clientFlags
+	kafkaFlags
+	recordKey            string
 	topic, message, file string
 	lines, empty, retain bool
 	qos                  int
@@ -41,32 +43,38 @@ func init() { register(newPubCommand) }
 func newPubCommand() *cobra.Command {
 	f := &pubFlags{}
 	c := &cobra.Command{
-		Use:   "pub [--mqtt [ADDRESS]] --topic TOPIC (--message TEXT | --file FILE | --lines | --empty)",
+		Use:   "pub [--mqtt [ADDRESS] | --kafka [ADDRESS]] --topic TOPIC (--message TEXT | --file FILE | --lines | --empty)",
 		Short: "Publish messages",
 		Example: `  sluice pub -t greenhouse/temp -m 21.5
   sluice pub --mqtt mqtts://broker:8883 --ca ca.pem --user ada --password-file pw -t a -q 1 -m hello
-  tail -f log | sluice pub -t log -l`,
+  tail -f log | sluice pub -t log -l
+  sluice pub --kafka -t readings --record-key plant-1 -m 21.5`,
 		Args: atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(cmd, args); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("kafka") {
+				return f.runKafka(cmd)
+			}
 			return f.run(cmd)
 		},
 	}
-	f.add(c)
+	f.clientFlags.add(c)
+	f.kafkaFlags.add(c)
 	fs := c.Flags()
+	fs.StringVar(&f.recordKey, "record-key", "", "key of the record (Kafka)")
 	fs.StringVarP(&f.topic, "topic", "t", "", "topic to publish to")
 	fs.StringVarP(&f.message, "message", "m", "", "message")
 	fs.StringVarP(&f.file, "file", "f", "", "file whose content is the message; - is standard input")
 	fs.BoolVarP(&f.lines, "lines", "l", false, "each line of standard input is a message")
-	fs.BoolVarP(&f.empty, "empty", "n", false, "an empty message; with --retain it clears the retained one")
+	fs.BoolVarP(&f.empty, "empty", "n", false, "an empty message; with --retain it clears the retained one; by Kafka a null value")
 	fs.IntVarP(&f.qos, "qos", "q", 0, "quality of service: 0, 1 or 2")
 	fs.BoolVarP(&f.retain, "retain", "r", false, "the server keeps the message for later subscribers")
 	fs.IntVar(&f.repeat, "repeat", 1, "publish it so many times")
 	fs.DurationVar(&f.interval, "interval", 0, "wait between repetitions")
 	fs.DurationVar(&f.expiry, "expiry", 0, "message expiry, in whole seconds (MQTT 5)")
-	fs.StringArrayVarP(&f.properties, "property", "P", nil, "user property NAME=VALUE; may be given again (MQTT 5)")
+	fs.StringArrayVarP(&f.properties, "property", "P", nil, "user property (MQTT 5) or header (Kafka) NAME=VALUE; may be given again")
 	fs.StringVar(&f.contentType, "content-type", "", "content type (MQTT 5)")
 	fs.StringVar(&f.responseTopic, "response-topic", "", "response topic (MQTT 5)")
 	fs.StringVar(&f.correlation, "correlation", "", "correlation data (MQTT 5)")
@@ -80,11 +88,8 @@ func newPubCommand() *cobra.Command {
 }
 
 func (f *pubFlags) check(cmd *cobra.Command, args []string) error {
-	if err := f.address(args); err != nil {
+	if err := f.checkTopic(cmd, args); err != nil {
 		return err
-	}
-	if err := wire.CheckTopicName([]byte(f.topic)); err != nil {
-		return misused("--topic %q: %w", f.topic, err)
 	}
 	sources := 0
 	for _, given := range []bool{cmd.Flags().Changed("message"), f.file != "", f.lines, f.empty} {
@@ -103,6 +108,29 @@ func (f *pubFlags) check(cmd *cobra.Command, args []string) error {
 		return misused("properties, expiry and will delay need --mqtt-version 5")
 	case f.willTopic == "" && (f.willMessage != "" || f.willRetain || f.willQoS > 0 || f.willDelay > 0):
 		return misused("a will needs --will-topic")
+	}
+	return nil
+}
+
+// checkTopic looks at where to, by either protocol.
+func (f *pubFlags) checkTopic(cmd *cobra.Command, args []string) error {
+	if cmd.Flags().Changed("kafka") {
+		if f.topic == "" {
+			return misused("give a --topic")
+		}
+		return f.take(cmd, args, "mqtt-version", "keep-alive", "qos", "retain", "expiry", "content-type", "response-topic", "correlation",
+			"will-topic", "will-message", "will-qos", "will-retain", "will-delay")
+	}
+	for _, name := range []string{"record-key", "tls", "sasl"} {
+		if cmd.Flags().Changed(name) {
+			return misused("--%s is for Kafka", name)
+		}
+	}
+	if err := f.address(args); err != nil {
+		return err
+	}
+	if err := wire.CheckTopicName([]byte(f.topic)); err != nil {
+		return misused("--topic %q: %w", f.topic, err)
 	}
 	return nil
 }

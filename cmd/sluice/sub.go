@@ -18,6 +18,8 @@ import (
 // subFlags are the flags of sluice sub.
 type subFlags struct {
 	clientFlags
+	kafkaFlags
+	from, group       string
 	topics            []string
 	qos               int
 	count             int
@@ -33,9 +35,11 @@ type subFlags struct {
 
 const subLong = `Subscribe, and print each message as a line.
 
---format: %t topic, %p payload, %x payload in hex, %q QoS, %r retain flag, %l length, %I time, %P user properties,
-%C content type, %R response topic, %D correlation data in hex, %% percent, \n and \t. A $share/GROUP/FILTER shares the messages with the
-other members of GROUP.`
+--format: %t topic, %p payload, %x payload in hex, %l length, %I time, %P user properties or headers, %% percent, \n and \t; of MQTT %q QoS,
+%r retain flag, %C content type, %R response topic, %D correlation data in hex; of Kafka %k key, %n partition, %o offset.
+
+By MQTT, $share/GROUP/FILTER shares the messages with the other members of GROUP, and --from starts in the past of the streams that are bound to
+the filter. By Kafka, --topic is the name of a topic, and --group shares its partitions and goes on where the group has come to.`
 
 func init() { register(newSubCommand) }
 
@@ -43,21 +47,32 @@ func init() { register(newSubCommand) }
 func newSubCommand() *cobra.Command {
 	f := &subFlags{}
 	c := &cobra.Command{
-		Use:   "sub [--mqtt [ADDRESS]] --topic FILTER...",
+		Use:   "sub [--mqtt [ADDRESS] | --kafka [ADDRESS]] --topic FILTER...",
 		Short: "Subscribe, and print messages",
 		Long:  subLong,
 		Example: `  sluice sub -t 'greenhouse/#' -v
-  sluice sub --mqtt wss://broker/mqtt -t '$share/workers/jobs/+' -q 1 --count 10`,
+  sluice sub --mqtt wss://broker/mqtt -t '$share/workers/jobs/+' -q 1 --count 10
+  sluice sub -t 'plant/#' -v --from 2026-11-26T08:00:00Z
+  sluice sub --kafka -t temps --from earliest --format '%k %p\n'`,
 		Args: atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.check(args); err != nil {
+			if cmd.Flags().Changed("kafka") {
+				if err := f.checkKafka(cmd, args); err != nil {
+					return err
+				}
+				return f.runKafka(cmd)
+			}
+			if err := f.check(cmd, args); err != nil {
 				return err
 			}
 			return f.run(cmd)
 		},
 	}
-	f.add(c)
+	f.clientFlags.add(c)
+	f.kafkaFlags.add(c)
 	fs := c.Flags()
+	fs.StringVar(&f.from, "from", "", "where to start: earliest, latest, an offset or an RFC 3339 time (MQTT 5, and Kafka without --group)")
+	fs.StringVar(&f.group, "group", "", "consumer group (Kafka)")
 	fs.StringArrayVarP(&f.topics, "topic", "t", nil, "topic filter; may be given again")
 	fs.IntVarP(&f.qos, "qos", "q", 0, "highest quality of service: 0, 1 or 2")
 	fs.IntVarP(&f.count, "count", "c", 0, "end after so many messages; 0: never")
@@ -72,7 +87,10 @@ func newSubCommand() *cobra.Command {
 	return c
 }
 
-func (f *subFlags) check(args []string) error {
+func (f *subFlags) check(cmd *cobra.Command, args []string) error {
+	if f.group != "" || cmd.Flags().Changed("tls") || cmd.Flags().Changed("sasl") {
+		return misused("--group, --tls and --sasl are for Kafka")
+	}
 	if err := f.address(args); err != nil {
 		return err
 	}
@@ -91,22 +109,52 @@ func (f *subFlags) check(args []string) error {
 		return misused("a number is negative")
 	case f.keep && f.id == "":
 		return misused("--keep-session needs --id, by which the session is found again")
-	case f.version < 5 && (f.sessionExpiry != 0 || f.noLocal || f.retainAsPublished):
-		return misused("--session-expiry, --no-local and --retain-as-published need --mqtt-version 5")
+	case f.version < 5 && (f.sessionExpiry != 0 || f.noLocal || f.retainAsPublished || f.from != ""):
+		return misused("--session-expiry, --from, --no-local and --retain-as-published need --mqtt-version 5")
 	case f.format != "" && f.verbose:
 		return misused("--verbose is a --format; give one of them")
 	}
 	f.timeout = 10 * time.Second
+	f.formats()
+	if f.keep && f.sessionExpiry == 0 {
+		f.sessionExpiry = time.Hour
+	}
+	return nil
+}
+
+// checkKafka is check for --kafka.
+func (f *subFlags) checkKafka(cmd *cobra.Command, args []string) error {
+	if err := f.take(cmd, args, "mqtt-version", "keep-alive", "qos", "keep-session", "session-expiry", "no-local", "retain-as-published", "no-retained"); err != nil {
+		return err
+	}
+	switch {
+	case len(f.topics) == 0:
+		return misused("give at least one --topic")
+	case f.count < 0 || f.wait < 0:
+		return misused("a number is negative")
+	case f.format != "" && f.verbose:
+		return misused("--verbose is a --format; give one of them")
+	case f.group != "" && f.from != "" && f.from != "earliest" && f.from != "latest":
+		return misused("a group goes on where it is; where it begins is earliest or latest")
+	}
+	if _, err := startOffset(f.from); err != nil {
+		return err
+	}
+	if f.verbose && f.format == "" {
+		f.format = `%t %k %p\n`
+	}
+	f.formats()
+	return nil
+}
+
+// formats fills in how a message is printed.
+func (f *subFlags) formats() {
 	if f.format == "" {
 		f.format = `%p\n`
 		if f.verbose {
 			f.format = `%t %p\n`
 		}
 	}
-	if f.keep && f.sessionExpiry == 0 {
-		f.sessionExpiry = time.Hour
-	}
-	return nil
 }
 
 func (f *subFlags) run(cmd *cobra.Command) error {
@@ -143,12 +191,19 @@ func (f *subFlags) subscribe(c *mqttclient.Client) error {
 			filters[i].RetainHandling = 2
 		}
 	}
-	codes, err := c.Subscribe(filters...)
+	s := &wire.SubscribeOut{Filters: filters}
+	if f.from != "" {
+		s.User = wire.AppendUserProperty(nil, []byte("from"), []byte(f.from))
+	}
+	codes, err := c.SubscribeWith(s)
 	if err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	for i, code := range codes {
 		if code.Failed() && i < len(f.topics) {
+			if f.from != "" && code == wire.ImplementationSpecific {
+				return fmt.Errorf("subscribe to %s from %s: %v; is a stream bound to it? (sluice binding list)", f.topics[i], f.from, code)
+			}
 			return fmt.Errorf("subscribe to %s: %v", f.topics[i], code)
 		}
 	}
@@ -196,6 +251,11 @@ func (f *subFlags) print(w io.Writer, m *wire.Publish) error {
 
 // formatMessage fills in a format as subLong describes it. What it does not know stays as it is.
 func formatMessage(format string, m *wire.Publish, now time.Time) string {
+	return expand(format, func(verb byte) string { return formatVerb(verb, m, now) })
+}
+
+// expand fills in a format.
+func expand(format string, fill func(verb byte) string) string {
 	var b strings.Builder
 	for i := 0; i < len(format); i++ {
 		if (format[i] != '%' && format[i] != '\\') || i+1 == len(format) {
@@ -214,7 +274,7 @@ func formatMessage(format string, m *wire.Publish, now time.Time) string {
 			}
 			continue
 		}
-		b.WriteString(formatVerb(format[i], m, now))
+		b.WriteString(fill(format[i]))
 	}
 	return b.String()
 }
@@ -223,10 +283,6 @@ func formatVerb(verb byte, m *wire.Publish, now time.Time) string {
 	switch verb {
 	case 't':
 		return string(m.Topic)
-	case 'p':
-		return string(m.Payload)
-	case 'x':
-		return hex.EncodeToString(m.Payload)
 	case 'q':
 		return strconv.Itoa(int(m.QoS))
 	case 'r':
@@ -234,8 +290,6 @@ func formatVerb(verb byte, m *wire.Publish, now time.Time) string {
 			return "1"
 		}
 		return "0"
-	case 'l':
-		return strconv.Itoa(len(m.Payload))
 	case 'I':
 		return now.Format(time.RFC3339Nano)
 	case 'P':
@@ -254,6 +308,19 @@ func formatVerb(verb byte, m *wire.Publish, now time.Time) string {
 		return string(m.Props.ResponseTopic())
 	case 'D':
 		return hex.EncodeToString(m.Props.CorrelationData())
+	}
+	return payloadVerb(verb, m.Payload)
+}
+
+// payloadVerb fills in what the protocols have in common.
+func payloadVerb(verb byte, payload []byte) string {
+	switch verb {
+	case 'p':
+		return string(payload)
+	case 'x':
+		return hex.EncodeToString(payload)
+	case 'l':
+		return strconv.Itoa(len(payload))
 	case '%':
 		return "%"
 	}

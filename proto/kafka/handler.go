@@ -63,6 +63,9 @@ type Handler struct {
 	recheck      Rechecker                // nil if authn is none
 	sasl         broker.SASLAuthenticator // nil likewise
 	now          func() time.Time
+	ctx          context.Context // of what is verified off the loops; Close ends it
+	cancel       context.CancelFunc
+	working      sync.WaitGroup
 	nodeID       int32
 	log          *slog.Logger
 	settings     atomic.Pointer[Settings]
@@ -93,6 +96,7 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 func NewHandler(o Options) *Handler {
 	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs,
 		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, log: o.Logger, now: time.Now}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.recheck, _ = o.Authn.(Rechecker)
 	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)
 	if h.authn == nil {
@@ -157,6 +161,8 @@ func (h *Handler) Close() {
 		for _, stop := range h.stops {
 			stop()
 		}
+		h.cancel()
+		h.working.Wait()
 	})
 }
 

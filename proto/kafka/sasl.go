@@ -134,8 +134,8 @@ func (c *conn) token(token []byte, t ticket, told func(r *request, s saslStep)) 
 		return
 	}
 	token = bytes.Clone(token)
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
+	c.l.h.working.Go(func() {
+		ctx, cancel := context.WithTimeout(c.l.h.ctx, verifyTimeout)
 		defer cancel()
 		answer, done, err := talk.Step(ctx, token)
 		clear(token)
@@ -145,7 +145,7 @@ func (c *conn) token(token []byte, t ticket, told func(r *request, s saslStep)) 
 			return
 		}
 		settle(talk.Identity(), s)
-	}()
+	})
 }
 
 // plain takes the one token of PLAIN.
@@ -163,13 +163,13 @@ func (c *conn) plain(token []byte, settle func(broker.Identity, saslStep)) {
 		settle(id, saslStep{done: err == nil, err: err})
 		return
 	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), verifyTimeout)
+	c.l.h.working.Go(func() {
+		ctx, cancel := context.WithTimeout(c.l.h.ctx, verifyTimeout)
 		defer cancel()
 		id, err := c.l.h.authn.Authenticate(ctx, cr)
 		clear(password)
 		settle(id, saslStep{done: err == nil, err: err})
-	}()
+	})
 }
 
 // plainToken reads a token of PLAIN (RFC 4616): authorization id, user and password, with zero bytes between them.

@@ -76,6 +76,8 @@ type extra struct {
 	alias aliases
 	acl   *aclCache
 	quota *quotaState
+
+	expires int64 // see conn.expires
 }
 
 func (c *conn) extras() *extra {
@@ -294,7 +296,9 @@ func (c *conn) detach(req broker.DisconnectRequest) {
 // onClose is the end of the connection's life.
 func (c *conn) onClose(err error) {
 	if c.state != stateClosing {
-		if errors.Is(err, engine.ErrIdle) && c.state == stateUp {
+		if end := c.expires(); end != 0 && c.state == stateUp && errors.Is(err, engine.ErrIdle) && c.l.loop.NowMono() >= end {
+			c.l.n.Disconnects[wire.NotAuthorized]++
+		} else if errors.Is(err, engine.ErrIdle) && c.state == stateUp {
 			c.l.n.Disconnects[wire.KeepAliveTimeout]++
 		} else if c.state == stateUp {
 			c.l.n.Lost++
@@ -306,11 +310,29 @@ func (c *conn) onClose(err error) {
 	c.l.n.Open--
 }
 
-// touch moves the keep-alive on: a whole packet has come.
+// touch moves the keep-alive on: a whole packet has come. No further than to the end of what has vouched for the client.
 func (c *conn) touch() {
-	if c.state == stateUp && c.patience != 0 {
-		c.link.SetDeadline(c.l.loop.NowMono() + int64(c.patience)*int64(time.Millisecond))
+	if c.state != stateUp {
+		return
 	}
+	deadline := int64(0)
+	if c.patience != 0 {
+		deadline = c.l.loop.NowMono() + int64(c.patience)*int64(time.Millisecond)
+	}
+	if end := c.expires(); end != 0 && (deadline == 0 || end < deadline) {
+		deadline = end
+	}
+	if deadline != 0 {
+		c.link.SetDeadline(deadline)
+	}
+}
+
+// expires is when the client's token ends, by the loop's clock; 0: it has none, or one without an end.
+func (c *conn) expires() int64 {
+	if c.extra == nil {
+		return 0
+	}
+	return c.extra.expires
 }
 
 // block stops reading until every reason for it is gone. A client that is not read from cannot be late.

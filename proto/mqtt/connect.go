@@ -180,6 +180,9 @@ func assignClientID() string {
 func (c *conn) admit(id broker.Identity) {
 	st := c.setup
 	c.who = c.l.principal(&id)
+	if id.Expires != 0 {
+		c.extras().expires = max(c.l.loop.NowMono()+(id.Expires-c.l.loop.NowUnixMilli())*int64(time.Millisecond), 1)
+	}
 	if st.will != nil {
 		if f := c.judgeWillTopic(st.will.Topic); f != nil {
 			c.misbehaved(*f)

@@ -71,6 +71,32 @@ def run(c):
         offsets = c.write("delete.json", '{"partitions":[{"topic":"v","partition":0,"offset":1000}],"version":1}')
         assert "low_watermark: 1000" in tool("DeleteRecordsCommand", *at, "--offset-json-file", offsets)
 
+    def acls():
+        acl = "AclCommand"
+        tool(acl, *at, "--add", "--allow-principal", "User:alice", "--operation", "Read", "--operation", "Write", "--topic", "orders")
+        tool(acl, *at, "--add", "--allow-principal", "User:bob", "--producer", "--idempotent", "--topic", "plant", "--resource-pattern-type", "prefixed")
+        out = tool(acl, *at, "--list")
+        assert out.count("User:alice") == 2 and out.count("User:bob") == 4 and "patternType=PREFIXED" in out, out
+        assert "User:alice" not in tool(acl, *at, "--list", "--principal", "User:bob")
+        tool(acl, *at, "--remove", "--force", "--topic", "orders")
+        tool(acl, *at, "--remove", "--force", "--topic", "plant", "--resource-pattern-type", "prefixed")
+        tool(acl, *at, "--remove", "--force", "--cluster")
+        assert "User:" not in tool(acl, *at, "--list")
+
+    def quotas():
+        conf = "kafka.admin.ConfigCommand"
+        alice = ["--entity-type", "users", "--entity-name", "alice"]
+        tool(conf, *at, "--alter", *alice, "--add-config", "producer_byte_rate=1048576,request_percentage=50")
+        tool(conf, *at, "--alter", *alice, "--entity-type", "clients", "--entity-default", "--add-config", "consumer_byte_rate=2048")
+        tool(conf, *at, "--alter", "--entity-type", "ips", "--entity-default", "--add-config", "connection_creation_rate=200")
+        out = tool(conf, *at, "--describe", *alice)
+        assert "producer_byte_rate=1048576.0" in out and "request_percentage=50.0" in out, out
+        assert "connection_creation_rate=200.0" in tool(conf, *at, "--describe", "--entity-type", "ips")
+        for who, key in ((alice, "producer_byte_rate,request_percentage"), (alice + ["--entity-type", "clients", "--entity-default"], "consumer_byte_rate"),
+                         (["--entity-type", "ips", "--entity-default"], "connection_creation_rate")):
+            tool(conf, *at, "--alter", *who, "--delete-config", key)
+        assert "_rate" not in tool(conf, *at, "--describe", "--entity-type", "users")
+
     def killed():
         broker.stop(signal.SIGKILL)
         broker.kafka = {"tcp": int(at[1].rpartition(":")[2]), "tls": 0}
@@ -78,5 +104,5 @@ def run(c):
         assert read("v", 2000, "--group", "later") == [str(i) for i in range(1000, 3000)]
         assert re.search(r"cg\s+v\s+0\s+3000", tool("consumer.group.ConsumerGroupCommand", *at, "--describe", "--group", "cg"))
 
-    for test in (topics, configuration, verifiable, consumer_protocol, reset_offsets, transactions, performance, deleted_records, killed):
+    for test in (topics, configuration, verifiable, consumer_protocol, reset_offsets, transactions, performance, deleted_records, acls, quotas, killed):
         c.check(test.__name__, test)

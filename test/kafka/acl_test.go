@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 // guarded starts a node on which user admin, password admin, may do everything, and clients without credentials come in.
@@ -206,7 +210,7 @@ var guards = map[int16][]guard{
 	}}},
 	14: {{need: []string{"read group g"}, code: groupRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrSyncGroupRequest()
-		m.Group = "g"
+		m.Group, m.ProtocolType, m.Protocol = "g", kmsg.StringPtr("consumer"), kmsg.StringPtr("range")
 		return m
 	}}},
 	15: {{need: []string{"describe group g"}, code: groupRefused, ask: func(*guardEnv, int16) kmsg.Request {
@@ -323,7 +327,9 @@ var guards = map[int16][]guard{
 	40: {{open: true}},
 	41: {{open: true}},
 	50: {{need: []string{"describe cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
-		return kmsg.NewPtrDescribeUserSCRAMCredentialsRequest()
+		m := kmsg.NewPtrDescribeUserSCRAMCredentialsRequest()
+		m.Users = []kmsg.DescribeUserSCRAMCredentialsRequestUser{{Name: "nobody"}}
+		return m
 	}}},
 	51: {{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrAlterUserSCRAMCredentialsRequest()
@@ -371,10 +377,12 @@ func produceOf(txn string) func(*guardEnv, int16) kmsg.Request {
 	return func(e *guardEnv, _ int16) kmsg.Request {
 		m := kmsg.NewPtrProduceRequest()
 		m.Acks, m.TimeoutMillis = -1, 1000
+		b := kmsg.RecordBatch{Magic: 2, PartitionLeaderEpoch: -1, ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: 1, Length: 49 + 10, Records: make([]byte, 10)}
 		if txn != "" {
 			m.TransactionID = &txn
+			b.Attributes, b.ProducerID, b.ProducerEpoch, b.FirstSequence = 1<<4, 1, 0, 0
 		}
-		m.Topics = []kmsg.ProduceRequestTopic{{Topic: "t", TopicID: e.topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Records: []byte{1}}}}}
+		m.Topics = []kmsg.ProduceRequestTopic{{Topic: "t", TopicID: e.topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Records: b.AppendTo(nil)}}}}
 		return m
 	}
 }
@@ -516,8 +524,29 @@ func noACLs(t testing.TB, admin *kgo.Client) {
 func TestEveryAPIIsGuarded(t *testing.T) {
 	c := guarded(t)
 	admin := c.client(asAdmin())
+	who := &guest{principal: "User:ANONYMOUS", dial: func(t testing.TB) *raw {
+		r := c.raw()
+		r.t = t
+		return r
+	}}
+	everyAPI(t, admin, who, c.versions())
+	for key := range guards {
+		if _, ok := c.versions()[key]; !ok {
+			t.Errorf("API %d is in the table and not advertised", key)
+		}
+	}
+}
+
+// guest is who has no rights but those that are given to it.
+type guest struct {
+	principal string
+	dial      func(t testing.TB) *raw
+}
+
+func everyAPI(t *testing.T, admin *kgo.Client, who *guest, versions map[int16][2]int16) {
+	t.Helper()
 	env := guardedState(t, admin)
-	for key, v := range c.versions() {
+	for key, v := range versions {
 		list := guards[key]
 		if len(list) == 0 {
 			t.Errorf("%s (%d) is advertised, and nothing says which right it needs", kmsg.Key(key).Name(), key)
@@ -532,15 +561,64 @@ func TestEveryAPIIsGuarded(t *testing.T) {
 				to = min(to, g.to)
 			}
 			t.Run(fmt.Sprintf("%s/%s", kmsg.Key(key).Name(), strings.ReplaceAll(g.need[0], " ", "_")), func(t *testing.T) {
-				g.check(t, c, admin, env, from, to)
+				g.check(t, who, admin, env, from, to)
 			})
 		}
 	}
-	for key := range guards {
-		if _, ok := c.versions()[key]; !ok {
-			t.Errorf("API %d is in the table and not advertised", key)
+}
+
+var peer = flag.String("peer", "", "HOST:PORT,HOST:PORT of an Apache Kafka that TestGuardsOfKafka asks: where the client without credentials is a super user, and where alice logs in by PLAIN")
+
+// TestGuardsOfKafka: the table says what Apache Kafka does.
+func TestGuardsOfKafka(t *testing.T) {
+	super, login, ok := strings.Cut(*peer, ",")
+	if !ok {
+		t.Skip("no -peer")
+	}
+	c := &cluster{t: t, addr: super}
+	versions := c.versions()
+	for key, v := range versions {
+		ours, known := wire.APIKey(key).Versions()
+		if len(guards[key]) == 0 || !known {
+			delete(versions, key)
+			continue
+		}
+		versions[key] = [2]int16{max(v[0], ours.Min), min(v[1], ours.Max)}
+	}
+	who := &guest{principal: "User:alice", dial: func(t testing.TB) *raw {
+		r := (&cluster{t: t, addr: login}).raw()
+		hello := kmsg.NewPtrSASLHandshakeRequest()
+		hello.Mechanism = "PLAIN"
+		r.ask(at(hello, 1))
+		token := kmsg.NewPtrSASLAuthenticateRequest()
+		token.SASLAuthBytes = []byte("\x00alice\x00alice-secret")
+		if resp := r.ask(at(token, 1)).(*kmsg.SASLAuthenticateResponse); resp.ErrorCode != 0 {
+			t.Fatal("alice does not come in:", resp.ErrorCode)
+		}
+		return r
+	}}
+	forgetTopics(t, c.client())
+	everyAPI(t, c.client(), who, versions)
+}
+
+// forgetTopics deletes what an earlier run has left.
+func forgetTopics(t *testing.T, admin *kgo.Client) {
+	t.Helper()
+	m := kmsg.NewPtrDeleteTopicsRequest()
+	for _, topic := range change(t, admin, kmsg.NewPtrMetadataRequest()).(*kmsg.MetadataResponse).Topics {
+		if !topic.IsInternal {
+			m.Topics = append(m.Topics, kmsg.DeleteTopicsRequestTopic{Topic: topic.Topic})
 		}
 	}
+	change(t, admin, m)
+	testx.Eventually(t, patience, func() bool {
+		for _, topic := range change(t, admin, kmsg.NewPtrMetadataRequest()).(*kmsg.MetadataResponse).Topics {
+			if !topic.IsInternal {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // guardedState makes what requests are about: topic t, group g, transactional id x.
@@ -563,7 +641,7 @@ func guardedState(t *testing.T, admin *kgo.Client) *guardEnv {
 
 var everyRefusal = []int16{topicRefused, groupRefused, clusterRefused, txnRefused, 58, 65}
 
-func (g *guard) check(t *testing.T, c *cluster, admin *kgo.Client, env *guardEnv, from, to int16) {
+func (g *guard) check(t *testing.T, who *guest, admin *kgo.Client, env *guardEnv, from, to int16) {
 	noACLs(t, admin)
 	// What comes behind the right that is asked about is there from the start.
 	first := slices.Clone(g.need[1:])
@@ -573,9 +651,8 @@ func (g *guard) check(t *testing.T, c *cluster, admin *kgo.Client, env *guardEnv
 	case groupRefused:
 		first = append(first, "all topic t", "all txn x")
 	}
-	change(t, admin, acls("User:ANONYMOUS", allows, first...))
-	r := c.raw()
-	r.t = t
+	change(t, admin, acls(who.principal, allows, first...))
+	r := who.dial(t)
 	for v := from; v <= to; v++ {
 		resp := r.ask(at(g.ask(env, v), v))
 		if g.shows != nil {
@@ -589,7 +666,7 @@ func (g *guard) check(t *testing.T, c *cluster, admin *kgo.Client, env *guardEnv
 			t.Errorf("version %d, without the right: %v, want %v", v, got, kerr.ErrorForCode(g.code))
 		}
 	}
-	change(t, admin, acls("User:ANONYMOUS", allows, g.need...))
+	change(t, admin, acls(who.principal, allows, g.need...))
 	for v := from; v <= to; v++ {
 		resp := r.ask(at(g.ask(env, v), v))
 		got := map[int16]bool{}

@@ -1,0 +1,229 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sluicemq/sluice/broker"
+)
+
+// OAuthBearer is the SASL mechanism of tokens (RFC 7628).
+const OAuthBearer = "OAUTHBEARER"
+
+// tokenBytesMax bounds a client's message with a token.
+const tokenBytesMax = 64 << 10
+
+// JWTOptions say which tokens are good. One of KeyFile and KeyURL is set.
+type JWTOptions struct {
+	KeyFile    string // of a JSON Web Key Set; read anew by Reload
+	KeyURL     string
+	Refresh    time.Duration // how old keys of KeyURL may get
+	Timeout    time.Duration // of a fetch
+	Issuer     string        // that a token has to have; empty: any
+	Audience   []string      // of which a token has to have one; empty: any
+	Claim      string        // that names the user
+	ClockSkew  time.Duration
+	Algorithms []string // of signatures that are taken; all of them asymmetric
+}
+
+// tokens verifies tokens. It is immutable but for the keys that it fetches.
+type tokens struct {
+	o      JWTOptions
+	parser *jwt.Parser
+	source keySource
+}
+
+// TokenAlgorithms are the algorithms that can be taken: none by which whoever can verify a token can make one.
+var TokenAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+
+// loadTokens reads the keys of a file, or keeps those that old has fetched from the same place.
+func loadTokens(o *JWTOptions, now func() time.Time, logger *slog.Logger, old *tokens) (*tokens, error) {
+	t := &tokens{o: *o}
+	switch {
+	case o.KeyFile != "":
+		data, err := readFile(o.KeyFile)
+		if err != nil {
+			return nil, err
+		}
+		set, err := parseKeySet(data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", o.KeyFile, err)
+		}
+		t.source = fixedKeys{set}
+	case old != nil && old.o.KeyURL == o.KeyURL && old.o.Refresh == o.Refresh && old.o.Timeout == o.Timeout:
+		t.source = old.source
+	default:
+		t.source = newFetchedKeys(o.KeyURL, o.Refresh, o.Timeout, now, func(err error) {
+			logger.Warn("the keys of tokens cannot be fetched", "url", o.KeyURL, "err", err)
+		})
+	}
+	options := []jwt.ParserOption{jwt.WithValidMethods(o.Algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(o.ClockSkew), jwt.WithTimeFunc(now), jwt.WithIssuedAt()}
+	if o.Issuer != "" {
+		options = append(options, jwt.WithIssuer(o.Issuer))
+	}
+	if len(o.Audience) > 0 {
+		options = append(options, jwt.WithAudience(o.Audience...))
+	}
+	t.parser = jwt.NewParser(options...)
+	return t, nil
+}
+
+var errUnknownKey = errors.New("no key that is known has signed the token")
+
+// verify says whose token it is, and until when, in Unix milliseconds. It may have to fetch keys.
+func (t *tokens) verify(ctx context.Context, token string) (user string, expires int64, err error) {
+	var claims jwt.MapClaims
+	for _, fresh := range []bool{false, true} {
+		set, ferr := t.source.keys(ctx, fresh)
+		if ferr != nil {
+			return "", 0, fmt.Errorf("no keys: %w", ferr)
+		}
+		claims = jwt.MapClaims{}
+		_, err = t.parser.ParseWithClaims(token, claims, func(tok *jwt.Token) (any, error) {
+			id, _ := tok.Header["kid"].(string)
+			keys, known := set.find(id, tok.Method.Alg())
+			if !known || len(keys) == 0 {
+				return nil, errUnknownKey
+			}
+			vks := jwt.VerificationKeySet{}
+			for _, k := range keys {
+				vks.Keys = append(vks.Keys, k)
+			}
+			return vks, nil
+		})
+		if !errors.Is(err, errUnknownKey) {
+			break
+		}
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	if user, _ = claims[t.o.Claim].(string); user == "" || len(user) > userBytesMax {
+		return "", 0, fmt.Errorf("the token has no claim %q that names the user", t.o.Claim)
+	}
+	exp, err := claims.GetExpirationTime()
+	if err != nil || exp == nil {
+		return "", 0, errors.New("the token has no end")
+	}
+	return user, exp.UnixMilli(), nil
+}
+
+// bearerConversation is the server's part in OAUTHBEARER. A token that is not good is answered with a status; the client then says that it has
+// understood, and is refused.
+type bearerConversation struct {
+	p      *Provider
+	id     broker.Identity
+	failed error
+	done   bool
+}
+
+// Identity is who it is, once it is done.
+func (b *bearerConversation) Identity() broker.Identity { return b.id }
+
+var errBearer = errors.New("a message of OAUTHBEARER that cannot be read")
+
+// Step takes the client's first message, and what it says to the status. It may fetch keys.
+func (b *bearerConversation) Step(ctx context.Context, message []byte) (answer []byte, done bool, err error) {
+	switch {
+	case b.done:
+		return nil, false, refuse(broker.ErrBadCredentials, errBearer)
+	case b.failed != nil:
+		return nil, false, refuse(broker.ErrBadCredentials, b.failed)
+	}
+	as, token, err := bearerToken(message)
+	if err != nil {
+		return nil, false, refuse(broker.ErrBadCredentials, err)
+	}
+	rs := b.p.rules.Load()
+	if rs.tokens == nil {
+		return nil, false, refuse(broker.ErrNotAuthorized, errors.New("tokens are not taken any more"))
+	}
+	user, expires, err := rs.tokens.verify(ctx, token)
+	if err != nil {
+		b.failed = err
+		return []byte(`{"status":"invalid_token"}`), false, nil
+	}
+	if as != "" && as != user {
+		return nil, false, refuse(broker.ErrBadCredentials, errors.New("the client asks to act as another user"))
+	}
+	b.id.User, b.id.Expires, b.done = user, expires, true
+	return []byte{}, true, nil
+}
+
+// bearerMessage is `n,a=AUTHZID,^Aauth=Bearer TOKEN^A` with further pairs of key and value, and ^A at its end.
+var bearerMessage = regexp.MustCompile("^n,(?:a=([^,]+))?,\x01((?:[A-Za-z]+=[\\x21-\\x7e \t\r\n]*\x01)+)\x01$")
+
+// bearerToken reads the client's first message. Extensions are let be, as Kafka lets them.
+func bearerToken(message []byte) (as, token string, err error) {
+	if len(message) > tokenBytesMax {
+		return "", "", errBearer
+	}
+	m := bearerMessage.FindSubmatch(message)
+	if m == nil {
+		return "", "", errBearer
+	}
+	if as, err = saslName(string(m[1])); err != nil {
+		return "", "", err
+	}
+	for pair := range strings.SplitSeq(strings.TrimSuffix(string(m[2]), "\x01"), "\x01") {
+		key, value, _ := strings.Cut(pair, "=")
+		if key != "auth" {
+			continue
+		}
+		scheme, rest, _ := strings.Cut(value, " ")
+		if token != "" || !strings.EqualFold(scheme, "Bearer") || strings.TrimSpace(rest) == "" {
+			return "", "", errBearer
+		}
+		token = strings.TrimSpace(rest)
+	}
+	if token == "" {
+		return "", "", errBearer
+	}
+	return as, token, nil
+}
+
+// tokenLike says whether a password looks like a token: three parts, of which the first is an object.
+func tokenLike(password []byte) bool {
+	return bytes.HasPrefix(password, []byte("eyJ")) && bytes.Count(password, []byte{'.'}) == 2 && len(password) <= tokenBytesMax
+}
+
+// byToken lets a client in whose password is a token of the user that it names, if it names one.
+func (rs *ruleSet) byToken(ctx context.Context, c *broker.Credentials) (broker.Identity, error) {
+	user, expires, err := rs.tokens.verify(ctx, string(c.Password))
+	if err == nil && c.HasUsername && c.Username != "" && c.Username != user {
+		err = fmt.Errorf("the token is of %q", user)
+	}
+	if err == nil {
+		if a, known := rs.account(user); known && a.Disabled {
+			err = errors.New("the user is disabled")
+		}
+	}
+	if err != nil {
+		return broker.Identity{}, refuse(broker.ErrBadCredentials, err)
+	}
+	id := rs.identity(c)
+	id.Source, id.User, id.Expires = OAuthBearer, user, expires
+	return id, nil
+}
+
+// recheckToken says whether a client that came in by a token may stay.
+func (rs *ruleSet) recheckToken(id *broker.Identity) error {
+	if rs.tokens == nil {
+		return errors.New("tokens are not taken any more")
+	}
+	if id.Expires != 0 && rs.o.Now().UnixMilli() >= id.Expires+rs.tokens.o.ClockSkew.Milliseconds() {
+		return errors.New("the token has expired")
+	}
+	if a, known := rs.account(id.User); known && a.Disabled {
+		return errors.New("the user is disabled")
+	}
+	return nil
+}
