@@ -20,6 +20,7 @@ type Options struct {
 	Anonymous       string   // off, loopback or everywhere
 	PasswordFile    string   // empty: none
 	CertificateUser string   // off, cn, san_dns, san_email, san_uri or subject
+	Mapping         string   // rules that make a user of that field; see parseMapping. Empty: it is the user
 	ACLFile         string   // empty: none
 	SuperUsers      []string // may do everything
 	OpenWithoutACL  string   // auto, true or false: whether what no ACL is about is allowed; empty: auto
@@ -47,7 +48,8 @@ type Options struct {
 type ruleSet struct {
 	o          Options
 	generation uint64
-	users      *users  // nil: no password file
+	users      *users // nil: no password file
+	mapping    mapping
 	tokens     *tokens // nil: none are taken
 	acl        *acl    // nil: no rule file
 	grants     *grants
@@ -142,6 +144,9 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 			return nil, fmt.Errorf("rule file: %w", err)
 		}
 	}
+	if rs.mapping, err = parseMapping(o.Mapping); err != nil {
+		return nil, fmt.Errorf("auth.certificate_mapping: %w", err)
+	}
 	if o.JWT != nil {
 		var was *tokens
 		if old != nil {
@@ -191,7 +196,7 @@ func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, 
 		if rs.o.Revoked != nil && rs.o.Revoked(c.PeerCertificates[0]) {
 			return id, true, refuse(broker.ErrNotAuthorized, errRevoked)
 		}
-		if id.User, err = certificateUser(rs.o.CertificateUser, c.PeerCertificates[0]); err != nil {
+		if id.User, err = rs.certificateUser(c.PeerCertificates[0]); err != nil {
 			return id, true, refuse(broker.ErrNotAuthorized, err)
 		}
 		return id, true, nil
@@ -337,7 +342,7 @@ func (rs *ruleSet) recheckCertificate(id *broker.Identity, certs []*x509.Certifi
 	if rs.o.Revoked != nil && rs.o.Revoked(certs[0]) {
 		return errRevoked
 	}
-	if user, err := certificateUser(rs.o.CertificateUser, certs[0]); err != nil || user != id.User {
+	if user, err := rs.certificateUser(certs[0]); err != nil || user != id.User {
 		return errors.New("the certificate names another user now")
 	}
 	if rs.o.ClientCAs != nil && rs.changedCAs > id.Generation {

@@ -126,6 +126,10 @@ type Auth struct {
 	// Which field of a client's certificate is its user name. Anything but `off` needs `tls.client_ca`, and then a verified
 	// certificate is enough to come in.
 	CertificateUser string `key:"certificate_user" default:"off" oneof:"off|cn|san_dns|san_email|san_uri|subject" reload:"live"`
+	// Rules that make the user name of that field, in the form of Kafka's `ssl.principal.mapping.rules`: `RULE:PATTERN/REPLACEMENT/[L|U]` and
+	// `DEFAULT` with commas between them. The first whose pattern fits all of it decides; if none does, the client does not come in. Empty takes
+	// the field as it is.
+	CertificateMapping string `key:"certificate_mapping" default:"" reload:"live"`
 	// Rules for publish and subscribe. Without a file everything is allowed to those who came in; with one, what no rule names
 	// is denied.
 	ACLFile string `key:"acl_file" default:"" reload:"live"`

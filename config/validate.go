@@ -107,6 +107,9 @@ func (l *loader) validateTLS(c *Config) {
 			l.reject("tls.crl", errors.New("needs tls.client_ca, whose certificates it revokes"))
 		}
 	}
+	if c.Auth.CertificateMapping != "" && c.Auth.CertificateUser == "off" {
+		l.reject("auth.certificate_mapping", errors.New("needs auth.certificate_user, the field whose text it maps: for Kafka's rules, subject"))
+	}
 	if c.Auth.CertificateUser != "off" {
 		if c.TLS.ClientCA == "" || c.ClientAuth() == "off" {
 			l.reject("auth.certificate_user", errors.New("needs tls.client_ca, and tls.client_auth not off"))
