@@ -14,7 +14,6 @@ type accumulation struct {
 	waiters []waiter
 	taken   []takenID
 	size    int // of the batch so far, header included
-	matched bool
 }
 
 // waiter is a publisher that waits for a record.

@@ -119,7 +119,7 @@ func (f *pubFlags) runKafka(cmd *cobra.Command) error {
 		}
 		return r
 	}
-	cl, err := f.kafkaFlags.open(&f.clientFlags, kgo.AllowAutoTopicCreation())
+	cl, err := f.open(&f.clientFlags, kgo.AllowAutoTopicCreation())
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (f *subFlags) runKafka(cmd *cobra.Command) error {
 	if f.group != "" {
 		opts = append(opts, kgo.ConsumerGroup(f.group))
 	}
-	cl, err := f.kafkaFlags.open(&f.clientFlags, opts...)
+	cl, err := f.open(&f.clientFlags, opts...)
 	if err != nil {
 		return err
 	}

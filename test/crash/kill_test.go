@@ -45,6 +45,7 @@ func TestKillBound(t *testing.T) {
 
 // kill kills a node with these settings now and then. verify, if there is one, looks at what is there at the end.
 func kill(t *testing.T, settings []string, verify func(*testing.T, *common.Broker, []*common.Sender)) {
+	t.Helper()
 	t.Logf("-kills %d -seed %d", *rounds, *seed)
 	rng := rand.New(rand.NewPCG(*seed, 1))
 	dir := t.TempDir()
@@ -102,6 +103,7 @@ func kill(t *testing.T, settings []string, verify func(*testing.T, *common.Broke
 
 // verifyStream reads the stream: what was acknowledged is there, what was sent at QoS 2 once.
 func verifyStream(t *testing.T, b *common.Broker, senders []*common.Sender) {
+	t.Helper()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.Listeners["kafka.tcp"]), kgo.ConsumeTopics("k"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
 		t.Fatal(err)
