@@ -77,11 +77,13 @@ func (c *conn) quotaFilterFault(m *kmsg.DescribeClientQuotasRequest) (wire.Error
 	for i := range m.Components {
 		k := &m.Components[i]
 		switch {
+		case k.EntityType == "":
+			return wire.InvalidRequest, "a component of the filter has no type"
 		case entityPart(&broker.QuotaEntity{}, k.EntityType) == nil:
 			return wire.UnsupportedVersion, "quotas are for user, client-id and ip, not for " + k.EntityType
 		case seen[k.EntityType]:
 			return wire.InvalidRequest, k.EntityType + " is named more than once"
-		case k.MatchType < matchExact || k.MatchType > matchAny || k.MatchType == matchExact && k.Match == nil:
+		case k.MatchType < matchExact || k.MatchType > matchAny || (k.MatchType == matchExact) != (k.Match != nil):
 			return wire.InvalidRequest, "no such way to compare, or no name for it"
 		}
 		seen[k.EntityType] = true

@@ -100,7 +100,7 @@ func quotaChange(m *kmsg.AlterClientQuotasRequestEntry) (change QuotaChange, why
 	return change, ""
 }
 
-// rateFault says what is wrong with a rate. An address may be denied all connections; whoever is to have nothing else is denied it by an ACL.
+// rateFault says what is wrong with a rate. Who is to have nothing is denied it by an ACL.
 func rateFault(k broker.QuotaKind, rate float64) string {
 	whole := k == broker.QuotaProduce || k == broker.QuotaConsume || k == broker.QuotaConnect
 	switch {
@@ -108,7 +108,7 @@ func rateFault(k broker.QuotaKind, rate float64) string {
 		return k.String() + " is a number that is not below 0"
 	case whole && rate != math.Trunc(rate):
 		return k.String() + " is a whole number"
-	case rate == 0 && k != broker.QuotaConnect:
+	case rate == 0:
 		return k.String() + " is above 0"
 	}
 	return ""

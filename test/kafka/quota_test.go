@@ -18,7 +18,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/bench/mqttclient"
-	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -216,12 +215,20 @@ func TestConnectionRate(t *testing.T) {
 	if refused < 2 || refused > 5 {
 		t.Errorf("%d of 6 connections were refused at 2 a second", refused)
 	}
-	change(t, admin, quotaFor("ip 127.0.0.1", "", map[string]float64{"connection_creation_rate": 0}))
+	change(t, admin, quotaFor("ip 127.0.0.1", "", map[string]float64{"connection_creation_rate": 1}))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, _, err := mqttclient.Connect(ctx, mqttclient.Options{URL: c.node.URL(), Connect: wire.Connect{ClientID: []byte("m"), CleanStart: true}})
-	if err == nil || !strings.Contains(err.Error(), "connection rate") {
-		t.Errorf("MQTT at 0 a second: %v", err)
+	told := 0
+	for range 6 {
+		cl, _, err := mqttclient.Connect(ctx, mqttclient.Options{URL: c.node.URL(), Connect: wire.Connect{ClientID: []byte("m"), CleanStart: true}})
+		if err == nil {
+			_ = cl.Close()
+		} else if strings.Contains(err.Error(), "connection rate") {
+			told++
+		}
+	}
+	if told < 3 {
+		t.Errorf("MQTT at 1 a second: %d of 6 connections were told that they are too many", told)
 	}
 	change(t, admin, quotaFor("ip 127.0.0.1", "", map[string]float64{"connection_creation_rate": -1}))
 	c.serves("after")
@@ -267,30 +274,7 @@ func TestQuotaRequests(t *testing.T) {
 	only.ValidateOnly = true
 	change(t, admin, only)
 	show := func(strict bool, components ...kmsg.DescribeClientQuotasRequestComponent) map[string]string {
-		m := kmsg.NewPtrDescribeClientQuotasRequest()
-		m.Components, m.Strict = components, strict
-		all := make(map[string]string)
-		for _, e := range change(t, admin, m).(*kmsg.DescribeClientQuotasResponse).Entries {
-			var name, values []string
-			for _, p := range e.Entity {
-				if p.Name == nil {
-					p.Name = kmsg.StringPtr("*")
-				}
-				name = append(name, p.Type+" "+*p.Name)
-			}
-			for _, v := range e.Values {
-				values = append(values, fmt.Sprint(v.Key, "=", v.Value))
-			}
-			all[strings.Join(name, " ")] = strings.Join(values, " ")
-		}
-		return all
-	}
-	component := func(kind string, how int8, name string) (k kmsg.DescribeClientQuotasRequestComponent) {
-		k.EntityType, k.MatchType = kind, kmsg.QuotasMatchType(how)
-		if how == 0 {
-			k.Match = &name
-		}
-		return k
+		return shownQuotas(t, admin, strict, components...)
 	}
 	a, ac := "producer_byte_rate=1000 request_percentage=12.5", "producer_byte_rate=2000"
 	check := func() {
@@ -322,6 +306,43 @@ func TestQuotaRequests(t *testing.T) {
 	if got := show(false, component("user", 0, "a")); !reflect.DeepEqual(got, map[string]string{"user a": a}) {
 		t.Errorf("after removal: %v", got)
 	}
+}
+
+// shownQuotas are entities and their quotas, in words; a filter picks them.
+func shownQuotas(t *testing.T, admin *kgo.Client, strict bool, components ...kmsg.DescribeClientQuotasRequestComponent) map[string]string {
+	t.Helper()
+	m := kmsg.NewPtrDescribeClientQuotasRequest()
+	m.Components, m.Strict = components, strict
+	all := make(map[string]string)
+	for _, e := range change(t, admin, m).(*kmsg.DescribeClientQuotasResponse).Entries {
+		var name, values []string
+		for _, p := range e.Entity {
+			if p.Name == nil {
+				p.Name = kmsg.StringPtr("*")
+			}
+			name = append(name, p.Type+" "+*p.Name)
+		}
+		for _, v := range e.Values {
+			values = append(values, fmt.Sprint(v.Key, "=", v.Value))
+		}
+		all[strings.Join(name, " ")] = strings.Join(values, " ")
+	}
+	return all
+}
+
+// component is one of a filter: how is 0 for exactly name, 1 for the default, 2 for any.
+func component(kind string, how int8, name string) (k kmsg.DescribeClientQuotasRequestComponent) {
+	k.EntityType, k.MatchType = kind, kmsg.QuotasMatchType(how)
+	if how == 0 {
+		k.Match = &name
+	}
+	return k
+}
+
+// What is wrong with a quota is refused as Apache Kafka refuses it, and changes nothing.
+func TestQuotaFaults(t *testing.T) {
+	c := start(t)
+	admin := c.client()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for what, m := range map[string]*kmsg.AlterClientQuotasRequest{
@@ -331,6 +352,7 @@ func TestQuotaRequests(t *testing.T) {
 		"bytes of an ip":  quotaFor("ip ::1", "", map[string]float64{"producer_byte_rate": 1}),
 		"no address":      quotaFor("ip example.org", "", map[string]float64{"connection_creation_rate": 1}),
 		"no bytes":        quotaFor("a", "", map[string]float64{"producer_byte_rate": 0}),
+		"no connections":  quotaFor("ip ::1", "", map[string]float64{"connection_creation_rate": 0}),
 		"half a byte":     quotaFor("a", "", map[string]float64{"producer_byte_rate": 1.5}),
 		"not a number":    quotaFor("a", "", map[string]float64{"request_percentage": math.NaN()}),
 		"without end":     quotaFor("a", "", map[string]float64{"request_percentage": math.Inf(1)}),
@@ -344,5 +366,26 @@ func TestQuotaRequests(t *testing.T) {
 			t.Errorf("%s: code %d", what, code)
 		}
 	}
-	testx.Eventually(t, patience, func() bool { return len(show(false)) == 3 })
+	if got := shownQuotas(t, admin, false); len(got) > 0 {
+		t.Errorf("quotas were made: %v", got)
+	}
+	r := c.raw()
+	for what, tt := range map[string]struct {
+		list []kmsg.DescribeClientQuotasRequestComponent
+		code int16
+	}{
+		"another type":        {[]kmsg.DescribeClientQuotasRequestComponent{component("group", 2, "")}, kerr.UnsupportedVersion.Code},
+		"no type":             {[]kmsg.DescribeClientQuotasRequestComponent{component("", 2, "")}, kerr.InvalidRequest.Code},
+		"twice":               {[]kmsg.DescribeClientQuotasRequestComponent{component("user", 2, ""), component("user", 2, "")}, kerr.InvalidRequest.Code},
+		"an ip's user":        {[]kmsg.DescribeClientQuotasRequestComponent{component("ip", 2, ""), component("user", 2, "")}, kerr.InvalidRequest.Code},
+		"another way":         {[]kmsg.DescribeClientQuotasRequestComponent{component("user", 7, "")}, kerr.InvalidRequest.Code},
+		"any of a name":       {[]kmsg.DescribeClientQuotasRequestComponent{{EntityType: "user", MatchType: 2, Match: kmsg.StringPtr("a")}}, kerr.InvalidRequest.Code},
+		"exactly without one": {[]kmsg.DescribeClientQuotasRequestComponent{{EntityType: "user"}}, kerr.InvalidRequest.Code},
+	} {
+		m := kmsg.NewPtrDescribeClientQuotasRequest()
+		m.Components = tt.list
+		if code := r.ask(at(m, 1)).(*kmsg.DescribeClientQuotasResponse).ErrorCode; code != tt.code {
+			t.Errorf("%s: code %d, want %d", what, code, tt.code)
+		}
+	}
 }
