@@ -1,6 +1,7 @@
 package alloc
 
 import (
+	"math/bits"
 	"sync"
 	"sync/atomic"
 
@@ -24,12 +25,27 @@ type Block struct {
 	check blockCheck
 }
 
+// blockClasses are those of blocks: two more than buffers have, since a read of the log is up to 4 MiB, and memory that is made anew
+// for each costs more than the read does.
+const blockClasses = numClasses + 2
+
+// maxBlockClass is the largest block that is kept for reuse.
+const maxBlockClass = 1 << (blockClasses - 1 + minClassBits)
+
 // blocks holds free blocks by class. Pools of pointers neither allocate nor lock, and the collector empties them when idle.
-var blocks [numClasses]sync.Pool
+var blocks [blockClasses]sync.Pool
+
+// blockClassFor is classFor for blocks.
+func blockClassFor(n int) int {
+	if n > MaxClass && n <= maxBlockClass {
+		return bits.Len(uint(n-1)) - minClassBits
+	}
+	return classFor(n)
+}
 
 // NewBlock returns a block of len n, at least 0, with one holder. Its bytes are not cleared.
 func NewBlock(n int) *Block {
-	class := classFor(n)
+	class := blockClassFor(n)
 	if class < 0 {
 		b := &Block{buf: make([]byte, n), class: -1}
 		b.refs.Store(1)
