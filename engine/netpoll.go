@@ -82,10 +82,11 @@ func (n *netpollConn) onRequest(_ context.Context, np netpoll.Connection) error 
 	return nil
 }
 
-// take moves what netpoll has read into held, and says whether it is too much.
+// take moves what netpoll has read into held, until that is too much, which it says. It does not wait for the peer to pause: one that sends as
+// fast as this takes would have it go on for ever.
 func (n *netpollConn) take(np netpoll.Connection) (full bool) {
 	r := np.Reader()
-	for size := r.Len(); size > 0; size = r.Len() {
+	for size := r.Len(); size > 0 && !full; size = r.Len() {
 		b := alloc.NewBlock(min(size, readBytes))
 		p, err := r.Next(b.Len())
 		if err != nil {
