@@ -46,7 +46,8 @@ type conn struct {
 	lastOut  int64
 	pub      *publisher
 	sub      *subscriber
-	kafka    *kconn // speaks Kafka's protocol instead
+	kafka    *kconn    // speaks Kafka's protocol instead
+	at       *endpoint // nil: where the run's target is, else there, by plain TCP
 
 	keepAlive int64 // ns; 0: never
 	onReady   func(c *conn)
@@ -55,13 +56,17 @@ type conn struct {
 func (c *conn) dial() {
 	l := c.l
 	c.dialedAt = l.now
-	fd, err := l.run.endpoint.dial(int(l.run.dialCount.Add(1) - 1))
+	at := &l.run.endpoint
+	if c.at != nil {
+		at = c.at
+	}
+	fd, err := at.dial(int(l.run.dialCount.Add(1) - 1))
 	if err != nil {
 		c.down(err)
 		return
 	}
 	c.fd = fd
-	if l.run.target.TLS {
+	if l.run.target.TLS && c.at == nil {
 		c.layer = &layer{}
 		l.run.handshakes.start(c, fd)
 		return
@@ -81,7 +86,7 @@ func (c *conn) opened() {
 		c.kafka.opened()
 		return
 	}
-	if !c.l.run.target.WS {
+	if !c.l.run.target.WS || c.at != nil {
 		c.sendConnect()
 		return
 	}

@@ -49,12 +49,28 @@ type KafkaConfig struct {
 	Heartbeat time.Duration // groups: at most between two heartbeats, if the broker wants them more seldom; 0: 50 ms
 
 	TopicSettings [][2]string // name and value, of the topics made
+
+	// bound: MQTT clients publish at QoS 1 below Prefix ("sb") to the broker at MQTT (mqtt://127.0.0.1:1883), whose configuration binds
+	// Prefix/# to Topic. Publishers (64) are they, Inflight (20) and Rate theirs.
+	MQTT, Prefix, Topic string
 }
 
 func (k *KafkaConfig) setDefaults() {
 	def := func(n *int, v int) {
 		if *n == 0 {
 			*n = v
+		}
+	}
+	if k.Scenario == "bound" {
+		def(&k.Payload, 64)
+		def(&k.Inflight, 20)
+		def(&k.Publishers, 64)
+		k.Subscribers, k.QoS, k.Acks, k.Plain = 1, 1, -1, true
+		if k.MQTT == "" {
+			k.MQTT = "mqtt://127.0.0.1:1883"
+		}
+		if k.Prefix == "" {
+			k.Prefix = "sb"
 		}
 	}
 	def(&k.Payload, 1024)
@@ -141,6 +157,8 @@ func (k *KafkaConfig) validate() error {
 		return misuse("acks %d is none of -1, 0, 1", k.Acks)
 	case k.Scenario == "transactions" && k.Acks != -1:
 		return misuse("a transaction needs acks -1")
+	case k.Scenario == "bound" && k.Topic == "":
+		return misuse("the topic that the MQTT broker binds %s/# to is not named", k.Prefix)
 	case k.Threads > 64:
 		return misuse("%d threads are over 64", k.Threads)
 	case k.Linger < 0 || k.Commit < 0 || k.Heartbeat < 0 || k.FetchWait < 0:
@@ -207,6 +225,7 @@ func init() {
 		{"e2e", "producers by a timetable, and consumers that follow: latency from the intended time of sending", runEndToEnd},
 		{"transactions", "producers that commit every so often, and consumers of what is committed", runTransactions},
 		{"groups", "groups of the consumer protocol (KIP-848): time until every partition has its member", runGroups},
+		{"bound", "MQTT publishers at QoS 1 to topics that the node binds to a stream, and a Kafka consumer of it", runBound},
 		{"partitions", "many partitions: make them, then produce over all of them", runPartitions},
 	} {
 		kafkaScenarios[s.name] = s

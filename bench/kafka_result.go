@@ -40,7 +40,7 @@ type KafkaResult struct {
 // verifyKafka adds up what the partitions miss. The loops have stopped.
 func (r *kafkaRun) verifyKafka() {
 	c := &r.result.Counts
-	c.Refused = r.refused.Load()
+	c.Refused += r.refused.Load()
 	c.Lost, c.Undecided = r.passLost.Load(), r.passUndecided.Load()
 	for _, p := range r.producers {
 		p.settle()
@@ -53,8 +53,14 @@ func (r *kafkaRun) verifyKafka() {
 	if !r.verified {
 		return
 	}
+	for i, p := range r.pubs { // bound
+		r.lanes[i].seq = p.seq
+		for n := range p.unanswered() {
+			r.lanes[i].lost = append(r.lanes[i].lost, span{n, n + 1})
+		}
+	}
 	for _, l := range r.lanes {
-		if l.part.passed { // in the midst of another reading
+		if l.part != nil && l.part.passed { // in the midst of another reading
 			c.Lost += l.track.gaps
 			continue
 		}
@@ -99,7 +105,7 @@ func (p *kproducer) settle() {
 func (r *kafkaRun) fillKafka() {
 	r.fillResult()
 	s, t, k := r.result, &r.result.total, &r.k
-	s.Config.Publishers, s.Config.Subscribers = len(r.producers), len(r.consumers)
+	s.Config.Publishers, s.Config.Subscribers = len(r.producers)+len(r.pubs), len(r.consumers)
 	x := &KafkaResult{
 		Topics: k.Topics, Partitions: k.Partitions, Keys: k.Keys, BatchBytes: k.BatchBytes, LingerMS: k.Linger.Seconds() * 1e3,
 		Acks: k.Acks, Compression: k.Compression, Idempotent: k.idempotent(), CommitMS: k.Commit.Seconds() * 1e3, AbortEvery: k.AbortEvery,
@@ -168,7 +174,7 @@ func (s *Result) kafkaHead(row func(string, string, ...any)) {
 	x := s.Kafka
 	row("scenario", "%s, %s, values of %d bytes, batches of %d, linger %.1f ms, acks %d, compression %s", s.Scenario, s.URL, s.Config.Payload,
 		x.BatchBytes, x.LingerMS, x.Acks, x.Compression)
-	row("clients", "%d producers, %d consumers, %d topics of %d partitions", s.Config.Publishers, s.Config.Subscribers, x.Topics, x.Partitions)
+	row("clients", "%d publishers or producers, %d consumers, %d topics of %d partitions", s.Config.Publishers, s.Config.Subscribers, x.Topics, x.Partitions)
 	if !x.Verified && s.Counts.Sent > 0 {
 		row("not verified", "what was stored has not been read")
 	}

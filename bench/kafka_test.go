@@ -45,6 +45,16 @@ func mustRunKafka(t *testing.T, k bench.KafkaConfig) *bench.Result {
 // node starts a real node and gives the address of its Kafka listener.
 func node(t *testing.T, set ...string) string {
 	t.Helper()
+	at := listeners(t, set...)
+	if addr := at["kafka.tls"]; addr != "" {
+		return "kafkas://" + addr
+	}
+	return "kafka://" + at["kafka.tcp"]
+}
+
+// listeners starts a real node and gives its addresses.
+func listeners(t *testing.T, set ...string) map[string]string {
+	t.Helper()
 	loaded, err := config.Load(config.LoadOptions{Set: append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=off", "listeners.mqtt.ws=off",
 		"listeners.http=off", "listeners.grpc=off", "listeners.kafka.tcp=127.0.0.1:0"}, set...)})
 	if err != nil {
@@ -63,15 +73,15 @@ func node(t *testing.T, set ...string) string {
 			t.Error(err)
 		}
 	})
-	if addr := ready.Listeners["kafka.tls"]; addr != "" {
-		return "kafkas://" + addr
-	}
-	return "kafka://" + ready.Listeners["kafka.tcp"]
+	return ready.Listeners
 }
 
 func TestEveryKafkaScenarioPassesOnANode(t *testing.T) {
 	url := node(t)
 	for _, scenario := range bench.KafkaScenarios() {
+		if scenario == "bound" {
+			continue // needs a binding
+		}
 		for _, threads := range []int{1, 2} {
 			k := smallKafka(scenario, url)
 			k.Threads, k.Drain = threads, 5*time.Second
@@ -246,6 +256,7 @@ func TestKafkaMisuse(t *testing.T) {
 		"compression": func(k *bench.KafkaConfig) { k.Compression = "zip" },
 		"in flight":   func(k *bench.KafkaConfig) { k.Inflight = 6 },
 		"partitions":  func(k *bench.KafkaConfig) { k.Partitions = 2_000_000 },
+		"named":       func(k *bench.KafkaConfig) { k.Scenario = "bound" },
 	} {
 		k := bench.KafkaConfig{Acks: -1}
 		k.Scenario, k.URL = "produce", "127.0.0.1:1"
@@ -290,5 +301,21 @@ func TestShortTransactionsOverManyPartitions(t *testing.T) {
 	res := mustRunKafka(t, k)
 	if !res.OK || res.Counts.Received != 20_000 || res.Kafka.Committed < 50 {
 		t.Errorf("%q, %+v, %d transactions, %v", res.Violations, res.Counts, res.Kafka.Committed, res.Notes)
+	}
+}
+
+func TestBoundTopic(t *testing.T) {
+	at := listeners(t, "listeners.mqtt.tcp=127.0.0.1:0", "bindings=[{filter: 'sb/#', topic: bound, partitions: 4}]")
+	k := smallKafka("bound", "kafka://"+at["kafka.tcp"])
+	k.MQTT, k.Topic, k.Publishers, k.Inflight, k.Messages, k.Drain = "mqtt://"+at["mqtt.tcp"], "bound", 4, 10, 500, 5*time.Second
+	for range 2 {
+		res := mustRunKafka(t, k)
+		if !res.OK || res.Counts.Received != 2000 || res.Latency == nil || len(res.Notes) > 0 {
+			t.Errorf("%q, %+v, %v", res.Violations, res.Counts, res.Notes)
+		}
+	}
+	k.Prefix, k.Drain, k.Messages = "elsewhere", 200*time.Millisecond, 10
+	if res := mustRunKafka(t, k); res.OK || res.Counts.Lost != 40 || !strings.HasPrefix(res.Violations[0], "LOST") {
+		t.Errorf("what is not bound does not come: %q", res.Violations)
 	}
 }
