@@ -64,22 +64,23 @@ func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []
 	if rs.grants.count == 0 {
 		return rs.open.topics
 	}
-	v := silent
-	switch {
-	case action == broker.ActionPublish:
-		v = rs.grants.judgeTopic(id, broker.OperationWrite, topic)
-	default:
-		f, ok := withoutShare(topic)
-		if !ok {
-			return false
-		}
-		if bytes.ContainsAny(f, "+#") {
-			v = rs.grants.judgeFilter(id, broker.OperationRead, f)
-		} else {
-			v = rs.grants.judgeTopic(id, broker.OperationRead, f)
-		}
-	}
+	v := rs.aclsSay(id, action, topic)
 	return v == allowed || v == silent && rs.open.topics
+}
+
+// aclsSay asks the ACLs about an MQTT topic or filter.
+func (rs *ruleSet) aclsSay(id *broker.Identity, action broker.Action, topic []byte) verdict {
+	if action == broker.ActionPublish {
+		return rs.grants.judgeTopic(id, broker.OperationWrite, topic)
+	}
+	f, ok := withoutShare(topic)
+	switch {
+	case !ok:
+		return denied
+	case bytes.ContainsAny(f, "+#"):
+		return rs.grants.judgeFilter(id, broker.OperationRead, f)
+	}
+	return rs.grants.judgeTopic(id, broker.OperationRead, f)
 }
 
 // Allows answers what Kafka's protocol asks.

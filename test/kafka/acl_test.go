@@ -525,6 +525,7 @@ func TestEveryAPIIsGuarded(t *testing.T) {
 	c := guarded(t)
 	admin := c.client(asAdmin())
 	who := &guest{principal: "User:ANONYMOUS", dial: func(t testing.TB) *raw {
+		t.Helper()
 		r := c.raw()
 		r.t = t
 		return r
@@ -586,6 +587,7 @@ func TestGuardsOfKafka(t *testing.T) {
 		versions[key] = [2]int16{max(v[0], ours.Min), min(v[1], ours.Max)}
 	}
 	who := &guest{principal: "User:alice", dial: func(t testing.TB) *raw {
+		t.Helper()
 		r := (&cluster{t: t, addr: login}).raw()
 		hello := kmsg.NewPtrSASLHandshakeRequest()
 		hello.Mechanism = "PLAIN"
@@ -642,6 +644,7 @@ func guardedState(t *testing.T, admin *kgo.Client) *guardEnv {
 var everyRefusal = []int16{topicRefused, groupRefused, clusterRefused, txnRefused, 58, 65}
 
 func (g *guard) check(t *testing.T, who *guest, admin *kgo.Client, env *guardEnv, from, to int16) {
+	t.Helper()
 	noACLs(t, admin)
 	// What comes behind the right that is asked about is there from the start.
 	first := slices.Clone(g.need[1:])
