@@ -20,6 +20,7 @@ type rule struct {
 	addr               netip.Prefix // the zero value is not said
 	on                 filter
 	line               int
+	text               string // as the file has it
 }
 
 // acl is a rule file. Rules that name one user or one client exactly are found by that name, so that a file with a rule per
@@ -59,7 +60,7 @@ func parseACL(name string, data []byte) (*acl, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s:%d:%d: %w", name, line, col, err)
 		}
-		r.line = line
+		r.line, r.text = line, strings.TrimSpace(string(text))
 		a.add(r)
 	}
 	return a, nil

@@ -52,20 +52,30 @@ func (p *Provider) SetACLs(list []broker.ACL) {
 
 // Authorize answers what MQTT asks: to publish is to write to the topic, to subscribe is to read it.
 func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []byte) bool {
-	rs := p.rules.Load()
-	if rs.open.all || rs.isSuper(id) {
-		return true
+	ok, _ := p.rules.Load().authorize(id, action, topic)
+	return ok
+}
+
+func (rs *ruleSet) authorize(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
+	if rs.open.all {
+		return true, ByOpenness
+	}
+	if rs.isSuper(id) {
+		return true, BySuperUsers
 	}
 	if rs.acl != nil {
 		if v := rs.acl.judge(id, action, topic); v != silent {
-			return v == allowed
+			return v == allowed, ByFile
 		}
 	}
 	if rs.grants.count == 0 {
-		return rs.open.topics
+		return rs.open.topics, ByOpenness
 	}
 	v := rs.aclsSay(id, action, topic)
-	return v == allowed || v == silent && rs.open.topics
+	if v == silent {
+		return rs.open.topics, ByOpenness
+	}
+	return v == allowed, ByCatalog
 }
 
 // aclsSay asks the ACLs about an MQTT topic or filter.
@@ -85,13 +95,20 @@ func (rs *ruleSet) aclsSay(id *broker.Identity, action broker.Action, topic []by
 
 // Allows answers what Kafka's protocol asks.
 func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) bool {
-	rs := p.rules.Load()
-	if rs.open.all || rs.isSuper(id) {
-		return true
+	ok, _ := p.rules.Load().allows(id, op, t, name)
+	return ok
+}
+
+func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
+	if rs.open.all {
+		return true, ByOpenness
+	}
+	if rs.isSuper(id) {
+		return true, BySuperUsers
 	}
 	if rs.acl != nil && t == broker.ResourceTopic {
 		if v := rs.fileSays(id, op, name); v != silent {
-			return v == allowed
+			return v == allowed, ByFile
 		}
 	}
 	v := silent
@@ -101,7 +118,10 @@ func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.Res
 			v = silent
 		}
 	}
-	return v == allowed || v == silent && rs.openFor(t)
+	if v == silent {
+		return rs.openFor(t), ByOpenness
+	}
+	return v == allowed, ByCatalog
 }
 
 // AllowsAny says whether there can be a resource of the type that the client may do op with.

@@ -136,3 +136,9 @@ func parsePHC(s string) (hashed, error) {
 	h.salt, h.hash = string(salt), string(sum)
 	return h, nil
 }
+
+// CheckHash says what is wrong with a stored password, which Hash makes.
+func CheckHash(phc string) error {
+	_, err := parsePHC(phc)
+	return err
+}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/meta"
 )
 
 // tenant is the only one so far.
@@ -57,6 +58,11 @@ var causes = []struct {
 	{broker.ErrClosed, codes.Unavailable},
 	{broker.ErrBusy, codes.ResourceExhausted},
 	{broker.ErrQuota, codes.ResourceExhausted},
+	{broker.ErrInvalidRequest, codes.InvalidArgument},
+	{broker.ErrBinding, codes.InvalidArgument},
+	{meta.ErrBusy, codes.ResourceExhausted},
+	{ErrConfigured, codes.FailedPrecondition},
+	{ErrNoBinding, codes.NotFound},
 }
 
 // refuse makes a status of an error: its text is what was asked, what was found, and what to do next if there is something.

@@ -2,6 +2,9 @@ package control
 
 import (
 	"encoding/binary"
+	"slices"
+	"sort"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -69,4 +72,19 @@ func (s *Server) place(token []byte) (broker.RowPlace, error) {
 	var part, row uint64
 	err := s.untoken(token, &part, &row)
 	return broker.RowPlace{Part: int(part), Row: int(row)}, err
+}
+
+// pageOf sorts a list of at most some thousands by key and gives those behind the token, up to size.
+func pageOf[T any](list []T, key func(*T) string, token []byte, size int) (page []T, next []byte) {
+	slices.SortFunc(list, func(a, b T) int { return strings.Compare(key(&a), key(&b)) })
+	at := 0
+	if len(token) > 0 {
+		at = sort.Search(len(list), func(i int) bool { return key(&list[i]) > string(token) })
+	}
+	page = list[at:]
+	if len(page) > size {
+		page = page[:size]
+		next = []byte(key(&page[size-1]))
+	}
+	return page, next
 }

@@ -20,8 +20,10 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/meta"
 )
 
 // Bounds of the control plane. Whoever comes beyond one waits, or is told.
@@ -38,6 +40,11 @@ const (
 type Options struct {
 	Broker      *broker.Broker
 	Connections Connections
+	Catalog     *meta.Catalog
+	Gate        *auth.Provider
+	ACLs        ACLs
+	Quotas      Quotas
+	Bindings    Bindings
 	Logger      *slog.Logger // nil: slog.Default
 	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
 	Token func() string
@@ -118,6 +125,10 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	api.RegisterClientsServer(g, &clientService{s: s})
 	api.RegisterSessionsServer(g, &sessionService{s: s})
 	api.RegisterSubscriptionsServer(g, &subscriptionService{s: s})
+	api.RegisterUsersServer(g, &userService{s: s})
+	api.RegisterAclsServer(g, &aclService{s: s})
+	api.RegisterQuotasServer(g, &quotaService{s: s})
+	api.RegisterBindingsServer(g, &bindingService{s: s})
 	reflection.Register(g)
 	return g
 }

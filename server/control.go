@@ -1,8 +1,13 @@
 package server
 
 import (
+	"context"
+	"errors"
+
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 )
 
@@ -10,6 +15,7 @@ import (
 func (s *Server) startControl(addrs config.Addrs) error {
 	o := control.Options{
 		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Logger: s.log,
+		Catalog: s.node.catalog.Catalog, Gate: s.gate, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bindings: controlBindings{s.node.binder},
 		Token:      func() string { return s.cfg.Load().Auth.ControlToken.Reveal() },
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}
@@ -29,4 +35,63 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		}
 	}
 	return nil
+}
+
+// controlACLs, controlQuotas and controlBindings are the catalog's as the control plane knows them.
+type controlACLs struct{ k *aclKeeper }
+
+// List makes it a control.ACLs.
+func (c controlACLs) List(f *broker.ACLFilter) []broker.ACL { return c.k.ListACLs(0, f) }
+
+// Add makes it a control.ACLs. How many were there is seen before the change: somebody else may make the same meanwhile.
+func (c controlACLs) Add(list []broker.ACL, done func(added int, err error)) {
+	s := c.k.catalog.Load()
+	fresh := make(map[broker.ACL]bool)
+	for i := range list {
+		if a := storedACL(&list[i]); !s.HasACL(&a) {
+			fresh[list[i]] = true
+		}
+	}
+	c.k.CreateACLs(0, list, func(errs []error) { done(len(fresh), errors.Join(errs...)) })
+}
+
+// Delete makes it a control.ACLs.
+func (c controlACLs) Delete(f *broker.ACLFilter, done func([]broker.ACL, error)) {
+	c.k.DeleteACLs(0, []broker.ACLFilter{*f}, func(r []kafka.ACLDeletion) { done(r[0].Deleted, r[0].Err) })
+}
+
+type controlQuotas struct{ k *quotaKeeper }
+
+// List makes it a control.Quotas.
+func (c controlQuotas) List() []broker.Quota { return c.k.ListQuotas(0) }
+
+// Alter makes it a control.Quotas.
+func (c controlQuotas) Alter(set broker.Quota, remove [broker.QuotaKinds]bool, done func(error)) {
+	change := kafka.QuotaChange{Entity: set.Entity, Set: set.Set, Rate: set.Rate, Remove: remove}
+	c.k.AlterQuotas(0, []kafka.QuotaChange{change}, false, func(errs []error) { done(errs[0]) })
+}
+
+type controlBindings struct{ b *binder }
+
+// Add makes it a control.Bindings.
+func (c controlBindings) Add(ctx context.Context, m meta.Binding, partitions int) error {
+	return bindingFault(c.b.Add(ctx, m, partitions))
+}
+
+// Delete makes it a control.Bindings.
+func (c controlBindings) Delete(ctx context.Context, filter string) error {
+	return bindingFault(c.b.Delete(ctx, filter))
+}
+
+// Configured makes it a control.Bindings.
+func (c controlBindings) Configured(filter string) bool { return c.b.isConfigured(filter) }
+
+func bindingFault(err error) error {
+	switch {
+	case errors.Is(err, ErrBindingConfigured):
+		return control.ErrConfigured
+	case errors.Is(err, ErrNoBinding):
+		return control.ErrNoBinding
+	}
+	return err
 }

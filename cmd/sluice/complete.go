@@ -66,3 +66,13 @@ func completeGroups(ctx context.Context, k *controlCall, typed string) ([]string
 	r, err := api.NewGroupsClient(k).List(ctx, &api.ListGroupsRequest{Contains: typed})
 	return each(r.GetGroups(), (*api.Group).GetId), err
 }
+
+func completeUsers(ctx context.Context, k *controlCall, typed string) ([]string, error) {
+	r, err := api.NewUsersClient(k).List(ctx, &api.ListUsersRequest{Contains: typed})
+	return each(r.GetUsers(), (*api.User).GetName), err
+}
+
+func completeBindings(ctx context.Context, k *controlCall, _ string) ([]string, error) {
+	r, err := api.NewBindingsClient(k).List(ctx, &api.ListBindingsRequest{})
+	return each(r.GetBindings(), (*api.Binding).GetFilter), err
+}

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -131,6 +133,59 @@ func TestListingsOfManyPages(t *testing.T) {
 	}
 }
 
+func TestAccessCommands(t *testing.T) {
+	inProcess(t)
+	add := func(stdin string, code int, want string, args ...string) {
+		t.Helper()
+		if out, got := sluice(t, stdin, args...); got != code || !strings.Contains(out, want) {
+			t.Errorf("sluice %s: code %d, want %d; said %q, want %q", strings.Join(args, " "), got, code, out, want)
+		}
+	}
+	add("secret\n", 0, "SCRAM-SHA-512", "user", "add", "u")
+	add("secret\n", 1, "it exists; sluice user passwd", "user", "add", "u")
+	add("", 1, "no password on standard input", "user", "add", "v")
+	add("other\n", 0, "enabled", "user", "passwd", "u")
+	says(t, 0, "disabled", "user", "disable", "u")
+	says(t, 0, "\"disabled\": true", "user", "list", "-o", "json")
+	says(t, 0, "enabled", "user", "enable", "u")
+	says(t, 1, "there is none; sluice user list", "user", "delete", "absent")
+	says(t, 2, "give --user", "acl", "add")
+	says(t, 2, "give --operation", "acl", "add", "--user", "u")
+	says(t, 2, "give --topic", "acl", "add", "--user", "u", "--operation", "read")
+	says(t, 2, "no operation", "acl", "add", "--user", "u", "--operation", "eat", "--topic", "t")
+	says(t, 0, "added 2 rules", "acl", "add", "--user", "u", "--operation", "read,write", "--topic", "t", "--prefix")
+	says(t, 0, "added 0 rules; 1 there already", "acl", "add", "--user", "u", "--operation", "read", "--topic", "t", "--prefix")
+	says(t, 0, "added 1 rule", "acl", "add", "--user", "u", "--operation", "write", "--topic", "tt", "--deny")
+	says(t, 0, "allowed: a rule", "acl", "check", "--user", "u", "--operation", "read", "--topic", "tx")
+	says(t, 1, "denied: a rule", "acl", "check", "--user", "u", "--operation", "write", "--topic", "tt")
+	says(t, 1, "allowed: false", "acl", "check", "--user", "u", "--operation", "write", "--topic", "tt", "-o", "yaml")
+	says(t, 2, "give one of --topic", "acl", "check", "--user", "u", "--operation", "read")
+	says(t, 2, "give --operation", "acl", "check", "--user", "u", "--topic", "t")
+	says(t, 0, "prefixed", "acl", "list", "--about", "--topic", "tt")
+	says(t, 2, "--about needs", "acl", "list", "--about")
+	says(t, 2, "deleted by --all", "acl", "delete")
+	says(t, 0, "would delete 3 rules", "acl", "delete", "--user", "u", "--dry-run")
+	says(t, 0, "deleted 3 rules", "acl", "delete", "--all")
+	says(t, 2, "give --user, --client-id or --address", "quota", "set", "--produce", "1")
+	says(t, 2, "give a bound", "quota", "set", "--user", "u")
+	says(t, 2, "want a size such as", "quota", "set", "--user", "u", "--produce", "much")
+	says(t, 2, "want a number", "quota", "set", "--user", "u", "--request", "much")
+	says(t, 2, "--address stands alone", "quota", "set", "--user", "u", "--address", "10.0.0.1", "--connections", "1")
+	says(t, 0, "producer_byte_rate=1048576 request_percentage=50", "quota", "set", "--user", "<default>", "--produce", "1MiB", "--request", "50")
+	says(t, 0, `"user": "<default>"`, "quota", "list", "-o", "json")
+	says(t, 0, "deleted", "quota", "delete", "--user", "<default>")
+	says(t, 1, "sluice quota list", "quota", "delete", "--user", "<default>", "--produce")
+	says(t, 2, "give --topic", "binding", "add", "a/#")
+	says(t, 0, "level:2", "binding", "add", "a/#", "--topic", "a", "--key", "level:2", "--deliver", "off")
+	says(t, 0, "a/#", "__complete", "binding", "delete", "")
+	says(t, 0, "partition: 0", "binding", "explain", "--topic", "a/b", "-o", "yaml")
+	says(t, 0, "no: only subscribers", "binding", "explain", "--topic", "b")
+	says(t, 0, "deleted binding a/#", "binding", "delete", "a/#")
+	says(t, 1, "no binding has this filter", "binding", "delete", "a/#")
+	says(t, 0, "u\n", "__complete", "user", "delete", "")
+	says(t, 0, "deleted user u", "user", "delete", "u")
+}
+
 func TestControlToken(t *testing.T) {
 	inProcess(t, "auth.control_token=a-token")
 	path := file(t, "token", "a-token\n")
@@ -203,11 +258,7 @@ func TestControlPageUpToDate(t *testing.T) {
 			inBlock = true
 			prepare(t, command, at)
 			_, _ = io.WriteString(w, line)
-			out, code := sluice(t, "", strings.Fields(command)...)
-			if code != 0 {
-				out = "sluice: " + strings.TrimRight(out, "\n") + "\n"
-			}
-			_, _ = io.WriteString(w, out)
+			typed(t, w, strings.Fields(command)...)
 			continue
 		case inBlock:
 			continue
@@ -224,6 +275,20 @@ func TestControlPageUpToDate(t *testing.T) {
 		return
 	}
 	t.Errorf("%s is not what the commands say: run make generate. They say:\n%s", controlPage, page.String())
+}
+
+// typed runs a command and prints all that a user sees of it.
+func typed(t *testing.T, w io.Writer, args ...string) {
+	t.Helper()
+	root := newRoot()
+	root.SetOut(w)
+	root.SetErr(w)
+	root.SetIn(strings.NewReader("a password\n"))
+	root.SetArgs(args)
+	var quiet silent
+	if err := root.ExecuteContext(t.Context()); err != nil && !errors.As(err, &quiet) {
+		fmt.Fprintln(w, "sluice:", err)
+	}
 }
 
 func masked(s string) string {
