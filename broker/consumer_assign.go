@@ -27,7 +27,7 @@ func (g *group) resolve() (changed bool) {
 		}
 		if m.pattern != nil {
 			b.Topics(g.key.tenant, func(t *Topic) bool {
-				if !t.Spec().Internal && m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
+				if m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
 					ids = append(ids, t.ID())
 				}
 				return true
@@ -126,7 +126,7 @@ func (g *group) reconcile(m *consumerMember, r *ConsumerHeartbeat) (changed bool
 		if _, ok := slices.BinarySearchFunc(keep, tp, compareTP); ok {
 			continue
 		}
-		if o := cg.owners[tp]; o != nil && o != m {
+		if o := cg.owners[tp].member; o != nil && o != m {
 			waits = true
 			continue
 		}
@@ -134,7 +134,9 @@ func (g *group) reconcile(m *consumerMember, r *ConsumerHeartbeat) (changed bool
 	}
 	slices.SortFunc(next, compareTP)
 	for _, tp := range next {
-		cg.owners[tp] = m
+		if cg.owners[tp].member != m {
+			cg.owners[tp] = consumerOwner{m, cg.targetEpoch}
+		}
 	}
 	changed = changed || !slices.Equal(next, m.assigned) || m.epoch != cg.targetEpoch
 	if m.epoch != cg.targetEpoch {

@@ -30,8 +30,14 @@ type consumerGroup struct {
 	targetEpoch int32 // the group epoch that target was made for
 	members     map[string]*consumerMember
 	static      map[string]string                  // instance id -> member id
-	owners      map[TopicPartition]*consumerMember // who has a partition, or has still to give it up
+	owners      map[TopicPartition]consumerOwner // who has a partition, or has still to give it up
 	generation  uint64                             // of the topic table that subscriptions were resolved with
+}
+
+// consumerOwner has a partition since an epoch of its. That is not stored: after a restart it has it since the epoch it is in.
+type consumerOwner struct {
+	member *consumerMember
+	since  int32
 }
 
 type memberState uint8
@@ -144,7 +150,7 @@ func (l *Local) consumerHeartbeat(s *shard, key groupKey, r *ConsumerHeartbeat, 
 	}
 	if g.consumer == nil {
 		g.consumer = &consumerGroup{epoch: g.generation, targetEpoch: g.generation, members: make(map[string]*consumerMember),
-			owners: make(map[TopicPartition]*consumerMember)}
+			owners: make(map[TopicPartition]consumerOwner)}
 		g.protocolType = "consumer"
 	}
 	switch r.Epoch {
@@ -353,7 +359,7 @@ func (g *group) consumerForget(m *consumerMember) {
 }
 
 func (cg *consumerGroup) release(tp TopicPartition, m *consumerMember) {
-	if cg.owners[tp] == m {
+	if cg.owners[tp].member == m {
 		delete(cg.owners, tp)
 	}
 }

@@ -219,6 +219,40 @@ func TestConsumerGroupKept(t *testing.T) {
 	}
 }
 
+// A commit that a new epoch has overtaken counts for what its member has had all the time, and for nothing else (KIP-1251).
+func TestConsumerGroupOvertakenCommit(t *testing.T) {
+	gb := newGroupBench(t)
+	wideTopic(gb, "wide", 2, 4)
+	a, b := gb.consumer("a", "wide"), gb.consumer("b", "wide")
+	settles(t, a)
+	before := slices.Clone(a.owned)
+	settles(t, a, b)
+	if a.epoch != 2 || len(a.owned) != 2 {
+		t.Fatalf("epoch %d, %v", a.epoch, a.owned)
+	}
+	commit := func(m *consumer, generation int32, parts ...TopicPartition) (err error) {
+		r := &CommitRequest{Group: "g", MemberID: m.id, Generation: generation}
+		for _, tp := range parts {
+			r.Offsets = append(r.Offsets, OffsetCommit{TopicPartition: tp, CommittedOffset: CommittedOffset{Offset: 1}})
+		}
+		gb.b.CommitOffsets(0, r, func(e error) { err = e })
+		gb.pump()
+		return err
+	}
+	if err := commit(a, 1, a.owned...); err != nil {
+		t.Errorf("what it has kept: %v", err)
+	}
+	if err := commit(a, 1, before...); !errors.Is(err, ErrStaleMemberEpoch) {
+		t.Errorf("what it has given up: %v", err)
+	}
+	if err := commit(b, 1, b.owned...); !errors.Is(err, ErrStaleMemberEpoch) {
+		t.Errorf("what it has had later: %v", err)
+	}
+	if err := commit(a, 3, a.owned...); !errors.Is(err, ErrStaleMemberEpoch) {
+		t.Errorf("an epoch to come: %v", err)
+	}
+}
+
 // Whatever members do, no two own a partition at the same time, and when they have come to rest each partition has an owner.
 func TestConsumerGroupModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

@@ -76,7 +76,7 @@ func (d *decoder) topicPartitions() (list []TopicPartition) {
 // decodeConsumer is encode's other way.
 func (g *group) decodeConsumer(b []byte) bool {
 	d := decoder{b: b}
-	cg := &consumerGroup{members: make(map[string]*consumerMember), owners: make(map[TopicPartition]*consumerMember)}
+	cg := &consumerGroup{members: make(map[string]*consumerMember), owners: make(map[TopicPartition]consumerOwner)}
 	cg.epoch, cg.targetEpoch = int32(uint32(d.uvarint())), int32(uint32(d.uvarint()))
 	for n := d.count(); n > 0 && d.ok(); n-- {
 		m := &consumerMember{id: d.string(), instance: d.string(), clientID: d.string(), clientHost: d.string(), rack: d.string(),
@@ -126,10 +126,10 @@ func (g *group) reviveConsumers() {
 	}
 	for _, m := range g.consumer.members {
 		for _, tp := range m.assigned {
-			g.consumer.owners[tp] = m
+			g.consumer.owners[tp] = consumerOwner{m, m.epoch}
 		}
 		for _, tp := range m.revoking {
-			g.consumer.owners[tp] = m
+			g.consumer.owners[tp] = consumerOwner{m, m.epoch}
 		}
 		g.l.timers.set(&m.seen, consumerSessionTimeout, func() { g.consumerExpire(m) })
 		if m.state == memberUnrevoked {

@@ -88,14 +88,7 @@ func (l *Local) mayCommit(key groupKey, r *CommitRequest) error {
 		return ErrUnknownMember
 	}
 	if g.consumer != nil {
-		m := g.consumer.members[r.MemberID]
-		switch {
-		case m == nil:
-			return ErrUnknownMember
-		case r.Generation != m.epoch:
-			return ErrStaleMemberEpoch
-		}
-		return nil
+		return g.consumer.mayCommit(r)
 	}
 	m, err := g.find(r.MemberID, r.InstanceID)
 	switch {
@@ -108,6 +101,26 @@ func (l *Local) mayCommit(key groupKey, r *CommitRequest) error {
 	}
 	if m.join == nil {
 		g.heard(m)
+	}
+	return nil
+}
+
+// mayCommit lets a member commit in the epoch that it is in, and in an earlier one for what it has had since then (KIP-1251): its heartbeat
+// may have raised the epoch while the commit was under way.
+func (cg *consumerGroup) mayCommit(r *CommitRequest) error {
+	m := cg.members[r.MemberID]
+	switch {
+	case m == nil:
+		return ErrUnknownMember
+	case r.Generation == m.epoch:
+		return nil
+	case r.Generation > m.epoch:
+		return ErrStaleMemberEpoch
+	}
+	for i := range r.Offsets {
+		if o := cg.owners[r.Offsets[i].TopicPartition]; o.member != m || r.Generation < o.since {
+			return ErrStaleMemberEpoch
+		}
 	}
 	return nil
 }

@@ -114,6 +114,27 @@ func (b *Broker) appendMarker(p *Partition, producer int64, epoch int16, commit 
 	s.home.addBatch(s, s.pendingLocked(), &pb)
 }
 
+// WriteMarker ends a transaction that a producer has open on a partition, whatever its coordinator thinks of it. Where none is open there is
+// nothing to do. done runs on some loop.
+func (b *Broker) WriteMarker(p *Partition, who ProducerIdentity, commit bool, done func(error)) {
+	s := p.shard
+	s.mu.Lock()
+	r := p.mu.producers.find(who.ID)
+	open, fenced := false, false
+	if r != nil {
+		open, fenced = r.state.txn != noOffset, who.Epoch < r.state.epoch
+	}
+	s.mu.Unlock()
+	switch {
+	case fenced:
+		done(ErrInvalidProducerEpoch)
+	case !open:
+		done(nil)
+	default:
+		b.appendMarker(p, who.ID, who.Epoch, commit, done)
+	}
+}
+
 // markerBatch makes the control batch that ends a producer's transaction on a partition.
 func markerBatch(producer int64, epoch int16, commit bool, now int64) record.Batch {
 	var key [markerKeySize]byte

@@ -11,6 +11,10 @@ import (
 // TopicID names a topic for good: a name that is deleted and made again gets another (a version 4 UUID, as Kafka's clients know it).
 type TopicID [16]byte
 
+// OffsetsTopic is where clients of Kafka look for the offsets of groups. A topic of this name is the broker's own and stays empty: offsets
+// are commands of the groups' shards.
+const OffsetsTopic = "__consumer_offsets"
+
 // TopicSpec is what the catalog says of a topic. It is immutable once given to SetTopic.
 type TopicSpec struct {
 	Tenant     uint32

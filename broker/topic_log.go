@@ -43,9 +43,17 @@ func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, sett
 		done(nil, ErrTopicExists)
 		return
 	}
-	spec := &TopicSpec{Tenant: tenant, ID: id, Name: name, Settings: settings, Config: b.opts.ResolveTopic(settings)}
+	spec := &TopicSpec{Tenant: tenant, ID: id, Name: name, Internal: name == OffsetsTopic, Settings: settings, Config: b.opts.ResolveTopic(settings)}
 	b.placePartitions(spec, n)
 	b.logTopic(key, spec, done)
+}
+
+// CatalogEnd is the number of the last frame of shard 0, whose commands topics are, that the tables have.
+func (b *Broker) CatalogEnd() uint64 {
+	s := b.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.applied
 }
 
 // GrowTopic raises the number of a topic's partitions.

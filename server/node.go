@@ -129,6 +129,7 @@ func newNode(o nodeOptions) (*node, error) {
 		Settings: &o.settings, Logger: o.logger})
 	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
 	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
+		LogDir:   logDir(&o.storage),
 		Settings: &o.kafka.settings, Logger: o.logger})
 	n.users = watchUsers(n.catalog.Catalog, func() {
 		n.mqtt.Recheck()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/journal"
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/proto/kafka"
 )
 
 // storageOptions say where and how the log is kept.
@@ -32,6 +34,21 @@ type storageOptions struct {
 }
 
 func (o *storageOptions) volatile() bool { return o.durability == "memory" }
+
+// logDir tells Kafka's clients where the log lies; nil where there is none.
+func logDir(o *storageOptions) func() kafka.LogDir {
+	path, err := filepath.Abs(o.dir)
+	if o.volatile() || err != nil {
+		return nil
+	}
+	return func() kafka.LogDir {
+		total, usable, err := vfs.VolumeSpace(path)
+		if err != nil {
+			total, usable = -1, -1
+		}
+		return kafka.LogDir{Path: path, Total: total, Usable: usable}
+	}
+}
 
 // storage is what the node closes at its end.
 type storage interface {

@@ -210,9 +210,15 @@ func isSystemFull(err error) bool {
 }
 
 func freeSpace(path string) (int64, error) {
+	_, usable, err := VolumeSpace(path)
+	return usable, err
+}
+
+// VolumeSpace is the size of the volume that path lies on, and what is there for users without privileges, in bytes.
+func VolumeSpace(path string) (total, usable int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(path, &st); err != nil {
-		return 0, fmt.Errorf("statfs %s: %w", path, err)
+		return 0, 0, fmt.Errorf("statfs %s: %w", path, err)
 	}
-	return int64(uint64(st.Bsize) * uint64(st.Bavail)), nil
+	return int64(uint64(st.Bsize) * st.Blocks), int64(uint64(st.Bsize) * uint64(st.Bavail)), nil
 }

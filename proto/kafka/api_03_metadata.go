@@ -125,7 +125,7 @@ func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bo
 	s := r.c.l.h.settings.Load()
 	specs := make([]TopicCreation, len(missing))
 	for k, i := range missing {
-		specs[k] = TopicCreation{Name: *resp.Topics[i].Topic, Partitions: s.Partitions, ReplicationFactor: 1}
+		specs[k] = creationOf(*resp.Topics[i].Topic, s.Partitions)
 	}
 	l, t := r.c.l, r.ticket()
 	l.h.catalog.CreateTopics(tenant, specs, false, func(results []TopicResult) {

@@ -27,6 +27,8 @@ func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
 		c.Key, c.NodeID, c.Host, c.Port = key, r.c.l.h.nodeID, host, port
 		if code, why := r.c.coordinatorFault(m.CoordinatorType, key); code != wire.None {
 			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(code), &why
+		} else if m.CoordinatorType == coordinatorGroup {
+			r.c.l.h.showOffsets()
 		}
 		resp.Coordinators = append(resp.Coordinators, c)
 	}
@@ -55,4 +57,21 @@ func (c *conn) coordinatorFault(kind int8, key string) (wire.ErrorCode, string) 
 		return wire.InvalidRequest, "a transactional id is not empty"
 	}
 	return wire.None, ""
+}
+
+// showOffsets makes the topic of groups' offsets, which clients and tools expect to be there from the first look for a coordinator on.
+func (h *Handler) showOffsets() {
+	if h.broker.Topic(tenant, broker.OffsetsTopic) == nil {
+		h.catalog.CreateTopics(tenant, []TopicCreation{creationOf(broker.OffsetsTopic, 1)}, false, func([]TopicResult) {})
+	}
+}
+
+// creationOf is a topic as it is made when it is only named.
+func creationOf(name string, partitions int32) TopicCreation {
+	c := TopicCreation{Name: name, Partitions: partitions, ReplicationFactor: 1}
+	if name == broker.OffsetsTopic {
+		compact := "compact"
+		c.Partitions, c.Configs = 1, []ConfigEntry{{"cleanup.policy", &compact}}
+	}
+	return c
 }

@@ -23,8 +23,24 @@ func apiVersions(r *request, m *kmsg.ApiVersionsRequest) {
 		}
 		return true
 	})
+	resp.FinalizedFeaturesEpoch = 0
+	for _, f := range features {
+		o := kmsg.NewApiVersionsResponseSupportedFeature()
+		o.Name, o.MinVersion, o.MaxVersion = f.name, f.level, f.level
+		resp.SupportedFeatures = append(resp.SupportedFeatures, o)
+		on := kmsg.NewApiVersionsResponseFinalizedFeature()
+		on.Name, on.MinVersionLevel, on.MaxVersionLevel = f.name, f.level, f.level
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, on)
+	}
 	r.respond(resp)
 }
+
+// features are what clients ask for by level instead of by API (KIP-584): the consumer protocol, and transactions of KIP-890, which the
+// Java client uses only where it is told that they are on. Each has one level, the one that is in force.
+var features = [...]struct {
+	name  string
+	level int16
+}{{"group.version", 1}, {"transaction.version", 2}}
 
 // validSoftware follows KIP-511: letters, digits, dots and dashes, beginning and ending with a letter or digit.
 func validSoftware(s string) bool {

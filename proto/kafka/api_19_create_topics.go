@@ -48,6 +48,11 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
+	for i := range wanted {
+		if wanted[i].Partitions == -1 {
+			wanted[i].Partitions = l.h.settings.Load().Partitions
+		}
+	}
 	l.h.catalog.CreateTopics(tenant, wanted, m.ValidateOnly, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, i := range place {

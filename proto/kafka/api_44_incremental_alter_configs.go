@@ -3,6 +3,7 @@ package kafka
 import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -14,6 +15,11 @@ func incrementalAlterConfigs(r *request, m *kmsg.IncrementalAlterConfigsRequest)
 		ask := &m.Resources[i]
 		out := kmsg.NewIncrementalAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
+		if ask.ResourceType == kmsg.ConfigResourceTypeBroker && onlyDeletes(ask.Configs) && r.c.mayCluster(broker.OperationAlterConfigs) {
+			// Tools take back what was set while the node ran, such as limits of replication. Nothing is.
+			resp.Resources = append(resp.Resources, out)
+			continue
+		}
 		change, code, why := a.add(r.c, ask.ResourceType, ask.ResourceName, i)
 		if code != wire.None {
 			out.ErrorCode, out.ErrorMessage = int16(code), &why
@@ -30,4 +36,13 @@ func incrementalAlterConfigs(r *request, m *kmsg.IncrementalAlterConfigsRequest)
 			resp.Resources[at].ErrorMessage = &res.Message
 		}
 	})
+}
+
+func onlyDeletes(list []kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {
+	for _, c := range list {
+		if c.Op != kmsg.IncrementalAlterConfigOpDelete {
+			return false
+		}
+	}
+	return true
 }

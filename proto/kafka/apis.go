@@ -69,6 +69,16 @@ func init() {
 
 		wire.DescribeUserScramCredentials: serve(describeUserSCRAMCredentials),
 		wire.AlterUserScramCredentials:    serve(alterUserSCRAMCredentials),
+
+		wire.WriteTxnMarkers:             serve(writeTxnMarkers),
+		wire.AlterReplicaLogDirs:         serve(alterReplicaLogDirs),
+		wire.DescribeLogDirs:             serve(describeLogDirs),
+		wire.AlterPartitionReassignments: serve(alterPartitionReassignments),
+		wire.ListPartitionReassignments:  serve(listPartitionReassignments),
+		wire.DescribeQuorum:              serve(describeQuorum),
+		wire.UpdateFeatures:              serve(updateFeatures),
+		wire.UnregisterBroker:            serve(unregisterBroker),
+		wire.ListConfigResources:         serve(listConfigResources),
 	}
 }
 

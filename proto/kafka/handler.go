@@ -45,8 +45,9 @@ type Options struct {
 	Quotas       *broker.Quotas            // nil: none
 	QuotaCatalog QuotaCatalog              // nil: quotas cannot be changed
 	NodeID       int32
-	Settings     *Settings    // nil: DefaultSettings
-	Logger       *slog.Logger // nil: slog.Default
+	LogDir       func() LogDir // nil: nothing is kept
+	Settings     *Settings     // nil: DefaultSettings
+	Logger       *slog.Logger  // nil: slog.Default
 }
 
 // Handler is the Kafka protocol for an engine: one for all loops and listeners. Its methods that engine calls run on the connection's
@@ -67,6 +68,7 @@ type Handler struct {
 	cancel       context.CancelFunc
 	working      sync.WaitGroup
 	nodeID       int32
+	logDir       func() LogDir
 	log          *slog.Logger
 	settings     atomic.Pointer[Settings]
 	draining     atomic.Bool
@@ -95,7 +97,7 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
 	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs,
-		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, log: o.Logger, now: time.Now}
+		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, logDir: o.LogDir, log: o.Logger, now: time.Now}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.recheck, _ = o.Authn.(Rechecker)
 	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)
@@ -104,6 +106,9 @@ func NewHandler(o Options) *Handler {
 	}
 	if h.quotas == nil {
 		h.quotas = &broker.Quotas{}
+	}
+	if h.logDir == nil {
+		h.logDir = func() LogDir { return LogDir{Total: -1, Usable: -1} }
 	}
 	if h.log == nil {
 		h.log = slog.Default()

@@ -47,7 +47,7 @@ var reasons = []struct {
 	{broker.ErrConcurrentTransactions, wire.ConcurrentTransactions},
 	{broker.ErrInvalidTransactionTimeout, wire.InvalidTransactionTimeout},
 	{broker.ErrTxnIDNotFound, wire.TransactionalIDNotFound},
-	{broker.ErrInternalTopic, wire.TopicAuthorizationFailed},
+	{broker.ErrInternalTopic, wire.InvalidTopicException},
 	{errTopicRefused, wire.TopicAuthorizationFailed},
 	{broker.ErrBusy, wire.NotEnoughReplicas}, // the client sends it again
 	{broker.ErrQuota, wire.PolicyViolation},

@@ -262,6 +262,10 @@ var guards = map[int16][]guard{
 		m.TransactionalID = "x"
 		return m
 	}}},
+	27: {
+		{need: []string{"cluster_action cluster kafka-cluster"}, code: clusterRefused, ask: markerOf},
+		{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: markerOf},
+	},
 	28: {
 		{need: []string{"write txn x", "read group g", "read topic t"}, code: txnRefused, ask: txnCommitOf},
 		{need: []string{"read group g", "read topic t"}, code: groupRefused, ask: txnCommitOf},
@@ -297,6 +301,17 @@ var guards = map[int16][]guard{
 			return m
 		}},
 	},
+	34: {{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
+		m := kmsg.NewPtrAlterReplicaLogDirsRequest()
+		m.Dirs = []kmsg.AlterReplicaLogDirsRequestDir{{Dir: "/", Topics: []kmsg.AlterReplicaLogDirsRequestDirTopic{{Topic: "t", Partitions: []int32{0}}}}}
+		return m
+	}}},
+	35: {
+		{need: []string{"describe cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.DescribeLogDirsRequest], from: 3},
+		{need: []string{"describe cluster kafka-cluster"}, ask: askOf[kmsg.DescribeLogDirsRequest], to: 2, shows: func(_ *guardEnv, resp kmsg.Response) bool {
+			return len(resp.(*kmsg.DescribeLogDirsResponse).Dirs) > 0
+		}},
+	},
 	36: {{open: true}},
 	37: {{need: []string{"alter topic t"}, code: topicRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrCreatePartitionsRequest()
@@ -318,6 +333,8 @@ var guards = map[int16][]guard{
 		m.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: 2, ResourceName: "t"}}
 		return m
 	}}},
+	45: {{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.AlterPartitionAssignmentsRequest]}},
+	46: {{need: []string{"describe cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.ListPartitionReassignmentsRequest]}},
 	47: {
 		{need: []string{"delete group g", "read topic t"}, code: groupRefused, ask: offsetDeleteOf},
 		{need: []string{"read topic t"}, code: topicRefused, ask: offsetDeleteOf},
@@ -342,12 +359,15 @@ var guards = map[int16][]guard{
 	49: {{need: []string{"alter_configs cluster kafka-cluster"}, code: clusterRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		return quotaFor("nobody", "", map[string]float64{"producer_byte_rate": 1e12})
 	}}},
+	55: {{need: []string{"describe cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.DescribeQuorumRequest]}},
+	57: {{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.UpdateFeaturesRequest]}},
 	60: {{open: true}},
 	61: {{need: []string{"read topic t"}, code: topicRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrDescribeProducersRequest()
 		m.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "t", Partitions: []int32{0}}}
 		return m
 	}}},
+	64: {{need: []string{"alter cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.UnregisterBrokerRequest]}},
 	65: {{need: []string{"describe txn x"}, code: txnRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrDescribeTransactionsRequest()
 		m.TransactionalIDs = []string{"x"}
@@ -366,11 +386,26 @@ var guards = map[int16][]guard{
 		m.Groups = []string{"g"}
 		return m
 	}}},
+	74: {{need: []string{"describe_configs cluster kafka-cluster"}, code: clusterRefused, ask: askOf[kmsg.ListConfigResourcesRequest]}},
 	75: {{need: []string{"describe topic t"}, code: topicRefused, ask: func(*guardEnv, int16) kmsg.Request {
 		m := kmsg.NewPtrDescribeTopicPartitionsRequest()
 		m.Topics = []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: "t"}}
 		return m
 	}}},
+}
+
+// askOf is a request of which nothing is set.
+func askOf[T any, P interface {
+	*T
+	kmsg.Request
+}](*guardEnv, int16) kmsg.Request {
+	return P(new(T))
+}
+
+func markerOf(*guardEnv, int16) kmsg.Request {
+	m := kmsg.NewPtrWriteTxnMarkersRequest()
+	m.Markers = []kmsg.WriteTxnMarkersRequestMarker{{ProducerID: 99, Topics: []kmsg.WriteTxnMarkersRequestMarkerTopic{{Topic: "t", Partitions: []int32{0}}}}}
+	return m
 }
 
 func produceOf(txn string) func(*guardEnv, int16) kmsg.Request {

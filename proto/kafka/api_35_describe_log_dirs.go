@@ -1,0 +1,56 @@
+package kafka
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// LogDir is where the node keeps its log, and the room of the volume that it lies on.
+type LogDir struct {
+	Path          string
+	Total, Usable int64 // bytes; -1: not known
+}
+
+// describeLogDirs shows how many bytes of each partition are stored: of all for a null list.
+func describeLogDirs(r *request, m *kmsg.DescribeLogDirsRequest) {
+	resp := m.ResponseKind().(*kmsg.DescribeLogDirsResponse)
+	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationDescribe), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
+		r.respond(resp)
+		return
+	}
+	b := r.c.l.h.broker
+	dir := kmsg.NewDescribeLogDirsResponseDir()
+	where := r.c.l.h.logDir()
+	dir.Dir, dir.TotalBytes, dir.UsableBytes = where.Path, where.Total, where.Usable
+	add := func(t *broker.Topic, wanted []int32) {
+		out := kmsg.NewDescribeLogDirsResponseDirTopic()
+		out.Topic = t.Name()
+		for _, p := range t.Partitions() {
+			if m.Topics != nil && !slices.Contains(wanted, p.Index()) {
+				continue
+			}
+			o := kmsg.NewDescribeLogDirsResponseDirTopicPartition()
+			o.Partition, o.Size = p.Index(), b.PartitionBytes(p)
+			out.Partitions = append(out.Partitions, o)
+		}
+		if len(out.Partitions) > 0 {
+			dir.Topics = append(dir.Topics, out)
+		}
+	}
+	if m.Topics == nil {
+		b.Topics(tenant, func(t *broker.Topic) bool { add(t, nil); return true })
+		slices.SortFunc(dir.Topics, func(a, b kmsg.DescribeLogDirsResponseDirTopic) int { return strings.Compare(a.Topic, b.Topic) })
+	}
+	for i := range m.Topics {
+		if t := b.Topic(tenant, m.Topics[i].Topic); t != nil {
+			add(t, m.Topics[i].Partitions)
+		}
+	}
+	resp.Dirs = append(resp.Dirs, dir)
+	r.respond(resp)
+}
