@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"encoding/binary"
+	"unicode/utf8"
 
+	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -108,13 +111,23 @@ func takeString(b []byte) (s, rest []byte, ok bool) {
 // messageOf makes m a view of the stored record r. props is scratch that the property block is rebuilt in; it is returned
 // for the next call. publisher is the durable number of the session that published it.
 func messageOf(m *Message, r *record.Record, props []byte) (_ []byte, publisher uint64) {
+	return readMessage(m, r, props, true)
+}
+
+// readMessage is messageOf for a record of the broker's own, or one that another client has produced: what MQTT cannot carry of that one's
+// headers is left out.
+func readMessage(m *Message, r *record.Record, props []byte, own bool) (_ []byte, publisher uint64) {
 	*m = Message{Topic: r.Key, Payload: r.Value, Timestamp: r.Timestamp, QoS: 1, Cache: m.Cache}
 	if r.Headers.Len() == 0 {
 		return props, 0
 	}
 	props = props[:0]
+	seen := uint8(0)
 	for h := r.Headers; h.Next(); {
 		k, v := h.Key(), h.Value()
+		if !own && !carries(k, v, &seen) {
+			continue
+		}
 		if len(k) < len(headerPrefix) || string(k[:len(headerPrefix)]) != headerPrefix {
 			props = appendUserProperty(props, k, v)
 			continue
@@ -125,7 +138,7 @@ func messageOf(m *Message, r *record.Record, props []byte) (_ []byte, publisher 
 				m.QoS = v[0] - '0'
 			}
 		case headerRetain:
-			m.Retain = true
+			m.Retain = len(v) == 1 && v[0] == '1'
 		case headerDeadline:
 			m.Deadline = int64(headerUint(v))
 		case headerPublisher:
@@ -155,6 +168,40 @@ func messageOf(m *Message, r *record.Record, props []byte) (_ []byte, publisher 
 		m.Props = props
 	}
 	return props, publisher
+}
+
+// carries says whether MQTT can carry a header that another client has set: its strings are well-formed text of at most 65,535 bytes, and what
+// a message has once comes once. seen is what the message has already.
+func carries(k, v []byte, seen *uint8) bool {
+	ok, bit := false, uint8(0)
+	switch string(k) {
+	case headerQoS, headerRetain, headerDeadline:
+		return true
+	case headerPublisher, headerTopic:
+		return false
+	case headerFormat:
+		ok, bit = len(v) == 1 && v[0] <= 1, 1
+	case headerContentType:
+		ok, bit = isText(v), 2
+	case headerResponse:
+		ok, bit = topics.CheckTopic(v) == nil && utf8.Valid(v), 4
+	case headerCorrelation:
+		ok, bit = len(v) <= textBytesMax, 8
+	default:
+		return isText(k) && isText(v)
+	}
+	if !ok || *seen&bit != 0 {
+		return false
+	}
+	*seen |= bit
+	return true
+}
+
+// textBytesMax is the longest string of MQTT.
+const textBytesMax = 1<<16 - 1
+
+func isText(b []byte) bool {
+	return len(b) <= textBytesMax && bytes.IndexByte(b, 0) < 0 && utf8.Valid(b)
 }
 
 func headerUint(v []byte) uint64 {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 	"sort"
@@ -50,7 +51,7 @@ func (p *Partition) stableLocked() record.Offset {
 	return end
 }
 
-// abortedBetween adds the transactions that a reader of committed records from one offset to another leaves out.
+// abortedBetween adds the transactions that a reader of committed records from one offset to another leaves out, by where they begin.
 func (p *Partition) abortedBetween(dst []AbortedTxn, from, to record.Offset) []AbortedTxn {
 	s := p.shard
 	s.mu.Lock()
@@ -61,6 +62,7 @@ func (p *Partition) abortedBetween(dst []AbortedTxn, from, to record.Offset) []A
 			dst = append(dst, AbortedTxn{ProducerID: a.producer, First: a.first})
 		}
 	}
+	slices.SortFunc(dst, func(a, b AbortedTxn) int { return cmp.Compare(a.First, b.First) })
 	return dst
 }
 

@@ -26,15 +26,17 @@ type relay struct {
 	from   record.Offset // where the chunk begins
 	next   record.Offset // behind what was read last
 	kept   []int         // messages of the chunk that are retained
-	linked int           // links of the chunk
+	refs   int           // to filters, of the chunk's links
 	skip   map[int64]struct{}
 }
 
 const (
 	notRelayed = -1
-	// relayBytes is how much one turn of a relay reads; relayLinks how many links a chunk has at most.
+	// relayBytes is how much one turn of a relay reads.
 	relayBytes = 128 << 10
+	// A chunk takes no more messages from so many on, or from fetchBytesMax bytes on, or so many references to filters.
 	relayLinks = 1024
+	relayRefs  = 1 << 16
 )
 
 // openTopic has the partitions of a topic be relayed, or no more, as the bindings say.
@@ -229,7 +231,7 @@ func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Bat
 
 // streamMessage makes m of a stream's record, as MQTT subscribers get it. own: an MQTT client has published it. props and topic are scratch.
 func streamMessage(m *Message, rec *record.Record, own bool, list []*Binding, props, topic []byte) (p, t []byte, ok bool) {
-	props, _ = messageOf(m, rec, props)
+	props, _ = readMessage(m, rec, props, own)
 	if !own {
 		if t = topicOf(topic[:0], list, rec.Key); t == nil {
 			return props, topic, false
@@ -259,7 +261,7 @@ func (l *Local) relayMessage(r *relay, m *Message, rec *record.Record, own bool)
 		}
 		return true
 	}
-	if r.linked+len(r.kept) >= relayLinks {
+	if c := r.chunk; c != nil && (len(c.msgs) >= relayLinks || len(c.buf) >= fetchBytesMax || r.refs >= relayRefs) {
 		return false
 	}
 	if r.chunk == nil {
@@ -273,7 +275,7 @@ func (l *Local) relayMessage(r *relay, m *Message, rec *record.Record, own bool)
 	c.match = mt
 	if links {
 		c.ref.Seq = uint64(rec.Offset) + 1
-		r.linked++
+		r.refs += len(mt.durable)
 	}
 	return true
 }
@@ -401,7 +403,7 @@ func (l *Local) chunkCommitted(p *Partition, r *relay) {
 // dropChunk lets go of a chunk.
 func (l *Local) dropChunk(r *relay) {
 	putBundle(r.chunk)
-	r.chunk, r.kept, r.linked, r.busy = nil, r.kept[:0], 0, false
+	r.chunk, r.kept, r.refs, r.busy = nil, r.kept[:0], 0, false
 }
 
 // applyRelayed notes how far a relay has come; recovery calls it as well.
