@@ -167,6 +167,9 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 	}
 	tt.byName.Store(topicKey{spec.Tenant, spec.Name}, t)
 	tt.generation.Add(1)
+	if set := b.bindings.Load(); set != nil && spec.Tenant == 0 && len(set.byTopic[spec.Name]) > 0 {
+		b.openTopic(t, set) // more partitions of a bound one
+	}
 }
 
 // DropTopic forgets a topic, its partitions and their records. Who waits on one of them is answered that it is gone.

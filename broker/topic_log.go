@@ -56,13 +56,14 @@ func (b *Broker) CatalogEnd() uint64 {
 	return s.mu.applied
 }
 
-// GrowTopic raises the number of a topic's partitions.
-func (b *Broker) GrowTopic(t *Topic, n int, done func(*TopicSpec, error)) {
+// GrowTopic raises the number of a topic's partitions. That breaks the order of its keys, which go to other partitions then; a bound topic
+// gets them only with breakOrder.
+func (b *Broker) GrowTopic(t *Topic, n int, breakOrder bool, done func(*TopicSpec, error)) {
 	b.changeTopic(t, done, func(spec *TopicSpec) error {
 		switch {
 		case n <= len(spec.Partitions):
 			return ErrFewer
-		case b.isBound(spec):
+		case !breakOrder && b.isBound(spec):
 			return ErrBound
 		}
 		spec.Partitions = slices.Clone(spec.Partitions)

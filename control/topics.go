@@ -259,7 +259,7 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 		}
 	}
 	if r.Partitions > 0 {
-		_, err := awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) { t.s.o.Broker.GrowTopic(topic, int(r.Partitions), done) })
+		_, err := awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) { t.s.o.Broker.GrowTopic(topic, int(r.Partitions), r.BreakOrder, done) })
 		if err != nil {
 			return nil, refuse(err, what, boundHint(err))
 		}
@@ -269,7 +269,7 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 
 func boundHint(err error) string {
 	if errors.Is(err, broker.ErrBound) {
-		return "more partitions would break the order of its keys; sluice binding list shows what is bound"
+		return "more partitions would break the order of its keys, and with it that of MQTT topics: say so with --break-order; sluice binding list shows what is bound"
 	}
 	return ""
 }

@@ -218,7 +218,7 @@ func (c *topicCatalog) CreatePartitions(tenant uint32, topics []kafka.TopicCreat
 		case validateOnly:
 			tell(kafka.TopicResult{})
 		default:
-			c.b.GrowTopic(t, n, func(spec *broker.TopicSpec, err error) { tell(topicResult(spec, err)) })
+			c.b.GrowTopic(t, n, false, func(spec *broker.TopicSpec, err error) { tell(topicResult(spec, err)) })
 		}
 	})
 }

@@ -1,6 +1,9 @@
 package main
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // pub and sub speak both protocols, and meet on one stream.
 func TestPubSubBothProtocols(t *testing.T) {
@@ -35,4 +38,20 @@ func TestPubSubBothProtocols(t *testing.T) {
 	says(t, 2, "a group goes on where it is", "sub", "--kafka", kafka, "-t", "x", "--group", "g", "--from", "7")
 	says(t, 2, "want plain, scram-sha-256", "pub", "--kafka", kafka, "-t", "x", "-m", "y", "--user", "u", "--sasl", "magic")
 	says(t, 2, "is not HOST:PORT", "pub", "--kafka", "nowhere", "-t", "x", "-m", "y")
+}
+
+// A bound stream gets partitions only where that is said, and delivers from them then.
+func TestBreakOrder(t *testing.T) {
+	at := inProcess(t, "bindings=[{filter: 'plant/#', topic: plants}]")
+	says(t, 1, "say so with --break-order", "topic", "alter", "plants", "--partitions", "8")
+	says(t, 0, "8", "topic", "alter", "plants", "--partitions", "8", "--break-order")
+	for _, key := range []string{"plant/a", "plant/b", "plant/c", "plant/d", "plant/e"} {
+		says(t, 0, "", "pub", "--kafka", at["kafka.tcp"], "-t", "plants", "--record-key", key, "-m", key)
+	}
+	out := says(t, 0, "", "sub", "--mqtt", at["mqtt.tcp"], "-t", "plant/#", "--from", "earliest", "--count", "5", "--timeout", "10s")
+	for _, key := range []string{"plant/a", "plant/b", "plant/c", "plant/d", "plant/e"} {
+		if !strings.Contains(out, key+"\n") {
+			t.Errorf("%s did not come: %q", key, out)
+		}
+	}
 }

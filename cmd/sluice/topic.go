@@ -211,11 +211,11 @@ func (f *controlFlags) describeTopic(cmd *cobra.Command, d *api.TopicDescription
 func topicAlter(f *controlFlags) *cobra.Command {
 	var partitions int32
 	var set, reset []string
-	var dry bool
+	var dry, breakOrder bool
 	c := &cobra.Command{
 		Use: "alter TOPIC", Short: "Change a topic's settings, or add partitions", Args: exactly("TOPIC"),
 		Long: "Change a topic's settings, or add partitions: keys then go to other partitions than before, so their order breaks; a topic that a\n" +
-			"binding names gets none for that reason.",
+			"binding names gets them with --break-order only.",
 		Example: "  sluice topic alter orders --set retention.ms=604800000 --reset max.message.bytes\n  sluice topic alter orders --partitions 24",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			settings, err := pairs("set", set)
@@ -231,7 +231,7 @@ func topicAlter(f *controlFlags) *cobra.Command {
 				return misused("give --set, --reset or --partitions: nothing is to be changed")
 			}
 			return f.call(cmd, func(k *controlCall) error {
-				t, err := ask(k, api.NewTopicsClient(k).Alter, &api.AlterTopicRequest{Name: args[0], Partitions: partitions, Set: settings, Reset_: reset, ValidateOnly: dry})
+				t, err := ask(k, api.NewTopicsClient(k).Alter, &api.AlterTopicRequest{Name: args[0], Partitions: partitions, Set: settings, Reset_: reset, ValidateOnly: dry, BreakOrder: breakOrder})
 				if err != nil {
 					return err
 				}
@@ -240,6 +240,7 @@ func topicAlter(f *controlFlags) *cobra.Command {
 		},
 	}
 	c.Flags().Int32Var(&partitions, "partitions", 0, "number of partitions, more than there are")
+	c.Flags().BoolVar(&breakOrder, "break-order", false, "add partitions to a topic that is bound to MQTT topics, whose order that breaks")
 	c.Flags().StringArrayVar(&set, "set", nil, "set one of its settings: KEY=VALUE; may be repeated")
 	c.Flags().StringArrayVar(&reset, "reset", nil, "give one of its settings its default; may be repeated")
 	c.Flags().BoolVar(&dry, "dry-run", false, "say what would come of it, and change nothing")

@@ -556,6 +556,7 @@ type AlterTopicRequest struct {
 	Set           map[string]string      `protobuf:"bytes,3,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Reset_        []string               `protobuf:"bytes,4,rep,name=reset,proto3" json:"reset,omitempty"` // back to their defaults
 	ValidateOnly  bool                   `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	BreakOrder    bool                   `protobuf:"varint,6,opt,name=break_order,json=breakOrder,proto3" json:"break_order,omitempty"` // a bound topic gets partitions too, whose keys then lie in others than before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -621,6 +622,13 @@ func (x *AlterTopicRequest) GetReset_() []string {
 func (x *AlterTopicRequest) GetValidateOnly() bool {
 	if x != nil {
 		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *AlterTopicRequest) GetBreakOrder() bool {
+	if x != nil {
+		return x.BreakOrder
 	}
 	return false
 }
@@ -761,7 +769,7 @@ const file_topic_proto_rawDesc = "" +
 	"\x0ehigh_watermark\x18\x03 \x01(\x03R\rhighWatermark\x12\x1f\n" +
 	"\vlast_stable\x18\x04 \x01(\x03R\n" +
 	"lastStable\x12\x14\n" +
-	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"\xfb\x01\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\"\x9c\x02\n" +
 	"\x11AlterTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
 	"\n" +
@@ -769,7 +777,9 @@ const file_topic_proto_rawDesc = "" +
 	"partitions\x12?\n" +
 	"\x03set\x18\x03 \x03(\v2-.sluice.control.v1.AlterTopicRequest.SetEntryR\x03set\x12\x14\n" +
 	"\x05reset\x18\x04 \x03(\tR\x05reset\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x1a6\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12\x1f\n" +
+	"\vbreak_order\x18\x06 \x01(\bR\n" +
+	"breakOrder\x1a6\n" +
 	"\bSetEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"(\n" +
