@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+)
+
+var segmentioTests = []test{
+	{"kafka-go admin", segmentioAdmin},
+	{"kafka-go codecs and headers", segmentioCodecs},
+	{"kafka-go group", segmentioGroup},
+	{"kafka-go offsets by time", segmentioOffsets},
+}
+
+func segmentioClient() *kafka.Client {
+	return &kafka.Client{Addr: kafka.TCP(address), Timeout: 10 * time.Second}
+}
+
+func segmentioTopic(ctx context.Context, name string, partitions int) error {
+	r, err := segmentioClient().CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}}})
+	if err != nil {
+		return err
+	}
+	return r.Errors[name]
+}
+
+func segmentioAdmin(ctx context.Context) error {
+	cl := segmentioClient()
+	if err := segmentioTopic(ctx, "ka", 2); err != nil {
+		return err
+	}
+	parts, err := cl.CreatePartitions(ctx, &kafka.CreatePartitionsRequest{Topics: []kafka.TopicPartitionsConfig{{Name: "ka", Count: 3}}})
+	if err = errors.Join(err, parts.Errors["ka"]); err != nil {
+		return err
+	}
+	altered, err := cl.IncrementalAlterConfigs(ctx, &kafka.IncrementalAlterConfigsRequest{Resources: []kafka.IncrementalAlterConfigsRequestResource{{
+		ResourceType: kafka.ResourceTypeTopic, ResourceName: "ka",
+		Configs: []kafka.IncrementalAlterConfigsRequestConfig{{Name: "retention.ms", Value: "600000", ConfigOperation: kafka.ConfigOperationSet}}}}})
+	if err != nil || altered.Resources[0].Error != nil {
+		return fmt.Errorf("alter: %v, %v", altered, err)
+	}
+	described, err := cl.DescribeConfigs(ctx, &kafka.DescribeConfigsRequest{Resources: []kafka.DescribeConfigRequestResource{{
+		ResourceType: kafka.ResourceTypeTopic, ResourceName: "ka", ConfigNames: []string{"retention.ms"}}}})
+	if err != nil || described.Resources[0].ConfigEntries[0].ConfigValue != "600000" {
+		return fmt.Errorf("describe: %+v, %v", described, err)
+	}
+	fresh := segmentioClient() // a transport answers metadata from what it has seen
+	fresh.Transport = &kafka.Transport{}
+	m, err := fresh.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{"ka"}})
+	if err != nil || len(m.Topics[0].Partitions) != 3 {
+		return fmt.Errorf("metadata: %+v, %v", m, err)
+	}
+	gone, err := cl.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{"ka"}})
+	return errors.Join(err, gone.Errors["ka"])
+}
+
+func segmentioWriter(topic string, codec kafka.Compression) *kafka.Writer {
+	return &kafka.Writer{Addr: kafka.TCP(address), Topic: topic, RequiredAcks: kafka.RequireAll, Compression: codec, BatchTimeout: 5 * time.Millisecond, Balancer: &kafka.Hash{}}
+}
+
+func segmentioCodecs(ctx context.Context) error {
+	if err := segmentioTopic(ctx, "kc", 1); err != nil {
+		return err
+	}
+	n := 0
+	for _, codec := range []kafka.Compression{0, kafka.Gzip, kafka.Snappy, kafka.Lz4, kafka.Zstd} {
+		w := segmentioWriter("kc", codec)
+		var list []kafka.Message
+		for range 200 {
+			list = append(list, kafka.Message{Key: []byte("k"), Value: []byte(number(n)), Headers: []kafka.Header{{Key: "codec", Value: []byte(codec.String())}}})
+			n++
+		}
+		if err := errors.Join(w.WriteMessages(ctx, list...), w.Close()); err != nil {
+			return fmt.Errorf("%s: %w", codec, err)
+		}
+	}
+	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{address}, Topic: "kc", MaxWait: 200 * time.Millisecond})
+	defer r.Close()
+	var values []string
+	for len(values) < n {
+		m, err := r.ReadMessage(ctx)
+		if err != nil {
+			return fmt.Errorf("after %d records: %w", len(values), err)
+		}
+		if len(m.Headers) != 1 || m.Headers[0].Key != "codec" {
+			return fmt.Errorf("headers %v", m.Headers)
+		}
+		values = append(values, string(m.Value))
+	}
+	return inOrder(values, n)
+}
+
+func segmentioGroup(ctx context.Context) error {
+	if err := segmentioTopic(ctx, "kg", 4); err != nil {
+		return err
+	}
+	w := segmentioWriter("kg", 0)
+	defer w.Close()
+	send := func(from, to int) error {
+		var list []kafka.Message
+		for i := from; i < to; i++ {
+			list = append(list, kafka.Message{Key: []byte(number(i)), Value: []byte(number(i))})
+		}
+		return w.WriteMessages(ctx, list...)
+	}
+	read := func(from, to int) error {
+		r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{address}, GroupID: "segmentio", Topic: "kg", MaxWait: 200 * time.Millisecond, StartOffset: kafka.FirstOffset})
+		seen := make(map[string]bool)
+		for len(seen) < to-from {
+			m, err := r.FetchMessage(ctx)
+			if err != nil {
+				return fmt.Errorf("after %d records: %w", len(seen), err)
+			}
+			if err := r.CommitMessages(ctx, m); err != nil {
+				return err
+			}
+			seen[string(m.Value)] = true
+		}
+		for i := from; i < to; i++ {
+			if !seen[number(i)] {
+				return fmt.Errorf("record %d is missing", i)
+			}
+		}
+		return r.Close()
+	}
+	if err := errors.Join(send(0, 300), read(0, 300)); err != nil {
+		return err
+	}
+	return errors.Join(send(300, 500), read(300, 500)) // what was committed does not come again
+}
+
+func segmentioOffsets(ctx context.Context) error {
+	if err := segmentioTopic(ctx, "ko", 1); err != nil {
+		return err
+	}
+	w := segmentioWriter("ko", 0)
+	at := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for i := range 10 {
+		if err := w.WriteMessages(ctx, kafka.Message{Value: []byte(number(i)), Time: at.Add(time.Duration(i) * time.Minute)}); err != nil {
+			return err
+		}
+	}
+	conn, err := kafka.DialLeader(ctx, "tcp", address, "ko", 0)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	first, last, err := conn.ReadOffsets()
+	if err != nil || first != 0 || last != 10 {
+		return fmt.Errorf("from %d to %d, %v", first, last, err)
+	}
+	found, err := conn.ReadOffset(at.Add(4*time.Minute + time.Second))
+	if err != nil || found != 5 {
+		return fmt.Errorf("at a time: %d, %v", found, err)
+	}
+	return w.Close()
+}
