@@ -499,3 +499,28 @@ func (s *shard) applyUnsubscribe(b *Broker, d *decoder) {
 		b.dropSubscription(sess, &sub)
 	}
 }
+
+// Subscribed calls visit with everything that c is subscribed to, those subscriptions aside that are not in the log yet. group is nil for one
+// that is not shared. What visit is given is good until it returns.
+func (l *Local) Subscribed(c *Client, visit func(group, filter []byte)) {
+	if c.sess == nil {
+		return
+	}
+	if d := c.sess.d; d != nil {
+		var text []byte
+		for _, sub := range d.subscriptions() {
+			text = append(append(text[:0], sub.group...), sub.filter...)
+			n := len(sub.group)
+			group := text[:n:n]
+			if n == 0 {
+				group = nil
+			}
+			visit(group, text[n:])
+		}
+		return
+	}
+	for _, id := range c.sess.subscribed() {
+		_, group, filter := l.b.index.Filter(id)
+		visit(group, filter)
+	}
+}

@@ -119,14 +119,15 @@ func newNode(o nodeOptions) (*node, error) {
 		n.broker.Close()
 		return nil, errors.Join(err, n.storage.close())
 	}
-	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {
-		if o.authz != nil {
-			o.authz.SetACLs(list)
-		}
-	})
 	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
 		Settings: &o.settings, Logger: o.logger})
+	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {
+		if o.authz != nil {
+			o.authz.SetACLs(list)
+			n.mqtt.Recheck()
+		}
+	})
 	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
 	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
 		LogDir:   logDir(&o.storage),

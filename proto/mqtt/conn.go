@@ -406,6 +406,7 @@ const (
 	tokenRelease
 	tokenReceived
 	tokenRequest
+	tokenRevoke // nobody waits
 )
 
 func token(kind uint8, seq uint32, id uint16) broker.Token {

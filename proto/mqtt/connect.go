@@ -241,6 +241,9 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	c.link.SetDeadline(0)
 	c.touch()
 	c.unblock(blockConnect)
+	if r.Present && c.revoked() { // while it was away
+		c.l.put(after{c: c, fail: failNoLongerAllowed})
+	}
 }
 
 // connack writes the CONNACK of success: in version 5 with exactly the limits in force.

@@ -1,6 +1,9 @@
 package mqtt
 
 import (
+	"bytes"
+
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -12,23 +15,62 @@ const walkStep = 256
 type walk struct {
 	at    int
 	do    func(c *conn) // nil: none
-	queue []func(c *conn)
+	queue []walkJob
 }
 
-// Recheck has every client looked at again after users, certificates or rules have changed: those who would not come in any more are
-// closed, the others' cached decisions are void. It returns at once; each loop goes through its connections in bounded turns.
+type walkJob struct {
+	do      func(c *conn)
+	recheck bool
+}
+
+// Recheck has every client looked at again after users, certificates or rules have changed: those who would not come in any more, or who
+// are subscribed to what they may not read any more, are closed; the others' cached decisions are void. It returns at once; each loop goes
+// through its connections in bounded turns, once for all calls that have come before.
 func (h *Handler) Recheck() {
-	h.each(func(c *conn) {
-		if c.extra != nil {
-			c.extra.acl = nil
-		}
-		if c.state != stateUp {
-			return
-		}
-		if h.recheck != nil && h.recheck.Recheck(c.identity(), c.certificates()) != nil {
-			c.end(*failNoLongerAllowed)
+	for _, l := range h.loops {
+		l.loop.Post(engine.TaskFunc(func(*engine.Loop) {
+			for _, j := range l.walk.queue {
+				if j.recheck {
+					return
+				}
+			}
+			l.startWalk(walkJob{(*conn).recheck, true})
+		}))
+	}
+}
+
+func (c *conn) recheck() {
+	h := c.l.h
+	if c.extra != nil {
+		c.extra.acl = nil
+	}
+	if c.state != stateUp {
+		return
+	}
+	if h.recheck != nil && h.recheck.Recheck(c.identity(), c.certificates()) != nil || c.revoked() {
+		c.end(*failNoLongerAllowed)
+	}
+}
+
+// revoked ends the subscriptions that the client may not have any more, and says whether there were any. MQTT has no word for that: the
+// client is closed, and is told when it asks for them again. If the core is busy they are found when the client comes back.
+func (c *conn) revoked() bool {
+	a, l := c.l.h.authz, c.l
+	if a == nil || c.client == nil {
+		return false
+	}
+	id := c.identity()
+	var reqs []broker.SubscribeRequest
+	l.core.Subscribed(c.client, func(group, filter []byte) {
+		if !a.Authorize(id, broker.ActionSubscribe, filter) {
+			reqs = append(reqs, broker.SubscribeRequest{Group: bytes.Clone(group), Filter: bytes.Clone(filter)})
 		}
 	})
+	if len(reqs) == 0 {
+		return false
+	}
+	_, _ = l.core.Unsubscribe(c.client, reqs, make([]error, len(reqs)), token(tokenRevoke, 0, 0))
+	return true
 }
 
 // Shutdown refuses new clients and ends those that are there with this reason: ServerShuttingDown, UseAnotherServer or ServerMoved.
@@ -57,12 +99,12 @@ func (h *Handler) Shutdown(reason wire.ReasonCode) {
 // each has every loop call do for each of its connections.
 func (h *Handler) each(do func(c *conn)) {
 	for _, l := range h.loops {
-		l.loop.Post(engine.TaskFunc(func(*engine.Loop) { l.startWalk(do) }))
+		l.loop.Post(engine.TaskFunc(func(*engine.Loop) { l.startWalk(walkJob{do: do}) }))
 	}
 }
 
-func (l *loopState) startWalk(do func(c *conn)) {
-	l.walk.queue = append(l.walk.queue, do)
+func (l *loopState) startWalk(j walkJob) {
+	l.walk.queue = append(l.walk.queue, j)
 	if l.walk.do == nil {
 		l.nextWalk()
 	}
@@ -73,7 +115,7 @@ func (l *loopState) nextWalk() {
 		l.walk = walk{}
 		return
 	}
-	l.walk.do, l.walk.queue = l.walk.queue[0], l.walk.queue[1:]
+	l.walk.do, l.walk.queue = l.walk.queue[0].do, l.walk.queue[1:]
 	l.walk.at = 0
 	l.step()
 }

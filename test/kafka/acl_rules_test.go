@@ -256,4 +256,10 @@ func TestACLsOfMQTT(t *testing.T) {
 			t.Errorf("publish to %s: %v, %v", topic, code, err)
 		}
 	}
+	// What is taken back ends the subscription, and its client is told by being closed.
+	change(t, admin, acls("User:ANONYMOUS", denies, "read topic plant/7/"))
+	packets, err := cl.WaitClosed(patience)
+	if n := len(packets); err != nil || n == 0 || packets[n-1].Type != wire.DISCONNECT {
+		t.Errorf("after a deny of what it is subscribed to: %v, %v", packets, err)
+	}
 }

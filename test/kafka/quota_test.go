@@ -82,7 +82,7 @@ func TestByteRates(t *testing.T) {
 	change(t, c.client(), quotaFor("", "slow", map[string]float64{"producer_byte_rate": rate, "consumer_byte_rate": rate}))
 	var told throttleHook
 	cl := c.client(kgo.ClientID("slow"), kgo.WithHooks(&told), kgo.DefaultProduceTopic("t"), kgo.ProducerBatchMaxBytes(100<<10), kgo.ProducerLinger(0),
-		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ConsumeTopics("t"))
+		kgo.ProducerBatchCompression(kgo.NoCompression()))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	value := make([]byte, 10<<10)
@@ -101,10 +101,12 @@ func TestByteRates(t *testing.T) {
 	if told.times.Load() == 0 {
 		t.Error("the producer was never told to wait")
 	}
-	produce(t, c.client(kgo.DefaultProduceTopic("t"), kgo.ProducerBatchCompression(kgo.NoCompression())), many(1000, value)...) // another client has no quota
+	produce(t, c.client(kgo.DefaultProduceTopic("t"), kgo.ProducerBatchMaxBytes(100<<10), kgo.ProducerBatchCompression(kgo.NoCompression())), many(1000, value)...) // another client has no quota
 	told.times.Store(0)
 	began, bytes = time.Now(), 0
-	for bytes < 4<<20 {
+	cl = c.client(kgo.ClientID("slow"), kgo.WithHooks(&told), kgo.ConsumeTopics("t"), // it begins to fetch now
+		kgo.FetchMaxBytes(100<<10), kgo.FetchMaxPartitionBytes(100<<10)) // not a whole second's worth at once
+	for bytes < 5<<20 {
 		fs := cl.PollFetches(ctx)
 		if err := fs.Err(); err != nil {
 			t.Fatal(err)
