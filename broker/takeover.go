@@ -80,10 +80,10 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 			old.d.ending = true
 		}
 		have = &Session{tenant: c.req.Tenant, id: c.req.ClientID, shard: s, will: c.req.Will}
-		l.b.slots.alloc(have)
 		if c.req.Expiry > 0 {
 			have.d = &durable{id: l.b.lastSID.Add(1)}
 		}
+		l.b.slots.alloc(have)
 		s.mu.sessions.set(have)
 	}
 	have.client = c

@@ -3,8 +3,6 @@ package control_test
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -13,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -84,40 +81,6 @@ func TestReflectionAndHealth(t *testing.T) {
 		t.Errorf("while draining: %v, %v", s, err)
 	}
 	wants(t, func() error { _, err := n.topics().List(ctx, &api.ListTopicsRequest{}); return err }(), codes.OK, "")
-}
-
-// Without a token nobody comes in but from loopback, whatever the listener.
-func TestWithoutTokenLoopbackAlone(t *testing.T) {
-	var other string
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if ip, ok := a.(*net.IPNet); ok && !ip.IP.IsLoopback() && ip.IP.To4() != nil {
-			other = ip.IP.String()
-		}
-	}
-	if other == "" {
-		t.Skip("this machine has no other address than loopback")
-	}
-	token := ""
-	s := control.New(control.Options{Token: func() string { return token }, Logger: slog.New(slog.DiscardHandler)})
-	defer s.Close(t.Context())
-	addr, err := s.Listen(other+":0", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+addr.String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	_, err = api.NewTopicsClient(conn).List(t.Context(), &api.ListTopicsRequest{PageSize: -1})
-	wants(t, err, codes.Unauthenticated, "set auth.control_token")
-	token = "x"
-	_, err = api.NewTopicsClient(conn).List(withToken(t.Context(), "x"), &api.ListTopicsRequest{PageSize: -1})
-	wants(t, err, codes.InvalidArgument, "page_size")
 }
 
 func TestTLSOffLoopback(t *testing.T) {

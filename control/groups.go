@@ -45,7 +45,7 @@ func (g *groupService) List(ctx context.Context, r *api.ListGroupsRequest) (*api
 		end  bool
 	}
 	out := &api.ListGroupsResponse{}
-	for seen, work := 0, 0; ; {
+	for seen, work := 0, 0; at.Part != sharedPart; {
 		n := min(sliceRows, size-len(out.Groups))
 		some, err := await(ctx, func(done func(slice)) {
 			g.s.o.Broker.Groups(tenant, at, n, func(list []broker.GroupDescription, next broker.RowPlace, end bool) {
@@ -71,13 +71,14 @@ func (g *groupService) List(ctx context.Context, r *api.ListGroupsRequest) (*api
 		}
 		seen, at = seen+n, some.next
 		if some.end {
-			return out, nil
+			at = broker.RowPlace{Part: sharedPart}
 		}
 		if len(out.Groups) >= size || seen >= pageRows || work >= pageOffsets {
 			out.NextPageToken = g.s.rowToken(at)
 			return out, nil
 		}
 	}
+	return out, g.listShared(ctx, r, at.Row, size, out)
 }
 
 func among(list []string, s string) bool {
@@ -123,6 +124,9 @@ func (g *groupService) find(ctx context.Context, what, id string) (*described, e
 		return nil, err
 	}
 	if d.State == broker.GroupDead.String() {
+		if s, ok := g.shared(id); ok {
+			return &described{group: s}, nil
+		}
 		return nil, missing("%s: there is none; sluice group list shows what is there", what)
 	}
 	return g.ofClassic(&d), nil
@@ -267,6 +271,10 @@ func (g *groupService) Delete(ctx context.Context, r *api.DeleteGroupRequest) (*
 	err := awaitError(ctx, func(done func(error)) { g.s.o.Broker.DeleteGroup(tenant, r.Id, done) })
 	switch {
 	case errors.Is(err, broker.ErrGroupNotFound):
+		if _, ok := g.shared(r.Id); ok {
+			return nil, status.Errorf(codes.FailedPrecondition, "%s: it is a shared subscription, which ends with the last kept session that is in it; "+
+				"sluice subscription list shows who is", what)
+		}
 		return nil, missing("%s: there is none; sluice group list shows what is there", what)
 	case err != nil:
 		return nil, refuse(err, what, nonEmptyHint(err))

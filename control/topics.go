@@ -187,7 +187,7 @@ func (t *topicService) List(ctx context.Context, r *api.ListTopicsRequest) (*api
 		if !strings.Contains(names[at], r.Contains) {
 			continue
 		}
-		if topic := t.s.o.Broker.Topic(tenant, names[at]); topic != nil {
+		if topic := t.s.o.Broker.Topic(tenant, names[at]); topic != nil && (r.Internal || !topic.Spec().Internal) {
 			out.Topics = append(out.Topics, t.summary(topic))
 			work += len(topic.Partitions())
 		}

@@ -89,6 +89,9 @@ func TestControlCommands(t *testing.T) {
 	if err := json.Unmarshal([]byte(says(t, 0, "", "topic", "describe", "orders", "-o", "json")), &topic); err != nil || topic.Partitions != 2 || len(topic.List) != 2 {
 		t.Errorf("%+v, %v", topic, err)
 	}
+	if out := says(t, 0, "orders", "topic", "list"); strings.Contains(out, "__") {
+		t.Errorf("the node's own topics are listed: %s", out)
+	}
 	says(t, 0, "deleted group g", "group", "delete", "g")
 	says(t, 0, "deleted topic orders", "topic", "delete", "orders")
 	for _, o := range []string{"json", "yaml"} {
@@ -237,7 +240,7 @@ func TestTextsOfTables(t *testing.T) {
 const controlPage = "../../docs/operate/control.md"
 
 // varies is what another run of the same commands says otherwise.
-var varies = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[0-9:]{8}Z|\d+m\d\ds|\d+\.\ds\b|127\.0\.0\.1:\d{4,5}|\b(pump|connection) +\d+|\b\d+(\.\d)?[KM]?i?B\b`)
+var varies = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT[0-9:]{8}Z|\d+m\d\ds|\b\d+ms\b|\d+\.\ds\b|127\.0\.0\.1:\d{4,5}|\b(pump|connection) +\d+|\b\d+(\.\d)?[KM]?i?B\b`)
 
 // TestControlPageUpToDate runs the commands of the page and compares what they say.
 func TestControlPageUpToDate(t *testing.T) {
@@ -258,7 +261,7 @@ func TestControlPageUpToDate(t *testing.T) {
 			inBlock = true
 			prepare(t, command, at)
 			_, _ = io.WriteString(w, line)
-			typed(t, w, strings.Fields(command)...)
+			typed(t, w, strings.Fields(strings.ReplaceAll(command, "'", ""))...)
 			continue
 		case inBlock:
 			continue
@@ -301,6 +304,8 @@ func prepare(t *testing.T, command string, at map[string]string) {
 	switch strings.TrimSpace(command) {
 	case "topic list":
 		prepareRecords(t, at)
+	case "group describe '$share/workers/jobs/#'":
+		prepareShared(t, at)
 	case "client list --protocol mqtt":
 		pump := mqttSession(t, at, "pump")
 		if _, err := pump.Publish(&wire.PublishOut{Topic: []byte("log"), QoS: 1}); err != nil {
@@ -310,6 +315,37 @@ func prepare(t *testing.T, command string, at map[string]string) {
 		prepareSession(t, at)
 	case "subscription find --topic plant/1/temp":
 		mqttSession(t, at, "pump")
+	}
+}
+
+// prepareShared has messages wait for a shared subscription.
+func prepareShared(t *testing.T, at map[string]string) {
+	t.Helper()
+	c, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: at["mqtt.tcp"], Connect: wire.Connect{ClientID: []byte("worker"), SessionExpiry: 3600}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Subscribe(wire.FilterRequest{Filter: []byte("$share/workers/jobs/#"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	testx.Eventually(t, 10*time.Second, func() bool {
+		out, _ := sluice(t, "", "session", "list", "--absent")
+		return strings.Contains(out, "worker")
+	}, "the session is kept")
+	p, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: at["mqtt.tcp"]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := p.Publish(&wire.PublishOut{Topic: []byte("jobs/1"), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.Disconnect(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -330,7 +366,7 @@ func mqttSession(t *testing.T, at map[string]string, id string) *mqttclient.Clie
 // prepareSession leaves one session with messages, alone.
 func prepareSession(t *testing.T, at map[string]string) {
 	t.Helper()
-	says(t, 0, "deleted", "session", "delete", "pump")
+	says(t, 0, "deleted", "session", "delete", "pump", "worker")
 	valve := mqttSession(t, at, "valve")
 	if err := valve.Disconnect(); err != nil {
 		t.Fatal(err)

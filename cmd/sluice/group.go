@@ -15,16 +15,19 @@ func init() { register(newGroupCommand) }
 
 // groupRow is a group in every output.
 type groupRow struct {
-	ID           string `json:"id" yaml:"id"`
-	State        string `json:"state" yaml:"state"`
-	Type         string `json:"type" yaml:"type"`
-	ProtocolType string `json:"protocol_type" yaml:"protocol_type"`
-	Members      int32  `json:"members" yaml:"members"`
-	Lag          int64  `json:"lag" yaml:"lag"`
+	ID           string  `json:"id" yaml:"id"`
+	State        string  `json:"state" yaml:"state"`
+	Type         string  `json:"type" yaml:"type"`
+	ProtocolType string  `json:"protocol_type" yaml:"protocol_type"`
+	Members      int32   `json:"members" yaml:"members"`
+	Lag          int64   `json:"lag" yaml:"lag"`
+	LagSeconds   float64 `json:"lag_seconds" yaml:"lag_seconds"`
+	InFlight     int64   `json:"in_flight" yaml:"in_flight"`
 }
 
 func groupRowOf(g *api.Group) groupRow {
-	return groupRow{g.Id, g.State, g.Type, g.ProtocolType, g.Members, g.Lag}
+	lag := time.Duration(g.LagMs) * time.Millisecond
+	return groupRow{g.Id, g.State, g.Type, g.ProtocolType, g.Members, g.Lag, lag.Seconds(), g.InFlight}
 }
 
 func (g *groupRow) cells() []string {
@@ -78,7 +81,9 @@ func groupList(f *controlFlags) *cobra.Command {
 	var limit int
 	var states []string
 	c := &cobra.Command{
-		Use: "list", Short: "List consumer groups with their lag in records", Args: atMost(0),
+		Use: "list", Short: "List consumer groups and shared subscriptions with their lag", Args: atMost(0),
+		Long: "List consumer groups of Kafka's clients, and MQTT's shared subscriptions that have a kept session among their members, as $share/NAME/FILTER.\n" +
+			"LAG is in records; that of a shared subscription is what no member has finished.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.call(cmd, func(k *controlCall) error {
 				l := listing[groupRow]{w: cmd.OutOrStdout(), o: f.output, row: (*groupRow).cells, limit: limit,
@@ -144,7 +149,14 @@ func (f *controlFlags) describeGroup(cmd *cobra.Command, d *api.GroupDescription
 		offsets = append(offsets, []string{o.Topic, number(o.Partition), at, number(o.LogEnd), number(o.Lag), age(lag), plain(orDash(o.Member))})
 	}
 	w := cmd.OutOrStdout()
-	head := [][]string{{"group", plain(v.ID)}, {"state", v.State}, {"type", v.Type}, {"assignor", plain(orDash(v.Assignor))}, {"lag", number(v.Lag)}}
+	head := [][]string{{"group", plain(v.ID)}, {"state", v.State}, {"type", v.Type}}
+	if v.Type == "shared" {
+		head = append(head, [][]string{{"members", number(v.Members)}, {"lag", number(v.Lag)}, {"lag time", age(time.Duration(d.Group.LagMs) * time.Millisecond)},
+			{"in flight", number(v.InFlight)}}...)
+	} else {
+		head = append(head, []string{"assignor", plain(orDash(v.Assignor))}, []string{"lag", number(v.Lag)}, []string{"lag time", age(oldest(v.Offsets))})
+		v.LagSeconds = oldest(v.Offsets).Seconds()
+	}
 	if err := f.output.write(w, &v, head); err != nil || f.output != "table" {
 		return err
 	}
@@ -157,6 +169,17 @@ func (f *controlFlags) describeGroup(cmd *cobra.Command, d *api.GroupDescription
 		}
 	}
 	return nil
+}
+
+// oldest is the longest lag of a group that commits.
+func oldest(list []offsetRow) time.Duration {
+	most := 0.0
+	for i := range list {
+		if list[i].Offset >= 0 {
+			most = max(most, list[i].LagSeconds)
+		}
+	}
+	return time.Duration(most * float64(time.Second))
 }
 
 // ranges shows sorted numbers: 0-3,7.

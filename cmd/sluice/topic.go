@@ -129,6 +129,7 @@ func (f *controlFlags) topic(cmd *cobra.Command, t *api.Topic) error {
 func topicList(f *controlFlags) *cobra.Command {
 	var contains string
 	var limit int
+	var internal bool
 	c := &cobra.Command{
 		Use: "list", Short: "List topics with their sizes", Args: atMost(0),
 		Long: "List topics in the order of their names, with partitions, records (offsets between the start and the end of their logs) and stored bytes.",
@@ -136,7 +137,7 @@ func topicList(f *controlFlags) *cobra.Command {
 			return f.call(cmd, func(k *controlCall) error {
 				l := listing[topicRow]{w: cmd.OutOrStdout(), o: f.output, header: topicHeader, row: (*topicRow).cells, limit: limit}
 				return l.pages(func(token []byte) ([]topicRow, []byte, error) {
-					r, err := ask(k, api.NewTopicsClient(k).List, &api.ListTopicsRequest{PageToken: token, Contains: contains})
+					r, err := ask(k, api.NewTopicsClient(k).List, &api.ListTopicsRequest{PageToken: token, Contains: contains, Internal: internal})
 					if err != nil {
 						return nil, nil, err
 					}
@@ -146,6 +147,7 @@ func topicList(f *controlFlags) *cobra.Command {
 		},
 	}
 	listFlags(c, f, &contains, &limit, "names that hold this text")
+	c.Flags().BoolVar(&internal, "internal", false, "the node's own too, such as __consumer_offsets")
 	return c
 }
 

@@ -74,10 +74,12 @@ type Group struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                                   // as Kafka's tools show it
-	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`                                     // classic or consumer (KIP-848)
+	Type          string                 `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`                                     // classic, consumer (KIP-848) or shared (MQTT)
 	ProtocolType  string                 `protobuf:"bytes,4,opt,name=protocol_type,json=protocolType,proto3" json:"protocol_type,omitempty"` // "consumer", "connect"; empty: only offsets were committed
 	Members       int32                  `protobuf:"varint,5,opt,name=members,proto3" json:"members,omitempty"`
-	Lag           int64                  `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"` // records that are not read yet, of all partitions with an offset
+	Lag           int64                  `protobuf:"varint,6,opt,name=lag,proto3" json:"lag,omitempty"`                           // records that are not read yet, of all partitions with an offset; shared: messages that no member has finished
+	LagMs         int64                  `protobuf:"varint,7,opt,name=lag_ms,json=lagMs,proto3" json:"lag_ms,omitempty"`          // age of the first of them; Kafka's have it in their description alone
+	InFlight      int64                  `protobuf:"varint,8,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"` // shared: of the lag, what members have
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +152,20 @@ func (x *Group) GetMembers() int32 {
 func (x *Group) GetLag() int64 {
 	if x != nil {
 		return x.Lag
+	}
+	return 0
+}
+
+func (x *Group) GetLagMs() int64 {
+	if x != nil {
+		return x.LagMs
+	}
+	return 0
+}
+
+func (x *Group) GetInFlight() int64 {
+	if x != nil {
+		return x.InFlight
 	}
 	return 0
 }
@@ -972,14 +988,16 @@ var File_group_proto protoreflect.FileDescriptor
 
 const file_group_proto_rawDesc = "" +
 	"\n" +
-	"\vgroup.proto\x12\x11sluice.control.v1\"\x92\x01\n" +
+	"\vgroup.proto\x12\x11sluice.control.v1\"\xc6\x01\n" +
 	"\x05Group\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\tR\x04type\x12#\n" +
 	"\rprotocol_type\x18\x04 \x01(\tR\fprotocolType\x12\x18\n" +
 	"\amembers\x18\x05 \x01(\x05R\amembers\x12\x10\n" +
-	"\x03lag\x18\x06 \x01(\x03R\x03lag\"\x83\x01\n" +
+	"\x03lag\x18\x06 \x01(\x03R\x03lag\x12\x15\n" +
+	"\x06lag_ms\x18\a \x01(\x03R\x05lagMs\x12\x1b\n" +
+	"\tin_flight\x18\b \x01(\x03R\binFlight\"\x83\x01\n" +
 	"\x11ListGroupsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

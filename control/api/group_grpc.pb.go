@@ -29,15 +29,16 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Groups are the consumer groups of Kafka's clients, of both protocols.
+// Groups are the consumer groups of Kafka's clients, of both protocols, and MQTT's shared subscriptions that have a kept session among their members:
+// those are called $share/NAME/FILTER, as they are subscribed to.
 type GroupsClient interface {
 	// List goes through the groups, in no order. A group that is there from the first page to the last is listed once.
 	List(ctx context.Context, in *ListGroupsRequest, opts ...grpc.CallOption) (*ListGroupsResponse, error)
 	// Describe shows a group with its members, and how far it is behind.
 	Describe(ctx context.Context, in *DescribeGroupRequest, opts ...grpc.CallOption) (*GroupDescription, error)
-	// Delete forgets a group that has no members, with its offsets.
+	// Delete forgets a group of Kafka's that has no members, with its offsets.
 	Delete(ctx context.Context, in *DeleteGroupRequest, opts ...grpc.CallOption) (*DeleteGroupResponse, error)
-	// ResetOffsets moves a group that has no members.
+	// ResetOffsets moves a group of Kafka's that has no members.
 	ResetOffsets(ctx context.Context, in *ResetOffsetsRequest, opts ...grpc.CallOption) (*ResetOffsetsResponse, error)
 }
 
@@ -93,15 +94,16 @@ func (c *groupsClient) ResetOffsets(ctx context.Context, in *ResetOffsetsRequest
 // All implementations must embed UnimplementedGroupsServer
 // for forward compatibility.
 //
-// Groups are the consumer groups of Kafka's clients, of both protocols.
+// Groups are the consumer groups of Kafka's clients, of both protocols, and MQTT's shared subscriptions that have a kept session among their members:
+// those are called $share/NAME/FILTER, as they are subscribed to.
 type GroupsServer interface {
 	// List goes through the groups, in no order. A group that is there from the first page to the last is listed once.
 	List(context.Context, *ListGroupsRequest) (*ListGroupsResponse, error)
 	// Describe shows a group with its members, and how far it is behind.
 	Describe(context.Context, *DescribeGroupRequest) (*GroupDescription, error)
-	// Delete forgets a group that has no members, with its offsets.
+	// Delete forgets a group of Kafka's that has no members, with its offsets.
 	Delete(context.Context, *DeleteGroupRequest) (*DeleteGroupResponse, error)
-	// ResetOffsets moves a group that has no members.
+	// ResetOffsets moves a group of Kafka's that has no members.
 	ResetOffsets(context.Context, *ResetOffsetsRequest) (*ResetOffsetsResponse, error)
 	mustEmbedUnimplementedGroupsServer()
 }

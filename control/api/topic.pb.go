@@ -186,6 +186,7 @@ type ListTopicsRequest struct {
 	PageSize      int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`   // 0: 500; at most 1000
 	PageToken     []byte                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"` // of the page before
 	Contains      string                 `protobuf:"bytes,3,opt,name=contains,proto3" json:"contains,omitempty"`                    // names that hold this text; empty: all
+	Internal      bool                   `protobuf:"varint,4,opt,name=internal,proto3" json:"internal,omitempty"`                   // the node's own too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,6 +240,13 @@ func (x *ListTopicsRequest) GetContains() string {
 		return x.Contains
 	}
 	return ""
+}
+
+func (x *ListTopicsRequest) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
 }
 
 type ListTopicsResponse struct {
@@ -740,12 +748,13 @@ const file_topic_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x1a;\n" +
 	"\rSettingsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"k\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x87\x01\n" +
 	"\x11ListTopicsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x02 \x01(\fR\tpageToken\x12\x1a\n" +
-	"\bcontains\x18\x03 \x01(\tR\bcontains\"n\n" +
+	"\bcontains\x18\x03 \x01(\tR\bcontains\x12\x1a\n" +
+	"\binternal\x18\x04 \x01(\bR\binternal\"n\n" +
 	"\x12ListTopicsResponse\x120\n" +
 	"\x06topics\x18\x01 \x03(\v2\x18.sluice.control.v1.TopicR\x06topics\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\fR\rnextPageToken\"*\n" +
