@@ -1,108 +1,156 @@
-"""Apache Kafka's own clients and tools, in Java."""
+"""Apache Kafka's own clients and tools, in Java: the programs of its distribution, each doing its work against a node."""
 
-import os
+import json
 import re
 import signal
 
-import harness
+import javakafka
 
-TOOLS = "org.apache.kafka.tools."
+COUNT = 3000
 
 
 def run(c):
-    script = os.environ.get("KAFKA_PEER") or os.path.join(os.path.dirname(harness.ROOT), "shared", "peers", "kafka", "kafka-peer.sh")
-    if not os.path.exists(script):
-        raise harness.Skip("no script that runs Kafka's tools: set KAFKA_PEER")
-    harness.need("java", "openjdk-17-jre-headless")
-    harness.run([script, "get"])
+    javakafka.prepare(c)
     broker = c.broker()
-    at = ["--bootstrap-server", f"{broker.host}:{broker.kafka['tcp']}"]
+    programs = javakafka.Programs(c, broker)
+    try:
+        for test in (topics, configuration, quotas, verifiable_producer, consumer_protocol, verifiable_consumer, reset_offsets, transactions,
+                     copier_in_a_group, performance, deleted_records, log_dirs, cluster, acls, killed):
+            c.check(test.__name__, test, c, broker, programs)
+    finally:
+        programs.close()
 
-    def tool(name, *arguments):
-        cls = name if "." in name and not name.startswith("consumer.") else TOOLS + name
-        code, out = harness.output_of([script, "tool", cls, *arguments], 90)
-        assert code == 0, out[-400:]
-        return out
 
-    def read(topic, n, *arguments):
-        out = tool("consumer.ConsoleConsumer", *at, "--topic", topic, "--from-beginning", "--max-messages", str(n), "--timeout-ms", "30000", *arguments)
-        return [line for line in out.splitlines() if re.fullmatch(r"-?\d+", line)]
+def numbers(lines):
+    return [line for line in lines if re.fullmatch(r"-?\d+", line)]
 
-    def topics():
-        tool("TopicCommand", *at, "--create", "--topic", "java", "--partitions", "3", "--config", "retention.ms=600000")
-        assert "PartitionCount: 3" in tool("TopicCommand", *at, "--describe", "--topic", "java")
-        tool("TopicCommand", *at, "--alter", "--topic", "java", "--partitions", "4")
-        assert "java" in tool("TopicCommand", *at, "--list")
 
-    def configuration():
-        tool("kafka.admin.ConfigCommand", *at, "--alter", "--entity-type", "topics", "--entity-name", "java", "--add-config", "max.message.bytes=2000000")
-        out = tool("kafka.admin.ConfigCommand", *at, "--describe", "--entity-type", "topics", "--entity-name", "java")
-        assert "max.message.bytes=2000000" in out, out
+def topics(c, broker, p):
+    p.tool("TopicCommand", *p.server, "--create", "--topic", "java", "--partitions", "3", "--config", "retention.ms=600000")
+    assert "PartitionCount: 3" in p.tool("TopicCommand", *p.server, "--describe", "--topic", "java")
+    p.tool("TopicCommand", *p.server, "--alter", "--topic", "java", "--partitions", "4")
+    assert "java" in p.tool("TopicCommand", *p.server, "--list")
+    p.tool("TopicCommand", *p.server, "--create", "--topic", "gone")
+    p.tool("TopicCommand", *p.server, "--delete", "--topic", "gone")
+    assert "gone" not in p.tool("TopicCommand", *p.server, "--list")
 
-    def verifiable():
-        out = tool("VerifiableProducer", *at, "--topic", "v", "--max-messages", "3000", "--acks", "-1")
-        assert '"acked":3000' in out, out[-300:]
-        assert read("v", 3000, "--group", "classic") == [str(i) for i in range(3000)]
 
-    def consumer_protocol():
-        assert len(read("v", 3000, "--group", "next", "--consumer-property", "group.protocol=consumer")) == 3000
-        out = tool("consumer.group.ConsumerGroupCommand", *at, "--describe", "--group", "next")
-        assert re.search(r"next\s+v\s+0\s+3000\s+3000\s+0", out), out
+def configuration(c, broker, p):
+    topic = ["--entity-type", "topics", "--entity-name", "java"]
+    p.tool("kafka.admin.ConfigCommand", *p.server, "--alter", *topic, "--add-config", "max.message.bytes=2000000,cleanup.policy=[compact,delete]")
+    out = p.tool("kafka.admin.ConfigCommand", *p.server, "--describe", *topic)
+    assert "max.message.bytes=2000000" in out and "cleanup.policy=compact,delete" in out, out
+    p.tool("kafka.admin.ConfigCommand", *p.server, "--alter", *topic, "--delete-config", "max.message.bytes,cleanup.policy")
+    out = p.tool("kafka.admin.ConfigCommand", *p.server, "--describe", *topic)
+    assert "max.message.bytes" not in out, out
 
-    def reset_offsets():
-        tool("consumer.group.ConsumerGroupCommand", *at, "--group", "classic", "--topic", "v", "--reset-offsets", "--to-offset", "2990", "--execute")
-        got = [x for x in tool("consumer.ConsoleConsumer", *at, "--topic", "v", "--group", "classic", "--max-messages", "10").split() if x.isdigit()]
-        assert got[:10] == [str(i) for i in range(2990, 3000)], got
 
-    def transactions():
-        out = tool("TransactionalMessageCopier", "--broker-list", at[1], "--transactional-id", "copier", "--consumer-group", "cg", "--input-topic", "v",
-                   "--output-topic", "copy", "--input-partition", "0", "--max-messages", "3000", "--transaction-size", "300")
-        assert '"totalProcessed":3000' in out, out[-300:]
-        assert read("copy", 3000, "--isolation-level", "read_committed") == [str(i) for i in range(3000)]
-        assert "copier" in tool("TransactionsCommand", *at, "list")
+def quotas(c, broker, p):
+    client = ["--entity-type", "clients", "--entity-name", "slow"]
+    p.tool("kafka.admin.ConfigCommand", *p.server, "--alter", *client, "--add-config", "producer_byte_rate=1000000")
+    assert "producer_byte_rate=1000000" in p.tool("kafka.admin.ConfigCommand", *p.server, "--describe", *client)
+    p.tool("kafka.admin.ConfigCommand", *p.server, "--alter", *client, "--delete-config", "producer_byte_rate")
 
-    def performance():
-        tool("ProducerPerformance", "--topic", "java", "--num-records", "50000", "--record-size", "200", "--throughput", "-1", "--producer-props",
-             "bootstrap.servers=" + at[1], "acks=all", "compression.type=lz4")
-        ends = [int(line.rpartition(":")[2]) for line in tool("GetOffsetShell", *at, "--topic", "java").split()]
-        assert sum(ends) == 50000, ends
 
-    def deleted_records():
-        offsets = c.write("delete.json", '{"partitions":[{"topic":"v","partition":0,"offset":1000}],"version":1}')
-        assert "low_watermark: 1000" in tool("DeleteRecordsCommand", *at, "--offset-json-file", offsets)
+def verifiable_producer(c, broker, p):
+    out = p.tool("VerifiableProducer", *p.server, "--topic", "v", "--max-messages", COUNT, "--acks", "-1")
+    assert f'"acked":{COUNT}' in out, out[-300:]
+    assert numbers(p.read("v", COUNT, "--group", "classic")) == [str(i) for i in range(COUNT)]
 
-    def acls():
-        acl = "AclCommand"
-        tool(acl, *at, "--add", "--allow-principal", "User:alice", "--operation", "Read", "--operation", "Write", "--topic", "orders")
-        tool(acl, *at, "--add", "--allow-principal", "User:bob", "--producer", "--idempotent", "--topic", "plant", "--resource-pattern-type", "prefixed")
-        out = tool(acl, *at, "--list")
-        assert out.count("User:alice") == 2 and out.count("User:bob") == 4 and "patternType=PREFIXED" in out, out
-        assert "User:alice" not in tool(acl, *at, "--list", "--principal", "User:bob")
-        tool(acl, *at, "--remove", "--force", "--topic", "orders")
-        tool(acl, *at, "--remove", "--force", "--topic", "plant", "--resource-pattern-type", "prefixed")
-        tool(acl, *at, "--remove", "--force", "--cluster")
-        assert "User:" not in tool(acl, *at, "--list")
 
-    def quotas():
-        conf = "kafka.admin.ConfigCommand"
-        alice = ["--entity-type", "users", "--entity-name", "alice"]
-        tool(conf, *at, "--alter", *alice, "--add-config", "producer_byte_rate=1048576,request_percentage=50")
-        tool(conf, *at, "--alter", *alice, "--entity-type", "clients", "--entity-default", "--add-config", "consumer_byte_rate=2048")
-        tool(conf, *at, "--alter", "--entity-type", "ips", "--entity-default", "--add-config", "connection_creation_rate=200")
-        out = tool(conf, *at, "--describe", *alice)
-        assert "producer_byte_rate=1048576.0" in out and "request_percentage=50.0" in out, out
-        assert "connection_creation_rate=200.0" in tool(conf, *at, "--describe", "--entity-type", "ips")
-        for who, key in ((alice, "producer_byte_rate,request_percentage"), (alice + ["--entity-type", "clients", "--entity-default"], "consumer_byte_rate"),
-                         (["--entity-type", "ips", "--entity-default"], "connection_creation_rate")):
-            tool(conf, *at, "--alter", *who, "--delete-config", key)
-        assert "_rate" not in tool(conf, *at, "--describe", "--entity-type", "users")
+def consumer_protocol(c, broker, p):
+    assert len(p.read("v", COUNT, "--group", "next", "--command-property", "group.protocol=consumer")) == COUNT
+    out = p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "next")
+    assert re.search(rf"next\s+v\s+0\s+{COUNT}\s+{COUNT}\s+0", out), out
+    out = p.tool("GroupsCommand", *p.server, "--list")
+    assert re.search(r"next\s+Consumer", out) and re.search(r"classic\s+Classic", out), out
 
-    def killed():
-        broker.stop(signal.SIGKILL)
-        broker.kafka = {"tcp": int(at[1].rpartition(":")[2]), "tls": 0}
-        broker.start()
-        assert read("v", 2000, "--group", "later") == [str(i) for i in range(1000, 3000)]
-        assert re.search(r"cg\s+v\s+0\s+3000", tool("consumer.group.ConsumerGroupCommand", *at, "--describe", "--group", "cg"))
 
-    for test in (topics, configuration, verifiable, consumer_protocol, reset_offsets, transactions, performance, deleted_records, acls, quotas, killed):
-        c.check(test.__name__, test)
+def verifiable_consumer(c, broker, p):
+    for protocol in ("classic", "consumer"):
+        out = p.tool("VerifiableConsumer", *p.server, "--topic", "v", "--group-id", "verified-" + protocol, "--max-messages", COUNT, "--reset-policy", "earliest",
+                     "--group-protocol", protocol, timeout=60)
+        consumed = sum(e["count"] for e in map(json.loads, re.findall(r"^\{.*\}$", out, re.M)) if e["name"] == "records_consumed")
+        assert consumed >= COUNT and '"success":true' in out, f"{protocol}: {consumed} records: {out[-200:]}"
+
+
+def reset_offsets(c, broker, p):
+    p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--group", "classic", "--topic", "v", "--reset-offsets", "--to-offset", COUNT - 10, "--execute")
+    out = p.tool("consumer.ConsoleConsumer", *p.server, "--topic", "v", "--group", "classic", "--max-messages", "10")
+    assert numbers(out.splitlines())[:10] == [str(i) for i in range(COUNT - 10, COUNT)], out
+    p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--group", "classic", "--topic", "v", "--delete-offsets")
+    p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--group", "classic", "--delete")
+    assert "classic" not in p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--list").split()
+
+
+def copier(p, *more):
+    out = p.tool("TransactionalMessageCopier", "--broker-list", p.at, "--input-topic", "v", "--input-partition", "0", "--transaction-size", "300", *more)
+    assert f'"totalProcessed":{COUNT}' in out, out[-300:]
+
+
+def transactions(c, broker, p):
+    copier(p, "--transactional-id", "copier", "--consumer-group", "cg", "--output-topic", "copy", "--max-messages", COUNT, "--enable-random-aborts")
+    assert numbers(p.read("copy", COUNT, "--isolation-level", "read_committed")) == [str(i) for i in range(COUNT)]
+    assert re.search(r"copier\s+1\s+\d+\s+CompleteCommit", p.tool("TransactionsCommand", *p.server, "list"))
+    assert re.search(r"copier\s+\d+\s+\d+\s+CompleteCommit", p.tool("TransactionsCommand", *p.server, "describe", "--transactional-id", "copier"))
+    assert "ProducerId" in p.tool("TransactionsCommand", *p.server, "describe-producers", "--topic", "copy", "--partition", "0")
+    p.tool("TransactionsCommand", *p.server, "find-hanging", "--broker-id", "1")
+
+
+def copier_in_a_group(c, broker, p):
+    copier(p, "--transactional-id", "copier-2", "--consumer-group", "cg-2", "--output-topic", "copy-2", "--max-messages", COUNT, "--group-mode")
+    assert numbers(p.read("copy-2", COUNT, "--isolation-level", "read_committed")) == [str(i) for i in range(COUNT)]
+
+
+def performance(c, broker, p):
+    p.tool("ProducerPerformance", "--topic", "java", "--num-records", "50000", "--record-size", "200", "--throughput", "-1", "--bootstrap-server", p.at,
+           "--command-property", "acks=all", "--command-property", "compression.type=lz4")
+    ends = [int(line.rpartition(":")[2]) for line in p.tool("GetOffsetShell", *p.server, "--topic", "java").split()]
+    assert sum(ends) == 50000, ends
+    out = p.tool("ConsumerPerformance", *p.server, "--topic", "java", "--num-records", "50000", "--group", "perf")
+    assert re.search(r", 50000,", out), out
+    assert "Percentiles" in p.tool("EndToEndLatency", *p.server, "--topic", "e2e", "--num-records", "300", "--producer-acks", "all", "--record-size", "100")
+
+
+def deleted_records(c, broker, p):
+    offsets = c.write("delete.json", '{"partitions":[{"topic":"v","partition":0,"offset":1000}],"version":1}')
+    assert "low_watermark: 1000" in p.tool("DeleteRecordsCommand", *p.server, "--offset-json-file", offsets)
+    assert "v:0:1000" in p.tool("GetOffsetShell", *p.server, "--topic", "v", "--time", "earliest")
+
+
+def log_dirs(c, broker, p):
+    out = p.tool("LogDirsCommand", *p.server, "--describe", "--topic-list", "java")
+    directory = json.loads(re.search(r"^\{.*\}$", out, re.M).group())["brokers"][0]["logDirs"][0]
+    assert len(directory["partitions"]) == 4 and sum(part["size"] for part in directory["partitions"]) > 100_000, out
+    move = c.write("move.json", json.dumps({"version": 1, "partitions": [{"topic": "java", "partition": 0, "replicas": [1], "log_dirs": [directory["logDir"]]}]}))
+    p.tool("reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--execute")
+    assert "is completed" in p.tool("reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--verify")
+    assert "No partition reassignments found" in p.tool("reassign.ReassignPartitionsCommand", *p.server, "--list")
+
+
+def cluster(c, broker, p):
+    assert re.search(r"transaction.version\s.*FinalizedVersionLevel: 2", p.tool("FeatureCommand", *p.server, "describe"))
+    assert re.search(r"LeaderId:\s+1\n", p.tool("MetadataQuorumCommand", *p.server, "describe", "--status"))
+    assert "Leader" in p.tool("MetadataQuorumCommand", *p.server, "describe", "--replication")
+    assert "unfenced" in p.tool("ClusterTool", "list-endpoints", *p.server)
+    assert "Cluster ID" in p.tool("ClusterTool", "cluster-id", *p.server)
+    p.tool("ClientMetricsCommand", *p.server, "--list")
+    assert "Fetch(1): 4 to 18" in p.tool("BrokerApiVersionsCommand", *p.server)
+    p.tool("LeaderElectionCommand", *p.server, "--election-type", "preferred", "--topic", "java", "--partition", "0")
+
+
+def acls(c, broker, p):
+    rule = ["--allow-principal", "User:ANONYMOUS", "--operation", "All", "--topic", "*", "--group", "*", "--cluster", "--transactional-id", "*"]
+    p.tool("AclCommand", *p.server, "--add", *rule)
+    assert "principal=User:ANONYMOUS" in p.tool("AclCommand", *p.server, "--list")
+    p.tool("AclCommand", *p.server, "--add", "--deny-principal", "User:nobody", "--operation", "Read", "--topic", "v", "--resource-pattern-type", "prefixed")
+    assert "User:nobody" in p.tool("AclCommand", *p.server, "--list", "--principal", "User:nobody")
+    p.tool("AclCommand", *p.server, "--remove", "--force", "--deny-principal", "User:nobody", "--operation", "Read", "--topic", "v", "--resource-pattern-type", "prefixed")
+    assert "User:nobody" not in p.tool("AclCommand", *p.server, "--list")
+
+
+def killed(c, broker, p):
+    broker.stop(signal.SIGKILL)
+    broker.start()
+    assert numbers(p.read("v", COUNT - 1000, "--group", "later")) == [str(i) for i in range(1000, COUNT)]
+    assert re.search(rf"cg\s+v\s+0\s+{COUNT}", p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "cg"))
