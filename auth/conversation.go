@@ -214,7 +214,8 @@ func (s *scramConversation) final(message string) ([]byte, error) {
 		return nil, errSCRAM
 	}
 	nonce, ok := strings.CutPrefix(fields[1], "r=")
-	if !ok || nonce != s.nonce && !(s.p.rules.Load().o.RepeatedNonce && nonce == s.own+s.nonce) {
+	repeated := s.p.rules.Load().o.RepeatedNonce && nonce == s.own+s.nonce
+	if !ok || nonce != s.nonce && !repeated {
 		return nil, errors.New("the nonce is not the one that was agreed on")
 	}
 	signed := []byte(s.said + "," + without)

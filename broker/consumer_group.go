@@ -29,9 +29,9 @@ type consumerGroup struct {
 	epoch       int32 // moves when members or what they want changes
 	targetEpoch int32 // the group epoch that target was made for
 	members     map[string]*consumerMember
-	static      map[string]string                  // instance id -> member id
+	static      map[string]string                // instance id -> member id
 	owners      map[TopicPartition]consumerOwner // who has a partition, or has still to give it up
-	generation  uint64                             // of the topic table that subscriptions were resolved with
+	generation  uint64                           // of the topic table that subscriptions were resolved with
 }
 
 // consumerOwner has a partition since an epoch of its. That is not stored: after a restart it has it since the epoch it is in.

@@ -21,8 +21,26 @@ const stripes = 256
 
 // table has the entries of one kind by name.
 type table struct {
-	parts [stripes]map[string]any
+	parts [stripes]*part // nil: empty
 	count int
+}
+
+// part is immutable once its snapshot is taken: two tables that share it have the same entries there.
+type part struct{ entries map[string]any }
+
+func (p *part) get(name string) (v any, found bool) {
+	if p == nil {
+		return nil, false
+	}
+	v, found = p.entries[name]
+	return v, found
+}
+
+func (p *part) all() map[string]any {
+	if p == nil {
+		return nil
+	}
+	return p.entries
 }
 
 var (
@@ -34,7 +52,7 @@ func stripeOf(name string) int { return int(maphash.String(stripeSeed, name) % s
 
 // get finds an entry; the zero value if there is none.
 func get[V any](s *Snapshot, k kindID, name string) (v V, found bool) {
-	e, found := s.tables[k].parts[stripeOf(name)][name]
+	e, found := s.tables[k].parts[stripeOf(name)].get(name)
 	if found {
 		v = e.(V)
 	}
@@ -46,8 +64,8 @@ func all[V any](s *Snapshot, k kindID) iter.Seq2[string, V] {
 	return func(yield func(string, V) bool) {
 		t := s.tables[k]
 		names := make([]string, 0, t.count)
-		for _, part := range t.parts {
-			names = slices.AppendSeq(names, maps.Keys(part))
+		for _, p := range t.parts {
+			names = slices.AppendSeq(names, maps.Keys(p.all()))
 		}
 		slices.Sort(names)
 		for _, name := range names {
@@ -67,7 +85,11 @@ func differing(k kindID, old, now *Snapshot, fn func(name string)) {
 		return
 	}
 	for i := range stripes {
-		was, is := old.tables[k].parts[i], now.tables[k].parts[i]
+		before, after := old.tables[k].parts[i], now.tables[k].parts[i]
+		if before == after {
+			continue
+		}
+		was, is := before.all(), after.all()
 		for name, v := range is {
 			if w, found := was[name]; !found || w != v {
 				fn(name)
@@ -109,19 +131,21 @@ func (e *edit) set(k kindID, name string, v any) {
 	i := stripeOf(name)
 	if !e.own[k][i] {
 		e.own[k][i] = true
-		t.parts[i] = maps.Clone(t.parts[i])
+		p := &part{maps.Clone(t.parts[i].all())}
+		if p.entries == nil {
+			p.entries = make(map[string]any)
+		}
+		t.parts[i] = p
 	}
-	if _, found := t.parts[i][name]; found {
+	entries := t.parts[i].entries
+	if _, found := entries[name]; found {
 		t.count--
 	}
 	if v == nil {
-		delete(t.parts[i], name)
+		delete(entries, name)
 		return
 	}
-	if t.parts[i] == nil {
-		t.parts[i] = make(map[string]any)
-	}
-	t.parts[i][name] = v
+	entries[name] = v
 	t.count++
 }
 

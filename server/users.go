@@ -3,7 +3,6 @@ package server
 import (
 	"crypto/rand"
 	"errors"
-	"slices"
 
 	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
@@ -47,18 +46,47 @@ func (u *scramUsers) DescribeSCRAM(_ uint32, names []string) (list []kafka.SCRAM
 	return list
 }
 
-// AlterSCRAM changes credentials. Changes of users that are good go into one command.
+// changesMax bounds the changes of one request: what would go into a command of the catalog.
+const changesMax = 5000
+
+// userChanges are the changes of one user, with the credentials that come of them, nil for a deletion or for what is wrong.
+type userChanges struct {
+	name    string
+	changes []kafka.SCRAMChange
+	creds   []*meta.Credential
+}
+
+// AlterSCRAM changes credentials. Changes of users that are good go into one command. It takes as long as the keys take to be made.
 func (u *scramUsers) AlterSCRAM(_ uint32, changes []kafka.SCRAMChange, done func([]kafka.SCRAMResult)) {
-	var results []kafka.SCRAMResult
+	byName := make(map[string]int)
+	var users []userChanges
+	for i := range changes {
+		c := &changes[i]
+		at, known := byName[c.User]
+		if !known {
+			at = len(users)
+			byName[c.User] = at
+			users = append(users, userChanges{name: c.User})
+		}
+		users[at].changes = append(users[at].changes, *c)
+	}
+	results := make([]kafka.SCRAMResult, len(users))
+	if len(changes) > changesMax {
+		for i := range users {
+			results[i] = kafka.SCRAMResult{User: users[i].name, Code: wire.PolicyViolation, Message: "one request changes at most 5000 credentials"}
+		}
+		done(results)
+		return
+	}
+	for i := range users {
+		for k := range users[i].changes {
+			users[i].creds = append(users[i].creds, credentialOf(&users[i].changes[k]))
+		}
+	}
 	u.catalog.Update(func(s *meta.Snapshot) (entries []meta.Entry, _ error) {
-		results = results[:0]
-		for i := range changes {
-			name := changes[i].User
-			if slices.ContainsFunc(changes[:i], func(c kafka.SCRAMChange) bool { return c.User == name }) {
-				continue
-			}
-			e, res := u.alter(s, name, changes[i:])
-			if results = append(results, res); res.Code == wire.None {
+		for i := range users {
+			var e meta.Entry
+			if e, results[i] = u.alter(s, &users[i]); results[i].Code == wire.None {
 				entries = append(entries, e)
 			}
 		}
@@ -66,11 +94,21 @@ func (u *scramUsers) AlterSCRAM(_ uint32, changes []kafka.SCRAMChange, done func
 	}, func(err error) {
 		for i := range results {
 			if r := &results[i]; err != nil && r.Code == wire.None {
-				r.Code, r.Message = catalogCode(err), err.Error()
+				r.User, r.Code, r.Message = users[i].name, catalogCode(err), err.Error()
 			}
 		}
 		done(results)
 	})
+}
+
+// credentialOf makes the credential that a change sets, nil if it sets none, or none that can be.
+func credentialOf(c *kafka.SCRAMChange) *meta.Credential {
+	m := meta.Mechanism(c.Mechanism)
+	if c.Delete || c.Mechanism <= 0 || m.Size() == 0 || len(c.SaltedPassword) == 0 {
+		return nil
+	}
+	v := auth.SaltedVerifier(m.String(), c.SaltedPassword, c.Salt, int(c.Iterations))
+	return &meta.Credential{Mechanism: m, Iterations: v.Iterations, Salt: v.Salt, StoredKey: v.StoredKey, ServerKey: v.ServerKey}
 }
 
 // catalogCode is Kafka's code of what refuses a change of the catalog.
@@ -87,7 +125,8 @@ func catalogCode(err error) wire.ErrorCode {
 }
 
 // alter makes a user's entry of all changes of it.
-func (u *scramUsers) alter(s *meta.Snapshot, name string, changes []kafka.SCRAMChange) (meta.Entry, kafka.SCRAMResult) {
+func (u *scramUsers) alter(s *meta.Snapshot, uc *userChanges) (meta.Entry, kafka.SCRAMResult) {
+	name := uc.name
 	refuse := func(code wire.ErrorCode, why string) (meta.Entry, kafka.SCRAMResult) {
 		return meta.Entry{}, kafka.SCRAMResult{User: name, Code: code, Message: why}
 	}
@@ -104,16 +143,13 @@ func (u *scramUsers) alter(s *meta.Snapshot, name string, changes []kafka.SCRAMC
 		user = &meta.User{Name: name}
 	}
 	touched := make(map[int8]bool)
-	for i := range changes {
-		c := &changes[i]
-		if c.User != name {
-			continue
-		}
+	for i := range uc.changes {
+		c := &uc.changes[i]
 		if touched[c.Mechanism] {
 			return refuse(wire.DuplicateResource, "A user credential cannot be altered twice in the same request")
 		}
 		touched[c.Mechanism] = true
-		next, code, why := alterCredential(user, c)
+		next, code, why := alterCredential(user, c, uc.creds[i])
 		if code != wire.None {
 			return refuse(code, why)
 		}
@@ -126,7 +162,7 @@ func (u *scramUsers) alter(s *meta.Snapshot, name string, changes []kafka.SCRAMC
 }
 
 // alterCredential makes one change, with Kafka's codes and words for what refuses it.
-func alterCredential(user *meta.User, c *kafka.SCRAMChange) (next *meta.User, code wire.ErrorCode, why string) {
+func alterCredential(user *meta.User, c *kafka.SCRAMChange, cred *meta.Credential) (next *meta.User, code wire.ErrorCode, why string) {
 	m := meta.Mechanism(c.Mechanism)
 	switch {
 	case c.Mechanism <= 0 || m.Size() == 0:
@@ -142,12 +178,10 @@ func alterCredential(user *meta.User, c *kafka.SCRAMChange) (next *meta.User, co
 	case len(c.SaltedPassword) == 0:
 		return nil, wire.UnacceptableCredential, "Salted password must not be empty"
 	}
-	v := auth.SaltedVerifier(m.String(), c.SaltedPassword, c.Salt, int(c.Iterations))
-	cred := meta.Credential{Mechanism: m, Iterations: v.Iterations, Salt: v.Salt, StoredKey: v.StoredKey, ServerKey: v.ServerKey}
 	if err := cred.Check(); err != nil {
 		return nil, wire.UnacceptableCredential, err.Error()
 	}
-	return user.WithCredential(cred), wire.None, ""
+	return user.WithCredential(*cred), wire.None, ""
 }
 
 // saltKey is the secret behind the salts of users who are not there; nil until the catalog has one.

@@ -22,25 +22,32 @@ func describeUserSCRAMCredentials(r *request, m *kmsg.DescribeUserSCRAMCredentia
 			names = append(names, m.Users[i].Name)
 		}
 	}
-	users := r.c.l.h.users.DescribeSCRAM(tenant, names)
-	for i := range users {
-		u := &users[i]
-		out := kmsg.NewDescribeUserSCRAMCredentialsResponseResult()
-		out.User = u.User
-		refuse := func(code wire.ErrorCode, why string) { out.ErrorCode, out.ErrorMessage = int16(code), &why }
-		switch {
-		case times[u.User] > 1:
-			refuse(wire.DuplicateResource, "Cannot describe SCRAM credentials for the same user twice in a single request: "+u.User)
-		case len(u.Credentials) == 0:
-			refuse(wire.ResourceNotFound, "Attempt to describe a user credential that does not exist: "+u.User)
-		default:
-			for _, c := range u.Credentials {
-				info := kmsg.NewDescribeUserSCRAMCredentialsResponseResultCredentialInfo()
-				info.Mechanism, info.Iterations = c.Mechanism, c.Iterations
-				out.CredentialInfos = append(out.CredentialInfos, info)
-			}
+	l, t := r.c.l, r.ticket()
+	l.h.working.Go(func() { // there may be many users
+		users := l.h.users.DescribeSCRAM(tenant, names)
+		resp.Results = make([]kmsg.DescribeUserSCRAMCredentialsResponseResult, len(users))
+		for i := range users {
+			resp.Results[i] = describedUser(&users[i], times[users[i].User] > 1)
 		}
-		resp.Results = append(resp.Results, out)
+		t.later(l, func(r *request) { r.respond(resp) })
+	})
+}
+
+func describedUser(u *SCRAMUser, again bool) kmsg.DescribeUserSCRAMCredentialsResponseResult {
+	out := kmsg.NewDescribeUserSCRAMCredentialsResponseResult()
+	out.User = u.User
+	refuse := func(code wire.ErrorCode, why string) { out.ErrorCode, out.ErrorMessage = int16(code), &why }
+	switch {
+	case again:
+		refuse(wire.DuplicateResource, "Cannot describe SCRAM credentials for the same user twice in a single request: "+u.User)
+	case len(u.Credentials) == 0:
+		refuse(wire.ResourceNotFound, "Attempt to describe a user credential that does not exist: "+u.User)
+	default:
+		for _, c := range u.Credentials {
+			info := kmsg.NewDescribeUserSCRAMCredentialsResponseResultCredentialInfo()
+			info.Mechanism, info.Iterations = c.Mechanism, c.Iterations
+			out.CredentialInfos = append(out.CredentialInfos, info)
+		}
 	}
-	r.respond(resp)
+	return out
 }

@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"bytes"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
@@ -16,7 +18,8 @@ func alterUserSCRAMCredentials(r *request, m *kmsg.AlterUserSCRAMCredentialsRequ
 	}
 	for i := range m.Upsertions {
 		u := &m.Upsertions[i]
-		changes = append(changes, SCRAMChange{User: u.Name, Mechanism: u.Mechanism, Iterations: u.Iterations, Salt: u.Salt, SaltedPassword: u.SaltedPassword})
+		changes = append(changes, SCRAMChange{User: u.Name, Mechanism: u.Mechanism, Iterations: u.Iterations,
+			Salt: bytes.Clone(u.Salt), SaltedPassword: bytes.Clone(u.SaltedPassword)}) // m's are views
 	}
 	tell := func(r *request, results []SCRAMResult) {
 		for i := range results {
@@ -34,8 +37,10 @@ func alterUserSCRAMCredentials(r *request, m *kmsg.AlterUserSCRAMCredentialsRequ
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.users.AlterSCRAM(tenant, changes, func(results []SCRAMResult) {
-		t.later(l, func(r *request) { tell(r, results) })
+	l.h.working.Go(func() { // keys are to be made
+		l.h.users.AlterSCRAM(tenant, changes, func(results []SCRAMResult) {
+			t.later(l, func(r *request) { tell(r, results) })
+		})
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -53,11 +54,11 @@ func alterSCRAM(t testing.TB, c *cluster, del []kadm.DeleteSCRAM, upsert []kadm.
 // comesIn says whether a client with these credentials is served.
 func (c *cluster) comesIn(m sasl.Mechanism) error {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	cl := c.client(kgo.SASL(m), kgo.RequestRetries(0), kgo.RetryTimeout(0), kgo.DialTimeout(5*time.Second))
-	defer cl.Close()
-	_, err := kmsg.NewPtrMetadataRequest().RequestWith(ctx, cl)
+	r := c.raw()
+	if err := r.authenticate(m, 1).err(); err != nil {
+		return err
+	}
+	_, err := r.try(kmsg.NewPtrMetadataRequest())
 	return err
 }
 
@@ -424,5 +425,31 @@ func TestReauthentication(t *testing.T) {
 	}
 	if bytes.Contains([]byte(c.node.Log()), []byte("panic")) {
 		t.Error(c.node.Log())
+	}
+}
+
+// A request of more credentials than go into one change is refused as a whole, in no time, however often it names them.
+func TestManyCredentials(t *testing.T) {
+	c := start(t, "auth.anonymous=loopback")
+	r := c.raw()
+	m := kmsg.NewPtrAlterUserSCRAMCredentialsRequest()
+	for i := range 5000 {
+		m.Upsertions = append(m.Upsertions, kmsg.AlterUserSCRAMCredentialsRequestUpsertion{Name: fmt.Sprint("u", i), Mechanism: 1, Iterations: 4096,
+			Salt: fmt.Append(nil, i), SaltedPassword: fmt.Append(nil, i)})
+	}
+	results := r.ask(m).(*kmsg.AlterUserSCRAMCredentialsResponse).Results
+	if len(results) != 5000 || results[0].ErrorCode != 0 || results[4999].ErrorCode != 0 {
+		t.Errorf("%d results, %+v", len(results), results[0])
+	}
+	if all := r.ask(kmsg.NewPtrDescribeUserSCRAMCredentialsRequest()).(*kmsg.DescribeUserSCRAMCredentialsResponse).Results; len(all) != 5000 {
+		t.Errorf("%d users", len(all))
+	}
+	begun := time.Now()
+	for len(m.Upsertions) < 100_000 {
+		m.Upsertions = append(m.Upsertions, m.Upsertions[len(m.Upsertions)-5000])
+	}
+	results = r.ask(m).(*kmsg.AlterUserSCRAMCredentialsResponse).Results
+	if len(results) != 5000 || results[7].ErrorCode != kerr.PolicyViolation.Code || time.Since(begun) > 10*time.Second {
+		t.Errorf("%d results, %+v, after %v", len(results), results[7], time.Since(begun))
 	}
 }
