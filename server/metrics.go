@@ -63,6 +63,8 @@ var metricHelp = map[string]string{
 	"sluice_broker_throttle_seconds_total":      "Time that clients were told to wait by quotas.|quota",
 	"sluice_broker_topics":                      "Topics.",
 	"sluice_broker_partitions":                  "Partitions of all topics.",
+	"sluice_broker_catalog_entries":             "Users, rules, quotas and bindings in the catalog; 1,000,000 at most.",
+	"sluice_broker_catalog_bytes":               "Bytes of them; 256 MiB at most.",
 	"sluice_broker_producers":                   "Idempotent producers known, each counted once for each partition.",
 	"sluice_broker_compactions_total":           "Passes of compaction over a partition.",
 	"sluice_broker_compacted_bytes_total":       "Bytes that compaction took away.",
@@ -171,6 +173,9 @@ func (c *collector) collectKafka(k sink) {
 	k.counter("sluice_kafka_protocol_errors_total", n.Broken)
 	k.gauge("sluice_broker_topics", float64(c.s.node.broker.TopicCount()))
 	k.gauge("sluice_broker_partitions", float64(c.s.node.broker.Stats().Partitions.Load()))
+	entries, size := c.s.node.broker.CatalogSize()
+	k.gauge("sluice_broker_catalog_entries", float64(entries))
+	k.gauge("sluice_broker_catalog_bytes", float64(size))
 	k.gauge("sluice_broker_producers", float64(c.s.node.broker.Stats().Producers.Load()))
 	k.counter("sluice_broker_compactions_total", uint64(c.s.node.broker.Stats().Compactions.Load()))
 	k.counter("sluice_broker_compacted_bytes_total", uint64(max(c.s.node.broker.Stats().CompactedBytes.Load(), 0)))
