@@ -25,6 +25,13 @@ func (r *kafkaRun) makeTopics() error {
 	for _, t := range r.topics {
 		r.byID[t.id] = t
 	}
+	// A partition may have a leader that does not know of it yet: the offsets are asked of the leader itself.
+	if err := r.admin.endOffsets(r.topics); err != nil {
+		return err
+	}
+	for _, p := range r.parts {
+		p.end = -1
+	}
 	return nil
 }
 

@@ -76,7 +76,7 @@ produce 1 KiB, one record a batch: produce --batch-bytes 1
 consume 1 KiB: consume --batch-bytes 1000000
 end to end, 2,000 msg/s: e2e --rate 2000
 end to end, 20,000 msg/s: e2e --rate 20000
-transactions, 20,000 msg/s: transactions --rate 20000 --partitions 4
+transactions, 20,000 msg/s: transactions --rate 20000 --linger 5ms --partitions 4
 groups, 4 of 3 members: groups
 1,000 partitions: partitions --partitions 1000
 `
