@@ -2,7 +2,6 @@ package broker
 
 import (
 	"github.com/sluicemq/sluice/journal/record"
-	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // What administrators ask, beside what the protocols ask for them. Tables of a million rows are gone through a slice at a time: who is there
@@ -70,7 +69,7 @@ func (b *Broker) timeAt(p *Partition, from record.Offset) (ms int64, found bool,
 // timeFrom is the time of the first record of a batch from an offset on.
 func timeFrom(b record.Batch, from record.Offset) (ms int64, found bool) {
 	if b.Attributes().Compressed() {
-		opened, err := compress.OpenBatch(nil, b, openedMax)
+		opened, err := openBatch(nil, b)
 		if err != nil {
 			return b.MaxTimestamp(), true // about then
 		}

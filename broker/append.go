@@ -193,11 +193,29 @@ func admissible(spec *TopicSpec, b record.Batch, now int64, o *AppendOptions) er
 }
 
 const (
-	// openedMax bounds what a compressed batch may come to where the topic has it opened.
-	openedMax = 128 << 20
+	// A client's compressed batch may come to openedLeast, or openedTimes what it takes, but no more than openedMost, where it is opened: some
+	// codecs make gigabytes of a megabyte, and each loop opens one at a time.
+	openedLeast = 32 << 20
+	openedTimes = 8
+	openedMost  = 128 << 20
 	// scratchMax is how much of that memory a loop keeps.
 	scratchMax = 4 << 20
 )
+
+// openBatch appends to dst the batch b with its records opened. The broker's own are as large as they are. It is one function of what is
+// stored, so that a reader opens what another one has.
+func openBatch(dst []byte, b record.Batch) ([]byte, error) {
+	limit := record.MaxBatchSize
+	if !ownBatch(b) {
+		limit = min(max(openedLeast, openedTimes*len(b)), openedMost)
+	}
+	out, err := compress.OpenBatch(dst, b, min(limit, scratchMax))
+	if limit <= scratchMax || !errors.Is(err, compress.ErrTooLarge) {
+		return out, err
+	}
+	// Room for all at once: growing to it would leave twice as much behind.
+	return compress.OpenBatch(append(make([]byte, 0, len(dst)+min(limit, openedMost)+256<<10), dst...), b, limit)
+}
 
 // conform makes of a batch what its topic stores: with a key in each record where it is compacted, compressed as it says.
 func (l *Local) conform(cfg *TopicConfig, b record.Batch, o *AppendOptions) (record.Batch, error) {
@@ -211,7 +229,10 @@ func (l *Local) conform(cfg *TopicConfig, b record.Batch, o *AppendOptions) (rec
 		if cap(l.plain) > scratchMax {
 			l.plain = nil
 		}
-		out, err := compress.OpenBatch(l.plain[:0], b, openedMax)
+		out, err := openBatch(l.plain[:0], b)
+		if errors.Is(err, compress.ErrTooLarge) {
+			return nil, ErrMessageTooLarge
+		}
 		if err != nil {
 			return nil, ErrCorruptBatch
 		}

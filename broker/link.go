@@ -6,7 +6,6 @@ import (
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
-	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // A link is a record of a shard's internal partition that stands for one of a stream: it has no key, and its value is the stream's partition
@@ -198,7 +197,7 @@ func (r *linkReader) load(o record.Offset) (ok bool, err error) {
 func (r *linkReader) open(b record.Batch) (bool, error) {
 	r.own = ownBatch(b)
 	if b.Attributes().Compressed() {
-		out, err := compress.OpenBatch(r.plain[:0], b, openedMax)
+		out, err := openBatch(r.plain[:0], b)
 		if err != nil {
 			return false, nil // it was never handed out
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/sluicemq/sluice/journal/record"
-	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // A relay hands the records of a bound stream's partition to MQTT's subscribers, on the home loop of its shard, in the order of the partition
@@ -197,7 +196,7 @@ func (r *relay) aborted(b record.Batch) bool {
 func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
 	if b.Attributes().Compressed() {
-		out, err := compress.OpenBatch(r.plain[:0], b, openedMax)
+		out, err := openBatch(r.plain[:0], b)
 		if err != nil {
 			l.b.stats.Unreadable.Add(int64(b.Count()))
 			return true

@@ -7,7 +7,6 @@ import (
 
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/journal/record"
-	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // ErrNoStream says that a subscription that is to start in the past has no bound stream behind it, or that it is a shared one, which goes on
@@ -351,7 +350,7 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Bi
 func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
 	if b.Attributes().Compressed() {
-		out, err := compress.OpenBatch(rp.skip.plain[:0], b, openedMax)
+		out, err := openBatch(rp.skip.plain[:0], b)
 		if err != nil {
 			return true
 		}

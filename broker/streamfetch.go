@@ -5,7 +5,6 @@ import (
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
-	"github.com/sluicemq/sluice/journal/record/compress"
 )
 
 // StreamFetch is what a read of a partition has found. Its zero value is ready; reuse it to allocate nothing.
@@ -187,7 +186,7 @@ func (b *Broker) latestBefore(p *Partition, end record.Offset) (found FoundOffse
 // timeIn finds the first record of a batch, from an offset on, with this time or a later one.
 func timeIn(b record.Batch, at int64, from record.Offset) FoundOffset {
 	if b.Attributes().Compressed() {
-		opened, err := compress.OpenBatch(nil, b, openedMax)
+		opened, err := openBatch(nil, b)
 		if err != nil {
 			return FoundOffset{max(b.BaseOffset(), from), b.MaxTimestamp()} // readers skip what comes before
 		}

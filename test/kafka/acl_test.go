@@ -50,11 +50,22 @@ func (r *raw) ask(req kmsg.Request) kmsg.Response {
 }
 
 func (r *raw) try(req kmsg.Request) (kmsg.Response, error) {
-	r.next++
-	_ = r.conn.SetDeadline(time.Now().Add(patience))
-	if _, err := r.conn.Write(kmsg.NewRequestFormatter(kmsg.FormatterClientID("raw")).AppendRequest(nil, req, r.next)); err != nil {
+	if err := r.send(req); err != nil {
 		return nil, err
 	}
+	return r.receive(req, patience)
+}
+
+func (r *raw) send(req kmsg.Request) error {
+	r.next++
+	_ = r.conn.SetWriteDeadline(time.Now().Add(patience))
+	_, err := r.conn.Write(kmsg.NewRequestFormatter(kmsg.FormatterClientID("raw")).AppendRequest(nil, req, r.next))
+	return err
+}
+
+// receive reads the next answer, which is to req.
+func (r *raw) receive(req kmsg.Request, within time.Duration) (kmsg.Response, error) {
+	_ = r.conn.SetReadDeadline(time.Now().Add(within))
 	head := make([]byte, 4)
 	if _, err := io.ReadFull(r.conn, head); err != nil {
 		return nil, err
