@@ -91,10 +91,11 @@ type batchExtra struct {
 
 func appendBatchExtra(dst []byte, pb *pendingBatch) []byte {
 	dst = binary.AppendUvarint(dst, uint64(pb.info.at))
-	if pb.part.open.Load() == nil {
+	relayed := pb.part.relayed.Load()
+	if relayed == notRelayed && (pb.acc == nil || len(pb.acc.taken) == 0) {
 		return dst
 	}
-	dst = binary.AppendUvarint(dst, uint64(pb.part.relayed.Load()+1))
+	dst = binary.AppendUvarint(dst, uint64(relayed+1))
 	if pb.acc != nil {
 		for _, t := range pb.acc.taken {
 			dst = binary.AppendUvarint(dst, t.session)

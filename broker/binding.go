@@ -297,13 +297,21 @@ func (b *Broker) Bind(list []*Binding) error {
 	if err != nil {
 		return err
 	}
+	b.openTopics(set, true) // before anything is published to them
 	b.bindings.Store(set)
+	b.bound.Add(1)
+	b.openTopics(set, false)
+	return nil
+}
+
+// openTopics is openTopic for all topics that are bound, or for all that are not.
+func (b *Broker) openTopics(set *bindingSet, bound bool) {
 	b.Topics(0, func(t *Topic) bool {
-		b.openTopic(t, set)
+		if len(set.byTopic[t.Name()]) > 0 == bound {
+			b.openTopic(t, set)
+		}
 		return true
 	})
-	b.bound.Add(1)
-	return nil
 }
 
 // Bindings lists the bindings in force, the longest filter first.

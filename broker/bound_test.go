@@ -3,7 +3,9 @@ package broker
 import (
 	"bytes"
 	"fmt"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"unicode/utf8"
 
@@ -82,7 +84,7 @@ func (bb *boundBench) settled() {
 			if p.mu.building != 0 || p.mu.next != p.HighWatermark() {
 				bb.t.Errorf("partition %d: builds %d, next %d, high watermark %d", p.id, p.mu.building, p.mu.next, p.HighWatermark())
 			}
-			if r := p.relay; r != nil && (r.busy || r.looped || r.chunk != nil || r.refs != 0 || len(r.kept) != 0) {
+			if r := p.relay; r != nil && (r.opened.plain != nil || r.busy || r.looped || r.chunk != nil || r.refs != 0 || len(r.kept) != 0) {
 				bb.t.Errorf("partition %d: its relay is left at %+v", p.id, r)
 			}
 			if p.open.Load() != nil && p.relayed.Load() < int64(p.LastStable()) {
@@ -216,4 +218,191 @@ func TestBoundChunks(t *testing.T) {
 	}
 	s.ackAll()
 	bb.settled()
+}
+
+// A relay that was under way when the binding was taken away has come nowhere: a later binding begins with what comes from then on.
+func TestBindAgain(t *testing.T) {
+	bb := newBoundBench(t, "k/#")
+	s := bb.connect(0, kept("s"))
+	s.subscribe(1, "k/#")
+	p := bb.partition(0)
+	put := func(value string) {
+		bb.produce(p, records(record.BatchOptions{}, record.Input{Key: []byte("k/1"), Value: []byte(value)}), AppendOptions{})
+	}
+	put("bound")
+	bb.bind()
+	p.shard.home.relayCame(p, p.LastStable()) // of a turn that had looked before
+	put("not bound")
+	p.shard.home.relayPartition(p)
+	bb.pump()
+	bb.bind("k/#")
+	put("again")
+	if got := s.payloads(); !slices.Equal(got, []string{"bound", "again"}) {
+		t.Errorf("got %q", got)
+	}
+	bb.settled()
+}
+
+// The same over a crash without a checkpoint: what was written while nothing bound the stream does not come when it is bound again.
+func TestBindAgainAfterCrash(t *testing.T) {
+	bb := newBoundBench(t, "k/#")
+	s := bb.connect(0, kept("s"))
+	s.subscribe(1, "k/#")
+	put := func(value string) {
+		bb.produce(bb.partition(0), records(record.BatchOptions{}, record.Input{Key: []byte("k/1"), Value: []byte(value)}), AppendOptions{})
+	}
+	put("bound")
+	s.ackAll()
+	bb.tick()
+	bb.bind()
+	put("not bound")
+	put("not bound either")
+	bb = &boundBench{bb.crashed()}
+	put("before the bindings of the node")
+	bb.bind("k/#")
+	put("again")
+	s = bb.connect(0, kept("s"))
+	bb.pump()
+	if got := s.payloads(); !slices.Equal(got, []string{"again"}) {
+		t.Errorf("got %q", got)
+	}
+	bb.settled()
+}
+
+// The identifiers of QoS 2 publishes go into the log with their records, even if the binding goes between the two.
+func TestUnboundWhilePending(t *testing.T) {
+	bb := newBoundBench(t, "k/#")
+	p := bb.connect(0, kept("p"))
+	p.publish("k/1", "v", 2, 5)
+	if err := bb.b.Bind(nil); err != nil {
+		t.Fatal(err)
+	}
+	bb.pump()
+	if err, done := p.completed[5]; !done || err != nil {
+		t.Fatalf("answered %v, %v", done, err)
+	}
+	bb = &boundBench{bb.crashed()}
+	c := bb.connect(0, kept("p"))
+	if !slices.Contains(c.connected.Received, 5) {
+		t.Errorf("after the crash the identifiers %v are known", c.connected.Received)
+	}
+}
+
+// A session that is behind goes on where the first link's record is gone and what follows it in the shard fills a fetch.
+func TestFollowCut(t *testing.T) {
+	bb := newBoundBench(t, "k/#")
+	all := ConnectRequest{ClientID: "s", Expiry: NeverExpires, ReceiveMax: 100}
+	s := bb.connect(0, all)
+	s.subscribe(1, "#")
+	s.disconnect()
+	p := bb.partition(0)
+	put := func(value string) {
+		bb.produce(p, records(record.BatchOptions{}, record.Input{Key: []byte("k/1"), Value: []byte(value)}), AppendOptions{})
+	}
+	put("gone")
+	put("there")
+	direct := ""
+	for i := 0; direct == "" || bb.b.shardOf(0, []byte(direct)) != p.shard; i++ {
+		direct = fmt.Sprint("direct/", i)
+	}
+	large := strings.Repeat("x", fetchBytesMax)
+	bb.connect(0, live("p")).publish(direct, large, 1, 1)
+	bb.pump()
+	bb.log.SetLogStart(p.ID(), 1)
+	p.logStart.Store(1)
+	s = bb.connect(0, all)
+	for range 50 {
+		bb.turn()
+	}
+	if got := s.payloads(); !slices.Equal(got, []string{"there", large}) {
+		t.Errorf("got %d messages", len(got))
+	}
+	s.ackAll()
+	bb.settled()
+}
+
+// turn is one turn of each loop, and a commit.
+func (bb *boundBench) turn() {
+	for i := range bb.b.Loops() {
+		bb.b.Local(i).Drain()
+		bb.b.Local(i).EndTurn()
+	}
+	for bb.b.fetcher.busy() {
+		runtime.Gosched()
+	}
+	bb.log.commit()
+}
+
+// A replay has few reads of a connection under way at a time, however many partitions lie behind its filter, gives all of them, and leaves
+// nothing behind when its connection ends in the middle.
+func TestReplayReads(t *testing.T) {
+	bb := &boundBench{newGroupBench(t)}
+	spec := &TopicSpec{Name: "t", ID: TopicID{1}}
+	for i := range 64 {
+		spec.Partitions = append(spec.Partitions, PartitionSpec{ID: record.PartitionID(100 + i), Shard: record.ShardID(i % 4)})
+	}
+	bb.b.SetTopic(spec)
+	bb.bind("k/#")
+	for i := range int32(64) {
+		bb.produce(bb.partition(i), records(record.BatchOptions{}, record.Input{Key: fmt.Appendf(nil, "k/%d", i), Value: []byte("v")}), AppendOptions{})
+	}
+	bb.produce(bb.partition(0), bomb(20, 1<<10), AppendOptions{})
+	bb.log.cold = true
+	s := bb.connect(0, live("s"))
+	room := &roomClient{testClient: s}
+	s.c.sub = room
+	errs := make([]error, 1)
+	if _, err := s.l.Subscribe(s.c, []SubscribeRequest{{Filter: []byte("k/#"), QoS: 1, From: ReplayFrom{Kind: ReplayEarliest}}}, errs, 1); err != nil || errs[0] != nil {
+		t.Fatal(err, errs)
+	}
+	under := func() (n int) {
+		for _, rep := range s.c.more.replays {
+			for _, rp := range rep.parts {
+				if rp.reading || len(rp.fetch.Batches) > 0 {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	for len(s.got) < 84 {
+		bb.turn()
+		if n := under(); n > replayReads {
+			t.Fatalf("%d reads are under way", n)
+		}
+		room.room = 1
+		s.l.Ready(s.c)
+	}
+	if n := bb.b.openedHeld.Load(); n != 0 {
+		t.Errorf("%d bytes of opened batches are held", n)
+	}
+	s.got = nil
+	if _, err := s.l.Subscribe(s.c, []SubscribeRequest{{Filter: []byte("k/#"), QoS: 1, From: ReplayFrom{Kind: ReplayEarliest}}}, errs, 2); err != nil || errs[0] != nil {
+		t.Fatal(err, errs)
+	}
+	room.room = 5 // in the middle of the compressed batch
+	for range 10 {
+		bb.turn()
+		s.l.Ready(s.c)
+	}
+	if bb.b.openedHeld.Load() == 0 {
+		t.Errorf("the batch in the middle is not held")
+	}
+	s.disconnect()
+	if n := bb.b.openedHeld.Load(); n != 0 {
+		t.Errorf("%d bytes of opened batches are held after the end", n)
+	}
+	bb.settled()
+}
+
+// roomClient says when it has no room.
+type roomClient struct {
+	*testClient
+	room int
+}
+
+func (c *roomClient) Room() bool { return c.room > 0 }
+func (c *roomClient) Deliver(m *Message, d *Delivery) (uint16, bool) {
+	c.room--
+	return c.testClient.Deliver(m, d)
 }

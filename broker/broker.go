@@ -93,6 +93,7 @@ type Broker struct {
 	topicStore topicStore
 	entryStore entryStore
 	appending  atomic.Int64 // bytes of streams in pending lists
+	openedHeld atomic.Int64 // of opened batches that wait for another turn
 	bindings   atomic.Pointer[bindingSet]
 	bound      atomic.Uint64                     // moves with the bindings
 	extra      []byte                            // the committer's

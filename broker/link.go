@@ -59,13 +59,14 @@ func (f *fetcher) follow(bu *bundle, links []link) error {
 			r.release()
 		}
 	}()
-	gone := 0
+	gone, last := 0, uint64(0)
 	for _, k := range links {
 		if len(bu.buf) >= fetchBytesMax && k.at > 0 {
 			bu.msgs = bu.msgs[:k.at]
-			bu.through, bu.cut = bu.msgs[k.at-1].ref.Seq, true
+			bu.through, bu.cut = max(last, bu.msgs[k.at-1].ref.Seq), true
 			break
 		}
+		last = bu.msgs[k.at].ref.Seq
 		r := readers[k.partition]
 		if r == nil {
 			r = &linkReader{b: f.b, p: f.b.partition(k.partition)}

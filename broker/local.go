@@ -46,6 +46,7 @@ type Local struct {
 	sweeping     []*Partition
 	behindRelays []*Partition
 	plain        []byte // a batch that had to be opened
+	opening      []byte // the same, of a stream that MQTT subscribers get
 	packed       []byte // one that was compressed anew
 	milli        int64  // of this turn; 0: not asked for yet
 	groupTable   groupTable

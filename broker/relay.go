@@ -19,7 +19,7 @@ type relay struct {
 	fetch  StreamFetch
 	busy   bool // a chunk waits for the log, or a read for the disk
 	looped bool // on the loop's list of those to go on with
-	plain  []byte
+	opened openedBatch
 	topic  []byte
 	chunk  *bundle
 	from   record.Offset // where the chunk begins
@@ -58,7 +58,7 @@ func (b *Broker) openTopic(t *Topic, set *bindingSet) {
 			p.touchLocked()
 		}
 		s.mu.Unlock()
-		if list != nil {
+		if list != nil || was != nil {
 			s.home.Run(func() { s.home.relayPartition(p) })
 		}
 	}
@@ -66,10 +66,17 @@ func (b *Broker) openTopic(t *Topic, set *bindingSet) {
 
 // relayPartition goes on with a partition's relay. It runs on the home loop of its shard.
 func (l *Local) relayPartition(p *Partition) {
-	if p.open.Load() == nil || p.relayed.Load() >= int64(p.LastStable()) {
+	r := p.relay
+	from := record.Offset(p.relayed.Load())
+	if p.open.Load() == nil || from == notRelayed {
+		if r != nil && !r.busy {
+			l.closeOpened(&r.opened)
+		}
 		return
 	}
-	r := p.relay
+	if from >= p.LastStable() {
+		return
+	}
 	if r == nil {
 		r = &relay{}
 		r.fetch.Copy = true
@@ -78,7 +85,6 @@ func (l *Local) relayPartition(p *Partition) {
 	if r.busy || r.looped {
 		return
 	}
-	from := record.Offset(p.relayed.Load())
 	if l.FetchTail(p, from, relayBytes, true, &r.fetch) {
 		r.busy = true
 		l.FetchCold(p, from, relayBytes, true, &r.fetch, func() {
@@ -95,7 +101,7 @@ func (l *Local) relayed(p *Partition, r *relay) {
 	f := &r.fetch
 	if f.Err != nil {
 		if errors.Is(f.Err, ErrOffsetOutOfRange) && p.relayed.Load() < int64(f.LogStart) { // retention was faster
-			p.relayed.Store(int64(f.LogStart))
+			l.relayCame(p, f.LogStart)
 			l.relayLater(p, r)
 		} else if !errors.Is(f.Err, ErrUnknownTopic) {
 			l.b.logger.Error("records cannot be read for MQTT subscribers", "topic", p.topic.Name(), "partition", p.index, "err", f.Err)
@@ -103,11 +109,12 @@ func (l *Local) relayed(p *Partition, r *relay) {
 		return // the next tick tries again
 	}
 	list := p.open.Load()
-	if list == nil {
+	r.from = record.Offset(p.relayed.Load())
+	if list == nil || r.from == notRelayed { // its binding was taken away meanwhile
 		f.Release()
+		l.closeOpened(&r.opened)
 		return
 	}
-	r.from = record.Offset(p.relayed.Load())
 	r.next = r.from
 	if !l.walkRelay(p, r, *list) || len(f.Batches) == 0 { // nothing that can be read: compaction has taken it
 		r.next = max(r.next, f.LastStable)
@@ -122,16 +129,19 @@ func (l *Local) relayed(p *Partition, r *relay) {
 	l.journalChunk(p, r)
 }
 
-// relayCame notes how far the relay has come without the log.
+// relayCame notes how far the relay has come without the log. The binding may have been taken away since the relay looked: then it has come
+// nowhere, and one that is made later begins with what comes from then on.
 func (l *Local) relayCame(p *Partition, to record.Offset) {
 	if int64(to) <= p.relayed.Load() {
 		return
 	}
-	p.relayed.Store(int64(to))
 	s := p.shard
 	s.mu.Lock()
-	p.touchLocked()
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if p.open.Load() != nil && int64(to) > p.relayed.Load() {
+		p.relayed.Store(int64(to))
+		p.touchLocked()
+	}
 }
 
 // relayLater goes on in another turn, if there is more.
@@ -195,16 +205,14 @@ func (r *relay) aborted(b record.Batch) bool {
 // relayBatch goes over one batch. False: the chunk is full.
 func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
-	if b.Attributes().Compressed() {
-		out, err := openBatch(r.plain[:0], b)
-		if err != nil {
-			l.b.stats.Unreadable.Add(int64(b.Count()))
-			return true
-		}
-		r.plain, b = out, out
+	it, again, err := l.recordsOf(&r.opened, b, r.next)
+	if err != nil {
+		l.b.stats.Unreadable.Add(int64(b.Count()))
+		return true
 	}
 	m := &l.message
-	for it := b.Records(); it.Next(); {
+	for again || it.Next() {
+		again = false
 		rec := it.Record()
 		if rec.Offset < r.from {
 			continue
@@ -215,6 +223,7 @@ func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Bat
 				l.b.stats.Undeliverable.Add(1)
 			}
 		} else if m.part, m.offset = p, rec.Offset; !l.relayMessage(r, m, rec, own) {
+			l.keepOpened(&r.opened, b, &it, r.next)
 			return false
 		}
 		r.next = rec.Offset + 1
@@ -222,9 +231,7 @@ func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Bat
 			r.from = r.next
 		}
 	}
-	if cap(r.plain) > scratchMax {
-		r.plain = nil
-	}
+	l.closeOpened(&r.opened)
 	return true
 }
 

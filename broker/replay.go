@@ -56,11 +56,12 @@ type replayPart struct {
 	reading bool
 	ended   bool
 	fetch   StreamFetch
-	skip    relay // of it, the transactions that are left out
+	skip    relay // of it, the transactions that are left out, and a batch that takes more than one turn
 }
 
 const (
 	replayBytes = 64 << 10 // that a turn reads
+	replayReads = 2        // of one connection that wait for the disk, or for room
 	// What one connection may have under way: replays, and partitions that they read.
 	replaysMax     = 256
 	replayPartsMax = 1 << 14
@@ -232,7 +233,7 @@ func (c *Client) dropReplay(filter []byte) {
 		if string(o.filter) != string(filter) {
 			return false
 		}
-		o.end()
+		o.end(c.local)
 		return true
 	})
 }
@@ -243,18 +244,23 @@ func (c *Client) endReplays() {
 		return
 	}
 	for _, rep := range c.more.replays {
-		rep.end()
+		rep.end(c.local)
 	}
 	c.more.replays = nil
 }
 
 // end lets go of what was read. What is being read lets go of itself.
-func (rep *replay) end() {
+func (rep *replay) end(l *Local) {
 	for _, rp := range rep.parts {
-		if rp.ended = true; !rp.reading {
-			rp.fetch.Release()
-		}
+		l.endPart(rp)
 	}
+}
+
+func (l *Local) endPart(rp *replayPart) {
+	if rp.ended = true; !rp.reading {
+		rp.fetch.Release()
+	}
+	l.closeOpened(&rp.skip.opened)
 }
 
 // replay gives c the next of what it is to get of the past. It says whether more can come now.
@@ -262,12 +268,18 @@ func (l *Local) replay(c *Client) (more bool) {
 	if r, ok := c.sub.(Roomy); ok && !r.Room() {
 		return false // Ready brings it back
 	}
+	reading := 0
 	for _, rep := range c.more.replays {
 		for _, rp := range rep.parts {
-			if rp.ended || rp.reading || !rp.began {
-				continue
+			switch {
+			case rp.ended || !rp.began:
+			case rp.reading:
+				if reading++; reading == replayReads {
+					return false // what has been read comes back
+				}
+			default:
+				return l.replayRead(c, rep, rp)
 			}
-			return l.replayRead(c, rep, rp)
 		}
 	}
 	return false
@@ -302,17 +314,15 @@ func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
 		if f.Err != nil && !errors.Is(f.Err, ErrUnknownTopic) {
 			l.b.logger.Error("a replay has ended early", "client", c.sess.id, "topic", rp.p.topic.Name(), "partition", rp.p.index, "err", f.Err)
 		}
-		rp.ended = true
 		if f.Err == nil {
 			rp.at = max(rp.at, f.LastStable) // what lies between was compacted
 		}
-		f.Release()
+		l.endPart(rp)
 		return true
 	}
 	list := rp.p.open.Load()
 	if list == nil {
-		rp.ended = true
-		f.Release()
+		l.endPart(rp)
 		return true
 	}
 	if !l.replayBatches(c, rep, rp, *list) {
@@ -349,22 +359,21 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Bi
 
 func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
-	if b.Attributes().Compressed() {
-		out, err := openBatch(rp.skip.plain[:0], b)
-		if err != nil {
-			return true
-		}
-		rp.skip.plain, b = out, out
+	it, again, err := l.recordsOf(&rp.skip.opened, b, rp.at)
+	if err != nil {
+		return true
 	}
 	m := &l.message
 	now := l.nowMilli()
 	room, _ := c.sub.(Roomy)
-	for it := b.Records(); it.Next(); {
+	for again || it.Next() {
+		again = false
 		rec := it.Record()
 		if rec.Offset < rp.at {
 			continue
 		}
 		if room != nil && !room.Room() {
+			l.keepOpened(&rp.skip.opened, b, &it, rp.at)
 			return false
 		}
 		var ok bool
@@ -385,6 +394,7 @@ func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Bind
 			return false
 		}
 	}
+	l.closeOpened(&rp.skip.opened)
 	return true
 }
 

@@ -196,8 +196,12 @@ func (s *shard) replayBatch(b *Broker, f *record.Frame, batch record.Batch) {
 	for _, t := range extra.taken {
 		s.addReceivedLocked(t.session, t.packetID)
 	}
-	if extra.relayed != notRelayed {
+	switch {
+	case extra.relayed != notRelayed:
 		p.relayed.Store(max(p.relayed.Load(), extra.relayed))
+		p.touchLocked()
+	case p.relayed.Load() != notRelayed && ok: // it was not bound any more: what was written then is not for subscribers, whatever binds it now
+		p.relayed.Store(notRelayed)
 		p.touchLocked()
 	}
 	p.applyBatchLocked(&in, appendTime, false)
