@@ -2,6 +2,7 @@ package broker
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -405,4 +406,50 @@ func (c *roomClient) Room() bool { return c.room > 0 }
 func (c *roomClient) Deliver(m *Message, d *Delivery) (uint16, bool) {
 	c.room--
 	return c.testClient.Deliver(m, d)
+}
+
+// What the log does not take is answered once with the error, at each step of the way; nothing is left over, and what comes after it is whole.
+func TestBoundFails(t *testing.T) {
+	for commits := range 4 { // of the log before it fails: the batch, the retained copy, the links
+		bb := newBoundBench(t, "k/#")
+		s := bb.connect(1, kept("s"))
+		s.subscribe(1, "k/#")
+		p := bb.connect(0, kept("p"))
+		var toks []Token
+		for i := range 20 {
+			m := Message{Topic: fmt.Appendf(nil, "k/%d", i%3), Payload: fmt.Append(nil, i), QoS: QoS(1 + i%2), Retain: i%4 == 0, Timestamp: 1}
+			if _, err := p.l.Publish(p.c, &m, m.QoS == 2, Token(i+1)); err != nil {
+				t.Fatal(err)
+			}
+			toks = append(toks, Token(i+1))
+		}
+		for range commits {
+			bb.turn()
+		}
+		bb.log.fail = errors.New("disk is full")
+		for range 3 {
+			bb.turn()
+		}
+		bb.log.fail = nil
+		bb.pump()
+		bb.tick()
+		bb.tick()
+		good := 0
+		for _, tok := range toks {
+			err, done := p.completed[tok]
+			if !done {
+				t.Errorf("%d commits: %d is not answered", commits, tok)
+			} else if err == nil {
+				good++
+			}
+		}
+		for range 5 {
+			s.ackAll()
+			bb.tick()
+		}
+		if len(s.got) != good || p.c.waiting != 0 {
+			t.Errorf("%d commits: %d of %d came, %d wait", commits, len(s.got), good, p.c.waiting)
+		}
+		bb.settled()
+	}
 }

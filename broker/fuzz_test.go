@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -127,6 +128,26 @@ func FuzzRow(f *testing.F) {
 		tb.b.setCommitted(Place{Segment: 1, Offset: 1})
 		if err := tb.b.Checkpoint(&memCheckpoints{}); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// FuzzBound reads arbitrary bytes as what the log and other clients give of bound streams: no panic, and what is accepted makes a topic.
+func FuzzBound(f *testing.F) {
+	f.Add([]byte{5, 0, 7, 9}, "a/+", "level:2", "x/${key}", []byte("k"))
+	f.Add([]byte{1}, "#", "client", "off", []byte("a/b"))
+	f.Fuzz(func(t *testing.T, extra []byte, filter, key, deliver string, k []byte) {
+		readBatchExtra(extra)
+		linkOf(&record.Record{Value: extra})
+		b, err := ParseBinding(filter, "t", key, deliver)
+		if err != nil {
+			return
+		}
+		if again, err := ParseBinding(filter, "t", b.KeyText(), b.DeliverText()); err != nil || again.Key != b.Key || again.Level != b.Level || again.Deliver != b.Deliver {
+			t.Errorf("%q, %q reads as %q, %q: %v", key, deliver, b.KeyText(), b.DeliverText(), err)
+		}
+		if to := topicOf(nil, []*Binding{b}, k); to != nil && (topics.CheckTopic(to) != nil || to[0] == '$') {
+			t.Errorf("key %q goes to %q", k, to)
 		}
 	})
 }
