@@ -215,7 +215,7 @@ func (s *scramConversation) final(message string) ([]byte, error) {
 	}
 	nonce, ok := strings.CutPrefix(fields[1], "r=")
 	repeated := s.p.rules.Load().o.RepeatedNonce && nonce == s.own+s.nonce
-	if !ok || nonce != s.nonce && !repeated {
+	if agreed := nonce == s.nonce || repeated; !ok || !agreed {
 		return nil, errors.New("the nonce is not the one that was agreed on")
 	}
 	signed := []byte(s.said + "," + without)

@@ -182,13 +182,6 @@ func (r *kreader) take(n int) []byte {
 	return v
 }
 
-func (r *kreader) i8() int8 {
-	if b := r.take(1); b != nil {
-		return int8(b[0])
-	}
-	return 0
-}
-
 func (r *kreader) i16() int16 {
 	if b := r.take(2); b != nil {
 		return int16(binary.BigEndian.Uint16(b))

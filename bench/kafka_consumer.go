@@ -17,7 +17,6 @@ type kpart struct {
 
 	end     int64 // where reading is over, or begins anew; negative: never
 	next    int64
-	changed bool // since the last Fetch
 	done    bool
 	queued  bool
 	passed  bool // read from beginning to end at least once

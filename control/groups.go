@@ -388,6 +388,7 @@ func (g *groupService) target(ctx context.Context, what string, r *api.ResetOffs
 			return start, nil
 		case api.ResetOffsetsRequest_END_LATEST:
 			return end, nil
+		case api.ResetOffsetsRequest_END_UNSPECIFIED:
 		}
 		return 0, wrong("%s: want end earliest or latest", what)
 	case *api.ResetOffsetsRequest_Offset:

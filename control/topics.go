@@ -259,7 +259,9 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 		}
 	}
 	if r.Partitions > 0 {
-		_, err := awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) { t.s.o.Broker.GrowTopic(topic, int(r.Partitions), r.BreakOrder, done) })
+		_, err := awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) {
+			t.s.o.Broker.GrowTopic(topic, int(r.Partitions), r.BreakOrder, done)
+		})
 		if err != nil {
 			return nil, refuse(err, what, boundHint(err))
 		}
