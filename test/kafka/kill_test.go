@@ -38,6 +38,7 @@ type killed struct {
 	through atomic.Int64 // records that the transformer has committed
 	aborted atomic.Int64
 	all     sync.WaitGroup
+	inEnded atomic.Bool // nothing more comes into in
 }
 
 // killSettings make segments, groups and checkpoints come and go within the test.
@@ -154,6 +155,7 @@ func (k *killed) produceLoad(id int) {
 }
 
 func (k *killed) produceIn() {
+	defer k.inEnded.Store(true)
 	k.produceNumbered("in", "in", killPartitions, 10*time.Millisecond, &k.in, func() {})
 }
 
@@ -165,7 +167,7 @@ func (k *killed) transform() {
 			s.Close()
 		}
 	}()
-	for i := 0; k.ctx.Err() == nil && !(k.stopped() && k.allThrough()); i++ {
+	for i := 0; k.ctx.Err() == nil && !(k.inEnded.Load() && k.allThrough()); i++ {
 		if s == nil {
 			var err error
 			s, err = kgo.NewGroupTransactSession(k.patient(kgo.TransactionalID("transformer"), kgo.ConsumerGroup("g"), kgo.ConsumeTopics("in"),
