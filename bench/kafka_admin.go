@@ -303,24 +303,34 @@ func (a *kafkaAdmin) deleteTopics(topics []*ktopic) error {
 	return nil
 }
 
+// The types of coordinators.
+const (
+	coordinatorGroup = 0
+	coordinatorTxn   = 1
+)
+
+// findCoordinator waits until a group or a transactional id has its coordinator.
+func (a *kafkaAdmin) findCoordinator(key string, kind int8) error {
+	return a.retry(func() error {
+		q := kmsg.NewPtrFindCoordinatorRequest()
+		q.CoordinatorKey, q.CoordinatorType, q.CoordinatorKeys = key, kind, []string{key}
+		p, err := ask[*kmsg.FindCoordinatorResponse](a, q)
+		if err != nil {
+			return err
+		}
+		for _, c := range p.Coordinators {
+			if c.ErrorCode != 0 {
+				return failed("FindCoordinator", c.ErrorCode, c.ErrorMessage)
+			}
+		}
+		return failed("FindCoordinator", p.ErrorCode, p.ErrorMessage)
+	})
+}
+
 // initProducer gets a producer's id and epoch.
 func (a *kafkaAdmin) initProducer(transactionalID string) (s producerState, err error) {
 	if transactionalID != "" {
-		err = a.retry(func() error {
-			q := kmsg.NewPtrFindCoordinatorRequest()
-			q.CoordinatorKey, q.CoordinatorType, q.CoordinatorKeys = transactionalID, 1, []string{transactionalID}
-			p, err := ask[*kmsg.FindCoordinatorResponse](a, q)
-			if err != nil {
-				return err
-			}
-			for _, c := range p.Coordinators {
-				if c.ErrorCode != 0 {
-					return failed("FindCoordinator", c.ErrorCode, c.ErrorMessage)
-				}
-			}
-			return failed("FindCoordinator", p.ErrorCode, p.ErrorMessage)
-		})
-		if err != nil {
+		if err := a.findCoordinator(transactionalID, coordinatorTxn); err != nil {
 			return s, err
 		}
 	}

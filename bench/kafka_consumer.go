@@ -45,7 +45,7 @@ type kconsumer struct {
 	session  int32
 	epoch    int32
 	changed  []*kpart
-	todo     []fetched
+	unread   []fetched
 	scratch  []byte
 	left     int // partitions not read to the end
 	failures int
@@ -176,7 +176,7 @@ func (s *kconsumer) answer(b []byte) error {
 	if code != wire.None {
 		return fmt.Errorf("the broker refuses to fetch: %v", code)
 	}
-	s.todo = s.todo[:0]
+	s.unread = s.unread[:0]
 	for range in.count(18) {
 		var id [16]byte
 		copy(id[:], in.take(16))
@@ -203,7 +203,7 @@ func (s *kconsumer) answer(b []byte) error {
 		s.fetch()
 		s.c.flush()
 	}
-	for _, f := range s.todo {
+	for _, f := range s.unread {
 		s.look(f)
 	}
 	return nil
@@ -255,7 +255,7 @@ func (s *kconsumer) partition(in *kreader, t *ktopic) error {
 		rest = more
 	}
 	if p.next > from {
-		s.todo = append(s.todo, fetched{p, records, from})
+		s.unread = append(s.unread, fetched{p, records, from})
 		s.advanced(p)
 	}
 	return nil

@@ -74,7 +74,7 @@ func (r *kafkaRun) assignGroups() error {
 			r.dialCount.Add(1)
 			g.members = append(g.members, &kmember{g: g, admin: a, id: newUUID(), owned: map[[16]byte][]int32{}})
 		}
-		if err := g.findCoordinator(); err != nil {
+		if err := g.members[0].admin.findCoordinator(g.name, coordinatorGroup); err != nil {
 			return err
 		}
 	}
@@ -108,24 +108,6 @@ func newUUID() string {
 	var b [16]byte
 	_, _ = crand.Read(b[:])
 	return wire.UUID(b).String()
-}
-
-func (g *kgroup) findCoordinator() error {
-	a := g.members[0].admin
-	return a.retry(func() error {
-		q := kmsg.NewPtrFindCoordinatorRequest()
-		q.CoordinatorKey, q.CoordinatorKeys = g.name, []string{g.name}
-		p, err := ask[*kmsg.FindCoordinatorResponse](a, q)
-		if err != nil {
-			return err
-		}
-		for _, c := range p.Coordinators {
-			if c.ErrorCode != 0 {
-				return failed("FindCoordinator", c.ErrorCode, c.ErrorMessage)
-			}
-		}
-		return failed("FindCoordinator", p.ErrorCode, p.ErrorMessage)
-	})
 }
 
 // takePart heartbeats until the group is fully assigned, or ctx ends.

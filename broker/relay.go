@@ -16,17 +16,22 @@ import (
 // Up to where subscribers have got the partition is also in each of its frames. A crash between two commits hands the records since out again:
 // to live sessions that are new by then, and to durable filters exactly those that no link was written for.
 type relay struct {
+	streamWalk
 	fetch  StreamFetch
 	busy   bool // a chunk waits for the log, or a read for the disk
 	looped bool // on the loop's list of those to go on with
-	opened openedBatch
-	topic  []byte
 	chunk  *bundle
 	from   record.Offset // where the chunk begins
 	next   record.Offset // behind what was read last
 	kept   []int         // messages of the chunk that are retained
 	refs   int           // to filters, of the chunk's links
-	skip   map[int64]struct{}
+}
+
+// streamWalk is what going over committed records takes from one batch, and turn, to the next.
+type streamWalk struct {
+	opened openedBatch        // a batch that takes more than one turn
+	topic  []byte             // scratch
+	skip   map[int64]struct{} // producers whose transaction is an aborted one
 }
 
 const (
@@ -181,24 +186,24 @@ func (l *Local) walkRelay(p *Partition, r *relay, list []*Binding) (ok bool) {
 }
 
 // decide follows the aborted transactions up to batch b, as a consumer of committed records does.
-func (r *relay) decide(b record.Batch, aborted []AbortedTxn) []AbortedTxn {
+func (w *streamWalk) decide(b record.Batch, aborted []AbortedTxn) []AbortedTxn {
 	for len(aborted) > 0 && aborted[0].First <= b.NextOffset()-1 {
-		if r.skip == nil {
-			r.skip = make(map[int64]struct{})
+		if w.skip == nil {
+			w.skip = make(map[int64]struct{})
 		}
-		r.skip[aborted[0].ProducerID] = struct{}{}
+		w.skip[aborted[0].ProducerID] = struct{}{}
 		aborted = aborted[1:]
 	}
 	if b.Attributes()&record.Control != 0 {
 		if kind, _ := markerOf(b); kind == batchAbort {
-			delete(r.skip, b.ProducerID())
+			delete(w.skip, b.ProducerID())
 		}
 	}
 	return aborted
 }
 
-func (r *relay) aborted(b record.Batch) bool {
-	_, skip := r.skip[b.ProducerID()]
+func (w *streamWalk) aborted(b record.Batch) bool {
+	_, skip := w.skip[b.ProducerID()]
 	return skip && b.Attributes()&record.Transactional != 0
 }
 
@@ -308,7 +313,11 @@ func publisherOf(rec *record.Record) (durable, slot uint64) {
 // journalChunk has the log know what it must of a chunk: first the retained messages, each in its topic's shard, then the links and the place.
 func (l *Local) journalChunk(p *Partition, r *relay) {
 	r.busy = true
-	if err := l.b.writable(); err != nil {
+	err := l.b.writable()
+	if err == nil {
+		err = l.b.room() // links and copies would take what a full disk has left for what makes room
+	}
+	if err != nil { // the next tick tries again
 		l.dropChunk(r)
 		return
 	}
@@ -428,7 +437,7 @@ func (s *shard) applyRelayed(b *Broker, d *decoder) {
 
 // sweepRelays goes on with the relays that a failure has stopped.
 func (l *Local) sweepRelays(s *shard) {
-	if l.b.bound.Load() == 0 {
+	if set := l.b.bindings.Load(); set == nil || len(set.byTopic) == 0 {
 		return
 	}
 	s.mu.Lock()

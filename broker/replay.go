@@ -56,7 +56,7 @@ type replayPart struct {
 	reading bool
 	ended   bool
 	fetch   StreamFetch
-	skip    relay // of it, the transactions that are left out, and a batch that takes more than one turn
+	walk    streamWalk
 }
 
 const (
@@ -260,7 +260,7 @@ func (l *Local) endPart(rp *replayPart) {
 	if rp.ended = true; !rp.reading {
 		rp.fetch.Release()
 	}
-	l.closeOpened(&rp.skip.opened)
+	l.closeOpened(&rp.walk.opened)
 }
 
 // replay gives c the next of what it is to get of the past. It says whether more can come now.
@@ -335,7 +335,7 @@ func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
 // replayBatches walks what was read. False: c has no room for the rest.
 func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Binding) bool {
 	aborted := rp.fetch.Aborted
-	clear(rp.skip.skip)
+	clear(rp.walk.skip)
 	for _, raw := range rp.fetch.Batches {
 		for len(raw) > 0 {
 			b, n, err := record.ParseBatch(raw)
@@ -344,11 +344,11 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Bi
 				return true
 			}
 			raw = raw[n:]
-			aborted = rp.skip.decide(b, aborted)
+			aborted = rp.walk.decide(b, aborted)
 			if b.NextOffset() <= rp.at {
 				continue
 			}
-			if b.Attributes()&record.Control == 0 && !rp.skip.aborted(b) && !l.replayBatch(c, rep, rp, list, b) {
+			if b.Attributes()&record.Control == 0 && !rp.walk.aborted(b) && !l.replayBatch(c, rep, rp, list, b) {
 				return false
 			}
 			rp.at = max(rp.at, b.NextOffset())
@@ -359,7 +359,7 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Bi
 
 func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
-	it, again, err := l.recordsOf(&rp.skip.opened, b, rp.at)
+	it, again, err := l.recordsOf(&rp.walk.opened, b, rp.at)
 	if err != nil {
 		return true
 	}
@@ -373,11 +373,11 @@ func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Bind
 			continue
 		}
 		if room != nil && !room.Room() {
-			l.keepOpened(&rp.skip.opened, b, &it, rp.at)
+			l.keepOpened(&rp.walk.opened, b, &it, rp.at)
 			return false
 		}
 		var ok bool
-		l.props, rp.skip.topic, ok = streamMessage(m, rec, own, list, l.props, rp.skip.topic)
+		l.props, rp.walk.topic, ok = streamMessage(m, rec, own, list, l.props, rp.walk.topic)
 		rp.at = rec.Offset + 1
 		if !ok || m.Deadline != 0 && m.Deadline <= now || !topics.FilterMatches(rep.filter, m.Topic) {
 			continue
@@ -394,7 +394,7 @@ func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Bind
 			return false
 		}
 	}
-	l.closeOpened(&rp.skip.opened)
+	l.closeOpened(&rp.walk.opened)
 	return true
 }
 

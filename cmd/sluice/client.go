@@ -112,17 +112,26 @@ func (f *clientFlags) password() (string, error) {
 	return strings.TrimRight(string(b), "\r\n"), nil
 }
 
+// trust has cfg trust the authorities in a PEM file; without one, the system's.
+func trust(cfg *tls.Config, file string) error {
+	if file == "" {
+		return nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the authorities: %w", err)
+	}
+	cfg.RootCAs = x509.NewCertPool()
+	if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+		return fmt.Errorf("%s: no certificate in PEM form in it", file)
+	}
+	return nil
+}
+
 func (f *clientFlags) tlsConfig() (*tls.Config, error) {
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: f.insecure}
-	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
-		if err != nil {
-			return nil, fmt.Errorf("read the authorities: %w", err)
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: no certificate in PEM form in it", f.ca)
-		}
+	if err := trust(cfg, f.ca); err != nil {
+		return nil, err
 	}
 	if (f.cert == "") != (f.key == "") {
 		return nil, misused("--cert and --key go together")

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -119,15 +118,8 @@ func (f *controlFlags) dial() (*grpc.ClientConn, error) {
 	creds := insecure.NewCredentials()
 	if secure {
 		cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: f.insecure}
-		if f.ca != "" {
-			pem, err := os.ReadFile(f.ca)
-			if err != nil {
-				return nil, fmt.Errorf("read the authorities: %w", err)
-			}
-			cfg.RootCAs = x509.NewCertPool()
-			if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("%s: no certificate in PEM form in it", f.ca)
-			}
+		if err := trust(cfg, f.ca); err != nil {
+			return nil, err
 		}
 		creds = credentials.NewTLS(cfg)
 	}
@@ -181,7 +173,7 @@ func (k *controlCall) explain(err error) error {
 	}
 	address := k.Target()
 	address = address[strings.LastIndexByte(address, '/')+1:]
-	switch st.Code() {
+	switch st.Code() { //nolint:exhaustive // all others say themselves what to do
 	case codes.InvalidArgument:
 		return misuse{errors.New(st.Message())}
 	case codes.Unavailable:

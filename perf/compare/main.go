@@ -96,7 +96,7 @@ func parsePeer(s string) (peer, error) {
 }
 
 // parseRows reads lines "NAME: SCENARIO FLAGS...". Empty lines and those that begin with # are passed over.
-func (p protocol) parseRows(r io.Reader) ([]row, error) {
+func (x protocol) parseRows(r io.Reader) ([]row, error) {
 	var rows []row
 	lines := bufio.NewScanner(r)
 	for n := 1; lines.Scan(); n++ {
@@ -109,7 +109,7 @@ func (p protocol) parseRows(r io.Reader) ([]row, error) {
 		if !ok || len(args) == 0 {
 			return nil, fmt.Errorf("line %d: %q is not NAME: SCENARIO FLAGS", n, line)
 		}
-		if names := p.scenarios(); !slices.Contains(names, args[0]) {
+		if names := x.scenarios(); !slices.Contains(names, args[0]) {
 			return nil, fmt.Errorf("line %d: scenario %q is none of %s", n, args[0], strings.Join(names, ", "))
 		}
 		rows = append(rows, row{name, args})

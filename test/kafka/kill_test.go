@@ -53,8 +53,9 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("-kills %d -seed %d", *kills, *seed)
 	rng := rand.New(rand.NewPCG(*seed, 1))
+	c := start(t, killSettings...) // it builds the node, which takes its time where others work
 	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Duration(*kills)*5*time.Second)
-	k := &killed{cluster: start(t, killSettings...), ctx: ctx, stop: make(chan struct{})}
+	k := &killed{cluster: c, ctx: ctx, stop: make(chan struct{})}
 	var watch sync.WaitGroup
 	defer func() {
 		cancel()
@@ -167,10 +168,12 @@ func (k *killed) transform() {
 			s.Close()
 		}
 	}()
-	for i := 0; k.ctx.Err() == nil && !(k.inEnded.Load() && k.allThrough()); i++ {
+	for i := 0; k.ctx.Err() == nil && (!k.inEnded.Load() || !k.allThrough()); i++ {
 		if s == nil {
 			var err error
-			s, err = kgo.NewGroupTransactSession(k.patient(kgo.TransactionalID("transformer"), kgo.ConsumerGroup("g"), kgo.ConsumeTopics("in"),
+			// One that begins anew reads the group's offsets before it makes itself known as a producer: what its predecessor has left open
+			// holds them until it has timed out.
+			s, err = kgo.NewGroupTransactSession(k.patient(kgo.TransactionalID("transformer"), kgo.TransactionTimeout(5*time.Second), kgo.ConsumerGroup("g"), kgo.ConsumeTopics("in"),
 				kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond),
 				kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(500*time.Millisecond))...)
 			if err != nil {

@@ -75,6 +75,7 @@ func TestRecreatedUnderLoad(t *testing.T) {
 
 // readLives reads a topic that is made again now and then: of its lives, which its records tell, only the next ones may follow.
 func readLives(ctx context.Context, t *testing.T, consumer *kgo.Client, stop chan struct{}, seen *atomic.Int64) {
+	t.Helper()
 	last := int64(0)
 	for ctx.Err() == nil {
 		select {
