@@ -52,6 +52,7 @@ type Config struct {
 
 	Tool     string            // the generator's version, for the result
 	Progress func(line string) // nil: none
+	Sampled  func()            // called before and after each measured part, when the server is looked at; nil: nothing
 }
 
 // MisuseError is a configuration that makes no sense.

@@ -121,6 +121,9 @@ func (s *kconsumer) fetch() {
 	out = append(out, 1) // nothing is forgotten
 	out = append(out, 1) // no rack
 	s.c.write(k.finish(append(out, 0), start))
+	if s.r.measured(s.c.l.now) {
+		s.c.l.stats.fetches++
+	}
 	for _, p := range parts {
 		p.queued = false
 	}

@@ -318,6 +318,7 @@ func (p *kproducer) countSent(b *kbatch) {
 	if p.r.measured(p.c.l.now) {
 		st.sentMeasured += uint64(b.count)
 		st.sentBytes += uint64(len(b.buf))
+		st.batches++
 	}
 }
 
@@ -369,6 +370,9 @@ func (p *kproducer) write(q *krequest) {
 		from = to
 	}
 	p.c.write(k.finish(append(out, 0), start))
+	if p.r.measured(p.c.l.now) {
+		p.c.l.stats.produces++
+	}
 	if p.r.k.Acks == 0 {
 		for _, b := range q.batches {
 			p.acked(b)

@@ -120,6 +120,9 @@ func (r *run) endLoad() {
 
 // sample looks at the server's processes, if they are known.
 func (r *run) sample() (usage, error) {
+	if r.cfg.Sampled != nil {
+		r.cfg.Sampled()
+	}
 	s, err := sampleProcess(r.cfg.PIDs)
 	s.Own = ownCPU()
 	return s, err

@@ -35,6 +35,7 @@ type Result struct {
 	Steps     []Step        `json:"steps,omitempty"`
 	Balance   *Balance      `json:"balance,omitempty"` // shared
 	Kafka     *KafkaResult  `json:"kafka,omitempty"`   // against a Kafka broker
+	Events    *Events       `json:"events,omitempty"`
 
 	total stats
 }
@@ -223,6 +224,7 @@ func (r *run) fillResult() {
 	if s.Seconds > 0 {
 		s.Rates = Rates{float64(t.sentMeasured) / s.Seconds, float64(t.receivedMeasured) / s.Seconds}
 	}
+	s.fillEvents(cfg.Payload)
 	s.Latency, s.Connects = distribution(t.delivery), distribution(t.connects)
 	if v := s.Server; v != nil && t.sentMeasured > 0 {
 		us := v.CPUSeconds * 1e6

@@ -21,6 +21,7 @@ type stats struct {
 	dup                        uint64 // deliveries with the DUP flag
 	resent                     uint64 // QoS 2 packets sent again within their handshake
 	sentBytes, receivedBytes   uint64 // of batches, in the measured part
+	batches, produces, fetches uint64 // of Kafka, in the measured part
 	stalls                     uint64
 	held                       uint64 // sends that the broker held up
 
@@ -69,6 +70,9 @@ func (s *stats) merge(o *stats) {
 	s.resent += o.resent
 	s.sentBytes += o.sentBytes
 	s.receivedBytes += o.receivedBytes
+	s.batches += o.batches
+	s.produces += o.produces
+	s.fetches += o.fetches
 	s.stalls += o.stalls
 	s.held += o.held
 	s.delivery.Merge(o.delivery)
