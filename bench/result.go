@@ -13,12 +13,14 @@ import (
 
 // Result is what a run found. Its JSON form is read by perf/compare and by scripts.
 type Result struct {
-	Scenario   string    `json:"scenario"`
+	Name       string    `json:"name,omitempty"` // of the scenario file, or of the part of one
+	Scenario   string    `json:"scenario"`       // the kind of load; mixed: Parts has a result of each
 	URL        string    `json:"url"`
 	Started    time.Time `json:"started"`
 	Tool       string    `json:"version"` // of this generator
 	Seed       uint64    `json:"seed"`
-	OK         bool      `json:"ok"`
+	OK         bool      `json:"ok"`                // nothing is wrong, and Void is empty
+	Void       string    `json:"void,omitempty"`    // why this says nothing of the broker: what the generator lacked
 	Partial    bool      `json:"partial,omitempty"` // interrupted
 	Violations []string  `json:"violations"`        // what the broker did wrong, the worst first
 	Notes      []Note    `json:"notes,omitempty"`
@@ -36,6 +38,7 @@ type Result struct {
 	Balance   *Balance      `json:"balance,omitempty"` // shared
 	Kafka     *KafkaResult  `json:"kafka,omitempty"`   // against a Kafka broker
 	Events    *Events       `json:"events,omitempty"`
+	Parts     []*Result     `json:"parts,omitempty"` // of a mixed run: each verified by itself; Server is of all of them, here alone
 
 	total stats
 }
@@ -108,6 +111,7 @@ type Distribution struct {
 	P90   float64 `json:"p90"`
 	P99   float64 `json:"p99"`
 	P999  float64 `json:"p99_9"`
+	P9999 float64 `json:"p99_99"`
 	Max   float64 `json:"max"`
 }
 
@@ -196,7 +200,8 @@ func distribution(h *hdrhistogram.Histogram) *Distribution {
 	us := func(v int64) float64 { return float64(v) * histUnit / 1000 }
 	return &Distribution{
 		Count: h.TotalCount(), Mean: h.Mean() * histUnit / 1000, P50: us(h.ValueAtQuantile(50)), P90: us(h.ValueAtQuantile(90)),
-		P99: us(h.ValueAtQuantile(99)), P999: us(h.ValueAtQuantile(99.9)), Max: us(h.Max()),
+		P99: us(h.ValueAtQuantile(99)), P999: us(h.ValueAtQuantile(99.9)),
+		P9999: us(h.ValueAtQuantile(99.99)), Max: us(h.Max()),
 	}
 }
 
@@ -323,7 +328,7 @@ func (s *Result) WriteTable(w io.Writer) error {
 	}
 	spread := func(name string, d *Distribution) {
 		if d != nil {
-			row(name, "p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  max %.1f", d.P50, d.P90, d.P99, d.P999, d.Max)
+			row(name, "p50 %.1f  p90 %.1f  p99 %.1f  p99.9 %.1f  p99.99 %.1f  max %.1f", d.P50, d.P90, d.P99, d.P999, d.P9999, d.Max)
 		}
 	}
 	spread("latency µs", s.Latency)
