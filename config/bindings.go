@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/sluicemq/sluice/internal/strictyaml"
 )
 
 // Binding ties the MQTT topics that a filter matches to a stream; docs/mapping.md explains it.
@@ -39,12 +41,12 @@ const bindingPartitionsMax = 10_000
 
 // parseBindings reads a list of bindings; with an error it tells which node is wrong.
 func parseBindings(n *yaml.Node) (bs Bindings, bad *yaml.Node, err error) {
-	n = resolve(n)
+	n = strictyaml.Resolve(n)
 	if n.Kind != yaml.SequenceNode {
-		return nil, n, fmt.Errorf("want a list of bindings such as {filter: plant/+/temp, topic: temps}, found %s", nodeKind(n))
+		return nil, n, fmt.Errorf("want a list of bindings such as {filter: plant/+/temp, topic: temps}, found %s", strictyaml.Kind(n))
 	}
 	for _, item := range n.Content {
-		item = resolve(item)
+		item = strictyaml.Resolve(item)
 		b, bad, err := parseBinding(item)
 		if err != nil {
 			return nil, bad, err
@@ -57,12 +59,12 @@ func parseBindings(n *yaml.Node) (bs Bindings, bad *yaml.Node, err error) {
 func parseBinding(item *yaml.Node) (b Binding, bad *yaml.Node, err error) {
 	b = Binding{Key: "topic", Deliver: "key"}
 	if item.Kind != yaml.MappingNode {
-		return b, item, fmt.Errorf("want a binding such as {filter: plant/+/temp, topic: temps}, found %s", nodeKind(item))
+		return b, item, fmt.Errorf("want a binding such as {filter: plant/+/temp, topic: temps}, found %s", strictyaml.Kind(item))
 	}
 	for i := 0; i+1 < len(item.Content); i += 2 {
-		k, v := item.Content[i], resolve(item.Content[i+1])
-		if v.Kind != yaml.ScalarNode || v.Tag == "!!null" {
-			return b, v, fmt.Errorf("%s: want a value, found %s", k.Value, nodeKind(v))
+		k, v := item.Content[i], strictyaml.Resolve(item.Content[i+1])
+		if v.Kind != yaml.ScalarNode || strictyaml.IsNull(v) {
+			return b, v, fmt.Errorf("%s: want a value, found %s", k.Value, strictyaml.Kind(v))
 		}
 		switch k.Value {
 		case "filter":
@@ -107,7 +109,7 @@ func (d *decoder) bindings(k *Key, v *yaml.Node) {
 			break
 		}
 		if err := d.checkBinding(&bs[i]); err != nil {
-			d.problem(at(d.file, resolve(v).Content[i]), k.Name, err)
+			d.problem(at(d.file, strictyaml.Resolve(v).Content[i]), k.Name, err)
 			return
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/sluicemq/sluice/internal/strictyaml"
 )
 
 // fileBytesMax bounds the configuration file; a hostile one must not cost the memory of the machine.
@@ -229,7 +231,7 @@ func (l *loader) environment() {
 func unknownEnv(name string) error {
 	best, dist := "", len(name)/2
 	for i := range keys {
-		if d := distance(name, keys[i].Env); d < dist {
+		if d := strictyaml.Distance(name, keys[i].Env); d < dist {
 			best, dist = keys[i].Env, d
 		}
 	}

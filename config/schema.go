@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sluicemq/sluice/internal/strictyaml"
 )
 
 // Key is one key of the configuration, as its field defines it.
@@ -300,12 +302,7 @@ func unknown(name string, section bool) error {
 			return fmt.Errorf("unknown key: %s (docs/limits.md)", why)
 		}
 	}
-	best, dist := "", len(name)/2+1
-	for _, cand := range candidates(section) {
-		if d := distance(name, cand); d < dist {
-			best, dist = cand, d
-		}
-	}
+	best := strictyaml.Nearest(name, candidates(section))
 	if best == "" {
 		return fmt.Errorf("unknown key; docs/configuration.md lists all keys")
 	}
@@ -331,31 +328,4 @@ func candidates(section bool) []string {
 		out = append(out, keys[i].Name)
 	}
 	return out
-}
-
-// distance is the edit distance of a and b, a swap of neighbours counting once.
-func distance(a, b string) int {
-	if len(a) > 256 {
-		a = a[:256]
-	}
-	prev2, prev := make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		cur := make([]int, len(b)+1)
-		cur[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], prev2[j-2]+1)
-			}
-		}
-		prev2, prev = prev, cur
-	}
-	return prev[len(b)]
 }

@@ -34,6 +34,7 @@ var rules = []rule{
 	{pkg: "auth", may: []string{"broker", "journal/record", "internal/*"}},
 	// bench drives many sockets by raw system calls, so that the generator takes less of the machine than what it measures.
 	{pkg: "bench", may: []string{"bench/*", "proto/*/wire", "journal/record", "journal/record/compress", "internal/*"}, unsafe: true, test: []string{"server", "config"}},
+	{pkg: "bench/scenarios", may: []string{"bench", "bench/mqttclient", "internal/*"}},
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
@@ -84,7 +85,7 @@ var only = map[string][]string{
 	"github.com/twmb/franz-go/pkg/kmsg":       {"bench", "bench/**", "proto/kafka", "proto/kafka/wire", "server", "test/**"},
 	"github.com/twmb/franz-go":                {"cmd/sluice", "test/**"},
 	"github.com/valyala/bytebufferpool":       {"alloc", "internal/*", "engine"},
-	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice"},
+	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice", "internal/strictyaml", "bench/scenarios"},
 	"golang.org/x/crypto":                     {"auth", "engine"},
 	"golang.org/x/net":                        {"control"},
 	"golang.org/x/sys":                        {"alloc", "internal/*", "engine", "journal", "bench/**", "bench", "cmd/sluice", "server", "perf/**", "test/**"},
