@@ -236,10 +236,11 @@ const (
 	cmdRelayed     = 15
 
 	// Of Kafka's groups.
-	cmdGroupMeta   = 32
+	cmdGroupMeta   = 32 // of earlier versions
 	cmdOffsets     = 33
 	cmdOffsetsGone = 34
 	cmdGroupGone   = 35
+	cmdGroupChange = 36
 
 	// Of streams.
 	cmdLogStart      = 40
@@ -299,6 +300,8 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyRelayed(b, &c)
 		case cmdGroupMeta:
 			s.applyGroupMeta(&c)
+		case cmdGroupChange:
+			s.applyGroupChange(&c)
 		case cmdOffsets:
 			s.applyOffsets(&c)
 		case cmdOffsetsGone:

@@ -18,8 +18,9 @@ const (
 	rowGroup    = 'g'
 	rowPromised = 'w'
 
-	rowGroupMeta = 'k' // of Kafka's groups
-	rowOffset    = 'o'
+	rowGroupMeta   = 'k' // of Kafka's groups
+	rowGroupMember = 'j'
+	rowOffset      = 'o'
 
 	rowProducer    = 'p' // of streams
 	rowAborted     = 'a'
@@ -45,6 +46,7 @@ type dirtyRows struct {
 	gone     [][]byte            // keys of queue blocks that were trimmed
 
 	groupMeta map[groupKey]struct{} // of Kafka's groups
+	members   map[memberKey]struct{}
 	offsets   map[offsetKey]struct{}
 	streams   []*Partition        // with rows that changed
 	goneKeys  [][]byte            // of them
@@ -177,7 +179,7 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.promise(number)
 		case rowRetained:
 			s.mu.rows.topics.add(key[1:])
-		case rowGroupMeta, rowOffset:
+		case rowGroupMeta, rowGroupMember, rowOffset:
 			s.groupsAgainLocked(key)
 		case rowTxnID, rowTxnOffsets:
 			s.txnsAgainLocked(key)
@@ -361,7 +363,7 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		s.groupLocked(number).saved = d.groupMark()
 	case rowPromised:
 		return s.loadPromises(number, value)
-	case rowGroupMeta, rowOffset:
+	case rowGroupMeta, rowGroupMember, rowOffset:
 		return s.loadGroupRow(kind, key, value)
 	case rowProducer, rowAborted, rowLogStart, rowRelayed:
 		return s.loadStreamRow(b, kind, key, value)

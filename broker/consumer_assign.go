@@ -17,29 +17,45 @@ var assignors = map[string]func(members []*consumerMember, sizes map[TopicID]int
 
 // resolve finds out what the members' subscriptions come to now, and says whether that has changed.
 func (g *group) resolve() (changed bool) {
-	b := g.l.b
 	for _, m := range g.consumer.members {
-		var ids []TopicID
-		for _, name := range m.names {
-			if t := b.Topic(g.key.tenant, name); t != nil {
-				ids = append(ids, t.ID())
-			}
-		}
-		if m.pattern != nil {
-			b.Topics(g.key.tenant, func(t *Topic) bool {
-				if m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
-					ids = append(ids, t.ID())
-				}
-				return true
-			})
-		}
-		slices.SortFunc(ids, func(a, b TopicID) int { return slices.Compare(a[:], b[:]) })
-		ids = slices.Compact(ids)
-		if !slices.Equal(ids, m.topics) || m.topics == nil {
-			m.topics, changed = append([]TopicID{}, ids...), true
-		}
+		changed = g.resolveMember(m) || changed
 	}
 	return changed || g.sizesChanged()
+}
+
+func (g *group) resolveMember(m *consumerMember) (changed bool) {
+	b := g.l.b
+	var ids []TopicID
+	for _, name := range m.names {
+		if t := b.Topic(g.key.tenant, name); t != nil {
+			ids = append(ids, t.ID())
+		}
+	}
+	if m.pattern != nil {
+		b.Topics(g.key.tenant, func(t *Topic) bool {
+			if m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
+				ids = append(ids, t.ID())
+			}
+			return true
+		})
+	}
+	slices.SortFunc(ids, func(a, b TopicID) int { return slices.Compare(a[:], b[:]) })
+	ids = slices.Compact(ids)
+	if m.topics == nil { // it was read from the log: what it is to have tells what its subscription came to
+		changed = slices.ContainsFunc(m.target, func(tp TopicPartition) bool { return !hasTopic(ids, tp.Topic) })
+	} else {
+		changed = !slices.Equal(ids, m.topics)
+	}
+	if changed || m.topics == nil {
+		m.topics = append([]TopicID{}, ids...)
+	}
+	return changed
+}
+
+// hasTopic says whether id is in a sorted list.
+func hasTopic(list []TopicID, id TopicID) bool {
+	_, ok := slices.BinarySearchFunc(list, id, func(a, b TopicID) int { return slices.Compare(a[:], b[:]) })
+	return ok
 }
 
 // sizesChanged says whether a subscribed topic has partitions that nobody was given.
@@ -61,6 +77,9 @@ func (g *group) sizes() map[TopicID]int32 {
 	sizes := make(map[TopicID]int32)
 	for _, m := range g.consumer.members {
 		for _, id := range m.topics {
+			if _, known := sizes[id]; known {
+				continue
+			}
 			if t := g.l.b.TopicByID(g.key.tenant, id); t != nil {
 				sizes[id] = int32(len(t.Partitions()))
 			}
@@ -88,9 +107,16 @@ func (g *group) consumerAssign() {
 			best = name
 		}
 	}
+	before := make([][]TopicPartition, len(members))
+	for i, m := range members {
+		before[i] = m.target
+	}
 	assignors[best](members, g.sizes())
-	for _, m := range members {
+	for i, m := range members {
 		slices.SortFunc(m.target, compareTP)
+		if !slices.Equal(m.target, before[i]) {
+			g.changed(m.id, m.kept, memberShare)
+		}
 	}
 	cg.targetEpoch = cg.epoch
 }
@@ -185,7 +211,7 @@ func assignRange(members []*consumerMember, sizes map[TopicID]int32) {
 
 func subscribers(members []*consumerMember, id TopicID) (subs []*consumerMember) {
 	for _, m := range members {
-		if _, ok := slices.BinarySearchFunc(m.topics, id, func(a, b TopicID) int { return slices.Compare(a[:], b[:]) }); ok {
+		if hasTopic(m.topics, id) {
 			subs = append(subs, m)
 		}
 	}

@@ -66,6 +66,22 @@ type consumerMember struct {
 	revoke                                   LoopTimer        // ends the time that it has to give partitions up
 	left                                     bool             // a static member that will be back
 	fresh                                    bool             // its coming has not moved the group's epoch yet
+	kept                                     bool             // the log has it
+}
+
+func newConsumerGroup(epoch int32) *consumerGroup {
+	return &consumerGroup{epoch: epoch, targetEpoch: epoch, members: make(map[string]*consumerMember), owners: make(map[TopicPartition]consumerOwner)}
+}
+
+// add puts m into the tables.
+func (cg *consumerGroup) add(m *consumerMember) {
+	cg.members[m.id] = m
+	if m.instance != "" {
+		if cg.static == nil {
+			cg.static = make(map[string]string)
+		}
+		cg.static[m.instance] = m.id
+	}
 }
 
 // ConsumerHeartbeat is what a member tells (ConsumerGroupHeartbeat). Nil slices and pointers say that nothing has changed.
@@ -149,9 +165,9 @@ func (l *Local) consumerHeartbeat(s *shard, key groupKey, r *ConsumerHeartbeat, 
 		}
 	}
 	if g.consumer == nil {
-		g.consumer = &consumerGroup{epoch: g.generation, targetEpoch: g.generation, members: make(map[string]*consumerMember),
-			owners: make(map[TopicPartition]consumerOwner)}
+		g.consumer = newConsumerGroup(g.generation)
 		g.protocolType = "consumer"
+		g.changes = groupChanges{whole: true}
 	}
 	switch r.Epoch {
 	case LeaveEpoch, StaticLeaveEpoch:
@@ -214,15 +230,13 @@ func (g *group) consumerJoin(r *ConsumerHeartbeat, done func(ConsumerResult)) er
 			return ErrGroupMaxSize
 		}
 		m = &consumerMember{id: id, instance: r.InstanceID, assignor: defaultAssignor, fresh: true}
-		cg.members[id] = m
-		if m.instance != "" {
-			if cg.static == nil {
-				cg.static = make(map[string]string)
-			}
-			cg.static[m.instance] = id
-		}
+		cg.add(m)
+		g.changed(id, false, memberAll)
 	}
-	m.left = false
+	if m.left {
+		m.left = false
+		g.changed(m.id, m.kept, memberShare)
+	}
 	g.consumerGoOn(m, r, true, done)
 	return nil
 }
@@ -231,25 +245,29 @@ func (g *group) consumerJoin(r *ConsumerHeartbeat, done func(ConsumerResult)) er
 func (g *group) consumerReplace(was *consumerMember, id string) *consumerMember {
 	cg := g.consumer
 	delete(cg.members, was.id)
-	was.id, was.left = id, false
+	g.gone(was.id, was.kept)
+	was.id, was.left, was.kept = id, false, false
 	was.previous, was.epoch = was.epoch, 0
 	cg.members[id], cg.static[was.instance] = was, id
+	g.changed(id, false, memberAll)
 	return was
 }
 
 // consumerGoOn takes over what the member tells and answers what it has.
 func (g *group) consumerGoOn(m *consumerMember, r *ConsumerHeartbeat, full bool, done func(ConsumerResult)) {
-	before := m.epoch
 	had := slices.Clone(m.assigned)
-	g.consumerUpdate(m, r)
+	changed := g.consumerUpdate(m, r)
 	g.consumerAssign()
-	changed := g.reconcile(m, r)
+	if g.reconcile(m, r) {
+		g.changed(m.id, m.kept, memberShare)
+		changed = true
+	}
 	g.l.timers.set(&m.seen, consumerSessionTimeout, func() { g.consumerExpire(m) })
 	res := ConsumerResult{MemberID: m.id, Epoch: m.epoch, Interval: consumerInterval}
 	if full || r.HasNames || r.HasOwned || !slices.Equal(had, m.assigned) {
 		res.HasAssignment, res.Assignment = true, slices.Clone(m.assigned)
 	}
-	if !changed && before == m.epoch && !full {
+	if !changed && !full {
 		done(res)
 		return
 	}
@@ -261,14 +279,17 @@ func (g *group) consumerGoOn(m *consumerMember, r *ConsumerHeartbeat, full bool,
 	})
 }
 
-// consumerUpdate takes over what has changed of a member's wishes.
-func (g *group) consumerUpdate(m *consumerMember, r *ConsumerHeartbeat) {
+// consumerUpdate takes over what has changed of a member's wishes, and says whether anything has.
+func (g *group) consumerUpdate(m *consumerMember, r *ConsumerHeartbeat) (changed bool) {
 	cg := g.consumer
+	changed = m.clientID != r.ClientID || m.clientHost != r.ClientHost
 	m.clientID, m.clientHost = r.ClientID, r.ClientHost
 	if r.RebalanceTimeout >= 0 {
+		changed = changed || m.rebalanceTimeout != r.RebalanceTimeout
 		m.rebalanceTimeout = r.RebalanceTimeout
 	}
 	if r.Rack != nil {
+		changed = changed || m.rack != *r.Rack
 		m.rack = *r.Rack
 	}
 	moved := m.fresh
@@ -290,12 +311,18 @@ func (g *group) consumerUpdate(m *consumerMember, r *ConsumerHeartbeat) {
 	if moved {
 		cg.epoch++
 	}
-	if generation := g.l.b.topicTable.generation.Load(); moved || generation != cg.generation || m.topics == nil {
+	if generation := g.l.b.topicTable.generation.Load(); generation != cg.generation || m.topics == nil && !moved {
 		cg.generation = generation
 		if g.resolve() && !moved && cg.epoch == cg.targetEpoch {
 			cg.epoch++ // a topic came, went or grew
 		}
+	} else if moved {
+		g.resolveMember(m)
 	}
+	if changed = changed || moved; changed {
+		g.changed(m.id, m.kept, memberWishes)
+	}
+	return changed
 }
 
 // consumerLeave takes a member out, or keeps its place if it will be back.
@@ -316,6 +343,7 @@ func (g *group) consumerLeave(r *ConsumerHeartbeat, done func(ConsumerResult)) e
 	}
 	if r.Epoch == StaticLeaveEpoch {
 		m.left = true
+		g.changed(m.id, m.kept, memberShare)
 	} else {
 		g.consumerForget(m)
 	}
@@ -340,8 +368,9 @@ func (g *group) consumerExpire(m *consumerMember) {
 // consumerForget takes a member out; the others get its part with their next heartbeats.
 func (g *group) consumerForget(m *consumerMember) {
 	cg := g.consumer
-	g.l.timers.stop(&m.seen)
-	g.l.timers.stop(&m.revoke)
+	g.l.timers.remove(&m.seen)
+	g.l.timers.remove(&m.revoke)
+	g.gone(m.id, m.kept)
 	delete(cg.members, m.id)
 	if m.instance != "" && cg.static[m.instance] == m.id {
 		delete(cg.static, m.instance)

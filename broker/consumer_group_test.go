@@ -203,8 +203,8 @@ func TestConsumerGroupKept(t *testing.T) {
 	next := gb.crashed()
 	wideTopic(next, "wide", 2, 6)
 	again.gb, b.gb = next, next
-	if r := b.beats(t); r.Err != nil || r.Epoch != b.epoch {
-		t.Errorf("after a crash: %+v", r)
+	if epoch := b.epoch; b.beats(t).Err != nil || b.epoch != epoch {
+		t.Errorf("after a crash: %+v, its epoch was %d", b.last, epoch)
 	}
 	var err error
 	commit := &CommitRequest{Group: "g", MemberID: b.id, Generation: b.epoch + 1, Offsets: []OffsetCommit{place(0, 1)}}

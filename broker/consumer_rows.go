@@ -1,18 +1,16 @@
 package broker
 
 import (
-	"encoding/binary"
 	"maps"
-	"regexp"
 	"slices"
-	"time"
 )
 
 // groupStores lets many changes of one group share a write: one is on its way, and at most one more waits for it, with all that came
 // meanwhile.
 type groupStores struct {
-	running bool
-	waiting []func(error)
+	running  bool
+	waiting  []func(error)
+	failures int // writes that the log did not take
 }
 
 // storeSoon writes the group's state as it is now, or is when the write before has ended; done runs on the group's loop when that is in
@@ -36,77 +34,6 @@ func (g *group) storeNext() {
 		}
 		g.storeNext()
 	})
-}
-
-// encode appends the state of the consumer protocol.
-func (cg *consumerGroup) encode(dst []byte) []byte {
-	dst = binary.AppendUvarint(dst, uint64(uint32(cg.epoch)))
-	dst = binary.AppendUvarint(dst, uint64(uint32(cg.targetEpoch)))
-	dst = binary.AppendUvarint(dst, uint64(len(cg.members)))
-	for _, id := range slices.Sorted(maps.Keys(cg.members)) {
-		m := cg.members[id]
-		for _, s := range []string{m.id, m.instance, m.clientID, m.clientHost, m.rack, m.regex, m.assignor} {
-			dst = appendString(dst, s)
-		}
-		dst = binary.AppendUvarint(dst, uint64(m.rebalanceTimeout/time.Millisecond))
-		dst = binary.AppendUvarint(dst, uint64(uint32(m.epoch)))
-		dst = binary.AppendUvarint(dst, uint64(uint32(m.previous)))
-		dst = append(dst, byte(m.state), byte(boolBit(m.left)))
-		dst = binary.AppendUvarint(dst, uint64(len(m.names)))
-		for _, s := range m.names {
-			dst = appendString(dst, s)
-		}
-		for _, list := range [][]TopicPartition{m.assigned, m.revoking, m.target} {
-			dst = binary.AppendUvarint(dst, uint64(len(list)))
-			for _, tp := range list {
-				dst = appendTopicPartition(dst, tp)
-			}
-		}
-	}
-	return dst
-}
-
-func (d *decoder) topicPartitions() (list []TopicPartition) {
-	for n := d.count(); n > 0 && d.ok(); n-- {
-		list = append(list, d.topicPartition())
-	}
-	return list
-}
-
-// decodeConsumer is encode's other way.
-func (g *group) decodeConsumer(b []byte) bool {
-	d := decoder{b: b}
-	cg := &consumerGroup{members: make(map[string]*consumerMember), owners: make(map[TopicPartition]consumerOwner)}
-	cg.epoch, cg.targetEpoch = int32(uint32(d.uvarint())), int32(uint32(d.uvarint()))
-	for n := d.count(); n > 0 && d.ok(); n-- {
-		m := &consumerMember{id: d.string(), instance: d.string(), clientID: d.string(), clientHost: d.string(), rack: d.string(),
-			regex: d.string(), assignor: d.string()}
-		m.rebalanceTimeout = time.Duration(d.uvarint()) * time.Millisecond
-		m.epoch, m.previous = int32(uint32(d.uvarint())), int32(uint32(d.uvarint()))
-		m.state, m.left = memberState(d.byte()), d.byte() == 1
-		for k := d.count(); k > 0 && d.ok(); k-- {
-			m.names = append(m.names, d.string())
-		}
-		m.assigned, m.revoking, m.target = d.topicPartitions(), d.topicPartitions(), d.topicPartitions()
-		if m.regex != "" {
-			var err error
-			if m.pattern, err = regexp.Compile("^(?:" + m.regex + ")$"); err != nil {
-				return false
-			}
-		}
-		cg.members[m.id] = m
-		if m.instance != "" {
-			if cg.static == nil {
-				cg.static = make(map[string]string)
-			}
-			cg.static[m.instance] = m.id
-		}
-	}
-	if !d.ok() || len(d.b) > 0 {
-		return false
-	}
-	g.consumer, g.protocolType = cg, "consumer"
-	return true
 }
 
 func (d *decoder) byte() byte {

@@ -36,6 +36,17 @@ func seedCommands(f *testing.F) (cmds [][]byte, rows *memCheckpoints) {
 	return append(cmds, tb.log.groups...), rows
 }
 
+// groupChange is the command of a group's first change.
+func groupChange(f *testing.F) []byte {
+	f.Helper()
+	g := group{l: newTestBroker(f, 1, nil).b.Local(0), key: groupKey{0, "g"}, consumer: newConsumerGroup(1)}
+	m := &consumerMember{id: "m", names: []string{"t"}, target: []TopicPartition{{TopicID{1}, 0}, {TopicID{1}, 2}}}
+	g.consumer.add(m)
+	g.changed("m", false, memberAll)
+	g.changed("n", true, 0)
+	return g.encodeChanges()
+}
+
 // FuzzCommands applies arbitrary bytes as a command frame: nothing but an ignored command may come of it.
 func FuzzCommands(f *testing.F) {
 	groups, _ := seedCommands(f)
@@ -46,6 +57,8 @@ func FuzzCommands(f *testing.F) {
 	}
 	f.Add(appendBytes(nil, encodeSession(nil, &Session{id: "c", d: &durable{id: 1}}, NeverExpires, &Will{Topic: []byte("t")})))
 	f.Add(appendEntries([]byte{cmdEntries}, []CatalogEntry{{Key: "user/a", Value: []byte("x")}, {Key: "b"}, {Key: "c", Value: []byte{}}}))
+	f.Add(groupChange(f))
+	f.Add(append(appendGroupKey([]byte{cmdGroupMeta}, groupKey{0, "g"}), 0, 4, wholeConsumerVersion, 7, 7, 0))
 	f.Add(logStartCommand(101, 3))
 	f.Add(logStartCommand(101, 1<<62))
 	f.Add(binary.AppendUvarint(binary.AppendUvarint(binary.AppendUvarint(nil, cmdProducersGone), 101), 1<<40))
@@ -105,6 +118,9 @@ func FuzzRow(f *testing.F) {
 	st.take(&batchInfo{base: 7, last: 9, producer: 1, first: 3, lastSeq: 5, kind: batchTransactional}, -1)
 	f.Add(producerKey(100, 1), st.encode(nil))
 	f.Add(entryRowKey("user/a"), []byte("x"))
+	f.Add(groupRowKey(groupKey{0, "g"}), []byte{0, wholeConsumerVersion, 7, 7, 0})
+	f.Add(groupRowKey(groupKey{0, "g"}), []byte{0, consumerVersion, 7, 7})
+	f.Add(memberRowKey(memberKey{groupKey{0, "g"}, "m"}), []byte{8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, shareSettled, 0, 0})
 	f.Add(abortedKey(100, 9), []byte{streamRowVersion, 1, 7})
 	f.Add(key8(rowLogStart, 100), []byte{streamRowVersion, 7})
 	f.Fuzz(func(t *testing.T, key, value []byte) {

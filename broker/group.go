@@ -104,6 +104,7 @@ type group struct {
 
 	consumer *consumerGroup // the part of the consumer protocol; nil: classic
 	stores   groupStores
+	changes  groupChanges
 	row      int // in its loop's table
 }
 
@@ -115,6 +116,7 @@ type member struct {
 	assignment                         []byte
 	seen                               LoopTimer // ends the session
 	isNew                              bool
+	kept                               bool             // the log has it
 	join                               func(JoinResult) // waits for the rebalance
 	sync                               func(SyncResult) // waits for the leader's assignment
 }
@@ -187,8 +189,8 @@ func (l *Local) groupFor(s *shard, key groupKey) (*group, error) {
 // dropGroup forgets a group's runtime state.
 func (l *Local) dropGroup(g *group) {
 	g.state = GroupDead
-	l.timers.stop(&g.rebalance)
-	l.timers.stop(&g.syncLimit)
+	l.timers.remove(&g.rebalance)
+	l.timers.remove(&g.syncLimit)
 	l.groupTable.remove(g)
 	l.b.stats.Groups.Add(-1)
 }

@@ -71,6 +71,7 @@ func (l *Local) join(s *shard, key groupKey, r *JoinRequest, done func(JoinResul
 			return ErrInconsistentGroupProtocol
 		}
 		g.generation, g.consumer = g.consumer.epoch, nil
+		g.changes = groupChanges{whole: true}
 	}
 	if !g.supports(r.ProtocolType, r.Protocols) {
 		return ErrInconsistentGroupProtocol
@@ -167,7 +168,7 @@ func (g *group) joinNew(r *JoinRequest, done func(JoinResult)) error {
 func (g *group) joinKnown(r *JoinRequest, done func(JoinResult)) error {
 	if p := g.pending[r.MemberID]; p != nil && r.InstanceID == "" {
 		delete(g.pending, r.MemberID)
-		g.l.timers.stop(&p.expiry)
+		g.l.timers.remove(&p.expiry)
 		g.add(r.MemberID, r, done)
 		return nil
 	}
@@ -234,6 +235,7 @@ func (m *member) same(protocols []GroupProtocol) bool {
 // add makes a new member and begins a rebalance.
 func (g *group) add(id string, r *JoinRequest, done func(JoinResult)) {
 	m := &member{id: id, instance: r.InstanceID, isNew: true}
+	g.changed(id, false, memberAll)
 	g.update(m, r)
 	if len(g.members) == 0 {
 		g.protocolType = r.ProtocolType
@@ -241,13 +243,7 @@ func (g *group) add(id string, r *JoinRequest, done func(JoinResult)) {
 	if g.leader == "" {
 		g.leader = id
 	}
-	g.members[id] = m
-	if m.instance != "" {
-		if g.static == nil {
-			g.static = make(map[string]string)
-		}
-		g.static[m.instance] = id
-	}
+	g.addMember(m)
 	g.await(m, done)
 	g.fresh = true
 	if g.state == GroupPreparingRebalance {
@@ -257,11 +253,26 @@ func (g *group) add(id string, r *JoinRequest, done func(JoinResult)) {
 	g.prepareRebalance()
 }
 
-func (g *group) update(m *member, r *JoinRequest) {
-	m.clientID, m.clientHost, m.session, m.rebalanceTimeout = r.ClientID, r.ClientHost, r.Session, r.Rebalance
-	if m.rebalanceTimeout <= 0 {
-		m.rebalanceTimeout = m.session
+// addMember puts m into the tables.
+func (g *group) addMember(m *member) {
+	g.members[m.id] = m
+	if m.instance != "" {
+		if g.static == nil {
+			g.static = make(map[string]string)
+		}
+		g.static[m.instance] = m.id
 	}
+}
+
+func (g *group) update(m *member, r *JoinRequest) {
+	timeout := r.Rebalance
+	if timeout <= 0 {
+		timeout = r.Session
+	}
+	if m.clientID != r.ClientID || m.clientHost != r.ClientHost || m.session != r.Session || m.rebalanceTimeout != timeout || !m.same(r.Protocols) {
+		g.changed(m.id, m.kept, memberWishes)
+	}
+	m.clientID, m.clientHost, m.session, m.rebalanceTimeout = r.ClientID, r.ClientHost, r.Session, timeout
 	m.protocols = r.Protocols
 }
 
@@ -293,8 +304,10 @@ func (g *group) replaceStatic(old, id string, r *JoinRequest, done func(JoinResu
 		m.sync(SyncResult{Err: ErrFencedInstance})
 		m.sync = nil
 	}
-	m.id = id
+	g.gone(old, m.kept)
+	m.id, m.kept = id, false
 	g.members[id], g.static[m.instance] = m, id
+	g.changed(id, false, memberAll)
 	leader := g.leader == old
 	if leader {
 		g.leader = id

@@ -266,6 +266,7 @@ func (l *Local) removeGroup(s *shard, g *group, done func(error)) {
 		},
 		failed: done,
 	}
+	g.changes = groupChanges{whole: true} // what comes behind it begins anew
 	if err := l.b.command(s, encodeGroupGone(nil, g.key), e); err != nil {
 		done(err)
 	}

@@ -171,7 +171,8 @@ func (g *group) remove(m *member, why error) {
 
 // forget takes a member out of the tables.
 func (g *group) forget(m *member) {
-	g.l.timers.stop(&m.seen)
+	g.l.timers.remove(&m.seen)
+	g.gone(m.id, m.kept)
 	delete(g.members, m.id)
 	if m.instance != "" && g.static[m.instance] == m.id {
 		delete(g.static, m.instance)
@@ -204,6 +205,9 @@ func (g *group) endSync() {
 
 func (g *group) failSyncs(why error) {
 	for _, m := range g.members {
+		if len(m.assignment) > 0 {
+			g.changed(m.id, m.kept, memberShare)
+		}
 		m.assignment = nil
 		if m.sync != nil {
 			done := m.sync

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"encoding/binary"
-	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -11,7 +10,8 @@ import (
 // shard's lock.
 type groupRow struct {
 	meta       []byte // encoded; nil: offsets alone
-	emptySince int64  // Unix milliseconds; 0: it has members
+	members    map[string]memberRow
+	emptySince int64 // Unix milliseconds; 0: it has members
 	offsets    map[TopicPartition]CommittedOffset
 	undecided  int // transactions that have offsets waiting
 }
@@ -22,24 +22,24 @@ type offsetKey struct {
 	tp    TopicPartition
 }
 
-// The first byte of a group's metadata: its version, and with it its protocol.
-const (
-	groupMetaVersion    = 1
-	consumerMetaVersion = 2
-)
-
-// store writes the group's generation and members; done runs on the group's loop when they are in the log.
+// store writes what has changed of the group's generation and members; done runs on the group's loop when that is in the log. What a write
+// that failed had is missing in the log: the next one has everything, and one that went behind it counts when that has followed.
 func (g *group) store(done func(error)) {
-	since := int64(0)
-	if g.empty() {
-		since = g.l.b.nowMilli()
-	}
-	cmd := binary.AppendUvarint(nil, cmdGroupMeta)
-	cmd = appendGroupKey(cmd, g.key)
-	cmd = binary.AppendUvarint(cmd, uint64(since))
-	cmd = appendBytes(cmd, g.encode(nil))
-	if err := g.l.b.command(g.s, cmd, entry{done: func() { done(nil) }, failed: done}); err != nil {
+	failures := g.stores.failures
+	failed := func(err error) {
+		g.stores.failures++
+		g.changes.whole = true
 		done(err)
+	}
+	stored := func() {
+		if failures != g.stores.failures {
+			g.store(done)
+			return
+		}
+		done(nil)
+	}
+	if err := g.l.b.command(g.s, g.encodeChanges(), entry{done: stored, failed: failed}); err != nil {
+		failed(err)
 	}
 }
 
@@ -48,57 +48,6 @@ func appendGroupKey(dst []byte, key groupKey) []byte {
 }
 
 func (d *decoder) groupKey() groupKey { return groupKey{uint32(d.uvarint()), d.string()} }
-
-// encode appends the group's metadata.
-func (g *group) encode(dst []byte) []byte {
-	if g.consumer != nil {
-		return g.consumer.encode(append(dst, consumerMetaVersion))
-	}
-	dst = append(dst, groupMetaVersion)
-	dst = binary.AppendUvarint(dst, uint64(uint32(g.generation)))
-	dst = appendString(appendString(appendString(dst, g.protocolType), g.protocol), g.leader)
-	dst = binary.AppendUvarint(dst, uint64(len(g.members)))
-	for _, m := range g.members {
-		dst = appendString(appendString(appendString(appendString(dst, m.id), m.instance), m.clientID), m.clientHost)
-		dst = binary.AppendUvarint(dst, uint64(m.session/time.Millisecond))
-		dst = binary.AppendUvarint(dst, uint64(m.rebalanceTimeout/time.Millisecond))
-		dst = binary.AppendUvarint(dst, uint64(len(m.protocols)))
-		for i := range m.protocols {
-			dst = appendBytes(appendString(dst, m.protocols[i].Name), m.protocols[i].Metadata)
-		}
-		dst = appendBytes(dst, m.assignment)
-	}
-	return dst
-}
-
-// decode is encode's other way. It answers false for bytes that encode did not write.
-func (g *group) decode(b []byte) bool {
-	if len(b) > 0 && b[0] == consumerMetaVersion {
-		return g.decodeConsumer(b[1:])
-	}
-	if len(b) == 0 || b[0] != groupMetaVersion {
-		return false
-	}
-	d := decoder{b: b[1:]}
-	g.generation = int32(uint32(d.uvarint()))
-	g.protocolType, g.protocol, g.leader = d.string(), d.string(), d.string()
-	for n := d.count(); n > 0 && d.ok(); n-- {
-		m := &member{id: d.string(), instance: d.string(), clientID: d.string(), clientHost: d.string()}
-		m.session, m.rebalanceTimeout = time.Duration(d.uvarint())*time.Millisecond, time.Duration(d.uvarint())*time.Millisecond
-		for k := d.count(); k > 0 && d.ok(); k-- {
-			m.protocols = append(m.protocols, GroupProtocol{d.string(), append([]byte{}, d.bytes()...)})
-		}
-		m.assignment = append([]byte(nil), d.bytes()...)
-		g.members[m.id] = m
-		if m.instance != "" {
-			if g.static == nil {
-				g.static = make(map[string]string)
-			}
-			g.static[m.instance] = m.id
-		}
-	}
-	return d.ok() && len(d.b) == 0
-}
 
 func appendTopicPartition(dst []byte, tp TopicPartition) []byte {
 	return binary.AppendUvarint(append(dst, tp.Topic[:]...), uint64(uint32(tp.Partition)))
@@ -179,6 +128,7 @@ func (s *shard) hasOffsets(key groupKey) bool {
 	return row != nil && len(row.offsets) > 0
 }
 
+// applyGroupMeta takes over a group that an earlier version wrote, members and all.
 func (s *shard) applyGroupMeta(d *decoder) {
 	key, since, meta := d.groupKey(), int64(d.uvarint()), d.bytes()
 	if !d.ok() {
@@ -187,8 +137,8 @@ func (s *shard) applyGroupMeta(d *decoder) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := s.groupRowLocked(key)
-	row.meta, row.emptySince = append(row.meta[:0:0], meta...), since
-	mark(&s.mu.rows.groupMeta, key)
+	row.emptySince = since
+	s.takeWholeLocked(key, row, meta)
 }
 
 func (s *shard) applyOffsets(d *decoder) {
@@ -241,12 +191,17 @@ func (s *shard) applyGroupGone(d *decoder) {
 	for tp := range row.offsets {
 		mark(&s.mu.rows.offsets, offsetKey{key, tp})
 	}
+	s.dropMembersLocked(key, row)
 	mark(&s.mu.rows.groupMeta, key)
 	delete(s.mu.groupRows, key)
 }
 
 // groupRowKey is a group's row in the checkpoint.
 func groupRowKey(key groupKey) []byte { return appendGroupKey([]byte{rowGroupMeta}, key) }
+
+func memberRowKey(k memberKey) []byte {
+	return append(appendGroupKey([]byte{rowGroupMember}, k.group), k.id...)
+}
 
 func offsetRowKey(k offsetKey) []byte {
 	return appendTopicPartition(appendGroupKey([]byte{rowOffset}, k.group), k.tp)
@@ -258,6 +213,15 @@ func (s *shard) collectGroupsLocked(rows []rowChange) []rowChange {
 		c := rowChange{key: groupRowKey(key)}
 		if row := s.mu.groupRows[key]; row != nil {
 			c.value = append(binary.AppendUvarint(nil, uint64(row.emptySince)), row.meta...)
+		}
+		rows = append(rows, c)
+	}
+	for k := range s.mu.rows.members {
+		c := rowChange{key: memberRowKey(k)}
+		if row := s.mu.groupRows[k.group]; row != nil {
+			if m, ok := row.members[k.id]; ok {
+				c.value = append(appendBytes(nil, m.wishes), m.share...)
+			}
 		}
 		rows = append(rows, c)
 	}
@@ -277,11 +241,14 @@ func (s *shard) collectGroupsLocked(rows []rowChange) []rowChange {
 func (s *shard) groupsAgainLocked(key []byte) {
 	d := decoder{b: key[1:]}
 	g := d.groupKey()
-	if key[0] == rowGroupMeta {
+	switch key[0] {
+	case rowGroupMeta:
 		mark(&s.mu.rows.groupMeta, g)
-		return
+	case rowGroupMember:
+		mark(&s.mu.rows.members, memberKey{g, string(d.b)})
+	default:
+		mark(&s.mu.rows.offsets, offsetKey{g, d.topicPartition()})
 	}
-	mark(&s.mu.rows.offsets, offsetKey{g, d.topicPartition()})
 }
 
 func (s *shard) loadGroupRow(kind byte, key, value []byte) bool {
@@ -290,9 +257,20 @@ func (s *shard) loadGroupRow(kind byte, key, value []byte) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	row := s.groupRowLocked(g)
-	if kind == rowGroupMeta {
+	switch kind {
+	case rowGroupMeta:
 		row.emptySince = int64(d.uvarint())
-		row.meta = append([]byte(nil), d.b...)
+		if len(d.b) > 0 && d.b[0] <= wholeConsumerVersion {
+			s.takeWholeLocked(g, row, d.b)
+		} else {
+			row.meta = append([]byte(nil), d.b...)
+		}
+		return d.ok() && k.ok()
+	case rowGroupMember:
+		if row.members == nil {
+			row.members = make(map[string]memberRow)
+		}
+		row.members[string(k.b)] = memberRow{append([]byte(nil), d.bytes()...), append([]byte(nil), d.b...)}
 		return d.ok() && k.ok()
 	}
 	tp, o := k.topicPartition(), d.committed()
@@ -318,9 +296,10 @@ func (b *Broker) reviveGroups() {
 			if row.meta == nil {
 				continue
 			}
-			if !g.decode(row.meta) {
+			if !g.decodeRow(row) {
 				b.logger.Error("group's members cannot be read: they join again", "group", key.id)
 				g.members, g.static, g.consumer = make(map[string]*member), nil, nil
+				g.changes.whole = true
 				continue
 			}
 			if len(g.members) > 0 {

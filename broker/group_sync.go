@@ -1,5 +1,7 @@
 package broker
 
+import "bytes"
+
 // SyncRequest is a member that wants its assignment; the leader brings everybody's (SyncGroup).
 type SyncRequest struct {
 	Group, MemberID, InstanceID string
@@ -67,6 +69,9 @@ func (l *Local) sync(key groupKey, r *SyncRequest, done func(SyncResult)) error 
 // assign takes the leader's word, and tells everybody once it is in the log.
 func (g *group) assign(parts map[string][]byte) {
 	for _, m := range g.members {
+		if !bytes.Equal(m.assignment, parts[m.id]) {
+			g.changed(m.id, m.kept, memberShare)
+		}
 		m.assignment = append([]byte(nil), parts[m.id]...)
 	}
 	generation := g.generation
@@ -174,7 +179,7 @@ func (g *group) leave(who Leaver) error {
 		id = current
 	}
 	if p := g.pending[id]; p != nil {
-		g.l.timers.stop(&p.expiry)
+		g.l.timers.remove(&p.expiry)
 		delete(g.pending, id)
 		g.tryCompleteJoin()
 		g.retire()
