@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -40,6 +41,8 @@ type poller struct {
 	epfd, evfd int
 	n          int
 	events     [eventsPerWait]unix.EpollEvent
+	waits      int64        // system calls
+	wakes      atomic.Int64 // system calls: an addition costs a hundredth of one
 
 	file  *os.File // epfd as the runtime knows it
 	raw   syscall.RawConn
@@ -93,6 +96,7 @@ var wakeBytes = [8]byte{1}
 
 // wake ends the wait. Any goroutine may call it, until close.
 func (p *poller) wake() {
+	p.wakes.Add(1)
 	// EAGAIN means that 1<<64-2 wake-ups are pending; there is no other failure.
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(p.evfd), uintptr(unsafe.Pointer(&wakeBytes[0])), 8)
 }
@@ -124,6 +128,7 @@ func (p *poller) arm(until time.Time) {
 
 // rawWait looks for events and does not wait, so the scheduler need not know.
 func (p *poller) rawWait() int {
+	p.waits++
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.epfd), uintptr(unsafe.Pointer(&p.events[0])), eventsPerWait, 0, 0, 0)
 	if errno != 0 {
 		return 0
@@ -209,6 +214,7 @@ func (c *Conn) pollAdd() error {
 }
 
 func (c *Conn) pollCtl(op int, events uint32) error {
+	c.loop.local.controls++
 	ev := unix.EpollEvent{Events: events, Fd: int32(c.slot), Pad: int32(c.loop.gens[c.slot])}
 	return unix.EpollCtl(c.loop.poll.epfd, op, int(c.fd), &ev)
 }

@@ -4,6 +4,7 @@ package engine
 
 import (
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,8 @@ var errNoEpoll = errors.New("this system has no epoll")
 type poller struct {
 	c     chan struct{}
 	timer *time.Timer
+	waits int64        // none: the runtime makes the system calls
+	wakes atomic.Int64 // none
 }
 
 func (p *poller) open() error {

@@ -10,8 +10,11 @@ type Stats struct {
 	Closed         int64
 	BytesIn        int64 // from sockets, TLS and frames included
 	BytesOut       int64
-	Reads          int64 // system calls
+	Reads          int64 // system calls of sockets
 	Writes         int64
+	Waits          int64 // system calls that ask what has happened
+	Wakes          int64 // system calls that wake a loop
+	Controls       int64 // system calls that change what a loop is told of
 	WritesBlocked  int64 // writes that the kernel took in part or not at all
 	Wakeups        int64 // times that a loop came back from waiting
 	Handshakes     int64 // TLS handshakes that succeeded
@@ -34,15 +37,15 @@ type Refused struct {
 
 // loopCounters belong to the loop alone.
 type loopCounters struct {
-	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups                   int64
+	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups, controls         int64
 	refusedFull, refusedHandshake, refusedUpgrade, refusedTimeout, refusedShutdown, handshakes int64
 }
 
 // sharedCounters are what others see of them, as of the end of the last turn. The loop alone writes, so it needs no atomic add.
 type sharedCounters struct {
-	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups                   atomic.Int64
+	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups, controls         atomic.Int64
 	refusedFull, refusedHandshake, refusedUpgrade, refusedTimeout, refusedShutdown, handshakes atomic.Int64
-	poolBytes                                                                                  atomic.Int64
+	poolBytes, waits                                                                           atomic.Int64
 }
 
 func (l *Loop) publish() {
@@ -53,6 +56,8 @@ func (l *Loop) publish() {
 	publishOne(&s.writes, n.writes)
 	publishOne(&s.writesBlocked, n.writesBlocked)
 	publishOne(&s.wakeups, n.wakeups)
+	publishOne(&s.controls, n.controls)
+	publishOne(&s.waits, l.poll.waits)
 	publishOne(&s.opened, n.opened)
 	publishOne(&s.closed, n.closed)
 	publishOne(&s.refusedFull, n.refusedFull)
@@ -83,6 +88,9 @@ func (e *Engine) Stats() Stats {
 		s.Writes += n.writes.Load()
 		s.WritesBlocked += n.writesBlocked.Load()
 		s.Wakeups += n.wakeups.Load()
+		s.Controls += n.controls.Load()
+		s.Waits += n.waits.Load()
+		s.Wakes += l.poll.wakes.Load()
 		s.Handshakes += n.handshakes.Load()
 		s.Refused.HandshakesFull += n.refusedFull.Load()
 		s.Refused.Handshake += n.refusedHandshake.Load()

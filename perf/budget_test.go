@@ -3,7 +3,6 @@ package perf
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"flag"
 	"fmt"
 	"io"
@@ -12,7 +11,6 @@ import (
 	"runtime/metrics"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -56,7 +54,8 @@ func spend(t *testing.T, key string, got float64) {
 	t.Helper()
 	most, ok := budget(t)[key]
 	if !ok {
-		t.Fatalf("budget.toml has no %s", key)
+		t.Errorf("budget.toml has no %s; it is %.4g", key, got)
+		return
 	}
 	t.Logf("%s: %.4g of %.4g", key, got, most)
 	if got > most {
@@ -85,121 +84,6 @@ func connect(t testing.TB, url, id string, with ...func(*mqttclient.Options)) *m
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
-}
-
-// pipe is a publisher and its subscriber, with window messages under way at a time. What a 3.1.1 subscriber gets at QoS 0 are the very
-// bytes that were published, and at QoS 1 all but the packet identifier.
-type pipe struct {
-	pub, sub  *mqttclient.Client
-	out, acks []byte
-	in, back  []byte
-	one, id   int // length of a packet; where its identifier is
-	qos       byte
-}
-
-func newPipe(t testing.TB, n *node, number int, qos byte, window int) *pipe {
-	t.Helper()
-	url := "mqtt://" + n.ready.Listeners["mqtt.tcp"]
-	topic := fmt.Sprintf("pair/%03d", number)
-	p := &pipe{pub: connect(t, url, fmt.Sprint("pub", number)), sub: connect(t, url, fmt.Sprint("sub", number)), qos: qos, id: 2 + 2 + len(topic)}
-	if _, err := p.sub.Subscribe(wire.FilterRequest{Filter: []byte(topic), QoS: qos}); err != nil {
-		t.Fatal(err)
-	}
-	for i := range window {
-		p.out = wire.AppendPublish(p.out, wire.V311, &wire.PublishOut{Topic: []byte(topic), Payload: make([]byte, 64), QoS: qos, PacketID: uint16(i + 1)})
-	}
-	p.one = len(p.out) / window
-	p.in = make([]byte, len(p.out))
-	p.back = make([]byte, 4*window)
-	return p
-}
-
-// round sends a window and takes it at the other end.
-func (p *pipe) round() error {
-	if _, err := p.pub.Conn().Write(p.out); err != nil {
-		return err
-	}
-	if _, err := io.ReadFull(p.sub.Conn(), p.in); err != nil {
-		return err
-	}
-	if p.qos == 0 {
-		return nil
-	}
-	p.acks = p.acks[:0]
-	for at := 0; at < len(p.in); at += p.one {
-		p.acks = wire.AppendShortAck(p.acks, wire.PUBACK, uint16(p.in[at+p.id])<<8|uint16(p.in[at+p.id+1]))
-	}
-	if _, err := p.sub.Conn().Write(p.acks); err != nil {
-		return err
-	}
-	_, err := io.ReadFull(p.pub.Conn(), p.back)
-	return err
-}
-
-// run lets all pipes do so many rounds at once.
-func run(t testing.TB, pipes []*pipe, rounds int) {
-	t.Helper()
-	var wg sync.WaitGroup
-	for _, p := range pipes {
-		deadline := time.Now().Add(30 * time.Second)
-		_, _ = p.pub.Conn().SetDeadline(deadline), p.sub.Conn().SetDeadline(deadline)
-		wg.Go(func() {
-			for range rounds {
-				if err := p.round(); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-}
-
-// TestBudgetMessage measures what a message costs from socket to socket, in allocations and system calls.
-func TestBudgetMessage(t *testing.T) {
-	plainBuild(t)
-	for qos, window := range []int{64, 20} {
-		t.Run(fmt.Sprint("QoS ", qos), func(t *testing.T) {
-			n := start(t, "journal.durability=memory")
-			var pipes []*pipe
-			for i := range 8 {
-				pipes = append(pipes, newPipe(t, n, i, byte(qos), window))
-			}
-			run(t, pipes, 100) // buffers and tables take their size
-			const rounds = 500
-			messages := float64(rounds * window * len(pipes))
-			calls := n.systemCalls()
-			before := n.ask("")
-			run(t, pipes, rounds)
-			after := n.ask("")
-			calls = n.systemCalls() - calls
-			spend(t, fmt.Sprintf("allocations.qos%d_per_message", qos), float64(after.Mallocs-before.Mallocs)/messages)
-			spend(t, fmt.Sprintf("system_calls.qos%d_pipelined", qos), calls/messages)
-		})
-	}
-}
-
-// TestBudgetIdle measures what an idle connection holds, over the whole stack.
-func TestBudgetIdle(t *testing.T) {
-	plainBuild(t)
-	cert := testx.TempCert(t)
-	n := start(t, "journal.durability=memory", "listeners.mqtt.tls=127.0.0.1:0", "tls.cert="+cert.ServerCertFile, "tls.key=file:"+cert.ServerKeyFile)
-	secure := func(o *mqttclient.Options) { o.TLS = &tls.Config{RootCAs: cert.Pool, ClientSessionCache: nil} }
-	idle := func(scheme, door string, count int, with ...func(*mqttclient.Options)) (heap, goroutines float64) {
-		url := scheme + n.ready.Listeners[door]
-		connect(t, url, scheme+"first", with...) // what the first one builds is not its own
-		before := n.settled()
-		for i := range count {
-			connect(t, url, fmt.Sprintf("%s%05d", scheme, i), with...)
-		}
-		after := n.settled()
-		return float64(after.Heap-before.Heap) / float64(count), float64(after.Goroutines-before.Goroutines) / float64(count)
-	}
-	heap, goroutines := idle("mqtt://", "mqtt.tcp", 2000)
-	spend(t, "idle_connection.heap_bytes", heap)
-	spend(t, "idle_connection.goroutines", goroutines)
-	heap, _ = idle("mqtts://", "mqtt.tls", 200, secure)
-	spend(t, "idle_connection.tls_heap_bytes", heap)
 }
 
 // TestBudgetSubscription measures what a filter with one subscriber takes, in the index and in its session.

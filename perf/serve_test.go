@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 type counts struct {
 	Heap       int64
 	Mallocs    uint64
+	Bytes      uint64 // allocated so far
 	Goroutines int
 	CPU        time.Duration
 }
@@ -48,6 +49,7 @@ type counts struct {
 // serve runs a node with these settings until its standard input ends, and answers each line with its counts, after a collection if the
 // line says so.
 func serve(set []string) error {
+	allowTracing()
 	debug.SetGCPercent(400) // as the product sets it
 	loaded, err := config.Load(config.LoadOptions{Set: set})
 	if err != nil {
@@ -72,7 +74,7 @@ func serve(set []string) error {
 		}
 		var ms runtime.MemStats
 		runtime.ReadMemStats(&ms)
-		if err := out.Encode(counts{Heap: int64(ms.HeapAlloc), Mallocs: ms.Mallocs, Goroutines: runtime.NumGoroutine(), CPU: processCPU()}); err != nil {
+		if err := out.Encode(counts{Heap: int64(ms.HeapAlloc), Mallocs: ms.Mallocs, Bytes: ms.TotalAlloc, Goroutines: runtime.NumGoroutine(), CPU: processCPU()}); err != nil {
 			return err
 		}
 	}
@@ -91,17 +93,21 @@ func processCPU() time.Duration {
 // node is the child from outside.
 type node struct {
 	t     testing.TB
+	pid   int
 	ready server.Ready
 	in    io.WriteCloser
 	out   *json.Decoder
 }
+
+// nodeCommand is what runs the node: this test binary. TestInstructions puts a simulator before it.
+var nodeCommand = []string{os.Args[0]}
 
 // start runs a node in a child. Without other settings it keeps nothing.
 func start(t testing.TB, set ...string) *node {
 	t.Helper()
 	set = append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off", "listeners.mqtt.wss=off", "listeners.kafka.tcp=off",
 		"listeners.http=127.0.0.1:0", "listeners.grpc=off", "mqtt.sys_interval=0s"}, set...)
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.Command(nodeCommand[0], nodeCommand[1:]...)
 	cmd.Env = append(os.Environ(), serveEnv+"="+strings.Join(set, "\n"))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -115,7 +121,7 @@ func start(t testing.TB, set ...string) *node {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	n := &node{t: t, in: in, out: json.NewDecoder(out)}
+	n := &node{t: t, pid: cmd.Process.Pid, in: in, out: json.NewDecoder(out)}
 	t.Cleanup(func() {
 		_ = in.Close()
 		if err := cmd.Wait(); err != nil {
@@ -152,8 +158,8 @@ func (n *node) settled() counts {
 	return c
 }
 
-// systemCalls is how often the node has read from and written to sockets.
-func (n *node) systemCalls() (calls float64) {
+// scrape is what the node's metrics page says, by name and labels.
+func (n *node) scrape() map[string]float64 {
 	n.t.Helper()
 	resp, err := http.Get("http://" + n.ready.Listeners["http"] + "/metrics")
 	if err != nil {
@@ -163,15 +169,49 @@ func (n *node) systemCalls() (calls float64) {
 	if err = errors.Join(err, resp.Body.Close()); err != nil {
 		n.t.Fatal(err)
 	}
+	all := make(map[string]float64)
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "sluice_engine_system_calls_total{"); ok {
-			_, value, _ := strings.Cut(rest, "} ")
-			v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
-			if err != nil {
-				n.t.Fatal(err)
-			}
-			calls += v
+		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || strings.HasPrefix(line, "#") {
+			continue
+		}
+		if all[name], err = strconv.ParseFloat(value, 64); err != nil {
+			n.t.Fatal(line, err)
 		}
 	}
-	return calls
+	return all
+}
+
+// usage is what a node has used between two looks.
+type usage struct {
+	mallocs, bytes float64 // allocations of the whole process
+	socket         float64 // reads and writes of sockets
+	loop           float64 // waits, wake-ups and changes of what is waited for
+	groups         float64 // writes of the journal
+	flushes        float64 // and its flushes
+}
+
+// used runs load between two looks at the node. The look at the metrics page is outside of that at the heap, so that it is not counted;
+// its own system calls are those of another server than the engine.
+func (n *node) used(load func()) (u usage) {
+	n.t.Helper()
+	look := n.scrape()
+	n.ask("collect")
+	base, before := n.ask(""), n.ask("") // what one look takes of itself
+	load()
+	after := n.ask("")
+	then := n.scrape()
+	moved := func(names ...string) (sum float64) {
+		for _, name := range names {
+			sum += then[name] - look[name]
+		}
+		return sum
+	}
+	const calls = `sluice_engine_system_calls_total{call="`
+	u.mallocs = max(0, float64(after.Mallocs)-float64(before.Mallocs)-float64(before.Mallocs-base.Mallocs))
+	u.bytes = max(0, float64(after.Bytes)-float64(before.Bytes)-float64(before.Bytes-base.Bytes))
+	u.socket = moved(calls+`read"}`, calls+`write"}`)
+	u.loop = moved(calls+`wait"}`, calls+`wake"}`, calls+`control"}`)
+	u.groups, u.flushes = moved("sluice_journal_groups_total"), moved("sluice_journal_flush_seconds_count")
+	return u
 }

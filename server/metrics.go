@@ -73,7 +73,7 @@ var metricHelp = map[string]string{
 	"sluice_engine_refused_total":               "Connections ended before they could speak.|reason",
 	"sluice_engine_received_bytes_total":        "Bytes read from sockets, TLS and frames included.",
 	"sluice_engine_sent_bytes_total":            "Bytes written to sockets, TLS and frames included.",
-	"sluice_engine_system_calls_total":          "Reads and writes of sockets.|call",
+	"sluice_engine_system_calls_total":          "System calls of the loops: reads and writes of sockets, waits for events, wake-ups of another loop, and changes of what is waited for.|call",
 	"sluice_engine_wakeups_total":               "Times that a loop came back from waiting.",
 	"sluice_engine_tls_handshakes_total":        "TLS handshakes that succeeded.",
 	"sluice_engine_descriptors_out_total":       "Times that accepting found no descriptor left.",
@@ -191,6 +191,9 @@ func (c *collector) collectEngine(k sink) {
 	k.counter("sluice_engine_sent_bytes_total", uint64(e.BytesOut))
 	k.counter("sluice_engine_system_calls_total", uint64(e.Reads), "read")
 	k.counter("sluice_engine_system_calls_total", uint64(e.Writes), "write")
+	k.counter("sluice_engine_system_calls_total", uint64(e.Waits), "wait")
+	k.counter("sluice_engine_system_calls_total", uint64(e.Wakes), "wake")
+	k.counter("sluice_engine_system_calls_total", uint64(e.Controls), "control")
 	k.counter("sluice_engine_wakeups_total", uint64(e.Wakeups))
 	k.counter("sluice_engine_tls_handshakes_total", uint64(e.Handshakes))
 	k.counter("sluice_engine_descriptors_out_total", uint64(e.DescriptorsOut))
