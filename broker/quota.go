@@ -62,7 +62,8 @@ type Quota struct {
 
 // quotaTable is a list of quotas, ready for questions. It is immutable.
 type quotaTable struct {
-	kinds [QuotaKinds]map[QuotaEntity]float64
+	kinds      [QuotaKinds]map[QuotaEntity]float64
+	generation uint16
 }
 
 // bucketKey names who shares a bucket.
@@ -145,6 +146,7 @@ func (b *quotaBucket) owed(now int64) time.Duration { return time.Duration(max(b
 // It is safe for concurrent use; times are monotonic, on one scale for all callers.
 type Quotas struct {
 	table     atomic.Pointer[quotaTable] // nil: no quotas
+	sets      atomic.Uint32
 	throttles [QuotaKinds]atomic.Int64
 	waited    [QuotaKinds]atomic.Int64 // ns
 	mu        struct {
@@ -175,7 +177,29 @@ func (q *Quotas) Set(list []Quota) {
 			t.kinds[k][list[i].Entity] = rate
 		}
 	}
+	if t != nil {
+		t.generation = uint16(q.sets.Add(1)%math.MaxUint16) + 1
+	}
 	q.table.Store(t)
+}
+
+// Generation tells one list of quotas from another, as long as not 65,535 have come and gone meanwhile; 0: there are no quotas.
+func (q *Quotas) Generation() uint16 {
+	if t := q.table.Load(); t != nil {
+		return t.generation
+	}
+	return 0
+}
+
+// Bound says whether there is a quota for a client, of any kind but that of addresses.
+func (q *Quotas) Bound(user, client string) bool {
+	t := q.table.Load()
+	for k := QuotaKind(0); t != nil && k < QuotaConnect; k++ {
+		if _, _, ok := t.find(k, user, client); ok {
+			return true
+		}
+	}
+	return false
 }
 
 // Any says whether there are quotas.
@@ -325,6 +349,16 @@ func (u *QuotaUse) Bounds(k QuotaKind, now int64) (most float64, ok bool) {
 		return 0, false
 	}
 	return float64(b.burst) / math.Float64frombits(b.each.Load()), true
+}
+
+// Left says whether there is a quota of a kind for the client, and how many units are paid for already.
+func (u *QuotaUse) Left(k QuotaKind, now int64) (units float64, ok bool) {
+	u.find(now)
+	b := u.buckets[k]
+	if b == nil {
+		return 0, false
+	}
+	return float64(min(max(now-b.free.Load(), 0), b.burst)) / math.Float64frombits(b.each.Load()), true
 }
 
 // Take uses n units of a kind. The client is to wait for what it answers.

@@ -33,6 +33,8 @@ const (
 	flagInData                            // onData runs
 	flagExpirySet                         // CONNECT asked for a session expiry above 0
 	flagEnded                             // its session ends with it, whatever CONNECT asked for
+	flagMetered                           // in loopState.metered
+	flagOverQuota                         // what it was sent over its quota is not paid for yet
 )
 
 // What reading waits for; see conn.block.
@@ -41,7 +43,7 @@ const (
 	blockBusy                 // ControlResume
 	blockAcks                 // answers to a client without a receive maximum
 	blockRequests             // answers to SUBSCRIBE and UNSUBSCRIBE
-	blockQuota                // what was published over a quota is paid for
+	blockQuota                // what was published or asked over a quota is paid for
 )
 
 // lingerTimeout is how long the last words to a client may take to leave.
@@ -69,6 +71,7 @@ type conn struct {
 	state       connState
 	version     byte // 0 until CONNECT
 	blocked     uint8
+	quotaSeen   uint16 // loopState.quotaNow when no quota was found for the client
 }
 
 // extra is what only some connections have.
@@ -114,12 +117,16 @@ func (c *conn) identity() *broker.Identity {
 
 // onData takes all packets that are whole, as far as they can be taken now, and returns how many bytes that was.
 func (c *conn) onData(b []byte) int {
+	began := c.startWatch()
 	c.flags |= flagInData
-	n := c.packets(b)
+	n, published := c.packets(b)
 	c.flags &^= flagInData
 	if c.flags&flagMoveOn != 0 {
 		c.flags &^= flagMoveOn
 		c.moveOn()
+	}
+	if published > 0 || !began.IsZero() {
+		c.meter(published, began)
 	}
 	if c.state == stateClosing {
 		return len(b)
@@ -130,8 +137,8 @@ func (c *conn) onData(b []byte) int {
 	return n
 }
 
-func (c *conn) packets(b []byte) int {
-	n, published := 0, 0
+// packets takes packets; published is how many bytes of them were PUBLISH.
+func (c *conn) packets(b []byte) (n, published int) {
 	maxPacket := c.l.h.settings.Load().MaxPacket
 	for n < len(b) && c.blocked == 0 && c.state != stateClosing {
 		h, err := wire.Scan(b[n:], maxPacket, c.version)
@@ -158,10 +165,7 @@ func (c *conn) packets(b []byte) int {
 		c.l.n.PacketsIn[h.Type&15]++
 		c.l.n.BytesIn += uint64(h.Size)
 	}
-	if published > 0 && c.l.h.quotas.Any() {
-		c.meter(published)
-	}
-	return n
+	return n, published
 }
 
 // packet takes one packet. took false says that the core is busy: the packet comes again after ControlResume. An error ends the

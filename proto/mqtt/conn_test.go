@@ -501,6 +501,7 @@ func TestNoAllocationsPerMessage(t *testing.T) {
 			ack := make([]byte, 0, 8)
 			n := testing.AllocsPerRun(500, func() {
 				pub.c.onData(in)
+				w.l.endTurn()
 				if qos == 0 {
 					return
 				}

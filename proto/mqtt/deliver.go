@@ -42,7 +42,7 @@ func (c *conn) window() int {
 
 // room tells whether a QoS 1 or 2 message can be sent now.
 func (c *conn) room() bool {
-	return (c.out == nil || c.out.flight.len() < c.window()) && !c.overBound()
+	return (c.out == nil || c.out.flight.len() < c.window()) && c.flags&flagOverQuota == 0 && !c.overBound()
 }
 
 // overBound tells that the client does not take what is sent.
@@ -65,10 +65,13 @@ func (c *conn) Deliver(m *broker.Message, d *broker.Delivery) (packetID uint16, 
 		return 0, !kept // what is not kept is lost with its session
 	}
 	if d.QoS == 0 {
-		if c.overBound() {
+		switch {
+		case c.flags&flagOverQuota != 0:
+			c.l.dropped(DropQuota)
+		case c.overBound():
 			c.l.dropped(DropSlowReader)
 			c.markSlow()
-		} else {
+		default:
 			c.send(m, d, 0)
 		}
 		return 0, true
@@ -209,6 +212,9 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	}
 	if learn {
 		c.extra.alias.learned(m.Topic)
+	}
+	if l.quotaNow != 0 {
+		c.meterSent(size)
 	}
 	l.sent(wire.PUBLISH)
 	l.n.MessagesOut[d.QoS]++

@@ -77,7 +77,7 @@ func newHandler(o *Options) *Handler {
 }
 
 func (h *Handler) addLoop(lp loop, core core) *loopState {
-	l := &loopState{h: h, loop: lp, core: core}
+	l := &loopState{h: h, loop: lp, core: core, quotaNow: h.quotas.Generation()}
 	h.loops = append(h.loops, l)
 	return l
 }

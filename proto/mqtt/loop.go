@@ -34,6 +34,9 @@ type loopState struct {
 
 	payload *alloc.Block // of the message that is fanned out, if it is large; see conn.sendLarge
 
+	metered  []*conn // that were sent something in this turn, and have a quota of it
+	quotaNow uint16  // what quotas there are, as of the last turn's end; 0: none
+
 	slow  []*conn // over their bound or waiting for room; looked at once a second
 	later []after // what must not be done inside of a call from the core
 
@@ -91,12 +94,13 @@ func (t *laterTask) Run(*engine.Loop) {
 	}
 }
 
-// endTurn lets go of what a turn's fan-out shared.
+// endTurn lets go of what a turn's fan-out shared, and counts what was sent.
 func (l *loopState) endTurn() {
 	if l.payload != nil {
 		l.payload.Release()
 		l.payload = nil
 	}
+	l.endTurnQuotas()
 }
 
 // tick looks after slow clients and publishes the counters, once a second.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -261,6 +262,62 @@ func TestPublishRate(t *testing.T) {
 	near(t, "publish", sent, took, rate)
 	if _, took := publish("fast", patience, 5*rate); took > 3*time.Second {
 		t.Errorf("a client without a quota took %v", took)
+	}
+}
+
+// A subscriber by MQTT gets the rate of its quota: later, and all of it.
+func TestDeliveryRate(t *testing.T) {
+	for _, transport := range []string{"epoll", "netpoll"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			c := start(t, "listeners.mqtt.transport="+transport)
+			const rate, messages = 200 << 10, 70
+			change(t, c.client(), quotaFor("*", "old", map[string]float64{"consumer_byte_rate": rate}))
+			change(t, c.client(), quotaFor("*", "new", map[string]float64{"consumer_byte_rate": rate}))
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			connect := func(id string, version byte) *mqttclient.Client {
+				cl, _, err := mqttclient.Connect(ctx, mqttclient.Options{URL: c.node.URL(), Connect: wire.Connect{ClientID: []byte(id), CleanStart: true, Version: version}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = cl.Close() })
+				return cl
+			}
+			subscribers := map[string]*mqttclient.Client{"old": connect("old", wire.V311), "new": connect("new", wire.V5), "free": connect("free", wire.V5)}
+			for id, cl := range subscribers {
+				if _, err := cl.Subscribe(wire.FilterRequest{Filter: []byte("x"), QoS: 1}); err != nil {
+					t.Fatal(id, err)
+				}
+			}
+			publisher, payload := connect("publisher", wire.V5), make([]byte, 10<<10)
+			var all sync.WaitGroup
+			began := time.Now()
+			for id, cl := range subscribers {
+				all.Go(func() {
+					for i := range messages {
+						m, err := cl.Receive(patience)
+						if err != nil || int(m.Payload[0]) != i {
+							t.Errorf("%s: message %d: %v", id, i, err)
+							return
+						}
+					}
+					took := time.Since(began)
+					if id != "free" {
+						near(t, id, messages*len(payload), took, rate)
+					} else if took > 2*time.Second {
+						t.Errorf("a client without a quota took %v", took)
+					}
+				})
+			}
+			for i := range messages {
+				payload[0] = byte(i)
+				if _, err := publisher.Publish(&wire.PublishOut{Topic: []byte("x"), QoS: 1, Payload: payload}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all.Wait()
+		})
 	}
 }
 
