@@ -13,7 +13,10 @@ func (b *Broker) TopicsGeneration() uint64 { return b.topicTable.generation.Load
 // RowPlace is how far a way through a table has come: a part of it (a loop or a shard) and a row. The zero value is its beginning.
 type RowPlace struct{ Part, Row int }
 
-// Groups gives the groups of a tenant among the next n rows from at on. done runs once, on some loop; end: that was all.
+// groupsMembersMax is how many members of groups a loop looks at, at once.
+const groupsMembersMax = 4096
+
+// Groups gives the groups of a tenant among the next rows from at on, n at most. done runs once, on some loop; end: that was all.
 func (b *Broker) Groups(tenant uint32, at RowPlace, n int, done func(list []GroupDescription, next RowPlace, end bool)) {
 	if at.Part < 0 || at.Part >= len(b.locals) || at.Row < 0 {
 		done(nil, RowPlace{}, true)
@@ -23,8 +26,12 @@ func (b *Broker) Groups(tenant uint32, at RowPlace, n int, done func(list []Grou
 	l.Run(func() {
 		rows := l.groupTable.rows
 		var list []GroupDescription
-		to := min(at.Row+n, len(rows))
+		to, work := min(at.Row+n, len(rows)), 0
 		for i := at.Row; i < to; i++ {
+			if work > groupsMembersMax { // a consumer group's state is that of its members
+				to = i
+				break
+			}
 			if g := rows[i]; g != nil && g.key.tenant == tenant {
 				d := g.listed()
 				d.Size = len(g.members)
@@ -32,6 +39,7 @@ func (b *Broker) Groups(tenant uint32, at RowPlace, n int, done func(list []Grou
 					d.Size = len(g.consumer.members)
 				}
 				list = append(list, d)
+				work += d.Size
 			}
 		}
 		next := RowPlace{at.Part, to}
@@ -41,6 +49,9 @@ func (b *Broker) Groups(tenant uint32, at RowPlace, n int, done func(list []Grou
 		done(list, next, next.Part == len(b.locals))
 	})
 }
+
+// OffLoop runs fn in the bounded pool that reads the log: for what may wait for a disk, or takes long. It must end soon.
+func (b *Broker) OffLoop(fn func()) { b.fetcher.submit(fetchJob{run: fn}) }
 
 // TimeAt gives the time of the first record at or behind an offset that readers see, in Unix milliseconds; found false: there is none. It reads
 // in the bounded pool, and done runs there: it must not block.

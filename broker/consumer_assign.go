@@ -31,7 +31,11 @@ func (g *group) resolveMember(m *consumerMember) (changed bool) {
 			ids = append(ids, t.ID())
 		}
 	}
-	if m.pattern != nil {
+	if m.unheard { // until it says what it may know of, it has what it had
+		for _, tp := range m.target {
+			ids = append(ids, tp.Topic)
+		}
+	} else if m.pattern != nil {
 		b.Topics(g.key.tenant, func(t *Topic) bool {
 			if m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
 				ids = append(ids, t.ID())

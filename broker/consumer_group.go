@@ -67,6 +67,7 @@ type consumerMember struct {
 	left                                     bool             // a static member that will be back
 	fresh                                    bool             // its coming has not moved the group's epoch yet
 	kept                                     bool             // the log has it
+	unheard                                  bool             // it was read from the log, and visible is not known yet
 }
 
 func newConsumerGroup(epoch int32) *consumerGroup {
@@ -96,8 +97,8 @@ type ConsumerHeartbeat struct {
 	Owned                                             []TopicPartition
 	HasNames, HasOwned                                bool
 
-	// Visible says of a topic that Regex matches whether the member may know of it; nil: of all. It is kept while the member is, never
-	// blocks and may be called on any loop.
+	// Visible says of a topic that the member's expression matches whether it may know of it; nil: of all. It comes with each heartbeat, is kept
+	// while the member is, never blocks and may be called on any loop.
 	Visible func(t *Topic) bool
 
 	pattern *regexp.Regexp // of Regex, once it has been checked
@@ -302,8 +303,11 @@ func (g *group) consumerUpdate(m *consumerMember, r *ConsumerHeartbeat) (changed
 	if r.Regex != nil && *r.Regex != m.regex {
 		m.regex, m.pattern, moved = *r.Regex, r.pattern, true
 	}
-	if r.Regex != nil {
+	if r.Regex != nil || m.unheard {
 		m.visible = r.Visible
+	}
+	if m.unheard {
+		m.unheard, m.topics = false, nil
 	}
 	if r.Assignor != nil && *r.Assignor != m.assignor {
 		m.assignor, moved = *r.Assignor, true

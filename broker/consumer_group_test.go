@@ -22,6 +22,7 @@ type consumer struct {
 	tell     bool // it tells what it owns with its next heartbeat
 	names    []string
 	regex    *string
+	visible  func(*Topic) bool
 	last     ConsumerResult
 }
 
@@ -31,7 +32,7 @@ func (gb *groupBench) consumer(id string, names ...string) *consumer {
 
 func (c *consumer) beats(t rapid.TB) ConsumerResult {
 	t.Helper()
-	r := &ConsumerHeartbeat{Group: "g", MemberID: c.id, InstanceID: c.instance, Epoch: c.epoch, RebalanceTimeout: -1}
+	r := &ConsumerHeartbeat{Group: "g", MemberID: c.id, InstanceID: c.instance, Epoch: c.epoch, RebalanceTimeout: -1, Visible: c.visible}
 	if c.epoch == 0 {
 		r.RebalanceTimeout, r.HasNames, r.Names, r.Regex = 30*time.Second, true, c.names, c.regex
 	} else if c.tell {
@@ -176,6 +177,33 @@ func TestConsumerGroupRegex(t *testing.T) {
 	b.regex = &bad
 	if r := b.beats(t); !errors.Is(r.Err, ErrInvalidRegex) {
 		t.Errorf("a bad expression: %v", r.Err)
+	}
+}
+
+// After a restart a member's expression matches what the member may know of, which it does not tell again: nothing it may not is given to it.
+func TestConsumerGroupRegexKept(t *testing.T) {
+	gb := newGroupBench(t)
+	specs := func(gb *groupBench) {
+		wideTopic(gb, "plant-1", 2, 2)
+		wideTopic(gb, "plant-secret", 3, 2)
+	}
+	specs(gb)
+	pattern := "plant-.*"
+	a, b := gb.consumer("a"), gb.consumer("b", "plant-1")
+	a.regex, a.visible = &pattern, func(t *Topic) bool { return t.Name() != "plant-secret" }
+	if got := fmt.Sprint(settles(t, a, b)); got != "[1 1]" {
+		t.Fatalf("they have %s", got)
+	}
+	epoch := a.epoch
+	gb = gb.crashed()
+	specs(gb)
+	a.gb, b.gb = gb, gb
+	if got := fmt.Sprint(settles(t, b, a)); got != "[1 1]" || a.epoch != epoch {
+		t.Errorf("after a restart they have %s, epoch %d of %d", got, a.epoch, epoch)
+	}
+	wideTopic(gb, "plant-2", 4, 3)
+	if got := fmt.Sprint(settles(t, b, a)); got != "[2 3]" {
+		t.Errorf("with another topic they have %s", got)
 	}
 }
 

@@ -20,6 +20,10 @@ type filterTable struct {
 	byNum   map[uint64]*durableFilter
 	pickers map[topics.FilterID]*topics.Picker
 	groups  map[topics.FilterID][]topics.Entry // members of shared groups
+
+	// Filters of shared groups, each in one place as long as it is there: listings go through them. nil: free.
+	rows []*durableFilter
+	free []int
 }
 
 // durableFilter is a filter that at least one durable session subscribes to at QoS 1 or 2, or is about to.
@@ -28,6 +32,7 @@ type durableFilter struct {
 	id     topics.FilterID
 	text   string
 	shared bool
+	row    int // of a shared group, in filterTable.rows
 	coming int // subscriptions on their way into the log
 	users  []*Session
 	place  map[*Session]int // of users, once they are many
@@ -100,6 +105,7 @@ func (t *filterTable) reserve(tenant uint32, group, filter string) uint64 {
 		t.last++
 		f = &durableFilter{number: t.last, text: text, shared: group != ""}
 		t.byText[text], t.byNum[f.number] = f, f
+		t.listLocked(f)
 	}
 	f.coming++
 	return f.number
@@ -117,11 +123,29 @@ func (t *filterTable) settle(number uint64) (gone bool) {
 	return t.dropLocked(f)
 }
 
+// listLocked gives a shared group's filter a row.
+func (t *filterTable) listLocked(f *durableFilter) {
+	if !f.shared {
+		return
+	}
+	if n := len(t.free); n > 0 {
+		f.row, t.free = t.free[n-1], t.free[:n-1]
+		t.rows[f.row] = f
+		return
+	}
+	f.row = len(t.rows)
+	t.rows = append(t.rows, f)
+}
+
 func (t *filterTable) dropLocked(f *durableFilter) (gone bool) {
 	if f.coming > 0 || len(f.users) > 0 {
 		return false
 	}
 	delete(t.byNum, f.number)
+	if f.shared {
+		t.rows[f.row] = nil
+		t.free = append(t.free, f.row)
+	}
 	if t.byText[f.text] == f {
 		delete(t.byText, f.text)
 	}
@@ -155,6 +179,7 @@ func (t *filterTable) use(number uint64, id topics.FilterID, tenant uint32, grou
 	if f == nil {
 		f = &durableFilter{number: number, text: filterText(tenant, group, filter), shared: group != ""}
 		t.byNum[number] = f
+		t.listLocked(f)
 		if have := t.byText[f.text]; have == nil || have.number < number {
 			t.byText[f.text] = f
 		}

@@ -3,7 +3,6 @@ package broker
 import (
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 )
 
@@ -333,19 +332,24 @@ func (b *Broker) DescribeGroup(tenant uint32, groupID string, done func(GroupDes
 	})
 }
 
-// ListGroups names the groups of a tenant. done is called once, on some loop.
+// listRows is how many groups a loop looks at, at once.
+const listRows = 256
+
+// ListGroups names the groups of a tenant, in no order. done is called once, on some loop. The loops go on between one slice of their groups
+// and the next.
 func (b *Broker) ListGroups(tenant uint32, done func([]GroupDescription)) {
-	collect(b, func(l *Local) (list []GroupDescription) {
-		for key, g := range l.groupTable.groups {
-			if key.tenant == tenant {
-				list = append(list, g.listed())
+	var all []GroupDescription
+	var from func(at RowPlace)
+	from = func(at RowPlace) {
+		b.Groups(tenant, at, listRows, func(list []GroupDescription, next RowPlace, end bool) {
+			if all = append(all, list...); end {
+				done(all)
+				return
 			}
-		}
-		return list
-	}, func(list []GroupDescription) {
-		slices.SortFunc(list, func(a, b GroupDescription) int { return strings.Compare(a.ID, b.ID) })
-		done(list)
-	})
+			from(next) // posted: what came meanwhile has its turn
+		})
+	}
+	from(RowPlace{})
 }
 
 // collect asks every loop and puts the answers together. done runs once, on the loop that answers last.

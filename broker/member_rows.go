@@ -320,13 +320,14 @@ func (m *consumerMember) decode(r *memberRow) bool {
 	return d.ok() && share.ok() && len(d.b)+len(share.b) == 0 && m.compile()
 }
 
-// compile makes the pattern of the member's expression.
+// compile makes the pattern of the expression of a member that was read.
 func (m *consumerMember) compile() bool {
 	if m.regex == "" {
 		return true
 	}
 	var err error
 	m.pattern, err = regexp.Compile("^(?:" + m.regex + ")$")
+	m.unheard = true
 	return err == nil
 }
 

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"encoding/binary"
-	"slices"
 	"strings"
 )
 
@@ -19,15 +18,16 @@ type SharedGroupState struct {
 	Oldest int64
 }
 
-// SharedGroups lists shared groups with numbers above after, in their order, at most max of them. Any goroutine may call it.
-func (b *Broker) SharedGroups(after uint64, max int) []SharedGroupState {
-	list := b.filters.sharedAfter(after, max)
+// SharedGroups gives the shared groups among the next n rows from at on, and where the rest begins; end: that was all. A group that is there
+// all the time from a way's beginning to its end is seen once. Any goroutine may call it.
+func (b *Broker) SharedGroups(at, n int) (list []SharedGroupState, next int, end bool) {
+	list, next, end = b.filters.sharedRows(at, n)
 	for i := range list {
 		for _, s := range b.shards {
 			s.addLag(&list[i])
 		}
 	}
-	return list
+	return list, next, end
 }
 
 // SharedGroup finds a shared group by its name and filter.
@@ -69,20 +69,19 @@ func (s *shard) addLag(g *SharedGroupState) {
 	}
 }
 
-func (t *filterTable) sharedAfter(after uint64, max int) (list []SharedGroupState) {
+func (t *filterTable) sharedRows(at, n int) (list []SharedGroupState, next int, end bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var numbers []uint64
-	for n, f := range t.byNum {
-		if n > after && f.shared && len(f.users) > 0 {
-			numbers = append(numbers, n)
+	if at < 0 || at >= len(t.rows) {
+		return nil, 0, true
+	}
+	next = min(at+n, len(t.rows))
+	for _, f := range t.rows[at:next] {
+		if f != nil && len(f.users) > 0 {
+			list = append(list, t.stateLocked(f))
 		}
 	}
-	slices.Sort(numbers)
-	for _, n := range numbers[:min(len(numbers), max)] {
-		list = append(list, t.stateLocked(t.byNum[n]))
-	}
-	return list
+	return list, next, next == len(t.rows)
 }
 
 func (t *filterTable) shared(tenant uint32, name, filter string) (SharedGroupState, bool) {

@@ -90,7 +90,9 @@ func remote(ctx context.Context) string {
 }
 
 // unary stands before every call: who may, how many at once, for how long; what changes something is logged.
-func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
+	began := time.Now()
+	defer func() { s.o.Called(methodName(info.FullMethod), status.Code(err).String(), time.Since(began)) }()
 	if err := s.admit(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
@@ -102,7 +104,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	defer func() { <-s.work }()
-	resp, err := handle(ctx, req)
+	resp, err = handle(ctx, req)
 	if !reads(info.FullMethod) {
 		s.log.Info("control", "method", info.FullMethod, "subject", subject(req), "remote", remote(ctx), "code", status.Code(err).String())
 	}
@@ -111,10 +113,18 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 
 // stream stands before the calls of reflection and of health's watch.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if err := s.admit(ss.Context(), info.FullMethod); err != nil {
-		return err
+	err := s.admit(ss.Context(), info.FullMethod)
+	if err == nil {
+		err = handle(srv, ss)
 	}
-	return handle(srv, ss)
+	s.o.Called(methodName(info.FullMethod), status.Code(err).String(), -1)
+	return err
+}
+
+// methodName is a method's service and name, without the package: there are as many as are registered.
+func methodName(full string) string {
+	service, name, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+	return service[strings.LastIndexByte(service, '.')+1:] + "." + name
 }
 
 // reads says that a method changes nothing.

@@ -55,6 +55,9 @@ type Options struct {
 	// Partitions is how many a topic gets that is created without a number; PartitionsMax how many it may have.
 	Partitions    func() int32
 	PartitionsMax int32
+	// Called is told of every call when it has ended: its method, its code, and how long it took; below 0: a stream. nil: nobody is. Any
+	// goroutine calls it.
+	Called func(method, code string, took time.Duration)
 }
 
 // Server is the control plane of one node. New, Listen any number of times, Drain, Close.
@@ -80,6 +83,9 @@ func New(o Options) *Server {
 	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax), heavy: make(chan struct{}, heavyMax)}
 	if s.log == nil {
 		s.log = slog.Default()
+	}
+	if s.o.Called == nil {
+		s.o.Called = func(string, string, time.Duration) {}
 	}
 	if s.o.Token == nil {
 		s.o.Token = func() string { return "" }

@@ -29,26 +29,25 @@ func shownShared(s *broker.SharedGroupState) *api.Group {
 	return out
 }
 
-// listShared goes on with shared subscriptions, those behind a number.
-func (g *groupService) listShared(ctx context.Context, r *api.ListGroupsRequest, after, size int, out *api.ListGroupsResponse) error {
+// listShared goes on with shared subscriptions, from a row on.
+func (g *groupService) listShared(ctx context.Context, r *api.ListGroupsRequest, at, size int, out *api.ListGroupsResponse) error {
 	for seen := 0; ; {
 		if ctx.Err() != nil {
 			return status.FromContextError(ctx.Err()).Err()
 		}
 		n := min(sharedSlice, size-len(out.Groups))
-		list := g.s.o.Broker.SharedGroups(uint64(after), n)
+		list, next, end := g.s.o.Broker.SharedGroups(at, n)
 		for i := range list {
-			after = int(list[i].Number)
 			if row := shownShared(&list[i]); list[i].Tenant == tenant && strings.Contains(row.Id, r.Contains) && among(r.States, row.State) {
 				out.Groups = append(out.Groups, row)
 			}
 		}
-		seen += n
+		seen, at = seen+n, next
 		switch {
-		case len(list) < n:
+		case end:
 			return nil
 		case len(out.Groups) >= size || seen >= pageRows:
-			out.NextPageToken = g.s.rowToken(broker.RowPlace{Part: sharedPart, Row: after})
+			out.NextPageToken = g.s.rowToken(broker.RowPlace{Part: sharedPart, Row: at})
 			return nil
 		}
 	}

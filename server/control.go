@@ -3,6 +3,9 @@ package server
 import (
 	"context"
 	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
@@ -19,6 +22,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		Token:      func() string { return s.cfg.Load().Auth.ControlToken.Reveal() },
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}
+	o.Called = s.countCalls()
 	secure := s.cfg.Load().TLSSet()
 	if secure {
 		o.TLS = s.certs.config()
@@ -35,6 +39,21 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		}
 	}
 	return nil
+}
+
+// countCalls counts what the control plane is asked. Methods are those that it has, codes those of gRPC.
+func (s *Server) countCalls() func(method, code string, took time.Duration) {
+	calls := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sluice_control_requests_total",
+		Help: "Calls of the control plane answered, refused ones included."}, []string{"code", "method"})
+	seconds := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "sluice_control_request_seconds",
+		Help: "Time from a call of the control plane to its answer; streams are not in it.", Buckets: prometheus.ExponentialBuckets(100e-6, 4, 10)})
+	s.metrics.MustRegister(calls, seconds)
+	return func(method, code string, took time.Duration) {
+		calls.WithLabelValues(code, method).Inc()
+		if took >= 0 {
+			seconds.Observe(took.Seconds())
+		}
+	}
 }
 
 // controlACLs, controlQuotas and controlBindings are the catalog's as the control plane knows them.

@@ -9,6 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/internal/testx"
 )
@@ -51,6 +55,7 @@ func exported(t *testing.T) map[string]string {
 	if _, err := c.WaitClosed(patience); err != nil {
 		t.Fatal(err)
 	}
+	callHealth(t, ready.Listeners["grpc"])
 	all := make(map[string]string)
 	testx.Eventually(t, patience, func() bool { // the loops tell what they counted once a second
 		families, err := s.metrics.Gather()
@@ -70,6 +75,19 @@ func exported(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	return all
+}
+
+// callHealth makes one call of the control plane.
+func callHealth(t *testing.T, address string) {
+	t.Helper()
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestMetricsUpToDate: docs/operate/metrics.md says exactly what a node exports.
