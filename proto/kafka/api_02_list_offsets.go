@@ -7,6 +7,24 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
+// offsetSpecs are the first versions that the places which are no times may be asked at: latest, earliest, maximum timestamp, earliest local,
+// latest tiered, earliest that waits for its upload.
+var offsetSpecs = map[int64]int16{-1: 1, -2: 1, -3: 7, -4: 8, -5: 9, earliestPendingUpload: 11}
+
+// earliestPendingUpload asks for the first record that is to go to a remote tier (KIP-1023). There is none, as for the latest tiered one.
+const earliestPendingUpload = -6
+
+// offsetFault says what is wrong with a partition of the request.
+func offsetFault(m *kmsg.ListOffsetsRequest, p *kmsg.ListOffsetsRequestTopicPartition, asked int) wire.ErrorCode {
+	if asked > 1 {
+		return wire.InvalidRequest
+	}
+	if first, known := offsetSpecs[p.Timestamp]; p.Timestamp < 0 && (!known || m.Version < first) {
+		return wire.UnsupportedVersion
+	}
+	return epochCode(p.CurrentLeaderEpoch)
+}
+
 // listOffsets finds offsets by time, or the ends of partitions.
 func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 	resp := m.ResponseKind().(*kmsg.ListOffsetsResponse)
@@ -16,6 +34,16 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 		place [2]int
 	}
 	var asks []ask
+	type named struct {
+		topic string
+		index int32
+	}
+	asked := make(map[named]int)
+	for i := range m.Topics {
+		for k := range m.Topics[i].Partitions {
+			asked[named{m.Topics[i].Topic, m.Topics[i].Partitions[k].Partition}]++
+		}
+	}
 	for i := range m.Topics {
 		t := &m.Topics[i]
 		out := kmsg.NewListOffsetsResponseTopic()
@@ -30,7 +58,8 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
 			} else if topic != nil {
 				if part := topic.Partition(p.Partition); part != nil {
-					if o.ErrorCode = int16(epochCode(p.CurrentLeaderEpoch)); o.ErrorCode == 0 {
+					o.ErrorCode = int16(offsetFault(m, p, asked[named{t.Topic, p.Partition}]))
+					if o.ErrorCode == 0 && p.Timestamp != earliestPendingUpload {
 						asks = append(asks, ask{part, p.Timestamp, [2]int{i, k}})
 					}
 				}

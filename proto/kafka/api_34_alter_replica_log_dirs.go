@@ -16,7 +16,7 @@ func alterReplicaLogDirs(r *request, m *kmsg.AlterReplicaLogDirsRequest) {
 		switch {
 		case !may:
 			code = wire.ClusterAuthorizationFailed
-		case m.Dirs[i].Dir != r.c.l.h.logDir().Path:
+		case m.Dirs[i].Dir != r.c.l.h.logPath:
 			code = wire.LogDirNotFound
 		}
 		for j := range m.Dirs[i].Topics {

@@ -16,16 +16,25 @@ type LogDir struct {
 	Total, Usable int64 // bytes; -1: not known
 }
 
-// describeLogDirs shows how many bytes of each partition are stored: of all for a null list.
+// describeLogDirs shows how many bytes of each partition are stored: of all for a null list. The volume is asked, and sizes are summed up, off the
+// loop.
 func describeLogDirs(r *request, m *kmsg.DescribeLogDirsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeLogDirsResponse)
 	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationDescribe), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
 		r.respond(resp)
 		return
 	}
-	b := r.c.l.h.broker
+	l, t := r.c.l, r.ticket()
+	l.h.broker.OffLoop(func() {
+		resp.Dirs = append(resp.Dirs, logDirOf(l.h, m))
+		t.later(l, func(r *request) { r.respond(resp) })
+	})
+}
+
+func logDirOf(h *Handler, m *kmsg.DescribeLogDirsRequest) kmsg.DescribeLogDirsResponseDir {
+	b := h.broker
 	dir := kmsg.NewDescribeLogDirsResponseDir()
-	where := r.c.l.h.logDir()
+	where := h.logDir()
 	dir.Dir, dir.TotalBytes, dir.UsableBytes = where.Path, where.Total, where.Usable
 	add := func(t *broker.Topic, wanted []int32) {
 		out := kmsg.NewDescribeLogDirsResponseDirTopic()
@@ -51,6 +60,5 @@ func describeLogDirs(r *request, m *kmsg.DescribeLogDirsRequest) {
 			add(t, m.Topics[i].Partitions)
 		}
 	}
-	resp.Dirs = append(resp.Dirs, dir)
-	r.respond(resp)
+	return dir
 }

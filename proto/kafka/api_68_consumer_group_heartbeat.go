@@ -29,7 +29,12 @@ func consumerGroupHeartbeat(r *request, m *kmsg.ConsumerGroupHeartbeatRequest) {
 		r.respond(resp)
 		return
 	}
-	if authz, id := r.c.l.h.authz, r.c.id; m.SubscribedTopicRegex != nil && authz != nil {
+	if m.Version >= 1 && m.MemberID == "" { // its client makes it, since that version
+		resp.ErrorCode = int16(wire.InvalidRequest)
+		r.respond(resp)
+		return
+	}
+	if authz, id := r.c.l.h.authz, r.c.id; authz != nil {
 		req.Visible = func(topic *broker.Topic) bool {
 			return authz.Allows(id, broker.OperationDescribe, broker.ResourceTopic, topic.NameBytes())
 		}

@@ -68,7 +68,8 @@ type Handler struct {
 	cancel       context.CancelFunc
 	working      sync.WaitGroup
 	nodeID       int32
-	logDir       func() LogDir
+	logDir       func() LogDir // asks the volume: off the loops
+	logPath      string        // of it
 	log          *slog.Logger
 	settings     atomic.Pointer[Settings]
 	draining     atomic.Bool
@@ -110,6 +111,7 @@ func NewHandler(o Options) *Handler {
 	if h.logDir == nil {
 		h.logDir = func() LogDir { return LogDir{Total: -1, Usable: -1} }
 	}
+	h.logPath = h.logDir().Path
 	if h.log == nil {
 		h.log = slog.Default()
 	}
