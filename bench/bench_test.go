@@ -25,8 +25,11 @@ func small(scenario string, b *brokertest.Broker) bench.Config {
 		Scenario: scenario, URL: b.URL(), Publishers: 4, Subscribers: 3, Conns: 50, Filters: 250, Messages: 300, Inflight: 16,
 		Settle: 10 * time.Millisecond, Drain: 300 * time.Millisecond, Stall: 50 * time.Millisecond, PIDs: []int{os.Getpid()}, Seed: 7,
 	}
-	if scenario == "queue" {
+	switch scenario {
+	case "queue":
 		cfg.QoS = 1
+	case "reconnect":
+		cfg.QoS, cfg.Rate, cfg.DropEvery = 1, 5000, 20*time.Millisecond
 	}
 	return cfg
 }
@@ -43,7 +46,7 @@ func mustRun(t *testing.T, cfg bench.Config) *bench.Result {
 func TestEveryScenarioPassesOnASoundBroker(t *testing.T) {
 	for _, scenario := range bench.Scenarios() {
 		for qos := byte(0); qos < 3; qos++ {
-			if (scenario == "queue" && qos == 0) || ((scenario == "idle" || scenario == "storm") && qos > 0) {
+			if ((scenario == "queue" || scenario == "reconnect") && qos == 0) || ((scenario == "idle" || scenario == "storm") && qos > 0) {
 				continue
 			}
 			for _, threads := range []int{1, 2} {

@@ -43,6 +43,9 @@ type Config struct {
 	Spin           time.Duration // with Rate: look instead of sleeping for so long before a send; 0: 60 µs, negative: sleep
 	ReceiveMaximum int           // of the receivers; 0: not given
 
+	DropEvery time.Duration // reconnect: between two cuts; 0: 2 s
+	DropShare float64       // reconnect: of the subscribers, how many are cut; 0: half
+
 	Durable   bool  // sessions outlive connections; they are removed after the run
 	Keep      bool  // retained, queue: leave behind what was stored
 	AllowLoss bool  // loss at QoS 0 is no failure
@@ -93,6 +96,10 @@ func (c *Config) setDefaults() {
 	def(&c.Stall, time.Second)
 	def(&c.ConnectTimeout, 30*time.Second)
 	def(&c.KeepAlive, 20*time.Minute)
+	def(&c.DropEvery, 2*time.Second)
+	if c.DropShare == 0 {
+		c.DropShare = 0.5
+	}
 	if c.ConnectBurst == 0 {
 		c.ConnectBurst = 64
 	}
@@ -102,6 +109,16 @@ func (c *Config) setDefaults() {
 	if c.Threads == 0 {
 		c.Threads = 1
 	}
+}
+
+// RateMax is the most messages or records a second that a timetable may have.
+const RateMax = 20e6
+
+// Check refuses a configuration that cannot be run, as Run does, with a MisuseError.
+func (c *Config) Check() error {
+	full := *c
+	full.setDefaults()
+	return full.validate()
 }
 
 // validate refuses what cannot be run. It comes after setDefaults.
@@ -123,12 +140,16 @@ func (c *Config) validate() error {
 		return misuse("a payload of %d bytes is over 64 MiB", c.Payload)
 	case c.Publishers < 0 || c.Subscribers < 0 || c.Conns < 0 || c.Filters < 0 || c.Threads < 0 || c.Rate < 0:
 		return misuse("a number is negative")
-	case c.Rate > 20e6:
+	case c.Rate > RateMax:
 		return misuse("a rate of %.0f messages a second is more than can be sent", c.Rate)
 	case c.Inflight < 0 || c.Inflight > 65535:
 		return misuse("%d unanswered messages: 1 to 65535 can be in flight", c.Inflight)
 	case c.Threads > 64:
 		return misuse("%d threads are over 64", c.Threads)
+	case c.DropEvery < 0 || c.DropShare < 0 || c.DropShare > 1:
+		return misuse("a share of %v every %v cannot be dropped", c.DropShare, c.DropEvery)
+	case c.QoS == 0 && (c.Scenario == "reconnect" || c.Scenario == "queue"):
+		return misuse("%s needs QoS 1 or 2: nothing is kept for an absent session at QoS 0", c.Scenario)
 	case c.KeepAlive < time.Second || c.KeepAlive > 65535*time.Second:
 		return misuse("keep-alive %v is not between 1 s and 65535 s", c.KeepAlive)
 	}
@@ -153,6 +174,7 @@ func init() {
 		{"fanin", "many publishers, one subscriber to all of them", runFanin},
 		{"shared", "publishers, and a group that shares one subscription", runShared},
 		{"wildcards", "many wildcard filters: what a SUBSCRIBE and a delivery through them cost", runWildcards},
+		{"reconnect", "pairs whose subscribers lose their connections and come back to their sessions while load runs", runReconnect},
 		{"idle", "connections that do nothing: resident memory of each", runIdle},
 		{"storm", "connections as fast as the broker takes them", runStorm},
 		{"queue", "messages for absent sessions: store, then drain", runQueue},

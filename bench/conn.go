@@ -31,6 +31,7 @@ type conn struct {
 	dirty    bool
 	armed    bool // waits for room to write
 	leaving  bool // its end is wanted
+	back     bool // was here before: the broker must have its session
 	durable  bool
 	clean    bool
 	version  byte
@@ -62,6 +63,9 @@ func (c *conn) dial() {
 	}
 	fd, err := at.dial(int(l.run.dialCount.Add(1) - 1))
 	if err != nil {
+		if lack := lackOf(err); lack != nil {
+			l.run.fail(lack)
+		}
 		c.down(err)
 		return
 	}
@@ -333,6 +337,9 @@ func (c *conn) connack(h *wire.Header) error {
 	}
 	if c.pub != nil && k.ReceiveMaximum > 0 {
 		c.pub.idsMax = min(c.pub.idsMax, int(k.ReceiveMaximum))
+	}
+	if c.back && !k.SessionPresent {
+		return errors.New("the broker has forgotten the session")
 	}
 	c.l.stats.connect(c.l.now - c.dialedAt)
 	if len(c.filters) > 0 {

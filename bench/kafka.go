@@ -125,6 +125,13 @@ func (k *KafkaConfig) setDefaults() {
 	k.Config.setDefaults()
 }
 
+// Check refuses a configuration that cannot be run, as RunKafka does, with a MisuseError.
+func (k *KafkaConfig) Check() error {
+	full := *k
+	full.setDefaults()
+	return full.validate()
+}
+
 // validate refuses what cannot be run. It comes after setDefaults.
 func (k *KafkaConfig) validate() error {
 	if _, ok := kafkaScenarios[k.Scenario]; !ok {
@@ -147,7 +154,7 @@ func (k *KafkaConfig) validate() error {
 		return misuse("a value of %d bytes cannot be verified: %d are needed", k.Payload, MinPayload)
 	case k.Payload > 64<<20 || k.BatchBytes > 64<<20:
 		return misuse("a record or batch is over 64 MiB")
-	case k.Rate < 0 || k.Rate > 20e6:
+	case k.Rate < 0 || k.Rate > RateMax:
 		return misuse("a rate of %.0f records a second cannot be sent", k.Rate)
 	case k.Topics*k.Partitions > 1_000_000:
 		return misuse("%d partitions are over 1,000,000", k.Topics*k.Partitions)

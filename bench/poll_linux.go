@@ -247,6 +247,9 @@ func sysWaitFor(fd int, write bool, timeout time.Duration) error {
 	}
 }
 
+// generatorErrors are what the kernel answers when the generator has no more descriptors, ports or memory for sockets.
+var generatorErrors = []error{unix.EMFILE, unix.ENFILE, unix.EADDRNOTAVAIL, unix.ENOBUFS, unix.ENOMEM}
+
 // raiseFileLimit makes room for n descriptors.
 func raiseFileLimit(n int) error {
 	var lim unix.Rlimit
@@ -258,7 +261,7 @@ func raiseFileLimit(n int) error {
 	}
 	want := unix.Rlimit{Cur: uint64(n), Max: max(lim.Max, uint64(n))}
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want); err != nil {
-		return fmt.Errorf("%d open files are needed and %d allowed: raise the limit with ulimit -n %d", n, lim.Cur, n)
+		return &LackError{fmt.Sprintf("%d open files are needed and %d allowed: raise the limit with ulimit -n %d", n, lim.Cur, n)}
 	}
 	return nil
 }

@@ -112,6 +112,9 @@ func (r *run) execute(f func() error) error {
 
 // end gives the result, which a run that was interrupted has too.
 func (r *run) end(err error) (*Result, error) {
+	if lack := lackOf(err); lack != nil {
+		err, r.result.Void, r.result.OK = lack, lack.Error(), false
+	}
 	if r.ctx.Err() != nil {
 		r.result.Partial = true
 		if errors.Is(err, context.Canceled) {

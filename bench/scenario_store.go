@@ -52,9 +52,6 @@ func runQueue(r *run) error {
 	if total == 0 {
 		total = 100_000
 	}
-	if r.cfg.QoS == 0 {
-		return misuse("queue needs QoS 1 or 2: nothing is kept for an absent session at QoS 0")
-	}
 	each := perPublisher(total, sessions)
 	total = each * uint64(sessions)
 	var subs, pubs []*conn

@@ -77,6 +77,7 @@ type session struct {
 	unacked map[uint16]message
 	order   []uint16        // of unacked
 	recs    map[uint16]bool // QoS 2 received, not released
+	rels    map[uint16]bool // QoS 2 sent and received, not completed
 	lastID  uint16
 	held    *message // kept back to be sent out of order
 }
@@ -240,6 +241,9 @@ func (b *Broker) send(c *conn, packet []byte) {
 }
 
 func (b *Broker) packet(c *conn, h wire.Header) error {
+	if c.session == nil && h.Type != wire.CONNECT {
+		return io.EOF // another connection has taken the session over
+	}
 	switch h.Type {
 	case wire.CONNECT:
 		return b.connect(c, h.Body)
@@ -291,7 +295,8 @@ func (b *Broker) connect(c *conn, body []byte) error {
 	}
 	present := old != nil && !k.CleanStart
 	if !present {
-		old = &session{id: id, filters: map[string]byte{}, unacked: map[uint16]message{}, recs: map[uint16]bool{}}
+		old = &session{id: id, filters: map[string]byte{}, unacked: map[uint16]message{}, recs: map[uint16]bool{},
+			rels: map[uint16]bool{}}
 		b.mu.sessions[id] = old
 	}
 	old.conn, old.durable = c, k.SessionExpiry > 0 || (k.Version != wire.V5 && !k.CleanStart)
@@ -301,6 +306,9 @@ func (b *Broker) connect(c *conn, body []byte) error {
 		if m, ok := old.unacked[pid]; ok {
 			b.write(c, m, pid, true)
 		}
+	}
+	for pid := range old.rels {
+		b.send(c, wire.AppendShortAck(nil, wire.PUBREL, pid))
 	}
 	queue := old.queue
 	old.queue = nil
@@ -486,12 +494,15 @@ func (b *Broker) ack(c *conn, h wire.Header) error {
 	}
 	switch h.Type {
 	case wire.PUBREC:
+		delete(c.session.unacked, a.PacketID)
+		c.session.rels[a.PacketID] = true
 		b.send(c, wire.AppendShortAck(nil, wire.PUBREL, a.PacketID))
 	case wire.PUBREL:
 		delete(c.session.recs, a.PacketID)
 		b.send(c, wire.AppendShortAck(nil, wire.PUBCOMP, a.PacketID))
 	default:
 		delete(c.session.unacked, a.PacketID)
+		delete(c.session.rels, a.PacketID)
 	}
 	return nil
 }

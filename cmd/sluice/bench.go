@@ -2,140 +2,241 @@ package main
 
 import (
 	"fmt"
-	"time"
+	"slices"
+	"strings"
+	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sluicemq/sluice/bench"
+	"github.com/sluicemq/sluice/bench/scenarios"
 )
 
-const benchLong = `Put load on an MQTT broker, ours or another, and verify what it does: loss, duplicates, order and content of every message.
+const benchLong = `Measure and verify a broker from outside, ours or another.
+
+run takes a scenario file, or one of the standard ones that list names and show prints; mqtt and kafka are one load with flags for
+its settings. Each verifies what the broker does while it measures: loss, duplicates, order and content.
+
+It exits with 1 if the broker did wrong, which is said first, with 2 if it was misused, and with 3 if there is no result because the
+generator lacked processor time or sockets.`
+
+const benchMQTTLong = `Put load on an MQTT broker, ours or another, and verify what it does: loss, duplicates, order and content of every message.
 
 Without --rate a publisher sends when what it sent has come back (--pipeline at QoS 0, --inflight above). With --rate messages go
 out by a timetable, and latency counts from the time at which a message was meant to go. --pid adds what the broker's process
 used. It exits with 1 if the broker lost, doubled, reordered or corrupted anything, and says so first.`
 
-// benchFlags are the flags of sluice bench mqtt.
-type benchFlags struct {
-	clientFlags
-	cfg      bench.Config
-	pairs    int
-	qos      int
-	pipeline int
-	inflight int
-	json     string
-	quiet    bool
-}
+const benchKafkaLong = `Put load on a Kafka broker, ours or another, and verify what it does: loss, duplicates, order and content of every record, and the
+checksum of every batch.
+
+Without --rate a producer sends whole batches as fast as they are acknowledged (--inflight requests of a connection). With --rate
+records go out by a timetable, and latency counts from the time at which a record was meant to go. The topics of a run are made
+by it and deleted afterwards. --pid adds what the broker's process used. It exits with 1 if the broker lost, doubled, reordered or
+corrupted anything, or showed a reader of committed records what was aborted, and says so first.`
+
+const benchRunLong = `Run a scenario file, or one of the standard scenarios (sluice bench list).
+
+--set changes a setting for the run: KEY=VALUE, or PART.KEY=VALUE for one part of a mixed scenario. --url says where the broker
+is: an address alone, mqtt=ADDRESS and kafka=ADDRESS, or PART=ADDRESS; without it, the standard port of this machine.`
 
 func init() { register(newBenchCommand) }
 
 // newBenchCommand makes sluice bench.
 func newBenchCommand() *cobra.Command {
-	c := &cobra.Command{Use: "bench", Short: "Measure and verify a broker from outside", Args: atMost(0),
+	c := &cobra.Command{Use: "bench", Short: "Measure and verify a broker from outside", Long: benchLong, Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	mqtt := &cobra.Command{Use: "mqtt SCENARIO", Short: "Load on an MQTT broker", Long: benchLong,
+	c.AddCommand(newBenchRunCommand(), newBenchListCommand(), newBenchShowCommand(),
+		newBenchLoadsCommand(scenarios.MQTT, "Load on an MQTT broker", benchMQTTLong),
+		newBenchLoadsCommand(scenarios.Kafka, "Load on a Kafka broker", benchKafkaLong))
+	return c
+}
+
+// benchFlags are what the commands that make load share.
+type benchFlags struct {
+	clientFlags
+	urls  []string
+	pids  []int
+	json  string
+	quiet bool
+}
+
+func (f *benchFlags) addRun(c *cobra.Command) {
+	f.addTLS(c)
+	fs := c.Flags()
+	fs.IntSliceVar(&f.pids, "pid", nil, "process id of the broker, for its CPU time and memory; may be given again")
+	fs.StringVar(&f.json, "json", "", "write the result to this file too; - is standard output, instead of the table")
+	fs.BoolVar(&f.quiet, "quiet", false, "no lines of progress")
+}
+
+func (f *benchFlags) addURLs(c *cobra.Command) {
+	c.Flags().StringArrayVar(&f.urls, "url", nil, "broker: ADDRESS, or mqtt=, kafka= or PART= before it; may be given again")
+}
+
+// target is where the run goes.
+func (f *benchFlags) target(cmd *cobra.Command) (*scenarios.Target, error) {
+	t := &scenarios.Target{URLs: map[string]string{}, PIDs: f.pids, Tool: version, Username: f.user}
+	for _, u := range f.urls {
+		key, address, ok := strings.Cut(u, "=")
+		if !ok || strings.ContainsAny(key, ":/") {
+			key, address = scenarios.MQTT, u
+			if strings.HasPrefix(u, "kafka") {
+				key = scenarios.Kafka
+			}
+		}
+		t.URLs[key] = address
+	}
+	var err error
+	if t.TLS, err = f.tlsConfig(); err != nil {
+		return t, err
+	}
+	if t.Password, err = f.password(); err != nil {
+		return t, err
+	}
+	if !f.quiet {
+		t.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
+	}
+	return t, nil
+}
+
+// loadFlag makes a flag of a load's setting.
+type loadFlag struct {
+	scenarios.Setting
+	load *scenarios.Load
+}
+
+// String gives the present value.
+func (f loadFlag) String() string {
+	if f.Show == nil {
+		return ""
+	}
+	return f.Show()
+}
+
+// Set takes a value.
+func (f loadFlag) Set(text string) error { return f.load.Set(f.Name, text) }
+
+// Type names it in the help.
+func (f loadFlag) Type() string { return f.Setting.Type }
+
+// newBenchLoadsCommand makes the command of a protocol, with one below it for each kind of load.
+func newBenchLoadsCommand(protocol, short, long string) *cobra.Command {
+	kinds, about := bench.Scenarios(), bench.AboutScenario
+	if protocol == scenarios.Kafka {
+		kinds, about = bench.KafkaScenarios(), bench.AboutKafkaScenario
+	}
+	c := &cobra.Command{Use: protocol + " LOAD", Short: short, Long: long,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return misused("there is no scenario %q; see sluice bench mqtt --help", args[0])
+				return misused("there is no load %q; see sluice bench %s --help", args[0], protocol)
 			}
 			return cmd.Help()
 		}}
-	for _, name := range bench.Scenarios() {
-		mqtt.AddCommand(newScenarioCommand(name))
+	for _, kind := range kinds {
+		c.AddCommand(newBenchLoadCommand(protocol, kind, about(kind)))
 	}
-	c.AddCommand(mqtt, newBenchKafkaCommand())
 	return c
 }
 
-func newScenarioCommand(name string) *cobra.Command {
+func newBenchLoadCommand(protocol, kind, about string) *cobra.Command {
 	f := &benchFlags{}
-	f.cfg.Scenario = name
-	c := &cobra.Command{
-		Use: name, Short: bench.AboutScenario(name), Args: atMost(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	load, err := scenarios.NewLoad(protocol, kind)
+	if err != nil {
+		panic(err) // the kind comes from the list of them
 	}
-	f.addTLS(c)
-	fs, cfg := c.Flags(), &f.cfg
-	fs.StringVar(&cfg.URL, "url", "mqtt://"+defaultMQTT, "broker: mqtt://, mqtts://, ws://, wss:// or unix://")
-	fs.IntVar(&f.version, "mqtt-version", 5, "4 (3.1.1) or 5")
-	fs.IntVar(&f.pairs, "pairs", 0, "publishers with a subscriber each (pairs; default 64)")
-	fs.IntVar(&cfg.Publishers, "publishers", 0, "publishers; 0: as the scenario has it")
-	fs.IntVar(&cfg.Subscribers, "subscribers", 0, "subscribers, or sessions; 0: as the scenario has it")
-	fs.IntVar(&cfg.Conns, "connections", 0, "connections of idle (default 15000) and storm (default 10000)")
-	fs.IntVar(&cfg.Filters, "filters", 0, "filters of wildcards (default 100000)")
-	fs.Uint64Var(&cfg.Messages, "messages", 0, "messages of each publisher instead of a duration; in all for queue and retained")
-	fs.IntVar(&cfg.Payload, "payload", 64, fmt.Sprintf("payload bytes, at least %d", bench.MinPayload))
-	fs.IntVar(&f.qos, "qos", 0, "0, 1 or 2 (queue: 1 by default)")
-	fs.Float64Var(&cfg.Rate, "rate", 0, "messages per second of all publishers, by a timetable")
-	fs.IntVar(&f.pipeline, "pipeline", 0, "unanswered messages of each pair at QoS 0 (default 64)")
-	fs.IntVar(&f.inflight, "inflight", 0, "unanswered messages of each pair at QoS 1 and 2 (default 20)")
-	fs.DurationVar(&cfg.Duration, "duration", 10*time.Second, "the measured part")
-	fs.DurationVar(&cfg.Warmup, "warmup", time.Second, "load before the measured part")
-	fs.DurationVar(&cfg.Settle, "settle", time.Minute, "idle: from the last CONNECT to the look at the memory")
-	fs.DurationVar(&cfg.Drain, "drain", 5*time.Second, "how long nothing may come before the rest is lost")
-	fs.DurationVar(&cfg.KeepAlive, "keep-alive", 20*time.Minute, "keep-alive")
-	fs.Float64Var(&cfg.ConnectRate, "connect-rate", 0, "connections per second; 0: as fast as they come")
-	fs.IntVar(&cfg.ConnectBurst, "connect-burst", 64, "connections under way at once")
-	fs.DurationVar(&cfg.Spin, "spin", 60*time.Microsecond, "with --rate: stay awake for so long before a send; negative: sleep")
-	fs.IntVar(&cfg.ReceiveMaximum, "receive-maximum", 0, "receive maximum of the subscribers; 0: not given")
-	fs.BoolVar(&cfg.Durable, "durable", false, "sessions outlive their connections (removed after the run)")
-	fs.BoolVar(&cfg.Keep, "keep", false, "leave behind what queue and retained stored")
-	fs.BoolVar(&cfg.AllowLoss, "allow-loss", false, "loss at QoS 0 is no failure")
-	fs.IntSliceVar(&cfg.PIDs, "pid", nil, "process id of the broker, for its CPU time and memory; may be given again")
-	fs.Uint64Var(&cfg.Seed, "seed", 1, "decides order and content where chance is wanted")
-	fs.IntVar(&cfg.Threads, "threads", 1, "threads that make load")
-	fs.StringVar(&f.json, "json", "", "write the result to this file too; - is standard output, instead of the table")
-	fs.BoolVar(&f.quiet, "quiet", false, "no lines of progress")
+	c := &cobra.Command{
+		Use: kind, Short: about, Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.run(cmd, &scenarios.File{Protocol: protocol, Parts: []*scenarios.Part{{Load: load}}})
+		},
+	}
+	f.addRun(c)
+	def := "mqtt://" + defaultMQTT
+	help := "broker: mqtt://, mqtts://, ws://, wss:// or unix://"
+	if protocol == scenarios.Kafka {
+		def, help = "kafka://127.0.0.1:9092", "broker: kafka:// or kafkas://"
+	}
+	c.Flags().Var(urlFlag{f, protocol, def}, "url", help)
+	for _, s := range load.Settings() {
+		c.Flags().Var(loadFlag{s, load}, s.Name, s.About)
+		if s.Type == "bool" {
+			c.Flags().Lookup(s.Name).NoOptDefVal = "true"
+		}
+	}
 	return c
 }
 
-func (f *benchFlags) config(cmd *cobra.Command) (bench.Config, error) {
-	cfg := f.cfg
-	if f.version != 4 && f.version != 5 {
-		return cfg, misused("--mqtt-version %d is neither 4 nor 5", f.version)
-	}
-	if f.qos < 0 || f.qos > 2 {
-		return cfg, misused("--qos %d is none of 0, 1, 2", f.qos)
-	}
-	if cfg.Scenario == "queue" && !cmd.Flags().Changed("qos") {
-		f.qos = 1
-	}
-	if f.pipeline > 0 && f.qos > 0 {
-		return cfg, misused("--pipeline is for QoS 0; above it, --inflight")
-	}
-	if f.inflight > 0 && f.qos == 0 {
-		return cfg, misused("--inflight is for QoS 1 and 2; at QoS 0, --pipeline")
-	}
-	if cfg.Rate > 0 && f.pipeline+f.inflight > 0 {
-		return cfg, misused("--rate is a timetable: --pipeline and --inflight do not go with it")
-	}
-	if f.pairs > 0 {
-		cfg.Publishers = f.pairs
-	}
-	if cfg.Warmup == 0 || (cfg.Messages > 0 && !cmd.Flags().Changed("warmup")) {
-		cfg.Warmup = -1
-	}
-	cfg.Version, cfg.QoS, cfg.Inflight, cfg.Tool = byte(f.version), byte(f.qos), f.pipeline+f.inflight, version
-	var err error
-	if cfg.TLS, err = f.tlsConfig(); err != nil {
-		return cfg, err
-	}
-	cfg.Username = f.user
-	if cfg.Password, err = f.password(); err != nil {
-		return cfg, err
-	}
-	if !f.quiet {
-		cfg.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
-	}
-	return cfg, nil
+// urlFlag is the address of the one broker of a load.
+type urlFlag struct {
+	f             *benchFlags
+	protocol, def string
 }
 
-func (f *benchFlags) run(cmd *cobra.Command) error {
-	cfg, err := f.config(cmd)
-	if err != nil {
-		return err
+// String gives the address.
+func (u urlFlag) String() string {
+	if u.f == nil || len(u.f.urls) == 0 {
+		return u.def
 	}
-	defer interruptible(cmd)()
-	res, err := bench.Run(cmd.Context(), cfg)
-	return report(cmd, "bench "+cfg.Scenario, cfg.URL, f.json, res, err)
+	return u.f.urls[0]
+}
+
+// Set takes one.
+func (u urlFlag) Set(text string) error {
+	u.f.urls = []string{u.protocol + "=" + text}
+	return nil
+}
+
+// Type names it in the help.
+func (u urlFlag) Type() string { return "string" }
+
+func newBenchListCommand() *cobra.Command {
+	return &cobra.Command{Use: "list", Short: "Name the standard scenarios", Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+			for _, name := range scenarios.Standard() {
+				file, err := scenarios.Open(name, nil)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(t, "%s\t%s\t%s\n", name, file.Protocol, file.About)
+			}
+			return t.Flush()
+		}}
+}
+
+func newBenchShowCommand() *cobra.Command {
+	return &cobra.Command{Use: "show NAME", Short: "Print a scenario, to be edited", Args: exactly("NAME"),
+		ValidArgsFunction: completeScenarios,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, text, err := scenarios.Text(args[0])
+			if err != nil {
+				return benchError(err)
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		}}
+}
+
+func completeScenarios(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return slices.Clone(scenarios.Standard()), cobra.ShellCompDirectiveDefault
+}
+
+func newBenchRunCommand() *cobra.Command {
+	f := &benchFlags{}
+	var set []string
+	c := &cobra.Command{Use: "run FILE|NAME", Short: "Run a scenario", Long: benchRunLong, Args: exactly("SCENARIO"),
+		ValidArgsFunction: completeScenarios,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file, err := scenarios.Open(args[0], set)
+			if err != nil {
+				return benchError(err)
+			}
+			return f.run(cmd, file)
+		}}
+	f.addRun(c)
+	f.addURLs(c)
+	c.Flags().StringArrayVar(&set, "set", nil, "KEY=VALUE of a setting, or PART.KEY=VALUE; may be given again")
+	return c
 }

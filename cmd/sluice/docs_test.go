@@ -75,7 +75,7 @@ func TestDocumentedCommands(t *testing.T) {
 func commandPage(root *cobra.Command) string {
 	var b strings.Builder
 	b.WriteString("# The command line\n\n<!-- Generated from cmd/sluice by `make generate`. Do not edit. -->\n\n" +
-		"Exit codes: 0 done, 1 failed, 2 misused. Every command takes `--help`.\n\n" +
+		"Exit codes: 0 done, 1 failed, 2 misused, and of `sluice bench` 3: no result. Every command takes `--help`.\n\n" +
 		"Completion: `sluice completion bash|zsh|fish` prints a script. For the whole machine:\n\n```\n" +
 		"sluice completion bash > /etc/bash_completion.d/sluice\n" +
 		"sluice completion zsh  > /usr/local/share/zsh/site-functions/_sluice\n" +

@@ -47,6 +47,10 @@ func main() {
 	if errors.As(err, &m) {
 		os.Exit(2)
 	}
+	var nothing noResult
+	if errors.As(err, &nothing) {
+		os.Exit(3)
+	}
 	os.Exit(1)
 }
 
