@@ -24,41 +24,24 @@ func (g *group) resolve() (changed bool) {
 }
 
 func (g *group) resolveMember(m *consumerMember) (changed bool) {
-	b := g.l.b
-	var ids []TopicID
-	for _, name := range m.names {
-		if t := b.Topic(g.key.tenant, name); t != nil {
-			ids = append(ids, t.ID())
-		}
-	}
-	if m.unheard { // until it says what it may know of, it has what it had
-		for _, tp := range m.target {
-			ids = append(ids, tp.Topic)
-		}
-	} else if m.pattern != nil {
-		b.Topics(g.key.tenant, func(t *Topic) bool {
-			if m.pattern.MatchString(t.Name()) && (m.visible == nil || m.visible(t)) {
-				ids = append(ids, t.ID())
-			}
-			return true
-		})
-	}
-	slices.SortFunc(ids, func(a, b TopicID) int { return slices.Compare(a[:], b[:]) })
-	ids = slices.Compact(ids)
+	ids := g.subscribed(m)
 	if m.topics == nil { // it was read from the log: what it is to have tells what its subscription came to
 		changed = slices.ContainsFunc(m.target, func(tp TopicPartition) bool { return !hasTopic(ids, tp.Topic) })
 	} else {
 		changed = !slices.Equal(ids, m.topics)
 	}
+	if ids == nil {
+		ids = []TopicID{}
+	}
 	if changed || m.topics == nil {
-		m.topics = append([]TopicID{}, ids...)
+		m.topics = ids
 	}
 	return changed
 }
 
 // hasTopic says whether id is in a sorted list.
 func hasTopic(list []TopicID, id TopicID) bool {
-	_, ok := slices.BinarySearchFunc(list, id, func(a, b TopicID) int { return slices.Compare(a[:], b[:]) })
+	_, ok := slices.BinarySearchFunc(list, id, compareTopicIDs)
 	return ok
 }
 
@@ -256,7 +239,7 @@ func assignUniform(members []*consumerMember, sizes map[TopicID]int32) {
 			}
 		}
 	}
-	ids := slices.SortedFunc(maps.Keys(sizes), func(a, b TopicID) int { return slices.Compare(a[:], b[:]) })
+	ids := slices.SortedFunc(maps.Keys(sizes), compareTopicIDs)
 	for _, id := range ids {
 		subs := subscribers(members, id)
 		for p := range sizes[id] {

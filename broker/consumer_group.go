@@ -32,6 +32,9 @@ type consumerGroup struct {
 	static      map[string]string                // instance id -> member id
 	owners      map[TopicPartition]consumerOwner // who has a partition, or has still to give it up
 	generation  uint64                           // of the topic table that subscriptions were resolved with
+	matches     map[string]*regexMatches         // by expression
+	matched     int                              // topics in all of them
+	resolveAt   time.Duration                    // by the clock's Mono, with expressions: not before
 }
 
 // consumerOwner has a partition since an epoch of its. That is not stored: after a restart it has it since the epoch it is in.
@@ -147,7 +150,7 @@ func (r *ConsumerHeartbeat) check() error {
 	}
 	if r.Regex != nil && *r.Regex != "" {
 		var err error
-		if r.pattern, err = regexp.Compile("^(?:" + *r.Regex + ")$"); err != nil {
+		if r.pattern, err = compileRegex(*r.Regex); err != nil {
 			return ErrInvalidRegex
 		}
 	}
@@ -315,7 +318,7 @@ func (g *group) consumerUpdate(m *consumerMember, r *ConsumerHeartbeat) (changed
 	if moved {
 		cg.epoch++
 	}
-	if generation := g.l.b.topicTable.generation.Load(); generation != cg.generation || m.topics == nil && !moved {
+	if generation := g.l.b.topicTable.generation.Load(); m.topics == nil && !moved || generation != cg.generation && g.mayResolve() {
 		cg.generation = generation
 		if g.resolve() && !moved && cg.epoch == cg.targetEpoch {
 			cg.epoch++ // a topic came, went or grew

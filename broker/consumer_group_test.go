@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -165,18 +166,25 @@ func TestConsumerGroupRegex(t *testing.T) {
 		t.Errorf("it has %s", got)
 	}
 	wideTopic(gb, "plant-2", 4, 3)
+	gb.advance(regexPause)
 	if got := fmt.Sprint(settles(t, a)); got != "[5]" {
 		t.Errorf("with another topic it has %s", got)
 	}
 	gb.b.DropTopic(0, TopicID{2})
+	if got := fmt.Sprint(settles(t, a)); got != "[5]" {
+		t.Errorf("it has looked at the topics again at once: %s", got)
+	}
+	gb.advance(regexPause)
 	if got := fmt.Sprint(settles(t, a)); got != "[3]" {
 		t.Errorf("without the first it has %s", got)
 	}
-	bad := "("
-	b := gb.consumer("b")
-	b.regex = &bad
-	if r := b.beats(t); !errors.Is(r.Err, ErrInvalidRegex) {
-		t.Errorf("a bad expression: %v", r.Err)
+	for what, bad := range map[string]string{"an open one": "(", "one that closes what is around it": "a)|(b", "a long one": strings.Repeat("a", regexBytesMax+1),
+		"a large one": strings.Repeat(".{1000}", 200), "a nested one": "(([a-z]{30}){30}[0-9]{1000}){30}"} {
+		b := gb.consumer("b")
+		b.regex = &bad
+		if r := b.beats(t); !errors.Is(r.Err, ErrInvalidRegex) {
+			t.Errorf("%s: %v", what, r.Err)
+		}
 	}
 }
 
@@ -202,6 +210,7 @@ func TestConsumerGroupRegexKept(t *testing.T) {
 		t.Errorf("after a restart they have %s, epoch %d of %d", got, a.epoch, epoch)
 	}
 	wideTopic(gb, "plant-2", 4, 3)
+	gb.advance(regexPause)
 	if got := fmt.Sprint(settles(t, b, a)); got != "[2 3]" {
 		t.Errorf("with another topic they have %s", got)
 	}
