@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -85,6 +86,7 @@ type probes struct {
 	n       *node
 	longest atomic.Int64
 	pings   atomic.Int64
+	slow    atomic.Int64 // of them, those that took more than 2 ms
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -105,10 +107,21 @@ func (n *node) probe() *probes {
 				for old := p.longest.Load(); took > old && !p.longest.CompareAndSwap(old, took); old = p.longest.Load() {
 				}
 				p.pings.Add(1)
+				if took > int64(2*time.Millisecond) {
+					p.slow.Add(1)
+				}
 			}
 		})
 	}
 	return p
+}
+
+// end stops the probes and says what they have found.
+func (p *probes) end() string {
+	p.stop()
+	p.done.Wait()
+	return fmt.Sprintf("%d of %d pings meanwhile took more than 2ms, the longest %v", p.slow.Load(), p.pings.Load(),
+		time.Duration(p.longest.Load()).Round(10*time.Microsecond))
 }
 
 // Listings of all kinds come in pages, each row once, whatever there is of them. With -rows 200000 -v it says what they take.
@@ -182,20 +195,22 @@ func TestListings(t *testing.T) {
 			}
 		}
 		took := time.Since(began)
-		p.stop()
-		p.done.Wait()
+		pings := p.end()
 		if len(seen) != l.want {
 			t.Errorf("%s: %d rows of %d", l.what, len(seen), l.want)
 		}
-		t.Logf("%s: %d rows, %d pages in %v, the longest %v; the longest of %d pings meanwhile %v", l.what, len(seen), pages, took.Round(time.Millisecond),
-			longest.Round(10*time.Microsecond), p.pings.Load(), time.Duration(p.longest.Load()).Round(10*time.Microsecond))
+		t.Logf("%s: %d rows, %d pages in %v, the longest %v; %s", l.what, len(seen), pages, took.Round(time.Millisecond), longest.Round(10*time.Microsecond), pings)
 	}
 	p := n.probe()
 	r, err := n.kafka().Request(ctx, kmsg.NewPtrListGroupsRequest())
 	if err != nil || len(r.(*kmsg.ListGroupsResponse).Groups) != *rows {
 		t.Errorf("Kafka's ListGroups: %v", err)
 	}
-	p.stop()
-	p.done.Wait()
-	t.Logf("Kafka's ListGroups: the longest of %d pings meanwhile %v", p.pings.Load(), time.Duration(p.longest.Load()).Round(10*time.Microsecond))
+	t.Logf("Kafka's ListGroups: %s", p.end())
+	if testing.Verbose() {
+		p = n.probe()
+		busy := time.Now()
+		testx.Eventually(t, time.Minute, func() bool { return time.Since(busy) > time.Second }, "a second")
+		t.Logf("with no listing: %s", p.end())
+	}
 }
