@@ -95,6 +95,9 @@ func (s *shard) applyRetained(b *Broker, extra []byte, batch record.Batch) {
 		}
 		var m Message
 		props, _ = messageOf(&m, it.Record(), props)
+		if refs.flags&refLoose != 0 && b.retained.younger(0, &m) {
+			continue
+		}
 		if b.retained.keep(0, &m, b) {
 			s.mu.Lock()
 			s.mu.rows.topics.add(m.Topic)

@@ -288,7 +288,8 @@ func topicOf(dst []byte, list []*Binding, key []byte) []byte {
 const topicBytesMax = 1<<16 - 1
 
 // Bind replaces all bindings. Their topics must be there: what is bound cannot be deleted, and gets no more partitions, as long as it is. What
-// lies in a stream that was not bound before does not reach subscribers; what comes from now on does.
+// lies in a stream that was not bound before does not reach subscribers; what comes from now on does. What was taken by a binding that goes
+// still reaches them. One call at a time.
 func (b *Broker) Bind(list []*Binding) error {
 	if b.opts.Volatile && len(list) > 0 {
 		return ErrVolatileOnly
@@ -297,6 +298,8 @@ func (b *Broker) Bind(list []*Binding) error {
 	if err != nil {
 		return err
 	}
+	b.topicTable.mu.Lock() // no topic gets partitions meanwhile
+	defer b.topicTable.mu.Unlock()
 	b.openTopics(set, true) // before anything is published to them
 	b.bindings.Store(set)
 	b.bound.Add(1)
@@ -304,11 +307,13 @@ func (b *Broker) Bind(list []*Binding) error {
 	return nil
 }
 
-// openTopics is openTopic for all topics that are bound, or for all that are not.
+// openTopics is openPartition for those of all topics that are bound, or of all that are not.
 func (b *Broker) openTopics(set *bindingSet, bound bool) {
 	b.Topics(0, func(t *Topic) bool {
-		if len(set.byTopic[t.Name()]) > 0 == bound {
-			b.openTopic(t, set)
+		if of := set.byTopic[t.Name()]; len(of) > 0 == bound {
+			for _, p := range t.Partitions() {
+				b.openPartition(p, of)
+			}
 		}
 		return true
 	})

@@ -2,9 +2,13 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"github.com/sluicemq/sluice/journal/record"
 )
+
+// errUnbound says that a binding was taken away since it was looked up.
+var errUnbound = errors.New("broker: the topic is bound no more")
 
 // publishBound takes a message to a topic that a binding ties to a stream: it becomes a record there, and is acknowledged when that is in the
 // log. Whoever subscribes by MQTT gets it from there (relay.go), in the order that the stream's readers see.
@@ -24,9 +28,13 @@ func (l *Local) publishBound(c *Client, m *Message, to *boundTopic, dedupe bool,
 	}
 	s := p.shard
 	s.mu.Lock()
-	if p.topic.Dropped() {
+	switch {
+	case p.topic.Dropped():
 		s.mu.Unlock()
 		return 0, ErrUnavailable
+	case p.open.Load() == nil || p.until.Load() != stillBound: // A looks up the binding, B takes it away, A comes here
+		s.mu.Unlock()
+		return 0, errUnbound
 	}
 	if !l.b.batchFitsLocked(s, n) {
 		if c != nil {

@@ -190,7 +190,11 @@ func bomb(n, size int, headers ...record.Header) record.Batch {
 	for i := range list {
 		list[i] = record.Input{Key: []byte("k/1"), Value: bytes.Repeat([]byte("x"), size), Headers: headers}
 	}
-	return compress.AppendBatch(nil, compress.Settings{Codec: record.Zstd}, records(record.BatchOptions{}, list...))
+	return zstd(records(record.BatchOptions{}, list...))
+}
+
+func zstd(b record.Batch) record.Batch {
+	return compress.AppendBatch(nil, compress.Settings{Codec: record.Zstd}, b)
 }
 
 // What waits for the log stays small, however much a compressed batch comes to, and all of it comes.

@@ -96,6 +96,7 @@ type Broker struct {
 	openedHeld atomic.Int64 // of opened batches that wait for another turn
 	bindings   atomic.Pointer[bindingSet]
 	bound      atomic.Uint64                     // moves with the bindings
+	unbinding  atomic.Int64                      // partitions that nothing binds any more and whose records are not all given yet
 	extra      []byte                            // the committer's
 	run        uint64                            // of 32 bits: another for each start of the node
 	strays     map[record.PartitionID][]strayRow // at recovery

@@ -114,7 +114,7 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 	bu.shard, bu.resend, bu.promised = j.shard, j.resend, j.promised
 	want := j.seqs
 	var gone []uint64 // not found
-	var links []link
+	var links linkList
 	var m Message
 	var props []byte
 	part := unboundPartition(record.ShardID(j.shard))
@@ -128,9 +128,7 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 				continue
 			}
 			ref := Ref{Shard: j.shard, Seq: want[0]}
-			if k, ok := linkOf(r); ok {
-				k.at = len(bu.msgs)
-				links = append(links, k)
+			if links.take(r, len(bu.msgs)) {
 				bu.place().ref = ref
 			} else {
 				var publisher uint64
@@ -145,7 +143,7 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 	})
 	full := len(bu.buf) >= fetchBytesMax
 	if err == nil {
-		err = f.follow(bu, links)
+		err = f.follow(bu, &links)
 	}
 	switch {
 	case err != nil:

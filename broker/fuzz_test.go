@@ -154,7 +154,7 @@ func FuzzBound(f *testing.F) {
 	f.Add([]byte{1}, "#", "client", "off", []byte("a/b"))
 	f.Fuzz(func(t *testing.T, extra []byte, filter, key, deliver string, k []byte) {
 		readBatchExtra(extra)
-		linkOf(&record.Record{Value: extra})
+		new(linkList).take(&record.Record{Value: extra}, 0)
 		b, err := ParseBinding(filter, "t", key, deliver)
 		if err != nil {
 			return

@@ -9,11 +9,12 @@ import (
 )
 
 // A link is a record of a shard's internal partition that stands for one of a stream: it has no key, and its value is the stream's partition
-// and offset. So whatever refers to messages by shard and sequence (filter queues, positions, what is in flight, shared groups) has those of
+// and offset and, where no MQTT client has published the record, the MQTT topic that its binding made then. So whatever refers to messages by shard and sequence (filter queues, positions, what is in flight, shared groups) has those of
 // bound streams in its order too, and no message is stored twice.
 
-// linkLocked appends a link for the durable filters with these numbers to list f of s, and gives its sequence.
-func (l *Local) linkLocked(s *shard, f *pending, p *Partition, o record.Offset, numbers []uint64, size int, now int64) (seq uint64) {
+// linkLocked appends a link to record o of p, which has this topic if that is not in it, for the durable filters with these numbers to list f
+// of s, and gives its sequence. size is what the message counts for.
+func (l *Local) linkLocked(s *shard, f *pending, p *Partition, o record.Offset, topic []byte, numbers []uint64, size int, now int64) (seq uint64) {
 	before := len(f.extra)
 	f.extra = binary.AppendUvarint(f.extra, 0)
 	f.extra = binary.AppendUvarint(f.extra, uint64(size))
@@ -22,7 +23,7 @@ func (l *Local) linkLocked(s *shard, f *pending, p *Partition, o record.Offset, 
 		f.extra = binary.AppendUvarint(f.extra, n)
 	}
 	value := binary.AppendUvarint(l.headers[:0], uint64(p.id))
-	value = binary.AppendUvarint(value, uint64(o))
+	value = append(binary.AppendUvarint(value, uint64(o)), topic...)
 	l.headers = value
 	in := record.Input{Value: value, Timestamp: now}
 	f.size += record.InputSize(&in) + len(f.extra) - before
@@ -35,22 +36,36 @@ type link struct {
 	partition record.PartitionID
 	offset    record.Offset
 	at        int
+	name      [2]int // where its topic begins and ends in the list's names; empty: it is in the record
 }
 
-// linkOf reads a link; a message has a key.
-func linkOf(r *record.Record) (k link, ok bool) {
+// linkList is the links that a fetch has found.
+type linkList struct {
+	links []link
+	names []byte
+}
+
+// take reads a link, whose message is to come in place at of a bundle. False: it is a message, which has a key.
+func (ll *linkList) take(r *record.Record, at int) bool {
 	if r.Key != nil {
-		return k, false
+		return false
 	}
 	d := decoder{b: r.Value}
-	k.partition, k.offset = record.PartitionID(d.uvarint()), record.Offset(d.uvarint())
-	return k, d.ok()
+	k := link{partition: record.PartitionID(d.uvarint()), offset: record.Offset(d.uvarint()), at: at}
+	if !d.ok() {
+		return false
+	}
+	k.name[0] = len(ll.names)
+	ll.names = append(ll.names, d.b...)
+	k.name[1] = len(ll.names)
+	ll.links = append(ll.links, k)
+	return true
 }
 
-// follow fills in the messages of links, in their order, as long as they fit into a bundle. What is not there any more, or is not delivered by
-// MQTT any more, is taken out of the bundle.
-func (f *fetcher) follow(bu *bundle, links []link) error {
-	if len(links) == 0 {
+// follow fills in the messages of links, in their order, as long as they fit into a bundle. What is not there any more is taken out of the
+// bundle.
+func (f *fetcher) follow(bu *bundle, ll *linkList) error {
+	if len(ll.links) == 0 {
 		return nil
 	}
 	readers := make(map[record.PartitionID]*linkReader)
@@ -60,7 +75,7 @@ func (f *fetcher) follow(bu *bundle, links []link) error {
 		}
 	}()
 	gone, last := 0, uint64(0)
-	for _, k := range links {
+	for _, k := range ll.links {
 		if len(bu.buf) >= fetchBytesMax && k.at > 0 {
 			bu.msgs = bu.msgs[:k.at]
 			bu.through, bu.cut = max(last, bu.msgs[k.at-1].ref.Seq), true
@@ -72,7 +87,7 @@ func (f *fetcher) follow(bu *bundle, links []link) error {
 			r = &linkReader{b: f.b, p: f.b.partition(k.partition)}
 			readers[k.partition] = r
 		}
-		ok, err := r.fill(bu, k)
+		ok, err := r.fill(bu, k, ll.names[k.name[0]:k.name[1]])
 		if err != nil {
 			return err
 		}
@@ -112,22 +127,18 @@ func (r *linkReader) release() {
 	r.held, r.batches, r.cur = nil, r.batches[:0], nil
 }
 
-// fill reads the message of a link into its place. False: it is gone.
-func (r *linkReader) fill(bu *bundle, k link) (ok bool, err error) {
+// fill reads the message of a link with this topic into its place. False: it is gone.
+func (r *linkReader) fill(bu *bundle, k link, topic []byte) (ok bool, err error) {
 	if r.p == nil {
 		return false, nil
 	}
-	open := r.p.open.Load()
 	rec, err := r.seek(k.offset)
 	if rec == nil || err != nil {
 		return false, err
 	}
-	var list []*Binding
-	if open != nil {
-		list = *open
-	}
 	var m Message
-	if r.props, r.topic, ok = streamMessage(&m, rec, r.own, list, r.props, r.topic); !ok {
+	r.props, _ = readMessage(&m, rec, r.props, r.own)
+	if !r.own && !r.named(&m, rec, topic) {
 		return false, nil
 	}
 	var publisher uint64
@@ -137,6 +148,23 @@ func (r *linkReader) fill(bu *bundle, k link) (ok bool, err error) {
 	m.part, m.offset = r.p, k.offset
 	bu.fill(k.at, &m, publisher)
 	return true, nil
+}
+
+// named gives a message that no MQTT client has published its topic: that of its link or, where this is one of before links had any, what the
+// bindings make of its key now.
+func (r *linkReader) named(m *Message, rec *record.Record, topic []byte) bool {
+	if m.Topic = topic; len(topic) > 0 {
+		return true
+	}
+	open := r.p.open.Load()
+	if open == nil {
+		return false
+	}
+	topic = topicOf(r.topic[:0], *open, rec.Key)
+	if topic != nil {
+		r.topic, m.Topic = topic, topic
+	}
+	return topic != nil
 }
 
 // seek finds the record at an offset; nil if it is not there.

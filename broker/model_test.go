@@ -108,6 +108,10 @@ type modelMessage struct {
 	retain    bool
 	acked     int // when, in operations; 0: not yet
 	failed    bool
+	hidden    bool            // of a transaction that is not committed: nobody may get it
+	free      bool            // what the bindings said of it has changed since: it need not come
+	offset    record.Offset   // in its stream, where stored
+	stored    bool            // the stream has it
 	loose     bool            // was not acknowledged when a group failed: if it is sent again, it comes behind what was sent after it
 	app       map[string]int  // deliveries to the application of each session
 	once      map[string]bool // those that came at QoS 2
@@ -125,6 +129,7 @@ type modelSession struct {
 	last     map[string]int             // filter -> the last time that it was asked for or given up
 	brought  map[int]int                // retained deliveries at QoS 2 of each message
 	wanted   map[string]int             // subscriptions that may have brought each topic's
+	streamed map[string]record.Offset   // topic and QoS -> behind the last first delivery from a stream
 	owed     map[string]map[string]bool // topic -> the filters that are to bring its retained message
 }
 
@@ -136,7 +141,7 @@ func newModelSession(id string) *modelSession {
 
 func (s *modelSession) reset() {
 	s.must, s.subs, s.heldIDs, s.got = map[int]map[string]bool{}, map[string]QoS{}, map[uint16]int{}, nil
-	s.brought, s.owed = map[int]int{}, map[string]map[string]bool{}
+	s.brought, s.owed, s.streamed = map[int]int{}, map[string]map[string]bool{}, map[string]record.Offset{}
 }
 
 type model struct {
@@ -151,6 +156,7 @@ type model struct {
 	retained map[string][]int
 	nextID   map[string]uint16
 	unsure   map[string][]modelPublish // of QoS 2, not received by the broker yet as far as the publisher knows
+	bound    *boundModel               // nil: nothing is bound
 }
 
 type modelPublish struct {
@@ -171,6 +177,7 @@ type modelClient struct {
 	requests  map[Token]func(error)
 	token     Token
 	up, gone  bool
+	streamed  map[string]record.Offset // topic -> behind the last delivery from a stream
 }
 
 func (c *modelClient) Deliver(m *Message, d *Delivery) (uint16, bool) {
@@ -233,14 +240,15 @@ func (c *modelClient) Control(e Control) {
 
 // arrived checks a delivery and notes it.
 func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Delivery, id uint16) {
-	if string(got.Topic) != msg.topic || msg.failed {
-		m.t.Fatalf("%s got %d on %s, published on %s, failed %v", c.id, msg.n, got.Topic, msg.topic, msg.failed)
+	if string(got.Topic) != msg.topic || msg.failed || msg.hidden {
+		m.t.Fatalf("%s got %d on %s, published on %s, failed %v, hidden %v", c.id, msg.n, got.Topic, msg.topic, msg.failed, msg.hidden)
 	}
 	if d.Shared {
 		m.arrivedShared(c, msg, d, id)
 		return
 	}
 	if c.s == nil {
+		m.bound.arrivedLive(c, msg, got, d)
 		return
 	}
 	if d.Retain {
@@ -258,7 +266,7 @@ func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Deli
 	}
 	asked := false
 	for f, when := range c.s.asked {
-		asked = asked || topics.FilterMatches([]byte(f), []byte(msg.topic)) && (msg.acked == 0 || msg.acked >= when)
+		asked = asked || topics.FilterMatches([]byte(f), []byte(msg.topic)) && (msg.acked == 0 || msg.acked >= when || got.part != nil) // which is matched behind its commit
 	}
 	if !asked {
 		m.t.Fatalf("%s got %d, acknowledged at %d, and asked at %v", c.id, msg.n, msg.acked, c.s.asked)
@@ -278,6 +286,7 @@ func (m *model) arrived(c *modelClient, msg *modelMessage, got *Message, d *Deli
 	if msg.app[c.s.id] > 1 || c.s.doubtful {
 		return
 	}
+	m.bound.arrivedFirst(c, msg, got, d)
 	for _, n := range c.s.got {
 		if o := m.messages[n]; n > msg.n && !msg.loose && o.topic == msg.topic && o.publisher == msg.publisher && o.qos == msg.qos && d.QoS == o.qos {
 			m.t.Fatalf("%s got %d after %d", c.id, msg.n, n)
@@ -350,12 +359,13 @@ func (m *model) arrivedRetained(c *modelClient, msg *modelMessage, d *Delivery, 
 	}
 }
 
-func newModel(outer testing.TB, t *rapid.T) *model {
+func newModel(outer testing.TB, t *rapid.T, bound *boundModel) *model {
 	outer.Helper()
 	loops := rapid.IntRange(1, 3).Draw(t, "loops")
 	m := &model{t: t, points: &memCheckpoints{}, clients: map[string]*modelClient{}, sessions: map[string]*modelSession{},
-		shared: map[string]map[int]bool{"g": {}, "h": {}}, retained: map[string][]int{}, nextID: map[string]uint16{}, unsure: map[string][]modelPublish{}}
+		shared: map[string]map[int]bool{"g": {}, "h": {}}, retained: map[string][]int{}, nextID: map[string]uint16{}, unsure: map[string][]modelPublish{}, bound: bound}
 	m.tb = openTestBroker(outer, loops, nil)
+	bound.begin(m)
 	for _, id := range []string{"p0", "p1"} {
 		m.connect(id, false)
 	}
@@ -496,18 +506,8 @@ func (m *model) send(c *modelClient, msg *modelMessage, id uint16) {
 	if msg.qos == 2 && kept {
 		m.unsure[c.id] = append(m.unsure[c.id], modelPublish{id, msg})
 	}
-	owed := map[string]map[string]bool{}
-	for sid, s := range m.sessions {
-		for f, q := range s.subs {
-			if min(q, msg.qos) > 0 && topics.FilterMatches([]byte(f), []byte(msg.topic)) {
-				if owed[sid] == nil {
-					owed[sid] = map[string]bool{}
-				}
-				owed[sid][f] = true
-			}
-		}
-	}
-	sessions := maps.Clone(m.sessions)
+	due := m.entitled(msg)
+	m.bound.sends(msg)
 	tok := Token(msg.n+1)<<32 | Token(id)
 	m.requestAs(c, tok, func(tok Token) (Outcome, error) { return c.l.Publish(c.c, &in, msg.qos == 2, tok) }, func(err error) {
 		sure := func(p modelPublish) bool { return p.m == msg }
@@ -520,6 +520,40 @@ func (m *model) send(c *modelClient, msg *modelMessage, id uint16) {
 			return
 		}
 		m.acked(msg)
+		due()
+		if msg.qos == 2 && kept {
+			m.unsure[c.id] = slices.DeleteFunc(m.unsure[c.id], sure)
+			m.release(c, id)
+		}
+	})
+	if msg.retain && msg.qos == 0 { // it may replace what is owed, and is kept for nobody
+		for _, s := range m.sessions {
+			delete(s.owed, msg.topic)
+		}
+	}
+	if msg.retain && !msg.failed {
+		m.retained[msg.topic] = append(m.retained[msg.topic], msg.n)
+	}
+}
+
+// entitled notes who is to get msg as things are now. due says that it is acknowledged: whoever has not left meanwhile must get it.
+func (m *model) entitled(msg *modelMessage) (due func()) {
+	owed := map[string]map[string]bool{}
+	for sid, s := range m.sessions {
+		for f, q := range s.subs {
+			if min(q, msg.qos) > 0 && topics.FilterMatches([]byte(f), []byte(msg.topic)) {
+				if owed[sid] == nil {
+					owed[sid] = map[string]bool{}
+				}
+				owed[sid][f] = true
+			}
+		}
+	}
+	sessions := maps.Clone(m.sessions)
+	return func() {
+		if msg.free {
+			return
+		}
 		for g, owed := range m.shared {
 			if msg.topic[0] == 'a' && msg.app["$"+g] == 0 {
 				owed[msg.n] = true
@@ -539,18 +573,6 @@ func (m *model) send(c *modelClient, msg *modelMessage, id uint16) {
 				s.must[msg.n] = filters
 			}
 		}
-		if msg.qos == 2 && kept {
-			m.unsure[c.id] = slices.DeleteFunc(m.unsure[c.id], sure)
-			m.release(c, id)
-		}
-	})
-	if msg.retain && msg.qos == 0 { // it may replace what is owed, and is kept for nobody
-		for _, s := range m.sessions {
-			delete(s.owed, msg.topic)
-		}
-	}
-	if msg.retain && !msg.failed {
-		m.retained[msg.topic] = append(m.retained[msg.topic], msg.n)
 	}
 }
 

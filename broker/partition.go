@@ -21,10 +21,12 @@ type Partition struct {
 	bytes                               atomic.Int64 // of the batches that were applied in this run
 
 	// open are the bindings by which MQTT subscribers get the partition's records, nil if they do not. relayed is up to where they did: -1 where
-	// that is not known. relay is the home loop's.
-	open    atomic.Pointer[[]*Binding]
-	relayed atomic.Int64
-	relay   *relay
+	// that is not known. until is where that ends, of a partition that nothing binds any more; stillBound if that is not so. relay is the home loop's.
+	// What lies before loose was written before a binding went, or before the start: what has been published directly since may be younger. open and until, and relayed where it
+	// moves back, change under the shard's lock.
+	open                  atomic.Pointer[[]*Binding]
+	relayed, until, loose atomic.Int64
+	relay                 *relay
 
 	mu struct {
 		next         record.Offset // of the next record that is appended
@@ -66,6 +68,7 @@ func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partitio
 	s := b.shards[int(ps.Shard)%len(b.shards)]
 	p := &Partition{id: ps.ID, topic: t, index: index, shard: s}
 	p.relayed.Store(notRelayed)
+	p.until.Store(stillBound)
 	s.mu.Lock()
 	s.mu.streams = append(s.mu.streams, p)
 	s.mu.Unlock()

@@ -12,6 +12,7 @@ const (
 	refRetain = 1 << iota // the record is its topic's retained message; without a value it clears it
 	refDedupe             // a session number and a packet identifier follow
 	refLive               // route it to live subscribers
+	refLoose              // of a retained one: what is retained already may be younger, and stays then
 )
 
 // Publish takes one message from c (nil for the broker's own). m is a view. When dedupe is set (QoS 2), the packet identifier
@@ -28,8 +29,12 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 		return 0, ErrQuota
 	}
 	mt := l.route(tenant, m.Topic)
-	if mt.bound != nil {
-		return l.publishBound(c, m, mt.bound, dedupe, t)
+	for mt.bound != nil {
+		out, err := l.publishBound(c, m, mt.bound, dedupe, t)
+		if err != errUnbound {
+			return out, err
+		}
+		mt = l.route(tenant, m.Topic) // the bindings have changed before its stream heard of that
 	}
 	l.joinedBy(c, m)
 	keep := m.QoS > 0 && len(mt.durable)+len(l.joined) > 0

@@ -36,6 +36,7 @@ type streamWalk struct {
 
 const (
 	notRelayed = -1
+	stillBound = -1
 	// relayBytes is how much one turn of a relay reads.
 	relayBytes = 128 << 10
 	// A chunk takes no more messages from so many on, or from fetchBytesMax bytes on, or so many references to filters.
@@ -43,34 +44,83 @@ const (
 	relayRefs  = 1 << 16
 )
 
-// openTopic has the partitions of a topic be relayed, or no more, as the bindings say.
-func (b *Broker) openTopic(t *Topic, set *bindingSet) {
-	var list *[]*Binding
-	if of := set.byTopic[t.Name()]; len(of) > 0 {
-		list = &of
+// openPartition has a partition be relayed, or no more, as the bindings of its topic say.
+func (b *Broker) openPartition(p *Partition, of []*Binding) {
+	s := p.shard
+	s.mu.Lock()
+	if len(of) == 0 {
+		p.unbindLocked()
+	} else {
+		p.bindLocked(&of)
 	}
-	for _, p := range t.Partitions() {
-		s := p.shard
-		s.mu.Lock()
-		was := p.open.Swap(list)
-		switch {
-		case list == nil:
-			if p.relayed.Swap(notRelayed) != notRelayed {
-				p.touchLocked()
-			}
-		case was == nil && p.relayed.Load() == notRelayed:
-			p.relayed.Store(int64(p.LastStable()))
-			p.touchLocked()
-		}
-		s.mu.Unlock()
-		if list != nil || was != nil {
-			s.home.Run(func() { s.home.relayPartition(p) })
-		}
+	open := p.open.Load() != nil
+	s.mu.Unlock()
+	if open {
+		s.home.Run(func() { s.home.relayPartition(p) })
+	}
+}
+
+// bindLocked has the partition be relayed: from where it was, or else with what comes.
+func (p *Partition) bindLocked(list *[]*Binding) {
+	if p.until.Swap(stillBound) != stillBound {
+		p.shard.home.b.unbinding.Add(-1)
+	}
+	if p.open.Swap(list) != nil {
+		return
+	}
+	p.loose.Store(int64(p.mu.next)) // after a start it may have been unbound since
+	if p.relayed.Load() == notRelayed {
+		p.relayed.Store(int64(p.LastStable()))
+		p.touchLocked()
+	}
+}
+
+// unbound are the bindings of a partition that none binds: its relay gives what MQTT clients have published.
+var unbound []*Binding
+
+// unbindLocked has the partition be relayed up to what it has taken so far, by the bindings that it has had, and then no more. After a start
+// these are not known.
+func (p *Partition) unbindLocked() {
+	at := p.relayed.Load()
+	if at == notRelayed || at >= int64(p.mu.next) {
+		p.closeLocked()
+		return
+	}
+	if p.open.Load() == nil {
+		p.open.Store(&unbound)
+	}
+	if p.until.CompareAndSwap(stillBound, int64(p.mu.next)) {
+		p.shard.home.b.unbinding.Add(1)
+		p.loose.Store(int64(p.mu.next))
+	}
+}
+
+// closeLocked ends relaying.
+func (p *Partition) closeLocked() {
+	if p.until.Swap(stillBound) != stillBound {
+		p.shard.home.b.unbinding.Add(-1)
+	}
+	p.open.Store(nil)
+	if p.relayed.Swap(notRelayed) != notRelayed {
+		p.touchLocked()
+	}
+}
+
+// endUnbound ends the relay of a partition that nothing binds any more, where it has given what is left.
+func (p *Partition) endUnbound() {
+	if p.until.Load() == stillBound {
+		return
+	}
+	p.shard.mu.Lock()
+	defer p.shard.mu.Unlock()
+	if until := p.until.Load(); until != stillBound && p.relayed.Load() >= until {
+		p.closeLocked()
 	}
 }
 
 // relayPartition goes on with a partition's relay. It runs on the home loop of its shard.
 func (l *Local) relayPartition(p *Partition) {
+	p.endUnbound()
 	r := p.relay
 	from := record.Offset(p.relayed.Load())
 	if p.open.Load() == nil || from == notRelayed {
@@ -151,7 +201,7 @@ func (l *Local) relayCame(p *Partition, to record.Offset) {
 
 // relayLater goes on in another turn, if there is more.
 func (l *Local) relayLater(p *Partition, r *relay) {
-	if r.looped || p.relayed.Load() >= int64(p.LastStable()) {
+	if p.endUnbound(); r.looped || p.relayed.Load() >= int64(p.LastStable()) {
 		return
 	}
 	r.looped = true
@@ -166,9 +216,14 @@ func (l *Local) relayLater(p *Partition, r *relay) {
 func (l *Local) walkRelay(p *Partition, r *relay, list []*Binding) (ok bool) {
 	aborted := r.fetch.Aborted
 	clear(r.skip)
+	until := record.Offset(p.until.Load())
 	for _, raw := range r.fetch.Batches {
 		for len(raw) > 0 {
 			b, n, err := record.ParseBatch(raw)
+			if until != stillBound && err == nil && b.BaseOffset() >= until { // it was not bound any more
+				r.next = max(r.next, until)
+				return true
+			}
 			if err != nil {
 				l.b.logger.Error("a stored batch is damaged", "topic", p.topic.Name(), "partition", p.index, "offset", r.next, "err", err)
 				return false
@@ -224,7 +279,7 @@ func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Bat
 		}
 		var ok bool
 		if l.props, r.topic, ok = streamMessage(m, rec, own, list, l.props, r.topic); !ok {
-			if !own {
+			if !own && len(list) > 0 {
 				l.b.stats.Undeliverable.Add(1)
 			}
 		} else if m.part, m.offset = p, rec.Offset; !l.relayMessage(r, m, rec, own) {
@@ -284,6 +339,9 @@ func (l *Local) relayMessage(r *relay, m *Message, rec *record.Record, own bool)
 	}
 	c := r.chunk.add(m)
 	c.match = mt
+	if !own {
+		c.opts = optMade
+	}
 	if links {
 		c.ref.Seq = uint64(rec.Offset) + 1
 		r.refs += len(mt.durable)
@@ -344,15 +402,15 @@ func (l *Local) journalChunk(p *Partition, r *relay) {
 	for _, i := range r.kept {
 		r.chunk.view(i, m)
 		if l.b.retained.admits(0, m, l.b) {
-			l.keepRetained(m, settle)
+			l.keepRetained(m, int64(m.offset) < p.loose.Load(), settle)
 		} else {
 			settle(nil)
 		}
 	}
 }
 
-// keepRetained makes a copy of m its topic's retained message.
-func (l *Local) keepRetained(m *Message, settle func(error)) {
+// keepRetained makes a copy of m its topic's retained message. loose: only if that is not younger.
+func (l *Local) keepRetained(m *Message, loose bool, settle func(error)) {
 	s := l.b.shardOf(0, m.Topic)
 	s.mu.Lock()
 	p, ok := s.fillLocked(len(m.Topic) + len(m.Payload) + len(m.Props))
@@ -361,7 +419,11 @@ func (l *Local) keepRetained(m *Message, settle func(error)) {
 		p.size += len(m.Topic) + len(m.Payload) + len(m.Props) + 32
 	}
 	m.Retain = true
-	p.extra = binary.AppendUvarint(p.extra, refRetain)
+	flags := uint64(refRetain)
+	if loose {
+		flags |= refLoose
+	}
+	p.extra = binary.AppendUvarint(p.extra, flags)
 	l.copyBodyLocked(s, p, m)
 	p.entries = append(p.entries, entry{kind: entryCommand, done: func() { settle(nil) }, failed: settle})
 	first := s.markDirtyLocked()
@@ -388,7 +450,12 @@ func (l *Local) journalLinks(p *Partition, r *relay) {
 			c.ref = Ref{}
 			continue
 		}
-		c.ref = Ref{Shard: uint16(s.id), Seq: l.linkLocked(s, f, p, record.Offset(c.ref.Seq-1), mt.durable, len(m.Topic)+len(m.Payload)+len(m.Props), now)}
+		var topic []byte // that is not in the record
+		if c.opts&optMade != 0 {
+			topic = m.Topic
+		}
+		seq := l.linkLocked(s, f, p, m.offset, topic, mt.durable, len(m.Topic)+len(m.Payload)+len(m.Props), now)
+		c.ref = Ref{Shard: uint16(s.id), Seq: seq}
 	}
 	cmd := binary.AppendUvarint(nil, cmdRelayed)
 	cmd = binary.AppendUvarint(cmd, uint64(p.id))
@@ -437,13 +504,13 @@ func (s *shard) applyRelayed(b *Broker, d *decoder) {
 
 // sweepRelays goes on with the relays that a failure has stopped.
 func (l *Local) sweepRelays(s *shard) {
-	if set := l.b.bindings.Load(); set == nil || len(set.byTopic) == 0 {
+	if set := l.b.bindings.Load(); (set == nil || len(set.byTopic) == 0) && l.b.unbinding.Load() == 0 {
 		return
 	}
 	s.mu.Lock()
 	behind := l.behindRelays[:0]
 	for _, p := range s.mu.streams {
-		if p.open.Load() != nil && p.relayed.Load() < int64(p.LastStable()) {
+		if p.open.Load() != nil && (p.relayed.Load() < int64(p.LastStable()) || p.until.Load() != stillBound) {
 			behind = append(behind, p)
 		}
 	}

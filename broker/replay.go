@@ -51,6 +51,7 @@ type replay struct {
 // replayPart is one partition's part of a replay. Its fetch belongs to the reader pool while reading is set.
 type replayPart struct {
 	p       *Partition
+	list    []*Binding    // of its topic; they may be taken away meanwhile
 	at      record.Offset // the next to be read; where it ended
 	began   bool
 	reading bool
@@ -72,7 +73,7 @@ func (b *Broker) replayable(c *Client, r *SubscribeRequest) error {
 	if r.From.Kind == ReplayNone {
 		return nil
 	}
-	list := b.streamsBehind(r.Filter)
+	list := b.bindings.Load().behind(b, r.Filter)
 	if r.Group != nil || len(list) == 0 {
 		return ErrNoStream
 	}
@@ -92,9 +93,8 @@ func (b *Broker) replayable(c *Client, r *SubscribeRequest) error {
 	return nil
 }
 
-// streamsBehind lists the streams whose records a filter may match.
-func (b *Broker) streamsBehind(filter []byte) (list []*Topic) {
-	set := b.bindings.Load()
+// behind lists the streams whose records a filter may match.
+func (set *bindingSet) behind(b *Broker, filter []byte) (list []*Topic) {
 	if set == nil {
 		return nil
 	}
@@ -138,9 +138,11 @@ func (l *Local) prepareReplay(c *Client, r *SubscribeRequest) {
 	if r.SubscriptionID != 0 {
 		rep.ids = []uint32{r.SubscriptionID}
 	}
-	for _, t := range l.b.streamsBehind(r.Filter) {
+	set := l.b.bindings.Load()
+	for _, t := range set.behind(l.b, r.Filter) {
+		of := set.byTopic[t.Name()]
 		for _, p := range t.Partitions() {
-			rp := &replayPart{p: p}
+			rp := &replayPart{p: p, list: of}
 			rp.fetch.Copy = true
 			rep.parts = append(rep.parts, rp)
 		}
@@ -320,12 +322,10 @@ func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
 		l.endPart(rp)
 		return true
 	}
-	list := rp.p.open.Load()
-	if list == nil {
-		l.endPart(rp)
-		return true
+	if open := rp.p.open.Load(); open != nil && len(*open) > 0 {
+		rp.list = *open
 	}
-	if !l.replayBatches(c, rep, rp, *list) {
+	if !l.replayBatches(c, rep, rp) {
 		return false // there is no room, or the connection has ended and with it the replay
 	}
 	f.Release()
@@ -333,7 +333,7 @@ func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
 }
 
 // replayBatches walks what was read. False: c has no room for the rest.
-func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Binding) bool {
+func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart) bool {
 	aborted := rp.fetch.Aborted
 	clear(rp.walk.skip)
 	for _, raw := range rp.fetch.Batches {
@@ -348,7 +348,7 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Bi
 			if b.NextOffset() <= rp.at {
 				continue
 			}
-			if b.Attributes()&record.Control == 0 && !rp.walk.aborted(b) && !l.replayBatch(c, rep, rp, list, b) {
+			if b.Attributes()&record.Control == 0 && !rp.walk.aborted(b) && !l.replayBatch(c, rep, rp, b) {
 				return false
 			}
 			rp.at = max(rp.at, b.NextOffset())
@@ -357,7 +357,7 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart, list []*Bi
 	return true
 }
 
-func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Binding, b record.Batch) bool {
+func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, b record.Batch) bool {
 	own := ownBatch(b)
 	it, again, err := l.recordsOf(&rp.walk.opened, b, rp.at)
 	if err != nil {
@@ -377,7 +377,7 @@ func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Bind
 			return false
 		}
 		var ok bool
-		l.props, rp.walk.topic, ok = streamMessage(m, rec, own, list, l.props, rp.walk.topic)
+		l.props, rp.walk.topic, ok = streamMessage(m, rec, own, rp.list, l.props, rp.walk.topic)
 		rp.at = rec.Offset + 1
 		if !ok || m.Deadline != 0 && m.Deadline <= now || !topics.FilterMatches(rep.filter, m.Topic) {
 			continue
@@ -385,6 +385,7 @@ func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, list []*Bind
 		if l.b.publishedBy(m, rec); own && rep.opts&optNoLocal != 0 && m.by(c) {
 			continue
 		}
+		m.part, m.offset = rp.p, rec.Offset
 		m.Cache = &l.cache
 		l.cache.Kind = 0
 		d := &l.delivery

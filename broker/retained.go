@@ -55,6 +55,15 @@ func (r *retainedStore) admits(tenant uint32, m *Message, b *Broker) bool {
 	return r.index.Get(tenant, m.Topic) != 0
 }
 
+// younger says whether a topic's retained message is younger than m. What comes by a binding that was taken away may be older than what has
+// been published since.
+func (r *retainedStore) younger(tenant uint32, m *Message) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	slot := r.index.Get(tenant, m.Topic)
+	return slot != 0 && r.rows.At(slot).at > m.Timestamp
+}
+
 // put makes m the retained message of its topic; one without payload clears it.
 func (r *retainedStore) put(tenant uint32, m *Message, b *Broker) {
 	r.mu.Lock()

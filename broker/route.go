@@ -14,6 +14,7 @@ const (
 	optRAP     = 1 << 3
 	optDurable = 1 << 4 // counts for its filter's queue
 	optOwed    = 1 << 5 // of a command: the subscription is owed retained messages
+	optMade    = 1 << 6 // of a message in a relay's chunk: its topic was made by a binding
 )
 
 // target is one subscriber of a topic: its overlapping subscriptions merged.

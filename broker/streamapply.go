@@ -259,6 +259,9 @@ func (s *shard) rollBackLocked(p *pending) {
 		pb.failed = true
 		if !pb.duplicate {
 			pb.part.mu.next = min(pb.part.mu.next, pb.info.base)
+			if until := pb.part.until.Load(); until > int64(pb.part.mu.next) {
+				pb.part.until.Store(int64(pb.part.mu.next)) // what takes its place is not bound
+			}
 		}
 	}
 	s.unexpectProducersLocked(p.batches)

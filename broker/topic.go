@@ -159,6 +159,9 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 		p := b.newPartition(t, int32(i), ps)
 		list = append(list, p)
 		tt.partitions.Store(ps.ID, p)
+		if set := b.bindings.Load(); set != nil && spec.Tenant == 0 {
+			b.openPartition(p, set.byTopic[spec.Name]) // before anything is published to it
+		}
 	}
 	t.spec.Store(spec)
 	t.partitions.Store(&list)
@@ -167,9 +170,6 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 	}
 	tt.byName.Store(topicKey{spec.Tenant, spec.Name}, t)
 	tt.generation.Add(1)
-	if set := b.bindings.Load(); set != nil && spec.Tenant == 0 && len(set.byTopic[spec.Name]) > 0 {
-		b.openTopic(t, set) // more partitions of a bound one
-	}
 }
 
 // DropTopic forgets a topic, its partitions and their records. Who waits on one of them is answered that it is gone.
