@@ -14,10 +14,10 @@ FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 ARGS      ?=
 
-.PHONY: help run build test check generate interop perf-check bench fuzz clean
+.PHONY: help run build test check generate interop perf-check perf-instructions bench profile compare fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build bin/sluice: one static, stripped binary
 	@mkdir -p bin
@@ -50,6 +50,11 @@ interop: build ## foreign clients and suites against bin/sluice; installs them; 
 
 perf-check: bin/testrun ## what must hold per publish, per delivery, per idle connection: counts, which repeat on a busy machine
 	@./bin/testrun -run 'Alloc|Budget|Mutant' -no-static ./...
+
+perf-instructions: ## what the node executes for a message of each kind, by valgrind (ARGS="-test.run Instructions/connect", profiles in bin/callgrind)
+	@mkdir -p bin
+	$(GO) test -c -vet=off -o bin/perf.test ./perf # with its symbols
+	cd perf && ../bin/perf.test -test.run Instructions -test.v -instructions -profiles ../bin/callgrind $(ARGS)
 
 bench: ## every micro-benchmark (BENCHTIME=1s, ARGS="-bench NAME"); load from outside is `sluice bench`
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) $(ARGS) ./...

@@ -77,37 +77,40 @@ func TestBudgetPing(t *testing.T) {
 func TestBudgetConnect(t *testing.T) {
 	plainBuild(t)
 	n := start(t, "journal.durability=memory")
+	comeAndGo(t, n, 200)
+	const count = 1000
+	u := n.used(func() { comeAndGo(t, n, count) })
+	spendMessage(t, "connect", u, count)
+}
+
+// comeAndGo opens connections one after the other, waits for CONNACK, says DISCONNECT and waits for the node's end.
+func comeAndGo(t *testing.T, n *node, count int) {
+	t.Helper()
 	hello := wire.AppendConnect(nil, &wire.Connect{Version: wire.V311, ClientID: []byte("comes-and-goes"), CleanStart: true, KeepAlive: 600})
 	bye := []byte{byte(wire.DISCONNECT) << 4, 0}
-	connects := func(count int) {
-		for range count {
-			c, err := net.Dial("tcp", n.ready.Listeners["mqtt.tcp"])
-			if err != nil {
-				t.Fatal(err)
-			}
-			var answer [4]byte
-			_, err = c.Write(hello)
-			if err == nil {
-				_, err = io.ReadFull(c, answer[:])
-			}
-			if err == nil && (answer[0] != byte(wire.CONNACK)<<4 || answer[3] != 0) {
-				err = fmt.Errorf("the answer is % x", answer)
-			}
-			if err == nil {
-				_, err = c.Write(bye)
-			}
-			if err == nil { // the node ends its side when it has let the session go
-				if _, err = c.Read(answer[:]); errors.Is(err, io.EOF) {
-					err = nil
-				}
-			}
-			if err = errors.Join(err, c.Close()); err != nil {
-				t.Fatal(err)
+	for range count {
+		c, err := net.Dial("tcp", n.ready.Listeners["mqtt.tcp"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answer [4]byte
+		_, err = c.Write(hello)
+		if err == nil {
+			_, err = io.ReadFull(c, answer[:])
+		}
+		if err == nil && (answer[0] != byte(wire.CONNACK)<<4 || answer[3] != 0) {
+			err = fmt.Errorf("the answer is % x", answer)
+		}
+		if err == nil {
+			_, err = c.Write(bye)
+		}
+		if err == nil { // the node ends its side when it has let the session go
+			if _, err = c.Read(answer[:]); errors.Is(err, io.EOF) {
+				err = nil
 			}
 		}
+		if err = errors.Join(err, c.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	connects(200)
-	const count = 1000
-	u := n.used(func() { connects(count) })
-	spendMessage(t, "connect", u, count)
 }
