@@ -435,6 +435,15 @@ func TestIdentifierTableAgainstMap(t *testing.T) {
 			if table.len() != len(model) {
 				r.Fatalf("len %d, want %d", table.len(), len(model))
 			}
+			moved := int32(0)
+			for i, v := range table.slots {
+				if v != 0 && int(uint16(v))&(len(table.slots)-1) != i {
+					moved++
+				}
+			}
+			if table.moved != moved {
+				r.Fatalf("%d entries are said not to be in their own slot, and %d are not", table.moved, moved)
+			}
 			for id, want := range model {
 				if got, ok := table.get(id); !ok || got != want {
 					r.Fatalf("get %d: %d %v, want %d", id, got, ok, want)

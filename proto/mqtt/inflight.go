@@ -3,17 +3,18 @@ package mqtt
 import "github.com/sluicemq/sluice/proto/mqtt/wire"
 
 // idTable holds packet identifiers with one byte of state each, four bytes an entry, in open addressing. Identifiers are mostly
-// handed out one after the other, so the identifier itself is the hash and entries lie in the order of sending. The zero value is
-// empty and holds no memory.
+// handed out one after the other, so the identifier itself is the hash and entries lie in the order of sending, each in its own slot: that
+// none is elsewhere is known, so that taking one out need not look at all that follow. The zero value is empty and holds no memory.
 type idTable struct {
 	slots []uint32 // id | state<<16; 0: free, as no identifier is 0
-	n     int
+	n     int32
+	moved int32 // entries that are not in the slot of their identifier
 }
 
 // idTableKeep is how many slots an empty table keeps.
 const idTableKeep = 64
 
-func (t *idTable) len() int { return t.n }
+func (t *idTable) len() int { return int(t.n) }
 
 // find gives the slot of id, or the free one where it belongs. The table must have slots.
 func (t *idTable) find(id uint16) int {
@@ -36,12 +37,15 @@ func (t *idTable) get(id uint16) (state uint8, ok bool) {
 
 // put sets the state of id, which must not be 0.
 func (t *idTable) put(id uint16, state uint8) {
-	if 4*(t.n+1) > 3*len(t.slots) {
+	if 4*(t.len()+1) > 3*len(t.slots) {
 		t.grow()
 	}
 	i := t.find(id)
 	if t.slots[i] == 0 {
 		t.n++
+		if i != int(id)&(len(t.slots)-1) {
+			t.moved++
+		}
 	}
 	t.slots[i] = uint32(id) | uint32(state)<<16
 }
@@ -49,9 +53,10 @@ func (t *idTable) put(id uint16, state uint8) {
 func (t *idTable) grow() {
 	old := t.slots
 	t.slots = make([]uint32, max(8, 2*len(old)))
+	t.n, t.moved = 0, 0
 	for _, v := range old {
 		if v != 0 {
-			t.slots[t.find(uint16(v))] = v
+			t.put(uint16(v), uint8(v>>16))
 		}
 	}
 }
@@ -65,17 +70,27 @@ func (t *idTable) del(id uint16) bool {
 	if t.slots[i] == 0 {
 		return false
 	}
+	mask := len(t.slots) - 1
 	t.n--
+	if i != int(id)&mask {
+		t.moved--
+	}
 	if t.n == 0 && len(t.slots) > idTableKeep {
 		t.slots = nil
 		return true
 	}
+	if t.moved == 0 {
+		t.slots[i] = 0
+		return true
+	}
 	// What follows moves up, unless it would come before the slot that it belongs to.
-	mask := len(t.slots) - 1
 	for j := (i + 1) & mask; t.slots[j] != 0; j = (j + 1) & mask {
 		home := int(uint16(t.slots[j])) & mask
 		if (j-home)&mask >= (j-i)&mask {
 			t.slots[i] = t.slots[j]
+			if i == home {
+				t.moved--
+			}
 			i = j
 		}
 	}
