@@ -212,10 +212,14 @@ func BenchmarkPath(b *testing.B) {
 		qos   QoS
 		kept  bool
 		group bool
-	}{{"qos0", 0, false, false}, {"qos1", 1, false, false}, {"qos1 journaled", 1, true, false}, {"qos2 journaled", 2, true, false},
-		{"qos2 shared", 2, true, true}} {
+		bind  bool
+	}{{"qos0", 0, false, false, false}, {"qos1", 1, false, false, false}, {"qos1 journaled", 1, true, false, false}, {"qos2 journaled", 2, true, false, false},
+		{"qos2 shared", 2, true, true, false}, {"qos0 bound", 0, false, false, true}, {"qos1 bound", 1, false, false, true}} {
 		b.Run(tc.name, func(b *testing.B) {
 			p := newPath(b, tc.qos, tc.kept, tc.group)
+			if tc.bind {
+				p.bind()
+			}
 			b.ReportAllocs()
 			for i := 0; i < b.N; i += 64 {
 				p.turn(64)
@@ -223,6 +227,13 @@ func BenchmarkPath(b *testing.B) {
 					p.tb.b.Local(0).Tick()
 					p.tb.b.Local(1).Tick()
 				}
+			}
+			b.StopTimer()
+			for range 10 { // what is still on its way
+				p.turn(0)
+			}
+			if want := (b.N + 63) / 64 * 64; p.s.taken < want {
+				b.Fatalf("%d of %d delivered", p.s.taken, want)
 			}
 		})
 	}

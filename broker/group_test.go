@@ -13,7 +13,7 @@ import (
 // groupBench is a broker with one topic, and members that remember what they are told.
 type groupBench struct{ *testBroker }
 
-func newGroupBench(t *testing.T) *groupBench {
+func newGroupBench(t testing.TB) *groupBench {
 	t.Helper()
 	gb := &groupBench{newTestBroker(t, 2, nil)}
 	gb.topic()
@@ -86,7 +86,7 @@ func (m *groupMember) leaves() (err error) {
 }
 
 // stable brings members into one generation, each with its name as its part.
-func (gb *groupBench) stable(t *testing.T, members ...*groupMember) {
+func (gb *groupBench) stable(t testing.TB, members ...*groupMember) {
 	t.Helper()
 	for _, m := range members {
 		m.joins()
@@ -96,7 +96,7 @@ func (gb *groupBench) stable(t *testing.T, members ...*groupMember) {
 }
 
 // assign gives each member its name as its part. They have joined.
-func (gb *groupBench) assign(t *testing.T, members ...*groupMember) {
+func (gb *groupBench) assign(t testing.TB, members ...*groupMember) {
 	t.Helper()
 	parts := map[string][]byte{}
 	for _, m := range members {
