@@ -34,6 +34,7 @@ type Config struct {
 	Warmup         time.Duration // negative: none; 0: 1 s, none with Messages
 	Duration       time.Duration // 0: 10 s
 	Settle         time.Duration // idle: between the last CONNECT and the look at the memory; 0: 60 s
+	LateMax        time.Duration // a timetable that the generator itself keeps worse than this at p99 makes no result; 0: 1 ms
 	Drain          time.Duration // how long nothing may come before the run is over; 0: 5 s
 	Stall          time.Duration // after which a publisher no longer waits for what may be lost; 0: 1 s
 	ConnectTimeout time.Duration // without any progress; 0: 30 s
@@ -46,10 +47,11 @@ type Config struct {
 	DropEvery time.Duration // reconnect: between two cuts; 0: 2 s
 	DropShare float64       // reconnect: of the subscribers, how many are cut; 0: half
 
-	Durable   bool  // sessions outlive connections; they are removed after the run
-	Keep      bool  // retained, queue: leave behind what was stored
-	AllowLoss bool  // loss at QoS 0 is no failure
-	PIDs      []int // the server's processes, if they run on this machine
+	Durable   bool   // sessions outlive connections; they are removed after the run
+	Keep      bool   // retained, queue: leave behind what was stored
+	AllowLoss bool   // loss at QoS 0 is no failure
+	PIDs      []int  // the server's processes, if they run on this machine
+	Metrics   string // where the server shows its metrics, in Prometheus's text format; "": nowhere
 	Seed      uint64
 	Threads   int // 0: 1
 
@@ -90,6 +92,7 @@ func (c *Config) setDefaults() {
 	}
 	c.Warmup = max(c.Warmup, 0)
 	def(&c.Duration, 10*time.Second)
+	def(&c.LateMax, lateMax)
 	def(&c.Spin, 60*time.Microsecond)
 	def(&c.Settle, 60*time.Second)
 	def(&c.Drain, 5*time.Second)

@@ -32,6 +32,7 @@ type conn struct {
 	armed    bool // waits for room to write
 	leaving  bool // its end is wanted
 	back     bool // was here before: the broker must have its session
+	stood    bool // it has been ready
 	durable  bool
 	clean    bool
 	version  byte
@@ -41,6 +42,7 @@ type conn struct {
 	filters  []string // to subscribe to; those sent leave the list
 	in       []byte   // the beginning of a packet whose rest has not come
 	out      []byte   // MQTT bytes not yet written, or not yet wrapped
+	probes   int      // PINGRESP to come that nobody waits for
 	sent     int      // how many of the bytes for the socket are written
 	layer    *layer   // nil for plain TCP
 	dialedAt int64
@@ -119,6 +121,7 @@ func (c *conn) sendConnect() {
 	}
 	c.keepAlive = int64(cfg.KeepAlive)
 	c.phase = phaseConnack
+	c.l.stats.tally.connects++
 	c.write(wire.AppendConnect(c.buffer(), &k))
 }
 
@@ -143,7 +146,10 @@ func (c *conn) markDirty() {
 	}
 }
 
-func (c *conn) ping() { c.write(wire.AppendPingreq(c.buffer())) }
+func (c *conn) ping() {
+	c.l.stats.tally.pings++
+	c.write(wire.AppendPingreq(c.buffer()))
+}
 
 // blocked says that the broker takes nothing more at present.
 func (c *conn) blocked() bool {
@@ -170,6 +176,7 @@ func (c *conn) flush() {
 		n, err := sysWrite(c.fd, (*src)[c.sent:])
 		if errors.Is(err, errBlocked) {
 			c.armed = true
+			c.l.blocked++
 			if err := c.l.poll.modify(c.fd, c.slot, wantWrite); err != nil {
 				c.down(err)
 			}
@@ -180,6 +187,7 @@ func (c *conn) flush() {
 			return
 		}
 		c.sent += n
+		c.l.stats.tally.wireIn += uint64(n)
 	}
 	c.sent = 0
 	c.lastOut = c.l.now
@@ -205,6 +213,7 @@ func (c *conn) writable() {
 		return
 	}
 	c.armed = false
+	c.l.blocked--
 	if err := c.l.poll.modify(c.fd, c.slot, wantRead); err != nil {
 		c.down(err)
 		return
@@ -234,6 +243,7 @@ func (c *conn) readable() {
 		c.down(fmt.Errorf("the broker ended the connection: %w", err))
 		return
 	}
+	l.stats.tally.wireOut += uint64(n)
 	if c.layer != nil {
 		err = c.layer.unwrap(c, l.read[:n])
 	} else {
@@ -306,6 +316,10 @@ func (c *conn) packet(h *wire.Header) error {
 	case wire.SUBACK:
 		return c.suback(h)
 	case wire.PINGRESP:
+		if c.probes > 0 {
+			c.probes--
+			return nil
+		}
 		c.l.counts.pongs.Add(1)
 		return nil
 	case wire.UNSUBACK:
@@ -359,6 +373,8 @@ func (c *conn) subscribe() {
 		s.Filters[i] = wire.FilterRequest{Filter: wire.View(f), QoS: c.subQoS}
 	}
 	c.subID++
+	c.l.stats.tally.subscribes++
+	c.l.stats.tally.filters += uint64(n)
 	s.PacketID = c.subID
 	c.write(wire.AppendSubscribe(c.buffer(), c.version, &s))
 }
@@ -394,6 +410,8 @@ func (c *conn) suback(h *wire.Header) error {
 
 func (c *conn) becomeReady() {
 	c.phase = phaseReady
+	c.stood = true
+	c.l.live++
 	c.l.opening--
 	c.l.counts.ready.Add(1)
 	if c.onReady != nil {
@@ -411,6 +429,7 @@ func (c *conn) leave() {
 		return
 	}
 	c.leaving = true
+	c.l.stats.tally.disconnects++
 	c.write(wire.AppendDisconnect(c.buffer(), c.version, &wire.Disconnect{}))
 }
 
@@ -435,6 +454,13 @@ func (c *conn) close() {
 		}
 	}
 	c.fd = -1
+	if c.phase == phaseReady {
+		c.l.live--
+	}
+	if c.armed {
+		c.armed = false
+		c.l.blocked--
+	}
 	c.phase = phaseClosed
 	c.l.putBuffer(c.out)
 	c.out, c.in = nil, nil

@@ -271,7 +271,7 @@ type kafkaRun struct {
 	latencies bool // of deliveries: not of what is read afterwards
 	verified  bool // what was stored has been read
 
-	acks, commits []*hdrhistogram.Histogram // of each loop
+	commits []*hdrhistogram.Histogram // of each loop
 
 	producing               atomic.Int64 // producers that have not closed
 	refused, retries, shown atomic.Uint64
@@ -301,6 +301,7 @@ func RunKafka(ctx context.Context, k KafkaConfig) (*Result, error) {
 		return nil, err
 	}
 	base.cfg.Version = 0 // of MQTT
+	base.answered = k.Acks != 0
 	r := &kafkaRun{run: base, k: k, byName: map[string]*ktopic{}, byID: map[[16]byte]*ktopic{}}
 	r.clientID = fmt.Sprintf("sb-%08x", r.nonce)
 	r.unixBase = r.base.UnixMilli()
@@ -311,7 +312,6 @@ func RunKafka(ctx context.Context, k KafkaConfig) (*Result, error) {
 		}
 	}
 	for range r.loops {
-		r.acks = append(r.acks, newHist())
 		r.commits = append(r.commits, newHist())
 	}
 	err = r.execute(func() error {

@@ -61,6 +61,7 @@ func (k *kconn) opened() {
 		return
 	}
 	k.c.l.stats.connect(k.c.l.now - k.c.dialedAt)
+	k.c.l.stats.tally.connects++
 	k.c.becomeReady()
 	k.role.ready()
 }
@@ -81,6 +82,7 @@ func (k *kconn) readable() {
 		k.c.down(fmt.Errorf("the broker ended the connection: %w", err))
 		return
 	}
+	l.stats.tally.wireOut += uint64(n)
 	k.have += n
 	if err := k.process(); err != nil && k.c.fd >= 0 {
 		k.c.down(err)
@@ -147,6 +149,7 @@ func (k *kconn) response(b []byte) error {
 // begin appends the head of a request; finish sets its size.
 func (k *kconn) begin(dst []byte, key wire.APIKey, version int16) []byte {
 	k.corr++
+	k.c.l.stats.tally.requests++
 	dst = append(dst, 0, 0, 0, 0)
 	dst = binary.BigEndian.AppendUint16(dst, uint16(key))
 	dst = binary.BigEndian.AppendUint16(dst, uint16(version))

@@ -121,9 +121,7 @@ func (s *kconsumer) fetch() {
 	out = append(out, 1) // nothing is forgotten
 	out = append(out, 1) // no rack
 	s.c.write(k.finish(append(out, 0), start))
-	if s.r.measured(s.c.l.now) {
-		s.c.l.stats.fetches++
-	}
+	s.c.l.stats.tally.fetches++
 	for _, p := range parts {
 		p.queued = false
 	}
@@ -294,17 +292,21 @@ func (s *kconsumer) look(f fetched) {
 			break
 		}
 		rest = more
+		st.tally.batchesOut++
+		st.tally.batchBytesOut += uint64(len(x.b))
 		if measured {
 			st.receivedBytes += uint64(len(x.b))
 		}
 		switch {
 		case !x.intact():
 			st.corrupt += uint64(max(x.count(), 1))
+			st.fault(faultCorrupt, s.c.l.now)
 			s.r.note("a batch came whose checksum does not fit", s.c.l.now)
 		case x.last() < at:
 			// a broker may begin before what was asked for
 		case x.base() < at && at > f.from:
 			st.reordered++
+			st.fault(faultReordered, s.c.l.now)
 			s.r.note(fmt.Sprintf("a batch at offset %d came after one that ends at %d", x.base(), at-1), s.c.l.now)
 		case s.hidden(p, x):
 		default:
@@ -338,6 +340,7 @@ func (s *kconsumer) records(p *kpart, x rbatch, from int64) {
 	s.scratch = scratch
 	if !ok {
 		st.corrupt += uint64(max(x.count(), 1))
+		st.fault(faultCorrupt, s.c.l.now)
 		s.r.note("a batch came that cannot be opened", s.c.l.now)
 		return
 	}
@@ -346,6 +349,7 @@ func (s *kconsumer) records(p *kpart, x rbatch, from int64) {
 		_, value, rest, ok := cutRecord(b)
 		if !ok {
 			st.corrupt += uint64(x.count() - n)
+			st.fault(faultCorrupt, s.c.l.now)
 			s.r.note("a record came that cannot be read", s.c.l.now)
 			return
 		}
@@ -361,12 +365,14 @@ func (s *kconsumer) count(p *kpart, value []byte) {
 	l := s.c.l
 	st, r := &l.stats, s.r
 	st.received++
+	st.tally.recordsOut++
 	if r.measured(l.now) {
 		st.receivedMeasured++
 	}
 	x, ok := readStamp(value, r.cfg.Payload)
 	if !ok {
 		st.corrupt++
+		st.fault(faultCorrupt, l.now)
 		r.note("a corrupt record came", l.now)
 		return
 	}
@@ -376,24 +382,28 @@ func (s *kconsumer) count(p *kpart, value []byte) {
 	}
 	if x.run != r.nonce || int(id) >= len(r.lanes) || r.lanes[id].part != nil && r.lanes[id].part != p || x.seq > r.lanes[id].track.next+strayMax {
 		st.stray++
+		st.fault(faultStray, l.now)
 		r.note("a record came that was not sent to this partition", l.now)
 		return
 	}
 	if x.publisher != id {
 		r.shown.Add(1)
+		st.fault(faultShown, l.now)
 		r.note("a record of an aborted transaction came", l.now)
 		return
 	}
-	if r.latencies && r.measured(x.intended) {
-		st.latency(l.now - x.intended)
+	if r.latencies {
+		st.latency(l.now-x.intended, r.measured(x.intended))
 	}
-	switch r.lanes[id].track.see(x.seq) {
+	switch r.lanes[id].track.see(x.seq, x.intended) {
 	case seenDuplicate:
 		st.duplicates++
+		st.fault(faultDuplicate, l.now)
 		r.note("a record came twice", l.now)
 		return
 	case seenLate:
 		st.reordered++
+		st.fault(faultReordered, l.now)
 		r.note("a record came out of order", l.now)
 	default:
 	}
@@ -404,6 +414,9 @@ func (s *kconsumer) count(p *kpart, value []byte) {
 func (s *kconsumer) passed(p *kpart) {
 	for _, l := range p.lanes {
 		lost, excused := l.missing()
+		if lost > 0 { // found at the end of the reading: when it came about, nobody knows
+			s.c.l.stats.marks[faultLost].add(s.c.l.now, lost)
+		}
 		s.r.passLost.Add(lost)
 		s.r.passUndecided.Add(excused)
 		l.track = track{}
@@ -417,11 +430,16 @@ func (s *kconsumer) passed(p *kpart) {
 
 // missing is what of a lane has not come, and of it what the broker never took over.
 func (l *lane) missing() (lost, excused uint64) {
-	unanswered := map[uint64]bool{}
+	return l.track.lost(l.seq, l.unanswered())
+}
+
+// unanswered are the numbers of the records that the broker never took over.
+func (l *lane) unanswered() map[uint64]bool {
+	open := map[uint64]bool{}
 	for _, s := range l.lost {
 		for n := s.from; n < s.to; n++ {
-			unanswered[n] = true
+			open[n] = true
 		}
 	}
-	return l.track.lost(l.seq, unanswered)
+	return open
 }

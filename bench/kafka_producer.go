@@ -25,6 +25,7 @@ type lane struct {
 	part     *kpart
 	producer *kproducer
 	seq      uint64 // of the next record
+	began    int64  // when the first record was meant to be sent
 	aborts   uint64 // of the next record of a transaction that is aborted
 	sequence int32  // the idempotent producer's
 	open     *kbatch
@@ -229,6 +230,9 @@ func (p *kproducer) make(l *lane, intended int64) {
 		putKey(l.key, s.seq%l.keys*uint64(len(p.r.lanes))+uint64(l.id))
 	}
 	before := len(b.buf)
+	if s.seq == 0 {
+		l.began = intended
+	}
 	b.append(l.key, p.filler, &s, unixMS)
 	b.size += len(b.buf) - before
 	p.buffered += len(b.buf) - before
@@ -315,10 +319,12 @@ func (p *kproducer) countSent(b *kbatch) {
 	if b.aborted {
 		p.r.abortedRecords.Add(uint64(b.count))
 	}
+	st.tally.records += uint64(b.count)
+	st.tally.batches++
+	st.tally.batchBytes += uint64(len(b.buf))
 	if p.r.measured(p.c.l.now) {
 		st.sentMeasured += uint64(b.count)
 		st.sentBytes += uint64(len(b.buf))
-		st.batches++
 	}
 }
 
@@ -370,9 +376,7 @@ func (p *kproducer) write(q *krequest) {
 		from = to
 	}
 	p.c.write(k.finish(append(out, 0), start))
-	if p.r.measured(p.c.l.now) {
-		p.c.l.stats.produces++
-	}
+	p.c.l.stats.tally.produces++
 	if p.r.k.Acks == 0 {
 		for _, b := range q.batches {
 			p.acked(b)
@@ -457,6 +461,7 @@ func (p *kproducer) outcome(q *krequest, b *kbatch, code wire.ErrorCode, text []
 		q.again = append(q.again, b) // the transaction before is not wholly written: the same again
 	default:
 		p.r.refused.Add(uint64(b.count))
+		p.c.l.stats.marks[faultRefused].add(p.c.l.now, uint64(b.count))
 		p.r.note(fmt.Sprintf("the broker refuses records: %v %s", code, text), p.c.l.now)
 		if !b.aborted {
 			b.lane.lost = append(b.lane.lost, span{b.first, b.first + uint64(b.count)})
@@ -468,8 +473,8 @@ func (p *kproducer) outcome(q *krequest, b *kbatch, code wire.ErrorCode, text []
 func (p *kproducer) acked(b *kbatch) {
 	st := &p.c.l.stats
 	st.acked += uint64(b.count)
-	if p.r.k.Acks != 0 && p.r.measured(b.intended) {
-		observe(p.r.acks[p.c.l.id], p.c.l.now-b.intended)
+	if p.r.k.Acks != 0 {
+		st.ack(p.c.l.now-b.intended, p.r.measured(b.intended))
 	}
 	if p.txn != nil {
 		p.txn.acked(b)

@@ -1,9 +1,5 @@
 package bench
 
-import (
-	"fmt"
-)
-
 // KafkaResult is what a run against a Kafka broker found beside what all runs find.
 type KafkaResult struct {
 	Topics      int     `json:"topics"`
@@ -47,6 +43,7 @@ func (r *kafkaRun) verifyKafka() {
 		for _, q := range p.flight {
 			for _, b := range q.batches {
 				c.Unacknowledged += uint64(b.count)
+				r.result.total.marks[faultUnanswered].add(b.intended, uint64(b.count))
 			}
 		}
 	}
@@ -54,7 +51,7 @@ func (r *kafkaRun) verifyKafka() {
 		return
 	}
 	for i, p := range r.pubs { // bound
-		r.lanes[i].seq = p.seq
+		r.lanes[i].seq, r.lanes[i].began = p.seq, p.began
 		for n := range p.unanswered() {
 			r.lanes[i].lost = append(r.lanes[i].lost, span{n, n + 1})
 		}
@@ -62,11 +59,17 @@ func (r *kafkaRun) verifyKafka() {
 	for _, l := range r.lanes {
 		if l.part != nil && l.part.passed { // in the midst of another reading
 			c.Lost += l.track.gaps
+			if l.track.gaps > 0 {
+				l.track.when(0, nil, 0, r.lostAt)
+			}
 			continue
 		}
 		lost, excused := l.missing()
 		c.Lost += lost
 		c.Undecided += excused
+		if lost > 0 {
+			l.track.when(l.seq, l.unanswered(), l.began, r.lostAt)
+		}
 	}
 }
 
@@ -113,12 +116,11 @@ func (r *kafkaRun) fillKafka() {
 		Doubled: r.doubled.Load(), Retries: r.retries.Load(),
 	}
 	s.Kafka = x
-	acks, commits := newHist(), newHist()
-	for i := range r.acks {
-		acks.Merge(r.acks[i])
+	commits := newHist()
+	for i := range r.commits {
 		commits.Merge(r.commits[i])
 	}
-	x.Acknowledged = distribution(acks)
+	x.Acknowledged, s.Acks = s.Acks, nil
 	if k.Scenario == "groups" {
 		x.Groups, x.Members, x.HeartbeatMS = k.Groups, k.Members, k.Heartbeat.Seconds()*1e3
 		x.Assigned = distribution(commits)
@@ -142,31 +144,26 @@ func (r *kafkaRun) fillKafka() {
 // judgeKafka lists what the broker did wrong.
 func (s *Result) judgeKafka(k *KafkaConfig) {
 	c, x := &s.Counts, s.Kafka
-	s.Violations = []string{}
-	add := func(n uint64, format string, args ...any) {
-		if n > 0 {
-			s.Violations = append(s.Violations, fmt.Sprintf(format, args...))
-		}
-	}
+	s.Violations, s.Faults = []string{}, nil
 	if k.Acks == 0 {
 		if !k.AllowLoss {
-			add(c.Lost, "LOST: %d records, which nobody acknowledged, never came", c.Lost)
+			s.charge(faultLost, c.Lost, "%d records, which nobody acknowledged, never came", c.Lost)
 		}
 	} else {
-		add(c.Lost, "LOST: %d acknowledged records never came", c.Lost)
+		s.charge(faultLost, c.Lost, "%d acknowledged records never came", c.Lost)
 	}
-	add(x.Shown, "ABORTED: %d records of aborted transactions came", x.Shown)
-	add(c.Duplicates, "DUPLICATES: %d records came again", c.Duplicates)
-	add(c.Reordered, "REORDERED: %d records or batches came after a later one of the same partition", c.Reordered)
-	add(c.Corrupt, "CORRUPT: %d records are not what was sent", c.Corrupt)
-	add(c.Stray, "STRAY: %d records came from a partition that they were not sent to", c.Stray)
-	add(x.Doubled, "DOUBLE: %d partitions had two members of one group", x.Doubled)
-	add(c.Disconnects, "DISCONNECTED: %d connections failed or were ended by the broker", c.Disconnects)
-	add(c.Refused, "REFUSED: %d records were answered by an error", c.Refused)
+	s.charge(faultShown, x.Shown, "%d records of aborted transactions came", x.Shown)
+	s.charge(faultDuplicate, c.Duplicates, "%d records came again", c.Duplicates)
+	s.charge(faultReordered, c.Reordered, "%d records or batches came after a later one of the same partition", c.Reordered)
+	s.charge(faultCorrupt, c.Corrupt, "%d records are not what was sent", c.Corrupt)
+	s.charge(faultStray, c.Stray, "%d records came from a partition that they were not sent to", c.Stray)
+	s.charge(faultDoubled, x.Doubled, "%d partitions had two members of one group", x.Doubled)
+	s.judgeConnections()
+	s.charge(faultRefused, c.Refused, "%d records were answered by an error", c.Refused)
 	if !s.Partial {
-		add(c.Unacknowledged, "UNANSWERED: %d records were never acknowledged", c.Unacknowledged)
+		s.charge(faultUnanswered, c.Unacknowledged, "%d records were never acknowledged", c.Unacknowledged)
 	}
-	s.OK = len(s.Violations) == 0
+	s.OK = len(s.Violations) == 0 && s.Void == ""
 }
 
 // kafkaHead are the rows that say what was run.

@@ -38,7 +38,7 @@ func (r *kafkaRun) makeTopics() error {
 // removeTopics is for the end of a scenario that has come to err.
 func (r *kafkaRun) removeTopics(err error) error {
 	r.disconnect()
-	if r.cfg.Keep || r.ctx.Err() != nil {
+	if r.cfg.Keep || r.ctx.Err() != nil || r.death.Load() != nil {
 		return err
 	}
 	if derr := r.admin.deleteTopics(r.topics); err == nil {
@@ -227,7 +227,7 @@ func (r *kafkaRun) findEnds() error {
 
 // readBack reads all that was stored and waits until it has come.
 func (r *kafkaRun) readBack() error {
-	if r.k.SkipReadBack || r.ctx.Err() != nil {
+	if r.k.SkipReadBack || r.ctx.Err() != nil || r.death.Load() != nil {
 		return nil
 	}
 	if err := r.findEnds(); err != nil {
@@ -291,6 +291,9 @@ func (r *kafkaRun) storeAndRead() error {
 	if err := r.produce(false); err != nil {
 		return err
 	}
+	if r.death.Load() != nil {
+		return nil
+	}
 	if err := r.findEnds(); err != nil {
 		return err
 	}
@@ -302,6 +305,9 @@ func (r *kafkaRun) storeAndRead() error {
 	until := from + int64(r.cfg.Duration)
 	r.measureFrom.Store(from)
 	r.measureUntil.Store(until)
+	always := func(uint64) uint64 { return math.MaxUint64 }
+	r.expect.Store(&always)
+	r.stopAt.Store(until)
 	r.beginReading(true)
 	defer r.stopReading()
 	if err := r.sleep(from); err != nil {
@@ -345,6 +351,8 @@ func (r *kafkaRun) follow() error {
 	}
 	if err == nil {
 		r.latencies, r.verified = true, true
+		expect := func(uint64) uint64 { return r.expected() }
+		r.expect.Store(&expect)
 		r.beginReading(false)
 		err = r.produce(true)
 	}

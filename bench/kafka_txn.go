@@ -118,6 +118,7 @@ func (t *ktxn) end() {
 	start := len(out)
 	out = k.begin(out, wire.EndTxn, endTxnVersion)
 	t.corr = k.corr
+	p.c.l.stats.tally.endTxns++
 	out = compactString(out, t.id)
 	out = binary.BigEndian.AppendUint64(out, uint64(p.state.id))
 	out = binary.BigEndian.AppendUint16(out, uint16(p.state.epoch))

@@ -13,6 +13,7 @@ const startDelay = 20 * time.Millisecond
 // come. expected is how many deliveries n messages make.
 func (r *run) load(expected func(sent uint64) uint64) error {
 	r.assign()
+	r.expect.Store(&expected)
 	cfg := &r.cfg
 	start := r.clock() + int64(startDelay)
 	from := start + int64(cfg.Warmup)
@@ -50,7 +51,7 @@ func (r *run) load(expected func(sent uint64) uint64) error {
 	if err == nil {
 		err = serr
 	}
-	r.result.setUsage(before, after, time.Duration(r.measureUntil.Load()-from))
+	r.result.setUsage(before, after, max(time.Duration(r.measureUntil.Load()-from), 0))
 	if err != nil {
 		return err
 	}
@@ -89,7 +90,7 @@ func (r *run) measure(until int64) error {
 		now, sent := r.count(countFresh), r.count(countSent)
 		r.progress("%d sent, %d in the last second; %d received, %d", sent, sent-lastSent, now, now-last)
 		last, lastSent = now, sent
-		if next == until {
+		if next == until || r.over.Load() {
 			return nil
 		}
 	}
@@ -118,20 +119,12 @@ func (r *run) endLoad() {
 	}
 }
 
-// sample looks at the server's processes, if they are known.
-func (r *run) sample() (usage, error) {
-	if r.cfg.Sampled != nil {
-		r.cfg.Sampled()
-	}
-	s, err := sampleProcess(r.cfg.PIDs)
-	s.Own = ownCPU()
-	return s, err
-}
-
 // verify adds up what the loops counted and what the receivers still miss. The loops have stopped.
 func (r *run) verify() {
 	total := &r.result.total
-	total.init()
+	if total.connects == nil {
+		total.init()
+	}
 	for _, l := range r.loops {
 		total.merge(&l.stats)
 	}
@@ -141,6 +134,7 @@ func (r *run) verify() {
 		unanswered[i] = p.unanswered()
 		c.Unacknowledged += uint64(len(unanswered[i]))
 		c.Refused += p.refused
+		p.markUnanswered(&total.marks[faultUnanswered])
 	}
 	judge := func(first uint32, tracks []track) {
 		for i := range tracks {
@@ -151,6 +145,9 @@ func (r *run) verify() {
 			lost, excused := tracks[i].lost(r.pubs[p].seq, unanswered[p])
 			c.Lost += lost
 			c.Undecided += excused
+			if lost > 0 {
+				tracks[i].when(r.pubs[p].seq, unanswered[p], r.pubs[p].began, r.lostAt)
+			}
 		}
 	}
 	for _, s := range r.subs {

@@ -21,27 +21,31 @@ const (
 // loop owns connections, on a goroutine and a thread of its own. Everything in it belongs to that goroutine, but for
 // inbox and counts.
 type loop struct {
-	id      int
-	run     *run
-	poll    *poller
-	now     int64 // ns since the run's base, refreshed each turn and each read
-	read    []byte
-	plain   []byte // decrypted
-	conns   []*conn
-	slots   []int // of conns that are free
-	dirty   []*conn
-	ready   []*publisher // to be looked at before the turn ends
-	dialing []*conn      // to be dialed
-	opening int          // dialed and not yet ready
-	dialed  float64      // allowance of a paced dialing
-	dialAt  int64
-	sweepAt int64
-	sched   schedule
-	roles   []kafkaRole // of the connections to a Kafka broker
-	buffers [][]byte
-	stats   stats
-	done    chan struct{}
-	err     error
+	id       int
+	run      *run
+	poll     *poller
+	now      int64 // ns since the run's base, refreshed each turn and each read
+	read     []byte
+	plain    []byte // decrypted
+	conns    []*conn
+	slots    []int // of conns that are free
+	dirty    []*conn
+	ready    []*publisher // to be looked at before the turn ends
+	dialing  []*conn      // to be dialed
+	opening  int          // dialed and not yet ready
+	dialed   float64      // allowance of a paced dialing
+	dialAt   int64
+	sweepAt  int64
+	cutAt    int64 // when the second under way is over
+	live     int   // connections that are ready
+	blocked  int   // connections that wait for room to write
+	sched    schedule
+	roles    []kafkaRole // of the connections to a Kafka broker
+	buffers  [][]byte
+	stats    stats
+	cutPoint Point // what has been handed over
+	done     chan struct{}
+	err      error
 
 	counts counts
 	inbox  struct {
@@ -54,6 +58,7 @@ type loop struct {
 // counts are what other goroutines read of a loop while it runs: stored once per turn.
 type counts struct {
 	sent, acked, fresh, ready, failed, pongs atomic.Uint64
+	heard, live, blocked                     atomic.Uint64 // bytes, connections, connections
 }
 
 func newLoop(r *run, id int) (*loop, error) {
@@ -61,7 +66,7 @@ func newLoop(r *run, id int) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{id: id, run: r, poll: p, read: make([]byte, readBufferBytes), done: make(chan struct{})}
+	l := &loop{id: id, run: r, poll: p, read: make([]byte, readBufferBytes), done: make(chan struct{}), cutAt: 1e9}
 	l.stats.init()
 	return l, nil
 }
@@ -106,6 +111,9 @@ func (l *loop) main() {
 			c.close()
 		}
 	}
+	l.now = l.run.clock()
+	l.cutAt = (l.now/1e9 + 1) * 1e9
+	l.cut()
 	l.poll.close()
 }
 
@@ -130,6 +138,9 @@ func (l *loop) turn() {
 		}
 	}
 	l.runInbox()
+	if l.now >= l.cutAt {
+		l.cut()
+	}
 	if l.now >= l.sweepAt {
 		l.sweep()
 	}
@@ -149,6 +160,9 @@ func (l *loop) turn() {
 	l.counts.sent.Store(l.stats.sent)
 	l.counts.acked.Store(l.stats.acked)
 	l.counts.fresh.Store(l.stats.fresh)
+	l.counts.heard.Store(l.stats.tally.wireOut)
+	l.counts.live.Store(uint64(l.live))
+	l.counts.blocked.Store(uint64(l.blocked))
 }
 
 // timeout is how long the loop may sleep.
@@ -343,5 +357,12 @@ func (l *loop) begin(start int64, interval float64) {
 // failConn tells the run that a connection could not be had, or was lost.
 func (l *loop) failConn(c *conn, err error) {
 	l.counts.failed.Add(1)
+	switch {
+	case lackOf(err) != nil: // no fault of the broker
+	case c.stood:
+		l.stats.fault(faultDisconnected, l.now)
+	default:
+		l.stats.fault(faultNotConnected, l.now)
+	}
 	l.run.connFailed(fmt.Errorf("client %s: %w", c.clientID, err), l.now)
 }

@@ -25,6 +25,36 @@ func sampleProcess(pids []int) (s usage, err error) {
 	return s, nil
 }
 
+// sampleCPU reads their CPU time alone.
+func sampleCPU(pids []int) (cpu time.Duration, err error) {
+	for _, pid := range pids {
+		one, _, err := readStat("/proc/" + strconv.Itoa(pid) + "/stat")
+		if err != nil {
+			return 0, fmt.Errorf("look at server process %d: %w", pid, err)
+		}
+		cpu += one
+	}
+	return cpu, nil
+}
+
+// sampleCheap reads what costs neither the server nor the generator anything to speak of: CPU time, threads, and resident bytes that lag
+// by some pages of each thread.
+func sampleCheap(pids []int) (s usage, err error) {
+	for _, pid := range pids {
+		dir := "/proc/" + strconv.Itoa(pid)
+		cpu, threads, err := readStat(dir + "/stat")
+		if err != nil {
+			return s, fmt.Errorf("look at server process %d: %w", pid, err)
+		}
+		rss, err := readStatm(dir)
+		if err != nil {
+			return s, fmt.Errorf("look at server process %d: %w", pid, err)
+		}
+		s.CPU, s.Threads, s.RSS = s.CPU+cpu, s.Threads+threads, s.RSS+rss
+	}
+	return s, nil
+}
+
 func (s *usage) add(pid int) error {
 	dir := "/proc/" + strconv.Itoa(pid)
 	cpu, threads, err := readStat(dir + "/stat")
@@ -38,6 +68,11 @@ func (s *usage) add(pid int) error {
 		return err
 	}
 	s.RSS += rss
+	if b, err := os.ReadFile(dir + "/io"); err == nil { // of one's own user's processes only
+		s.IO = true
+		s.DiskRead += field(b, "read_bytes:")
+		s.DiskWrite += field(b, "write_bytes:") - field(b, "cancelled_write_bytes:")
+	}
 	tasks, err := filepath.Glob(dir + "/task/*/status")
 	if err != nil {
 		return err
@@ -78,6 +113,10 @@ func readRSS(dir string) (int64, error) {
 	if b, err := os.ReadFile(dir + "/smaps_rollup"); err == nil {
 		return field(b, "Rss:") << 10, nil
 	}
+	return readStatm(dir)
+}
+
+func readStatm(dir string) (int64, error) {
 	b, err := os.ReadFile(dir + "/statm")
 	if err != nil {
 		return 0, err
@@ -100,6 +139,22 @@ func field(b []byte, name string) int64 {
 		}
 	}
 	return 0
+}
+
+// ownWait is how long the threads of this process were ready to run and had no processor; of those that still live.
+func ownWait() (wait time.Duration) {
+	tasks, err := filepath.Glob("/proc/self/task/*/schedstat")
+	if err != nil {
+		return 0
+	}
+	for _, task := range tasks {
+		b, err := os.ReadFile(task)
+		if f := strings.Fields(string(b)); err == nil && len(f) == 3 {
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			wait += time.Duration(n)
+		}
+	}
+	return wait
 }
 
 // ownCPU is the CPU time of this process.

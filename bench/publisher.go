@@ -61,6 +61,8 @@ type publisher struct {
 	idsMade  int
 	idsMax   int
 	seqs     []uint64 // by packet identifier: number+1 of the message, 0 if free
+	times    []int64  // likewise: when it was meant to be sent
+	began    int64    // when the first message was meant to be sent
 	acked    uint64
 	refused  uint64
 	excused  uint64 // deliveries that the stall rule gave up waiting for
@@ -144,7 +146,10 @@ func (p *publisher) pump() {
 func (p *publisher) send(id uint16, intended int64) {
 	c := p.c
 	if id != 0 {
-		p.seqs[id] = p.seq + 1
+		p.seqs[id], p.times[id] = p.seq+1, intended
+	}
+	if p.seq == 0 {
+		p.began = intended
 	}
 	out := c.buffer()
 	if p.clear != nil {
@@ -168,6 +173,10 @@ func (p *publisher) send(id uint16, intended int64) {
 	c.write(out)
 	p.seq++
 	st := &c.l.stats
+	st.tally.in[p.qos&3]++
+	if p.retain {
+		st.tally.retained++
+	}
 	st.sent++
 	if c.l.run.measured(c.l.now) {
 		st.sentMeasured++
@@ -185,7 +194,7 @@ func (p *publisher) takeID() (uint16, bool) {
 	}
 	p.idsMade++
 	for len(p.seqs) <= p.idsMade {
-		p.seqs = append(p.seqs, 0)
+		p.seqs, p.times = append(p.seqs, 0), append(p.times, 0)
 	}
 	return uint16(p.idsMade), true
 }
@@ -202,10 +211,13 @@ func (p *publisher) ack(h *wire.Header) error {
 	if (h.Type == wire.PUBACK) != (p.qos == 1) {
 		return errUnexpected
 	}
+	p.c.l.stats.tally.acksOut++
 	if a.Reason.Failed() {
 		p.refused++
+		p.c.l.stats.fault(faultRefused, p.c.l.now)
 		p.c.l.run.note(fmt.Sprintf("the broker refuses messages: %v", a.Reason), p.c.l.now)
 	} else if h.Type == wire.PUBREC {
+		p.c.l.stats.tally.acksIn++
 		p.c.write(wire.AppendShortAck(p.c.buffer(), wire.PUBREL, a.PacketID))
 		return nil
 	}
@@ -215,6 +227,9 @@ func (p *publisher) ack(h *wire.Header) error {
 	p.c.l.stats.acked++
 	if p.clear != nil {
 		p.c.l.stats.cleared++
+	} else {
+		at := p.times[a.PacketID]
+		p.c.l.stats.ack(p.c.l.now-at, p.c.l.run.measured(at))
 	}
 	p.c.l.wantPump(p)
 	return nil
@@ -253,4 +268,13 @@ func (p *publisher) unstall() {
 	}
 	l.run.note(fmt.Sprintf("nothing has come back for %v", l.run.cfg.Stall), l.now)
 	l.wantPump(p)
+}
+
+// markUnanswered notes when they were meant to be sent.
+func (p *publisher) markUnanswered(m *mark) {
+	for id, n := range p.seqs {
+		if n > 0 {
+			m.add(p.times[id], 1)
+		}
+	}
 }

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Result is what a run found. Its JSON form is read by perf/compare and by scripts.
@@ -22,7 +20,8 @@ type Result struct {
 	OK         bool      `json:"ok"`                // nothing is wrong, and Void is empty
 	Void       string    `json:"void,omitempty"`    // why this says nothing of the broker: what the generator lacked
 	Partial    bool      `json:"partial,omitempty"` // interrupted
-	Violations []string  `json:"violations"`        // what the broker did wrong, the worst first
+	Violations []string  `json:"violations"`        // what the broker did wrong, the worst first, with the seconds in which it did
+	Faults     []Fault   `json:"faults,omitempty"`  // the same, for programs
 	Notes      []Note    `json:"notes,omitempty"`
 
 	Config    Settings      `json:"config"`
@@ -31,6 +30,7 @@ type Result struct {
 	Seconds   float64       `json:"seconds"` // the measured part
 	Rates     Rates         `json:"rates"`
 	Latency   *Distribution `json:"latency_us,omitempty"` // from the intended time of sending
+	Acks      *Distribution `json:"ack_us,omitempty"`     // likewise, to the acknowledgement of MQTT; Kafka has its own
 	Connects  *Distribution `json:"connect_us,omitempty"` // from dialing to CONNACK
 	Server    *Server       `json:"server,omitempty"`     // with the server's process ids
 	Generator Generator     `json:"generator"`
@@ -39,8 +39,13 @@ type Result struct {
 	Kafka     *KafkaResult  `json:"kafka,omitempty"`   // against a Kafka broker
 	Events    *Events       `json:"events,omitempty"`
 	Parts     []*Result     `json:"parts,omitempty"` // of a mixed run: each verified by itself; Server is of all of them, here alone
+	Series    *Series       `json:"series,omitempty"`
 
-	total stats
+	total   stats
+	window  [2]usage // the measured part's ends
+	cfg     *Config
+	tls, ws bool
+	death   string
 }
 
 // Note is a remark about the run, with the second in which it was first due.
@@ -94,7 +99,8 @@ type Counts struct {
 	Refused        uint64 `json:"refused"`        // acknowledged with a failure
 	Redelivered    uint64 `json:"redelivered"`    // carried the DUP flag
 	Resent         uint64 `json:"resent"`         // QoS 2 PUBLISH again before its PUBREL
-	Disconnects    uint64 `json:"disconnects"`
+	Disconnects    uint64 `json:"disconnects"`    // connections that stood and were ended
+	NotConnected   uint64 `json:"not_connected"`  // connections that never stood
 }
 
 // Rates are of the measured part.
@@ -103,42 +109,15 @@ type Rates struct {
 	ReceivedPerSecond float64 `json:"received_per_second"`
 }
 
-// Distribution is a histogram in microseconds.
-type Distribution struct {
-	Count int64   `json:"count"`
-	Mean  float64 `json:"mean"`
-	P50   float64 `json:"p50"`
-	P90   float64 `json:"p90"`
-	P99   float64 `json:"p99"`
-	P999  float64 `json:"p99_9"`
-	P9999 float64 `json:"p99_99"`
-	Max   float64 `json:"max"`
-}
-
-// Server is what the server's processes used in the measured part, from /proc.
-type Server struct {
-	CPUSeconds           float64 `json:"cpu_seconds"`
-	CPUPerMessage        float64 `json:"cpu_us_per_message,omitempty"`
-	CPUPerDelivery       float64 `json:"cpu_us_per_delivery,omitempty"`
-	CPUPerConnection     float64 `json:"cpu_us_per_connection,omitempty"`
-	RSSBefore            int64   `json:"rss_before"`
-	RSSAfter             int64   `json:"rss_after"`
-	BytesPerConnection   float64 `json:"bytes_per_connection,omitempty"`
-	Threads              int64   `json:"threads"`
-	SwitchesPerThousand  float64 `json:"context_switches_per_1000_messages,omitempty"`
-	ContextSwitches      int64   `json:"context_switches"`
-	BusyCores            float64 `json:"busy_cores"`
-	MessagesPerCPUSecond float64 `json:"messages_per_cpu_second,omitempty"`
-}
-
 // Generator is what the generator says of itself.
 type Generator struct {
-	CPUSeconds float64       `json:"cpu_seconds"`       // of the whole run
-	BusyCores  float64       `json:"busy_cores"`        // in the measured part
-	Late       *Distribution `json:"late_us,omitempty"` // of sends by timetable that nothing but the generator held up
-	Held       uint64        `json:"held_by_broker"`    // sends that waited because the broker did not read or answer
-	Stalls     uint64        `json:"stalls"`            // times that nothing came back for Config.Stall
-	Bottleneck string        `json:"bottleneck,omitempty"`
+	CPUSeconds  float64       `json:"cpu_seconds"`       // of the whole run
+	BusyCores   float64       `json:"busy_cores"`        // in the measured part
+	Late        *Distribution `json:"late_us,omitempty"` // of sends by timetable that nothing but the generator held up
+	WaitSeconds float64       `json:"wait_seconds"`      // in the measured part: of its threads, ready to run, for a processor
+	Held        uint64        `json:"held_by_broker"`    // sends that waited because the broker did not read or answer
+	Stalls      uint64        `json:"stalls"`            // times that nothing came back for Config.Stall
+	Bottleneck  string        `json:"bottleneck,omitempty"`
 }
 
 // Step is one step of a scenario that has several: storing, fetching, draining.
@@ -149,6 +128,10 @@ type Step struct {
 	PerSecond float64 `json:"per_second"`
 	CPUEach   float64 `json:"cpu_us_each,omitempty"`
 	BytesEach float64 `json:"bytes_each,omitempty"` // resident memory that the server gained, by Count
+
+	CPUSeconds float64        `json:"cpu_seconds,omitempty"` // of the server
+	Events     *Events        `json:"events,omitempty"`
+	Metrics    *ServerMetrics `json:"metrics,omitempty"`
 }
 
 // Balance is how a share group's members got on, in deliveries.
@@ -164,54 +147,13 @@ func newResult(c *Config) *Result {
 	return s
 }
 
-func (s *Result) setUsage(before, after usage, d time.Duration) {
-	s.Seconds = d.Seconds()
-	s.Generator.BusyCores = (after.Own - before.Own).Seconds() / max(d.Seconds(), 1e-9)
-	if before.Threads == 0 {
-		return
-	}
-	if s.Server == nil {
-		s.Server = &Server{RSSBefore: before.RSS}
-	}
-	v := s.Server
-	v.CPUSeconds = (after.CPU - before.CPU).Seconds()
-	v.RSSAfter, v.Threads = after.RSS, after.Threads
-	v.ContextSwitches = after.Switches - before.Switches
-	v.BusyCores = v.CPUSeconds / max(d.Seconds(), 1e-9)
-}
-
-// step adds a finished step.
-func (s *Result) step(name string, count uint64, before, after usage, d time.Duration) {
-	x := Step{Name: name, Count: count, Seconds: d.Seconds()}
-	if n := float64(count); n > 0 {
-		x.PerSecond = n / max(d.Seconds(), 1e-9)
-		if before.Threads > 0 {
-			x.CPUEach = float64((after.CPU - before.CPU).Microseconds()) / n
-			x.BytesEach = float64(after.RSS-before.RSS) / n
-		}
-	}
-	s.Steps = append(s.Steps, x)
-}
-
-func distribution(h *hdrhistogram.Histogram) *Distribution {
-	if h.TotalCount() == 0 {
-		return nil
-	}
-	us := func(v int64) float64 { return float64(v) * histUnit / 1000 }
-	return &Distribution{
-		Count: h.TotalCount(), Mean: h.Mean() * histUnit / 1000, P50: us(h.ValueAtQuantile(50)), P90: us(h.ValueAtQuantile(90)),
-		P99: us(h.ValueAtQuantile(99)), P999: us(h.ValueAtQuantile(99.9)),
-		P9999: us(h.ValueAtQuantile(99.99)), Max: us(h.Max()),
-	}
-}
-
 // fillResult turns the counters into the result. The loops have stopped.
 func (r *run) fillResult() {
 	s, t, cfg := r.result, &r.result.total, &r.cfg
 	c := &s.Counts
 	c.Sent, c.Acked, c.Received, c.Duplicates, c.Reordered = t.sent, t.acked-t.cleared, t.received, t.duplicates, t.reordered
 	c.Corrupt, c.Stray, c.Redelivered, c.Resent = t.corrupt, t.stray, t.dup, t.resent
-	c.Disconnects = r.count(countFailed)
+	c.Disconnects, c.NotConnected = t.marks[faultDisconnected].count, t.marks[faultNotConnected].count
 	s.Config = Settings{
 		Version: int(cfg.Version), Publishers: len(r.pubs), Subscribers: len(r.subs), Connections: int(r.dialCount.Load()),
 		Messages: cfg.Messages, Payload: cfg.Payload, QoS: int(cfg.QoS), Rate: cfg.Rate, Durable: cfg.Durable, Threads: cfg.Threads,
@@ -229,19 +171,13 @@ func (r *run) fillResult() {
 	if s.Seconds > 0 {
 		s.Rates = Rates{float64(t.sentMeasured) / s.Seconds, float64(t.receivedMeasured) / s.Seconds}
 	}
-	s.fillEvents(cfg.Payload)
-	s.Latency, s.Connects = distribution(t.delivery), distribution(t.connects)
-	if v := s.Server; v != nil && t.sentMeasured > 0 {
-		us := v.CPUSeconds * 1e6
-		v.CPUPerMessage = us / float64(t.sentMeasured)
-		if t.receivedMeasured > 0 {
-			v.CPUPerDelivery = us / float64(t.receivedMeasured)
-		}
-		v.SwitchesPerThousand = float64(v.ContextSwitches) * 1000 / float64(t.sentMeasured)
-		v.MessagesPerCPUSecond = float64(t.sentMeasured) / max(v.CPUSeconds, 1e-9)
-	}
+	s.Events = s.events(&s.window[0].Tally, &s.window[1].Tally)
+	s.fillServer()
+	s.Latency, s.Acks, s.Connects = distribution(t.delivery), distribution(t.acks), distribution(t.connects)
 	s.Generator.Late, s.Generator.Held, s.Generator.Stalls = distribution(t.lateness), t.held, t.stalls
 	s.Generator.Bottleneck = r.bottleneck()
+	s.Void = r.void()
+	r.fillSeries()
 	r.mu.Lock()
 	for _, text := range r.mu.order {
 		n := r.mu.notes[text]
@@ -251,51 +187,37 @@ func (r *run) fillResult() {
 	s.judge(cfg)
 }
 
-// lateMax is how late a timetable may be at p99 before the result says more of the generator than of the broker.
-const lateMax = 1000 // µs
-
-// bottleneck says why the generator may have been what held the figures down, or nothing.
-func (r *run) bottleneck() string {
-	s, t := r.result, &r.result.total
-	if late := s.Generator.Late; late != nil && late.P99 > lateMax {
-		return fmt.Sprintf("sends were late by %.0f µs at p99 through no fault of the broker", late.P99)
-	}
-	want := r.cfg.Rate * s.Seconds
-	if r.cfg.Messages == 0 && float64(t.sentMeasured) < 0.98*want && float64(t.held) < 0.02*want {
-		return fmt.Sprintf("%.0f messages were to be sent in the measured part and %d were", want, t.sentMeasured)
-	}
-	if busy := s.Generator.BusyCores / float64(r.cfg.Threads); r.cfg.Rate == 0 && t.sentMeasured > 0 && busy > 0.97 {
-		return fmt.Sprintf("the generator's threads were %.0f %% busy: the rate is theirs, not the broker's (CPU per message stands)", busy*100)
-	}
-	return ""
-}
-
 // judge lists what the broker did wrong.
 func (s *Result) judge(cfg *Config) {
 	c := &s.Counts
-	s.Violations = []string{}
-	add := func(n uint64, format string, args ...any) {
-		if n > 0 {
-			s.Violations = append(s.Violations, fmt.Sprintf(format, args...))
-		}
-	}
+	s.Violations, s.Faults = []string{}, nil
 	if cfg.QoS > 0 {
-		add(c.Lost, "LOST: %d deliveries of acknowledged messages never came", c.Lost)
+		s.charge(faultLost, c.Lost, "%d deliveries of acknowledged messages never came", c.Lost)
 	} else if !cfg.AllowLoss {
-		add(c.Lost, "LOST: %d deliveries at QoS 0 never came", c.Lost)
+		s.charge(faultLost, c.Lost, "%d deliveries at QoS 0 never came", c.Lost)
 	}
 	if cfg.QoS != 1 {
-		add(c.Duplicates, "DUPLICATES: %d deliveries came again at QoS %d", c.Duplicates, cfg.QoS)
+		s.charge(faultDuplicate, c.Duplicates, "%d deliveries came again at QoS %d", c.Duplicates, cfg.QoS)
 	}
-	add(c.Reordered, "REORDERED: %d deliveries came after a later one of the same publisher", c.Reordered)
-	add(c.Corrupt, "CORRUPT: %d deliveries are not what was sent", c.Corrupt)
-	add(c.Stray, "STRAY: %d deliveries came to a client that they were not for", c.Stray)
-	add(c.Disconnects, "DISCONNECTED: %d connections failed or were ended by the broker", c.Disconnects)
-	add(c.Refused, "REFUSED: %d messages were answered by a failure", c.Refused)
+	s.charge(faultReordered, c.Reordered, "%d deliveries came after a later one of the same publisher", c.Reordered)
+	s.charge(faultCorrupt, c.Corrupt, "%d deliveries are not what was sent", c.Corrupt)
+	s.charge(faultStray, c.Stray, "%d deliveries came to a client that they were not for", c.Stray)
+	s.judgeConnections()
+	s.charge(faultRefused, c.Refused, "%d messages were answered by a failure", c.Refused)
 	if !s.Partial {
-		add(c.Unacknowledged, "UNANSWERED: %d messages were never acknowledged", c.Unacknowledged)
+		s.charge(faultUnanswered, c.Unacknowledged, "%d messages were never acknowledged", c.Unacknowledged)
 	}
-	s.OK = len(s.Violations) == 0
+	s.OK = len(s.Violations) == 0 && s.Void == ""
+}
+
+// judgeConnections lists what the broker did wrong to all clients, or to connections.
+func (s *Result) judgeConnections() {
+	c, m := &s.Counts, &s.total.marks
+	s.charge(faultDied, min(m[faultDied].count, 1), "%s", s.death)
+	stalled := &m[faultStalled]
+	s.charge(faultStalled, stalled.count, "the broker sent nothing at all for longer than %v, %d times", max(s.cfg.Stall, silenceMin), stalled.count)
+	s.charge(faultNotConnected, c.NotConnected, "%d connections could not be had", c.NotConnected)
+	s.charge(faultDisconnected, c.Disconnects, "%d connections failed or were ended by the broker", c.Disconnects)
 }
 
 // WriteTable prints the result for people.
@@ -303,6 +225,9 @@ func (s *Result) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	for _, v := range s.Violations {
 		fmt.Fprintf(&b, "%s\n", v)
+	}
+	if s.Void != "" {
+		fmt.Fprintf(&b, "VOID: %s\n", s.Void)
 	}
 	if s.Generator.Bottleneck != "" {
 		fmt.Fprintf(&b, "GENERATOR: %s\n", s.Generator.Bottleneck)
@@ -332,6 +257,7 @@ func (s *Result) WriteTable(w io.Writer) error {
 		}
 	}
 	spread("latency µs", s.Latency)
+	spread("acknowledged µs", s.Acks)
 	spread("connect µs", s.Connects)
 	if s.Kafka != nil {
 		s.kafkaRows(row, spread)
@@ -343,8 +269,8 @@ func (s *Result) WriteTable(w io.Writer) error {
 	if s.Balance != nil {
 		row("balance", "%d to %d deliveries a member", s.Balance.Least, s.Balance.Most)
 	}
-	row("generator", "%.2f s of CPU, %.2f cores in the measured part, %d sends held up by the broker", s.Generator.CPUSeconds,
-		s.Generator.BusyCores, s.Generator.Held)
+	row("generator", "%.2f s of CPU, %.2f cores in the measured part, %.2f s without a processor, %d sends held up by the broker",
+		s.Generator.CPUSeconds, s.Generator.BusyCores, s.Generator.WaitSeconds, s.Generator.Held)
 	spread("late sends µs", s.Generator.Late)
 	for _, n := range s.Notes {
 		row("note", "at %.1f s: %s (%d times)", n.Second, n.Text, n.Count)
@@ -362,11 +288,20 @@ func (s *Result) serverRows(row func(string, string, ...any)) {
 		return
 	}
 	if v.CPUPerMessage+v.CPUPerDelivery > 0 {
-		row("server CPU", "%.3f µs a message, %.3f µs a delivery, %.2f cores, %.1f context switches per 1000 messages",
-			v.CPUPerMessage, v.CPUPerDelivery, v.BusyCores, v.SwitchesPerThousand)
+		row("server CPU", "%.3f µs a message, %.3f µs a delivery, %.0f µs a MB on the wire, %.2f cores, %.1f context switches per 1000 messages",
+			v.CPUPerMessage, v.CPUPerDelivery, v.CPUPerMB, v.BusyCores, v.SwitchesPerThousand)
 	}
 	if v.CPUPerConnection > 0 {
 		row("server CPU", "%.1f µs a connection", v.CPUPerConnection)
+	}
+	if v.DiskPerMessage > 0 {
+		row("server disk", "%.1f bytes and %.5f flushes a message, %.1f MB in all", v.DiskPerMessage, v.FlushesPerMessage,
+			max(float64(v.DiskWriteBytes), v.journalBytes())/1e6)
+	}
+	if m := v.Metrics; m != nil && s.Events != nil && s.Events.Messages > 0 {
+		n := float64(s.Events.Messages)
+		row("server a message", "%.4f wake-ups, %.4f socket reads, %.4f socket writes, %.3f allocations, %.1f bytes allocated; GC %.2f s of CPU",
+			m.Wakeups/n, m.SocketReads/n, m.SocketWrites/n, m.Allocations/n, m.AllocatedBytes/n, m.GCCPUSeconds)
 	}
 	row("server memory", "%.1f MB before, %.1f MB after, %d threads", float64(v.RSSBefore)/1e6, float64(v.RSSAfter)/1e6, v.Threads)
 	if v.BytesPerConnection != 0 {

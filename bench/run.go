@@ -18,12 +18,6 @@ import (
 	"github.com/sluicemq/sluice/bench/mqttclient"
 )
 
-// usage is what the server's processes have used, at one moment.
-type usage struct {
-	CPU, Own               time.Duration // of the server, of the generator
-	RSS, Threads, Switches int64
-}
-
 // notesMax bounds how many remarks a result carries.
 const notesMax = 20
 
@@ -52,6 +46,13 @@ type run struct {
 	measureFrom  atomic.Int64
 	measureUntil atomic.Int64
 	failed       atomic.Pointer[error] // what made it pointless to go on
+
+	recorder  *recorder
+	answered  bool                                     // what is sent is acknowledged
+	expect    atomic.Pointer[func(sent uint64) uint64] // how many deliveries so many messages make; nil: nothing is to come
+	over      atomic.Bool                              // the broker is gone: there is nothing left to be measured
+	death     atomic.Pointer[string]                   // what tells so
+	lastUsage *usage                                   // of the last sample
 
 	mu struct {
 		sync.Mutex
@@ -100,13 +101,16 @@ func (r *run) execute(f func() error) error {
 		go l.main()
 	}
 	started := ownCPU()
+	w := r.startWatch()
 	err := f()
 	if p := r.failed.Load(); p != nil && err == nil {
 		err = *p
 	}
+	w.halt()
 	r.stop()
 	r.result.Generator.CPUSeconds = (ownCPU() - started).Seconds()
 	r.verify()
+	r.endWatch(w)
 	return err
 }
 
@@ -144,6 +148,9 @@ func newRun(ctx context.Context, cfg Config, target mqttclient.Target) (*run, er
 	r.mu.notes = map[string]*note{}
 	r.handshakes.slots = make(chan struct{}, handshakesMax)
 	r.result = newResult(&r.cfg)
+	r.result.cfg, r.result.tls, r.result.ws = &r.cfg, target.TLS, target.WS
+	r.answered = cfg.QoS > 0
+	r.recorder = newRecorder(cfg.Threads)
 	for i := range cfg.Threads {
 		l, err := newLoop(r, i)
 		if err != nil {
@@ -212,12 +219,15 @@ func (r *run) count(of func(*counts) *atomic.Uint64) (n uint64) {
 	return n
 }
 
-func countReady(c *counts) *atomic.Uint64  { return &c.ready }
-func countFailed(c *counts) *atomic.Uint64 { return &c.failed }
-func countSent(c *counts) *atomic.Uint64   { return &c.sent }
-func countAcked(c *counts) *atomic.Uint64  { return &c.acked }
-func countPongs(c *counts) *atomic.Uint64  { return &c.pongs }
-func countFresh(c *counts) *atomic.Uint64  { return &c.fresh }
+func countReady(c *counts) *atomic.Uint64   { return &c.ready }
+func countFailed(c *counts) *atomic.Uint64  { return &c.failed }
+func countSent(c *counts) *atomic.Uint64    { return &c.sent }
+func countAcked(c *counts) *atomic.Uint64   { return &c.acked }
+func countPongs(c *counts) *atomic.Uint64   { return &c.pongs }
+func countFresh(c *counts) *atomic.Uint64   { return &c.fresh }
+func countHeard(c *counts) *atomic.Uint64   { return &c.heard }
+func countLive(c *counts) *atomic.Uint64    { return &c.live }
+func countBlocked(c *counts) *atomic.Uint64 { return &c.blocked }
 
 // sleep waits until the clock says at. It ends early with an error if the run is over before.
 func (r *run) sleep(at int64) error {
@@ -234,6 +244,9 @@ func (r *run) sleep(at int64) error {
 		case <-check.C:
 			if p := r.failed.Load(); p != nil {
 				return *p
+			}
+			if r.over.Load() {
+				return nil
 			}
 		}
 	}
@@ -252,6 +265,9 @@ func (r *run) await(idle time.Duration, progress func() uint64, done func() bool
 		}
 		if p := r.failed.Load(); p != nil {
 			return *p
+		}
+		if r.death.Load() != nil {
+			return errIdle
 		}
 		if now := progress(); now != last {
 			last, at = now, time.Now()
@@ -380,7 +396,7 @@ func (r *run) disconnect() {
 // forget removes the durable sessions of the run.
 func (r *run) forget() error {
 	r.disconnect()
-	if !r.cfg.Durable || r.ctx.Err() != nil {
+	if !r.cfg.Durable || r.ctx.Err() != nil || r.over.Load() {
 		return nil
 	}
 	var cs []*conn

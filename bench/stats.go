@@ -21,26 +21,57 @@ type stats struct {
 	dup                        uint64 // deliveries with the DUP flag
 	resent                     uint64 // QoS 2 packets sent again within their handshake
 	sentBytes, receivedBytes   uint64 // of batches, in the measured part
-	batches, produces, fetches uint64 // of Kafka, in the measured part
 	stalls                     uint64
 	held                       uint64 // sends that the broker held up
 
-	delivery *hdrhistogram.Histogram // from the intended time
-	lateness *hdrhistogram.Histogram // of sends that nothing but the generator held up
+	tally    tally
+	marks    [faultKinds]mark
+	cutting  cutting                 // of the second under way
 	connects *hdrhistogram.Histogram // from dialing to CONNACK
+
+	// Of the whole measured part, set when the run is over: until then they are in pieces (series.go).
+	delivery, acks, lateness *hdrhistogram.Histogram
+}
+
+// cutting is what a loop measures in one second: handed over at its end, and replaced by an empty one. Nothing is counted in
+// two histograms, so that a message costs the generator one.
+type cutting struct {
+	delivery split                   // from the intended time
+	acks     split                   // likewise, to the acknowledgement
+	lateness *hdrhistogram.Histogram // of sends of the measured part that nothing but the generator held up
+}
+
+// split is a histogram of what does not belong to the measured part, and one of what does. Each is made when it is needed.
+type split [2]*hdrhistogram.Histogram
+
+func (p *split) observe(ns int64, measured bool) {
+	h := &p[0]
+	if measured {
+		h = &p[1]
+	}
+	observeIn(h, ns)
 }
 
 func newHist() *hdrhistogram.Histogram { return hdrhistogram.New(1, histMax, histDigits) }
 
 func (s *stats) init() {
-	s.delivery, s.lateness, s.connects = newHist(), newHist(), newHist()
+	s.connects = newHist()
 }
 
-func (s *stats) latency(ns int64) { observe(s.delivery, ns) }
-func (s *stats) connect(ns int64) { observe(s.connects, ns) }
+func (s *stats) latency(ns int64, measured bool) { s.cutting.delivery.observe(ns, measured) }
+func (s *stats) ack(ns int64, measured bool)     { s.cutting.acks.observe(ns, measured) }
+func (s *stats) connect(ns int64)                { observe(s.connects, ns) }
 
 func observe(h *hdrhistogram.Histogram, ns int64) {
 	_ = h.RecordValue(min(max(ns/histUnit, 1), histMax)) // in range, so it cannot fail
+}
+
+// observeIn counts in *h, which it makes when there is none.
+func observeIn(h **hdrhistogram.Histogram, ns int64) {
+	if *h == nil {
+		*h = newHist()
+	}
+	observe(*h, ns)
 }
 
 // send notes how late a message goes out. held: the broker was the cause.
@@ -49,11 +80,11 @@ func (s *stats) send(late int64, held, measured bool) {
 	case held:
 		s.held++
 	case measured:
-		observe(s.lateness, late)
+		observeIn(&s.cutting.lateness, late)
 	}
 }
 
-// merge adds o to s.
+// merge adds the counters of o to s.
 func (s *stats) merge(o *stats) {
 	s.sent += o.sent
 	s.sentMeasured += o.sentMeasured
@@ -70,12 +101,11 @@ func (s *stats) merge(o *stats) {
 	s.resent += o.resent
 	s.sentBytes += o.sentBytes
 	s.receivedBytes += o.receivedBytes
-	s.batches += o.batches
-	s.produces += o.produces
-	s.fetches += o.fetches
 	s.stalls += o.stalls
 	s.held += o.held
-	s.delivery.Merge(o.delivery)
-	s.lateness.Merge(o.lateness)
+	s.tally.add(&o.tally)
+	for k := range o.marks {
+		s.marks[k].merge(&o.marks[k])
+	}
 	s.connects.Merge(o.connects)
 }

@@ -37,10 +37,13 @@ func (s *subscriber) publish(h *wire.Header) error {
 	if err != nil {
 		return err
 	}
+	c.l.stats.tally.out[m.QoS&3]++
 	switch m.QoS {
 	case 1:
+		c.l.stats.tally.acksIn++
 		c.write(wire.AppendShortAck(c.buffer(), wire.PUBACK, m.PacketID))
 	case 2:
+		c.l.stats.tally.acksIn++
 		c.write(wire.AppendShortAck(c.buffer(), wire.PUBREC, m.PacketID))
 		if s.recs == nil {
 			s.recs = &bitset16{}
@@ -64,6 +67,8 @@ func (s *subscriber) release(h *wire.Header) error {
 	if s.recs != nil {
 		s.recs.remove(a.PacketID)
 	}
+	s.c.l.stats.tally.acksIn++
+	s.c.l.stats.tally.acksOut++
 	s.c.write(wire.AppendShortAck(s.c.buffer(), wire.PUBCOMP, a.PacketID))
 	return nil
 }
@@ -81,35 +86,39 @@ func (s *subscriber) count(m *wire.Publish) {
 	x, ok := readStamp(m.Payload, r.cfg.Payload)
 	if !ok {
 		st.corrupt++
+		st.fault(faultCorrupt, now)
 		r.note("a corrupt message came", now)
 		return
 	}
 	at := x.publisher - s.first
 	if x.run != r.nonce || int(at) >= len(s.tracks) {
 		st.stray++
+		st.fault(faultStray, now)
 		r.note("a message came that was not for this receiver", now)
 		return
 	}
 	t := &s.tracks[at]
 	if x.seq > t.next+strayMax {
 		st.stray++
+		st.fault(faultStray, now)
 		return
 	}
 	s.got++
 	if m.Dup {
 		st.dup++
 	}
-	if r.measured(x.intended) {
-		st.latency(now - x.intended)
-	}
-	verdict := t.see(x.seq)
+	st.latency(now-x.intended, r.measured(x.intended))
+	var verdict seen
 	if s.group != nil {
-		verdict = s.seeGroup(t, verdict, &x)
+		verdict = s.seeGroup(t, &x)
 		t = &s.group.tracks[at]
+	} else {
+		verdict = t.see(x.seq, x.intended)
 	}
 	switch verdict {
 	case seenDuplicate:
 		st.duplicates++
+		st.fault(faultDuplicate, now)
 		if m.QoS != 1 {
 			r.note(fmt.Sprintf("a message came twice at QoS %d", m.QoS), now)
 		}
@@ -117,6 +126,7 @@ func (s *subscriber) count(m *wire.Publish) {
 	case seenLate:
 		if !s.unordered {
 			st.reordered++
+			st.fault(faultReordered, now)
 			r.note("a message came out of order", now)
 		}
 	default: // a first copy, in its place
@@ -130,13 +140,13 @@ func (s *subscriber) count(m *wire.Publish) {
 }
 
 // seeGroup judges a delivery to one member of a group: order by what this member saw, all else by what the group saw.
-func (s *subscriber) seeGroup(own *track, mine seen, x *stamp) seen {
-	own.missing, own.gaps = nil, 0 // gaps of one member mean nothing
-	all := s.group.tracks[x.publisher-s.first].see(x.seq)
+func (s *subscriber) seeGroup(own *track, x *stamp) seen {
+	inOrder := own.seeOrder(x.seq)
+	all := s.group.tracks[x.publisher-s.first].see(x.seq, x.intended)
 	switch {
 	case all == seenDuplicate:
 		return seenDuplicate
-	case mine == seenDuplicate, mine == seenLate:
+	case !inOrder:
 		return seenLate
 	}
 	return seenInOrder

@@ -24,7 +24,7 @@ func TestTrackModel(t *testing.T) {
 			}
 			came[seq] = true
 			next = max(next, seq+1)
-			if v := got.see(seq); v != want {
+			if v := got.see(seq, int64(seq)*2e8); v != want {
 				t.Fatalf("number %d: %d, want %d", seq, v, want)
 			}
 		}
@@ -42,6 +42,11 @@ func TestTrackModel(t *testing.T) {
 			}
 		}
 		lost, excused := got.lost(sent, open)
+		when := uint64(0)
+		got.when(sent, open, 0, func(_ int64, n uint64) { when += n })
+		if when != lost {
+			t.Fatalf("%d lost, and moments of %d", lost, when)
+		}
 		if lost != wantLost || excused != wantExcused || got.fresh() != uint64(len(came)) {
 			t.Fatalf("lost %d, %d; want %d, %d; fresh %d of %d", lost, excused, wantLost, wantExcused, got.fresh(), len(came))
 		}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"regexp"
 	"strings"
 	"time"
 
@@ -81,6 +82,9 @@ var metricHelp = map[string]string{
 	"sluice_info":                               "The version that runs.|version",
 }
 
+// gcCPU is what the garbage collector takes, by the runtime's estimate: go_cpu_classes_gc_total_cpu_seconds_total.
+var gcCPU = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/classes/gc/total:cpu-seconds$`)}
+
 func (s *Server) registerMetrics() {
 	c := &collector{s: s, descs: make(map[string]*prometheus.Desc)}
 	for name, help := range metricHelp {
@@ -91,7 +95,7 @@ func (s *Server) registerMetrics() {
 		}
 		c.descs[name] = prometheus.NewDesc(name, text, labels, nil)
 	}
-	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcCPU)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
 
 // Describe is prometheus.Collector's.

@@ -42,7 +42,8 @@ type Target struct {
 	TLS      *tls.Config
 	Username string
 	Password string
-	PIDs     []int // the servers' processes, if they run on this machine
+	PIDs     []int  // the servers' processes, if they run on this machine
+	Metrics  string // where the server shows its metrics; "": nowhere
 	Tool     string
 	Progress func(line string)
 }
@@ -226,4 +227,5 @@ func (l *Load) KafkaConfig(t *Target, part string) (bench.KafkaConfig, error) {
 
 func (t *Target) fill(cfg *bench.Config) {
 	cfg.TLS, cfg.Username, cfg.Password, cfg.PIDs, cfg.Tool, cfg.Progress = t.TLS, t.Username, t.Password, t.PIDs, t.Tool, t.Progress
+	cfg.Metrics = t.Metrics
 }

@@ -54,16 +54,18 @@ func newBenchCommand() *cobra.Command {
 // benchFlags are what the commands that make load share.
 type benchFlags struct {
 	clientFlags
-	urls  []string
-	pids  []int
-	json  string
-	quiet bool
+	urls    []string
+	pids    []int
+	metrics string
+	json    string
+	quiet   bool
 }
 
 func (f *benchFlags) addRun(c *cobra.Command) {
 	f.addTLS(c)
 	fs := c.Flags()
 	fs.IntSliceVar(&f.pids, "pid", nil, "process id of the broker, for its CPU time and memory; may be given again")
+	fs.StringVar(&f.metrics, "metrics", "", "address of the broker's metrics (http://HOST:PORT/metrics), for what it writes, flushes and allocates")
 	fs.StringVar(&f.json, "json", "", "write the result to this file too; - is standard output, instead of the table")
 	fs.BoolVar(&f.quiet, "quiet", false, "no lines of progress")
 }
@@ -74,7 +76,7 @@ func (f *benchFlags) addURLs(c *cobra.Command) {
 
 // target is where the run goes.
 func (f *benchFlags) target(cmd *cobra.Command) (*scenarios.Target, error) {
-	t := &scenarios.Target{URLs: map[string]string{}, PIDs: f.pids, Tool: version, Username: f.user}
+	t := &scenarios.Target{URLs: map[string]string{}, PIDs: f.pids, Metrics: f.metrics, Tool: version, Username: f.user}
 	for _, u := range f.urls {
 		key, address, ok := strings.Cut(u, "=")
 		if !ok || strings.ContainsAny(key, ":/") {

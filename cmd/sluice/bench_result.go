@@ -45,7 +45,7 @@ func (f *benchFlags) report(cmd *cobra.Command, res *bench.Result, err error) er
 	if err = benchError(err); errors.As(err, new(misuse)) {
 		return err
 	}
-	if res != nil && (err == nil || res.Counts.Sent > 0) {
+	if res != nil && (err == nil || res.Counts.Sent > 0 || len(res.Violations) > 0 || res.Void != "") {
 		if werr := f.writeResult(cmd, res); werr != nil {
 			return werr
 		}
