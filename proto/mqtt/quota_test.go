@@ -124,6 +124,7 @@ func TestDeliveryQuota(t *testing.T) {
 }
 
 func deliveryQuota(t *testing.T, version, qos byte, kept bool) {
+	t.Helper()
 	quotas := &broker.Quotas{}
 	quotas.Set([]broker.Quota{clientQuota("slow", broker.QuotaConsume, 1000)})
 	clk := clock.NewManual(time.Unix(1_700_000_000, 0))
