@@ -28,6 +28,7 @@ type Config struct {
 	// there is made, with `kafka.partitions` partitions where the binding has no `partitions`. docs/mapping.md says what becomes of a message.
 	Bindings Bindings `key:"bindings" default:"[]" reload:"live"`
 	Engine   Engine   `key:"engine"`
+	Capacity Capacity `key:"capacity"`
 	Cluster  Cluster  `key:"cluster"`
 	Log      Log      `key:"log"`
 }
@@ -303,6 +304,13 @@ type Engine struct {
 type Cluster struct {
 	// Shards of sessions and topics. Fixed at the first start and stored with the data: another value is refused then.
 	Shards int `key:"shards" default:"64" min:"1" max:"4096"`
+}
+
+// Capacity is how the node compares itself to a model of what it should cost.
+type Capacity struct {
+	// Model of `sluice plan fit`, a file. With it the metrics say what CPU time the model gives for what the node has done, the
+	// head-room, and how far the node has drifted from the model: docs/capacity.md. Empty compares nothing.
+	Model string `key:"model" default:""`
 }
 
 // Log is what the node writes to standard error.

@@ -37,6 +37,7 @@ func exported(t *testing.T) map[string]string {
 	cfg := config.Default()
 	cfg.Node.Data = t.TempDir()
 	cfg.Journal.Durability = "memory"
+	cfg.Capacity.Model = "../bench/plan/default.json" // whose metrics are there with a model alone
 	cfg.Listeners.MQTT.TCP = config.Addrs{"127.0.0.1:0"}
 	cfg.Listeners.MQTT.TLS, cfg.Listeners.MQTT.WS, cfg.Listeners.MQTT.WSS, cfg.Listeners.MQTT.Unix = nil, nil, nil, nil
 	cfg.Listeners.HTTP, cfg.Listeners.Kafka.TCP, cfg.Listeners.GRPC = config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}

@@ -41,18 +41,19 @@ type Ready struct {
 
 // Server is one node. New, Start, then Reload any number of times, Drain, Close.
 type Server struct {
-	o       Options
-	cfg     atomic.Pointer[config.Config]
-	log     *slog.Logger
-	node    *node
-	gate    *auth.Provider
-	certs   *certificates
-	catalog *catalogStore
-	http    *httpServer
-	control *control.Server
-	metrics *prometheus.Registry
-	flushes prometheus.Histogram
-	ready   atomic.Bool
+	o        Options
+	cfg      atomic.Pointer[config.Config]
+	log      *slog.Logger
+	node     *node
+	gate     *auth.Provider
+	certs    *certificates
+	catalog  *catalogStore
+	http     *httpServer
+	control  *control.Server
+	metrics  *prometheus.Registry
+	capacity *capacity // nil without a model
+	flushes  prometheus.Histogram
+	ready    atomic.Bool
 }
 
 // New checks what can be checked before anything is opened.
@@ -88,6 +89,9 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	}
 	if s.node, err = newNode(o); err != nil {
 		return ready, err
+	}
+	if s.capacity, err = startCapacity(s.node, cfg.Capacity.Model); err != nil {
+		return ready, errors.Join(err, s.Close())
 	}
 	s.registerMetrics()
 	if s.node.binder, err = newBinder(ctx, s.node, cfg.Bindings, func() int { return s.cfg.Load().Kafka.Partitions }); err != nil {
@@ -321,6 +325,8 @@ func (s *Server) Close() error {
 	if s.control != nil {
 		s.control.Close(ctx)
 	}
+	s.capacity.close()
+	s.capacity = nil
 	if s.node != nil {
 		err = errors.Join(err, s.node.close(ctx))
 	}

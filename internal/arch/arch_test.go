@@ -35,10 +35,12 @@ var rules = []rule{
 	// bench drives many sockets by raw system calls, so that the generator takes less of the machine than what it measures.
 	{pkg: "bench", may: []string{"bench/*", "proto/*/wire", "journal/record", "journal/record/compress", "internal/*"}, unsafe: true, test: []string{"server", "config"}},
 	{pkg: "bench/scenarios", may: []string{"bench", "bench/mqttclient", "internal/*"}},
+	{pkg: "bench/plan", may: []string{"config", "internal/*"}},
+	{pkg: "bench/plan/measure", may: []string{"bench", "bench/plan"}, test: []string{"bench/brokertest"}},
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
-	{pkg: "cmd/sluice", may: []string{"server", "config", "auth", "bench", "bench/*", "control/api", "proto/*/wire", "internal/*"}},
+	{pkg: "cmd/sluice", may: []string{"server", "config", "auth", "bench", "bench/*", "bench/plan/measure", "control/api", "proto/*/wire", "internal/*"}},
 	{pkg: "control", may: []string{"control/api", "broker", "meta", "meta/*", "auth", "config", "journal/record", "internal/*"}, test: []string{"server", "bench/mqttclient", "proto/mqtt/wire"}},
 	{pkg: "control/api", unsafe: true}, // generated
 	{pkg: "config", may: []string{"internal/*"}},
@@ -87,7 +89,7 @@ var only = map[string][]string{
 	"github.com/twmb/franz-go/pkg/kmsg":       {"bench", "bench/**", "proto/kafka", "proto/kafka/wire", "server", "test/**"},
 	"github.com/twmb/franz-go":                {"cmd/sluice", "test/**"},
 	"github.com/valyala/bytebufferpool":       {"alloc", "internal/*", "engine"},
-	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice", "internal/strictyaml", "bench/scenarios"},
+	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice", "internal/strictyaml", "bench/scenarios", "bench/plan"},
 	"golang.org/x/crypto":                     {"auth", "engine"},
 	"golang.org/x/net":                        {"control"},
 	"golang.org/x/sys":                        {"alloc", "internal/*", "engine", "journal", "bench/**", "bench", "cmd/sluice", "server", "perf/**", "test/**"},

@@ -1,0 +1,370 @@
+package plan
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// Model is what `sluice plan fit` makes of results.
+type Model struct {
+	Format   int       `json:"format"`
+	Machine  Machine   `json:"machine"`
+	Version  string    `json:"version"` // of the program that was measured with
+	Measured time.Time `json:"measured"`
+
+	Parameters Parameters   `json:"parameters"`
+	Replicas   []Parameters `json:"replicas"` // the same from resampled rungs
+	Check      Check        `json:"check"`
+	Most       Terms        `json:"most"` // of each event in a second, and of each thing held, that was measured
+}
+
+// modelFormat is the form of a model's file.
+const modelFormat = 1
+
+// Check is how well half of the rungs predicted the others.
+type Check struct {
+	CPU    Errors `json:"cpu"`
+	Memory Errors `json:"memory"`
+	// CPUFactors and MemoryFactors are measured over predicted, of rungs that the fit did not see: the spread of what the model
+	// does not know, which goes into every interval.
+	CPUFactors    []float64 `json:"cpu_factors"`
+	MemoryFactors []float64 `json:"memory_factors"`
+}
+
+// Errors are those of held-out rungs, relative to what was measured.
+type Errors struct {
+	Rungs    int     `json:"rungs"`
+	Median   float64 `json:"median"`
+	P90      float64 `json:"p90"`
+	Worst    float64 `json:"worst"`
+	WorstOf  string  `json:"worst_of"`
+	Coverage float64 `json:"coverage"` // how many lay in their 90 % interval
+	Rows     []Row   `json:"rows"`
+}
+
+// Row is one held-out rung: what was measured and what was said before, with its interval.
+type Row struct {
+	Rung      string  `json:"rung"`
+	Measured  float64 `json:"measured"` // cores, or bytes
+	Predicted float64 `json:"predicted"`
+	Low       float64 `json:"low"`
+	High      float64 `json:"high"`
+}
+
+// factorMost bounds what one rung that went wrong can do to all intervals.
+const factorMost = 10
+
+// factor is measured over predicted.
+func (r *Row) factor() float64 {
+	return min(max(r.Measured/max(r.Predicted, 1e-9), 1.0/factorMost), factorMost)
+}
+
+// FitOptions say how to fit. The zero value is what the command does.
+type FitOptions struct {
+	Replicas int // 0: 100
+	Seed     uint64
+}
+
+// Fit makes a model of observations and checks it.
+func Fit(list []Observation, o FitOptions) (*Model, error) {
+	if o.Replicas == 0 {
+		o.Replicas = 100
+	}
+	if len(list) == 0 {
+		return nil, errFew
+	}
+	if err := sameMachine(list); err != nil {
+		return nil, err
+	}
+	rungs := byRung(list)
+	p, err := fit(flat(rungs, nil), nil)
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{Format: modelFormat, Machine: list[0].Machine, Version: list[len(list)-1].Version, Measured: list[len(list)-1].Started, Parameters: *p,
+		Most: p.most(list)}
+	rng := rand.New(rand.NewPCG(o.Seed, 5))
+	m.Replicas = replicas(rungs, p, o.Replicas, rng)
+	if err := m.check(rungs, o.Replicas, rng); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// rung are the observations of one.
+type rung []*Observation
+
+// flat are all observations of rungs. trust is that of each rung; nil: 1.
+func flat(rungs []rung, trust []float64) (list []weighed) {
+	for i, r := range rungs {
+		for _, o := range r {
+			w := weighed{o, 1}
+			if trust != nil {
+				w.trust = trust[i]
+			}
+			list = append(list, w)
+		}
+	}
+	return list
+}
+
+// byRung groups observations, rungs in the order in which they come first: levels of one kind stay side by side.
+func byRung(list []Observation) (rungs []rung) {
+	at := map[string]int{}
+	for i := range list {
+		o := &list[i]
+		k, ok := at[o.Rung]
+		if !ok {
+			k = len(rungs)
+			at[o.Rung] = k
+			rungs = append(rungs, nil)
+		}
+		rungs[k] = append(rungs[k], o)
+	}
+	return rungs
+}
+
+// replicas fits resampled rungs. Each rung counts by a weight drawn by chance, 1 on average (Rubin, The Bayesian Bootstrap, 1981): as
+// when rungs are drawn with repetition, but that none is left out wholly, which would leave costs without any measurement.
+func replicas(rungs []rung, like *Parameters, n int, rng *rand.Rand) (list []Parameters) {
+	trust := make([]float64, len(rungs))
+	for range n {
+		for i := range trust {
+			trust[i] = math.Sqrt(rng.ExpFloat64())
+		}
+		if p, err := fit(flat(rungs, trust), like); err == nil {
+			list = append(list, *p)
+		}
+	}
+	return list
+}
+
+// checkSplits is how many ways the rungs are split in two.
+const checkSplits = 4
+
+// check predicts each half of the rungs from the other, for several ways to split them. Of two rungs that come one after the other,
+// which differ in a level, chance puts one in each half: so each half knows a little of everything.
+func (m *Model) check(rungs []rung, n int, rng *rand.Rand) error {
+	c := &m.Check
+	for range checkSplits {
+		halves := [2][]rung{}
+		for i := 0; i < len(rungs); i += 2 {
+			side := rng.IntN(2)
+			halves[side] = append(halves[side], rungs[i])
+			if i+1 < len(rungs) {
+				halves[1-side] = append(halves[1-side], rungs[i+1])
+			}
+		}
+		for side, seen := range halves {
+			if err := c.predict(seen, halves[1-side], n, rng); err != nil {
+				return err
+			}
+		}
+	}
+	for _, x := range []struct {
+		e       *Errors
+		factors *[]float64
+	}{{&c.CPU, &c.CPUFactors}, {&c.Memory, &c.MemoryFactors}} {
+		x.e.summarize()
+		for _, r := range x.e.Rows {
+			*x.factors = append(*x.factors, r.factor())
+		}
+		slices.Sort(*x.factors)
+	}
+	return nil
+}
+
+// predict adds what a fit of some rungs says of others.
+func (c *Check) predict(seen, others []rung, n int, rng *rand.Rand) error {
+	p, err := fit(flat(seen, nil), nil)
+	if err != nil {
+		return err
+	}
+	reps := replicas(seen, p, min(n, 40), rng)
+	cpu, memory := residuals(seen, p)
+	for _, r := range others {
+		if row, ok := cpuRow(p, reps, cpu, r); ok {
+			c.CPU.Rows = append(c.CPU.Rows, row)
+		}
+		if row, ok := memoryRow(p, reps, memory, r); ok {
+			c.Memory.Rows = append(c.Memory.Rows, row)
+		}
+	}
+	return nil
+}
+
+// residualFolds is how often the rungs that a fit has are divided again to learn how far it is off.
+const residualFolds = 6
+
+// residuals are measured over predicted of rungs that a fit of the others has not seen.
+func residuals(rungs []rung, like *Parameters) (cpu, memory []float64) {
+	for fold := range residualFolds {
+		var seen, out []rung
+		for i, r := range rungs {
+			if i%residualFolds == fold {
+				out = append(out, r)
+			} else {
+				seen = append(seen, r)
+			}
+		}
+		p, err := fit(flat(seen, nil), like)
+		if err != nil {
+			continue
+		}
+		for _, r := range out {
+			if row, ok := cpuRow(p, nil, nil, r); ok {
+				cpu = append(cpu, row.factor())
+			}
+			if row, ok := memoryRow(p, nil, nil, r); ok {
+				memory = append(memory, row.factor())
+			}
+		}
+	}
+	slices.Sort(cpu)
+	slices.Sort(memory)
+	return cpu, memory
+}
+
+// cpuRow predicts a rung's CPU time from its load alone. Rungs that answers drive have no load by themselves: they are not checked.
+func cpuRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row, bool) {
+	row := Row{Rung: r[0].Rung}
+	var used []*Observation
+	for _, o := range r {
+		if o.usable() && o.Timetable {
+			used = append(used, o)
+		}
+	}
+	if len(used) == 0 {
+		return row, false
+	}
+	say := func(p *Parameters) (sum float64) {
+		for _, o := range used {
+			sum += p.Predict(&o.Load).CPU
+		}
+		return sum / float64(len(used))
+	}
+	for _, o := range used {
+		row.Measured += o.CPU / o.Seconds / float64(len(used))
+	}
+	row.Predicted = say(p)
+	row.Low, row.High = interval(row.Predicted, reps, factors, say)
+	return row, true
+}
+
+// memoryRow predicts by how much a node's memory grows.
+func memoryRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row, bool) {
+	row := Row{Rung: r[0].Rung}
+	var used []*Observation
+	for _, o := range r {
+		if o.settled() {
+			used = append(used, o)
+		}
+	}
+	if len(used) == 0 {
+		return row, false
+	}
+	say := func(p *Parameters) (sum float64) {
+		for _, o := range used {
+			t := o.Load.held()
+			delete(t, heldBase)
+			sum += t.cost(p.Memory)
+		}
+		return sum / float64(len(used))
+	}
+	for _, o := range used {
+		row.Measured += (o.RSSAfter - o.RSSBefore) / float64(len(used))
+	}
+	row.Predicted = say(p)
+	row.Low, row.High = interval(row.Predicted, reps, factors, say)
+	return row, true
+}
+
+// interval holds nine in ten of what replicas say, each times each of the factors.
+func interval(point float64, reps []Parameters, factors []float64, say func(*Parameters) float64) (low, high float64) {
+	if len(factors) == 0 {
+		factors = []float64{1}
+	}
+	var all []float64
+	for i := range reps {
+		x := say(&reps[i])
+		for _, f := range factors {
+			all = append(all, x*f)
+		}
+	}
+	if len(all) == 0 {
+		return point, point
+	}
+	slices.Sort(all)
+	return quantile(all, 0.05), quantile(all, 0.95)
+}
+
+// quantile is of sorted values.
+func quantile(sorted []float64, q float64) float64 {
+	if len(sorted) == 0 {
+		return math.NaN()
+	}
+	at := q * float64(len(sorted)-1)
+	i := int(at)
+	if i+1 >= len(sorted) {
+		return sorted[len(sorted)-1]
+	}
+	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
+}
+
+func (e *Errors) summarize() {
+	var errs []float64
+	within := 0
+	for _, r := range e.Rows {
+		x := math.Abs(r.Predicted-r.Measured) / r.Measured
+		errs = append(errs, x)
+		if x >= e.Worst {
+			e.Worst, e.WorstOf = x, r.Rung
+		}
+		if r.Measured >= r.Low && r.Measured <= r.High {
+			within++
+		}
+	}
+	names := map[string]bool{}
+	for _, r := range e.Rows {
+		names[r.Rung] = true
+	}
+	e.Rungs = len(names)
+	if len(errs) == 0 {
+		return
+	}
+	slices.Sort(errs)
+	e.Median, e.P90 = quantile(errs, 0.5), quantile(errs, 0.9)
+	e.Coverage = float64(within) / float64(len(errs))
+}
+
+// most is the largest of each event and each thing held that was measured.
+func (p *Parameters) most(list []Observation) Terms {
+	t := Terms{}
+	for i := range list {
+		o := &list[i]
+		if o.Doubt != "" {
+			continue
+		}
+		for name, v := range p.observed(o).costly() {
+			if o.usable() {
+				t[name] = max(t[name], v)
+			}
+		}
+		for name, v := range o.Load.held() {
+			t["held_"+name] = max(t["held_"+name], v)
+		}
+		t[mostCores] = max(t[mostCores], o.Load.Cores)
+		for _, f := range o.Load.Flows {
+			t[mostSize] = max(t[mostSize], f.Size)
+		}
+	}
+	return t
+}
+
+// Further names of Most.
+const (
+	mostCores = "cores"
+	mostSize  = "message_size"
+)
