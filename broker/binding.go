@@ -284,6 +284,11 @@ func topicOf(dst []byte, list []*Binding, key []byte) []byte {
 	return nil
 }
 
+// delivers says whether subscribers get any record that no MQTT client has published. If not, none is looked into.
+func delivers(list []*Binding) bool {
+	return slices.ContainsFunc(list, func(b *Binding) bool { return b.Deliver != DeliverOff })
+}
+
 // topicBytesMax is the longest MQTT topic.
 const topicBytesMax = 1<<16 - 1
 

@@ -69,6 +69,12 @@ func (f *fetcher) follow(bu *bundle, ll *linkList) error {
 		return nil
 	}
 	readers := make(map[record.PartitionID]*linkReader)
+	for _, k := range ll.links {
+		if readers[k.partition] == nil {
+			readers[k.partition] = &linkReader{b: f.b, p: f.b.partition(k.partition)}
+		}
+	}
+	share := max(linkReadBytes/len(readers), linkReadLeast)
 	defer func() {
 		for _, r := range readers {
 			r.release()
@@ -83,10 +89,7 @@ func (f *fetcher) follow(bu *bundle, ll *linkList) error {
 		}
 		last = bu.msgs[k.at].ref.Seq
 		r := readers[k.partition]
-		if r == nil {
-			r = &linkReader{b: f.b, p: f.b.partition(k.partition)}
-			readers[k.partition] = r
-		}
+		r.share = share
 		ok, err := r.fill(bu, k, ll.names[k.name[0]:k.name[1]])
 		if err != nil {
 			return err
@@ -94,6 +97,10 @@ func (f *fetcher) follow(bu *bundle, ll *linkList) error {
 		if !ok {
 			bu.msgs[k.at].ref.Seq = 0
 			gone++
+		}
+		if r.loaded {
+			r.loaded = false
+			letGo(readers, r)
 		}
 	}
 	if gone > 0 {
@@ -103,12 +110,32 @@ func (f *fetcher) follow(bu *bundle, ll *linkList) error {
 	return nil
 }
 
+// letGo has all readers but r let go of what they hold, if that is more than a fetch may hold. They read again what they need.
+func letGo(readers map[record.PartitionID]*linkReader, r *linkReader) {
+	held := 0
+	for _, o := range readers {
+		held += o.size + cap(o.plain)
+	}
+	if held <= linkHeldMax {
+		return
+	}
+	for _, o := range readers {
+		if o != r {
+			o.release()
+			o.plain = nil
+		}
+	}
+}
+
 // linkReader reads single records of a partition, each at or behind the one before if it can.
 type linkReader struct {
 	b       *Broker
 	p       *Partition // nil: it is gone
 	batches [][]byte
 	held    alloc.Ref
+	size    int          // of batches, when they were read
+	share   int          // how much it reads at once
+	loaded  bool         // since letGo looked
 	cur     record.Batch // opened
 	own     bool
 	it      record.BatchReader
@@ -118,13 +145,17 @@ type linkReader struct {
 	topic   []byte
 }
 
-const linkReadBytes = 256 << 10
+const (
+	linkReadBytes = 256 << 10 // that all partitions of a fetch read at once, as long as each gets linkReadLeast
+	linkReadLeast = 4 << 10
+	linkHeldMax   = 4 << 20 // that they hold together, and one of them what its largest batch takes
+)
 
 func (r *linkReader) release() {
 	if r.held != nil {
 		r.held.Release()
 	}
-	r.held, r.batches, r.cur = nil, r.batches[:0], nil
+	r.held, r.batches, r.cur, r.size = nil, r.batches[:0], nil, 0
 }
 
 // fill reads the message of a link with this topic into its place. False: it is gone.
@@ -212,12 +243,16 @@ func (r *linkReader) load(o record.Offset) (ok bool, err error) {
 			return false, nil
 		}
 		r.release()
-		q := ReadRequest{Partition: r.p.id, From: o, End: r.p.HighWatermark(), MaxBytes: linkReadBytes, Copy: true}
+		q := ReadRequest{Partition: r.p.id, From: o, End: r.p.HighWatermark(), MaxBytes: r.share, Copy: true}
 		if r.batches, r.held, _, err = r.b.streams.ReadBatches(q, r.batches); err != nil {
 			if o < r.p.LogStart() {
 				err = nil
 			}
 			return false, err
+		}
+		r.loaded = true
+		for _, raw := range r.batches {
+			r.size += len(raw)
 		}
 	}
 	return false, nil
@@ -230,7 +265,7 @@ func (r *linkReader) open(b record.Batch) (bool, error) {
 		if err != nil {
 			return false, nil // it was never handed out
 		}
-		r.plain, b = out, out
+		r.plain, b, r.loaded = out, out, true
 	}
 	r.cur, r.it, r.last = b, b.Records(), -1
 	return true, nil

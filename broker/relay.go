@@ -265,6 +265,9 @@ func (w *streamWalk) aborted(b record.Batch) bool {
 // relayBatch goes over one batch. False: the chunk is full.
 func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Batch) bool {
 	own := ownBatch(b)
+	if !own && !delivers(list) {
+		return true
+	}
 	it, again, err := l.recordsOf(&r.opened, b, r.next)
 	if err != nil {
 		l.b.stats.Unreadable.Add(int64(b.Count()))
@@ -279,7 +282,7 @@ func (l *Local) relayBatch(p *Partition, r *relay, list []*Binding, b record.Bat
 		}
 		var ok bool
 		if l.props, r.topic, ok = streamMessage(m, rec, own, list, l.props, r.topic); !ok {
-			if !own && len(list) > 0 {
+			if !own {
 				l.b.stats.Undeliverable.Add(1)
 			}
 		} else if m.part, m.offset = p, rec.Offset; !l.relayMessage(r, m, rec, own) {

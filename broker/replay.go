@@ -359,6 +359,9 @@ func (l *Local) replayBatches(c *Client, rep *replay, rp *replayPart) bool {
 
 func (l *Local) replayBatch(c *Client, rep *replay, rp *replayPart, b record.Batch) bool {
 	own := ownBatch(b)
+	if !own && !delivers(rp.list) {
+		return true
+	}
 	it, again, err := l.recordsOf(&rp.walk.opened, b, rp.at)
 	if err != nil {
 		return true

@@ -117,7 +117,11 @@ func stopNode(n *node) error {
 }
 
 // The power goes at random moments under load; what was on its way to the disk is there in part or not at all.
-func TestPowerCut(t *testing.T) {
+func TestPowerCut(t *testing.T) { powerCut(t, testNode, nil) }
+
+// powerCut cuts the power of nodes that open makes. verify, if there is one, looks at what is there at the end.
+func powerCut(t *testing.T, open func(testing.TB, vfs.FS, ...func(*nodeOptions)) (*node, string), verify func(url string, senders []*common.Sender)) {
+	t.Helper()
 	t.Logf("-powercuts %d -powerseed %d", *powerCuts, *powerSeed)
 	rng := rand.New(rand.NewPCG(*powerSeed, 3))
 	senders := []*common.Sender{
@@ -134,7 +138,7 @@ func TestPowerCut(t *testing.T) {
 	disk := vfs.NewMem()
 	for round := 0; ; round++ {
 		power := newMains(disk, vfs.Cut{Rand: rand.New(rand.NewPCG(*powerSeed, uint64(round)))})
-		n, url := testNode(t, &vfs.Fault{FS: disk, Judge: power.judge})
+		n, url := open(t, &vfs.Fault{FS: disk, Judge: power.judge})
 		last := round == *powerCuts
 		attach(t, url, present...)
 		if round == 0 || last {
@@ -150,6 +154,9 @@ func TestPowerCut(t *testing.T) {
 			wait()
 			common.AwaitAll(senders, all, patience)
 			common.VerifyRetained(t, url, senders[2])
+			if verify != nil {
+				verify(url, senders)
+			}
 			if err := stopNode(n); err != nil {
 				t.Error(err)
 			}
