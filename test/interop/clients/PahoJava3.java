@@ -21,6 +21,7 @@ public class PahoJava3 {
     static MqttConnectOptions options(String transport, int version) throws Exception {
         MqttConnectOptions o = new MqttConnectOptions();
         o.setMqttVersion(version);
+        o.setMaxInflight(1000); // the client frees a place after publish has returned: on a busy machine 10 may not be enough
         if (transport.equals("tls") || transport.equals("wss")) {
             KeyStore trusted = KeyStore.getInstance(KeyStore.getDefaultType());
             trusted.load(null, null);
