@@ -48,7 +48,7 @@ interop: build ## foreign clients and suites against bin/sluice; installs them; 
 	@if [ -x test/interop/run ]; then exec test/interop/run $(ARGS); \
 	else echo "skipped interop: test/interop/run is not in this tree"; fi
 
-perf-check: bin/testrun ## what must hold per publish, per delivery, per idle connection: counts, which repeat on a busy machine
+perf-check: bin/testrun ## what must hold per message, delivery, request and idle connection: counts, which repeat on a busy machine; and proof that they are seen
 	@./bin/testrun -run 'Alloc|Budget|Mutant' -no-static ./...
 
 perf-instructions: ## what the node executes for a message of each kind, by valgrind (ARGS="-test.run Instructions/connect", profiles in bin/callgrind)
