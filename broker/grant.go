@@ -211,9 +211,11 @@ func (s *shard) applyReceived(d *decoder) {
 	if sess == nil {
 		return
 	}
-	for i := range sess.d.inflight {
+	// One at most is open under an identifier: what had it before was done, which applyGrant notes. It is among the last.
+	for i := len(sess.d.inflight) - 1; i >= 0; i-- {
 		if e := &sess.d.inflight[i]; e.id == packet && e.state == outSent {
 			e.state = outReceived
+			break
 		}
 	}
 	s.mu.rows.session(id)

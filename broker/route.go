@@ -47,7 +47,12 @@ type routeCache struct {
 	byTopic map[string]*match
 	nobody  map[*boundTopic]*match // of the topics that nobody subscribes to, by what they are bound to
 	key     []byte
+	last    []byte // the key that was looked up last: who sends several at once often sends them to one topic
+	lastOf  *match // nil: none
 }
+
+// lastKeyMax is the longest key that is remembered as the last one.
+const lastKeyMax = 256
 
 // routesMax bounds the topics that one loop remembers.
 const routesMax = 1 << 15
@@ -60,8 +65,15 @@ func (l *Local) route(tenant uint32, topic []byte) *match {
 		r.key = append(append(r.key[:0], byte(tenant>>24), byte(tenant>>16), byte(tenant>>8), byte(tenant), 0), topic...)
 		key = r.key
 	}
+	generation := l.b.generation()
+	if m := r.lastOf; m != nil && m.generation == generation && string(key) == string(r.last) {
+		return m
+	}
 	m := r.byTopic[string(key)]
-	if m != nil && m.generation == l.b.generation() {
+	if m != nil && m.generation == generation {
+		if len(key) <= lastKeyMax {
+			r.last, r.lastOf = append(r.last[:0], key...), m
+		}
 		return m
 	}
 	if r.byTopic == nil {
@@ -304,6 +316,9 @@ func (l *Local) bundleFor(loop int) *bundle {
 // deliverHere hands m to this loop's subscribers in mt.
 func (l *Local) deliverHere(mt *match, m *Message, ref Ref) {
 	targets := mt.loops[l.id]
+	if len(targets) == 1 {
+		m.Cache = nil // nobody else has use for the encoded form
+	}
 	l.times.given += uint64(len(targets))
 	for i := range targets {
 		t := &targets[i]

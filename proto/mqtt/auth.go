@@ -151,6 +151,7 @@ const aclCacheSize = 4
 // aclCache keeps decisions about the topics that a connection published to last, as long as the rules are the same.
 type aclCache struct {
 	generation uint64
+	last       uint8 // the entry that was asked for last: who publishes several at once often does so to one topic
 	entries    [aclCacheSize]aclEntry
 }
 
@@ -185,8 +186,12 @@ func (c *conn) mayPublish(topic []byte) bool {
 		}
 		cache.generation = generation
 	}
-	e := &cache.entries[maphash.Bytes(aclSeed, topic)%aclCacheSize]
-	if len(e.topic) == len(topic) && bytes.Equal(e.topic, topic) {
+	if e := &cache.entries[cache.last]; bytes.Equal(e.topic, topic) {
+		return e.allowed
+	}
+	cache.last = uint8(maphash.Bytes(aclSeed, topic) % aclCacheSize)
+	e := &cache.entries[cache.last]
+	if bytes.Equal(e.topic, topic) {
 		return e.allowed
 	}
 	e.topic = append(e.topic[:0], topic...)
