@@ -108,7 +108,7 @@ func (l *Log) Read(r *FetchRequest, f *Fetched) error {
 			i++
 		} else {
 			n := f.run(i)
-			more, err = l.readCold(f, f.spans[i:i+n], &mapped)
+			more, err = l.readCold(f, i, n, &mapped)
 			i += n
 		}
 		if err != nil {
@@ -123,32 +123,43 @@ func (l *Log) Read(r *FetchRequest, f *Fetched) error {
 	return nil
 }
 
-// ReadTail is Read for what the tail holds in memory: it never blocks. ok false: the first of it does not lie there, Read gets it.
+// ReadTail is Read for what is in memory, the tail or what the system keeps of mapped files: it does not wait for the disk. ok false: the
+// first of it does not lie there, Read gets it.
 func (l *Log) ReadTail(r *FetchRequest, f *Fetched) (ok bool, err error) {
 	f.begin(l, r)
 	if err := l.plan(f); err != nil {
 		return false, err
 	}
-	for i := range f.spans {
+	mapped := false
+	for i, more := 0, true; i < len(f.spans) && more && err == nil; {
 		sp := &f.spans[i]
-		if sp.group == nil {
+		if sp.group != nil {
+			l.stats.TailReads.Add(1)
+			more, err = f.collect(sp.frames(), sp, false)
+			i++
+			continue
+		}
+		n := f.run(i)
+		m, pos, size := f.place(i, n)
+		if m == nil || !m.Resident(pos, size) {
 			if len(f.Batches) > 0 {
 				break // what comes behind is for the next time
 			}
 			f.Release()
 			return false, nil
 		}
-		l.stats.TailReads.Add(1)
-		more, err := f.collect(sp.frames(), sp, false)
-		if err != nil {
-			f.Release()
-			return false, err
-		}
-		if !more {
-			break
-		}
+		more, err = l.readMapped(f, m, f.spans[i:i+n])
+		mapped = true
+		i += n
 	}
-	if l.tail.crowded() {
+	if err == nil {
+		err = f.own(mapped)
+	}
+	if err != nil {
+		f.Release()
+		return false, err
+	}
+	if len(f.groups) > 0 && l.tail.crowded() {
 		f.copyOut(func([]byte) bool { return true })
 	}
 	return true, nil
@@ -241,36 +252,89 @@ func (f *Fetched) run(i int) (n int) {
 	return n
 }
 
-// readCold reads neighbouring spans from a map, or from the file while their segment is not mapped. Frames are verified: they come from a
-// disk.
-func (l *Log) readCold(f *Fetched, spans []span, mapped *bool) (more bool, err error) {
+// place is where n spans from the i-th on lie in their segment, and its map, nil if there is none.
+func (f *Fetched) place(i, n int) (m *mp, pos, size int64) {
+	first, last := &f.spans[i], &f.spans[i+n-1]
+	return first.seg.mapped.Load(), first.pos, last.pos + int64(last.n) - first.pos
+}
+
+// readCold reads neighbouring spans from a map, or from the file if their segment is not mapped.
+func (l *Log) readCold(f *Fetched, i, n int, mapped *bool) (more bool, err error) {
 	l.reads <- struct{}{}
 	defer func() { <-l.reads }()
-	first, last := &spans[0], &spans[len(spans)-1]
-	n := last.pos + int64(last.n) - first.pos
-	if m := first.seg.mapped.Load(); m != nil {
-		l.stats.MapReads.Add(1)
+	m, pos, size := f.place(i, n)
+	if m != nil {
 		*mapped = true
-		// One system call brings the pages in, so that no fault holds a processor, and a failed disk is an error.
-		if err := m.Populate(first.pos, n); err != nil {
-			return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, err)
-		}
-		gerr := vfs.Guard(func() error {
-			more, err = f.collectAll(m.Bytes()[first.pos:][:n], spans)
-			return nil
-		})
-		if gerr != nil {
-			return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, gerr)
-		}
-		return more, err
+		return l.readMapped(f, m, f.spans[i:i+n])
 	}
 	l.stats.DiskReads.Add(1)
-	b := alloc.NewBlock(int(n))
+	b := alloc.NewBlock(int(size))
 	f.blocks = append(f.blocks, b)
-	if _, err := first.seg.reader.ReadAt(b.Bytes(), first.pos); err != nil {
+	s := f.spans[i].seg
+	if _, err := s.reader.ReadAt(b.Bytes(), pos); err != nil {
+		return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, s.path, pos, err)
+	}
+	return f.collectAll(b.Bytes(), f.spans[i:i+n])
+}
+
+// readMapped reads neighbouring spans from their segment's map. It waits for the disk if they are not resident.
+func (l *Log) readMapped(f *Fetched, m *mp, spans []span) (more bool, err error) {
+	l.stats.MapReads.Add(1)
+	first, last := &spans[0], &spans[len(spans)-1]
+	n := last.pos + int64(last.n) - first.pos
+	l.touch(first.seg, n)
+	// One system call brings the pages in, so that no fault holds a processor, and a failed disk is an error.
+	if err := m.Populate(first.pos, n); err != nil {
 		return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, err)
 	}
-	return f.collectAll(b.Bytes(), spans)
+	gerr := vfs.Guard(func() error {
+		more, err = f.collectAll(m.Bytes()[first.pos:][:n], spans)
+		return nil
+	})
+	if gerr != nil {
+		return false, fmt.Errorf("%w: %s at %d: %w", ErrIO, first.seg.path, first.pos, gerr)
+	}
+	return more, err
+}
+
+const (
+	// touchedMax is how much of its files' memory the log lets itself be charged with: what has been sent is the system's to keep.
+	touchedMax = 32 << 20
+	// touchStep is in what pieces the system gives a process pages of a file.
+	touchStep = 64 << 10
+)
+
+// touch counts n bytes of s that a reader brings into this process's memory. When they are too many all is let go of: whoever is reading it
+// finds it in the system's.
+func (l *Log) touch(s *segment, n int64) {
+	if !s.touched.Load() {
+		s.touched.Store(true)
+	}
+	if got := l.touched.Add(n + touchStep); got < touchedMax || !l.touched.CompareAndSwap(got, 0) {
+		return
+	}
+	var list []*segment
+	hold := func(s *segment) {
+		if s.touched.Load() {
+			s.touched.Store(false)
+			s.readers.Add(1)
+			list = append(list, s)
+		}
+	}
+	l.mu.RLock()
+	for _, s := range l.mu.segments {
+		hold(s)
+	}
+	for s := range l.mu.parts {
+		hold(s)
+	}
+	l.mu.RUnlock()
+	for _, s := range list {
+		if m := s.mapped.Load(); m != nil {
+			m.Drop(0, int64(len(m.Bytes())))
+		}
+		s.release(l)
+	}
 }
 
 func (f *Fetched) collectAll(b []byte, spans []span) (more bool, err error) {

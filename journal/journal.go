@@ -188,6 +188,8 @@ type Log struct {
 	tail  tail
 	reads chan struct{} // tickets of the bounded read pool
 
+	touched atomic.Int64 // bytes of mapped files that were read, about, since they were let go of last
+
 	mu struct {
 		sync.RWMutex
 		segments   []*segment // by number; the last one is active, or the last to be sealed

@@ -430,6 +430,7 @@ func (l *Log) takeUp(r *replayer) error {
 	if err := l.openForWriting(s); err != nil {
 		return err
 	}
+	l.mapActive(s)
 	if l.o.Durability == Async || s.header.mode != uint32(Sync)+1 {
 		// What is there was read from memory, perhaps: from here on it counts as flushed.
 		if err := s.file.Sync(); err != nil {

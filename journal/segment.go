@@ -79,14 +79,15 @@ type segment struct {
 	readers atomic.Int32       // grows under Log.mu only, while the segment is listed
 	dying   atomic.Bool        // no longer listed
 	drop    bool               // a dying segment's file is deleted, not recycled
-	mapped  atomic.Pointer[mp] // once sealed
+	mapped  atomic.Pointer[mp] // nil: it could not be mapped
+	touched atomic.Bool        // some of it may be in this process's memory
 
 	// The committer's while active, then constant; Log.mu guards the change.
 	end    int64
 	sealed bool
 
 	file   vfs.File // for writing; nil once sealed
-	reader vfs.File // for reading before it is mapped
+	reader vfs.File // for reading what is not mapped
 
 	// Guarded by Log.mu.
 	live    int64 // bytes of records' frames that somebody may need
@@ -124,20 +125,37 @@ func (s *segment) close() error {
 
 // mapFile maps a sealed segment, or a partition segment. It stays readable by its file if that fails.
 func (s *segment) mapFile(fsys vfs.FS) error {
-	if s.mapped.Load() != nil || s.end <= 0 {
+	if s.end <= 0 {
+		return nil
+	}
+	return s.mapBytes(fsys, s.end)
+}
+
+// mapActive maps the segment that is written to. Writing goes past the page cache, and the kernel takes the pages of what is written out of
+// it, before and after: what is read later is read anew. Readers look at committed groups alone, and a group has its blocks for itself. So
+// no page that they have seen changes, and what the file held before it was recycled is never looked at.
+func (l *Log) mapActive(s *segment) {
+	if err := s.mapBytes(l.fs, s.size); err != nil {
+		l.log.Warn("cannot map the active segment", "segment", s.number(), "err", err)
+	}
+}
+
+// mapBytes maps the first so many bytes of the file.
+func (s *segment) mapBytes(fsys vfs.FS, n int64) error {
+	if s.mapped.Load() != nil {
 		return nil
 	}
 	f, err := fsys.Open(s.path, 0)
 	if err != nil {
 		return err
 	}
-	if size, err := f.Size(); err != nil || size < s.end {
+	if size, err := f.Size(); err != nil || size < n {
 		if err == nil {
-			err = &CorruptError{Path: s.path, Offset: size, Reason: fmt.Sprintf("the file has been cut: it had %d bytes", s.end)}
+			err = &CorruptError{Path: s.path, Offset: size, Reason: fmt.Sprintf("the file has been cut: it had %d bytes", n)}
 		}
 		return errors.Join(err, f.Close())
 	}
-	m, err := f.Map(0, s.end, false)
+	m, err := f.Map(0, n, false)
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
@@ -197,5 +215,6 @@ func (l *Log) newActive(sp spare, prev *segment, firstSeq uint64, prevCRC uint32
 	if err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	l.mapActive(s)
 	return s, nil
 }

@@ -1,7 +1,6 @@
 package vfs
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
@@ -464,13 +463,11 @@ func (f *memFile) Map(off, n int64, writable bool) (Mapping, error) {
 	if off+n > int64(len(f.n.data)) {
 		return nil, &fs.PathError{Op: "mmap", Path: f.path, Err: io.ErrUnexpectedEOF}
 	}
+	// As with a real map, a reader sees what others write. Who looks at what is being written has a race of his own.
 	mp := &memMapping{f: f, off: off, b: f.n.data[off : off+n : off+n]}
 	if writable {
 		f.n.maps++
 		mp.writable = true
-	} else {
-		// Readers get a copy, as they must not see what others write to the same memory without a lock.
-		mp.b = bytes.Clone(mp.b)
 	}
 	return mp, nil
 }
@@ -498,6 +495,10 @@ func (m *memMapping) Sync(off, n int64) error {
 }
 
 func (m *memMapping) Populate(int64, int64) error { return nil }
+
+func (m *memMapping) Resident(int64, int64) bool { return true }
+
+func (m *memMapping) Drop(int64, int64) {}
 
 func (m *memMapping) Close() error {
 	m.f.m.mu.Lock()

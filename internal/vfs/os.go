@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"reflect"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -176,11 +177,12 @@ func (f *osFile) Map(off, n int64, writable bool) (Mapping, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "mmap", Path: f.f.Name(), Err: err}
 	}
-	return &osMapping{b: b, writable: writable}, nil
+	return &osMapping{b: b, at: reflect.ValueOf(b).Pointer(), writable: writable}, nil
 }
 
 type osMapping struct {
 	b        []byte
+	at       uintptr // of b
 	writable bool
 }
 
@@ -194,6 +196,17 @@ func (m *osMapping) Sync(off, n int64) error {
 func (m *osMapping) Populate(off, n int64) error {
 	from := off &^ int64(os.Getpagesize()-1)
 	return populate(m.b[from:off+n], m.writable)
+}
+
+func (m *osMapping) Resident(off, n int64) bool {
+	from := off &^ int64(os.Getpagesize()-1)
+	return resident(m.at+uintptr(from), int(off+n-from))
+}
+
+func (m *osMapping) Drop(off, n int64) {
+	from := off &^ int64(os.Getpagesize()-1)
+	// Advice only, and the bytes are the file's: nothing is lost.
+	_ = unix.Madvise(m.b[from:off+n], unix.MADV_DONTNEED)
 }
 
 func (m *osMapping) Close() error {

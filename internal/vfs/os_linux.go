@@ -3,6 +3,8 @@ package vfs
 import (
 	"errors"
 	"os"
+	"reflect"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +27,41 @@ func fdatasync(f *os.File) error {
 			return nil
 		}
 	}
+}
+
+// residentStep is how many pages resident asks for at once.
+const residentStep = 1024
+
+// residentPages is what the kernel writes its answer to: a byte for each page. at is its address; such memory does not move.
+type residentPages struct {
+	b  [residentStep]byte
+	at uintptr
+}
+
+var residentPool = sync.Pool{New: func() any {
+	p := new(residentPages)
+	p.at = reflect.ValueOf(&p.b).Pointer()
+	return p
+}}
+
+// resident is mincore(2) for n bytes at an address, which is a page's.
+func resident(at uintptr, n int) bool {
+	p := residentPool.Get().(*residentPages)
+	defer residentPool.Put(p)
+	page := os.Getpagesize()
+	for n > 0 {
+		step := min(n, residentStep*page)
+		if _, _, errno := unix.RawSyscall(unix.SYS_MINCORE, at, uintptr(step), p.at); errno != 0 {
+			return false
+		}
+		for _, v := range p.b[:(step+page-1)/page] {
+			if v&1 == 0 {
+				return false
+			}
+		}
+		at, n = at+uintptr(step), n-step
+	}
+	return true
 }
 
 func populate(b []byte, writable bool) error {

@@ -122,6 +122,12 @@ type Mapping interface {
 	// Populate brings a range into memory by one system call, so that touching it does not fault for it. A disk that fails
 	// is an error here, not a signal.
 	Populate(off, n int64) error
+	// Resident tells whether a range is in memory, so that neither touching nor populating it waits for the disk: as far as one can know,
+	// since the system may take memory back at any time. false: it is not, or the system does not tell.
+	Resident(off, n int64) bool
+	// Drop takes a range out of the process's memory. The system keeps what it likes of it, and it may be touched as before: it is found
+	// again, or read.
+	Drop(off, n int64)
 	Close() error
 }
 

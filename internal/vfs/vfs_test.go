@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -102,6 +103,22 @@ func testDirect(t *testing.T, fsys FS, path string) {
 	ok(t, m.Populate(BlockSize, 5))
 	if got := m.Bytes()[BlockSize:][:5]; string(got) != "block" {
 		t.Fatalf("mapped %q", got)
+	}
+	// What is written now is seen: in pages that were read already, in those that were not, and in such as the process has let go of.
+	for i, text := range []string{"first", "later", "third"} {
+		copy(b, text)
+		must[int](t)(f.WriteAt(b, BlockSize))
+		must[int](t)(f.WriteAt(b, int64(i%2)*2*BlockSize))
+		for _, at := range []int64{BlockSize, int64(i%2) * 2 * BlockSize} {
+			ok(t, m.Populate(at, 5))
+			if got := m.Bytes()[at:][:5]; string(got) != text {
+				t.Fatalf("mapped %q at %d, want %q", got, at, text)
+			}
+		}
+		if runtime.GOOS == "linux" && !m.Resident(BlockSize, BlockSize) {
+			t.Fatal("what has just been read is not resident")
+		}
+		m.Drop(0, 4*BlockSize)
 	}
 	ok(t, m.Close())
 	w := must[Mapping](t)(f.Map(0, 2*BlockSize, true))
