@@ -274,7 +274,7 @@ func (s *kconsumer) advanced(p *kpart) {
 			}
 		}
 	}
-	if !p.queued && !p.done {
+	if !p.queued { // of one that is done too: the broker would send what the session's last offset asks for again and again
 		p.queued = true
 		s.changed = append(s.changed, p)
 	}

@@ -17,7 +17,7 @@ type fetchSession struct {
 	id, epoch int32
 	parts     []sessionPart
 	place     map[partKey]int
-	first     int // the part that the next answer begins with: all get their turn
+	first     int // the part that the next answer begins with, behind the last that has had records: all get their turn
 }
 
 type partKey struct {
@@ -108,7 +108,7 @@ func (s *fetchSession) forget(m *wire.FetchRequest) {
 	s.parts = kept
 }
 
-// take makes the fetch's partitions out of the session's, another one first each time.
+// take makes the fetch's partitions out of the session's, another one first when the last answer had records.
 func (f *fetchState) take(s *fetchSession) {
 	l := f.r.c.l
 	f.parts = make([]fetchPart, len(s.parts))
@@ -128,7 +128,6 @@ func (f *fetchState) take(s *fetchSession) {
 			p.code = wire.TopicAuthorizationFailed
 		}
 	}
-	s.first++
 }
 
 // mayFetch says whether the client may read the partition's topic, or may know that there is none of its name.
@@ -174,6 +173,9 @@ func (s *fetchSession) moved(p *fetchPart) bool {
 // answered remembers what the client was told.
 func (s *fetchSession) answered(p *fetchPart) {
 	sp := &s.parts[p.place]
+	if p.read.Bytes > 0 {
+		s.first = p.place + 1
+	}
 	sp.watermark, sp.logStart = int64(p.read.HighWatermark), int64(p.read.LogStart)
 	if p.code != wire.None || p.read.Err != nil {
 		sp.watermark = -1 // an error is told again until it is gone
