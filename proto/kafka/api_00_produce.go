@@ -37,7 +37,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c, s := r.c, &r.produce
+	c, s := r.c, r.producing()
 	if c.appender == nil {
 		c.appender = c.l.core.NewAppender(c)
 	}
@@ -97,7 +97,7 @@ func (c *conn) producePrecheck(m *wire.ProduceRequest) wire.ErrorCode {
 
 // comeAgain has the rest of the request wait until a reason for not reading is gone: what was appended stays so.
 func (r *request) comeAgain(at int, first bool, why uint8) (took bool) {
-	c, s := r.c, &r.produce
+	c, s := r.c, r.produce
 	if first { // its topic comes again
 		n := len(s.topics) - 1
 		s.topics = s.topics[:n]
@@ -143,7 +143,7 @@ func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceRe
 	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && r.call.Version >= produceJoins && o.Transactional {
-		switch s := &r.produce; {
+		switch s := r.produce; {
 		case s.refused != nil:
 			err = s.refused
 		case s.joined != at+1:
@@ -189,7 +189,7 @@ func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
 	if uint16(r.serial) != uint16(t>>24) || r.c != c {
 		return // the connection had ended, and r is somebody else's
 	}
-	s := &r.produce
+	s := r.produce
 	p := &s.results[t&(1<<24-1)]
 	if p.Code = codeOf(res.Err); res.Err == nil {
 		p.BaseOffset, p.LogAppendTime, p.LogStartOffset = int64(res.Base), res.AppendTime, int64(res.LogStart)
@@ -201,9 +201,9 @@ func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
 
 // produced answers: all partitions are decided.
 func (r *request) produced() {
-	s := &r.produce
+	s := r.produce
 	var b wire.ProduceResponseBuilder
-	b.Begin(r.out[:0], r.call, len(s.topics))
+	b.Begin(r.buffer(), r.call, len(s.topics))
 	from, at := 0, 0
 	for i := range s.topics {
 		t := &s.topics[i]

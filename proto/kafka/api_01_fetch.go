@@ -28,18 +28,14 @@ type fetchState struct {
 
 // fetchPart is one partition of it.
 type fetchPart struct {
-	topic  *broker.Topic // nil: there is none
-	name   string
-	id     wire.UUID
-	part   *broker.Partition
-	index  int32
-	offset int64
-	max    int
-	epoch  int32
-	code   wire.ErrorCode // decided before anything was read
-	read   broker.StreamFetch
-	watch  broker.Watcher
-	place  int // in the session, -1 without one
+	*sessionPart // what is asked for: no session changes while a fetch of its connection is under way
+
+	topic *broker.Topic // nil: there is none
+	part  *broker.Partition
+	place int32          // in the session
+	code  wire.ErrorCode // decided before anything was read
+	read  broker.StreamFetch
+	watch broker.Watcher
 }
 
 // fetch reads from partitions (KIP-74, KIP-98, KIP-227). It waits for MinBytes up to MaxWait.
@@ -139,7 +135,7 @@ func (f *fetchState) readAll() {
 			continue
 		}
 		// One batch is given even if it is larger than asked for, so that a reader gets on; but one in the whole answer.
-		most := min(p.max, left)
+		most := min(int(p.max), left)
 		if left <= 0 && some {
 			most = 0
 		}
@@ -249,7 +245,7 @@ func sameTopic(a, b *fetchPart) bool { return a.name == b.name && a.id == b.id }
 func (f *fetchState) choose() (topics int) {
 	for i := range f.parts {
 		p := &f.parts[i]
-		if !f.full && p.code == wire.None && p.read.Err == nil && p.read.Bytes == 0 && !f.session.moved(p) {
+		if !f.full && p.code == wire.None && p.read.Err == nil && p.read.Bytes == 0 && !p.moved() {
 			continue
 		}
 		if n := len(f.shown); n == 0 || !sameTopic(&f.parts[f.shown[n-1]], p) {

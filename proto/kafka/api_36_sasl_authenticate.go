@@ -59,7 +59,7 @@ func (c *conn) bareToken(token []byte) {
 			r.c.shut(errRefused)
 			return
 		}
-		r.out = wire.AppendFrame(r.out[:0], s.answer)
+		r.out = wire.AppendFrame(r.buffer(), s.answer)
 		r.finish()
 	})
 }

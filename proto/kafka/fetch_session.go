@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"slices"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
@@ -16,9 +17,12 @@ var errReplica = errors.New("a fetch of a follower")
 type fetchSession struct {
 	id, epoch int32
 	parts     []sessionPart
-	place     map[partKey]int
-	first     int // the part that the next answer begins with, behind the last that has had records: all get their turn
+	place     map[partKey]int // where each lies, once there are more than placesMin
+	first     int             // the part that the next answer begins with, behind the last that has had records: all get their turn
 }
+
+// placesMin is up to how many partitions are searched through: most sessions of a waiting fetch have few, and no map.
+const placesMin = 16
 
 type partKey struct {
 	name  string
@@ -29,9 +33,10 @@ type partKey struct {
 // sessionPart is one partition of it, and what was last said of it.
 type sessionPart struct {
 	partKey
-	offset              int64
-	max                 int
+	gone                bool // the client reads it no more
+	max                 int32
 	epoch               int32
+	offset              int64
 	watermark, logStart int64
 }
 
@@ -70,19 +75,57 @@ func (f *fetchState) open(m *wire.FetchRequest, version int16) wire.ErrorCode {
 
 // update takes over what the request says of partitions.
 func (s *fetchSession) update(m *wire.FetchRequest, version int16) {
+	var key partKey
 	for p := m.Data(); p.Next(); {
-		key := partKey{string(p.Topic), p.TopicID, p.Index}
-		i, ok := s.place[key]
-		if !ok {
-			if s.place == nil {
-				s.place = make(map[partKey]int, m.Partitions)
-			}
+		if string(p.Topic) != key.name { // one string for all of a topic
+			key.name = string(p.Topic)
+		}
+		key.id, key.index = p.TopicID, p.Index
+		i := s.find(&key)
+		if i < 0 {
 			i = len(s.parts)
-			s.place[key] = i
 			s.parts = append(s.parts, sessionPart{partKey: key, watermark: -1, logStart: -1})
+			s.note(i)
 		}
 		sp := &s.parts[i]
-		sp.offset, sp.max, sp.epoch = p.FetchOffset, int(p.MaxBytes), p.CurrentLeaderEpoch
+		sp.offset, sp.max, sp.epoch = p.FetchOffset, p.MaxBytes, p.CurrentLeaderEpoch
+	}
+}
+
+// find gives the place of a partition, -1 if it is none of the session's.
+func (s *fetchSession) find(key *partKey) int {
+	if s.place != nil {
+		if i, ok := s.place[*key]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range s.parts {
+		if s.parts[i].partKey == *key {
+			return i
+		}
+	}
+	return -1
+}
+
+// note remembers where the i-th part lies, which is the last one.
+func (s *fetchSession) note(i int) {
+	switch {
+	case s.place != nil:
+		s.place[s.parts[i].partKey] = i
+	case i == placesMin:
+		s.index()
+	}
+}
+
+// index makes the map anew, or does without.
+func (s *fetchSession) index() {
+	if s.place = nil; len(s.parts) <= placesMin {
+		return
+	}
+	s.place = make(map[partKey]int, len(s.parts))
+	for i := range s.parts {
+		s.place[s.parts[i].partKey] = i
 	}
 }
 
@@ -91,21 +134,12 @@ func (s *fetchSession) forget(m *wire.FetchRequest) {
 		return
 	}
 	for p := m.Forgotten(); p.Next(); {
-		key := partKey{string(p.Topic), p.TopicID, p.Index}
-		if i, ok := s.place[key]; ok {
-			s.parts[i].max = -1
-			delete(s.place, key)
+		if i := s.find(&partKey{string(p.Topic), p.TopicID, p.Index}); i >= 0 {
+			s.parts[i].gone = true
 		}
 	}
-	kept := s.parts[:0]
-	for _, sp := range s.parts {
-		if sp.max >= 0 {
-			s.place[sp.partKey] = len(kept)
-			kept = append(kept, sp)
-		}
-	}
-	clear(s.parts[len(kept):])
-	s.parts = kept
+	s.parts = slices.DeleteFunc(s.parts, func(p sessionPart) bool { return p.gone })
+	s.index()
 }
 
 // take makes the fetch's partitions out of the session's, another one first when the last answer had records.
@@ -120,7 +154,7 @@ func (f *fetchState) take(s *fetchSession) {
 		i := (s.first + k) % len(s.parts)
 		sp := &s.parts[i]
 		p := &f.parts[k]
-		p.name, p.id, p.index, p.offset, p.max, p.epoch, p.place = sp.name, sp.id, sp.index, sp.offset, sp.max, sp.epoch, i
+		p.sessionPart, p.place = sp, int32(i)
 		byID := f.r.call.Version >= 13
 		p.topic = l.topicOf([]byte(sp.name), sp.id, byID)
 		p.find(byID)
@@ -165,16 +199,15 @@ func epochCode(epoch int32) wire.ErrorCode {
 }
 
 // moved says whether there is news of a partition beside records.
-func (s *fetchSession) moved(p *fetchPart) bool {
-	sp := &s.parts[p.place]
-	return int64(p.read.HighWatermark) != sp.watermark || int64(p.read.LogStart) != sp.logStart
+func (p *fetchPart) moved() bool {
+	return int64(p.read.HighWatermark) != p.watermark || int64(p.read.LogStart) != p.logStart
 }
 
 // answered remembers what the client was told.
 func (s *fetchSession) answered(p *fetchPart) {
-	sp := &s.parts[p.place]
+	sp := p.sessionPart
 	if p.read.Bytes > 0 {
-		s.first = p.place + 1
+		s.first = int(p.place) + 1
 	}
 	sp.watermark, sp.logStart = int64(p.read.HighWatermark), int64(p.read.LogStart)
 	if p.code != wire.None || p.read.Err != nil {

@@ -13,13 +13,15 @@ type loopState struct {
 	loop *engine.Loop
 	core *broker.Local
 
-	first  *conn      // all connections, newest first
-	slots  []*request // all requests that were made, by slot
-	free   []*request // of them, those that are not in use
-	out    []byte     // scratch for a response
-	topics map[string]*broker.Topic
-	n      counters
-	shown  published
+	first    *conn           // all connections, newest first
+	slots    []*request      // all requests that were made, by slot
+	free     []*request      // of them, those that are not in use
+	out      []byte          // scratch for a response
+	outs     [][]byte        // buffers for answers that nobody has now
+	produces []*produceState // the same
+	topics   map[string]*broker.Topic
+	n        counters
+	shown    published
 
 	logSecond int64
 	logLines  int
@@ -97,6 +99,6 @@ func (l *loopState) newRequest() *request {
 }
 
 func (l *loopState) freeRequest(r *request) {
-	r.reset()
+	r.reset(l)
 	l.free = append(l.free, r)
 }

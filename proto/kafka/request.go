@@ -16,7 +16,7 @@ type request struct {
 	done       bool // its answer is ready
 	silent     bool // no answer is sent: produce with acks=0
 	out        []byte
-	produce    produceState
+	produce    *produceState // of a produce request
 	fetch      *fetchState
 	throttle   time.Duration // that the client is told to wait for
 	clientID   []byte        // a view, valid while the request is begun
@@ -24,19 +24,47 @@ type request struct {
 	serial     uint64        // moves when the request is reused: late completions are known by it
 }
 
-func (r *request) reset() {
-	out := r.out[:0]
-	if cap(out) > 64<<10 {
-		out = nil
+// reset lets the loop have what the request has made: one that waits holds nothing of what was answered before it.
+func (r *request) reset(l *loopState) {
+	if cap(r.out) > 0 && cap(r.out) <= 64<<10 && len(l.outs) < sparesKept {
+		l.outs = append(l.outs, r.out[:0])
 	}
-	r.produce.reset()
-	*r = request{out: out, produce: r.produce, slot: r.slot, serial: r.serial + 1}
+	if r.produce != nil && len(l.produces) < sparesKept {
+		r.produce.reset()
+		l.produces = append(l.produces, r.produce)
+	}
+	*r = request{slot: r.slot, serial: r.serial + 1}
+}
+
+// sparesKept is how many buffers for answers, and how many produce requests' lists, a loop keeps for the next ones.
+const sparesKept = pipelined
+
+// buffer is where to append the answer.
+func (r *request) buffer() []byte {
+	if l := r.c.l; r.out == nil && len(l.outs) > 0 {
+		n := len(l.outs) - 1
+		r.out, l.outs[n], l.outs = l.outs[n], nil, l.outs[:n]
+	}
+	return r.out[:0]
+}
+
+// producing gives the request what a produce request needs.
+func (r *request) producing() *produceState {
+	switch l := r.c.l; {
+	case r.produce != nil:
+	case len(l.produces) > 0:
+		n := len(l.produces) - 1
+		r.produce, l.produces[n], l.produces = l.produces[n], nil, l.produces[:n]
+	default:
+		r.produce = new(produceState)
+	}
+	return r.produce
 }
 
 // respond answers with a message of kmsg's.
 func (r *request) respond(m kmsg.Response) {
 	r.tellThrottle(m)
-	r.out = wire.AppendMessage(r.out[:0], r.call, m)
+	r.out = wire.AppendMessage(r.buffer(), r.call, m)
 	r.finish()
 }
 
