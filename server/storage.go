@@ -171,7 +171,12 @@ func (s *logStorage) Read(p record.PartitionID, from record.Offset, fn func(reco
 		if err != nil {
 			return err
 		}
-		next, more, err := walk(&f, from, fn)
+		var next record.Offset
+		var more bool
+		err = vfs.Guard(func() (err error) { // large batches are views of mapped files
+			next, more, err = walk(&f, from, fn)
+			return err
+		})
 		f.Release()
 		if err != nil || !more || next == from {
 			return err
