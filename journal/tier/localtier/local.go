@@ -156,7 +156,7 @@ func unique() string {
 	return hex.EncodeToString(b[:])
 }
 
-func (s *Store) write(tmp string, src io.Reader) (err error) {
+func (s *Store) write(tmp string, src *tier.ExactReader) (err error) {
 	f, err := s.fs.Open(tmp, vfs.Write|vfs.Create|vfs.Truncate)
 	if err != nil {
 		return err
@@ -173,11 +173,12 @@ func (s *Store) write(tmp string, src io.Reader) (err error) {
 			}
 			at += int64(n)
 		}
-		if errors.Is(rerr, io.EOF) || errors.Is(rerr, io.ErrUnexpectedEOF) {
-			return f.Sync()
-		}
 		if rerr != nil {
-			return rerr
+			// It is at its end, unless it says otherwise: the source may have failed with io.ErrUnexpectedEOF too.
+			if err := src.Err(); err != nil {
+				return err
+			}
+			return f.Sync()
 		}
 		if at-synced >= syncEvery {
 			if err := f.Sync(); err != nil {

@@ -44,11 +44,11 @@ func opener(fsys vfs.LinkFS) func(testing.TB) tier.Store {
 	}
 }
 
-func TestContract(t *testing.T) { tiertest.Run(t, tiertest.Env{Open: opener(nil)}) }
+func TestContract(t *testing.T) { tiertest.Run(t, tiertest.Env{Open: opener(nil), Many: 1100}) }
 
 // The memory of a Put is in the file system itself here.
 func TestContractInMemory(t *testing.T) {
-	tiertest.Run(t, tiertest.Env{Open: opener(vfs.NewMem()), Memory: 1 << 30, NoTimes: true})
+	tiertest.Run(t, tiertest.Env{Open: opener(vfs.NewMem()), Memory: 1 << 30, NoTimes: true, Many: 300})
 }
 
 func TestSettings(t *testing.T) {

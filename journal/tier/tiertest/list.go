@@ -1,6 +1,7 @@
 package tiertest
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -93,6 +94,40 @@ func testListPrefix(t *testing.T, env Env) {
 	}
 	if got := listAll(t, s, "t2/", "t1", 1); len(got) != 1 {
 		t.Errorf("after is before the prefix: %q", got)
+	}
+}
+
+// testListMany lists more than a page, of names as the journal has them.
+func testListMany(t *testing.T, env Env) {
+	s := open(t, env)
+	var want []string
+	for i := range env.Many {
+		want = append(want, fmt.Sprintf("%08x/%04x/%08x-%016x", 1+i%2, i%5, 3, i))
+	}
+	slices.Sort(want)
+	var wg sync.WaitGroup
+	for k := range 8 {
+		wg.Go(func() {
+			for i := k; i < len(want); i += 8 {
+				if err := s.Put(background(t), want[i], bytes.NewReader([]byte("x")), 1, tier.PutOptions{}); err != nil {
+					t.Errorf("put %s: %v", want[i], err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if t.Failed() {
+		return
+	}
+	for _, limit := range []int{0, env.Many/3 + 1} {
+		if got := listAll(t, s, "", "", limit); !slices.Equal(got, want) {
+			t.Errorf("in pages of %d: %d of %d objects", limit, len(got), len(want))
+		}
+	}
+	behind := want[env.Many/2]
+	if got := listAll(t, s, behind[:9], behind, 0); !slices.Equal(got, slices.DeleteFunc(slices.Clone(want), func(n string) bool { return n[:9] != behind[:9] || n <= behind })) {
+		t.Errorf("behind %s: %d objects", behind, len(got))
 	}
 }
 

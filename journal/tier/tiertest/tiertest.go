@@ -31,6 +31,8 @@ type Env struct {
 	NoTimes bool
 	// Big is the size of the largest object put; 0: 24 MiB.
 	Big int64
+	// Many is how many objects are listed over several pages; 0: 2100.
+	Many int
 	// Memory is what a Put and a Get of it may take; 0: 40 MiB.
 	Memory int64
 }
@@ -41,6 +43,9 @@ func Run(t *testing.T, env Env) {
 	if env.Big == 0 {
 		env.Big = 24 << 20
 	}
+	if env.Many == 0 {
+		env.Many = 2100
+	}
 	if env.Memory == 0 {
 		env.Memory = 40 << 20
 	}
@@ -50,7 +55,7 @@ func Run(t *testing.T, env Env) {
 	}{
 		{"PutGetStat", testPutGetStat}, {"Ranges", testRanges}, {"Replace", testReplace}, {"Delete", testDelete}, {"Names", testNames},
 		{"IfAbsent", testIfAbsent}, {"IfAbsentRace", testIfAbsentRace}, {"PutRace", testPutRace}, {"Sizes", testSizes},
-		{"Big", testBig}, {"BigIfAbsent", testBigIfAbsent}, {"ListPages", testListPages}, {"ListPrefix", testListPrefix}, {"ListWhileChanged", testListWhileChanged},
+		{"Big", testBig}, {"BigIfAbsent", testBigIfAbsent}, {"ListPages", testListPages}, {"ListPrefix", testListPrefix}, {"ListMany", testListMany}, {"ListWhileChanged", testListWhileChanged},
 		{"CanceledPut", testCanceledPut}, {"CanceledGet", testCanceledGet}, {"Sweep", testSweep}, {"ManyReaders", testManyReaders},
 		{"Denied", testDenied}, {"Unreachable", testUnreachable}, {"CutPut", testCutPut}, {"CutGet", testCutGet}, {"Stalled", testStalled},
 		{"Slow", testSlow}, {"Comeback", testComeback},
@@ -256,17 +261,15 @@ func testNames(t *testing.T, env Env) {
 
 func testSizes(t *testing.T, env Env) {
 	s := open(t, env)
-	boom := errors.New("the source failed")
+	// A source that is cut says io.ErrUnexpectedEOF: as io.ReadFull does at its end.
+	for _, boom := range []error{errors.New("the source failed"), io.ErrUnexpectedEOF} {
+		testSourceFails(t, s, boom)
+	}
 	for _, size := range []int64{0, 10, 9 << 20} {
 		b := content(3, size)
 		if size > 0 {
 			err := s.Put(background(t), "sizes/short", bytes.NewReader(b[:size-1]), size, tier.PutOptions{})
 			mustBe(t, "short", err, tier.ErrSize)
-			err = s.Put(background(t), "sizes/short", io.MultiReader(bytes.NewReader(b[:size/2]), &failing{boom}), size, tier.PutOptions{})
-			mustBe(t, "failing source", err, boom)
-			if tier.Temporary(err) {
-				t.Errorf("an error of the source is taken for the store's: %v", err)
-			}
 		}
 		err := s.Put(background(t), "sizes/long", bytes.NewReader(append(b, 1)), size, tier.PutOptions{})
 		mustBe(t, "long", err, tier.ErrSize)
@@ -278,6 +281,20 @@ func testSizes(t *testing.T, env Env) {
 	put(t, s, "sizes/kept", []byte("kept"))
 	mustBe(t, "short", s.Put(background(t), "sizes/kept", bytes.NewReader([]byte("x")), 2, tier.PutOptions{}), tier.ErrSize)
 	mustGet(t, s, "sizes/kept", tier.Range{}, []byte("kept"))
+}
+
+func testSourceFails(t *testing.T, s tier.Store, boom error) {
+	t.Helper()
+	for _, size := range []int64{10, 9 << 20} {
+		for _, at := range []int64{0, size / 2, size - 1, size} {
+			err := s.Put(background(t), "sizes/short", io.MultiReader(io.LimitReader(stream(3), at), &failing{boom}), size, tier.PutOptions{})
+			mustBe(t, "failing source", err, boom)
+			if tier.Temporary(err) {
+				t.Errorf("an error of the source is taken for the store's: %v", err)
+			}
+			mustBeAbsent(t, s, "sizes/short")
+		}
+	}
 }
 
 type failing struct{ err error }
