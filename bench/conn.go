@@ -63,7 +63,7 @@ func (c *conn) dial() {
 	if c.at != nil {
 		at = c.at
 	}
-	fd, err := at.dial(int(l.run.dialCount.Add(1) - 1))
+	fd, err := at.dial(int(l.run.dialCount.Add(1)-1) + l.run.dialOffset)
 	if err != nil {
 		if lack := lackOf(err); lack != nil {
 			l.run.fail(lack)

@@ -285,6 +285,11 @@ type kafkaRun struct {
 
 // RunKafka does one run and judges the broker, as Run does.
 func RunKafka(ctx context.Context, k KafkaConfig) (*Result, error) {
+	return runKafkaAt(ctx, k, nil)
+}
+
+// runKafkaAt is RunKafka, of a part of a mixed run if there is a gate.
+func runKafkaAt(ctx context.Context, k KafkaConfig, g *gate) (*Result, error) {
 	k.setDefaults()
 	if err := k.validate(); err != nil {
 		return nil, err
@@ -296,7 +301,7 @@ func RunKafka(ctx context.Context, k KafkaConfig) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	base, err := newRun(ctx, k.Config, target)
+	base, err := newRun(ctx, k.Config, target, g)
 	if err != nil {
 		return nil, err
 	}

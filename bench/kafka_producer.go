@@ -58,6 +58,7 @@ type kproducer struct {
 	limit  uint64 // how many records to send; 0: until the run says stop
 
 	running  bool
+	held     bool // what is due waits for the broker
 	closed   bool // told the run that all it sent is answered
 	start    int64
 	interval float64 // ns; 0: as fast as the broker answers
@@ -86,7 +87,9 @@ func (p *kproducer) next() int64 {
 	}
 	at := int64(math.MaxInt64)
 	if p.interval > 0 && !p.limitReached() {
-		if due := p.due(p.made); due < p.r.stopAt.Load() {
+		if p.buffered > producerBuffer {
+			// an answer must come first
+		} else if due := p.due(p.made); due < p.r.stopAt.Load() {
 			at = due
 		}
 	} else if p.interval == 0 && (p.made == 0 || p.r.k.Acks == 0 && !p.c.blocked()) {
@@ -124,7 +127,7 @@ func (p *kproducer) turn() {
 		return
 	}
 	stop := p.r.stopAt.Load()
-	over := l.now >= stop || p.limitReached()
+	over := p.over(stop)
 	if !over {
 		if p.interval > 0 {
 			p.makeDue(stop)
@@ -143,6 +146,15 @@ func (p *kproducer) turn() {
 	}
 }
 
+// over: nothing more is to be made. What was due before the stop and was held up still goes: to leave it out would leave the
+// worst out of the latencies.
+func (p *kproducer) over(stop int64) bool {
+	if p.limitReached() {
+		return true
+	}
+	return p.c.l.now >= stop && (p.interval == 0 || p.due(p.made) >= stop)
+}
+
 // idle: nothing waits and nothing is under way.
 func (p *kproducer) idle() bool { return len(p.opened) == 0 && len(p.full) == 0 && len(p.flight) == 0 }
 
@@ -152,13 +164,14 @@ func (p *kproducer) makeDue(stop int64) {
 	for n := 0; !p.limitReached(); n++ {
 		due := p.due(p.made)
 		if due > l.now || due >= stop {
+			p.held = false
 			return
 		}
-		held := p.buffered > producerBuffer
-		l.stats.send(l.now-due, held || !p.room(), p.r.measured(due))
-		if held {
+		if p.buffered > producerBuffer {
+			p.held = true
 			return
 		}
+		l.stats.send(l.now-due, p.held || !p.room(), p.r.measured(due))
 		p.make(p.pick(), due)
 		if n%64 == 63 {
 			l.now = p.r.clock()

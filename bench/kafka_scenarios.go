@@ -132,6 +132,12 @@ func (r *kafkaRun) stopReading() {
 func (r *kafkaRun) produce(measured bool) error {
 	cfg := &r.cfg
 	start := r.clock() + int64(startDelay)
+	if measured {
+		var err error
+		if start, err = r.begin(); err != nil {
+			return err
+		}
+	}
 	from, until := start, int64(math.MaxInt64)
 	if measured {
 		from += int64(cfg.Warmup)
@@ -271,6 +277,9 @@ func runProduce(r *kafkaRun) error {
 		err = r.produce(true)
 	}
 	if err == nil {
+		err = r.finished()
+	}
+	if err == nil {
 		err = r.readBack()
 	}
 	return r.removeTopics(err)
@@ -361,6 +370,9 @@ func (r *kafkaRun) follow() error {
 		if errors.Is(err, errIdle) {
 			err = nil
 		}
+	}
+	if err == nil {
+		err = r.finished()
 	}
 	r.stopReading()
 	return r.removeTopics(err)

@@ -15,7 +15,10 @@ func (r *run) load(expected func(sent uint64) uint64) error {
 	r.assign()
 	r.expect.Store(&expected)
 	cfg := &r.cfg
-	start := r.clock() + int64(startDelay)
+	start, err := r.begin()
+	if err != nil {
+		return err
+	}
 	from := start + int64(cfg.Warmup)
 	until := from + int64(cfg.Duration)
 	if cfg.Messages > 0 {
@@ -33,7 +36,7 @@ func (r *run) load(expected func(sent uint64) uint64) error {
 		l.post(func(l *loop) { l.begin(at, interval) })
 	}
 	defer r.endLoad()
-	if err := r.sleep(from); err != nil {
+	if err = r.sleep(from); err != nil {
 		return err
 	}
 	before, err := r.sample()
@@ -59,10 +62,10 @@ func (r *run) load(expected func(sent uint64) uint64) error {
 		sent := r.count(countSent)
 		return r.count(countFresh) >= expected(sent) && (cfg.QoS == 0 || r.count(countAcked) >= sent)
 	})
-	if errors.Is(err, errIdle) {
-		return nil // what is missing is counted by verify
+	if err != nil && !errors.Is(err, errIdle) {
+		return err
 	}
-	return err
+	return r.finished() // what is missing is counted by verify
 }
 
 // assign gives each loop its publishers, in an order that the seed decides.

@@ -97,10 +97,13 @@ func (b Bound) Holds(d *Distribution) bool {
 // Response is what an objective looks at: the latency of deliveries, or where there are none, of acknowledgements; nil if the run has
 // neither.
 func (s *Result) Response() *Distribution {
-	if s.Latency == nil && s.Kafka != nil {
+	switch {
+	case s.Latency != nil:
+		return s.Latency
+	case s.Kafka != nil:
 		return s.Kafka.Acknowledged
 	}
-	return s.Latency
+	return s.Acks
 }
 
 // Missed lists what of the objective a result does not hold to, a mixed one in each of its parts.

@@ -227,7 +227,7 @@ func (s *Result) WriteTable(w io.Writer) error {
 		fmt.Fprintf(&b, "%s\n", v)
 	}
 	if s.Void != "" {
-		fmt.Fprintf(&b, "VOID: %s\n", s.Void)
+		fmt.Fprintf(&b, "NO RESULT: %s\n", s.Void)
 	}
 	if s.Generator.Bottleneck != "" {
 		fmt.Fprintf(&b, "GENERATOR: %s\n", s.Generator.Bottleneck)
@@ -237,9 +237,12 @@ func (s *Result) WriteTable(w io.Writer) error {
 	}
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
-	if s.Kafka != nil {
+	switch {
+	case s.Kafka != nil:
 		s.kafkaHead(row)
-	} else {
+	case len(s.Parts) > 0:
+		row("scenario", "%d loads at once on %s", len(s.Parts), s.URL)
+	default:
 		row("scenario", "%s, %s, MQTT version %d, QoS %d, %d bytes", s.Scenario, s.URL, s.Config.Version, s.Config.QoS, s.Config.Payload)
 		row("clients", "%d publishers, %d subscribers, %d connections", s.Config.Publishers, s.Config.Subscribers, s.Config.Connections)
 	}
@@ -279,6 +282,14 @@ func (s *Result) WriteTable(w io.Writer) error {
 		return err
 	}
 	_, err := io.WriteString(w, b.String())
+	for _, p := range s.Parts {
+		if err == nil {
+			_, err = fmt.Fprintf(w, "\npart %s\n", p.Name)
+		}
+		if err == nil {
+			err = p.WriteTable(w)
+		}
+	}
 	return err
 }
 

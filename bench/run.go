@@ -40,6 +40,8 @@ type run struct {
 	subs       []*subscriber
 	groups     []*group
 
+	gate         *gate // nil: not a part of a mixed run
+	dialOffset   int   // added to dialCount where connections get their source addresses
 	quit         atomic.Bool
 	dialCount    atomic.Int64
 	stopAt       atomic.Int64 // ns since base: nothing more is sent
@@ -71,6 +73,11 @@ type note struct {
 // Run does one run and judges the broker. The result is valid even with an error, as far as the run came: an error says
 // that the run could not be done, not that the broker did wrong (see Result.Violations).
 func Run(ctx context.Context, cfg Config) (*Result, error) {
+	return runAt(ctx, cfg, nil)
+}
+
+// runAt is Run, of a part of a mixed run if there is a gate.
+func runAt(ctx context.Context, cfg Config, g *gate) (*Result, error) {
 	cfg.setDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -82,7 +89,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := newRun(ctx, cfg, target)
+	r, err := newRun(ctx, cfg, target, g)
 	if err != nil {
 		return nil, err
 	}
@@ -93,9 +100,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 
 // execute starts the loops, calls f, ends the loops, and adds up what they counted.
 func (r *run) execute(f func() error) error {
-	defer debug.SetGCPercent(debug.SetGCPercent(800))
-	if n := r.cfg.Threads + 2; runtime.GOMAXPROCS(0) < n { // loops wait with a processor slot in hand
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
+	if r.gate == nil { // else RunMixed has done it
+		defer debug.SetGCPercent(debug.SetGCPercent(800))
+		if n := r.cfg.Threads + 2; runtime.GOMAXPROCS(0) < n { // loops wait with a processor slot in hand
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
+		}
 	}
 	for _, l := range r.loops {
 		go l.main()
@@ -128,8 +137,11 @@ func (r *run) end(err error) (*Result, error) {
 	return r.result, err
 }
 
-func newRun(ctx context.Context, cfg Config, target mqttclient.Target) (*run, error) {
+func newRun(ctx context.Context, cfg Config, target mqttclient.Target, g *gate) (*run, error) {
 	r := &run{cfg: cfg, ctx: ctx, target: target, base: time.Now(), tls: target.TLSConfig(cfg.TLS)}
+	if g != nil {
+		r.gate, r.base = g, g.base
+	}
 	var err error
 	if r.endpoint, err = resolve(target); err != nil {
 		return nil, err
@@ -160,6 +172,9 @@ func newRun(ctx context.Context, cfg Config, target mqttclient.Target) (*run, er
 			return nil, err
 		}
 		r.loops = append(r.loops, l)
+	}
+	if g != nil {
+		g.enter(r)
 	}
 	return r, nil
 }
@@ -282,7 +297,11 @@ var errIdle = errors.New("nothing happens any more")
 
 // connect opens cs, spread over the loops that their l names, and waits until all are ready.
 func (r *run) connect(cs []*conn) error {
-	if err := raiseFileLimit(int(r.dialCount.Load()) + len(cs) + 64); err != nil {
+	files := int(r.dialCount.Load()) + len(cs)
+	if r.gate != nil {
+		files = int(r.gate.files.Add(int64(len(cs))))
+	}
+	if err := raiseFileLimit(files + 64); err != nil {
 		return err
 	}
 	want := r.count(countReady) + uint64(len(cs))

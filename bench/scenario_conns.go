@@ -25,6 +25,11 @@ func runIdle(r *run) error {
 	if err := r.openConns(n); err != nil {
 		return err
 	}
+	if r.gate != nil {
+		err := r.hold()
+		r.disconnect()
+		return err
+	}
 	r.progress("%d connections stand; their memory is looked at in %v", n, r.cfg.Settle)
 	connected := r.clock()
 	if err := r.sleep(connected + int64(r.cfg.Settle)); err != nil {

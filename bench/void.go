@@ -36,7 +36,7 @@ func (r *run) bottleneck() string {
 	if late := s.Generator.Late; late != nil && late.P99 > micros(int64(r.cfg.LateMax)/histUnit) {
 		return fmt.Sprintf("sends were late by %.0f µs at p99 through no fault of the broker", late.P99)
 	}
-	if busy := s.Generator.BusyCores / float64(r.cfg.Threads); r.cfg.Rate == 0 && t.sentMeasured > 0 && busy > 0.97 {
+	if busy := s.Generator.BusyCores / float64(r.cfg.Threads); r.gate == nil && r.cfg.Rate == 0 && t.sentMeasured > 0 && busy > 0.97 {
 		return fmt.Sprintf("the generator's threads were %.0f %% busy: the rate is theirs, not the broker's (CPU per message stands)", busy*100)
 	}
 	return ""

@@ -132,7 +132,7 @@ func Open(nameOrPath string, set []string) (*File, error) {
 // file, ladder.KEY=VALUE for the ladder. The error is of type Problems.
 func Parse(file string, data []byte, set []string) (*File, error) {
 	p := &parser{file: file, out: &File{Text: data, Name: strings.TrimSuffix(path.Base(file), ".yaml")}}
-	p.out.Ladder = newLadder()
+	p.out.Ladder = NewLadder()
 	root, fault := strictyaml.Document(data, "a scenario")
 	if fault != nil {
 		return nil, Problems{{File: file, Place: fault.At, Err: fault.Err}}

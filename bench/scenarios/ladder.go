@@ -22,7 +22,8 @@ type Ladder struct {
 	given    bool
 }
 
-func newLadder() *Ladder {
+// NewLadder gives a ladder with the settings that files have by default.
+func NewLadder() *Ladder {
 	l := &Ladder{}
 	l.settings = []Setting{
 		text("objective", &l.Objective, "p99 < 10ms", "what must hold: p99 < 5ms, or several joined by and; of p50, p90, p99, p99.9, p99.99, max, mean", func(s string) error {

@@ -53,6 +53,7 @@ func commonSettings(c *bench.Config) []Setting {
 		duration("drain", &c.Drain, 5*time.Second, time.Millisecond, "how long nothing may come before the rest is lost"),
 		duration("timeout", &c.ConnectTimeout, 30*time.Second, time.Millisecond, "how long the broker may take to connect, and for a request of a control connection"),
 		duration("spin", &c.Spin, 60*time.Microsecond, -time.Hour, "with rate: stay awake for so long before a send; negative: sleep"),
+		duration("late-max", &c.LateMax, time.Millisecond, 0, "with rate: sends later than that at p99, by the generator's own fault, make the run void"),
 		number("seed", &c.Seed, 1, 0, 0, "decides order and content where chance is wanted"),
 		number("threads", &c.Threads, 1, 1, 64, "threads that make load"),
 	}
