@@ -21,7 +21,7 @@ import (
 // smallKafka is a run of each scenario that takes a fraction of a second.
 func smallKafka(scenario, url string) bench.KafkaConfig {
 	k := bench.KafkaConfig{Topics: 2, Partitions: 3, Keys: 2, BatchBytes: 400, Acks: -1, FetchWait: 20 * time.Millisecond,
-		Commit: 20 * time.Millisecond, AbortEvery: 3, Heartbeat: 5 * time.Millisecond}
+		Commit: 20 * time.Millisecond, AbortEvery: 2, Heartbeat: 5 * time.Millisecond}
 	k.Scenario, k.URL, k.Payload, k.Publishers, k.Subscribers, k.Messages = scenario, url, 64, 2, 2, 2000
 	k.Drain, k.ConnectTimeout, k.PIDs, k.Seed, k.Duration = 300*time.Millisecond, 5*time.Second, []int{os.Getpid()}, 7, 50*time.Millisecond
 	k.LateMax = time.Hour // a busy machine is no fault
