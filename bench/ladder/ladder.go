@@ -93,6 +93,8 @@ type Spread struct {
 const (
 	// extraRuns is how many runs of a rung may be void before the rung is.
 	extraRuns = 2
+	// voidsMax is how many rungs from the first one down may be void: below, it is not the rate that the generator has no time for.
+	voidsMax = 3
 	// brokenMax is how often in a row a run may fail to be made.
 	brokenMax = 3
 	// keptShare is how much of its timetable a broker must let the generator keep.
@@ -173,7 +175,7 @@ func (c *climber) ascend() (lo, up float64, err error) {
 		if lo = c.below(up); lo == 0 {
 			lo = math.Round(up / c.Growth)
 		}
-		if lo < 1 || lo >= up {
+		if lo < 1 || lo >= up || c.voids() >= voidsMax && c.below(up) == 0 {
 			return 0, up, c.conclude(up)
 		}
 		if v, err = c.rung(lo, c.Repeats); err != nil || v == Held {
@@ -199,6 +201,16 @@ func (c *climber) below(up float64) (best float64) {
 		}
 	}
 	return best
+}
+
+// voids counts the rungs that say nothing.
+func (c *climber) voids() (n int) {
+	for _, r := range c.rungs {
+		if r.Verdict == Void {
+			n++
+		}
+	}
+	return n
 }
 
 func (c *climber) stop(rule, reason string) error {

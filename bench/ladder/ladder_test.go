@@ -192,6 +192,12 @@ func TestBroken(t *testing.T) {
 	if err != nil || a.Rule != ladder.RuleBroken || !a.Partial || a.Held != 4000 {
 		t.Errorf("%v, %+v", err, a)
 	}
+	a, err = ladder.Climb(t.Context(), options(t, func(context.Context, float64) (*bench.Result, error) {
+		return nil, &bench.LackError{Detail: "open files"}
+	}))
+	if err != nil || a.Rule != ladder.RuleGenerator || len(a.Rungs) != 3 {
+		t.Errorf("%v, %s after %d rungs", err, a.Rule, len(a.Rungs))
+	}
 	if _, err := ladder.Climb(t.Context(), ladder.Options{}); err == nil {
 		t.Error("no options are taken")
 	}
