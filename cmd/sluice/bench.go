@@ -45,7 +45,7 @@ func init() { register(newBenchCommand) }
 func newBenchCommand() *cobra.Command {
 	c := &cobra.Command{Use: "bench", Short: "Measure and verify a broker from outside", Long: benchLong, Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	c.AddCommand(newBenchRunCommand(), newBenchLadderCommand(), newBenchListCommand(), newBenchShowCommand(),
+	c.AddCommand(newBenchRunCommand(), newBenchLadderCommand(), newBenchCompareCommand(), newBenchListCommand(), newBenchShowCommand(),
 		newBenchLoadsCommand(scenarios.MQTT, "Load on an MQTT broker", benchMQTTLong),
 		newBenchLoadsCommand(scenarios.Kafka, "Load on a Kafka broker", benchKafkaLong))
 	return c

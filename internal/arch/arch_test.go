@@ -37,6 +37,7 @@ var rules = []rule{
 	{pkg: "bench/scenarios", may: []string{"bench", "bench/mqttclient", "internal/*"}},
 	{pkg: "bench/plan", may: []string{"config", "internal/*"}},
 	{pkg: "bench/plan/measure", may: []string{"bench", "bench/plan"}, test: []string{"bench/brokertest"}},
+	{pkg: "bench/compare", may: []string{"bench", "bench/ladder", "internal/*"}},
 	{pkg: "bench/ladder", may: []string{"bench", "internal/*"}, test: []string{"bench/brokertest", "bench/scenarios"}},
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},

@@ -4,156 +4,25 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/sluicemq/sluice/bench"
+	"github.com/sluicemq/sluice/bench/compare"
 )
-
-// figure is one number of a result.
-type figure struct {
-	name string
-	of   func(*bench.Result) float64 // 0: the result has none
-}
-
-// figures are what a table shows, where a scenario has them.
-func figures() []figure {
-	server := func(of func(*bench.Server) float64) func(*bench.Result) float64 {
-		return func(r *bench.Result) float64 {
-			if r.Server == nil {
-				return 0
-			}
-			return of(r.Server)
-		}
-	}
-	latency := func(of func(*bench.Distribution) float64) func(*bench.Result) float64 {
-		return func(r *bench.Result) float64 {
-			if r.Latency == nil {
-				return 0
-			}
-			return of(r.Latency)
-		}
-	}
-	list := []figure{
-		{"CPU µs/message", server(func(s *bench.Server) float64 { return s.CPUPerMessage })},
-		{"CPU µs/delivery", server(func(s *bench.Server) float64 { return s.CPUPerDelivery })},
-		{"CPU µs/connection", server(func(s *bench.Server) float64 { return s.CPUPerConnection })},
-		{"bytes/connection", server(func(s *bench.Server) float64 { return s.BytesPerConnection })},
-		{"received/s", func(r *bench.Result) float64 { return r.Rates.ReceivedPerSecond }},
-		{"p50 µs", latency(func(d *bench.Distribution) float64 { return d.P50 })},
-		{"p99 µs", latency(func(d *bench.Distribution) float64 { return d.P99 })},
-		{"p99.9 µs", latency(func(d *bench.Distribution) float64 { return d.P999 })},
-	}
-	list = append(list, kafkaFigures()...)
-	for _, step := range []string{"subscribe", "queue", "drain", "store", "fetch", "connect", "create", "read back"} {
-		find := func(of func(*bench.Step) float64) func(*bench.Result) float64 {
-			return func(r *bench.Result) float64 {
-				for i := range r.Steps {
-					if r.Steps[i].Name == step {
-						return of(&r.Steps[i])
-					}
-				}
-				return 0
-			}
-		}
-		list = append(list, figure{step + " CPU µs", find(func(s *bench.Step) float64 { return s.CPUEach })},
-			figure{step + " /s", find(func(s *bench.Step) float64 { return s.PerSecond })})
-		if step == "subscribe" || step == "queue" {
-			list = append(list, figure{step + " bytes", find(func(s *bench.Step) float64 { return s.BytesEach })})
-		}
-	}
-	return list
-}
-
-// kafkaFigures are those of runs against a Kafka broker.
-func kafkaFigures() []figure {
-	of := func(of func(*bench.KafkaResult) float64) func(*bench.Result) float64 {
-		return func(r *bench.Result) float64 {
-			if r.Kafka == nil {
-				return 0
-			}
-			return of(r.Kafka)
-		}
-	}
-	ms := func(d *bench.Distribution, of func(*bench.Distribution) float64) float64 {
-		if d == nil {
-			return 0
-		}
-		return of(d) / 1e3
-	}
-	p50 := func(d *bench.Distribution) float64 { return d.P50 }
-	return []figure{
-		{"sent MB/s", of(func(k *bench.KafkaResult) float64 { return k.SentMB })},
-		{"read MB/s", of(func(k *bench.KafkaResult) float64 { return k.ReceivedMB })},
-		{"CPU µs/MB", of(func(k *bench.KafkaResult) float64 { return k.CPUPerMB })},
-		{"EndTxn p50 ms", of(func(k *bench.KafkaResult) float64 { return ms(k.Commits, p50) })},
-		{"assigned ms", of(func(k *bench.KafkaResult) float64 {
-			return ms(k.Assigned, func(d *bench.Distribution) float64 { return d.Max })
-		})},
-		{"resident MB", func(r *bench.Result) float64 {
-			if r.Kafka == nil || r.Server == nil {
-				return 0
-			}
-			return float64(r.Server.RSSAfter) / 1e6
-		}},
-	}
-}
-
-// shows says whether a figure belongs to a row: latency only where messages go by a timetable, since without one it tells
-// the length of the queue, and per delivery only where that is not the same as per message.
-func shows(f figure, results []*bench.Result) bool {
-	for _, r := range results {
-		timed := r.Config.Rate > 0
-		if strings.HasSuffix(f.name, " µs") && strings.HasPrefix(f.name, "p") && !timed {
-			return false
-		}
-		if f.name == "CPU µs/delivery" && r.Scenario != "fanout" {
-			return false
-		}
-		if f.name == "received/s" && timed {
-			return false
-		}
-	}
-	return true
-}
-
-// spread is the median of some values, and the lowest and highest.
-type spread struct{ median, low, high float64 }
-
-func spreadOf(values []float64) spread {
-	v := slices.Clone(values)
-	slices.Sort(v)
-	n := len(v)
-	return spread{(v[(n-1)/2] + v[n/2]) / 2, v[0], v[n-1]}
-}
-
-func number(v float64) string {
-	switch {
-	case v >= 1000 || v <= -1000:
-		return strconv.FormatFloat(v, 'f', 0, 64)
-	case v >= 100:
-		return strconv.FormatFloat(v, 'f', 1, 64)
-	}
-	return strconv.FormatFloat(v, 'f', 2, 64)
-}
 
 func printHeader(w io.Writer, sources []*source, rounds int) {
 	fmt.Fprintf(w, "Median of %d interleaved rounds (lowest to highest); a ratio is to %s in the same round.\n\n", rounds, sources[0].name)
-	fmt.Fprint(w, "| scenario | figure |")
+	names := make([]string, len(sources))
 	for i, s := range sources {
-		fmt.Fprintf(w, " %s |", s.name)
-		if i > 0 {
-			fmt.Fprint(w, " ratio |")
-		}
+		names[i] = s.name
 	}
-	fmt.Fprintf(w, "\n|---|---|%s\n", strings.Repeat("---|", 2*len(sources)-1))
+	compare.WriteHeader(w, names)
 }
 
 // printRow prints a line for each figure that the row has. results are those of each round, in the order of the sources.
 func printRow(w io.Writer, r row, results [][]*bench.Result, sources int) {
 	all := slices.DeleteFunc(slices.Concat(results...), func(r *bench.Result) bool { return r == nil })
-	for _, f := range figures() {
-		if !shows(f, all) {
+	for _, f := range compare.Figures() {
+		if !f.Shows(all) {
 			continue
 		}
 		values, ratios := make([][]float64, sources), make([][]float64, sources)
@@ -164,7 +33,7 @@ func printRow(w io.Writer, r row, results [][]*bench.Result, sources int) {
 				if res == nil {
 					continue
 				}
-				v := f.of(res)
+				v := f.Of(res)
 				if v == 0 {
 					continue
 				}
@@ -180,7 +49,7 @@ func printRow(w io.Writer, r row, results [][]*bench.Result, sources int) {
 		if !any {
 			continue
 		}
-		fmt.Fprintf(w, "| %s | %s |", r.name, f.name)
+		fmt.Fprintf(w, "| %s | %s |", r.name, f.Name)
 		for i := range sources {
 			fmt.Fprint(w, cell(values[i]))
 			if i > 0 {
@@ -196,6 +65,6 @@ func cell(values []float64) string {
 	if len(values) == 0 {
 		return " – |"
 	}
-	s := spreadOf(values)
-	return fmt.Sprintf(" %s (%s to %s) |", number(s.median), number(s.low), number(s.high))
+	s := compare.SpreadOf(values)
+	return fmt.Sprintf(" %s (%s to %s) |", compare.Number(s.Median), compare.Number(s.Low), compare.Number(s.High))
 }
