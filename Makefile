@@ -63,7 +63,7 @@ profile: build ## a node under KIND=cpu|mem|heap|mutex|block|trace, driven by SC
 	@test -n "$(SCENARIO)" || { echo "make profile SCENARIO='pairs --qos 1' [KIND=cpu]: a scenario of sluice bench with its flags"; exit 2; }
 	$(GO) run ./perf/serve --out bin/profile --profile $(or $(KIND),cpu) --scenario '$(SCENARIO)' $(ARGS)
 
-compare: build ## ours and PEER=mosquitto, flashmq, nats, kafka (PROTOCOL=kafka) or 'NAME=command {port} {dir}' in turn: ratios (ROUNDS=3, ROWS='QoS 0,QoS 1')
+compare: build ## ours and PEER=mosquitto, flashmq, nats, kafka (PROTOCOL=kafka) or 'NAME=command {port} {dir}' in turn: ratios (ROUNDS=3, ROWS='QoS 0;QoS 1')
 	@test -n "$(PEER)" || { $(GO) run ./perf/compare -h 2>&1 | head -n 40; echo "make compare PEER=..."; exit 2; }
 	$(GO) run ./perf/compare --protocol $(or $(PROTOCOL),$(if $(findstring kafka,$(PEER)),kafka,mqtt)) --rounds $(or $(ROUNDS),3) \
 		$(if $(ROWS),--only '$(ROWS)') --start ours --start '$(PEER)' $(ARGS)

@@ -135,7 +135,7 @@ func parseFlags() *settings {
 	flag.IntVar(&s.retries, "retries", 3, "how many void rounds of a row are run again")
 	flag.Float64Var(&s.loud, "max-other", 0.1, "the part of the machine that other work may have in a round; 1: any")
 	flag.StringVar(&s.rows, "rows", "", "file with lines NAME: SCENARIO FLAGS (default: those of docs/performance.md)")
-	flag.StringVar(&s.only, "only", "", "comma-separated beginnings of row names to run")
+	flag.StringVar(&s.only, "only", "", "beginnings of the names of the rows to run, with ; between them")
 	flag.BoolVar(&s.keep, "keep", false, "start each broker once, not anew for each run")
 	flag.Usage = func() {
 		fmt.Fprintln(flag.CommandLine.Output(), "compare --start NAME ... | --peer NAME=ADDRESS,PID ... [flags] [-- flags for sluice bench]")
@@ -185,7 +185,7 @@ func (s *settings) choose(proto protocol) ([]row, error) {
 		return rows, err
 	}
 	rows = slices.DeleteFunc(rows, func(r row) bool {
-		return !slices.ContainsFunc(strings.Split(s.only, ","), func(b string) bool { return strings.HasPrefix(r.name, b) })
+		return !slices.ContainsFunc(strings.Split(s.only, ";"), func(b string) bool { return strings.HasPrefix(r.name, b) })
 	})
 	if len(rows) == 0 {
 		return nil, fmt.Errorf("no row begins with %q", s.only)
