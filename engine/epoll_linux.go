@@ -47,6 +47,8 @@ type poller struct {
 	file  *os.File // epfd as the runtime knows it
 	raw   syscall.RawConn
 	park  func(uintptr) bool
+	looks int  // of park, in this wait
+	idle  bool // the last wait has parked: then the next one most likely does, too
 	armed time.Time // the file's deadline
 	late  bool      // it has passed, so it must be set anew
 }
@@ -74,6 +76,7 @@ func (p *poller) open() error {
 		err = p.file.SetReadDeadline(time.Time{}) // fails if the runtime does not poll it
 	}
 	p.park = func(uintptr) bool {
+		p.looks++
 		p.n = p.rawWait()
 		return p.n > 0
 	}
@@ -101,11 +104,14 @@ func (p *poller) wake() {
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(p.evfd), uintptr(unsafe.Pointer(&wakeBytes[0])), 8)
 }
 
-// wait waits for events for at most d ns, for ever if d is negative; it may come back early.
+// wait waits for events for at most d ns, for ever if d is negative; it may come back early. A busy loop looks for events first, which saves it
+// the way through the runtime. One that has parked before goes that way at once: the runtime looks itself, once it is to be told of what comes,
+// and to look twice costs a system call for each message that comes alone.
 func (p *poller) wait(l *Loop, d int64) {
-	p.n = p.rawWait()
-	if p.n > 0 || d == 0 {
-		return
+	if d == 0 || !p.idle {
+		if p.n = p.rawWait(); p.n > 0 || d == 0 {
+			return
+		}
 	}
 	// Deadlines cost a timer's change: an earlier one is left as it is, and wakes once in vain.
 	if d > 0 {
@@ -115,10 +121,13 @@ func (p *poller) wait(l *Loop, d int64) {
 	} else if p.late {
 		p.arm(time.Time{})
 	}
+	p.looks = 0
 	if err := p.raw.Read(p.park); err != nil {
 		p.n, p.late = 0, true
 	}
-	l.local.wakeups++
+	if p.idle = p.looks != 1; p.idle {
+		l.local.wakeups++
+	}
 }
 
 func (p *poller) arm(until time.Time) {
