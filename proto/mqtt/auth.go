@@ -51,8 +51,11 @@ func (c *conn) verified(id broker.Identity, err error) {
 	clear(c.setup.creds.Password)
 	c.setup.creds.Password = nil
 	// The user may have been changed, and everybody looked at again, between the answer and now.
-	if h := c.l.h; err == nil && h.recheck != nil && h.recheck.Recheck(&id, c.certificates()) != nil {
-		err = broker.ErrNotAuthorized
+	if h := c.l.h; err == nil && h.recheck != nil {
+		who := &c.l.identity // what an interface is given would be on the heap
+		if *who = id; h.recheck.Recheck(who, c.certificates()) != nil {
+			err = broker.ErrNotAuthorized
+		}
 	}
 	if err == nil {
 		c.admit(id)

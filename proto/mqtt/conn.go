@@ -102,7 +102,8 @@ type principal struct {
 func (l *loopState) principal(id *broker.Identity) *principal {
 	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation, secret: id.Secret}
 	if l.who == nil || *l.who != p {
-		l.who = &p
+		kept := p // p itself would be on the heap for those who are alike as well
+		l.who = &kept
 	}
 	return l.who
 }

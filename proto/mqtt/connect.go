@@ -191,7 +191,8 @@ func (c *conn) admit(id broker.Identity) {
 		}
 	}
 	s := c.l.h.settings.Load()
-	req := broker.ConnectRequest{
+	req := &c.l.connect // the core keeps a copy if it needs one
+	*req = broker.ConnectRequest{
 		Tenant: id.Tenant, ClientID: st.creds.ClientID, CleanStart: st.clean, Expiry: s.expiry(st.asked), Will: st.will,
 		ReceiveMax: min(c.receiveMax, s.InflightMax),
 	}
@@ -200,7 +201,7 @@ func (c *conn) admit(id broker.Identity) {
 	}
 	c.state = stateConnecting
 	c.client = c.l.core.NewClient(c)
-	c.l.core.Connect(c.client, &req)
+	c.l.core.Connect(c.client, req)
 	if c.state == stateConnecting {
 		c.block(blockConnect)
 	}

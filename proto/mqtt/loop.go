@@ -31,6 +31,7 @@ type loopState struct {
 	place    []int // of reqs in codes
 	setups   []*setup
 	identity broker.Identity
+	connect  broker.ConnectRequest
 
 	payload *alloc.Block // of the message that is fanned out, if it is large; see conn.sendLarge
 
