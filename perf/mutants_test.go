@@ -142,7 +142,7 @@ func TestMutants(t *testing.T) {
 				t.Skip("strace cannot be used here")
 			}
 			if ok || !strings.Contains(out, m.key+": ") || !strings.Contains(out, "is over the budget") {
-				t.Errorf("the budget does not see it:\n%s", out)
+				t.Errorf("the budget does not see it: has the path become cheaper? Then lower %s in budget.toml.\n%s", m.key, out)
 			}
 			for line := range strings.Lines(out) {
 				if strings.Contains(line, "is over the budget") {
