@@ -47,8 +47,8 @@ type poller struct {
 	file  *os.File // epfd as the runtime knows it
 	raw   syscall.RawConn
 	park  func(uintptr) bool
-	looks int  // of park, in this wait
-	idle  bool // the last wait has parked: then the next one most likely does, too
+	looks int       // of park, in this wait
+	idle  bool      // the last wait has parked: then the next one most likely does, too
 	armed time.Time // the file's deadline
 	late  bool      // it has passed, so it must be set anew
 }
