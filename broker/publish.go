@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/sluicemq/sluice/journal/record"
@@ -31,7 +32,7 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 	mt := l.route(tenant, m.Topic)
 	for mt.bound != nil {
 		out, err := l.publishBound(c, m, mt.bound, dedupe, t)
-		if err != errUnbound {
+		if !errors.Is(err, errUnbound) {
 			return out, err
 		}
 		mt = l.route(tenant, m.Topic) // the bindings have changed before its stream heard of that
