@@ -1,0 +1,116 @@
+package hdfstier
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/tiertest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var ctx = context.Background()
+
+func closedPort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// TestContractReal runs against a cluster: SLUICE_TEST_HDFS has its name nodes, with commas; SLUICE_TEST_HDFS_USER, or root, must be
+// able to write in /.
+func TestContractReal(t *testing.T) {
+	nodes := os.Getenv("SLUICE_TEST_HDFS")
+	if nodes == "" {
+		t.Skip("SLUICE_TEST_HDFS=host:port names no cluster, and there is none to run without Java")
+	}
+	user := os.Getenv("SLUICE_TEST_HDFS_USER")
+	if user == "" {
+		user = "root"
+	}
+	var n atomic.Int64
+	dirs := map[string]string{}
+	// The first name node answers nothing, as one that is down.
+	base := Options{NameNodes: append([]string{closedPort(t)}, strings.Split(nodes, ",")...), User: user, Replication: 2, BlockBytes: 8 << 20}
+	at := func(t testing.TB) Options {
+		o := base
+		o.NameNodes = append([]string(nil), base.NameNodes...)
+		if dirs[t.Name()] == "" {
+			dirs[t.Name()] = fmt.Sprintf("/contract-%x/%d", time.Now().UnixNano(), n.Add(1))
+		}
+		o.Dir = dirs[t.Name()]
+		return o
+	}
+	open := func(t testing.TB, o Options) tier.Store {
+		t.Helper()
+		s, err := Open(ctx, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	tiertest.Run(t, tiertest.Env{
+		Open: func(t testing.TB) tier.Store { t.Helper(); return open(t, at(t)) },
+		OpenVia: func(t testing.TB, n *tiertest.Net) tier.Store {
+			t.Helper()
+			o := at(t)
+			o.NameNodes, o.Dial = o.NameNodes[1:], n.Dial
+			return open(t, o)
+		},
+		OpenUnreachable: func(t testing.TB) (tier.Store, error) {
+			t.Helper()
+			o := at(t)
+			o.NameNodes = []string{closedPort(t), closedPort(t)}
+			return Open(ctx, o)
+		},
+		Big: 40 << 20, Many: 1100,
+	})
+}
+
+// TestUnreachable needs no cluster.
+func TestUnreachable(t *testing.T) {
+	s, err := Open(ctx, Options{NameNodes: []string{closedPort(t)}, Dir: "/x", User: "u"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Stat(ctx, "a"); !tier.Temporary(err) {
+		t.Errorf("%v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettings(t *testing.T) {
+	ok := map[string]string{"name_nodes": "a:8020, b:8020", "dir": "/sluice/", "user": "u", "replication": "2"}
+	s, err := FromSettings(ctx, tier.NewSettings(ok))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := s.(*Store).o; o.NameNodes[1] != "b:8020" || o.Dir != "/sluice" || o.Replication != 2 {
+		t.Errorf("%+v", o)
+	}
+	for key, value := range map[string]string{"name_nodes": "", "dir": "relative", "user": "", "replication": "0", "unknown": "1", "timeout": "x"} {
+		bad := map[string]string{}
+		for k, v := range ok {
+			bad[k] = v
+		}
+		bad[key] = value
+		if _, err := FromSettings(ctx, tier.NewSettings(bad)); err == nil {
+			t.Errorf("%s=%q is taken", key, value)
+		}
+	}
+}
