@@ -30,6 +30,7 @@ var protocols = map[string]protocol{
 const mqttRows = `
 QoS 0, pipelined: pairs --qos 0 --pipeline 64
 QoS 0, 2,000 msg/s: pairs --qos 0 --rate 2000
+QoS 0, 20,000 msg/s: pairs --qos 0 --rate 20000
 QoS 1, 20 in flight: pairs --qos 1 --inflight 20
 QoS 1, durable sessions: pairs --qos 1 --inflight 20 --durable
 QoS 2, 20 in flight: pairs --qos 2 --inflight 20

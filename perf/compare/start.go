@@ -218,7 +218,8 @@ type broker struct {
 	starter
 	place place
 	cmd   *exec.Cmd
-	ended chan error
+	ended chan struct{} // closed when cmd has ended
+	exit  error         // of cmd, once it has
 	pids  []string
 }
 
@@ -239,7 +240,7 @@ func launch(ctx context.Context, s starter, p place) (*broker, error) {
 	}
 	p.addr = net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port))
 	p.stdout, p.stderr = &bytes.Buffer{}, &bytes.Buffer{}
-	b := &broker{starter: s, place: p, ended: make(chan error, 1)}
+	b := &broker{starter: s, place: p, ended: make(chan struct{})}
 	if b.cmd, err = s.command(p); err != nil {
 		_ = os.RemoveAll(p.dir)
 		return nil, fmt.Errorf("%s cannot be started: %w", s.name, err)
@@ -251,7 +252,10 @@ func launch(ctx context.Context, s starter, p place) (*broker, error) {
 		_ = os.RemoveAll(p.dir)
 		return nil, fmt.Errorf("%s cannot be started: %w", s.name, err)
 	}
-	go func() { b.ended <- b.cmd.Wait() }()
+	go func() {
+		b.exit = b.cmd.Wait()
+		close(b.ended)
+	}()
 	if err := b.wait(ctx); err != nil {
 		b.end()
 		return nil, fmt.Errorf("%s does not serve: %w\n%s", s.name, err, strings.TrimSpace(p.stdout.String()+p.stderr.String()))
@@ -269,10 +273,12 @@ func (b *broker) wait(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case err := <-b.ended:
-			b.ended <- err
-			if b.stop == nil || err != nil {
-				return fmt.Errorf("it has ended: %v", err)
+		case <-b.ended:
+			if b.exit != nil {
+				return fmt.Errorf("it has ended: %w", b.exit)
+			}
+			if b.stop == nil {
+				return errors.New("it has ended")
 			}
 			// Of a script that starts and returns, the last line is the pids.
 			lines := strings.Split(strings.TrimSpace(b.place.stdout.String()), "\n")

@@ -70,7 +70,8 @@ func benchArgs(scenario string) ([]string, error) {
 	return append([]string{"bench"}, words...), nil
 }
 
-// drive runs the load until it ends or a signal comes. A result with a violation is no reason to throw the profile away: the load says so itself.
+// drive runs the load until it ends or a signal comes. A result with a violation, or none because the generator lacked something, is no reason
+// to throw the profile away: the load says so itself.
 func (l *load) drive(ready *server.Ready, signals <-chan os.Signal) error {
 	mqtt, kafka := "mqtt://"+ready.Listeners["mqtt.tcp"], "kafka://"+ready.Listeners["kafka.tcp"]
 	args := slices.Clone(l.args)
@@ -95,7 +96,7 @@ func (l *load) drive(ready *server.Ready, signals <-chan os.Signal) error {
 	for {
 		select {
 		case err := <-ended:
-			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() == 1 {
+			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && exit.ExitCode() != 2 { // 2: it did not understand
 				fmt.Fprintln(os.Stderr, "serve: the load ended with", err)
 				return nil
 			}

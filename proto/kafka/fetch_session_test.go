@@ -1,7 +1,6 @@
 package kafka
 
 import (
-	"fmt"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -32,7 +31,7 @@ func BenchmarkFetchSession(b *testing.B) {
 		}
 		s.update(&m, r.Version)
 		if len(s.parts) != partitions || s.parts[partitions-1].offset != 1099 {
-			b.Fatal(fmt.Sprintf("%+v", s.parts))
+			b.Fatalf("%+v", s.parts)
 		}
 	}
 }
