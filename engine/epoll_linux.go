@@ -290,7 +290,8 @@ func (c *Conn) fdSend(q *outQueue) (n, offered int, err error) {
 			k++
 		}
 		// Raw as the others are: it does not wait for room, and what lies in mapped files was in memory a moment ago. Telling the
-		// scheduler of it has its monitor look after the loop, which costs more than a tenth of the copying.
+		// scheduler of it wakes its monitor, which may give the loop's processor away meanwhile. Who reads so slowly that his pages have
+		// left memory has the loop wait for the disk in either case; here its processor waits too.
 		r, _, errno = unix.RawSyscall(unix.SYS_WRITEV, uintptr(c.fd), uintptr(unsafe.Pointer(&l.iov.v[0])), uintptr(k))
 		clear(l.iov.v[:k])
 	}
