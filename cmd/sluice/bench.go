@@ -45,7 +45,7 @@ func init() { register(newBenchCommand) }
 func newBenchCommand() *cobra.Command {
 	c := &cobra.Command{Use: "bench", Short: "Measure and verify a broker from outside", Long: benchLong, Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	c.AddCommand(newBenchRunCommand(), newBenchLadderCommand(), newBenchCompareCommand(), newBenchListCommand(), newBenchShowCommand(),
+	c.AddCommand(newBenchRunCommand(), newBenchLadderCommand(), newBenchCompareCommand(), newBenchListCommand(), newBenchShowCommand(), newBenchReportCommand(),
 		newBenchLoadsCommand(scenarios.MQTT, "Load on an MQTT broker", benchMQTTLong),
 		newBenchLoadsCommand(scenarios.Kafka, "Load on a Kafka broker", benchKafkaLong))
 	return c
@@ -54,6 +54,7 @@ func newBenchCommand() *cobra.Command {
 // benchFlags are what the commands that make load share.
 type benchFlags struct {
 	clientFlags
+	files   reportFiles
 	urls    []string
 	pids    []int
 	metrics string
@@ -67,6 +68,7 @@ func (f *benchFlags) addRun(c *cobra.Command) {
 	fs.IntSliceVar(&f.pids, "pid", nil, "process id of the broker, for its CPU time and memory; may be given again")
 	fs.StringVar(&f.metrics, "metrics", "", "address of the broker's metrics (http://HOST:PORT/metrics), for what it writes, flushes and allocates")
 	fs.StringVar(&f.json, "json", "", "write the result to this file too; - is standard output, instead of the table")
+	f.files.add(c)
 	fs.BoolVar(&f.quiet, "quiet", false, "no lines of progress")
 }
 

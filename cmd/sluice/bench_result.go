@@ -67,6 +67,9 @@ func (f *benchFlags) report(cmd *cobra.Command, res *bench.Result, err error) er
 }
 
 func (f *benchFlags) writeResult(cmd *cobra.Command, res *bench.Result) error {
+	if err := f.files.writeResult(res); err != nil {
+		return err
+	}
 	if f.json != "" {
 		done, err := writeJSON(cmd, f.json, res)
 		if err != nil || done {
