@@ -34,6 +34,7 @@ var rules = []rule{
 	{pkg: "auth", may: []string{"broker", "journal/record", "internal/*"}},
 	// bench drives many sockets by raw system calls, so that the generator takes less of the machine than what it measures.
 	{pkg: "bench", may: []string{"bench/*", "proto/*/wire", "journal/record", "journal/record/compress", "internal/*"}, unsafe: true, test: []string{"server", "config"}},
+	{pkg: "bench/report", may: []string{"bench", "internal/*"}, test: []string{"bench/brokertest"}},
 	{pkg: "bench/scenarios", may: []string{"bench", "bench/mqttclient", "internal/*"}},
 	{pkg: "bench/plan", may: []string{"config", "internal/*"}},
 	{pkg: "bench/plan/measure", may: []string{"bench", "bench/plan"}, test: []string{"bench/brokertest"}},
