@@ -4,6 +4,9 @@ import "time"
 
 // openConns makes n connections without publishers or subscribers and waits until they stand.
 func (r *run) openConns(n int) error {
+	if err := raiseFileLimit(n + 64); err != nil { // before the memory for them is taken
+		return err
+	}
 	cs := make([]*conn, n)
 	for i := range cs {
 		cs[i] = r.newConn("c", i)

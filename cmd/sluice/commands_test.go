@@ -31,6 +31,8 @@ func sluice(t *testing.T, stdin string, args ...string) (out string, code int) {
 		return stdout.String(), 0
 	case errors.As(err, &m):
 		return stdout.String() + err.Error(), 2
+	case errors.As(err, new(noResult)):
+		return stdout.String() + err.Error(), 3
 	default:
 		return stdout.String() + err.Error(), 1
 	}
