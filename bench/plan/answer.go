@@ -94,7 +94,7 @@ func (f *Fleet) needs(p *Parameters, n float64) ([resources]float64, Usage) {
 func (f *Fleet) fits(p *Parameters, n, cpuFactor, memoryFactor float64) (ok bool, fullest int) {
 	need, _ := f.needs(p, n)
 	need[resCPU] *= cpuFactor
-	need[resMemory] *= memoryFactor
+	need[resMemory] = p.memoryTimes(need[resMemory], memoryFactor)
 	may := f.may(p)
 	most := -1.0
 	for i := range need {
@@ -151,7 +151,7 @@ func (m *Model) Ask(f *Fleet, modelName string) (*Answer, error) {
 			counts = append(counts, float64(enough))
 			need, _ := f.needs(r, float64(a.Nodes))
 			need[resCPU] *= cf
-			need[resMemory] *= mf
+			need[resMemory] = r.memoryTimes(need[resMemory], mf)
 			for k := range need {
 				each[k] = append(each[k], need[k])
 			}
@@ -171,7 +171,10 @@ func (m *Model) Ask(f *Fleet, modelName string) (*Answer, error) {
 	a.Events = u.Events
 	a.fill(f, p, need, each)
 	a.spend(p, u.Events)
-	a.Return = f.reconnect(p, a.Surviving)
+	if a.Return = f.reconnect(p, a.Surviving); math.IsInf(a.Return, 1) {
+		a.Return = 0
+		a.Warnings = append(a.Warnings, "after a failure the usual load alone takes all CPU of the nodes that are left: the clients of the lost one cannot come back")
+	}
 	a.Warnings = append(a.Warnings, m.beyond(f.load(float64(a.Nodes), f.Burst), u.Events)...)
 	if a.Nodes > 1 {
 		a.Warnings = append(a.Warnings, "there is no cluster yet (docs/limits.md): each node is a broker by itself, and a message reaches those clients "+
@@ -183,6 +186,12 @@ func (m *Model) Ask(f *Fleet, modelName string) (*Answer, error) {
 			"lost node kept is not there")
 	}
 	return a, nil
+}
+
+// memoryTimes multiplies what of a node's memory is not its base.
+func (p *Parameters) memoryTimes(memory, factor float64) float64 {
+	base := p.Memory[heldBase]
+	return base + (memory-base)*factor
 }
 
 // intervalDraws is how many parts of the spread of the errors each replica is tried with.

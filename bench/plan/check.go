@@ -27,8 +27,8 @@ const modelFormat = 1
 type Check struct {
 	CPU    Errors `json:"cpu"`
 	Memory Errors `json:"memory"`
-	// CPUFactors and MemoryFactors are measured over predicted, of rungs that the fit did not see: the spread of what the model
-	// does not know, which goes into every interval.
+	// CPUFactors and MemoryFactors are measured over predicted, of rungs that a fit of five sixths of all did not see: the spread of
+	// what the model does not know, which goes into every interval as it did into those that Coverage is of.
 	CPUFactors    []float64 `json:"cpu_factors"`
 	MemoryFactors []float64 `json:"memory_factors"`
 }
@@ -51,14 +51,15 @@ type Row struct {
 	Predicted float64 `json:"predicted"`
 	Low       float64 `json:"low"`
 	High      float64 `json:"high"`
+	Base      float64 `json:"base,omitempty"` // of memory: what the node had before, which the model need not say
 }
 
 // factorMost bounds what one rung that went wrong can do to all intervals.
 const factorMost = 10
 
-// factor is measured over predicted.
+// factor is measured over predicted, of memory that of what was added.
 func (r *Row) factor() float64 {
-	return min(max(r.Measured/max(r.Predicted, 1e-9), 1.0/factorMost), factorMost)
+	return min(max((r.Measured-r.Base)/max(r.Predicted-r.Base, 1e-9), 1.0/factorMost), factorMost)
 }
 
 // FitOptions say how to fit. The zero value is what the command does.
@@ -163,16 +164,9 @@ func (m *Model) check(rungs []rung, n int, rng *rand.Rand) error {
 			}
 		}
 	}
-	for _, x := range []struct {
-		e       *Errors
-		factors *[]float64
-	}{{&c.CPU, &c.CPUFactors}, {&c.Memory, &c.MemoryFactors}} {
-		x.e.summarize()
-		for _, r := range x.e.Rows {
-			*x.factors = append(*x.factors, r.factor())
-		}
-		slices.Sort(*x.factors)
-	}
+	c.CPU.summarize()
+	c.Memory.summarize()
+	c.CPUFactors, c.MemoryFactors = residuals(rungs, &m.Parameters)
 	return nil
 }
 
@@ -253,7 +247,7 @@ func cpuRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row, b
 	return row, true
 }
 
-// memoryRow predicts by how much a node's memory grows.
+// memoryRow predicts a node's memory from what it had before and what it holds since.
 func memoryRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row, bool) {
 	row := Row{Rung: r[0].Rung}
 	var used []*Observation
@@ -274,10 +268,12 @@ func memoryRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row
 		return sum / float64(len(used))
 	}
 	for _, o := range used {
-		row.Measured += (o.RSSAfter - o.RSSBefore) / float64(len(used))
+		row.Measured += o.RSSAfter / float64(len(used))
+		row.Base += o.RSSBefore / float64(len(used))
 	}
 	row.Predicted = say(p)
 	row.Low, row.High = interval(row.Predicted, reps, factors, say)
+	row.Predicted, row.Low, row.High = row.Base+row.Predicted, row.Base+row.Low, row.Base+row.High
 	return row, true
 }
 

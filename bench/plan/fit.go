@@ -258,7 +258,7 @@ func (p *Parameters) fitMemory(list []weighed) {
 	if len(eqs) > 0 {
 		p.Memory = fitLinear(eqs)
 		slices.Sort(before)
-		p.Memory[heldBase] = before[len(before)/2]
+		p.Memory[heldBase] = before[0] // later ones hold what rungs before them have left
 	}
 }
 

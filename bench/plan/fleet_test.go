@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"encoding/json"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -117,6 +118,9 @@ func TestAnswers(t *testing.T) {
 		}
 		if !c.nodes(a.Nodes) || a.Binds != c.binds || a.Low > a.Nodes || a.High < a.Nodes {
 			t.Errorf("%s: %d nodes (%d to %d), %s binds, want %s", c.name, a.Nodes, a.Low, a.High, a.Binds, c.binds)
+		}
+		if _, err := json.Marshal(a); err != nil {
+			t.Errorf("%s: %v", c.name, err)
 		}
 		for _, r := range a.Resources {
 			if r.Low > r.Needs || r.High < r.Needs || r.May > 0 && r.Needs > r.May {

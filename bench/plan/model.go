@@ -125,6 +125,8 @@ const (
 	heldRetainedBytes = "retained_byte"
 	heldQueued        = "queued_reference"
 	heldPartition     = "kafka_partition"
+	heldTLS           = "tls_in_use"   // once for a node
+	heldStreams       = "kafka_in_use" // likewise
 )
 
 func heldConn(t Transport) string { return t.String() + "_connection" }
@@ -135,6 +137,12 @@ func (l *Load) held() Terms {
 		heldRetainedBytes: l.RetainedBytes, heldQueued: l.QueuedRefs, heldPartition: l.Partitions}
 	for kind, n := range l.Conns {
 		t[heldConn(Transport(kind))] = n
+		if n > 0 && Transport(kind).secure() {
+			t[heldTLS] = 1
+		}
+	}
+	if l.KafkaConns > 0 {
+		t[heldStreams] = 1
 	}
 	return t
 }

@@ -114,20 +114,28 @@ func (s *nnlsState) steepest(tolerance float64, refused []bool) int {
 // move goes from x to z as far as nothing gets negative; what would leaves the set, until z is reached.
 func (s *nnlsState) move(z []float64) {
 	for {
-		alpha := 1.0
+		alpha, first := 1.0, -1
 		for j := range z {
-			if s.passive[j] && z[j] <= 0 {
-				alpha = min(alpha, s.x[j]/(s.x[j]-z[j]))
+			if !s.passive[j] || z[j] > 0 {
+				continue
+			}
+			share := 0.0
+			if s.x[j] > 0 {
+				share = s.x[j] / (s.x[j] - z[j])
+			}
+			if first < 0 || share < alpha {
+				alpha, first = share, j
 			}
 		}
 		for j := range s.x {
 			s.x[j] += alpha * (z[j] - s.x[j])
 		}
-		if alpha == 1 {
+		if first < 0 {
 			return
 		}
+		s.x[first] = 0 // whatever rounding has made of it: each turn takes one out, so this ends
 		for j := range s.x {
-			if s.passive[j] && (s.x[j] <= 1e-14 || z[j] == 0) {
+			if s.passive[j] && s.x[j] <= 0 {
 				s.passive[j], s.x[j] = false, 0
 			}
 		}

@@ -3,7 +3,6 @@ package plan
 import (
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"text/tabwriter"
 )
@@ -73,10 +72,7 @@ func money(v float64, currency string) string {
 }
 
 func seconds(s float64) string {
-	switch {
-	case math.IsInf(s, 1):
-		return "for ever"
-	case s >= 10:
+	if s >= 10 {
 		return fmt.Sprintf("%.0f s", s)
 	}
 	return fmt.Sprintf("%.1f s", s)

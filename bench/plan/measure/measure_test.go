@@ -64,6 +64,7 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	first[0].Doubt = "" // a busy machine's
 	again, left, err := measured(t, func(o *measure.Options) { o.Done = first })
 	if err != nil || len(again) != 0 || left != 0 {
 		t.Errorf("run again: %d observations, %d left, %v", len(again), left, err)

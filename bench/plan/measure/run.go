@@ -205,7 +205,7 @@ func (o *Options) load(ctx context.Context, r *rung, sampled func()) (*bench.Res
 	if err != nil {
 		return nil, err
 	}
-	if !res.OK && !res.Partial {
+	if len(res.Violations) > 0 && !res.Partial {
 		return nil, errors.New(res.Violations[0])
 	}
 	return res, nil
@@ -232,8 +232,8 @@ func observation(r *rung, res *bench.Result, from, to sample, step int) *plan.Ob
 	}
 	if r.memory {
 		o.CPU = 0 // a quiet node's
-	} else if b := res.Generator.Bottleneck; b != "" && o.Timetable && !strings.Contains(b, "late by") {
-		o.Doubt = b
+	} else if o.Timetable {
+		o.Doubt = res.Void
 	}
 	if from.counters == nil || to.counters == nil {
 		return o
