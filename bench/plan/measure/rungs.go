@@ -19,10 +19,9 @@ type rung struct {
 	on     plan.Transport
 	mqtt   *bench.Config
 	kafka  *bench.KafkaConfig
-	memory bool          // a measure of memory: the node has to be quiet around it
-	at     window        // what is observed
-	steps  []window      // further observations of the same run, whose loads shape fills in too
-	extra  time.Duration // beside the usual
+	memory bool     // a measure of memory: the node has to be quiet around it
+	at     window   // what is observed
+	steps  []window // further observations of the same run, whose loads shape fills in too
 	shape  func(r *result, l *plan.Load)
 }
 
