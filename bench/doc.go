@@ -14,7 +14,9 @@
 // that called Run reaches it by posting functions to its inbox, and reads its tables only once it has stopped. What
 // blocks (TLS handshakes) runs on a bounded set of goroutines before a connection enters its loop.
 //
-// A run is a scenario (scenario_*.go): it connects, calls load or its own steps, and fills a Result. Package mqttclient is
+// A run is a scenario (scenario_*.go): it connects, calls load or its own steps, and fills a Result. RunMixed (mix.go) has several
+// runs, each with loops of its own, begin and end together. Package scenarios reads files that say what to run, ladder looks for
+// the rate up to which an objective holds, compare sets results side by side. Package mqttclient is
 // the simple blocking client for everything that need not be fast, brokertest a broker with faults to be found.
 //
 // # Kafka

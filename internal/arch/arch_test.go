@@ -35,11 +35,11 @@ var rules = []rule{
 	// bench drives many sockets by raw system calls, so that the generator takes less of the machine than what it measures.
 	{pkg: "bench", may: []string{"bench/*", "proto/*/wire", "journal/record", "journal/record/compress", "internal/*"}, unsafe: true, test: []string{"server", "config"}},
 	{pkg: "bench/report", may: []string{"bench", "internal/*"}, test: []string{"bench/brokertest"}},
-	{pkg: "bench/scenarios", may: []string{"bench", "bench/mqttclient", "internal/*"}},
+	{pkg: "bench/scenarios", may: []string{"bench", "bench/mqttclient", "internal/*"}, test: []string{"bench/brokertest"}},
 	{pkg: "bench/plan", may: []string{"config", "internal/*"}},
 	{pkg: "bench/plan/measure", may: []string{"bench", "bench/plan"}, test: []string{"bench/brokertest"}},
 	{pkg: "bench/compare", may: []string{"bench", "bench/ladder", "internal/*"}},
-	{pkg: "bench/ladder", may: []string{"bench", "internal/*"}, test: []string{"bench/brokertest", "bench/scenarios"}},
+	{pkg: "bench/ladder", may: []string{"bench", "internal/*"}, test: []string{"bench/brokertest"}},
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
