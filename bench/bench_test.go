@@ -102,11 +102,15 @@ func TestFaultsAreFound(t *testing.T) {
 		"stalls":            {brokertest.Faults{StallAfter: 100}, 1, "LOST", ""},
 		"cuts":              {brokertest.Faults{CloseAfter: 100}, 1, "DISCONNECTED", ""},
 		"answers nothing":   {brokertest.Faults{NoPuback: true}, 1, "UNANSWERED", ""},
+		"refuses":           {brokertest.Faults{RefuseEvery: 50}, 1, "REFUSED", ""},
+		"refuses at QoS 2":  {brokertest.Faults{RefuseEvery: 50}, 2, "REFUSED", ""},
+		"dies":              {brokertest.Faults{DieAfter: 100}, 1, "DI", ""}, // DIED, or DISCONNECTED before anybody could see more
 		"forgets the queue": {brokertest.Faults{IgnoreQueued: 50}, 1, "LOST", "pairs fanout fanin shared wildcards retained"},
 	}
 	for name, f := range faults {
-		for _, scenario := range []string{"pairs", "fanout", "fanin", "shared", "wildcards", "queue", "retained"} {
-			if strings.Contains(f.not, scenario) {
+		for _, scenario := range []string{"pairs", "fanout", "fanin", "shared", "wildcards", "queue", "retained", "publish"} {
+			delivers := scenario != "publish"
+			if strings.Contains(f.not, scenario) || !delivers && f.word != "UNANSWERED" && f.word != "REFUSED" && f.word != "DI" {
 				continue
 			}
 			t.Run(name+"/"+scenario, func(t *testing.T) {
@@ -116,8 +120,8 @@ func TestFaultsAreFound(t *testing.T) {
 				cfg.QoS = f.qos
 				cfg.Drain = 100 * time.Millisecond
 				res, err := bench.Run(t.Context(), cfg)
-				if err != nil && name == "cuts" && strings.Contains(err.Error(), "ended the connection") {
-					return // cut while others were still connecting
+				if err != nil && (name == "cuts" || name == "dies") && len(res.Violations) > 0 {
+					return // while others were still connecting: the result says so as well
 				}
 				if err != nil {
 					t.Fatal(err)
@@ -126,6 +130,65 @@ func TestFaultsAreFound(t *testing.T) {
 					t.Errorf("found %q, not %s; counts %+v, notes %v", res.Violations, f.word, res.Counts, res.Notes)
 				}
 			})
+		}
+	}
+}
+
+// TestFaultHasItsSecond lets a broker begin to do wrong a second after the start.
+func TestFaultHasItsSecond(t *testing.T) {
+	const rate, from = 1000, 1100
+	for name, f := range map[string]struct {
+		faults brokertest.Faults
+		of     func(*bench.Point) uint64
+	}{
+		"LOST":       {brokertest.Faults{From: from, DropEvery: 10}, func(p *bench.Point) uint64 { return p.Lost }},
+		"DUPLICATES": {brokertest.Faults{From: from, DoubleEvery: 10}, func(p *bench.Point) uint64 { return p.Duplicates }},
+		"REORDERED":  {brokertest.Faults{From: from, ReorderEvery: 10}, func(p *bench.Point) uint64 { return p.Reordered }},
+		"CORRUPT":    {brokertest.Faults{From: from, CorruptEvery: 10}, func(p *bench.Point) uint64 { return p.Corrupt }},
+		"DIED":       {brokertest.Faults{DieAfter: from}, func(p *bench.Point) uint64 { return p.Disconnected }},
+		"STALLED":    {brokertest.Faults{PauseAfter: from, Pause: 2500 * time.Millisecond}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := brokertest.Start(t, brokertest.Options{Faults: f.faults})
+			cfg := bench.Config{Scenario: "pairs", URL: b.URL(), Publishers: 4, Rate: rate, QoS: 2, Warmup: -1, Duration: 2 * time.Second,
+				Drain: 300 * time.Millisecond, LateMax: time.Hour}
+			if name == "STALLED" {
+				cfg.Duration, cfg.Drain = 5*time.Second, 5*time.Second
+			}
+			res := mustRun(t, cfg)
+			var fault *bench.Fault
+			for i := range res.Faults {
+				if res.Faults[i].Kind == name {
+					fault = &res.Faults[i]
+				}
+			}
+			if res.OK || fault == nil || fault.First < 0.9 || fault.First > 2.9 || fault.Last < fault.First {
+				t.Fatalf("%q, %+v, notes %v", res.Violations, fault, res.Notes)
+			}
+			if f.of == nil {
+				return
+			}
+			for i := range res.Series.Points {
+				p := &res.Series.Points[i]
+				if n := f.of(p); n > 0 && p.Second+1 < fault.First {
+					t.Errorf("second %v has %d, the first fault is of %v", p.Second, n, fault.First)
+				} else if n > 0 {
+					return
+				}
+			}
+			t.Errorf("no second has it: %+v", res.Series.Points)
+		})
+	}
+}
+
+// TestRefusedConnections: a broker that takes no more connections is found out by scenarios that have nothing else.
+func TestRefusedConnections(t *testing.T) {
+	for _, scenario := range []string{"idle", "storm"} {
+		b := brokertest.Start(t, brokertest.Options{Faults: brokertest.Faults{FullAfter: 20}})
+		res, err := bench.Run(t.Context(), small(scenario, b))
+		if err == nil || res == nil || res.OK || len(res.Faults) == 0 || res.Faults[0].Kind != "NOT CONNECTED" {
+			t.Errorf("%s: %v, %+v", scenario, err, res)
 		}
 	}
 }

@@ -136,6 +136,9 @@ func (r *run) verify() {
 	for i, p := range r.pubs {
 		unanswered[i] = p.unanswered()
 		c.Unacknowledged += uint64(len(unanswered[i]))
+		for _, n := range p.refusals {
+			unanswered[i][n] = true
+		}
 		c.Refused += p.refused
 		p.markUnanswered(&total.marks[faultUnanswered])
 	}

@@ -35,6 +35,9 @@ func (x *cell) credit(l *loop, n uint64) {
 	}
 }
 
+// refusalsMax bounds how many refused messages are kept apart from lost ones.
+const refusalsMax = 1 << 20
+
 // publisher sends the messages of one connection. It belongs to its loop.
 type publisher struct {
 	c      *conn
@@ -65,7 +68,8 @@ type publisher struct {
 	began    int64    // when the first message was meant to be sent
 	acked    uint64
 	refused  uint64
-	excused  uint64 // deliveries that the stall rule gave up waiting for
+	refusals []uint64 // their numbers: the broker owes nothing of them
+	excused  uint64   // deliveries that the stall rule gave up waiting for
 	lastMove int64
 	lastGot  uint64
 }
@@ -214,6 +218,9 @@ func (p *publisher) ack(h *wire.Header) error {
 	p.c.l.stats.tally.acksOut++
 	if a.Reason.Failed() {
 		p.refused++
+		if len(p.refusals) < refusalsMax {
+			p.refusals = append(p.refusals, p.seqs[a.PacketID]-1)
+		}
 		p.c.l.stats.fault(faultRefused, p.c.l.now)
 		p.c.l.run.note(fmt.Sprintf("the broker refuses messages: %v", a.Reason), p.c.l.now)
 	} else if h.Type == wire.PUBREC {

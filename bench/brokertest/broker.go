@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -23,6 +24,7 @@ import (
 
 // Faults say what is done wrong. Zero fields are done right; N means every Nth delivery of the broker.
 type Faults struct {
+	From         int // deliveries up to this one are done right, whatever the next four say
 	DropEvery    int
 	DoubleEvery  int
 	ReorderEvery int // the delivery is sent after the next one to the same session
@@ -31,6 +33,11 @@ type Faults struct {
 	CloseAfter   int // the connection delivered to is cut after so many deliveries
 	IgnoreQueued int // every Nth message for an absent session is thrown away although acknowledged
 	NoPuback     bool
+	RefuseEvery  int           // every Nth PUBLISH above QoS 0 is answered by a failure and goes nowhere
+	DieAfter     int           // after so many PUBLISH the broker is gone: no connection, no listener
+	PauseAfter   int           // after so many PUBLISH nothing at all happens for Pause
+	Pause        time.Duration // at a time
+	FullAfter    int           // after so many CONNECT all others are refused
 	Refuse       wire.ReasonCode
 }
 
@@ -56,6 +63,8 @@ type Broker struct {
 		turn       map[string]int // of each share group
 		deliveries int
 		queued     int
+		published  int
+		connected  int
 		dirty      []*conn
 	}
 }
@@ -279,7 +288,12 @@ func (b *Broker) connect(c *conn, body []byte) error {
 		return err
 	}
 	c.version = k.Version
-	if r := b.options.Faults.Refuse; r != wire.Success {
+	b.mu.connected++
+	r := b.options.Faults.Refuse
+	if n := b.options.Faults.FullAfter; n > 0 && b.mu.connected > n {
+		r = wire.ServerBusy
+	}
+	if r != wire.Success {
 		b.send(c, wire.AppendConnack(nil, c.version, &wire.Connack{Reason: r}))
 		b.flush()
 		return io.EOF
@@ -322,6 +336,26 @@ func (b *Broker) publish(c *conn, h wire.Header) error {
 	p, err := wire.DecodePublish(h.Flags, h.Body, c.version)
 	if err != nil {
 		return err
+	}
+	f := &b.options.Faults
+	b.mu.published++
+	switch n := b.mu.published; {
+	case f.DieAfter > 0 && n >= f.DieAfter:
+		_ = b.listener.Close()
+		for c := range b.mu.conns {
+			_ = c.Close()
+		}
+		return io.EOF
+	case f.PauseAfter > 0 && n == f.PauseAfter:
+		b.flush()
+		<-time.After(f.Pause) // with the lock
+	case p.QoS > 0 && every(f.RefuseEvery, n):
+		kind := wire.PUBACK
+		if p.QoS == 2 {
+			kind = wire.PUBREC
+		}
+		b.send(c, wire.AppendAck(nil, c.version, kind, &wire.Ack{PacketID: p.PacketID, Reason: wire.QuotaExceeded}))
+		return nil
 	}
 	forward, _ := p.Props.Forward(nil)
 	m := message{string(p.Topic), append([]byte(nil), p.Payload...), p.QoS, false, append([]byte(nil), forward...)}
@@ -405,6 +439,10 @@ func (b *Broker) deliver(s *session, m message) {
 	}
 	b.mu.deliveries++
 	n := b.mu.deliveries
+	if n <= f.From {
+		b.transmit(s, m)
+		return
+	}
 	switch {
 	case f.StallAfter > 0 && n > f.StallAfter, every(f.DropEvery, n):
 		return

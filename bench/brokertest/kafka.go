@@ -25,6 +25,7 @@ type KafkaFaults struct {
 	RefuseEvery  int // answered by an error
 	StallAfter   int // no answer to Produce any more
 	CloseAfter   int // the connection is cut
+	DieAfter     int // the broker is gone: no connection, no listener
 	ShowAborted  bool
 	ShareAll     bool // every member of a group is given every partition
 }
@@ -268,6 +269,13 @@ func (k *Kafka) produceLocked(q *kmsg.ProduceRequest) kmsg.Response {
 			y.Partition = part.Partition
 			k.mu.batches++
 			f := &k.faults
+			if f.DieAfter > 0 && k.mu.batches > f.DieAfter {
+				_ = k.listener.Close()
+				for c := range k.mu.conns {
+					_ = c.Close()
+				}
+				return nil
+			}
 			if f.CloseAfter > 0 && k.mu.batches > f.CloseAfter || f.StallAfter > 0 && k.mu.batches > f.StallAfter {
 				return k.strikeLocked()
 			}

@@ -72,6 +72,17 @@ func Read(file string) (Item, error) {
 	return it, nil
 }
 
+// Of gives the item of a result or a ladder's answer.
+func Of(name string, v any) (Item, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return Item{}, err
+	}
+	it, err := parse(b)
+	it.Name = name
+	return it, err
+}
+
 func parse(b []byte) (Item, error) {
 	var probe struct {
 		Rungs    []json.RawMessage `json:"rungs"`

@@ -100,6 +100,9 @@ func (f *ladderFlags) climb(cmd *cobra.Command, name string) error {
 	if err != nil {
 		return benchError(err)
 	}
+	if err := f.files.writeAny(file.Name, a); err != nil {
+		return err
+	}
 	if f.json != "" {
 		done, err := writeJSON(cmd, f.json, a)
 		if err != nil {

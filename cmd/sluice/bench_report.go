@@ -50,6 +50,18 @@ func (f *reportFiles) writeResult(r *bench.Result) error {
 	return f.write([]report.Item{{Name: name, Result: r}})
 }
 
+// writeAny writes what has a form of JSON that a report knows: a ladder's answer.
+func (f *reportFiles) writeAny(name string, v any) error {
+	if f.html == "" && f.csv == "" {
+		return nil
+	}
+	it, err := report.Of(name, v)
+	if err != nil {
+		return err
+	}
+	return f.write([]report.Item{it})
+}
+
 func writeFile(name string, write func(io.Writer) error) error {
 	f, err := os.Create(filepath.Clean(name))
 	if err != nil {
