@@ -81,9 +81,9 @@ func (p *plot) svg() template.HTML {
 			plotWidth-plotRight, at, at, plotLeft-8, at+4, html.EscapeString(t.text))
 	}
 	for _, t := range x.ticks {
-		at := x.place(t.at)
+		at := min(x.place(t.at), plotWidth-plotRight)
 		fmt.Fprintf(&b, `<line class="grid" x1="%.1f" x2="%.1f" y1="%d" y2="%d"/><text class="x" x="%.1f" y="%d">%s</text>`, at, at, plotTop,
-			plotTop+plotInnerHeight, at, plotTop+plotInnerHeight+17, html.EscapeString(t.text))
+			plotTop+plotInnerHeight, min(at, plotWidth-plotRight-14), plotTop+plotInnerHeight+17, html.EscapeString(t.text))
 	}
 	fmt.Fprintf(&b, `<text class="x name" x="%d" y="%d">%s</text>`, plotLeft+plotInnerWidth/2, plotHeight-6, html.EscapeString(p.xName))
 	for i := range p.lines {

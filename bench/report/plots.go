@@ -16,7 +16,7 @@ const worst = 1e6
 func curvePlot(items []Item) template.HTML {
 	p := plot{title: "Latency by percentile", xName: "percentile", xLog: true, yLog: true, xMin: 1, xMax: 10, yText: micros,
 		xText: func(x float64) string { return fmt.Sprintf("p%.7g", 100*(1-1/x)) }}
-	for x, text := range map[float64]string{1: "0 %", 2: "50 %", 10: "90 %", 100: "99 %", 1e3: "99.9 %", 1e4: "99.99 %", 1e5: "99.999 %", 1e6: "99.9999 %"} {
+	for x, text := range map[float64]string{2: "50 %", 10: "90 %", 100: "99 %", 1e3: "99.9 %", 1e4: "99.99 %", 1e5: "99.999 %", 1e6: "99.9999 %"} {
 		p.xTicks = append(p.xTicks, tick{x, text})
 	}
 	add := func(name string, colour int, dashed bool, d *bench.Distribution) {
