@@ -91,6 +91,9 @@ func (c *Config) setDefaults() {
 		c.Warmup = time.Second
 	}
 	c.Warmup = max(c.Warmup, 0)
+	if c.Scenario == "idle" || c.Scenario == "storm" {
+		c.Rate = 0 // they send nothing
+	}
 	def(&c.Duration, 10*time.Second)
 	def(&c.LateMax, lateMax)
 	def(&c.Spin, 60*time.Microsecond)
