@@ -220,21 +220,26 @@ func (s *Result) judgeConnections() {
 	s.charge(faultDisconnected, c.Disconnects, "%d connections failed or were ended by the broker", c.Disconnects)
 }
 
-// WriteTable prints the result for people.
-func (s *Result) WriteTable(w io.Writer) error {
-	var b strings.Builder
+// writeVerdict writes what must be seen before any figure.
+func (s *Result) writeVerdict(b *strings.Builder) {
 	for _, v := range s.Violations {
-		fmt.Fprintf(&b, "%s\n", v)
+		fmt.Fprintf(b, "%s\n", v)
 	}
 	if s.Void != "" {
-		fmt.Fprintf(&b, "NO RESULT: %s\n", s.Void)
+		fmt.Fprintf(b, "NO RESULT: %s\n", s.Void)
 	}
 	if s.Generator.Bottleneck != "" {
-		fmt.Fprintf(&b, "GENERATOR: %s\n", s.Generator.Bottleneck)
+		fmt.Fprintf(b, "GENERATOR: %s\n", s.Generator.Bottleneck)
 	}
 	if s.Partial {
 		b.WriteString("PARTIAL: the run was interrupted\n")
 	}
+}
+
+// WriteTable prints the result for people.
+func (s *Result) WriteTable(w io.Writer) error {
+	var b strings.Builder
+	s.writeVerdict(&b)
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) { fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...)) }
 	switch {
