@@ -98,6 +98,7 @@ func env(o Options) tiertest.Env {
 
 func TestContract(t *testing.T) {
 	e := env(newFake(t).options())
+	e.Many = 1100
 	e.Memory = 1 << 30 // the service's memory is ours
 	tiertest.Run(t, e)
 }
@@ -139,7 +140,7 @@ func TestConditionsIgnored(t *testing.T) {
 	f := newFake(t)
 	f.ignoreConditions = true
 	e := env(f.options())
-	e.NoIfAbsent, e.Memory, e.OpenVia = true, 1<<30, nil
+	e.NoIfAbsent, e.Memory, e.Many, e.OpenVia = true, 1<<30, 10, nil
 	tiertest.Run(t, e)
 	f.ignoreConditions, f.ignoreInParts = false, true
 	s := mustOpen(t, f.options())

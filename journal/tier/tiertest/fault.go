@@ -1,3 +1,4 @@
+//nolint:thelper // what takes a testing.T here are the tests themselves
 package tiertest
 
 import (

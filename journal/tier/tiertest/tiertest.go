@@ -1,5 +1,7 @@
 // Package tiertest is the contract of tier.Store as tests: Run must pass for every store. It owns the faulting network between a store
 // and its server (Net), and never knows which store it tests. Its neighbours are the tests of the stores.
+//
+//nolint:thelper // what takes a testing.T here are the tests themselves
 package tiertest
 
 import (
