@@ -22,7 +22,7 @@ func TestErrors(t *testing.T) {
 	if got := err.Error(); got != "s3: put a/b: tier: store throttles: status 503" {
 		t.Error(got)
 	}
-	if again := Wrap(ctx, "x", "y", "z", Permanent, err); again != err {
+	if again := Wrap(ctx, "x", "y", "z", Permanent, err); !errors.Is(again, err) || again.Error() != err.Error() {
 		t.Errorf("wrapped twice: %v", again)
 	}
 	if err := Wrap(ctx, "s3", "put", "a", Unavailable, fmt.Errorf("x: %w", ErrExists)); !errors.Is(err, ErrExists) || Temporary(err) {

@@ -46,6 +46,7 @@ func TestContractReal(t *testing.T) {
 	// The first name node answers nothing, as one that is down.
 	base := Options{NameNodes: append([]string{closedPort(t)}, strings.Split(nodes, ",")...), User: user, Replication: 2, BlockBytes: 8 << 20}
 	at := func(t testing.TB) Options {
+		t.Helper()
 		o := base
 		o.NameNodes = append([]string(nil), base.NameNodes...)
 		if dirs[t.Name()] == "" {

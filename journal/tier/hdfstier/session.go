@@ -207,7 +207,7 @@ type dataConn struct{ net.Conn }
 
 func (c *dataConn) Write(p []byte) (int, error) {
 	if _, err := c.Conn.Write(p); err != nil {
-		_ = c.Conn.Close()
+		_ = c.Close()
 		ses := c.Conn.(*conn).ses
 		ses.mu.Lock()
 		ses.mu.failed = true

@@ -58,6 +58,7 @@ func env(o Options) tiertest.Env {
 	prefixes := map[string]string{}
 	run := time.Now().UnixNano()
 	at := func(t testing.TB) Options {
+		t.Helper()
 		mine := o
 		if prefixes[t.Name()] == "" {
 			prefixes[t.Name()] = fmt.Sprintf("contract-%x/%d", run, n.Add(1))
