@@ -19,6 +19,9 @@ type fetchSession struct {
 	parts     []sessionPart
 	place     map[partKey]int // where each lies, once there are more than placesMin
 	first     int             // the part that the next answer begins with, behind the last that has had records: all get their turn
+	// Parts that come and go do not change whose turn it is: the parts are turned so that first is 0 before some are taken out, and before some
+	// are added, which are last then. Else those that a client leaves out while it has records of them buffered, and names again, would
+	// come between the last one and those that have waited longer.
 }
 
 // placesMin is up to how many partitions are searched through: most sessions of a waiting fetch have few, and no map.
@@ -83,6 +86,9 @@ func (s *fetchSession) update(m *wire.FetchRequest, version int16) {
 		key.id, key.index = p.TopicID, p.Index
 		i := s.find(&key)
 		if i < 0 {
+			if s.turn() {
+				s.index()
+			}
 			i = len(s.parts)
 			s.parts = append(s.parts, sessionPart{partKey: key, watermark: -1, logStart: -1})
 			s.note(i)
@@ -129,9 +135,24 @@ func (s *fetchSession) index() {
 	}
 }
 
+// turn has the part whose turn it is lie at the beginning. It says whether parts have moved: index must follow then.
+func (s *fetchSession) turn() bool {
+	if len(s.parts) == 0 || s.first%len(s.parts) == 0 {
+		s.first = 0
+		return false
+	}
+	at := s.first % len(s.parts)
+	s.parts = append(slices.Clone(s.parts[at:]), s.parts[:at]...)
+	s.first = 0
+	return true
+}
+
 func (s *fetchSession) forget(m *wire.FetchRequest) {
 	if m.Forgets == 0 {
 		return
+	}
+	if s.turn() {
+		s.index()
 	}
 	for p := m.Forgotten(); p.Next(); {
 		if i := s.find(&partKey{string(p.Topic), p.TopicID, p.Index}); i >= 0 {
