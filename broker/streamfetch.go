@@ -84,6 +84,9 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 	case errors.Is(f.Err, ErrOffsetOutOfRange) && from < p.LogStart():
 		f.LogStart = p.LogStart() // it has moved meanwhile
 		return false
+	case f.Err != nil && p.topic.Dropped(): // meanwhile too
+		f.Err = ErrUnknownTopic
+		return false
 	case f.Err != nil || !ok:
 		return f.Err == nil
 	}
