@@ -29,7 +29,7 @@ func TestSinkProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Println("sink at", l.Addr())
+	fmt.Fprintln(os.Stdout, "sink at", l.Addr())
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // ends with the parent
 		os.Exit(0)
@@ -103,6 +103,7 @@ func TestGeneratorAgainstASink(t *testing.T) {
 func BenchmarkGenerator(b *testing.B) {
 	url := startSink(b)
 	run := func(b *testing.B, cfg bench.Config) *bench.Result {
+		b.Helper()
 		cfg.URL, cfg.LateMax = url, time.Hour
 		res, err := bench.Run(b.Context(), cfg)
 		if err != nil || len(res.Violations) > 0 {
