@@ -8,7 +8,7 @@ import (
 	"github.com/sluicemq/sluice/bench/compare"
 )
 
-const benchCompareLong = `Set two results side by side with their ratios: files that sluice bench run, mqtt, kafka or ladder wrote with --json. Several runs of one
+const benchCompareLong = `Set two results side by side with their ratios: files that --json of its other commands has written. Several runs of one
 side are given as one argument, joined by commas: median, lowest and highest are shown.
 
 Where two results should not be compared (another scenario, another setting, another machine, another version, a run that was

@@ -51,9 +51,6 @@ func testIfAbsent(t *testing.T, env Env) {
 
 // testIfAbsentRace has handles race for a name: one wins, all see its object.
 func testIfAbsentRace(t *testing.T, env Env) {
-	if env.NoIfAbsent {
-		t.Skip("the store has no put if absent")
-	}
 	const runners, rounds = 6, 5
 	stores := []tier.Store{open(t, env), open(t, env)}
 	for round := range rounds {
@@ -202,9 +199,6 @@ func same(t *testing.T, a, b io.Reader) {
 }
 
 func testBigIfAbsent(t *testing.T, env Env) {
-	if env.NoIfAbsent {
-		t.Skip("the store has no put if absent")
-	}
 	s := open(t, env)
 	const size = 17 << 20
 	if err := s.Put(background(t), "big/once", io.LimitReader(stream(4), size), size, tier.PutOptions{IfAbsent: true}); err != nil {
