@@ -38,9 +38,10 @@ func start(t testing.TB, set ...string) *cluster {
 func (c *cluster) up() {
 	c.t.Helper()
 	c.node = common.Start(c.t, c.dir, c.set...)
-	c.addr = c.node.Listeners["kafka.tcp"]
-	// The next start is to be found at the same place.
-	c.set[0] = "listeners.kafka.tcp=" + c.addr
+	if c.addr == "" { // the next start is to be found at the same place, which clients under way read
+		c.addr = c.node.Listeners["kafka.tcp"]
+		c.set[0] = "listeners.kafka.tcp=" + c.addr
+	}
 }
 
 // crash kills the node and starts it again on what it has left.
