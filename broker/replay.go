@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"math"
 	"slices"
 	"strings"
 
@@ -129,9 +130,15 @@ func filtersMeet(a, b []byte) bool {
 	}
 }
 
-// prepareReplay has what comes for a subscription be held back, before it holds: what its replay will get to must not come before.
+// prepareReplay has what comes for a subscription be held back, before it holds: what its replay will get to must not come before. One that
+// is to start with the latest is a replay of nothing, so that what lies before does not come either, from a replay of before or from a
+// relay that lags. The queue of a kept session is the session's: it loses nothing of that.
 func (l *Local) prepareReplay(c *Client, r *SubscribeRequest) {
-	if r.From.Kind == ReplayNone || r.From.Kind == ReplayLatest {
+	if r.From.Kind == ReplayNone {
+		return
+	}
+	c.dropReplay(r.Filter)
+	if r.From.Kind == ReplayLatest && c.sess.d != nil {
 		return
 	}
 	rep := &replay{filter: slices.Clone(r.Filter), opts: r.options()}
@@ -148,7 +155,6 @@ func (l *Local) prepareReplay(c *Client, r *SubscribeRequest) {
 		}
 	}
 	more := c.extras()
-	c.dropReplay(rep.filter)
 	more.replays = append(more.replays, rep)
 }
 
@@ -182,7 +188,9 @@ func (l *Local) beginReplay(c *Client, rp *replayPart, from ReplayFrom) {
 			}
 			begin(f.Offset)
 		})
-	case ReplayEarliest, ReplayLatest, ReplayNone:
+	case ReplayLatest:
+		begin(math.MaxInt64)
+	case ReplayEarliest, ReplayNone:
 		begin(0)
 	}
 }
@@ -226,7 +234,7 @@ func (c *Client) heldBack(m *Message) bool {
 	return held
 }
 
-// dropReplay ends the replay of a filter that c has left.
+// dropReplay ends the replay of a filter that c has left, or asks for anew.
 func (c *Client) dropReplay(filter []byte) {
 	if c.more == nil {
 		return

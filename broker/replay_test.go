@@ -183,3 +183,66 @@ func TestReplayBrokenOff(t *testing.T) {
 		}
 	}
 }
+
+// A client in the middle of a replay asks for the same filter from the end on: it gets nothing more of the past, whether the replay waits for room
+// or has not begun, and all that comes, once. So does one that names an offset ahead of all. A kept session has in its queue what came since it
+// subscribed, and gets it.
+func TestReplayThenLatest(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		for _, from := range []ReplayFrom{{Kind: ReplayLatest}, {Kind: ReplayOffset, Offset: 1 << 62}} {
+			for _, room := range []int{0, 3} {
+				name := fmt.Sprint("kept ", keep, ", kind ", from.Kind, ", room ", room)
+				bb := newBoundBench(t, "k/#")
+				for _, v := range numbers("old", 0, 10) {
+					bb.put(v, 0)
+				}
+				req := live("s")
+				if keep {
+					req = ConnectRequest{ClientID: "s", Expiry: NeverExpires, ReceiveMax: 100}
+				}
+				s := bb.replayer(1, req, 1, room)
+				if got := s.payloads(); !slices.Equal(got, numbers("old", 0, room)) {
+					t.Fatalf("%s: the replay gives %q", name, got)
+				}
+				errs := make([]error, 1)
+				ask := []SubscribeRequest{{Filter: []byte("k/#"), QoS: 1, From: from}}
+				if _, err := s.l.Subscribe(s.c, ask, errs, 2); err != nil || errs[0] != nil {
+					t.Fatal(name, err, errs)
+				}
+				s.more(100)
+				for _, v := range numbers("new", 0, 3) {
+					bb.put(v, 0)
+				}
+				bb.pump()
+				if got, want := s.payloads(), append(numbers("old", 0, room), numbers("new", 0, 3)...); !slices.Equal(got, want) {
+					t.Errorf("%s: got %q, want %q", name, got, want)
+				}
+				s.disconnect()
+				bb.settled()
+			}
+		}
+	}
+}
+
+// A kept session that leaves a filter in the middle of its replay gets what waits for its other filters.
+func TestReplayLeft(t *testing.T) {
+	bb := newBoundBench(t, "k/#")
+	for _, v := range numbers("old", 0, 10) {
+		bb.put(v, 0)
+	}
+	s := bb.replayer(1, ConnectRequest{ClientID: "s", Expiry: NeverExpires, ReceiveMax: 100}, 1, 3)
+	s.subscribe(1, "other")
+	bb.pump()
+	pub := bb.connect(0, live("pub"))
+	pub.publish("other", "waits", 1, 1)
+	bb.pump()
+	errs := make([]error, 1)
+	if _, err := s.l.Unsubscribe(s.c, []SubscribeRequest{{Filter: []byte("k/#")}}, errs, 3); err != nil || errs[0] != nil {
+		t.Fatal(err, errs)
+	}
+	s.room += 100
+	bb.pump()
+	if got := s.payloads(); !slices.Contains(got, "waits") {
+		t.Errorf("got %q", got)
+	}
+}
