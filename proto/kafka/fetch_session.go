@@ -151,14 +151,12 @@ func (s *fetchSession) forget(m *wire.FetchRequest) {
 	if m.Forgets == 0 {
 		return
 	}
-	if s.turn() {
-		s.index()
-	}
 	for p := m.Forgotten(); p.Next(); {
 		if i := s.find(&partKey{string(p.Topic), p.TopicID, p.Index}); i >= 0 {
 			s.parts[i].gone = true
 		}
 	}
+	s.turn()
 	s.parts = slices.DeleteFunc(s.parts, func(p sessionPart) bool { return p.gone })
 	s.index()
 }
