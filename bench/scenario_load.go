@@ -23,35 +23,43 @@ func (r *run) finishLoad(err error) error {
 
 // runPairs: publisher n to subscriber n, both on one loop.
 func runPairs(r *run) error {
-	pairs := or(r.cfg.Publishers, 64)
-	var subs, pubs []*conn
-	for i := range pairs {
+	subs, pubs := r.newPairs("p")
+	return r.connectAndLoad(subs, pubs, func(sent uint64) uint64 { return sent })
+}
+
+// newPairs makes publishers with a subscriber each, on topics of a kind.
+func (r *run) newPairs(kind string) (subs, pubs []*conn) {
+	for i := range or(r.cfg.Publishers, 64) {
 		pc, sc := r.newConn("p", i), r.newConn("s", i)
-		r.newPublisher(pc, r.topic("p", i), 1)
+		r.newPublisher(pc, r.topic(kind, i), 1)
 		r.newSubscriber(sc, i, 1)
-		sc.filters = []string{r.topic("p", i)}
+		sc.filters = []string{r.topic(kind, i)}
 		pubs, subs = append(pubs, pc), append(subs, sc)
 	}
-	return r.connectAndLoad(subs, pubs, func(sent uint64) uint64 { return sent })
+	return subs, pubs
 }
 
 // connectAndLoad connects subscribers before publishers and runs the load.
 func (r *run) connectAndLoad(subs, pubs []*conn, expected func(uint64) uint64) error {
-	if r.cfg.Durable {
-		for _, cs := range [][]*conn{subs, pubs} {
+	if err := r.connectBoth(subs, pubs); err != nil {
+		return err
+	}
+	return r.finishLoad(r.load(expected))
+}
+
+func (r *run) connectBoth(subs, pubs []*conn) error {
+	for _, cs := range [][]*conn{subs, pubs} {
+		if r.cfg.Durable {
 			for _, c := range cs {
 				c.makeDurable()
 			}
 		}
-	}
-	if err := r.connect(subs); err != nil {
-		return err
-	}
-	if err := r.connect(pubs); err != nil {
-		return err
+		if err := r.connect(cs); err != nil {
+			return err
+		}
 	}
 	r.progress("%d connections are ready", len(subs)+len(pubs))
-	return r.finishLoad(r.load(expected))
+	return nil
 }
 
 // runPublish: publishers alone. At QoS 0 nothing comes back, and the pace is what the broker reads.

@@ -10,26 +10,11 @@ import (
 // runReconnect: pairs as runPairs has them, whose subscribers have durable sessions. Every DropEvery a share of the subscribers loses
 // its connection without a goodbye and comes back at once, while the publishers go on: what was sent meanwhile must come.
 func runReconnect(r *run) error {
-	pairs := or(r.cfg.Publishers, 64)
-	var subs, pubs []*conn
-	for i := range pairs {
-		pc, sc := r.newConn("p", i), r.newConn("s", i)
-		r.newPublisher(pc, r.topic("c", i), 1)
-		r.newSubscriber(sc, i, 1)
-		sc.filters = []string{r.topic("c", i)}
-		pubs, subs = append(pubs, pc), append(subs, sc)
-	}
+	subs, pubs := r.newPairs("c")
 	r.cfg.Durable = true
-	for _, c := range append(subs, pubs...) {
-		c.makeDurable()
-	}
-	if err := r.connect(subs); err != nil {
+	if err := r.connectBoth(subs, pubs); err != nil {
 		return err
 	}
-	if err := r.connect(pubs); err != nil {
-		return err
-	}
-	r.progress("%d connections are ready", len(subs)+len(pubs))
 	d := &dropper{r: r, subs: subs, quit: make(chan struct{})}
 	d.done.Go(d.main)
 	err := r.load(func(sent uint64) uint64 { return sent })

@@ -7,12 +7,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/sluicemq/sluice/bench"
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -58,27 +58,11 @@ func sink(c net.Conn) {
 // startSink gives the address of a sink that lasts until the test ends.
 func startSink(t testing.TB) string {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^TestSinkProcess$")
-	cmd.Env = append(os.Environ(), sinkVariable+"=1")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = in.Close()
-		_ = cmd.Wait()
-	})
-	lines := bufio.NewScanner(out)
+	child := testx.StartChild(t, []string{os.Args[0], "-test.run=^TestSinkProcess$"}, sinkVariable+"=1")
+	lines := bufio.NewScanner(child.Out)
 	for lines.Scan() {
 		if addr, ok := strings.CutPrefix(lines.Text(), "sink at "); ok {
-			go func() { _, _ = io.Copy(io.Discard, out) }()
+			go func() { _, _ = io.Copy(io.Discard, child.Out) }()
 			return "mqtt://" + addr
 		}
 	}

@@ -60,16 +60,7 @@ func (p Problem) Error() string {
 func (p Problem) Unwrap() error { return p.Err }
 
 // Problems is all that is wrong, so that one run shows everything.
-type Problems []Problem
-
-// Error gives a line for each.
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
-	}
-	return strings.Join(lines, "\n")
-}
+type Problems = strictyaml.Problems[Problem]
 
 // LoadOptions say where to load from. The zero value gives the defaults.
 type LoadOptions struct {

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sluicemq/sluice/internal/strictyaml"
 )
 
 // Never is a duration without end, written `never`.
@@ -108,14 +110,7 @@ func FormatDuration(d time.Duration) string {
 	case d%(24*time.Hour) == 0:
 		return strconv.FormatInt(int64(d/(24*time.Hour)), 10) + "d"
 	}
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
+	return strictyaml.ShortDuration(d)
 }
 
 // Addrs is a list of addresses; empty is `off`.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -84,27 +83,8 @@ type server struct {
 
 func serve(t testing.TB, w way, env ...string) *server {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run", "^TestServe$")
-	cmd.Env = append(append(os.Environ(), "ENGINE_BENCH_SERVE="+w.name()), env...)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, in: in, out: bufio.NewScanner(out)}
-	t.Cleanup(func() {
-		_ = in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
+	child := testx.StartChild(t, []string{os.Args[0], "-test.run", "^TestServe$"}, append([]string{"ENGINE_BENCH_SERVE=" + w.name()}, env...)...)
+	s := &server{t: t, in: child.In, out: bufio.NewScanner(child.Out)}
 	s.addr = s.line("addr ")
 	return s
 }

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/server"
 )
 
@@ -107,27 +107,8 @@ func start(t testing.TB, set ...string) *node {
 	t.Helper()
 	set = append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off", "listeners.mqtt.wss=off", "listeners.kafka.tcp=off",
 		"listeners.http=127.0.0.1:0", "listeners.grpc=off", "mqtt.sys_interval=0s"}, set...)
-	cmd := exec.Command(nodeCommand[0], nodeCommand[1:]...)
-	cmd.Env = append(os.Environ(), serveEnv+"="+strings.Join(set, "\n"))
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	n := &node{t: t, pid: cmd.Process.Pid, in: in, out: json.NewDecoder(out)}
-	t.Cleanup(func() {
-		_ = in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
+	child := testx.StartChild(t, nodeCommand, serveEnv+"="+strings.Join(set, "\n"))
+	n := &node{t: t, pid: child.PID, in: child.In, out: json.NewDecoder(child.Out)}
 	if err := n.out.Decode(&n.ready); err != nil {
 		t.Fatal(err)
 	}

@@ -68,16 +68,7 @@ func (p Problem) Error() string {
 func (p Problem) Unwrap() error { return p.Err }
 
 // Problems is all that is wrong.
-type Problems []Problem
-
-// Error gives a line for each.
-func (ps Problems) Error() string {
-	lines := make([]string, len(ps))
-	for i, p := range ps {
-		lines[i] = p.Error()
-	}
-	return strings.Join(lines, "\n")
-}
+type Problems = strictyaml.Problems[Problem]
 
 // Standard names the files that the binary has, in order.
 func Standard() []string {

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/sluicemq/sluice/internal/strictyaml"
 )
 
 // Setting is one setting of a load or a ladder: a key of a file, and a flag.
@@ -84,7 +86,7 @@ func duration(name string, p *time.Duration, def, lo time.Duration, about string
 			if *p == 0 {
 				return "0"
 			}
-			return shortDuration(*p)
+			return strictyaml.ShortDuration(*p)
 		},
 		set: func(text string) error {
 			d, err := time.ParseDuration(text)
@@ -95,18 +97,6 @@ func duration(name string, p *time.Duration, def, lo time.Duration, about string
 			return between(d, lo, 24*time.Hour, text)
 		},
 	}
-}
-
-// shortDuration leaves out the units that are zero.
-func shortDuration(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 func boolean(name string, p *bool, def bool, about string) Setting {

@@ -1,7 +1,8 @@
 // Package strictyaml reads YAML files whose every key is known and whose every fault has a line and a column.
 //
 // It owns what all such files share: finding the place of a syntax error, keys set twice, values of the wrong shape, the nearest
-// known name. It never knows a key: its callers (config, bench/scenarios) walk the nodes and say what each means.
+// known name, the list of all that is wrong. It never knows a key: its callers (config, bench/scenarios, bench/plan) walk the nodes and say
+// what each means.
 package strictyaml
 
 import (
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -32,6 +34,30 @@ func (f *Fault) Error() string { return fmt.Sprintf("%d:%d: %v", f.At.Line, f.At
 
 // Unwrap gives the cause.
 func (f *Fault) Unwrap() error { return f.Err }
+
+// Problems is all that is wrong, so that one run shows everything.
+type Problems[P error] []P
+
+// Error gives a line for each.
+func (ps Problems[P]) Error() string {
+	lines := make([]string, len(ps))
+	for i, p := range ps {
+		lines[i] = p.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// ShortDuration writes d without the units that are zero.
+func ShortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
 
 // Document gives the one mapping that data holds, nil for a file without keys. what names such a file in the message about a
 // second document: "a configuration".

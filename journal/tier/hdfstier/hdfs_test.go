@@ -3,7 +3,6 @@ package hdfstier
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -12,6 +11,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/tiertest"
 )
@@ -19,16 +19,6 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var ctx = context.Background()
-
-func closedPort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // TestContractReal runs against a cluster: SLUICE_TEST_HDFS has its name nodes, with commas; SLUICE_TEST_HDFS_USER, or root, must be
 // able to write in /.
@@ -44,7 +34,7 @@ func TestContractReal(t *testing.T) {
 	var n atomic.Int64
 	dirs := map[string]string{}
 	// The first name node answers nothing, as one that is down.
-	base := Options{NameNodes: append([]string{closedPort(t)}, strings.Split(nodes, ",")...), User: user, Replication: 2, BlockBytes: 8 << 20}
+	base := Options{NameNodes: append([]string{testx.ClosedAddr(t)}, strings.Split(nodes, ",")...), User: user, Replication: 2, BlockBytes: 8 << 20}
 	at := func(t testing.TB) Options {
 		t.Helper()
 		o := base
@@ -74,7 +64,7 @@ func TestContractReal(t *testing.T) {
 		OpenUnreachable: func(t testing.TB) (tier.Store, error) {
 			t.Helper()
 			o := at(t)
-			o.NameNodes = []string{closedPort(t), closedPort(t)}
+			o.NameNodes = []string{testx.ClosedAddr(t), testx.ClosedAddr(t)}
 			return Open(ctx, o)
 		},
 		Big: 40 << 20, Many: 1100,
@@ -83,7 +73,7 @@ func TestContractReal(t *testing.T) {
 
 // TestUnreachable needs no cluster.
 func TestUnreachable(t *testing.T) {
-	s, err := Open(ctx, Options{NameNodes: []string{closedPort(t)}, Dir: "/x", User: "u"})
+	s, err := Open(ctx, Options{NameNodes: []string{testx.ClosedAddr(t)}, Dir: "/x", User: "u"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/minio/minio-go/v7"
 	"go.uber.org/goleak"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/tiertest"
 )
@@ -40,16 +41,6 @@ func mustOpen(t testing.TB, o Options) *Store {
 	}
 	t.Cleanup(func() { _ = s.Close() })
 	return s
-}
-
-func closedPort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // env is the contract against an endpoint; each test has a prefix of its own.
@@ -91,7 +82,7 @@ func env(o Options) tiertest.Env {
 		OpenUnreachable: func(t testing.TB) (tier.Store, error) {
 			t.Helper()
 			mine := at(t)
-			mine.Endpoint = "http://" + closedPort(t)
+			mine.Endpoint = "http://" + testx.ClosedAddr(t)
 			return Open(ctx, mine)
 		},
 	}

@@ -1,0 +1,54 @@
+package testx
+
+import (
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"testing"
+)
+
+// Child is a process that a test has started and that ends when its standard input does.
+type Child struct {
+	PID int
+	In  io.WriteCloser
+	Out io.Reader
+}
+
+// StartChild runs a command, most often this test binary (os.Args[0]), with further environment variables. When the test ends, the child's
+// standard input does, it is waited for, and that it failed is an error. What it says on standard error is shown.
+func StartChild(t testing.TB, command []string, env ...string) *Child {
+	t.Helper()
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Env = append(os.Environ(), env...)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &Child{cmd.Process.Pid, in, out}
+}
+
+// ClosedAddr is a TCP address of loopback where nobody listens.
+func ClosedAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
