@@ -56,8 +56,7 @@ func node(t *testing.T, set ...string) string {
 // listeners starts a real node and gives its addresses.
 func listeners(t *testing.T, set ...string) map[string]string {
 	t.Helper()
-	loaded, err := config.Load(config.LoadOptions{Set: append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=off", "listeners.mqtt.ws=off",
-		"listeners.http=off", "listeners.grpc=off", "listeners.kafka.tcp=127.0.0.1:0"}, set...)})
+	loaded, err := config.Load(config.LoadOptions{Set: append(append(testx.Listeners("kafka.tcp"), "node.data="+t.TempDir()), set...)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,10 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"go.yaml.in/yaml/v3"
 	"pgregory.net/rapid"
 )
@@ -361,4 +363,15 @@ func FuzzSize(f *testing.F) {
 			t.Errorf("%q gave %d", s, d)
 		}
 	})
+}
+
+// What tests of other packages put off is every listener that there is, so that no default port opens unasked.
+func TestListenersForTests(t *testing.T) {
+	off := testx.Listeners()
+	for _, k := range Keys() {
+		listener := reflect.TypeFor[Config]().FieldByIndex(k.index).Type == typeAddrs
+		if listener != slices.Contains(off, k.Name+"=off") {
+			t.Errorf("%s is a listener: %v, and testx.Listeners has it: %v", k.Name, listener, !listener)
+		}
+	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/server"
 )
 
@@ -50,8 +51,8 @@ func (l *lockedLog) String() string {
 func start(t *testing.T, set ...string) *node {
 	t.Helper()
 	n := &node{t: t, log: new(lockedLog)}
-	loaded, err := config.Load(config.LoadOptions{Set: append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off",
-		"listeners.http=off", "listeners.kafka.tcp=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", "journal.segment_size=8MiB", "mqtt.sys_interval=0s"}, set...)})
+	base := append(testx.Listeners("mqtt.tcp", "kafka.tcp", "grpc"), "node.data="+t.TempDir(), "journal.segment_size=8MiB", "mqtt.sys_interval=0s")
+	loaded, err := config.Load(config.LoadOptions{Set: append(base, set...)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,8 +105,7 @@ var nodeCommand = []string{os.Args[0]}
 // start runs a node in a child. Without other settings it keeps nothing.
 func start(t testing.TB, set ...string) *node {
 	t.Helper()
-	set = append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off", "listeners.mqtt.wss=off", "listeners.kafka.tcp=off",
-		"listeners.http=127.0.0.1:0", "listeners.grpc=off", "mqtt.sys_interval=0s"}, set...)
+	set = append(append(testx.Listeners("mqtt.tcp", "http"), "node.data="+t.TempDir(), "mqtt.sys_interval=0s"), set...)
 	child := testx.StartChild(t, nodeCommand, serveEnv+"="+strings.Join(set, "\n"))
 	n := &node{t: t, pid: child.PID, in: child.In, out: json.NewDecoder(child.Out)}
 	if err := n.out.Decode(&n.ready); err != nil {

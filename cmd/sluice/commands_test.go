@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/sluicemq/sluice/internal/testx"
 )
 
 // sluice runs the command line as main does and gives what it prints and its exit code.
@@ -129,7 +131,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	ports := []string{"--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0", "--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off", "--set", "listeners.grpc=127.0.0.1:0"}
+	ports := testx.Flags(testx.Listeners("mqtt.tcp", "mqtt.ws", "http", "grpc")...)
 	list, code := examine(t, append(ports, "--data", filepath.Join(dir, "new"))...)
 	if code != 0 {
 		t.Errorf("code %d: %+v", code, list)

@@ -28,8 +28,8 @@ import (
 // inProcess starts a node in this process, to which SLUICE_SERVER then leads, and gives its addresses.
 func inProcess(t *testing.T, set ...string) map[string]string {
 	t.Helper()
-	loaded, err := config.Load(config.LoadOptions{Set: append([]string{"node.data=" + t.TempDir(), "listeners.mqtt.tcp=127.0.0.1:0", "listeners.mqtt.ws=off",
-		"listeners.http=off", "listeners.kafka.tcp=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", "journal.segment_size=8MiB", "mqtt.sys_interval=0s"}, set...)})
+	base := append(testx.Listeners("mqtt.tcp", "kafka.tcp", "grpc"), "node.data="+t.TempDir(), "journal.segment_size=8MiB", "mqtt.sys_interval=0s")
+	loaded, err := config.Load(config.LoadOptions{Set: append(base, set...)})
 	if err != nil {
 		t.Fatal(err)
 	}

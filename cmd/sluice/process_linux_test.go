@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -68,8 +69,8 @@ func (n *node) said(text string) func() bool {
 func begin(t *testing.T, dir string, args ...string) (*node, map[string]string) {
 	t.Helper()
 	n := &node{stdout: make(chan string, 16), done: make(chan error, 1)}
-	n.cmd = command(append([]string{"start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=off", "--set", "listeners.kafka.tcp=off",
-		"--set", "listeners.http=127.0.0.1:0", "--set", "listeners.grpc=127.0.0.1:0", "--set", "journal.segment_size=8MiB"}, args...)...)
+	set := testx.Flags(append(testx.Listeners("mqtt.tcp", "http", "grpc"), "journal.segment_size=8MiB")...)
+	n.cmd = command(slices.Concat([]string{"start", "--data", dir}, set, args)...)
 	n.cmd.Stderr = n
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := n.cmd.StdoutPipe()
@@ -232,8 +233,8 @@ func rewrite(t *testing.T, path, text string) {
 func TestDoctorBesideANode(t *testing.T) {
 	dir := t.TempDir()
 	n, at := begin(t, dir)
-	list, code := examine(t, "--data", dir, "--set", "listeners.mqtt.tcp="+at["mqtt.tcp"], "--set", "listeners.mqtt.ws=off", "--set", "listeners.kafka.tcp=off",
-		"--set", "listeners.http="+at["http"], "--set", "listeners.grpc="+at["grpc"])
+	set := append(testx.Listeners(), "listeners.mqtt.tcp="+at["mqtt.tcp"], "listeners.http="+at["http"], "listeners.grpc="+at["grpc"])
+	list, code := examine(t, append([]string{"--data", dir}, testx.Flags(set...)...)...)
 	if code != 0 || !has(list, "data lock", "ok", "held") || !has(list, "port", "ok", "the node that runs on this data") {
 		t.Errorf("code %d: %+v", code, list)
 	}

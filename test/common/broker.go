@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sluicemq/sluice/internal/testx"
 )
 
 var built struct {
@@ -97,11 +99,7 @@ func Start(t testing.TB, dir string, settings ...string) *Broker {
 // TryStart is Start for a node that may refuse.
 func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 	t.Helper()
-	args := []string{"start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0", "--set", "listeners.mqtt.ws=127.0.0.1:0",
-		"--set", "listeners.http=127.0.0.1:0", "--set", "listeners.kafka.tcp=off", "--set", "listeners.grpc=off"}
-	for _, s := range settings {
-		args = append(args, "--set", s)
-	}
+	args := append([]string{"start", "--data", dir}, testx.Flags(append(testx.Listeners("mqtt.tcp", "mqtt.ws", "http"), settings...)...)...)
 	if file := filepath.Join(dir, "sluice.yaml"); exists(file) {
 		args = append(args, "--config", file)
 	}

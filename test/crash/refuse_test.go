@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )
@@ -23,8 +24,7 @@ func refused(t *testing.T, dir string, as *syscall.Credential, words ...string) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, common.Binary(t), "start", "--data", dir, "--set", "listeners.mqtt.tcp=127.0.0.1:0",
-		"--set", "listeners.mqtt.ws=off", "--set", "listeners.http=off", "--set", "listeners.kafka.tcp=off", "--set", "listeners.grpc=off")
+	cmd := exec.CommandContext(ctx, common.Binary(t), append([]string{"start", "--data", dir}, testx.Flags(testx.Listeners("mqtt.tcp")...)...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as, Pdeathsig: syscall.SIGKILL}
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
