@@ -112,7 +112,7 @@ func TestBudgetSubscription(t *testing.T) {
 // TestBudgetQueued measures what a message that waits for an absent session holds in memory.
 func TestBudgetQueued(t *testing.T) {
 	plainBuild(t)
-	n := start(t, "journal.durability=async", "journal.tail_size=1MiB", "journal.group_size=1MiB", "limits.packet_size=256KiB")
+	n := start(t, append(smallTail, "journal.durability=async")...)
 	url := "mqtt://" + n.ready.Listeners["mqtt.tcp"]
 	absent := connect(t, url, "absent", func(o *mqttclient.Options) { o.Connect.CleanStart = false })
 	if _, err := absent.Subscribe(wire.FilterRequest{Filter: []byte("kept"), QoS: 1}); err != nil {

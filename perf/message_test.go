@@ -31,11 +31,11 @@ func TestBudgetPipelined(t *testing.T) {
 		{"qos2_durable", pipeOptions{qos: 2, window: 20, durable: true}, 300},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			durability := "journal.durability=memory"
+			set := []string{"journal.durability=memory"}
 			if tc.o.durable {
-				durability = "journal.durability=async"
+				set = append(smallTail, "journal.durability=async")
 			}
-			n := start(t, durability)
+			n := start(t, set...)
 			var pipes []*pipe
 			for i := range 8 {
 				pipes = append(pipes, newPipe(t, n, i, tc.o))

@@ -12,8 +12,8 @@ import (
 // TestBudgetPartition measures what a partition costs that nobody uses, and one that has a record.
 func TestBudgetPartition(t *testing.T) {
 	plainBuild(t)
-	n := start(t, "journal.durability=async", "journal.tail_size=1MiB", "journal.group_size=1MiB", "limits.packet_size=256KiB", "listeners.kafka.tcp=127.0.0.1:0",
-		"journal.checkpoint_interval=1s")
+	n := start(t, append(smallTail, "journal.durability=async", "listeners.kafka.tcp=127.0.0.1:0",
+		"journal.checkpoint_interval=1s")...)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(n.ready.Listeners["kafka.tcp"]), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(20_000))
 	if err != nil {
