@@ -1,0 +1,404 @@
+package offload
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/object"
+)
+
+// put stores an object of which nobody wants the bytes.
+func put(t *testing.T, w *world, o *object.Writer) {
+	t.Helper()
+	sum := o.Summary()
+	r := o.Reader(func(run int) (io.ReadCloser, error) {
+		return io.NopCloser(io.LimitReader(strings.NewReader(strings.Repeat("x", 1<<20)), sum.Runs[run].Bytes)), nil
+	})
+	if err := w.s.Put(bg, o.Name(), r, o.Size(), tier.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// produced is a world with something that is due, whose local copies go at once.
+func produced(t *testing.T) (*world, *part) {
+	t.Helper()
+	w := newWorld(t, small())
+	p := w.add(100, 1, Immediate)
+	p.LocalBytes = 0
+	more(w, p)
+	return w, p
+}
+
+func more(w *world, p *part) {
+	for range 20 {
+		w.produce(p, 3, 1000)
+	}
+	w.seal()
+}
+
+// times is a fault for the first n Puts of objects.
+func times(n int, f fault) func(op, name string) *fault {
+	return func(op, name string) *fault {
+		if _, ok := object.ParseName(name); !ok || op != "put" || n == 0 {
+			return nil
+		}
+		n--
+		return &f
+	}
+}
+
+// whole makes sure that all that was due is in the store, once, and has left the log.
+func whole(t *testing.T, w *world, p *part) {
+	t.Helper()
+	w.check()
+	if got := w.localStart(p); got != p.end {
+		t.Errorf("the log begins at %d of %d", got, p.end)
+	}
+	if _, end, ok := w.m.Bounds(100); !ok || end != p.end {
+		t.Errorf("%d of %d are in the manifest, %v", end, p.end, ok)
+	}
+	if there, rows := len(w.s.objectNames()), w.m.Stats().Objects; there != rows {
+		t.Errorf("%d objects in the store, %d in the manifest", there, rows)
+	}
+	if s := w.f.Status(); s.Err != nil || s.Pending != "" {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestTemporary: each fault that passes is tried again within the turn.
+func TestTemporary(t *testing.T) {
+	for name, f := range map[string]fault{
+		"503":                              {err: storeError(tier.Unavailable)},
+		"throttled":                        {err: storeError(tier.Throttled)},
+		"full":                             {err: storeError(tier.Full)},
+		"cut in a part":                    {err: storeError(tier.Unavailable), cut: true},
+		"stored, and told that it was not": {err: storeError(tier.Unavailable), after: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, p := produced(t)
+			w.s.setFault(times(3, f))
+			from := w.clk.Mono()
+			w.turn()
+			whole(t, w, p)
+			if n := w.m.Stats().Objects; n != 1 {
+				t.Errorf("%d objects", n)
+			}
+			if took := w.clk.Mono() - from; took < tryFirst/2 || took > time.Minute {
+				t.Errorf("it took %v", took)
+			}
+			if f.after && w.s.puts != 1 {
+				t.Errorf("%d Puts of what was there", w.s.puts)
+			}
+		})
+	}
+}
+
+// TestRefused: where trying again is of no use, the turn ends at once, and what was due stays where it is.
+func TestRefused(t *testing.T) {
+	for name, k := range map[string]tier.Kind{"403": tier.Denied, "bad request": tier.Permanent, "too large": tier.TooLarge} {
+		t.Run(name, func(t *testing.T) {
+			w, p := produced(t)
+			w.s.setFault(times(-1, fault{err: storeError(k)}))
+			err := w.f.Turn(bg)
+			if got, _ := tier.KindOf(err); got != k || w.localStart(p) != 0 || w.m.Stats().Objects != 0 {
+				t.Fatalf("%v", err)
+			}
+			if s := w.f.Status(); s.Err == nil || s.Fails != 1 || s.FailedSince.IsZero() || w.f.stats.Retries.Load() != 0 {
+				t.Errorf("%+v", s)
+			}
+			w.check()
+			w.s.setFault(nil)
+			w.turn()
+			whole(t, w, p)
+		})
+	}
+}
+
+// TestAway: the store is gone for an hour. Each turn gives up after some tries and holds nothing meanwhile; then all goes on.
+func TestAway(t *testing.T) {
+	w, p := produced(t)
+	back := w.clk.Mono() + time.Hour
+	w.s.setFault(func(string, string) *fault {
+		if w.clk.Mono() >= back {
+			return nil
+		}
+		return &fault{err: storeError(tier.Unavailable)}
+	})
+	var fails backoff
+	turns := 0
+	for ; w.clk.Mono() < back; turns++ {
+		err := w.f.Turn(bg)
+		if err == nil {
+			break
+		}
+		if !tier.Temporary(err) || w.localStart(p) != 0 {
+			t.Fatal(err)
+		}
+		w.check()
+		more(w, p)
+		w.clk.Advance(fails.next(err))
+	}
+	if turns < 10 || turns > 200 {
+		t.Errorf("%d turns in an hour", turns)
+	}
+	for w.localStart(p) < p.end {
+		w.turn()
+	}
+	whole(t, w, p)
+}
+
+// TestSlow: a Put that takes nothing is given up, and tried again.
+func TestSlow(t *testing.T) {
+	w, p := produced(t)
+	w.s.setFault(times(1, fault{stall: true}))
+	done := make(chan error, 1)
+	go func() { done <- w.f.Turn(bg) }()
+	for ended := false; !ended; {
+		testx.Eventually(t, patience, func() bool { return w.clk.Pending() > 0 || len(done) > 0 })
+		if ended = len(done) > 0; !ended && w.f.Status().Phase == Uploading {
+			w.clk.Advance(2 * time.Minute)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	whole(t, w, p)
+}
+
+// TestUnconditional: a store that cannot put if absent is looked at first.
+func TestUnconditional(t *testing.T) {
+	w, p := produced(t)
+	w.s.uncond = true
+	taken := taken(t, w)
+	w.turn()
+	whole1(t, w, p, taken)
+}
+
+// TestTaken: a name that an orphan has is left to it.
+func TestTaken(t *testing.T) {
+	w, p := produced(t)
+	taken := taken(t, w)
+	w.turn()
+	whole1(t, w, p, taken)
+}
+
+// taken plants objects where the offloader's next ones would be.
+func taken(t *testing.T, w *world) int {
+	t.Helper()
+	if _, err := w.f.Mint(bg); err != nil {
+		t.Fatal(err)
+	}
+	const n = 30
+	for i := range n {
+		b := object.NewBuilder(object.ID{Shard: 1, Epoch: 1, Sequence: uint64(i + 1)}, w.clk.Now().UnixMilli(), object.Options{})
+		b.Run(object.Topic{Name: "x"}, false)
+		b.Add(object.Extent{First: 1, Last: 2, Bytes: 100})
+		o, err := b.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, w, o)
+	}
+	return n
+}
+
+func whole1(t *testing.T, w *world, p *part, others int) {
+	t.Helper()
+	w.check()
+	if w.localStart(p) != p.end || len(w.s.objectNames()) != others+1 || w.f.stats.Taken.Load() != 1 {
+		t.Errorf("the log begins at %d, %d objects, %d names taken", w.localStart(p), len(w.s.objectNames()), w.f.stats.Taken.Load())
+	}
+	// The orphans go in their time, the other stays.
+	w.clk.Advance(30 * time.Hour)
+	w.turn()
+	if n := len(w.s.objectNames()); n != 1 {
+		t.Errorf("%d objects", n)
+	}
+	w.check()
+}
+
+// TestCommitFails: an object whose commit fails is not uploaded again, and its local copies stay until it has succeeded.
+func TestCommitFails(t *testing.T) {
+	w, p := produced(t)
+	w.turn() // an epoch is there
+	more(w, p)
+	full := errors.New("journal: full")
+	refuse := true
+	w.mu.commitOK = func([]Change) (error, bool, bool) { //nolint:revive // in the order of what happens
+		if refuse {
+			return full, false, true
+		}
+		return nil, true, true
+	}
+	start := w.localStart(p)
+	for range 3 {
+		if err := w.f.Turn(bg); !errors.Is(err, full) {
+			t.Fatal(err)
+		}
+		if w.localStart(p) != start || w.s.puts != 2 || w.f.Status().Pending == "" {
+			t.Fatalf("%d, %d Puts", w.localStart(p), w.s.puts)
+		}
+		// A search for orphans must not take it.
+		w.clk.Advance(48 * time.Hour)
+	}
+	refuse = false
+	w.turn()
+	if w.s.puts != 2 {
+		t.Errorf("%d Puts", w.s.puts)
+	}
+	whole(t, w, p)
+}
+
+// TestCommitInDoubt: a turn ends before a commit is answered. The next one waits for the answer, and asks no second time.
+func TestCommitInDoubt(t *testing.T) {
+	w, p := produced(t)
+	w.turn()
+	more(w, p)
+	w.mu.commitOK = func([]Change) (error, bool, bool) { return nil, true, false } //nolint:revive // in the order of what happens
+	ctx, cancel := context.WithCancel(bg)
+	done := make(chan error, 1)
+	go func() { done <- w.f.Turn(ctx) }()
+	waiting := func() bool { w.mu.Lock(); defer w.mu.Unlock(); return len(w.mu.waiting) == 1 }
+	testx.Eventually(t, patience, waiting)
+	cancel()
+	if err := testx.Receive(t, done, patience); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	changes := w.mu.changes
+	go func() { done <- w.f.Turn(bg) }()
+	w.mu.Lock()
+	answer := w.mu.waiting[0]
+	w.mu.commitOK = nil
+	w.mu.Unlock()
+	answer()
+	if err := testx.Receive(t, done, patience); err != nil {
+		t.Fatal(err)
+	}
+	if w.mu.changes != changes {
+		t.Errorf("%d changes, then %d", changes, w.mu.changes)
+	}
+	whole(t, w, p)
+}
+
+// TestBroken: a partition that cannot be read is left alone for a time; the others of its object go.
+func TestBroken(t *testing.T) {
+	w, p := produced(t)
+	q := w.add(101, 1, Immediate)
+	q.broken = true
+	more(w, q)
+	w.turn()
+	whole0 := func() {
+		t.Helper()
+		w.check()
+		if w.localStart(p) != p.end || w.localStart(q) != 0 {
+			t.Error(w.localStart(p), w.localStart(q))
+		}
+	}
+	whole0()
+	if s := w.f.Status(); s.Bad != 1 || !errors.Is(s.Err, errBroken) {
+		t.Errorf("%+v", s)
+	}
+	puts := w.f.stats.Puts.Load()
+	more(w, p)
+	w.turn()
+	whole0()
+	if got := w.f.stats.Puts.Load() - puts; got != 1 {
+		t.Errorf("%d Puts", got)
+	}
+	q.broken = false
+	w.clk.Advance(badFor)
+	w.turn()
+	if _, end, ok := w.m.Bounds(101); !ok || end != q.end {
+		t.Error(end, ok)
+	}
+	w.check()
+}
+
+// TestMeanwhile: the log start moves, and a partition is dropped, while they are uploaded.
+func TestMeanwhile(t *testing.T) {
+	w, p := produced(t)
+	q, r := w.add(101, 1, Immediate), w.add(102, 1, Immediate)
+	more(w, q)
+	more(w, r)
+	w.s.setFault(func(op, name string) *fault {
+		if _, ok := object.ParseName(name); !ok || op != "put" {
+			return nil
+		}
+		return &fault{do: func() {
+			w.deleteBelow(p, 31)
+			w.deleteBelow(q, q.end)
+			w.drop(r)
+		}}
+	})
+	w.turn()
+	w.check()
+	w.s.setFault(nil)
+	if start, end, ok := w.m.Bounds(100); !ok || start != 31 || end != p.end {
+		t.Error(start, end, ok)
+	}
+	for _, id := range []record.PartitionID{101, 102} {
+		if _, _, ok := w.m.Bounds(id); ok {
+			t.Errorf("partition %d is in the manifest", id)
+		}
+	}
+	w.deleteBelow(p, p.end)
+	w.turn()
+	w.clk.Advance(time.Hour)
+	w.turn()
+	if n := len(w.s.objectNames()); n != 0 {
+		t.Errorf("%d objects", n)
+	}
+}
+
+// TestDeleteFails: what could not be removed is removed later.
+func TestDeleteFails(t *testing.T) {
+	w, p := produced(t)
+	w.turn()
+	w.deleteBelow(p, p.end)
+	w.turn()
+	w.clk.Advance(time.Hour)
+	for _, k := range []tier.Kind{tier.Unavailable, tier.Denied} {
+		w.s.setFault(func(op, _ string) *fault {
+			if op == "delete" {
+				return &fault{err: storeError(k)}
+			}
+			return nil
+		})
+		if got, _ := tier.KindOf(w.f.Turn(bg)); got != k {
+			t.Error(got)
+		}
+		if n := w.f.Status().Doomed; n != 1 {
+			t.Errorf("%d to be removed", n)
+		}
+	}
+	w.s.setFault(nil)
+	w.turn()
+	if n := len(w.s.objectNames()); n != 0 {
+		t.Errorf("%d objects", n)
+	}
+}
+
+// TestRate: uploads keep to the bandwidth.
+func TestRate(t *testing.T) {
+	o := small()
+	o.BytesPerSecond = 10 * kib
+	w := newWorld(t, o)
+	p := w.add(100, 1, Immediate)
+	for range 100 {
+		w.produce(p, 1, kib)
+	}
+	w.seal()
+	from := w.clk.Mono()
+	w.turn()
+	w.check()
+	if took := w.clk.Mono() - from; took < 95*time.Second/10 || took > 11*time.Second {
+		t.Errorf("100 KiB at 10 KiB a second took %v", took)
+	}
+}

@@ -1,0 +1,286 @@
+package offload
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/object"
+)
+
+const (
+	// doomedMax bounds the objects that wait to be removed. Others keep their rows meanwhile.
+	doomedMax = 4096
+	// rowsMax is how many rows of a shard go with one command.
+	rowsMax = 256
+	// scanPages is how many pages of names a turn looks at: uploads must not wait for a store's whole list.
+	scanPages = 20
+	// scanRetry is when a search that failed is begun anew.
+	scanRetry = 5 * time.Minute
+	// missingTold is how many objects that the store has lost a search names in the log.
+	missingTold = 10
+)
+
+// doomed is an object without a row.
+type doomed struct {
+	name string
+	size int64
+	at   time.Duration
+}
+
+func (f *Offloader) scanEvery() time.Duration { return max(f.o.OrphanGrace/orphanScans, time.Minute) }
+
+// remove has rows and objects go that nobody needs, and looks for orphans.
+func (f *Offloader) remove(ctx context.Context) error {
+	if err := f.forget(ctx); err != nil {
+		return err
+	}
+	if err := f.deleteDoomed(ctx); err != nil {
+		return err
+	}
+	if f.clk.Mono() < f.scanAt {
+		return nil
+	}
+	return f.scan(ctx)
+}
+
+// forget removes the rows of objects whose runs are all below their log starts, or of partitions that are gone.
+func (f *Offloader) forget(ctx context.Context) error {
+	m := f.o.Manifest
+	if !f.known {
+		// What was dropped before a restart the manifest cannot know.
+		for _, p := range m.Partitions() {
+			if !f.o.Catalog.Exists(p) {
+				m.DropPartition(p)
+			}
+		}
+		f.known = true
+	}
+	room := doomedMax - len(f.doomed)
+	if room <= 0 || m.Stats().Dead == 0 {
+		return nil
+	}
+	type shardRows struct {
+		rows []Change
+		objs []doomed
+	}
+	by := make(map[record.ShardID]*shardRows)
+	for _, o := range m.Dead() {
+		s := by[o.Shard]
+		if s == nil {
+			s = new(shardRows)
+			by[o.Shard] = s
+		}
+		if len(s.rows) >= rowsMax || room == 0 {
+			f.more = true
+			continue
+		}
+		room--
+		s.rows = append(s.rows, Change{Key: o.Key()})
+		s.objs = append(s.objs, doomed{name: o.ID.Name(), size: o.Size})
+	}
+	for shard, s := range by {
+		if len(s.rows) == 0 {
+			continue
+		}
+		f.step("forgetting")
+		if err := f.change(ctx, shard, s.rows); err != nil {
+			return fmt.Errorf("offload: remove rows of dead objects: %w", err)
+		}
+		f.step("forgotten")
+		at := f.clk.Mono() + f.o.DeleteDelay
+		for _, d := range s.objs {
+			d.at = at
+			f.doomed = append(f.doomed, d)
+		}
+	}
+	return nil
+}
+
+// deleteDoomed removes the objects whose time has come. What cannot be removed stays in the list; after a restart it is an orphan.
+func (f *Offloader) deleteDoomed(ctx context.Context) error {
+	now := f.clk.Mono()
+	kept := f.doomed[:0]
+	var failed error
+	for i, d := range f.doomed {
+		if now < d.at || failed != nil || ctx.Err() != nil {
+			kept = append(kept, d)
+			continue
+		}
+		f.step("deleting")
+		if err := f.once(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, d.name) }); err != nil {
+			failed = fmt.Errorf("offload: %w", err)
+			kept = append(kept, f.doomed[i])
+			continue
+		}
+		f.step("deleted")
+		f.stats.Deleted.Add(1)
+		f.stats.DeletedBytes.Add(d.size)
+	}
+	clear(f.doomed[len(kept):])
+	f.doomed = kept
+	return failed
+}
+
+// search is a walk over all names in the store, beside the manifest's.
+type search struct {
+	after   string
+	ids     []object.ID // of the manifest when the search began, in order; those that the walk has not come to
+	own     map[record.Epoch]bool
+	orphans int
+	missing int
+}
+
+// scan goes on with the search for orphans, for some pages.
+func (f *Offloader) scan(ctx context.Context) error {
+	if f.search == nil {
+		f.known = false // and for partitions that are gone
+		s := &search{own: make(map[record.Epoch]bool)}
+		for o := range f.o.Manifest.All() {
+			s.ids = append(s.ids, o.ID)
+		}
+		for _, e := range f.o.Manifest.Epochs() {
+			if e.Store == f.o.StoreName {
+				s.own[e.Epoch] = true
+			}
+		}
+		f.search = s
+	}
+	s := f.search
+	pages := 0
+	err := f.list(ctx, "", s.after, func(i *tier.Info) error {
+		if pages++; pages > scanPages*tier.MaxPage {
+			return errEnough
+		}
+		s.after = i.Name
+		id, ok := object.ParseName(i.Name)
+		if !ok {
+			return nil
+		}
+		if err := f.lost(ctx, s, &id); err != nil {
+			return err
+		}
+		return f.orphan(ctx, s, id, i)
+	})
+	switch {
+	case errors.Is(err, errEnough):
+		f.more = true
+		return nil
+	case err == nil:
+		err = f.lost(ctx, s, nil)
+	}
+	f.search = nil
+	if err != nil {
+		f.scanAt = f.clk.Mono() + scanRetry
+		return fmt.Errorf("offload: look for orphans: %w", err)
+	}
+	f.scanAt = f.clk.Mono() + f.scanEvery()
+	f.scanned(s)
+	return f.sweep(ctx)
+}
+
+var errEnough = errors.New("offload: enough for this turn")
+
+// orphan removes an object that has no row, if it is ours and old enough.
+func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier.Info) error {
+	if !s.own[id.Epoch] || f.o.Manifest.Has(id) || f.underWay(i.Name) || f.clk.Now().Sub(i.ModTime) < f.o.OrphanGrace {
+		return nil
+	}
+	// The store's clock may be wrong, or missing: the object has our own in it.
+	var made time.Time
+	err := f.again(ctx, func(ctx context.Context) (err error) {
+		made, err = f.made(ctx, i.Name)
+		return err
+	})
+	switch {
+	case errors.Is(err, tier.ErrNotFound):
+		return nil
+	case errors.Is(err, object.ErrCorrupt):
+		made = i.ModTime
+	case err != nil:
+		return err
+	}
+	if made.IsZero() || f.clk.Now().Sub(made) < f.o.OrphanGrace {
+		return nil
+	}
+	s.orphans++
+	f.step("orphan")
+	if err = f.again(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, i.Name) }); err != nil {
+		return err
+	}
+	f.step("orphan-deleted")
+	f.stats.Orphans.Add(1)
+	f.log.Info("removed an object that no row of the manifest tells of", "object", i.Name, "bytes", i.Size, "put", i.ModTime)
+	return nil
+}
+
+// made tells when an object was laid out, by this node's clock.
+func (f *Offloader) made(ctx context.Context, name string) (time.Time, error) {
+	b, err := f.small(ctx, name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, created, _, err := object.ParseHeader(name, b)
+	return time.UnixMilli(created), err
+}
+
+// underWay tells whether an object without a row is not an orphan yet: its commit is in doubt, or it is to be removed later.
+func (f *Offloader) underWay(name string) bool {
+	if f.pending != nil && f.pending.name == name {
+		return true
+	}
+	for i := range f.doomed {
+		if f.doomed[i].name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// lost looks at the objects of the manifest that come before one that the store has listed; nil: at all that are left. Names are listed in the
+// order of ids, so they are not there.
+func (f *Offloader) lost(ctx context.Context, s *search, listed *object.ID) error {
+	for len(s.ids) > 0 && (listed == nil || compare(s.ids[0], *listed) <= 0) {
+		id := s.ids[0]
+		if listed != nil && id == *listed {
+			s.ids = s.ids[1:]
+			return nil
+		}
+		if f.o.Manifest.Has(id) {
+			err := f.again(ctx, func(ctx context.Context) error { _, err := f.o.Store.Stat(ctx, id.Name()); return err })
+			switch {
+			case errors.Is(err, tier.ErrNotFound):
+				if s.missing++; s.missing <= missingTold {
+					f.log.Error("the store has lost an object", "object", id.Name())
+				}
+			case err != nil:
+				return err
+			}
+		}
+		s.ids = s.ids[1:]
+	}
+	return nil
+}
+
+func compare(a, b object.ID) int {
+	return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Shard, b.Shard), cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Sequence, b.Sequence))
+}
+
+// sweep has the store remove what Puts that failed have left in it.
+func (f *Offloader) sweep(ctx context.Context) error {
+	sw, ok := f.o.Store.(tier.Sweeper)
+	if !ok {
+		return nil
+	}
+	n, err := sw.Sweep(ctx, sweepAge)
+	f.stats.Swept.Add(int64(n))
+	if err != nil {
+		return fmt.Errorf("offload: %w", err)
+	}
+	f.step("swept")
+	return nil
+}
