@@ -248,6 +248,7 @@ const (
 	// Of streams.
 	cmdLogStart      = 40
 	cmdProducersGone = 41
+	cmdRestore       = 42
 
 	// Of transactions.
 	cmdTxn           = 48
@@ -261,6 +262,9 @@ const (
 
 	// Of the catalog; in shard 0.
 	cmdEntries = 66
+
+	// Of the tier.
+	cmdTier = 67
 )
 
 // applyCommands applies a command frame; recovery calls it as well.
@@ -329,6 +333,10 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyTopicGone(b, &c)
 		case cmdEntries:
 			s.applyEntries(b, &c)
+		case cmdRestore:
+			s.applyRestore(b, &c)
+		case cmdTier:
+			s.applyTier(b, &c)
 		}
 	}
 }

@@ -92,6 +92,7 @@ type Broker struct {
 	topicTable topicTable
 	topicStore topicStore
 	entryStore entryStore
+	tier       tierStore
 	appending  atomic.Int64 // bytes of streams in pending lists
 	openedHeld atomic.Int64 // of opened batches that wait for another turn
 	bindings   atomic.Pointer[bindingSet]
@@ -149,6 +150,7 @@ func New(o Options) *Broker {
 		o.ResolveTopic = func([]Setting) TopicConfig { return TopicConfig{Delete: true, RetentionMillis: -1, RetentionBytes: -1} }
 	}
 	b := &Broker{opts: o, clock: o.Clock, logger: o.Logger, recovering: true, streams: noStreams{}}
+	b.tier.manifest = new(idleTier)
 	b.run = uint64(rand.Uint32())
 	b.SetLimits(o.Limits)
 	b.SetShareStrategy(o.ShareStrategy)

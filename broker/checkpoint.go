@@ -34,6 +34,8 @@ const (
 	rowTopic        = 'A'
 	rowPartitionIDs = 'B'
 	rowEntry        = 'C' // of the catalog
+
+	rowTier = 'h' // of the tier's manifest
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -56,6 +58,7 @@ type dirtyRows struct {
 	producerIDs bool
 	topicSpecs  map[topicIDKey]struct{}
 	entries     map[string]struct{} // of the catalog
+	tier        map[string]struct{} // of the tier's manifest
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -152,6 +155,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	rows = s.collectTxnIDsLocked(b, rows)
 	rows = s.collectTopicsLocked(b, rows)
 	rows = s.collectEntriesLocked(b, rows)
+	rows = s.collectTierLocked(b, rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -190,6 +194,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			mark(&s.mu.rows.topicSpecs, topicIDKey{uint32(d.uvarint()), d.topicID()})
 		case rowEntry:
 			s.entryAgainLocked(key)
+		case rowTier:
+			s.tierAgainLocked(key)
 		case rowProducer, rowAborted, rowLogStart, rowRelayed:
 			s.streamAgainLocked(&rows[i])
 		case rowQueue:
@@ -371,6 +377,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadTopicRow(b, kind, value)
 	case rowEntry:
 		return s.loadEntryRow(b, key, value)
+	case rowTier:
+		return s.loadTierRow(b, key, value)
 	case rowTxnID, rowTxnOffsets, rowProducerIDs:
 		return s.loadTxnIDRow(b, kind, key, value)
 	default:

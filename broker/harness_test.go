@@ -123,6 +123,15 @@ func (m *memLog) ReadBatches(r ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, 
 	return dst, nil, true, err
 }
 
+func (m *memLog) LocalStart(p record.PartitionID) record.Offset {
+	start, _ := m.Bounds(p)
+	return start
+}
+
+func (m *memLog) TieredEnd(record.PartitionID) record.Offset { return 0 }
+
+func (m *memLog) LocalSize(p record.PartitionID) int64 { return m.Size(p) }
+
 func (m *memLog) Partitions() (ids []record.PartitionID) {
 	m.frames(func(f record.Frame) {
 		if f.Kind == record.KindRecords && !slices.Contains(ids, f.Partition) {
@@ -193,6 +202,7 @@ type testBroker struct {
 	faults faults
 
 	entryChanged func([]CatalogEntry) // may be nil
+	tier         *memManifest         // the same
 }
 
 // faults counts the errors that a broker logs.
@@ -208,6 +218,9 @@ func (tb *testBroker) open(loops int) {
 	tb.b = New(Options{Shards: modelShards, Loops: loops, Clock: tb.clock, Logger: slog.New(&tb.faults), EntryChanged: tb.entryChanged})
 	tb.log = &memLog{b: tb.b}
 	tb.b.UseLog(tb.log)
+	if tb.tier != nil {
+		tb.b.UseTier(tb.tier)
+	}
 }
 
 func newTestBroker(t testing.TB, loops int, old *testBroker) *testBroker {
@@ -274,7 +287,7 @@ func (tb *testBroker) restart(loops int, points *memCheckpoints) (*testBroker, e
 
 // restartWith is restart with topics that the catalog knows.
 func (tb *testBroker) restartWith(loops int, points *memCheckpoints, topics ...*TopicSpec) (*testBroker, error) {
-	next := &testBroker{t: tb.t, clock: tb.clock, entryChanged: tb.entryChanged}
+	next := &testBroker{t: tb.t, clock: tb.clock, entryChanged: tb.entryChanged, tier: tb.tier}
 	next.open(loops)
 	next.log.groups, next.log.start = tb.log.groups, tb.log.start
 	points.written = maps.Clone(points.flushed)

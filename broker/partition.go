@@ -32,14 +32,15 @@ type Partition struct {
 		next         record.Offset // of the next record that is appended
 		watchers     watchList
 		producers    producerTable
-		open         []openTxn    // by where they begin
-		aborted      []abortedTxn // by where they end
-		abortedSaved int          // of them the checkpoint has so many
-		moved        bool         // the log start has, since the last checkpoint
-		gone         bool         // its topic was dropped
-		listed       bool         // in the shard's list of those that changed since the last checkpoint
-		relayedSaved bool         // the checkpoint has a row of it
-		building     int32        // the place, from 1 on, of the batch that is open in the shard's list
+		open         []openTxn     // by where they begin
+		aborted      []abortedTxn  // by where they end
+		abortedSaved int           // of them the checkpoint has so many
+		moved        bool          // the log start has, since the last checkpoint
+		gone         bool          // its topic was dropped
+		listed       bool          // in the shard's list of those that changed since the last checkpoint
+		relayedSaved bool          // the checkpoint has a row of it
+		restored     record.Offset // what lies below was restored from a store: the log need not have it
+		building     int32         // the place, from 1 on, of the batch that is open in the shard's list
 	}
 }
 
@@ -85,12 +86,13 @@ func (b *Broker) revivePartitions() {
 	b.topicTable.partitions.Range(func(_, v any) bool {
 		p := v.(*Partition)
 		start, end := b.streams.Bounds(p.id)
-		if known := p.LogStart(); known > start {
+		known := p.LogStart()
+		if known > start || known > 0 && b.tier.used { // a manifest is to know all of them: an object that is on its way may come later
 			b.log.SetLogStart(p.id, known)
 		}
 		s := p.shard
 		s.mu.Lock()
-		p.mu.next = max(p.mu.next, end)
+		p.mu.next = max(p.mu.next, end, p.mu.restored, known) // the log forgets where a partition ended of which it has nothing
 		p.highWatermark.Store(int64(p.mu.next))
 		p.logStart.Store(min(max(p.logStart.Load(), int64(start)), int64(p.mu.next)))
 		p.lastStable.Store(int64(p.stableLocked()))

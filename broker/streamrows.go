@@ -35,7 +35,11 @@ func (s *shard) collectStreamsLocked(rows []rowChange) []rowChange {
 		p.mu.listed = false
 		if p.mu.moved {
 			p.mu.moved = false
-			rows = append(rows, rowChange{key8(rowLogStart, uint64(p.id)), binary.AppendUvarint([]byte{streamRowVersion}, uint64(p.LogStart()))})
+			v := binary.AppendUvarint([]byte{streamRowVersion}, uint64(p.LogStart()))
+			if p.mu.restored > 0 {
+				v = binary.AppendUvarint(v, uint64(p.mu.restored))
+			}
+			rows = append(rows, rowChange{key8(rowLogStart, uint64(p.id)), v})
 		}
 		if at := p.relayed.Load(); at != notRelayed {
 			p.mu.relayedSaved = true
@@ -202,7 +206,9 @@ func (p *Partition) loadRow(c *rowChange) bool {
 	d := decoder{b: c.value}
 	version := d.uvarint()
 	if c.key[0] == rowLogStart {
-		p.logStart.Store(int64(d.uvarint()))
+		if p.logStart.Store(int64(d.uvarint())); len(d.b) > 0 {
+			p.mu.restored = record.Offset(d.uvarint())
+		}
 		return version == streamRowVersion && d.ok()
 	}
 	if c.key[0] == rowRelayed {

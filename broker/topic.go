@@ -53,7 +53,23 @@ type TopicConfig struct {
 	UncleanLeaderElection     bool
 	ReplicationFactor         int16
 	FlushMessages, FlushMilli int64
+	// Of the tier: what goes there, what of it stays here too (-1: all that is kept), and the class of storage that it is to lie in; empty is the
+	// store's own.
+	Tier                 TierPolicy
+	LocalRetentionMillis int64
+	LocalRetentionBytes  int64 // of one partition
+	TierClass            string
 }
+
+// TierPolicy says when a topic's records go to the store.
+type TierPolicy uint8
+
+// The policies.
+const (
+	TierNone      TierPolicy = iota // never; what is there stays readable until retention takes it
+	TierArchive                     // when local retention takes them, and then they leave the log at once
+	TierImmediate                   // as soon as they can; they leave the log when local retention takes them
+)
 
 // Topic is a named stream: one or more partitions, each an ordered log. Any goroutine may read it.
 type Topic struct {

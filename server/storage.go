@@ -233,6 +233,15 @@ func (s *logStorage) Bounds(p record.PartitionID) (start, end record.Offset) {
 	return s.log.LogStart(p), s.log.LogEnd(p)
 }
 
+// LocalStart is where the log's part of a partition begins.
+func (s *logStorage) LocalStart(p record.PartitionID) record.Offset { return s.log.LogStart(p) }
+
+// TieredEnd is nothing: there is no tier.
+func (s *logStorage) TieredEnd(record.PartitionID) record.Offset { return 0 }
+
+// LocalSize is what the log and segments hold of a partition.
+func (s *logStorage) LocalSize(p record.PartitionID) int64 { return s.log.Size(p) }
+
 // Seek asks the log's time index.
 func (s *logStorage) Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool) {
 	if latest {
