@@ -289,6 +289,41 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// TestContinue: a reader who goes on in another object has its blocks read ahead as far as before, from the first one on.
+func TestContinue(t *testing.T) {
+	o := &origin{}
+	c := newCache(t, o, Options{Bytes: 1000 * unit})
+	size := func(n int) int64 {
+		if n >= 40 {
+			return 0
+		}
+		return unit
+	}
+	s := c.Stream("a", size)
+	if s.Window() != 0 {
+		t.Error("a window before anything was read")
+	}
+	for i := range 40 {
+		if _, err := s.Read(ctx, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	window, before := s.Window(), len(o.requests())
+	if window < 8 {
+		t.Fatalf("a window of %d blocks after 40", window)
+	}
+	s.Continue("b", 0, size)
+	for i := range 8 {
+		if b, err := s.Read(ctx, i); err != nil || !bytes.Equal(b, block("b", i)) {
+			t.Fatal(err)
+		}
+	}
+	// The first block, and what is behind it; the window's next part may have begun.
+	if got := o.requests()[before:]; len(got) > 3 || s.Window() < window {
+		t.Errorf("window %d, then %d: %v", window, s.Window(), got)
+	}
+}
+
 // TestBusy: what is read ahead is bounded, and does not wait.
 func TestBusy(t *testing.T) {
 	o := &origin{began: make(chan context.Context, 10)}

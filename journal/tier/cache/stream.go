@@ -15,20 +15,33 @@ type Stream struct {
 	object string
 	size   func(block int) int64 // of a block; 0: there is none
 
-	last   int // block that was read last; -1: none
+	last   int // block that was read last, or comes before the one that is read next; none
 	window int // blocks to read ahead
 	ahead  int // first block that has not been asked for ahead
 }
 
+// none comes before no block.
+const none = -2
+
 // Stream begins a reader of an object. size gives the bytes of a block, 0 behind the last one.
 func (c *Cache) Stream(object string, size func(block int) int64) *Stream {
-	return &Stream{c: c, object: object, size: size, last: -1}
+	return &Stream{c: c, object: object, size: size, last: none}
 }
+
+// Continue makes the stream one of another object, or of another part of it, where block is what comes next for the reader: he goes on in a row, and what is
+// read ahead reaches as far as before.
+func (s *Stream) Continue(object string, block int, size func(block int) int64) {
+	s.object, s.size = object, size
+	s.last, s.ahead = block-1, block
+}
+
+// Window is how many blocks are read ahead: 0 before two in a row were read.
+func (s *Stream) Window() int { return s.window }
 
 // Read gives a block, as Cache.Get.
 func (s *Stream) Read(ctx context.Context, block int) ([]byte, error) {
 	switch {
-	case s.last >= 0 && block == s.last+1:
+	case block == s.last+1:
 		if s.window == 0 {
 			s.window, s.ahead = aheadFirst, block+1
 		}

@@ -48,7 +48,7 @@ type Object struct {
 	ID      object.ID
 	Size    int64
 	Tail    int64 // bytes from its end to read
-	Created int64 // milliseconds of Unix time
+	Created int64 // milliseconds of Unix time; 0: not known, as a tail does not tell it
 	Class   string
 	Runs    []Run // by Index; those of partitions that this node does not know may be missing
 	// Shard is whose row it is. Apply knows; it does not stand in the row.
