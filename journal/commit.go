@@ -113,7 +113,12 @@ func (c *committer) turn() bool {
 			return false
 		}
 	}
-	reserved := c.urgent != nil && c.l.keep.low.Load() && c.active != nil && c.active.size-c.active.end < c.active.size/reserveShare
+	limited := c.limited()
+	if limited && c.urgent == nil {
+		c.refuse(limited)
+		return false
+	}
+	reserved := limited || c.urgent != nil && c.l.keep.low.Load() && c.active != nil && c.active.size-c.active.end < c.active.size/reserveShare
 	dst, most := c.staging()
 	var out []byte
 	var more bool
@@ -124,7 +129,7 @@ func (c *committer) turn() bool {
 	}
 	if len(out) == 0 {
 		if reserved {
-			c.src.Failed(c.fullError(nil))
+			c.refuse(limited)
 		}
 		return false
 	}
@@ -136,6 +141,16 @@ func (c *committer) turn() bool {
 		return false
 	}
 	return more || reserved || c.pending.Load() == 1
+}
+
+// refuse tells the Source why what waits is not written.
+func (c *committer) refuse(limited bool) {
+	if limited {
+		c.l.stats.FailedLimit.Add(1)
+		c.src.Failed(fmt.Errorf("%w: %s", ErrLimit, c.l.o.Dir))
+		return
+	}
+	c.src.Failed(c.fullError(nil))
 }
 
 // countFrames counts what the Source gave. Anything but whole frames could never be read back: it is not written.

@@ -68,7 +68,7 @@ func (l *Log) Dirt(p record.PartitionID) Dirt {
 		default:
 			d.Waiting += r.bytes - r.dead
 		}
-		if k := r.entries.search(part.start); d.Since == math.MaxInt64 && k < r.entries.len() {
+		if k := r.entries.search(part.floor()); d.Since == math.MaxInt64 && k < r.entries.len() {
 			if e := r.entries.at(k); e.time != noTime {
 				d.Since = e.time
 			}
@@ -123,8 +123,7 @@ type compaction struct {
 	r     CompactRequest
 	refs  []*ref
 	live  []entries // of refs, as they were when the pass began
-	start record.Offset
-	dirty int // the first ref that no pass has written
+	dirty int       // the first ref that no pass has written
 	keys  *keyMap
 	out   Compacted
 
@@ -147,7 +146,7 @@ func (p *compaction) plan() (release func()) {
 	if part == nil || part.dropped {
 		return release
 	}
-	p.start, p.out.Until = part.start, part.start
+	p.out.Until = part.floor()
 	from := l.keepFromLocked()
 	clean := true
 	for _, r := range part.refs {
@@ -159,7 +158,7 @@ func (p *compaction) plan() (release func()) {
 		}
 		r.seg.readers.Add(1)
 		p.refs = append(p.refs, r)
-		p.live = append(p.live, r.entries[min(r.entries.search(part.start), r.entries.len())*entrySize:])
+		p.live = append(p.live, r.entries[min(r.entries.search(part.floor()), r.entries.len())*entrySize:])
 	}
 	return release
 }

@@ -54,7 +54,7 @@ func crashAtEverySync(t *testing.T, mode Durability) {
 		}
 		mem := w.mem.Crash(cut)
 		late := w.knows()
-		k.most, k.mostIdx, k.start = late.most, late.mostIdx, late.start
+		k.most, k.mostIdx, k.start, k.tiered = late.most, late.mostIdx, late.start, late.tiered
 		images = append(images, image{fmt.Sprintf("%d: %s %s", seed, op, path), k, mem})
 	}
 	if err := w.start(); err != nil {
@@ -71,6 +71,12 @@ func crashAtEverySync(t *testing.T, mode Durability) {
 			if err := w.checkpoint(i%10 == 9); err != nil {
 				t.Fatal(err)
 			}
+		case 1, 3:
+			p := 1 + i/20%2 // each is offloaded for a time, and what was left behind is rewritten
+			if err := w.offload(p, 8<<10); err != nil {
+				t.Fatal(err)
+			}
+			w.setLocal(p, w.knows().tiered[p])
 		}
 	}
 	st := w.l.Stats()
@@ -192,6 +198,19 @@ func runModel(t *testing.T, rt *rapid.T, mode Durability) {
 			p := rapid.IntRange(0, worldParts-1).Draw(rt, "partition")
 			k := w.knows()
 			w.setStart(p, k.start[p]+record.Offset(rapid.IntRange(0, 30).Draw(rt, "by")))
+		},
+		"offload": func(rt *rapid.T) {
+			do(w.offload(rapid.IntRange(0, worldParts-1).Draw(rt, "partition"), int64(rapid.IntRange(1, 40<<10).Draw(rt, "bytes"))))
+		},
+		"local start": func(rt *rapid.T) {
+			p := rapid.IntRange(0, worldParts-1).Draw(rt, "partition")
+			if n := int(w.knows().tiered[p]); n > 0 {
+				w.setLocal(p, record.Offset(rapid.IntRange(1, n).Draw(rt, "offset")))
+			}
+		},
+		"read": func(rt *rapid.T) {
+			w.settle(t)
+			do(w.readAll(func(n int) int { return rapid.IntRange(0, n).Draw(rt, "from") }))
 		},
 		"power cut": func(rt *rapid.T) { do(w.crash(vfs.Cut{})) },
 		"torn": func(rt *rapid.T) {

@@ -23,6 +23,8 @@ type Fetched struct {
 	Batches [][]byte
 	// Extras are the core's blocks of the batches' frames, one for each batch.
 	Extras [][]byte
+	// First is the base offset of the first batch, if there is one.
+	First record.Offset
 	// LogStart and LogEnd are the partition's, at the time of the fetch.
 	LogStart, LogEnd record.Offset
 
@@ -372,7 +374,9 @@ func (f *Fetched) collect(b []byte, sp *span, verify bool) (more bool, err error
 		if batch.BaseOffset() >= r.End || len(f.Batches) > 0 && f.got+len(batch) > r.MaxBytes {
 			return false, nil
 		}
-		f.got += len(batch)
+		if f.got += len(batch); len(f.Batches) == 0 {
+			f.First = batch.BaseOffset()
+		}
 		f.Batches = append(f.Batches, batch)
 		f.Extras = append(f.Extras, record.FrameExtra(fr.Payload))
 	}

@@ -182,11 +182,22 @@ func offsets(t testing.TB, l *Log, p record.PartitionID, from record.Offset) []r
 }
 
 func tryOffsets(l *Log, p record.PartitionID, from record.Offset) (out []record.Offset, err error) {
+	return tieredOffsets(l, p, from, 0)
+}
+
+// tieredOffsets is tryOffsets by the rule that readers of log and tier follow: what is not at its place in the log, and below tiered, is elsewhere.
+func tieredOffsets(l *Log, p record.PartitionID, from, tiered record.Offset) (out []record.Offset, err error) {
 	var f Fetched
 	defer f.Release()
 	for {
 		if err := l.Fetch(p, from, 64<<10, &f); err != nil {
 			return out, err
+		}
+		if from < tiered && (len(f.Batches) == 0 || f.First > from) {
+			for ; from < tiered; from++ {
+				out = append(out, from)
+			}
+			continue
 		}
 		if len(f.Batches) == 0 {
 			return out, nil

@@ -92,6 +92,15 @@ type ref struct {
 	compacted   bool // compaction has written it
 }
 
+// begin is the first offset that r has at or behind o, or has in its place what compaction has left.
+func (r *ref) begin(o record.Offset) record.Offset {
+	if k := r.entries.search(o); !r.compacted && k < r.entries.len() {
+		e := r.entries.at(k) // what r was written in place of may begin before what was alive of it
+		return max(e.base, o)
+	}
+	return max(r.first, o)
+}
+
 // deadBefore is how many bytes of r's frames nobody needs when nobody needs offsets below o.
 func (r *ref) deadBefore(o record.Offset) int64 {
 	if r.last < o {
@@ -109,11 +118,15 @@ func (r *ref) deadBefore(o record.Offset) int64 {
 type partition struct {
 	id         record.PartitionID
 	start, end record.Offset // log start; one behind the last record
+	local      record.Offset // what SetLocalStart has said: below it the frames are dead, the records are not
 	refs       []*ref        // by offset
 	savedEnd   record.Offset // in its checkpoint row
 	dropped    bool
 	droppedIn  uint64 // the segment that was active then: no later one has frames of it
 }
+
+// floor is the offset below which nobody needs the frames that lie here.
+func (p *partition) floor() record.Offset { return max(p.start, p.local) }
 
 // shardMark is where a shard's frames lie. Guarded by Log.mu.
 type shardMark struct {
@@ -199,7 +212,7 @@ func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame
 	r.last = last
 	r.bytes += int64(n)
 	s.total += int64(n)
-	if last < p.start {
+	if last < p.floor() {
 		r.dead += int64(n)
 	} else {
 		s.live += int64(n)
@@ -384,7 +397,7 @@ func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 		}
 		s.refs = append(s.refs, r)
 		l.mu.refs++
-		r.dead = r.deadBefore(p.start)
+		r.dead = r.deadBefore(p.floor())
 		s.live += r.bytes - r.dead
 		p.end = max(p.end, r.last+1)
 	}
@@ -393,7 +406,7 @@ func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 // insert puts r in its place. It answers false when another ref holds those offsets already: a partition segment, written before a
 // crash that kept the log segment it was rewritten from. That one's frames are dead.
 func (p *partition) insert(r *ref) bool {
-	if p.dropped || r.last < p.start {
+	if p.dropped || r.last < p.floor() {
 		return false
 	}
 	i := sort.Search(len(p.refs), func(i int) bool { return p.refs[i].last >= r.first })

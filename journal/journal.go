@@ -59,9 +59,15 @@ type Options struct {
 	// LogBytesMax is how large the log may grow because of what lives in its oldest segments: above it they are rewritten,
 	// however much of them lives. 0: 16 segments.
 	LogBytesMax int64
+	// MaxBytes bounds the files of log and partition segments: above it frames are refused with ErrLimit, but for urgent ones, which may go on
+	// beyond. What is refused is the frame that needs another segment, so that it is kept to a segment. LogBytesMax is at most half of it. 0: no bound.
+	MaxBytes    int64
 	RewriteRate int64        // bytes a second that rewriting may take; 0: 32 MiB/s, negative: no bound
 	Logger      *slog.Logger // nil: silent
 	Events      Events
+	// Elsewhere tells which records of a partition are kept outside of this log as well: all from start to before end. ok false: none. It is asked
+	// at the end of Replay, under the log's lock: it must not block, nor ask the log. nil: there are none.
+	Elsewhere func(p record.PartitionID) (start, end record.Offset, ok bool)
 }
 
 func (o *Options) setDefaults() {
@@ -82,6 +88,9 @@ func (o *Options) setDefaults() {
 	o.SegmentBytes = alignUp(min(max(o.SegmentBytes, segmentBytesMin), segmentBytesMax))
 	o.GroupBytesMax = min(o.GroupBytesMax, int(o.SegmentBytes/2))
 	setDefault(&o.LogBytesMax, 16*o.SegmentBytes)
+	if o.MaxBytes > 0 {
+		o.LogBytesMax = min(o.LogBytesMax, o.MaxBytes/2)
+	}
 }
 
 func setDefault[T int | int64 | time.Duration](v *T, d T) {
@@ -107,6 +116,9 @@ func (p Position) String() string { return fmt.Sprintf("%d:%d", p.Segment, p.Off
 var (
 	// ErrFull means that the disk is full: what waited was not written; the log goes on when there is space.
 	ErrFull = errors.New("journal: disk is full")
+	// ErrLimit means that the log has Options.MaxBytes: what waited was not written; the log goes on when something of it is let go of. It is
+	// an ErrFull.
+	ErrLimit error = limitError{}
 	// ErrIO means that the disk failed: nothing is written any more until the log is opened anew.
 	ErrIO = errors.New("journal: input/output error")
 	// ErrClosed means that the log is being closed, or is.

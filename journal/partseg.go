@@ -110,10 +110,12 @@ func (l *Log) openPart(number uint64) error {
 		return &CorruptError{Path: path, Reason: fmt.Sprintf("its header says that it is partition segment %d", h.number)}
 	}
 	s := newPart(number, path, h.end)
+	s.size += int64(h.parts)*indexDirSize + int64(h.entries)*entrySize
 	l.mu.Lock()
 	l.adoptLocked(s, dirs)
 	if len(s.refs) > 0 && s.live > 0 {
 		l.mu.parts[s] = struct{}{}
+		l.stats.PartitionBytes.Add(s.size)
 	}
 	l.mu.Unlock()
 	if _, ok := l.mu.parts[s]; !ok {

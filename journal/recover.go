@@ -399,20 +399,48 @@ func (r *replayer) judge(s *segment, g *groupReader, pos int64, active bool) err
 }
 
 // buryReplayed takes out of the index what the replay brought back and nobody needs. A log start that moved after the last checkpoint
-// is known by what is not there any more.
+// is known by what is not there any more, neither here nor elsewhere.
 func (l *Log) buryReplayed() {
+	elsewhere := l.o.Elsewhere
+	if elsewhere == nil {
+		elsewhere = func(record.PartitionID) (start, end record.Offset, ok bool) { return 0, 0, false }
+	}
 	l.mu.Lock()
 	var dead []*segment
 	for _, p := range l.mu.partitions {
 		dead = append(dead, l.buryLocked(p)...)
-		if len(p.refs) == 0 {
-			p.start = p.end
-		} else {
-			p.start = max(p.start, p.refs[0].first)
+		first := p.end
+		if len(p.refs) > 0 {
+			first = p.refs[0].begin(0)
 		}
+		if start, end, ok := elsewhere(p.id); ok && !p.dropped {
+			if p.end = max(p.end, end); end >= first {
+				first = min(first, start)
+			}
+			p.local = p.behindGap(start, end)
+			dead = append(dead, l.buryLocked(p)...)
+		}
+		p.start = max(p.start, min(first, p.end))
 	}
 	l.mu.Unlock()
 	l.keep.bury(dead)
+}
+
+// behindGap is where the last piece begins that has a gap before it which another place fills, with what comes before; 0: none has. A restart
+// makes such gaps: local starts are forgotten, and of what lies below them a segment's index has what was there when it was written. Readers would
+// take a gap for records that are not there.
+func (p *partition) behindGap(start, end record.Offset) record.Offset {
+	for i := len(p.refs) - 1; i > 0; i-- {
+		gap, here := p.refs[i-1].last+1, p.refs[i].begin(0)
+		switch {
+		case gap == here:
+		case start <= gap && here <= end:
+			return here
+		default:
+			return 0 // what lay there was deleted, and so was what came before
+		}
+	}
+	return 0
 }
 
 // takeUp hands the log's end to the committer.

@@ -20,6 +20,41 @@ func (l *Log) SetLogStart(p record.PartitionID, o record.Offset) {
 	l.keep.bury(dead)
 }
 
+// SetLocalStart says that the records of p before o are kept elsewhere: their frames are dead here, as below the log start, but the log start
+// stays. It never goes back, nor beyond the log end, and is forgotten with Close: of what it has let go of, a restart brings back what is still in
+// the files. Options.Elsewhere must know of those records by then, and whatever makes it know must have been committed before. In async mode
+// it waits until that is on stable storage, so never call it on a loop; if the log has failed it does nothing.
+func (l *Log) SetLocalStart(p record.PartitionID, o record.Offset) {
+	if l.closing.Load() || l.com.flushWritten() != nil {
+		return
+	}
+	l.mu.Lock()
+	part := l.mu.partitions[p]
+	if part == nil || part.dropped || o <= part.floor() {
+		l.mu.Unlock()
+		return
+	}
+	part.local = min(o, part.end)
+	dead := l.buryLocked(part)
+	l.mu.Unlock()
+	l.keep.bury(dead)
+}
+
+// LocalStart is the first offset of p at or above the log start that lies here, or the log end if none does.
+func (l *Log) LocalStart(p record.PartitionID) record.Offset {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	part := l.mu.partitions[p]
+	switch {
+	case part == nil:
+		return 0
+	case len(part.refs) == 0:
+		return part.end
+	default:
+		return part.refs[0].begin(part.floor())
+	}
+}
+
 // DropPartition forgets p: all its frames are dead, and so are those that are still on their way.
 func (l *Log) DropPartition(p record.PartitionID) {
 	l.mu.Lock()
@@ -48,8 +83,8 @@ func (l *Log) Partitions() []record.PartitionID {
 	return ids
 }
 
-// Size is how many bytes of the log and of segments are of p's records, from its log start on. What a frame holds of the log start is
-// counted whole.
+// Size is how many bytes of the log and of segments are of p's records, from its log start or its local start on. What a frame holds of that
+// offset is counted whole.
 func (l *Log) Size(p record.PartitionID) (bytes int64) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -97,15 +132,15 @@ func (l *Log) Hold(name string, at Position) {
 // buryLocked counts what is dead in part's refs, takes out those that hold nothing else, and answers the partition segments that
 // are to be removed.
 func (l *Log) buryLocked(part *partition) (dead []*segment) {
-	gone, wake := 0, false
+	gone, wake, floor := 0, false, part.floor()
 	for _, r := range part.refs {
-		if r.first >= part.start {
+		if r.first >= floor {
 			break
 		}
-		d := r.deadBefore(part.start)
+		d := r.deadBefore(floor)
 		r.seg.live -= d - r.dead
 		r.dead = d
-		if r.last >= part.start {
+		if r.last >= floor {
 			break
 		}
 		gone++
@@ -143,6 +178,8 @@ func (l *Log) unlistPartLocked(s *segment) (dead []*segment) {
 	}
 	delete(l.mu.parts, s)
 	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
+	l.stats.PartitionBytes.Add(-s.size)
+	l.wakeLimited()
 	return []*segment{s}
 }
 
@@ -176,6 +213,7 @@ func (l *Log) recycleDead() {
 	l.stats.Segments.Store(int64(len(kept)))
 	l.stats.LogBytes.Store(l.mu.walBytes)
 	l.mu.Unlock()
+	l.wakeLimited()
 	l.keep.bury(dead)
 	l.clean.wake()
 }

@@ -194,14 +194,14 @@ func (l *Log) planMoves(list []*segment) (moves []move) {
 		in[s] = true
 		for _, r := range s.refs {
 			// What a replay brought back may be dead to its last entry.
-			if !r.gone && r.entries.search(r.part.start) < r.entries.len() {
+			if !r.gone && r.entries.search(r.part.floor()) < r.entries.len() {
 				refs = append(refs, r)
 			}
 		}
 	}
 	sortRefs(refs)
 	for _, r := range refs {
-		live := r.entries[r.entries.search(r.part.start)*entrySize:]
+		live := r.entries[r.entries.search(r.part.floor())*entrySize:]
 		if n := len(moves); n > 0 && moves[n-1].follows(r) {
 			moves[n-1].from, moves[n-1].live = append(moves[n-1].from, r), append(moves[n-1].live, live)
 			continue
@@ -244,13 +244,13 @@ func (l *Log) swapLocked(s *segment, moves []move) (dead []*segment) {
 		}
 		for _, r := range m.to {
 			s.total += r.bytes
-			if at < 0 || p.dropped || r.last < p.start {
+			if at < 0 || p.dropped || r.last < p.floor() {
 				r.gone = true
 				continue
 			}
 			p.refs = slices.Insert(p.refs, at, r)
 			at++
-			r.dead = r.deadBefore(p.start)
+			r.dead = r.deadBefore(p.floor())
 			s.live += r.bytes - r.dead
 			s.refs = append(s.refs, r)
 			l.mu.refs++
@@ -258,6 +258,7 @@ func (l *Log) swapLocked(s *segment, moves []move) (dead []*segment) {
 	}
 	l.mu.parts[s] = struct{}{}
 	l.stats.PartitionSegments.Store(int64(len(l.mu.parts)))
+	l.stats.PartitionBytes.Add(s.size)
 	if s.live == 0 {
 		dead = append(dead, l.unlistPartLocked(s)...)
 	}

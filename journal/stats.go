@@ -9,6 +9,9 @@ type Stats struct {
 	Flushes                 atomic.Int64
 	Segments, LogBytes      atomic.Int64 // now
 	PartitionSegments       atomic.Int64 // now
+	PartitionBytes          atomic.Int64 // of their files, now
+	Limited                 atomic.Int64 // 1: the log has Options.MaxBytes, and takes urgent frames alone
+	FailedLimit             atomic.Int64 // times that what waited was refused for that
 	TailBytes               atomic.Int64 // now
 	Recycled                atomic.Int64 // segments
 	RewrittenBytes          atomic.Int64

@@ -2,7 +2,7 @@ package journal
 
 import "github.com/sluicemq/sluice/journal/record"
 
-// SeekTime answers where the first entry of p begins that has a batch with a maximum timestamp at or above at, in milliseconds of Unix time.
+// SeekTime answers where the first entry of p that lies here begins that has a batch with a maximum timestamp at or above at, in milliseconds of Unix time.
 // found false: there is none. Control batches do not count. It reads the index alone.
 func (l *Log) SeekTime(p record.PartitionID, at int64) (from record.Offset, found bool) {
 	l.mu.RLock()
@@ -11,13 +11,14 @@ func (l *Log) SeekTime(p record.PartitionID, at int64) (from record.Offset, foun
 	if part == nil {
 		return 0, false
 	}
+	floor := part.floor()
 	for _, r := range part.refs {
 		if r.time < at {
 			continue
 		}
-		for k := r.entries.search(part.start); k < r.entries.len(); k++ {
+		for k := r.entries.search(floor); k < r.entries.len(); k++ {
 			if e := r.entries.at(k); e.time >= at && e.time != noTime {
-				return max(e.base, part.start), true
+				return max(e.base, floor), true
 			}
 		}
 	}
@@ -34,11 +35,11 @@ func (l *Log) MaxTime(p record.PartitionID) (time int64, found bool) {
 	}
 	time = noTime
 	for i, r := range part.refs {
-		if i > 0 || r.first >= part.start {
+		if i > 0 || r.first >= part.floor() {
 			time = max(time, r.time)
 			continue
 		}
-		for k := r.entries.search(part.start); k < r.entries.len(); k++ {
+		for k := r.entries.search(part.floor()); k < r.entries.len(); k++ {
 			e := r.entries.at(k)
 			time = max(time, e.time)
 		}
@@ -47,7 +48,7 @@ func (l *Log) MaxTime(p record.PartitionID) (time int64, found bool) {
 }
 
 // Excess is the offset before which all entries of p are older than before, in milliseconds of Unix time, or lie behind the newest bytes of
-// frames: what retention by time and size lets go of. It is the log start if that is nothing.
+// frames: what retention by time and size lets go of. Only what lies here counts. It is the log start if that is nothing, or the local start where that is higher.
 func (l *Log) Excess(p record.PartitionID, before, bytes int64) record.Offset {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -59,7 +60,7 @@ func (l *Log) Excess(p record.PartitionID, before, bytes int64) record.Offset {
 	for _, r := range part.refs {
 		surplus += r.bytes - r.dead
 	}
-	start := part.start
+	start := part.floor()
 	for _, r := range part.refs {
 		if r.last < start {
 			continue

@@ -24,6 +24,13 @@ type known struct {
 	// Index of the last command of each shard, likewise.
 	leastIdx, mostIdx [worldShards]uint64
 	start             [worldParts]record.Offset // the highest log start asked for
+	tiered            [worldParts]record.Offset // everything below is elsewhere too
+}
+
+// elsewhere is Options.Elsewhere.
+func (k *known) elsewhere(p record.PartitionID) (start, end record.Offset, ok bool) {
+	end = k.tiered[p-1]
+	return 0, end, end > 0
 }
 
 // world is the slow model of a log: counters, and a log that must agree with them after every crash. It is the log's Source.
@@ -180,6 +187,7 @@ func (w *world) start() error {
 
 // check opens a log and compares it with what is known about it. It answers the log, replayed, and what it holds.
 func check(o Options, k known) (*Log, known, error) {
+	o.Elsewhere = k.elsewhere
 	l, err := Open(o)
 	if err != nil {
 		return nil, k, err
@@ -235,7 +243,7 @@ func compare(l *Log, k known) (known, error) {
 			return k, fmt.Errorf("partition %d: holds %d to %d, must end from %d to %d and start up to %d", id, start, end, k.least[p], k.most[p], k.start[p])
 		}
 		from := max(start, min(k.start[p], end)) // below, records may have gone
-		offs, err := tryOffsets(l, id, from)
+		offs, err := tieredOffsets(l, id, from, k.tiered[p])
 		if err != nil {
 			return k, fmt.Errorf("partition %d: %w", id, err)
 		}
