@@ -398,6 +398,9 @@ func (c *Cache) Prefetch(object string, first, n int, bytes int64) (next int, er
 	return first, err
 }
 
+// Loading is how many requests are under way.
+func (c *Cache) Loading() int { return len(c.slots) }
+
 // Forget drops the blocks of an object that has n of them: it has been deleted. Loads under way end as they do, and are not kept.
 func (c *Cache) Forget(object string, n int) {
 	c.mu.Lock()

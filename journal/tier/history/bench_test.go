@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/localtier"
 	"github.com/sluicemq/sluice/journal/tier/object"
+	"github.com/sluicemq/sluice/journal/tier/s3tier"
 )
 
 const (
@@ -20,13 +24,26 @@ const (
 	coldBatch   = 16 << 10
 )
 
-// coldStore is a directory with four objects of 64 MiB, each a run of batches of 16 KiB.
-func coldStore(b *testing.B) (*localtier.Store, *Manifest) {
+// openCold opens a directory, or the service that SLUICE_TEST_S3 names, with SLUICE_TEST_S3_KEY and _SECRET: http://host:port/bucket.
+func openCold(b *testing.B) (tier.Store, error) {
 	b.Helper()
-	s, err := localtier.Open(bg, localtier.Options{Dir: b.TempDir()})
+	where := os.Getenv("SLUICE_TEST_S3")
+	if where == "" {
+		return localtier.Open(bg, localtier.Options{Dir: b.TempDir()})
+	}
+	i := strings.LastIndexByte(where, '/')
+	return s3tier.Open(bg, s3tier.Options{Endpoint: where[:i], Bucket: where[i+1:], Prefix: "bench", Style: "path", Credentials: "static",
+		AccessKey: os.Getenv("SLUICE_TEST_S3_KEY"), SecretKey: os.Getenv("SLUICE_TEST_S3_SECRET")})
+}
+
+// coldStore has four objects of 64 MiB, each a run of batches of 16 KiB.
+func coldStore(b *testing.B) (tier.Store, *Manifest) {
+	b.Helper()
+	s, err := openCold(b)
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { _ = s.Close() })
 	m := NewManifest()
 	value := make([]byte, coldBatch-100)
 	for i := range value {
@@ -64,6 +81,42 @@ func BenchmarkColdRead(b *testing.B) {
 		}
 		r.Close()
 	}
+}
+
+// BenchmarkColdReaders has sixteen readers at once, each of 32 MiB of his own, more than the cache holds. It tells how many bytes were loaded for each that was read.
+func BenchmarkColdReaders(b *testing.B) {
+	s, err := openCold(b)
+	if err != nil {
+		b.Fatal(err)
+	}
+	m := NewManifest()
+	const readers, last = 16, 2047
+	for i := range readers {
+		store(b, s, m, i+1, 0, mkRun(record.PartitionID(i+1), 0, last, 1, coldBatch))
+	}
+	b.SetBytes(readers * m.Size(1))
+	loaded := int64(0)
+	for b.Loop() {
+		r := NewReader(m, s, ReaderOptions{})
+		var wg sync.WaitGroup
+		for i := range readers {
+			wg.Go(func() {
+				for from := record.Offset(0); from <= last; {
+					got, held, err := r.ReadBatches(bg, record.PartitionID(i+1), from, last+1, 1<<20, nil)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					from = record.Batch(got[len(got)-1]).NextOffset()
+					held.Release()
+				}
+			})
+		}
+		wg.Wait()
+		loaded += r.Stats().Cache.LoadBytes.Load()
+		r.Close()
+	}
+	b.ReportMetric(float64(loaded)/float64(b.N)/float64(readers*m.Size(1)), "loads/byte")
 }
 
 // BenchmarkPlainGet reads the same bytes by one Get for each object, 1 MiB at a time: what ColdRead is compared with.

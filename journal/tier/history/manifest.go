@@ -15,7 +15,7 @@ const droppedMax = 1 << 16
 
 // Manifest is the index of what lies in the tier: all objects' rows, and for each partition its runs in order. It is in memory alone; the broker
 // keeps its rows. All methods may be called concurrently; none waits for anything but the others. A read costs a read lock and a binary
-// search. Memory: 64 bytes for each run and about 200 for each object and each partition with runs. A run that lies below its
+// search. Memory: about 75 bytes for each run, and 200 for each object and each partition with runs. A run that lies below its
 // partition's log start, or whose partition was dropped, is dead: reads do not see it. An object with dead runs alone is dead itself.
 type Manifest struct {
 	mu struct {

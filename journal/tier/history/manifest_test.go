@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier/object"
 )
@@ -385,4 +387,25 @@ func TestManifestConcurrent(t *testing.T) {
 	if s := m.Stats(); s != (Stats{}) {
 		t.Errorf("%+v", s)
 	}
+}
+
+// TestManifestMemory guards what the comment at Manifest promises.
+func TestManifestMemory(t *testing.T) {
+	if testx.RaceEnabled {
+		t.Skip("the race detector takes memory of its own")
+	}
+	rows := millionRuns()[:1000]
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	m := NewManifest()
+	for _, o := range rows {
+		apply(t, m, o)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if n := float64(after.HeapAlloc-before.HeapAlloc) / float64(m.Stats().Runs); n > 90 {
+		t.Errorf("%.0f bytes for each run", n)
+	}
+	runtime.KeepAlive(rows)
 }

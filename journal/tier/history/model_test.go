@@ -139,6 +139,7 @@ func TestConcurrent(t *testing.T) {
 func excused(err error) bool { return tier.Temporary(err) || isCorrupt(err) }
 
 func concurrentRead(t *testing.T, r *Reader, p record.PartitionID, from record.Offset, rnd *rand.Rand, read *atomic.Int64) record.Offset {
+	t.Helper()
 	ctx, cancel := bg, context.CancelFunc(func() {})
 	if rnd.IntN(5) == 0 {
 		ctx, cancel = context.WithTimeout(bg, time.Duration(rnd.IntN(300))*time.Microsecond)

@@ -60,6 +60,7 @@ type Reader struct {
 	cache *cache.Cache
 	tails *tails
 	try   patience
+	most  int64 // bytes to ask for by one request
 
 	ctx    context.Context
 	stop   context.CancelFunc
@@ -88,7 +89,7 @@ type ReaderStats struct {
 // NewReader makes a reader of what m says lies in s. The store stays the caller's.
 func NewReader(m *Manifest, s tier.Store, o ReaderOptions) *Reader {
 	o.defaults()
-	r := &Reader{m: m, store: s, o: o, slots: make(chan struct{}, tailLoads)}
+	r := &Reader{m: m, store: s, o: o, slots: make(chan struct{}, tailLoads), most: min(togetherMax, o.CacheBytes/4)}
 	r.try = patience{tries: o.Tries, wait: o.Wait, count: &r.retries}
 	r.ctx, r.stop = context.WithCancel(context.Background())
 	r.tails = newTails(s, o.TailBytes, r.try)

@@ -578,3 +578,45 @@ func TestVerifyBatches(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSmallRuns: who reads in a row through objects that have little of his partition finds the next ones there, and each block is loaded once. Who jumps has nothing read ahead.
+func TestSmallRuns(t *testing.T) {
+	s, m := newStore(), NewManifest()
+	for i := range 60 {
+		first := record.Offset(10 * i)
+		store(t, s, m, i+1, 0, mkRun(8, first, first+9, 5, 20), mkRun(7, first, first+9, 5, 20))
+	}
+	r := newReader(t, m, s, ReaderOptions{})
+	quiet := func() {
+		t.Helper()
+		testx.Eventually(t, patienceOf, func() bool { return len(r.slots) == 0 && r.cache.Loading() == 0 })
+	}
+	for _, from := range []record.Offset{500, 300, 100} {
+		_, held, err := r.ReadBatches(bg, 8, from, 600, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held.Release()
+		quiet()
+	}
+	if st := r.Stats(); st.Cache.Ahead.Load() != 0 || st.TailMisses != 3 {
+		t.Errorf("%d blocks ahead of one who jumps, %d tails", st.Cache.Ahead.Load(), st.TailMisses)
+	}
+	misses := r.Stats().Cache.Misses.Load()
+	for from := record.Offset(0); from < 600; {
+		batches, held, err := r.ReadBatches(bg, 7, from, 600, 1<<20, nil)
+		if err != nil || len(batches) != 2 {
+			t.Fatal(len(batches), err)
+		}
+		from = record.Batch(batches[1]).NextOffset()
+		held.Release()
+		quiet()
+	}
+	st := r.Stats()
+	if n := st.Cache.Misses.Load() - misses; n > 4 {
+		t.Errorf("he waited %d times in 60 objects", n)
+	}
+	if n := st.Cache.Loads.Load(); n != 63 || st.TailMisses > 60 {
+		t.Errorf("%d loads, %d tails", n, st.TailMisses)
+	}
+}

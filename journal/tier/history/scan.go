@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// togetherMax bounds what one read asks the store for by one request.
+	// togetherMax bounds what one read asks the store for by one request, and a quarter of the cache does.
 	togetherMax = 8 << 20
 	// nextRunBytes is how far from the end of a run what comes behind it is read ahead.
 	nextRunBytes = 8 << 20
@@ -162,7 +162,7 @@ func (r *Reader) scan(ctx context.Context, s *scan, q *query) error {
 // together asks for all blocks that a read wants by one request, unless they are there.
 func (r *Reader) together(s *scan, i int, q *query) {
 	n, bytes := 0, int64(0)
-	for i+n < len(s.run.Blocks) && bytes < int64(q.left) && bytes < togetherMax && s.run.Blocks[i+n].First < q.end {
+	for i+n < len(s.run.Blocks) && bytes < int64(q.left) && bytes < r.most && s.run.Blocks[i+n].First < q.end {
 		bytes += int64(s.run.Blocks[i+n].Bytes)
 		n++
 	}
@@ -223,7 +223,7 @@ func (r *Reader) begin(p record.PartitionID, from record.Offset, runs, window in
 	defer r.ahead.Done()
 	defer func() { <-r.slots }()
 	bytes := int64(0)
-	for ; runs > 0 && bytes < togetherMax; runs-- {
+	for ; runs > 0 && bytes < r.most; runs-- {
 		where, ok := r.m.find(p, from)
 		if !ok {
 			return
@@ -235,7 +235,7 @@ func (r *Reader) begin(p record.PartitionID, from record.Offset, runs, window in
 		run := &t.Runs[where.Index]
 		i := run.BlockAt(from)
 		n, size := 0, int64(0)
-		for i+n < len(run.Blocks) && n < window && bytes+size < togetherMax {
+		for i+n < len(run.Blocks) && n < window && bytes+size < r.most {
 			size += int64(run.Blocks[i+n].Bytes)
 			n++
 		}

@@ -74,7 +74,7 @@ func (s *memStore) Get(ctx context.Context, name string, rng tier.Range) (io.Rea
 		return nil, tier.Info{}, err
 	}
 	part := b[off : off+n]
-	var after error = io.EOF
+	after := io.EOF
 	if spoil != nil {
 		if part, err = spoil(name, rng, slices.Clone(part)); err != nil {
 			after = err
