@@ -202,6 +202,7 @@ func (n *node) close(ctx context.Context) error {
 		err := n.engine.Close(ctx)
 		n.mqtt.Close()
 		n.kafka.Close()
+		n.storage.endReads()
 		n.broker.Close()
 		n.acls.close()
 		n.limits.close()

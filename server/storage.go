@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/internal/vfs"
@@ -28,6 +27,8 @@ type storageOptions struct {
 	groupBytes         int
 	checkpointInterval time.Duration
 	checkpointBytes    int64
+	maxBytes           int64 // of log and partition segments; 0: no bound
+	past               *past // nil: no store of old records
 	flushed            func(time.Duration)
 	fs                 vfs.FS      // nil: the system's
 	clock              clock.Clock // nil: the system's
@@ -53,6 +54,7 @@ func logDir(o *storageOptions) func() kafka.LogDir {
 // storage is what the node closes at its end.
 type storage interface {
 	err() error // why it takes no writes
+	endReads()  // ends those that wait for a store, and all that come: the core waits for them when it closes
 	counts() storageCounts
 	close() error
 }
@@ -63,6 +65,7 @@ type storageCounts struct{ groups, writtenBytes, logBytes, failedFull, failedIO 
 type volatileStorage struct{ *broker.Volatile }
 
 func (v volatileStorage) err() error            { return nil }
+func (v volatileStorage) endReads()             {}
 func (v volatileStorage) counts() storageCounts { return storageCounts{} }
 func (v volatileStorage) close() error          { v.Close(); return nil }
 
@@ -75,7 +78,7 @@ func openStorage(o storageOptions, b *broker.Broker, logger *slog.Logger) (stora
 		return volatileStorage{v}, nil
 	}
 	jo := journal.Options{Dir: o.dir, FS: o.fs, Clock: o.clock, FlushInterval: o.flushInterval, SegmentBytes: o.segmentBytes, TailBytes: o.tailBytes,
-		GroupBytesMax: o.groupBytes, Logger: logger, Events: journal.Events{Flushed: o.flushed}}
+		GroupBytesMax: o.groupBytes, MaxBytes: o.maxBytes, Elsewhere: o.past.elsewhere(), Logger: logger, Events: journal.Events{Flushed: o.flushed}}
 	if o.durability == "async" {
 		jo.Durability = journal.Async
 	}
@@ -83,7 +86,7 @@ func openStorage(o storageOptions, b *broker.Broker, logger *slog.Logger) (stora
 	if err != nil {
 		return nil, err
 	}
-	s := &logStorage{log: l, b: b, o: o, logger: logger, stop: make(chan struct{})}
+	s := &logStorage{log: l, b: b, o: o, past: o.past, logger: logger, stop: make(chan struct{})}
 	if err := s.recover(); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -97,6 +100,7 @@ type logStorage struct {
 	log    *journal.Log
 	b      *broker.Broker
 	o      storageOptions
+	past   *past
 	logger *slog.Logger
 
 	toldFull atomic.Bool // that the disk is full was logged, and nothing has been written since
@@ -121,6 +125,7 @@ func (s *logStorage) recover() error {
 	if err != nil {
 		return fmt.Errorf("replay the log: %w", err)
 	}
+	s.past.recovered(s.log)
 	s.b.Recovered()
 	return s.log.Start(s)
 }
@@ -153,114 +158,6 @@ func (s *logStorage) Failed(err error) {
 // Wake tells the committer.
 func (s *logStorage) Wake() { s.log.Wake() }
 
-// readBytes is how much of a partition one fetch brings.
-const readBytes = 1 << 20
-
-// Read walks a partition's batches.
-func (s *logStorage) Read(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
-	for {
-		var f journal.Fetched
-		err := s.log.Fetch(p, from, readBytes, &f)
-		if errors.Is(err, journal.ErrOffsetOutOfRange) {
-			if start := s.log.LogStart(p); from < start {
-				from = start
-				continue
-			}
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		var next record.Offset
-		var more bool
-		err = vfs.Guard(func() (err error) { // large batches are views of mapped files
-			next, more, err = walk(&f, from, fn)
-			return err
-		})
-		f.Release()
-		if err != nil || !more || next == from {
-			return err
-		}
-		from = next
-	}
-}
-
-// held is a fetch whose memory readers hold. It goes back to the pool with the last of them.
-type held struct {
-	journal.Fetched
-	refs atomic.Int32
-}
-
-var heldPool = sync.Pool{New: func() any { return new(held) }}
-
-// Retain adds a holder.
-func (h *held) Retain() { h.refs.Add(1) }
-
-// Release takes one away.
-func (h *held) Release() {
-	if h.refs.Add(-1) == 0 {
-		h.Fetched.Release()
-		heldPool.Put(h)
-	}
-}
-
-// ReadBatches finds whole batches, in memory or on the disk.
-func (s *logStorage) ReadBatches(r broker.ReadRequest, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
-	h := heldPool.Get().(*held)
-	h.refs.Store(1)
-	q := journal.FetchRequest{Partition: r.Partition, From: r.From, End: r.End, MaxBytes: r.MaxBytes, Trust: true, Copy: r.Copy}
-	if r.Tail {
-		ok, err = s.log.ReadTail(&q, &h.Fetched)
-	} else {
-		err = s.log.Read(&q, &h.Fetched)
-		ok = err == nil
-	}
-	if errors.Is(err, journal.ErrOffsetOutOfRange) {
-		err = broker.ErrOffsetOutOfRange
-	}
-	if !ok || len(h.Batches) == 0 {
-		h.Release()
-		return dst, nil, ok, err
-	}
-	return append(dst, h.Batches...), h, true, nil
-}
-
-// Partitions are those of which the log has something.
-func (s *logStorage) Partitions() []record.PartitionID { return s.log.Partitions() }
-
-// Bounds are where a partition begins and ends.
-func (s *logStorage) Bounds(p record.PartitionID) (start, end record.Offset) {
-	return s.log.LogStart(p), s.log.LogEnd(p)
-}
-
-// LocalStart is where the log's part of a partition begins.
-func (s *logStorage) LocalStart(p record.PartitionID) record.Offset { return s.log.LogStart(p) }
-
-// TieredEnd is nothing: there is no tier.
-func (s *logStorage) TieredEnd(record.PartitionID) record.Offset { return 0 }
-
-// LocalSize is what the log and segments hold of a partition.
-func (s *logStorage) LocalSize(p record.PartitionID) int64 { return s.log.Size(p) }
-
-// Seek asks the log's time index.
-func (s *logStorage) Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool) {
-	if latest {
-		if at, found = s.log.MaxTime(p); !found {
-			return 0, 0, false
-		}
-	}
-	from, found = s.log.SeekTime(p, at)
-	return from, at, found
-}
-
-// Size is what the log and segments hold of a partition.
-func (s *logStorage) Size(p record.PartitionID) int64 { return s.log.Size(p) }
-
-// Excess passes on what retention takes.
-func (s *logStorage) Excess(p record.PartitionID, before, bytes int64) record.Offset {
-	return s.log.Excess(p, before, bytes)
-}
-
 var _ broker.Compactor = (*logStorage)(nil)
 
 // Dirt asks the log.
@@ -287,30 +184,6 @@ func (s *logStorage) Rotate() {
 	s.log.Rotate()
 	s.forced.Store(true)
 }
-
-func walk(f *journal.Fetched, from record.Offset, fn func(record.Batch) bool) (next record.Offset, more bool, err error) {
-	next = from
-	for _, raw := range f.Batches {
-		for len(raw) > 0 {
-			b, n, err := record.ParseBatch(raw)
-			if err != nil {
-				return next, false, err
-			}
-			if !fn(b) {
-				return next, false, nil
-			}
-			next = b.NextOffset()
-			raw = raw[n:]
-		}
-	}
-	return next, true, nil
-}
-
-// SetLogStart passes on what nobody needs.
-func (s *logStorage) SetLogStart(p record.PartitionID, o record.Offset) { s.log.SetLogStart(p, o) }
-
-// DropPartition passes on that a partition is gone.
-func (s *logStorage) DropPartition(p record.PartitionID) { s.log.DropPartition(p) }
 
 // checkpoints writes the tables behind, by time and by the bytes logged.
 func (s *logStorage) checkpoints() {
@@ -341,6 +214,8 @@ func (s *logStorage) checkpoint() {
 
 func (s *logStorage) err() error { return s.log.Err() }
 
+func (s *logStorage) endReads() { s.past.endReads() }
+
 func (s *logStorage) counts() storageCounts {
 	st := s.log.Stats()
 	return storageCounts{groups: st.Groups.Load(), writtenBytes: st.WrittenBytes.Load(), logBytes: st.LogBytes.Load(),
@@ -350,6 +225,7 @@ func (s *logStorage) counts() storageCounts {
 func (s *logStorage) close() error {
 	close(s.stop)
 	s.done.Wait()
+	s.past.endReads()
 	s.checkpoint()
 	return s.log.Close()
 }
