@@ -243,7 +243,7 @@ func (m *Manifest) Value(shard record.ShardID, key []byte) []byte {
 func (m *Manifest) SetLogStart(p record.PartitionID, o record.Offset) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if o <= m.mu.starts[p] {
+	if _, gone := m.mu.dropped[p]; gone || o <= m.mu.starts[p] {
 		return
 	}
 	m.mu.starts[p] = o

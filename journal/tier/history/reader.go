@@ -220,19 +220,27 @@ func (r *Reader) read(ctx context.Context, s *scan, q *query) error {
 		if err = r.open(ctx, s, where, q.from); err == nil {
 			err = r.scan(ctx, s, q)
 		}
-		if err == nil || ctx.Err() != nil || len(q.dst) > q.had {
+		if err == nil || len(q.dst) > q.had {
 			return err
+		}
+		if ended := ctx.Err(); ended != nil {
+			return ended // what failed was not looked into
 		}
 		if !errors.Is(err, tier.ErrNotFound) {
 			return r.judge(err)
 		}
-		// It may have been removed since we asked where it is.
-		if again, ok := r.m.find(s.partition, q.from); ok && again.id == where.id {
+		if !r.removed(s.partition, q.from, &where) {
 			return r.judge(err)
 		}
 		s.clear()
 	}
 	return err
+}
+
+// removed tells whether an object that was not found has left the manifest too since we asked where an offset is.
+func (r *Reader) removed(p record.PartitionID, from record.Offset, where *place) bool {
+	again, ok := r.m.find(p, from)
+	return !ok || again.id != where.id
 }
 
 // judge counts an error of a read, and says what it means.

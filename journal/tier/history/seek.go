@@ -44,39 +44,56 @@ func (r *Reader) SeekTime(ctx context.Context, p record.PartitionID, at int64) (
 var ErrCacheFull = errors.New("history: the cache holds no more")
 
 // Prefetch brings what lies in the tier of p from one offset to another into the cache, in order, and waits for it: at most three quarters of what the cache may hold, then ErrCacheFull,
-// with the numbers. progress (nil: none) is told after each block how many bytes of how many are there. Other errors are as those of ReadBatches.
+// with the numbers. progress (nil: none) is told after each block how many bytes of how many are there. What retention removes meanwhile is passed over; other errors are as those of
+// ReadBatches.
 func (r *Reader) Prefetch(ctx context.Context, p record.PartitionID, from, to record.Offset, progress func(done, total int64)) error {
-	total := r.m.SizeBelow(p, to) - r.m.SizeBelow(p, from)
-	bound := r.o.CacheBytes / 4 * 3
-	done := int64(0)
-	for from < to {
-		where, ok := r.m.find(p, from)
+	f := prefetch{p: p, from: from, to: to, total: r.m.SizeBelow(p, to) - r.m.SizeBelow(p, from), progress: progress}
+	for changes := 0; f.from < to; {
+		where, ok := r.m.find(p, f.from)
 		if !ok || where.First >= to {
 			return nil
 		}
-		t, err := r.tail(ctx, &where)
-		if err != nil {
-			return r.prefetchError(p, from, err)
+		err := r.prefetchRun(ctx, &f, &where)
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrCacheFull):
+			return err
+		case ctx.Err() == nil && errors.Is(err, tier.ErrNotFound) && changes < changesMax && r.removed(p, f.from, &where):
+			changes++
+		default:
+			return fmt.Errorf("read ahead partition %d at offset %d: %w", p, f.from, r.judge(err))
 		}
-		run, base, name := &t.Runs[where.Index], t.first[where.Index], where.id.Name()
-		stream := r.cache.Stream(name, sizes(run.Blocks, base))
-		for i := run.BlockAt(from); i < len(run.Blocks) && run.Blocks[i].First < to; i++ {
-			size := int64(run.Blocks[i].Bytes)
-			if done+size > bound {
-				return fmt.Errorf("%w: %d of %d bytes of partition %d are there, to offset %d", ErrCacheFull, done, total, p, run.Blocks[i].First)
-			}
-			if _, err := stream.Read(ctx, base+i); err != nil {
-				return r.prefetchError(p, run.Blocks[i].First, err)
-			}
-			if done += size; progress != nil {
-				progress(done, max(total, done))
-			}
-		}
-		from = run.Last + 1
 	}
 	return nil
 }
 
-func (r *Reader) prefetchError(p record.PartitionID, o record.Offset, err error) error {
-	return fmt.Errorf("read ahead partition %d at offset %d: %w", p, o, r.judge(err))
+type prefetch struct {
+	p           record.PartitionID
+	from, to    record.Offset
+	done, total int64
+	progress    func(done, total int64)
+}
+
+func (r *Reader) prefetchRun(ctx context.Context, f *prefetch, where *place) error {
+	t, err := r.tail(ctx, where)
+	if err != nil {
+		return err
+	}
+	run, base := &t.Runs[where.Index], t.first[where.Index]
+	stream := r.cache.Stream(where.id.Name(), sizes(run.Blocks, base))
+	for i := run.BlockAt(f.from); i < len(run.Blocks) && run.Blocks[i].First < f.to; i++ {
+		b := &run.Blocks[i]
+		if f.done+int64(b.Bytes) > r.o.CacheBytes/4*3 {
+			return fmt.Errorf("%w: %d of %d bytes of partition %d are there, to offset %d", ErrCacheFull, f.done, f.total, f.p, b.First)
+		}
+		if _, err := stream.Read(ctx, base+i); err != nil {
+			return err
+		}
+		f.from, f.done = b.Last+1, f.done+int64(b.Bytes)
+		if f.progress != nil {
+			f.progress(f.done, max(f.total, f.done))
+		}
+	}
+	f.from = run.Last + 1
+	return nil
 }
