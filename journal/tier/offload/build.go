@@ -19,7 +19,7 @@ const (
 	// runsMax bounds the runs of an object, and so its row: about 100 KiB.
 	runsMax = 2048
 	// What a layout takes in memory: an extent, in the log's list; a block, in the summary and in the tail; a run.
-	extentMemory, blockMemory, runMemory = 40, 88, 512
+	extentMemory, blockMemory, runMemory = 64, 88, 512
 	// badFor is how long a partition is left alone whose records could not be read.
 	badFor = 10 * time.Minute
 )

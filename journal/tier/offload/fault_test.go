@@ -15,7 +15,7 @@ import (
 )
 
 // put stores an object of which nobody wants the bytes.
-func put(t *testing.T, w *world, o *object.Writer) {
+func put(t testing.TB, w *world, o *object.Writer) {
 	t.Helper()
 	sum := o.Summary()
 	r := o.Reader(func(run int) (io.ReadCloser, error) {
@@ -27,7 +27,7 @@ func put(t *testing.T, w *world, o *object.Writer) {
 }
 
 // produced is a world with something that is due, whose local copies go at once.
-func produced(t *testing.T) (*world, *part) {
+func produced(t testing.TB) (*world, *part) {
 	t.Helper()
 	w := newWorld(t, small())
 	p := w.add(100, 1, Immediate)
@@ -189,6 +189,22 @@ func TestTaken(t *testing.T) {
 	whole1(t, w, p, taken)
 }
 
+// TestTakenAlike: an object of the same size, which is whole but another, is not taken for what a Put that failed may have stored.
+func TestTakenAlike(t *testing.T) {
+	other := newWorld(t, small())
+	more(other, other.add(104, 1, Immediate))
+	other.turn()
+	w, p := produced(t)
+	if _, err := w.f.Mint(bg); err != nil {
+		t.Fatal(err)
+	}
+	name := other.s.objectNames()[0]
+	w.s.objects[name] = other.s.objects[name]
+	w.s.setFault(times(1, fault{err: storeError(tier.Unavailable)}))
+	w.turn()
+	whole1(t, w, p, 1)
+}
+
 // taken plants objects where the offloader's next ones would be.
 func taken(t *testing.T, w *world) int {
 	t.Helper()
@@ -231,11 +247,11 @@ func TestCommitFails(t *testing.T) {
 	more(w, p)
 	full := errors.New("journal: full")
 	refuse := true
-	w.mu.commitOK = func([]Change) (error, bool, bool) { //nolint:revive // in the order of what happens
+	w.mu.commitOK = func([]Change) (apply, answer bool, err error) {
 		if refuse {
-			return full, false, true
+			return false, true, full
 		}
-		return nil, true, true
+		return true, true, nil
 	}
 	start := w.localStart(p)
 	for range 3 {
@@ -261,7 +277,7 @@ func TestCommitInDoubt(t *testing.T) {
 	w, p := produced(t)
 	w.turn()
 	more(w, p)
-	w.mu.commitOK = func([]Change) (error, bool, bool) { return nil, true, false } //nolint:revive // in the order of what happens
+	w.mu.commitOK = func([]Change) (apply, answer bool, err error) { return true, false, nil }
 	ctx, cancel := context.WithCancel(bg)
 	done := make(chan error, 1)
 	go func() { done <- w.f.Turn(ctx) }()
@@ -400,5 +416,110 @@ func TestRate(t *testing.T) {
 	w.check()
 	if took := w.clk.Mono() - from; took < 95*time.Second/10 || took > 11*time.Second {
 		t.Errorf("100 KiB at 10 KiB a second took %v", took)
+	}
+}
+
+// TestGone: what was due when the turn was planned is not there any more when it is laid out, or cannot be listed: others go, and the turn ends.
+func TestGone(t *testing.T) {
+	w, p := produced(t)
+	q, r, v := w.add(101, 1, Immediate), w.add(102, 2, Immediate), w.add(103, 1, Immediate)
+	for _, x := range []*part{q, r, v} {
+		more(w, x)
+	}
+	w.o.Step = func(name string) {
+		if name == "planned" {
+			w.deleteBelow(q, q.end)
+			w.drop(r)
+			v.unlisted = true
+		}
+	}
+	w.restart()
+	w.turn()
+	w.check()
+	if w.localStart(p) != p.end || w.m.Stats().Objects != 1 || w.m.Stats().Runs != 1 {
+		t.Errorf("%d, %+v", w.localStart(p), w.m.Stats())
+	}
+	if s := w.f.Status(); s.Bad != 1 || !errors.Is(s.Err, errBroken) || w.f.stats.Unreadable.Load() != 1 {
+		t.Errorf("%+v", s)
+	}
+	w.o.Step = nil
+	v.unlisted = false
+	w.restart()
+	w.turn()
+	w.check()
+	if _, end, ok := w.m.Bounds(103); !ok || end != v.end {
+		t.Error(end, ok)
+	}
+}
+
+// TestHole: the log lists what does not follow, or is not decided: it is not taken for history.
+func TestHole(t *testing.T) {
+	ext := func(first, last record.Offset, bytes int64) object.Extent {
+		return object.Extent{First: first, Last: last, Bytes: bytes}
+	}
+	for _, c := range []struct {
+		es          []object.Extent
+		follows     bool
+		from, to    int
+		end         record.Offset
+		bytes       int64
+		contradicts bool
+	}{
+		{es: []object.Extent{ext(10, 19, 5), ext(20, 29, 6), ext(30, 39, 7)}, from: 0, to: 2, end: 30, bytes: 11},
+		{es: []object.Extent{ext(0, 9, 5), ext(10, 19, 6)}, from: 1, to: 2, end: 20, bytes: 6},
+		{es: []object.Extent{ext(5, 12, 5), ext(13, 19, 6)}, from: 0, to: 2, end: 20, bytes: 11},
+		{es: []object.Extent{ext(5, 12, 5)}, follows: true, contradicts: true},
+		{es: []object.Extent{ext(10, 19, 5), ext(15, 29, 6)}, contradicts: true},
+		{es: []object.Extent{ext(10, 19, 0)}, contradicts: true},
+		{es: []object.Extent{ext(30, 39, 5)}, from: 0, to: 0, end: 10},
+	} {
+		s, end, bytes, err := within(&simPieces{extents: c.es}, 10, 35, c.follows)
+		if c.contradicts {
+			if err == nil {
+				t.Errorf("%+v: no error", c)
+			}
+			continue
+		}
+		if err != nil || s.from != c.from || s.to != c.to || end != c.end || bytes != c.bytes {
+			t.Errorf("%+v: %+v %d %d %v", c, s, end, bytes, err)
+		}
+	}
+}
+
+// TestOverlap: a local copy from which something is missing in the manifest stays, whatever lies behind it in the store.
+func TestOverlap(t *testing.T) {
+	w, p := produced(t)
+	w.turn()
+	// The first object's row is gone, as if the manifest had lost it: what the log has from there on is all there is.
+	more(w, p)
+	w.turn()
+	first := w.objectsLocked()
+	for _, o := range first {
+		if o.ID.Sequence == 1 {
+			w.applyLocked(1, []Change{{Key: o.Key()}})
+		}
+	}
+	p.local = append([]batch(nil), p.all...) // after a restart the copies are back
+	w.turn()
+	if got := w.localStart(p); got != 0 {
+		t.Errorf("the log begins at %d", got)
+	}
+}
+
+// TestSleep: waits by the system's clock end in time, and with their context.
+func TestSleep(t *testing.T) {
+	f := New(Options{Store: &memStore{}, Log: simLog{}, Catalog: simCatalog{}})
+	if err := f.wait(bg, time.Millisecond); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(bg)
+	cancel()
+	if err := f.wait(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	f.Close()
+	f.Run(bg) // is over at once
+	if _, err := f.Mint(bg); !errors.Is(err, ErrClosed) {
+		t.Error(err)
 	}
 }

@@ -115,7 +115,7 @@ type Options struct {
 	// would take more is made smaller.
 	Memory         int64
 	ObjectBytes    int64         // 0: 64 MiB; an object is about as large where so much is due
-	MinObjectBytes int64         // 0: 8 MiB; less is not uploaded before MaxLag
+	MinObjectBytes int64         // 0: 16 MiB; less is not uploaded before MaxLag
 	MaxLag         time.Duration // 0: 10 minutes; what was due for so long is uploaded, however little it is
 	Interval       time.Duration // 0: 5 seconds; between turns
 	StallAfter     time.Duration // 0: 2 minutes; a Put that takes no byte for so long is given up
@@ -195,7 +195,7 @@ type Offloader struct {
 func New(o Options) *Offloader {
 	set(&o.Memory, 16*mib)
 	set(&o.ObjectBytes, 64*mib)
-	set(&o.MinObjectBytes, 8*mib)
+	set(&o.MinObjectBytes, 16*mib)
 	o.MinObjectBytes = min(o.MinObjectBytes, o.ObjectBytes)
 	set(&o.MaxLag, 10*time.Minute)
 	set(&o.Interval, 5*time.Second)

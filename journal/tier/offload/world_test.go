@@ -63,6 +63,8 @@ type part struct {
 	start   record.Offset // the log start
 	dropped bool
 	broken  bool // its records cannot be read
+	// unlisted: neither can its index.
+	unlisted bool
 }
 
 // world is a log, a catalog and a store that all outlive the offloader, and what a crash leaves of them.
@@ -73,6 +75,8 @@ type world struct {
 	f   *Offloader
 	m   *history.Manifest
 	o   Options
+	// slept, if set, is called after each wait.
+	slept func()
 
 	mu struct {
 		sync.Mutex
@@ -80,7 +84,7 @@ type world struct {
 		segment  uint64 // that is written to
 		rows     map[record.ShardID]map[string][]byte
 		held     int // pieces
-		commitOK func(rows []Change) (err error, apply, answer bool)
+		commitOK func(rows []Change) (apply, answer bool, err error)
 		waiting  []func() // answers that have not been given
 		changes  int
 		pressed  bool
@@ -89,7 +93,7 @@ type world struct {
 
 func newWorld(t testing.TB, o Options) *world {
 	t.Helper()
-	w := &world{t: t, clk: clock.NewManual(time.UnixMilli(1_700_000_000_000)), o: o}
+	w := &world{t: t, clk: newClock(), o: o}
 	w.s = &memStore{w: w, objects: make(map[string]memObject)}
 	w.mu.parts = make(map[record.PartitionID]*part)
 	w.mu.rows = make(map[record.ShardID]map[string][]byte)
@@ -121,6 +125,9 @@ func (w *world) restart() {
 	w.f = New(o)
 	w.f.sleep = func(ctx context.Context, d time.Duration) error {
 		w.clk.Advance(d)
+		if w.slept != nil {
+			w.slept()
+		}
 		return ctx.Err()
 	}
 }
@@ -227,6 +234,9 @@ func (l simLog) Pieces(id record.PartitionID, from, until record.Offset, maxByte
 	l.w.mu.Lock()
 	defer l.w.mu.Unlock()
 	p := l.w.mu.parts[id]
+	if p.unlisted {
+		return nil, errBroken
+	}
 	list := l.w.listLocked(p, from, until)
 	if len(list) == 0 {
 		return nil, nil
@@ -368,7 +378,7 @@ func (c simCatalog) Change(shard record.ShardID, changes []Change, done func(err
 	w.mu.changes++
 	apply, answer, err := true, true, error(nil)
 	if w.mu.commitOK != nil {
-		err, apply, answer = w.mu.commitOK(changes)
+		apply, answer, err = w.mu.commitOK(changes)
 	}
 	if apply {
 		w.applyLocked(shard, changes)
@@ -464,7 +474,6 @@ type memStore struct {
 	puts     int
 	putBytes int64
 	swept    int
-	reads    []int // sizes of reads, if noted
 }
 
 type memObject struct {
@@ -681,3 +690,5 @@ func (s *memStore) has(o *history.Object, run int, id record.PartitionID, want *
 	}
 	return errors.New("the run has not got it")
 }
+
+func newClock() *clock.Manual { return clock.NewManual(time.UnixMilli(1_700_000_000_000)) }
