@@ -54,9 +54,9 @@ func (b *Broker) Groups(tenant uint32, at RowPlace, n int, done func(list []Grou
 func (b *Broker) OffLoop(fn func()) { b.fetcher.submit(fetchJob{run: fn}) }
 
 // TimeAt gives the time of the first record at or behind an offset that readers see, in Unix milliseconds; found false: there is none. It reads
-// in the bounded pool, and done runs there: it must not block.
+// in a bounded pool, and done runs there, or at once with what refuses it: it must not block.
 func (b *Broker) TimeAt(p *Partition, from record.Offset, done func(ms int64, found bool, err error)) {
-	b.fetcher.submit(fetchJob{run: func() { done(b.timeAt(p, from)) }})
+	b.read(p, func() { done(b.timeAt(p, from)) }, func(err error) { done(0, false, err) })
 }
 
 func (b *Broker) timeAt(p *Partition, from record.Offset) (ms int64, found bool, err error) {

@@ -123,6 +123,7 @@ type Broker struct {
 	attached     atomic.Uint64 // moves when a durable session comes back: routes are looked up anew
 	behindGroups atomic.Int64
 	fetcher      *fetcher
+	storePool    storePool
 	compaction   compactor
 
 	producerIDs struct { // set aside and not given out yet
@@ -195,6 +196,7 @@ func (b *Broker) Loops() int { return len(b.locals) }
 func (b *Broker) Close() {
 	b.compaction.close()
 	b.fetcher.close()
+	b.storePool.close()
 }
 
 // shardOf gives the shard of a topic or a session. The hash is part of the data directory's format: FNV-1a, 64 bits.
@@ -225,6 +227,7 @@ type Stats struct {
 	Producers        atomic.Int64 // that partitions know, each counted once for each of them
 	Compactions      atomic.Int64 // passes over a partition
 	CompactedBytes   atomic.Int64 // that they took away
+	TierFailed       atomic.Int64 // reads that the store of old records did not answer
 	Undeliverable    atomic.Int64 // records of bound streams whose key makes no MQTT topic by their bindings
 	Unreadable       atomic.Int64 // records of bound streams that cannot be opened for MQTT subscribers
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"slices"
 	"sync"
 
@@ -20,6 +21,7 @@ type fetchJob struct {
 	seqs     []uint64
 	resend   bool
 	promised bool          // to be sent again: promises
+	store    bool          // what some of the records stand for lies in a store
 	done     func(*bundle) // instead of c
 	run      func()        // instead of all of it: a read of a stream
 }
@@ -92,6 +94,20 @@ func (f *fetcher) do(j *fetchJob) {
 		return
 	}
 	bu := f.read(j)
+	if bu == nil { // the first lies in a store, for which none of this pool waits
+		far := *j
+		far.store = true
+		if _, err := f.b.storePool.submit(&storeRead{run: func() { far.tell(f.read(&far)) }}); err == nil {
+			return
+		}
+		bu = getBundle()
+		bu.shard, bu.resend, bu.promised, bu.failed = j.shard, j.resend, j.promised, true
+	}
+	j.tell(bu)
+}
+
+// tell hands over what was read.
+func (j *fetchJob) tell(bu *bundle) {
 	if j.done != nil {
 		j.done(bu)
 	} else {
@@ -99,16 +115,18 @@ func (f *fetcher) do(j *fetchJob) {
 	}
 }
 
-// busy says whether a job waits or runs.
+// busy says whether a job waits or runs, there or in the pool that reads from the store.
 func (f *fetcher) busy() bool {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.running > 0 || len(f.jobs) > 0
+	busy := f.running > 0 || len(f.jobs) > 0
+	f.mu.Unlock()
+	return busy || f.b.storePool.busy()
 }
 
 // read collects the records of a job, as many as fit. A record that a queue refers to is in the log until the queue has let go of it: it is
 // indexed before its commit is told, moves under the index's lock, and the log's start follows the queues. One that is not there is a
-// fault, of ours or of the disk; the session goes on without it, and it is told.
+// fault, of ours or of the disk; the session goes on without it, and it is told. nil: the first of them stands for one that lies in a store, and j
+// says not to go there.
 func (f *fetcher) read(j *fetchJob) *bundle {
 	bu := getBundle()
 	bu.shard, bu.resend, bu.promised = j.shard, j.resend, j.promised
@@ -143,13 +161,20 @@ func (f *fetcher) read(j *fetchJob) *bundle {
 	})
 	full := len(bu.buf) >= fetchBytesMax
 	if err == nil {
-		err = f.follow(bu, &links)
+		err = f.follow(bu, &links, j.store)
 	}
 	switch {
+	case errors.Is(err, errInStore):
+		putBundle(bu)
+		return nil
 	case err != nil:
 		bu.msgs = bu.msgs[:0]
 		bu.through = 0
-		f.b.logger.Error("queued messages cannot be read", "shard", j.shard, "err", err)
+		if errors.Is(err, ErrTier) {
+			f.b.storeTrouble("queued messages cannot be read", err)
+		} else {
+			f.b.logger.Error("queued messages cannot be read", "shard", j.shard, "err", err)
+		}
 		bu.failed = true // nothing more is skipped: the session stays behind and asks again
 	case bu.cut:
 	case !full || len(want) == 0:

@@ -25,6 +25,9 @@ type memLog struct {
 	start  map[record.PartitionID]record.Offset
 	fail   error // the next groups are not written
 	cold   bool  // nothing lies in memory
+	// What lies below far is in the store alone; store runs at each read of that, and may fail it or take its time.
+	far   map[record.PartitionID]record.Offset
+	store func() error
 
 	between func() // runs once between a Gather and what becomes of it
 }
@@ -76,6 +79,15 @@ func (m *memLog) frames(fn func(f record.Frame)) {
 }
 
 func (m *memLog) Read(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
+	if from < m.far[p] && m.store != nil {
+		if err := m.store(); err != nil {
+			return err
+		}
+	}
+	return m.walk(p, from, fn)
+}
+
+func (m *memLog) walk(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
 	goOn := true
 	m.frames(func(f record.Frame) {
 		if f.Kind != record.KindRecords || f.Partition != p || !goOn {
@@ -105,7 +117,7 @@ func (m *memLog) SetLogStart(p record.PartitionID, o record.Offset) {
 }
 
 func (m *memLog) ReadBatches(r ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
-	if r.Tail && m.cold {
+	if r.Tail && m.cold || (r.Tail || r.Local) && r.From < m.far[r.Partition] {
 		return dst, nil, false, nil
 	}
 	if start, _ := m.Bounds(r.Partition); r.From < start {
@@ -125,10 +137,10 @@ func (m *memLog) ReadBatches(r ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, 
 
 func (m *memLog) LocalStart(p record.PartitionID) record.Offset {
 	start, _ := m.Bounds(p)
-	return start
+	return max(start, m.far[p])
 }
 
-func (m *memLog) TieredEnd(record.PartitionID) record.Offset { return 0 }
+func (m *memLog) TieredEnd(p record.PartitionID) record.Offset { return m.far[p] }
 
 func (m *memLog) LocalSize(p record.PartitionID) int64 { return m.Size(p) }
 
@@ -145,7 +157,7 @@ func (m *memLog) Bounds(p record.PartitionID) (start, end record.Offset) {
 	m.mu.Lock()
 	start = m.start[p]
 	m.mu.Unlock()
-	_ = m.Read(p, 0, func(b record.Batch) bool {
+	_ = m.walk(p, 0, func(b record.Batch) bool {
 		end = b.NextOffset()
 		return true
 	})
@@ -154,7 +166,7 @@ func (m *memLog) Bounds(p record.PartitionID) (start, end record.Offset) {
 
 func (m *memLog) Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool) {
 	time = -1
-	_ = m.Read(p, 0, func(b record.Batch) bool {
+	_ = m.walk(p, 0, func(b record.Batch) bool {
 		ts := b.MaxTimestamp()
 		if b.Attributes()&record.Control != 0 || latest && ts <= time || !latest && ts < at {
 			return true
@@ -166,7 +178,7 @@ func (m *memLog) Seek(p record.PartitionID, at int64, latest bool) (from record.
 }
 
 func (m *memLog) Size(p record.PartitionID) (bytes int64) {
-	_ = m.Read(p, 0, func(b record.Batch) bool {
+	_ = m.walk(p, 0, func(b record.Batch) bool {
 		bytes += int64(len(b))
 		return true
 	})
@@ -175,12 +187,12 @@ func (m *memLog) Size(p record.PartitionID) (bytes int64) {
 
 func (m *memLog) Excess(p record.PartitionID, before, bytes int64) record.Offset {
 	all := int64(0)
-	_ = m.Read(p, 0, func(b record.Batch) bool {
+	_ = m.walk(p, 0, func(b record.Batch) bool {
 		all += int64(len(b))
 		return true
 	})
 	start, _ := m.Bounds(p)
-	_ = m.Read(p, 0, func(b record.Batch) bool {
+	_ = m.walk(p, 0, func(b record.Batch) bool {
 		if b.MaxTimestamp() >= before && all <= bytes {
 			return false
 		}

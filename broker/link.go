@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"slices"
 
 	"github.com/sluicemq/sluice/alloc"
@@ -62,16 +63,19 @@ func (ll *linkList) take(r *record.Record, at int) bool {
 	return true
 }
 
+// errInStore says that a record lies in a store, and that nobody is to wait for that here.
+var errInStore = errors.New("broker: the record lies in a store")
+
 // follow fills in the messages of links, in their order, as long as they fit into a bundle. What is not there any more is taken out of the
-// bundle.
-func (f *fetcher) follow(bu *bundle, ll *linkList) error {
+// bundle. What comes before the first that a store would have to give, where store is false, or does not give, goes ahead of it.
+func (f *fetcher) follow(bu *bundle, ll *linkList, store bool) error {
 	if len(ll.links) == 0 {
 		return nil
 	}
 	readers := make(map[record.PartitionID]*linkReader)
 	for _, k := range ll.links {
 		if readers[k.partition] == nil {
-			readers[k.partition] = &linkReader{b: f.b, p: f.b.partition(k.partition)}
+			readers[k.partition] = &linkReader{b: f.b, p: f.b.partition(k.partition), local: !store}
 		}
 	}
 	share := max(linkReadBytes/len(readers), linkReadLeast)
@@ -83,17 +87,20 @@ func (f *fetcher) follow(bu *bundle, ll *linkList) error {
 	gone, last := 0, uint64(0)
 	for _, k := range ll.links {
 		if len(bu.buf) >= fetchBytesMax && k.at > 0 {
-			bu.msgs = bu.msgs[:k.at]
-			bu.through, bu.cut = max(last, bu.msgs[k.at-1].ref.Seq), true
+			bu.cutAt(k.at, last)
 			break
 		}
-		last = bu.msgs[k.at].ref.Seq
 		r := readers[k.partition]
 		r.share = share
 		ok, err := r.fill(bu, k, ll.names[k.name[0]:k.name[1]])
+		if k.at > 0 && (errors.Is(err, errInStore) || errors.Is(err, ErrTier)) {
+			bu.cutAt(k.at, last)
+			break
+		}
 		if err != nil {
 			return err
 		}
+		last = bu.msgs[k.at].ref.Seq
 		if !ok {
 			bu.msgs[k.at].ref.Seq = 0
 			gone++
@@ -108,6 +115,12 @@ func (f *fetcher) follow(bu *bundle, ll *linkList) error {
 		f.b.stats.QueueDropped[DropRetention].Add(int64(gone))
 	}
 	return nil
+}
+
+// cutAt leaves out the messages from a place on. last is the sequence of the last link before it.
+func (bu *bundle) cutAt(at int, last uint64) {
+	bu.msgs = bu.msgs[:at]
+	bu.through, bu.cut = max(last, bu.msgs[at-1].ref.Seq), true
 }
 
 // letGo has all readers but r let go of what they hold, if that is more than a fetch may hold. They read again what they need.
@@ -135,6 +148,7 @@ type linkReader struct {
 	held    alloc.Ref
 	size    int          // of batches, when they were read
 	share   int          // how much it reads at once
+	local   bool         // nothing that lies in a store alone
 	loaded  bool         // since letGo looked
 	cur     record.Batch // opened
 	own     bool
@@ -243,8 +257,15 @@ func (r *linkReader) load(o record.Offset) (ok bool, err error) {
 			return false, nil
 		}
 		r.release()
-		q := ReadRequest{Partition: r.p.id, From: o, End: r.p.HighWatermark(), MaxBytes: r.share, Copy: true}
-		if r.batches, r.held, _, err = r.b.streams.ReadBatches(q, r.batches); err != nil {
+		q := ReadRequest{Partition: r.p.id, From: o, End: r.p.HighWatermark(), MaxBytes: r.share, Local: r.local, Copy: true}
+		var here bool
+		r.batches, r.held, here, err = r.b.streams.ReadBatches(q, r.batches)
+		if err == nil && !here {
+			if err = errInStore; !r.local {
+				err = ErrTier
+			}
+		}
+		if err != nil {
 			if o < r.p.LogStart() {
 				err = nil
 			}

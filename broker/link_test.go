@@ -34,7 +34,7 @@ func TestFollowManyPartitions(t *testing.T) {
 			bu.place().ref = Ref{Seq: uint64(len(bu.msgs))}
 		}
 	}
-	if err := bb.b.fetcher.follow(bu, &ll); err != nil {
+	if err := bb.b.fetcher.follow(bu, &ll, true); err != nil {
 		t.Fatal(err)
 	}
 	var m Message

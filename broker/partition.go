@@ -65,6 +65,9 @@ func (p *Partition) LogStart() record.Offset { return record.Offset(p.logStart.L
 // PartitionBytes is how many bytes of a partition's records are stored, headers of the log included.
 func (b *Broker) PartitionBytes(p *Partition) int64 { return b.streams.Size(p.id) }
 
+// PartitionLocalBytes is PartitionBytes without what lies in a store alone.
+func (b *Broker) PartitionLocalBytes(p *Partition) int64 { return b.streams.LocalSize(p.id) }
+
 func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partition {
 	s := b.shards[int(ps.Shard)%len(b.shards)]
 	p := &Partition{id: ps.ID, topic: t, index: index, shard: s}

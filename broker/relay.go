@@ -25,6 +25,8 @@ type relay struct {
 	next   record.Offset // behind what was read last
 	kept   []int         // messages of the chunk that are retained
 	refs   int           // to filters, of the chunk's links
+	fails  int           // reads that failed since one did not
+	rests  int64         // Unix milliseconds until it tries again
 }
 
 // streamWalk is what going over committed records takes from one batch, and turn, to the next.
@@ -137,7 +139,7 @@ func (l *Local) relayPartition(p *Partition) {
 		r.fetch.Copy = true
 		p.relay = r
 	}
-	if r.busy || r.looped {
+	if r.busy || r.looped || r.fails > 0 && l.nowMilli() < r.rests {
 		return
 	}
 	if l.FetchTail(p, from, relayBytes, true, &r.fetch) {
@@ -159,10 +161,11 @@ func (l *Local) relayed(p *Partition, r *relay) {
 			l.relayCame(p, f.LogStart)
 			l.relayLater(p, r)
 		} else if !errors.Is(f.Err, ErrUnknownTopic) {
-			l.b.logger.Error("records cannot be read for MQTT subscribers", "topic", p.topic.Name(), "partition", p.index, "err", f.Err)
+			l.relayRests(p, r)
 		}
-		return // the next tick tries again
+		return // a later tick tries again
 	}
+	r.fails = 0
 	list := p.open.Load()
 	r.from = record.Offset(p.relayed.Load())
 	if list == nil || r.from == notRelayed { // its binding was taken away meanwhile
@@ -182,6 +185,17 @@ func (l *Local) relayed(p *Partition, r *relay) {
 	}
 	l.relayCame(p, r.from)
 	l.journalChunk(p, r)
+}
+
+// relayRests has a relay wait before it reads again: longer each time.
+func (l *Local) relayRests(p *Partition, r *relay) {
+	r.fails++
+	r.rests = l.nowMilli() + backoff(r.fails).Milliseconds()
+	if errors.Is(r.fetch.Err, ErrTier) {
+		l.b.storeTrouble("records cannot be read for MQTT subscribers", r.fetch.Err)
+		return
+	}
+	l.b.logger.Error("records cannot be read for MQTT subscribers", "topic", p.topic.Name(), "partition", p.index, "err", r.fetch.Err)
 }
 
 // relayCame notes how far the relay has come without the log. The binding may have been taken away since the relay looked: then it has come

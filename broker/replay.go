@@ -56,7 +56,11 @@ type replayPart struct {
 	at      record.Offset // the next to be read; where it ended
 	began   bool
 	reading bool
+	came    bool // what was read has come, if only an error
 	ended   bool
+	fails   int       // reads that the store did not answer since it did
+	rests   bool      // until its timer runs
+	timer   LoopTimer // of the client's loop
 	fetch   StreamFetch
 	walk    streamWalk
 }
@@ -183,6 +187,10 @@ func (l *Local) beginReplay(c *Client, rp *replayPart, from ReplayFrom) {
 		begin(record.Offset(from.Offset))
 	case ReplayTime:
 		l.OffsetAt(rp.p, from.Milli, true, func(f FoundOffset, err error) {
+			if errors.Is(err, ErrTier) && !rp.ended {
+				l.replayRests(rp, err, func() { l.beginReplay(c, rp, from) })
+				return
+			}
 			if err != nil || f.Offset < 0 {
 				f.Offset = rp.p.LastStable()
 			}
@@ -193,6 +201,17 @@ func (l *Local) beginReplay(c *Client, rp *replayPart, from ReplayFrom) {
 	case ReplayEarliest, ReplayNone:
 		begin(0)
 	}
+}
+
+// replayRests has a part of a replay go on later: the store does not give what comes next. Nothing is left out.
+func (l *Local) replayRests(rp *replayPart, err error, again func()) {
+	rp.fails++
+	rp.rests = true
+	l.b.storeTrouble("a replay waits", err)
+	l.SetTimer(&rp.timer, backoff(rp.fails), func() {
+		rp.rests = false
+		again()
+	})
 }
 
 // replaying says whether c is yet to get something of the past.
@@ -269,7 +288,10 @@ func (rep *replay) end(l *Local) {
 func (l *Local) endPart(rp *replayPart) {
 	if rp.ended = true; !rp.reading {
 		rp.fetch.Release()
+	} else {
+		l.Leave(&rp.fetch)
 	}
+	l.StopTimer(&rp.timer)
 	l.closeOpened(&rp.walk.opened)
 }
 
@@ -282,7 +304,7 @@ func (l *Local) replay(c *Client) (more bool) {
 	for _, rep := range c.more.replays {
 		for _, rp := range rep.parts {
 			switch {
-			case rp.ended || !rp.began:
+			case rp.ended || !rp.began || rp.rests:
 			case rp.reading:
 				if reading++; reading == replayReads {
 					return false // what has been read comes back
@@ -296,7 +318,8 @@ func (l *Local) replay(c *Client) (more bool) {
 }
 
 func (l *Local) replayRead(c *Client, rep *replay, rp *replayPart) (more bool) {
-	if len(rp.fetch.Batches) > 0 {
+	if len(rp.fetch.Batches) > 0 || rp.came {
+		rp.came = false
 		return l.replayTake(c, rep, rp)
 	}
 	if !l.FetchTail(rp.p, rp.at, replayBytes, true, &rp.fetch) {
@@ -304,7 +327,7 @@ func (l *Local) replayRead(c *Client, rep *replay, rp *replayPart) (more bool) {
 	}
 	rp.reading = true
 	l.FetchCold(rp.p, rp.at, replayBytes, true, &rp.fetch, func() {
-		if rp.reading = false; rp.ended {
+		if rp.reading, rp.came = false, true; rp.ended {
 			rp.fetch.Release()
 			return
 		}
@@ -320,6 +343,11 @@ func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
 	case errors.Is(f.Err, ErrOffsetOutOfRange) && rp.at < f.LogStart:
 		rp.at = f.LogStart
 		return true
+	case errors.Is(f.Err, ErrTier):
+		err := f.Err
+		f.Release()
+		l.replayRests(rp, err, func() { l.later(c) })
+		return true
 	case f.Err != nil || len(f.Batches) == 0:
 		if f.Err != nil && !errors.Is(f.Err, ErrUnknownTopic) {
 			l.b.logger.Error("a replay has ended early", "client", c.sess.id, "topic", rp.p.topic.Name(), "partition", rp.p.index, "err", f.Err)
@@ -330,6 +358,7 @@ func (l *Local) replayTake(c *Client, rep *replay, rp *replayPart) (more bool) {
 		l.endPart(rp)
 		return true
 	}
+	rp.fails = 0
 	if open := rp.p.open.Load(); open != nil && len(*open) > 0 {
 		rp.list = *open
 	}

@@ -24,8 +24,18 @@ type StreamFetch struct {
 	Bytes   int
 	Aborted []AbortedTxn // among them, for a reader of committed records
 
-	seen int64 // bytes of the partition when it was read, or a little before
+	seen  int64 // bytes of the partition when it was read, or a little before
+	store storeRead
 }
+
+// readFrom is how far a read goes.
+type readFrom uint8
+
+const (
+	readTail  readFrom = iota // memory
+	readLocal                 // and the disk
+	readStore                 // and the store
+)
 
 // AbortedTxn is a transaction whose records such a reader leaves out.
 type AbortedTxn struct {
@@ -46,18 +56,44 @@ func (f *StreamFetch) Release() {
 // FetchTail reads from memory, up to maxBytes but at least one batch; 0 reads none. cold: what is asked for lies on the disk, FetchCold
 // gets it. It never blocks. f is released first.
 func (l *Local) FetchTail(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch) (cold bool) {
-	return l.b.streamFetch(p, from, maxBytes, committed, f, true)
+	return l.b.streamFetch(p, from, maxBytes, committed, f, readTail)
 }
 
-// FetchCold is FetchTail for what lies on the disk: it reads in the bounded pool, and done runs on this loop. f belongs to the pool until then.
+// FetchCold is FetchTail for what lies on the disk, or in a store: it reads in the bounded pool for the one or the other, and done runs on this
+// loop. f belongs to the pool until then. What a store does not give now is ErrTier.
 func (l *Local) FetchCold(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, done func()) {
-	l.b.fetcher.submit(fetchJob{run: func() {
-		l.b.streamFetch(p, from, maxBytes, committed, f, false)
+	b := l.b
+	f.store = storeRead{run: func() {
+		if b.streamFetch(p, from, maxBytes, committed, f, readStore) {
+			f.Err = ErrTier
+		}
+		l.Run(done)
+	}}
+	toStore := func() {
+		if ok, err := b.storePool.submit(&f.store); !ok {
+			f.Err = err
+			l.Run(done)
+		}
+	}
+	if from < b.streams.LocalStart(p.id) {
+		f.Release()
+		toStore()
+		return
+	}
+	b.fetcher.submit(fetchJob{run: func() {
+		if b.streamFetch(p, from, maxBytes, committed, f, readLocal) {
+			toStore()
+			return
+		}
 		l.Run(done)
 	}})
 }
 
-func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, tail bool) (cold bool) {
+// Leave says that the reader waits no longer for a FetchCold. True: it waits for the store, or the store for its end; done runs later or never,
+// and f must not be used until it does. False: it reads from the disk, and done runs soon.
+func (l *Local) Leave(f *StreamFetch) bool { return l.b.storePool.leave(&f.store) }
+
+func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, where readFrom) (cold bool) {
 	f.Release()
 	f.Err = nil
 	f.seen = p.bytes.Load()
@@ -71,7 +107,7 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 		f.Err = ErrOffsetOutOfRange
 		return false
 	}
-	r := ReadRequest{Partition: p.id, From: from, End: f.HighWatermark, MaxBytes: maxBytes, Tail: tail, Copy: f.Copy}
+	r := ReadRequest{Partition: p.id, From: from, End: f.HighWatermark, MaxBytes: maxBytes, Tail: where == readTail, Local: where != readStore, Copy: f.Copy}
 	if committed {
 		r.End = f.LastStable
 	}
@@ -112,10 +148,11 @@ const (
 	MaxTimestampOffset  = -3
 	EarliestLocalOffset = -4
 	LatestTieredOffset  = -5
+	EarliestToTier      = -6 // the first that is to go to a store yet
 )
 
-// OffsetAt finds an end of a partition, or the first record with this time or a later one, in Unix milliseconds. done runs once, on this
-// loop or, for the ends, at once.
+// OffsetAt finds an end of a partition, or the first record with this time or a later one, in Unix milliseconds, also where that lies in a store.
+// done runs once, on this loop or, for the ends and for what is refused, at once.
 func (l *Local) OffsetAt(p *Partition, at int64, committed bool, done func(FoundOffset, error)) {
 	end := p.HighWatermark()
 	if committed {
@@ -124,18 +161,37 @@ func (l *Local) OffsetAt(p *Partition, at int64, committed bool, done func(Found
 	switch {
 	case at == LatestOffset:
 		done(FoundOffset{end, -1}, nil)
-	case at == EarliestOffset || at == EarliestLocalOffset:
+	case at == EarliestOffset:
 		done(FoundOffset{p.LogStart(), -1}, nil)
+	case at == EarliestLocalOffset:
+		done(FoundOffset{l.b.LocalStart(p), -1}, nil)
 	case at == LatestTieredOffset:
+		done(FoundOffset{l.b.TieredEnd(p) - 1, -1}, nil)
+	case at == EarliestToTier && p.topic.Spec().Config.Tier == TierNone:
 		done(FoundOffset{-1, -1}, nil)
+	case at == EarliestToTier:
+		done(FoundOffset{max(l.b.TieredEnd(p), p.LogStart()), -1}, nil)
 	case at < MaxTimestampOffset:
 		done(FoundOffset{-1, -1}, ErrInvalidRequest)
 	default:
-		l.b.fetcher.submit(fetchJob{run: func() {
+		l.b.read(p, func() {
 			found, err := l.b.searchTime(p, at, end)
 			l.Run(func() { done(found, err) })
-		}})
+		}, func(err error) { done(FoundOffset{-1, -1}, err) })
 	}
+}
+
+// LocalStart is the first offset of a partition whose record lies here and not in a store alone, or its end.
+func (b *Broker) LocalStart(p *Partition) record.Offset {
+	return min(max(b.streams.LocalStart(p.id), p.LogStart()), p.HighWatermark())
+}
+
+// TieredEnd is behind the last offset of a partition that lies in a store, 0 if there is none.
+func (b *Broker) TieredEnd(p *Partition) record.Offset {
+	if end := b.streams.TieredEnd(p.id); end > p.LogStart() {
+		return end
+	}
+	return 0
 }
 
 // searchTime looks for the first record with a time at or behind at, or with the latest one. The log knows about where.

@@ -24,7 +24,7 @@ import (
 type topicCatalog struct {
 	b       *broker.Broker
 	cluster string
-	flushes topicconfig.Flushes
+	flushes topicconfig.Node // how often the log is flushed
 }
 
 var _ kafka.Catalog = (*topicCatalog)(nil)
@@ -40,8 +40,12 @@ func resolveTopic(settings []broker.Setting) broker.TopicConfig {
 		TimestampAfterMaxMillis: v.TimestampAfterMaxMillis, Recompress: v.CompressionType != "producer", Compress: compressionOf(v), MinCleanableDirtyRatio: v.MinCleanableDirtyRatio,
 		MinCompactionLagMillis: v.MinCompactionLagMillis, MaxCompactionLagMillis: v.MaxCompactionLagMillis,
 		DeleteRetentionMillis: v.DeleteRetentionMillis, SegmentBytes: v.SegmentBytes, SegmentMillis: v.SegmentMillis,
-		MinInsyncReplicas: v.MinInsyncReplicas, UncleanLeaderElection: v.UncleanLeaderElection, ReplicationFactor: 1}
+		MinInsyncReplicas: v.MinInsyncReplicas, UncleanLeaderElection: v.UncleanLeaderElection, ReplicationFactor: 1,
+		Tier: tierPolicies[v.Tier], LocalRetentionMillis: v.LocalRetentionMillis, LocalRetentionBytes: v.LocalRetentionBytes, TierClass: v.TierClass}
 }
+
+var tierPolicies = map[topicconfig.TierPolicy]broker.TierPolicy{topicconfig.TierNone: broker.TierNone, topicconfig.TierArchive: broker.TierArchive,
+	topicconfig.TierImmediate: broker.TierImmediate}
 
 func settingsOf(list []broker.Setting) (s topicconfig.Settings) {
 	for _, e := range list {
@@ -145,7 +149,9 @@ func compressionOf(v *topicconfig.Values) compress.Settings {
 
 // check says what is wrong with a topic's settings, what this version does not do included.
 func (c *topicCatalog) check(s topicconfig.Settings) error {
-	return topicconfig.CheckTopic(s, nil, c.flushes)
+	n := c.flushes
+	n.Tiered = c.b.Tiered()
+	return topicconfig.CheckTopic(s, nil, n)
 }
 
 // topicResult says what came of a change.

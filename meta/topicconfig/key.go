@@ -45,6 +45,8 @@ const (
 	DefaultOnly
 	// Flush keys ask for flushes: how often is the journal's setting, and what it does not reach is refused.
 	Flush
+	// Tier keys are about what goes to a store: where the node has none, only what asks for nothing is taken.
+	Tier
 )
 
 // Synonym is a broker-wide key whose value is a topic key's default.
@@ -112,7 +114,7 @@ func indexSynonyms() map[string]synonymOf {
 
 // Check says what is wrong with a value of k, in Kafka's words where it has any: that it is no value of the type, out of bounds, or
 // that nothing would come of it.
-func (k *Key) Check(text string, f Flushes) error {
+func (k *Key) Check(text string, n Node) error {
 	v, err := k.parse(text)
 	if err != nil {
 		return err
@@ -123,7 +125,9 @@ func (k *Key) Check(text string, f Flushes) error {
 			return refuse("Invalid value %s for configuration %s: only its default (%s) is accepted: %s", text, k.Name, shown(k.Default), k.Why)
 		}
 	case Flush:
-		return f.check(k, text, v)
+		return n.checkFlush(k, text, v)
+	case Tier:
+		return n.checkTier(k, text, v)
 	case Honoured, Kept:
 	}
 	return nil

@@ -113,13 +113,13 @@ func (s Settings) alterList(k *Key, c Change) string {
 
 // CheckTopic says what is wrong with a topic's settings, defaults being the broker-wide ones: a key that does not exist, a value
 // that Check refuses, or two that contradict each other.
-func CheckTopic(s, defaults Settings, f Flushes) error {
+func CheckTopic(s, defaults Settings, n Node) error {
 	for _, e := range s {
 		k := Find(e.Key)
 		if k == nil {
 			return refuse("Unknown topic config name: %s", e.Key)
 		}
-		if err := k.Check(e.Value, f); err != nil {
+		if err := k.Check(e.Value, n); err != nil {
 			return err
 		}
 	}
@@ -128,7 +128,7 @@ func CheckTopic(s, defaults Settings, f Flushes) error {
 
 // CheckDefaults says what is wrong with broker-wide settings. Those that are no topic key's default are none that can be changed
 // at run time.
-func CheckDefaults(s Settings, f Flushes) error {
+func CheckDefaults(s Settings, n Node) error {
 	for _, e := range s {
 		k, syn := FindSynonym(e.Key)
 		if k == nil {
@@ -136,7 +136,7 @@ func CheckDefaults(s Settings, f Flushes) error {
 		}
 		text, err := syn.convert(e.Value)
 		if err == nil {
-			err = k.Check(text, f)
+			err = k.Check(text, n)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", e.Key, err)
@@ -150,6 +150,32 @@ func (c *Values) check() error {
 	if c.MinCompactionLagMillis > c.MaxCompactionLagMillis {
 		return refuse("conflict topic config setting %s (%d) > %s (%d)", minCompactionLag, c.MinCompactionLagMillis,
 			maxCompactionLag, c.MaxCompactionLagMillis)
+	}
+	return c.checkTier()
+}
+
+// checkTier looks at what a topic that is to have its old records in a store may be, with Kafka's words.
+func (c *Values) checkTier() error {
+	if !c.remote && (c.policy == "" || c.policy == "none") {
+		return nil
+	}
+	if c.Compact {
+		return refusal("Remote log storage only supports topics with cleanup.policy=delete or cleanup.policy being an empty list.")
+	}
+	for _, b := range [...]struct {
+		local, whole string
+		here, all    int64
+	}{{localBytes, "retention.bytes", c.localBytes, c.RetentionBytes}, {localMillis, "retention.ms", c.localMillis, c.RetentionMillis}} {
+		switch {
+		case c.remote && c.copyDisabled && b.here != asWhole && b.here != b.all:
+			return refuse("When `remote.log.copy.disable` is set to true, the `%s` and `%s` must be set to the identical value because there will be "+
+				"no more logs copied to the remote storage.", b.local, b.whole)
+		case b.all < 0 || b.here == asWhole:
+		case b.here == -1:
+			return refuse("Invalid value -1 for configuration %s: Value must not be -1 as %s value is set as %d.", b.local, b.whole, b.all)
+		case b.here > b.all:
+			return refuse("Invalid value %d for configuration %s: Value must not be more than %s property value: %d", b.here, b.local, b.whole, b.all)
+		}
 	}
 	return nil
 }

@@ -10,7 +10,12 @@ const (
 	hour   = 60 * 60 * 1000
 	minute = 60 * 1000
 
-	noTier     = "there is no remote tier"
+	localMillis  = "local.retention.ms"
+	localBytes   = "local.retention.bytes"
+	remoteEnable = "remote.storage.enable"
+	tierPolicy   = "tier.policy"
+
+	noTier     = "there is no remote tier: tier.store of the node's configuration is off"
 	oneReplica = "there is nothing to replicate"
 )
 
@@ -91,14 +96,15 @@ var table = []Key{
 		Doc: "Replicas whose sending to followers is throttled.",
 	},
 	{
-		Name: "local.retention.bytes", Type: Long, Default: "-2", Synonyms: same("log.local.retention.bytes"), check: atLeast(-2),
-		Use: DefaultOnly, Why: noTier,
-		Doc: "Bytes of a partition that stay on the local disk when there is a remote tier; -2 is retention.bytes.",
+		Name: localBytes, Type: Long, Default: "-2", Synonyms: same("log.local.retention.bytes"), check: atLeast(-2), Use: Tier,
+		set: func(c *Values, v value) { c.localBytes = v.n },
+		Doc: "Bytes of a partition that stay on the local disk where older ones are in the store; -2 is retention.bytes.",
 	},
 	{
-		Name: "local.retention.ms", Type: Long, Default: "-2", Synonyms: same("log.local.retention.ms"), check: atLeast(-2),
-		Use: DefaultOnly, Why: noTier,
-		Doc: "Time for which records stay on the local disk when there is a remote tier; -2 is retention.ms.",
+		Name: localMillis, Type: Long, Default: "-2", Synonyms: same("log.local.retention.ms"), check: atLeast(-2), Use: Tier,
+		set: func(c *Values, v value) { c.localMillis = v.n },
+		Doc: "Time for which records stay on the local disk where older ones are in the store; -2 is retention.ms. With tier.policy archive and " +
+			"neither this nor local.retention.bytes set it is a day, or half of retention.ms where that is less.",
 	},
 	{
 		Name: maxCompactionLag, Type: Long, Default: longMax, Synonyms: same("log.cleaner.max.compaction.lag.ms"), check: atLeast(1),
@@ -151,16 +157,20 @@ var table = []Key{
 		Doc: "Whether a topic's files are allocated ahead.",
 	},
 	{
-		Name: "remote.log.copy.disable", Type: Boolean, Default: "false", Use: DefaultOnly, Why: noTier,
-		Doc: "Whether nothing more goes to the remote tier.",
+		Name: "remote.log.copy.disable", Type: Boolean, Default: "false", Use: Tier,
+		set: func(c *Values, v value) { c.copyDisabled = v.b },
+		Doc: "Whether nothing more goes to the store, as with tier.policy none. What is there stays readable until retention takes it.",
 	},
 	{
-		Name: "remote.log.delete.on.disable", Type: Boolean, Default: "false", Use: DefaultOnly, Why: noTier,
-		Doc: "Whether what is in the remote tier is deleted when the topic leaves it.",
+		Name: "remote.log.delete.on.disable", Type: Boolean, Default: "false", Use: DefaultOnly,
+		Why: "what is in the store stays readable until retention or DeleteRecords takes it",
+		Doc: "Whether what is in the store is deleted when the topic leaves it.",
 	},
 	{
-		Name: "remote.storage.enable", Type: Boolean, Default: "false", Use: DefaultOnly, Why: noTier,
-		Doc: "Whether old records go to a remote tier.",
+		Name: remoteEnable, Type: Boolean, Default: "false", Use: Tier,
+		set: func(c *Values, v value) { c.remote = v.b },
+		Doc: "Whether records go to the store: tier.policy immediate, unless that says otherwise. Only with cleanup.policy delete, or an empty one. Turned off, " +
+			"nothing more goes there, and what is there stays readable until retention takes it.",
 	},
 	{
 		Name: "retention.bytes", Type: Long, Default: "-1", Synonyms: same("log.retention.bytes"),
@@ -193,6 +203,18 @@ var table = []Key{
 		Synonyms: []Synonym{{Name: "log.roll.ms"}, {"log.roll.hours", hour}},
 		set:      func(c *Values, v value) { c.SegmentMillis = v.n },
 		Doc:      "Age at which records of a compacted topic are no longer too new to be compacted, however few they are.",
+	},
+	{
+		Name: "tier.class", Type: String, Default: "", check: class, Use: Tier,
+		set: func(c *Values, v value) { c.TierClass = v.text },
+		Doc: "Storage class of what goes to the store, by the store's own name; empty is the store's default. Not a key of Kafka's.",
+	},
+	{
+		Name: tierPolicy, Type: String, Default: "", check: policy, Use: Tier,
+		set: func(c *Values, v value) { c.policy = v.text },
+		Doc: "When records go to the store: \"immediate\", as soon as they can, and they leave the disk when local.retention.ms or local.retention.bytes takes " +
+			"them; \"archive\", only then, and they leave the disk at once; \"none\", never, and what is there stays readable until retention takes it. " +
+			"Empty is as remote.storage.enable says. Not a key of Kafka's.",
 	},
 	{
 		Name: "unclean.leader.election.enable", Type: Boolean, Default: "false", Synonyms: same("unclean.leader.election.enable"), Use: Kept,

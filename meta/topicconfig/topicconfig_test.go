@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestTable(t *testing.T) {
@@ -19,7 +20,7 @@ func TestTable(t *testing.T) {
 		if Find(k.Name) != k {
 			t.Errorf("%s: found twice", k.Name)
 		}
-		if err := k.Check(k.Default, Flushes{Lazy: true}); err != nil {
+		if err := k.Check(k.Default, Node{Lazy: true}); err != nil {
 			t.Errorf("%s: default: %v", k.Name, err)
 		}
 		if (k.Use == DefaultOnly) != (k.Why != "") || (k.Use == DefaultOnly) == (k.set != nil) && k.Name != "message.downconversion.enable" {
@@ -42,78 +43,130 @@ func TestDefaults(t *testing.T) {
 		Delete: true, CompressionType: "producer", GzipLevel: -1, LZ4Level: 9, ZstdLevel: 3, MaxMessageBytes: 1048588, MinInsyncReplicas: 1,
 		RetentionMillis: 604800000, RetentionBytes: -1, TimestampBeforeMaxMillis: math.MaxInt64, TimestampAfterMaxMillis: 3600000,
 		MinCleanableDirtyRatio: 0.5, MaxCompactionLagMillis: math.MaxInt64, DeleteRetentionMillis: 86400000, SegmentBytes: 1 << 30,
-		SegmentMillis: 604800000, FlushMessages: math.MaxInt64, FlushMillis: math.MaxInt64,
+		SegmentMillis: 604800000, FlushMessages: math.MaxInt64, FlushMillis: math.MaxInt64, LocalRetentionMillis: 604800000, LocalRetentionBytes: -1,
 	}
-	if d := cmp.Diff(want, Resolve(nil, nil)); d != "" {
+	if d := cmp.Diff(want, Resolve(nil, nil), cmpopts.IgnoreUnexported(Values{})); d != "" {
 		t.Error(d)
 	}
 }
 
 func TestCheck(t *testing.T) {
-	lazy := Flushes{Lazy: true, Within: 5 * time.Millisecond}
+	lazy := Node{Lazy: true, Within: 5 * time.Millisecond}
 	for _, c := range []struct {
 		key, value string
-		flushes    Flushes
+		node       Node
 		want       string // part of the refusal; empty: none
 	}{
-		{"cleanup.policy", "compact", Flushes{}, ""},
-		{"cleanup.policy", " compact , delete ", Flushes{}, ""},
-		{"cleanup.policy", "", Flushes{}, ""},
-		{"cleanup.policy", "compact,compact", Flushes{}, "duplicated"},
-		{"cleanup.policy", "compact,", Flushes{}, "String must be one of: compact, delete"},
-		{"cleanup.policy", "Compact", Flushes{}, "String must be one of"},
-		{"retention.ms", "-1", Flushes{}, ""},
-		{"retention.ms", "-2", Flushes{}, "Invalid value -2 for configuration retention.ms: Value must be at least -1"},
-		{"retention.ms", "1d", Flushes{}, "Not a number of type LONG"},
-		{"retention.ms", "9223372036854775808", Flushes{}, "Not a number of type LONG"},
-		{"retention.bytes", "-17", Flushes{}, ""},
-		{"max.message.bytes", "2147483648", Flushes{}, "Not a number of type INT"},
-		{"max.message.bytes", "0", Flushes{}, ""},
-		{"segment.bytes", "52428800", Flushes{}, ""},
-		{"segment.bytes", "1048575", Flushes{}, "at least 1048576"},
-		{"min.cleanable.dirty.ratio", "0.01", Flushes{}, ""},
-		{"min.cleanable.dirty.ratio", "1.01", Flushes{}, "no more than 1"},
-		{"min.cleanable.dirty.ratio", "-0.1", Flushes{}, "at least 0"},
-		{"min.cleanable.dirty.ratio", "NaN", Flushes{}, "DOUBLE"},
-		{"compression.type", "zstd", Flushes{}, ""},
-		{"compression.type", "brotli", Flushes{}, "must be one of"},
-		{"compression.gzip.level", "0", Flushes{}, "at least 1"},
-		{"compression.gzip.level", "-1", Flushes{}, ""},
-		{"compression.lz4.level", "18", Flushes{}, "no more than 17"},
-		{"message.timestamp.type", "LogAppendTime", Flushes{}, ""},
-		{"preallocate", "FALSE", Flushes{}, ""},
-		{"preallocate", "true", Flushes{}, "only its default (false) is accepted"},
-		{"preallocate", "perhaps", Flushes{}, "either true or false"},
-		{"segment.jitter.ms", "0", Flushes{}, ""},
-		{"segment.jitter.ms", "5", Flushes{}, "only its default"},
-		{"remote.storage.enable", "true", Flushes{}, "no remote tier"},
-		{"local.retention.ms", "-2", Flushes{}, ""},
-		{"local.retention.ms", "1000", Flushes{}, "no remote tier"},
-		{"leader.replication.throttled.replicas", "", Flushes{}, ""},
-		{"leader.replication.throttled.replicas", "*", Flushes{}, "nothing to replicate"},
-		{"index.interval.bytes", "1", Flushes{}, "only its default (4096)"},
-		{"message.downconversion.enable", "false", Flushes{}, ""},
-		{"min.insync.replicas", "2", Flushes{}, ""},
-		{"unclean.leader.election.enable", "true", Flushes{}, ""},
-		{"flush.messages", "1", Flushes{}, ""},
+		{"cleanup.policy", "compact", Node{}, ""},
+		{"cleanup.policy", " compact , delete ", Node{}, ""},
+		{"cleanup.policy", "", Node{}, ""},
+		{"cleanup.policy", "compact,compact", Node{}, "duplicated"},
+		{"cleanup.policy", "compact,", Node{}, "String must be one of: compact, delete"},
+		{"cleanup.policy", "Compact", Node{}, "String must be one of"},
+		{"retention.ms", "-1", Node{}, ""},
+		{"retention.ms", "-2", Node{}, "Invalid value -2 for configuration retention.ms: Value must be at least -1"},
+		{"retention.ms", "1d", Node{}, "Not a number of type LONG"},
+		{"retention.ms", "9223372036854775808", Node{}, "Not a number of type LONG"},
+		{"retention.bytes", "-17", Node{}, ""},
+		{"max.message.bytes", "2147483648", Node{}, "Not a number of type INT"},
+		{"max.message.bytes", "0", Node{}, ""},
+		{"segment.bytes", "52428800", Node{}, ""},
+		{"segment.bytes", "1048575", Node{}, "at least 1048576"},
+		{"min.cleanable.dirty.ratio", "0.01", Node{}, ""},
+		{"min.cleanable.dirty.ratio", "1.01", Node{}, "no more than 1"},
+		{"min.cleanable.dirty.ratio", "-0.1", Node{}, "at least 0"},
+		{"min.cleanable.dirty.ratio", "NaN", Node{}, "DOUBLE"},
+		{"compression.type", "zstd", Node{}, ""},
+		{"compression.type", "brotli", Node{}, "must be one of"},
+		{"compression.gzip.level", "0", Node{}, "at least 1"},
+		{"compression.gzip.level", "-1", Node{}, ""},
+		{"compression.lz4.level", "18", Node{}, "no more than 17"},
+		{"message.timestamp.type", "LogAppendTime", Node{}, ""},
+		{"preallocate", "FALSE", Node{}, ""},
+		{"preallocate", "true", Node{}, "only its default (false) is accepted"},
+		{"preallocate", "perhaps", Node{}, "either true or false"},
+		{"segment.jitter.ms", "0", Node{}, ""},
+		{"segment.jitter.ms", "5", Node{}, "only its default"},
+		{"remote.storage.enable", "true", Node{}, "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage."},
+		{"remote.storage.enable", "true", Node{Tiered: true}, ""},
+		{"remote.storage.enable", "perhaps", Node{}, "either true or false"},
+		{"tier.policy", "none", Node{}, ""},
+		{"tier.policy", "archive", Node{}, "Tiered Storage functionality is disabled in the broker."},
+		{"tier.policy", "later", Node{}, "String must be one of: none, archive, immediate"},
+		{"tier.policy", "archive", Node{Tiered: true}, ""},
+		{"tier.class", "GLACIER_IR", Node{Tiered: true}, ""},
+		{"tier.class", "GLACIER_IR", Node{}, "no remote tier"},
+		{"tier.class", "a b", Node{Tiered: true}, "1 to 64 letters"},
+		{"remote.log.copy.disable", "true", Node{}, "no remote tier"},
+		{"remote.log.copy.disable", "true", Node{Tiered: true}, ""},
+		{"remote.log.delete.on.disable", "true", Node{Tiered: true}, "only its default (false) is accepted"},
+		{"local.retention.ms", "1000", Node{Tiered: true}, ""},
+		{"local.retention.ms", "-3", Node{Tiered: true}, "at least -2"},
+		{"local.retention.ms", "-2", Node{}, ""},
+		{"local.retention.ms", "1000", Node{}, "no remote tier"},
+		{"leader.replication.throttled.replicas", "", Node{}, ""},
+		{"leader.replication.throttled.replicas", "*", Node{}, "nothing to replicate"},
+		{"index.interval.bytes", "1", Node{}, "only its default (4096)"},
+		{"message.downconversion.enable", "false", Node{}, ""},
+		{"min.insync.replicas", "2", Node{}, ""},
+		{"unclean.leader.election.enable", "true", Node{}, ""},
+		{"flush.messages", "1", Node{}, ""},
 		{"flush.messages", "1", lazy, "journal.durability"},
 		{"flush.ms", "5", lazy, ""},
 		{"flush.ms", "4", lazy, "journal.durability"},
-		{"flush.ms", "1000", Flushes{Lazy: true}, "journal.durability"},
-		{"message.format.version", "3.0", Flushes{}, "Unknown topic config name: message.format.version"},
-		{"", "", Flushes{}, "Unknown topic config name"},
+		{"flush.ms", "1000", Node{Lazy: true}, "journal.durability"},
+		{"message.format.version", "3.0", Node{}, "Unknown topic config name: message.format.version"},
+		{"", "", Node{}, "Unknown topic config name"},
 	} {
-		err := CheckTopic(Settings{{c.key, c.value}}, nil, c.flushes)
+		err := CheckTopic(Settings{{c.key, c.value}}, nil, c.node)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s=%q: %v, want %q", c.key, c.value, err, c.want)
 		}
 	}
 	contrary := Settings{{maxCompactionLag, "10"}, {minCompactionLag, "11"}}
-	if err := CheckTopic(contrary, nil, Flushes{}); err == nil || !strings.Contains(err.Error(), "conflict") {
+	if err := CheckTopic(contrary, nil, Node{}); err == nil || !strings.Contains(err.Error(), "conflict") {
 		t.Error(err)
 	}
-	if err := CheckTopic(Settings{{minCompactionLag, "11"}}, Settings{{"log.cleaner.max.compaction.lag.ms", "10"}}, Flushes{}); err == nil {
+	if err := CheckTopic(Settings{{minCompactionLag, "11"}}, Settings{{"log.cleaner.max.compaction.lag.ms", "10"}}, Node{}); err == nil {
 		t.Error("no conflict with what is set broker-wide")
+	}
+}
+
+// What a topic of a tier may be, in Kafka's words, and what comes of its settings.
+func TestTier(t *testing.T) {
+	const day = 24 * hour
+	for _, c := range []struct {
+		settings Settings
+		want     string
+		tier     TierPolicy
+		ms, size int64
+	}{
+		{Settings{}, "", TierNone, 7 * day, -1},
+		{Settings{{"remote.storage.enable", "true"}}, "", TierImmediate, 7 * day, -1},
+		{Settings{{"remote.storage.enable", "true"}, {"tier.policy", "none"}}, "", TierNone, 7 * day, -1},
+		{Settings{{"remote.storage.enable", "true"}, {"tier.policy", "archive"}}, "", TierArchive, day, -1},
+		{Settings{{"remote.storage.enable", "true"}, {"remote.log.copy.disable", "true"}}, "", TierNone, 7 * day, -1},
+		{Settings{{"retention.ms", "1000"}, {"tier.policy", "archive"}}, "", TierArchive, 500, -1},
+		{Settings{{"retention.ms", "-1"}, {"tier.policy", "archive"}}, "", TierArchive, day, -1},
+		{Settings{{"local.retention.bytes", "5"}, {"tier.policy", "archive"}}, "", TierArchive, 7 * day, 5},
+		{Settings{{"local.retention.bytes", "5"}, {"local.retention.ms", "7"}, {"tier.policy", "immediate"}}, "", TierImmediate, 7, 5},
+		{Settings{{"retention.bytes", "9"}, {"tier.policy", "immediate"}}, "", TierImmediate, 7 * day, 9},
+		{Settings{{"cleanup.policy", ""}, {"tier.policy", "immediate"}}, "", TierImmediate, 7 * day, -1},
+		{Settings{{"cleanup.policy", "compact"}, {"tier.policy", "immediate"}}, "Remote log storage only supports topics with cleanup.policy=delete", 0, 0, 0},
+		{Settings{{"cleanup.policy", "compact,delete"}, {"remote.storage.enable", "true"}}, "Remote log storage only supports topics", 0, 0, 0},
+		{Settings{{"local.retention.ms", "-1"}, {"tier.policy", "immediate"}}, "Value must not be -1 as retention.ms value is set as 604800000.", 0, 0, 0},
+		{Settings{{"local.retention.ms", "20"}, {"retention.ms", "10"}, {"tier.policy", "immediate"}}, "Value must not be more than retention.ms property value: 10", 0, 0, 0},
+		{Settings{{"local.retention.bytes", "20"}, {"retention.bytes", "10"}, {"tier.policy", "immediate"}}, "Value must not be more than retention.bytes property value: 10", 0, 0, 0},
+		{Settings{{"local.retention.bytes", "20"}, {"retention.bytes", "10"}}, "", TierNone, 7 * day, 20},
+		{Settings{{"local.retention.ms", "20"}, {"remote.log.copy.disable", "true"}, {"remote.storage.enable", "true"}}, "must be set to the identical value", 0, 0, 0},
+	} {
+		err := CheckTopic(c.settings, nil, Node{Tiered: true})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want %q", c.settings, err, c.want)
+		}
+		if v := Resolve(c.settings, nil); err == nil && (v.Tier != c.tier || v.LocalRetentionMillis != c.ms || v.LocalRetentionBytes != c.size) {
+			t.Errorf("%v: %d, %d ms, %d bytes", c.settings, v.Tier, v.LocalRetentionMillis, v.LocalRetentionBytes)
+		}
 	}
 }
 
@@ -126,7 +179,7 @@ func TestCheckDefaults(t *testing.T) {
 		"num.io.threads":        {"8", "Cannot update"},
 		"retention.ms":          {"8", "Cannot update"},
 	} {
-		err := CheckDefaults(Settings{{name, c.value}}, Flushes{})
+		err := CheckDefaults(Settings{{name, c.value}}, Node{})
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s=%s: %v, want %q", name, c.value, err, c.want)
 		}
@@ -196,7 +249,7 @@ func FuzzResolve(f *testing.F) {
 			t.Errorf("%+v", c)
 		}
 		Describe(topic, defaults)
-		_ = CheckTopic(topic, defaults, Flushes{})
-		_ = CheckDefaults(defaults, Flushes{Lazy: true})
+		_ = CheckTopic(topic, defaults, Node{})
+		_ = CheckDefaults(defaults, Node{Lazy: true})
 	})
 }

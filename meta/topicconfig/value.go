@@ -137,17 +137,53 @@ func gzipLevel(v value) error {
 	return between(1, 9)(v)
 }
 
-// Flushes says how often the journal flushes: what a topic may ask for in that respect. The zero value is a flush before each
-// acknowledgement.
-type Flushes struct {
+// Node says what of topics' settings a node can do. The zero value flushes before each acknowledgement, and has no store.
+type Node struct {
 	Lazy   bool          // acknowledged before it is flushed
 	Within time.Duration // how long after; 0: never
+	Tiered bool          // it has a store for old records
 }
 
-func (f Flushes) check(k *Key, text string, v value) error {
-	if !f.Lazy || k.isDefault(v) || k.Name == flushMillis && f.Within > 0 && v.n >= f.Within.Milliseconds() {
+// checkFlush says whether the journal flushes as often as that.
+func (n Node) checkFlush(k *Key, text string, v value) error {
+	if !n.Lazy || k.isDefault(v) || k.Name == flushMillis && n.Within > 0 && v.n >= n.Within.Milliseconds() {
 		return nil
 	}
 	return refuse("Invalid value %s for configuration %s: how often the log is flushed is journal.durability and "+
 		"journal.flush_interval of the node's configuration, and those flush less often", text, k.Name)
+}
+
+// checkTier says whether a key of the tier has an effect.
+func (n Node) checkTier(k *Key, text string, v value) error {
+	switch {
+	case n.Tiered || k.isDefault(v) || k.Name == tierPolicy && v.text == "none":
+		return nil
+	case k.Name == tierPolicy || k.Name == remoteEnable:
+		return refusal("Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage. (tier.store of the node's configuration is off.)")
+	}
+	return refuse("Invalid value %s for configuration %s: only its default (%s) is accepted: %s", text, k.Name, shown(k.Default), noTier)
+}
+
+// policy allows the policies of the tier, and none named.
+func policy(v value) error {
+	if v.text == "" {
+		return nil
+	}
+	return oneOf("none", "archive", "immediate")(v)
+}
+
+// classMax bounds the name of a storage class, in bytes.
+const classMax = 64
+
+// class allows a name of a storage class, and none.
+func class(v value) error {
+	for _, c := range v.text {
+		if c < '0' && c != '-' && c != '.' || c > '9' && c < 'A' || c > 'Z' && c < 'a' && c != '_' || c > 'z' {
+			return refuse("a class has 1 to %d letters, digits, dots, underscores and dashes", classMax)
+		}
+	}
+	if len(v.text) > classMax {
+		return refuse("a class has 1 to %d letters, digits, dots, underscores and dashes", classMax)
+	}
+	return nil
 }

@@ -22,6 +22,52 @@ type Values struct {
 	SegmentMillis            int64
 	FlushMessages            int64
 	FlushMillis              int64
+	Tier                     TierPolicy
+	TierClass                string // empty: the store's own
+	LocalRetentionMillis     int64  // what a topic of the tier keeps here; -1: all that it keeps
+	LocalRetentionBytes      int64  // of one partition; the same
+
+	remote, copyDisabled    bool
+	policy                  string
+	localMillis, localBytes int64 // as they were set
+}
+
+// TierPolicy says when records go to a store.
+type TierPolicy uint8
+
+// The policies.
+const (
+	TierNone TierPolicy = iota
+	TierArchive
+	TierImmediate
+)
+
+// asWhole is a local retention that says: as retention.ms and retention.bytes do.
+const asWhole = -2
+
+// archiveMillis is after what time a topic is archived that says nothing of it: a day, or half of its retention where that is less.
+const archiveMillis = 24 * hour
+
+// settleTier makes the tier's values of what is set.
+func (c *Values) settleTier() {
+	switch {
+	case c.copyDisabled || c.policy == "none":
+	case c.policy == "archive":
+		c.Tier = TierArchive
+	case c.policy == "immediate" || c.remote:
+		c.Tier = TierImmediate
+	}
+	if c.LocalRetentionMillis = c.localMillis; c.localMillis == asWhole {
+		if c.LocalRetentionMillis = c.RetentionMillis; c.Tier == TierArchive && c.localBytes == asWhole {
+			c.LocalRetentionMillis = archiveMillis
+			if c.RetentionMillis >= 0 {
+				c.LocalRetentionMillis = min(archiveMillis, c.RetentionMillis/2)
+			}
+		}
+	}
+	if c.LocalRetentionBytes = c.localBytes; c.localBytes == asWhole {
+		c.LocalRetentionBytes = c.RetentionBytes
+	}
 }
 
 // Source says where a value in force comes from. The numbers are those of Kafka's DescribeConfigs.
@@ -50,6 +96,7 @@ func Resolve(topic, defaults Settings) *Values {
 		}
 		k.set(c, v)
 	}
+	c.settleTier()
 	return c
 }
 

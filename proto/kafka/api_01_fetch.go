@@ -17,7 +17,8 @@ type fetchState struct {
 	maxBytes  int
 	committed bool // transactions that are not decided are not shown
 	parts     []fetchPart
-	cold      int // reads under way
+	cold      int // reads under way that it waits for
+	colds     []*coldRead
 	waiting   bool
 	over      bool // answered, or given up
 	timer     broker.LoopTimer
@@ -68,10 +69,26 @@ func (f *fetchState) refuse(code wire.ErrorCode) {
 	f.r.finish()
 }
 
+// coldRead is the read of one part that has to wait for the disk or a store. It belongs to the broker's pools until it comes, which may be after
+// the answer.
+type coldRead struct {
+	f    *fetchState // nil: nobody waits for it any more
+	part int
+	read broker.StreamFetch
+}
+
+// coldWait is how long a fetch waits for a store at least, whatever its client would: Kafka's remote.fetch.max.wait.ms. What comes later is in the
+// cache then, for the client that asks again.
+const coldWait = 500 * time.Millisecond
+
 // begin reads what is there, and answers, or waits for more.
 func (f *fetchState) begin(wait time.Duration) {
 	f.readAll()
-	if f.cold > 0 || f.enough() || wait <= 0 {
+	if f.cold > 0 {
+		f.boundCold(max(wait, coldWait))
+		return
+	}
+	if f.enough() || wait <= 0 {
 		f.settle()
 		return
 	}
@@ -88,11 +105,14 @@ func (f *fetchState) wake() {
 	}
 	f.unwatch()
 	f.readAll()
-	if f.cold > 0 || f.enough() {
+	switch {
+	case f.cold > 0:
+		f.boundCold(coldWait)
+	case f.enough():
 		f.settle()
-		return
+	default:
+		f.watch()
 	}
-	f.watch()
 }
 
 // watch waits for what the last look did not see: its part of what is missing, in some partition.
@@ -116,6 +136,30 @@ func (f *fetchState) wakeLast() {
 	f.unwatch()
 	f.waiting = false
 	f.readAll()
+	if f.cold > 0 {
+		f.boundCold(coldWait)
+		return
+	}
+	f.settle()
+}
+
+// boundCold answers with what there is, if a store takes longer than that: a client that asks again is better off than one that gives up the
+// connection.
+func (f *fetchState) boundCold(wait time.Duration) {
+	f.r.c.l.core.SetTimer(&f.timer, wait, f.leaveCold)
+}
+
+// leaveCold waits no longer for what lies in a store. What is read from the disk comes soon.
+func (f *fetchState) leaveCold() {
+	if f.over {
+		return
+	}
+	for _, c := range f.colds {
+		if c.f != nil && f.r.c.l.core.Leave(&c.read) {
+			c.f = nil
+			f.cold--
+		}
+	}
 	f.settle()
 }
 
@@ -128,6 +172,7 @@ func (f *fetchState) unwatch() {
 // readAll reads each partition from memory as far as the bounds allow; what is not there is asked for.
 func (f *fetchState) readAll() {
 	left, some := f.maxBytes, false
+	f.colds = nil
 	for i := range f.parts {
 		p := &f.parts[i]
 		p.read.Release()
@@ -142,23 +187,27 @@ func (f *fetchState) readAll() {
 		p.read.Copy = f.r.c.tls
 		if f.r.c.l.core.FetchTail(p.part, offset(p.offset), most, f.committed, &p.read) {
 			f.cold++
-			f.r.c.l.core.FetchCold(p.part, offset(p.offset), most, f.committed, &p.read, f.readCold)
+			c := &coldRead{f: f, part: i}
+			c.read.Copy = p.read.Copy
+			f.colds = append(f.colds, c)
+			f.r.c.l.core.FetchCold(p.part, offset(p.offset), most, f.committed, &c.read, c.came)
 			left, some = left-most, true // what it will bring is not known yet
-			continue                     // it is the pool's now
+			continue
 		}
 		left, some = left-p.read.Bytes, some || p.read.Bytes > 0
 	}
 }
 
-// readCold takes one read that had to wait for the disk.
-func (f *fetchState) readCold() {
-	f.cold--
-	if f.over {
-		if f.cold == 0 {
-			f.release()
-		}
+// came takes a read that had to wait, unless its fetch does not any more.
+func (c *coldRead) came() {
+	f := c.f
+	if f == nil {
+		c.read.Release()
 		return
 	}
+	c.f = nil
+	f.parts[c.part].read = c.read // with what it holds
+	f.cold--
 	f.settle()
 }
 
@@ -197,16 +246,18 @@ func (f *fetchState) settle() {
 
 // cancel gives the fetch up: its connection has ended.
 func (f *fetchState) cancel() {
-	if f.over {
-		f.release()
-		return
+	if !f.over {
+		f.over = true
+		f.r.c.l.core.StopTimer(&f.timer)
+		f.unwatch()
 	}
-	f.over = true
-	f.r.c.l.core.StopTimer(&f.timer)
-	f.unwatch()
-	if f.cold == 0 {
-		f.release()
+	for _, c := range f.colds {
+		if c.f != nil {
+			c.f = nil
+			f.r.c.l.core.Leave(&c.read)
+		}
 	}
+	f.release()
 }
 
 func (f *fetchState) release() {

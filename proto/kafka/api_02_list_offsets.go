@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"time"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
@@ -8,11 +10,13 @@ import (
 )
 
 // offsetSpecs are the first versions that the places which are no times may be asked at: latest, earliest, maximum timestamp, earliest local,
-// latest tiered, earliest that waits for its upload.
-var offsetSpecs = map[int64]int16{-1: 1, -2: 1, -3: 7, -4: 8, -5: 9, earliestPendingUpload: 11}
+// latest tiered, earliest that waits for its upload (KIP-1023).
+var offsetSpecs = map[int64]int16{broker.LatestOffset: 1, broker.EarliestOffset: 1, broker.MaxTimestampOffset: 7, broker.EarliestLocalOffset: 8,
+	broker.LatestTieredOffset: 9, broker.EarliestToTier: 11}
 
-// earliestPendingUpload asks for the first record that is to go to a remote tier (KIP-1023). There is none, as for the latest tiered one.
-const earliestPendingUpload = -6
+// searchWait bounds a search by time that waits for a store, where the client does not say how long it waits: Kafka's clients give a request up
+// after 30 seconds.
+const searchWait = 20 * time.Second
 
 // offsetFault says what is wrong with a partition of the request.
 func offsetFault(m *kmsg.ListOffsetsRequest, p *kmsg.ListOffsetsRequestTopicPartition, asked int) wire.ErrorCode {
@@ -28,12 +32,7 @@ func offsetFault(m *kmsg.ListOffsetsRequest, p *kmsg.ListOffsetsRequestTopicPart
 // listOffsets finds offsets by time, or the ends of partitions.
 func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 	resp := m.ResponseKind().(*kmsg.ListOffsetsResponse)
-	type ask struct {
-		part  *broker.Partition
-		at    int64
-		place [2]int
-	}
-	var asks []ask
+	var asks []offsetAsk
 	type named struct {
 		topic string
 		index int32
@@ -59,8 +58,8 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 			} else if topic != nil {
 				if part := topic.Partition(p.Partition); part != nil {
 					o.ErrorCode = int16(offsetFault(m, p, asked[named{t.Topic, p.Partition}]))
-					if o.ErrorCode == 0 && p.Timestamp != earliestPendingUpload {
-						asks = append(asks, ask{part, p.Timestamp, [2]int{i, k}})
+					if o.ErrorCode == 0 {
+						asks = append(asks, offsetAsk{part: part, at: p.Timestamp, place: [2]int{i, k}})
 					}
 				}
 			}
@@ -68,19 +67,55 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 		}
 		resp.Topics = append(resp.Topics, out)
 	}
+	searchOffsets(r, m, resp, asks)
+}
+
+// offsetAsk is one search, and where its answer belongs.
+type offsetAsk struct {
+	part  *broker.Partition
+	at    int64
+	place [2]int
+	done  func() // nil: it is answered
+}
+
+// searchOffsets asks the core, and answers REQUEST_TIMED_OUT for what a store does not give in time.
+func searchOffsets(r *request, m *kmsg.ListOffsetsRequest, resp *kmsg.ListOffsetsResponse, asks []offsetAsk) {
 	committed := m.IsolationLevel == int8(wire.ReadCommitted)
-	core := r.c.l.core
-	gather(r, resp, len(asks), func(i int, done func()) {
+	core, left := r.c.l.core, len(asks)
+	var timer broker.LoopTimer
+	settle := func(i int, found broker.FoundOffset, code wire.ErrorCode) {
 		a := &asks[i]
-		core.OffsetAt(a.part, a.at, committed, func(found broker.FoundOffset, err error) {
-			o := &resp.Topics[a.place[0]].Partitions[a.place[1]]
-			if o.ErrorCode = int16(codeOf(err)); err == nil {
-				o.Timestamp, o.Offset = found.Timestamp, int64(found.Offset)
-				if found.Offset >= 0 {
-					o.LeaderEpoch = leaderEpoch
-				}
+		if a.done == nil {
+			return // it came too late
+		}
+		o := &resp.Topics[a.place[0]].Partitions[a.place[1]]
+		if o.ErrorCode = int16(code); code == wire.None {
+			o.Timestamp, o.Offset = found.Timestamp, int64(found.Offset)
+			if found.Offset >= 0 {
+				o.LeaderEpoch = leaderEpoch
 			}
-			done()
-		})
+		}
+		done := a.done
+		a.done = nil
+		if left--; left == 0 {
+			core.StopTimer(&timer)
+		}
+		done()
+	}
+	gather(r, resp, len(asks), func(i int, done func()) {
+		asks[i].done = done
+		core.OffsetAt(asks[i].part, asks[i].at, committed, func(found broker.FoundOffset, err error) { settle(i, found, codeOf(err)) })
+	})
+	if left == 0 {
+		return
+	}
+	wait := searchWait
+	if m.TimeoutMillis > 0 {
+		wait = time.Duration(m.TimeoutMillis) * time.Millisecond
+	}
+	core.SetTimer(&timer, wait, func() {
+		for i := range asks {
+			settle(i, broker.FoundOffset{}, wire.RequestTimedOut)
+		}
 	})
 }

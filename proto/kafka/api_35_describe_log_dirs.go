@@ -16,7 +16,7 @@ type LogDir struct {
 	Total, Usable int64 // bytes; -1: not known
 }
 
-// describeLogDirs shows how many bytes of each partition are stored: of all for a null list. The volume is asked, and sizes are summed up, off the
+// describeLogDirs shows how many bytes of each partition are stored here, without what lies in a store alone: of all for a null list. The volume is asked, and sizes are summed up, off the
 // loop.
 func describeLogDirs(r *request, m *kmsg.DescribeLogDirsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeLogDirsResponse)
@@ -44,7 +44,7 @@ func logDirOf(h *Handler, m *kmsg.DescribeLogDirsRequest) kmsg.DescribeLogDirsRe
 				continue
 			}
 			o := kmsg.NewDescribeLogDirsResponseDirTopicPartition()
-			o.Partition, o.Size = p.Index(), b.PartitionBytes(p)
+			o.Partition, o.Size = p.Index(), b.PartitionLocalBytes(p)
 			out.Partitions = append(out.Partitions, o)
 		}
 		if len(out.Partitions) > 0 {

@@ -52,6 +52,7 @@ var reasons = []struct {
 	{broker.ErrBusy, wire.NotEnoughReplicas}, // the client sends it again
 	{broker.ErrQuota, wire.PolicyViolation},
 	{broker.ErrUnavailable, wire.KafkaStorageError},
+	{broker.ErrTier, wire.KafkaStorageError}, // clients try again, and their users hear nothing of it
 	{broker.ErrClosed, wire.CoordinatorNotAvailable},
 }
 
