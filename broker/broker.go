@@ -103,8 +103,9 @@ type Broker struct {
 	strays     map[record.PartitionID][]strayRow // at recovery
 	stats      Stats
 	failure    atomic.Pointer[error]
-	reserved   atomic.Bool // the log is in what it has set aside for a full disk
-	recovering bool        // until Recovered: queues wait for their readers, whatever the order of the shards' commands
+	reserved   atomic.Bool           // the log is in what it has set aside for a full disk
+	fullBy     atomic.Pointer[error] // why, if that is no full disk
+	recovering bool                  // until Recovered: queues wait for their readers, whatever the order of the shards' commands
 
 	dirty struct {
 		sync.Mutex

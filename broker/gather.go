@@ -62,10 +62,23 @@ func (b *Broker) room() error {
 		return nil
 	}
 	b.log.Wake()
+	if err := b.fullBy.Load(); err != nil {
+		return *err
+	}
 	return errReserved
 }
 
 var errReserved = fmt.Errorf("%w: the disk is full", ErrUnavailable)
+
+// SetFull says why there is no room while GatherUrgent is called: nil is a full disk. Any goroutine.
+func (b *Broker) SetFull(err error) {
+	if err == nil {
+		b.fullBy.Store(nil)
+		return
+	}
+	err = fmt.Errorf("%w: %w", ErrUnavailable, err)
+	b.fullBy.Store(&err)
+}
 
 // groupSlack is what the frames of a list take beside what it counts.
 const groupSlack = 3*record.FrameHeaderSize + 128

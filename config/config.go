@@ -187,6 +187,10 @@ type Journal struct {
 	FlushInterval time.Duration `key:"flush_interval" default:"5ms" min:"100us" max:"1m"`
 	// Size of a log segment; existing segments keep theirs.
 	SegmentSize Size `key:"segment_size" default:"256MiB" min:"1MiB" max:"4GiB"`
+	// Bytes that the files of the log may have, partition segments included. Above it what must be kept is refused, as on a full disk, and what
+	// makes room is taken: acknowledgements, positions, deletes, the ends of transactions. It goes on by itself once retention, or offloading to the
+	// tier, has made room. At least four segments. 0 is as much as the disk has.
+	MaxBytes Size `key:"max_bytes" default:"0" min:"0"`
 	// Memory for the newest part of the log, from which connected sessions are fed.
 	TailSize Size `key:"tail_size" default:"16MiB" min:"1MiB" max:"64GiB"`
 	// Largest single write to the log.

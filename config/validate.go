@@ -54,6 +54,9 @@ func (l *loader) validate() {
 		l.reject("journal.group_size", fmt.Errorf("want at most half of journal.segment_size (%v), found %v",
 			c.Journal.SegmentSize, c.Journal.GroupSize))
 	}
+	if c.Journal.MaxBytes > 0 && c.Journal.MaxBytes < 4*c.Journal.SegmentSize {
+		l.reject("journal.max_bytes", fmt.Errorf("want 0, or at least four times journal.segment_size (%v), found %v", c.Journal.SegmentSize, c.Journal.MaxBytes))
+	}
 	if c.Limits.PacketSize > c.Journal.GroupSize && l.set("limits.packet_size") && !l.set("journal.group_size") {
 		c.Journal.GroupSize = min(c.Journal.SegmentSize/2, c.Limits.PacketSize+MiB)
 	}

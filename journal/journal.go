@@ -59,8 +59,9 @@ type Options struct {
 	// LogBytesMax is how large the log may grow because of what lives in its oldest segments: above it they are rewritten,
 	// however much of them lives. 0: 16 segments.
 	LogBytesMax int64
-	// MaxBytes bounds the files of log and partition segments: above it frames are refused with ErrLimit, but for urgent ones, which may go on
-	// beyond. What is refused is the frame that needs another segment, so that it is kept to a segment. LogBytesMax is at most half of it. 0: no bound.
+	// MaxBytes bounds the files of log and partition segments: where the next segment would have them be more, the last quarter of this one
+	// takes urgent frames alone, and others are refused with ErrLimit. Urgent ones go on beyond if they must, and rewriting needs room for what it
+	// writes before it lets go of what it has read. LogBytesMax is at most half of it. 0: no bound.
 	MaxBytes    int64
 	RewriteRate int64        // bytes a second that rewriting may take; 0: 32 MiB/s, negative: no bound
 	Logger      *slog.Logger // nil: silent

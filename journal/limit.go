@@ -24,15 +24,15 @@ func (l *Log) wakeLimited() {
 	}
 }
 
-// limited tells whether nothing but urgent frames may be written now: the log has its bytes, or would have them with the segment that is needed
-// next. It is the committer's.
+// limited tells whether nothing but urgent frames may be written now: the log has more than its bytes, or would have with the next segment and
+// is in the last quarter of this one, which is set aside for them. It is the committer's.
 func (c *committer) limited() bool {
 	l := c.l
 	if l.o.MaxBytes <= 0 {
 		return false
 	}
 	used, s := l.Used(), c.active
-	if s == nil || c.mustRotate || s.end+alignUp(int64(groupHeaderSize+l.o.GroupBytesMax))+blockSize > s.size {
+	if s == nil || c.mustRotate || s.size-s.end < s.size/reserveShare {
 		used += l.o.SegmentBytes
 	}
 	limited := used > l.o.MaxBytes

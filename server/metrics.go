@@ -51,7 +51,9 @@ var metricHelp = map[string]string{
 	"sluice_journal_groups_total":                 "Groups written.",
 	"sluice_journal_written_bytes_total":          "Bytes of groups written, with headers and padding.",
 	"sluice_journal_log_bytes":                    "Bytes of the log's segments now.",
-	"sluice_journal_groups_failed_total":          "Groups that the disk did not take.|reason",
+	"sluice_journal_partition_bytes":              "Bytes of partition segments, which hold what outlives the log's segments, now.",
+	"sluice_journal_limited":                      "1 while nothing that takes room is written since the log has journal.max_bytes, else 0.",
+	"sluice_journal_groups_failed_total":          "Groups that the disk did not take, and times that what waited was refused for journal.max_bytes (limit).|reason",
 	"sluice_broker_publish_ack_seconds":           "From a PUBLISH of QoS 1 or 2 to its acknowledgement.",
 	"sluice_broker_publish_delivery_seconds":      "From a PUBLISH to its being handed to a connection that keeps up.",
 	"sluice_broker_fetch_seconds":                 "A read of the log for sessions that are behind, or for a stream's readers.",
@@ -163,6 +165,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.gauge("sluice_journal_log_bytes", float64(j.logBytes))
 	k.counter("sluice_journal_groups_failed_total", uint64(j.failedFull), "full")
 	k.counter("sluice_journal_groups_failed_total", uint64(j.failedIO), "io_error")
+	k.counter("sluice_journal_groups_failed_total", uint64(j.failedLimit), "limit")
+	k.gauge("sluice_journal_partition_bytes", float64(j.partBytes))
+	limited := 0.0
+	if j.limited {
+		limited = 1
+	}
+	k.gauge("sluice_journal_limited", limited)
 	for kind := range broker.QuotaKinds {
 		times, waited := c.s.node.quotas.Throttled(kind)
 		k.counter("sluice_broker_throttles_total", uint64(times), kind.String())

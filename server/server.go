@@ -195,7 +195,7 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate, catalog: s.catalog,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
-			flushInterval: cfg.Journal.FlushInterval, segmentBytes: int64(cfg.Journal.SegmentSize),
+			flushInterval: cfg.Journal.FlushInterval, segmentBytes: int64(cfg.Journal.SegmentSize), maxBytes: int64(cfg.Journal.MaxBytes),
 			tailBytes: int64(cfg.Journal.TailSize), groupBytes: int(cfg.Journal.GroupSize),
 			checkpointInterval: cfg.Journal.CheckpointInterval, checkpointBytes: int64(cfg.Journal.CheckpointSize),
 			flushed: func(d time.Duration) { s.flushes.Observe(d.Seconds()) },

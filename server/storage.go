@@ -60,7 +60,10 @@ type storage interface {
 }
 
 // storageCounts are for metrics.
-type storageCounts struct{ groups, writtenBytes, logBytes, failedFull, failedIO int64 }
+type storageCounts struct {
+	groups, writtenBytes, logBytes, partBytes, failedFull, failedLimit, failedIO int64
+	limited                                                                      bool
+}
 
 type volatileStorage struct{ *broker.Volatile }
 
@@ -103,7 +106,8 @@ type logStorage struct {
 	past   *past
 	logger *slog.Logger
 
-	toldFull atomic.Bool // that the disk is full was logged, and nothing has been written since
+	toldLimit bool        // the core knows that journal.max_bytes is why; the committer's
+	toldFull  atomic.Bool // that the disk is full was logged, and nothing has been written since
 
 	forced atomic.Bool // a checkpoint is to be written at the next tick
 
@@ -135,6 +139,14 @@ func (s *logStorage) Gather(dst []byte, max int) ([]byte, bool) { return s.b.Gat
 
 // GatherUrgent makes it a journal.UrgentSource.
 func (s *logStorage) GatherUrgent(dst []byte, max int) ([]byte, bool) {
+	if limited := s.log.Limited(); limited != s.toldLimit {
+		s.toldLimit = limited
+		var why error
+		if limited {
+			why = journal.ErrLimit
+		}
+		s.b.SetFull(why)
+	}
 	return s.b.GatherUrgent(dst, max)
 }
 
@@ -149,7 +161,8 @@ func (s *logStorage) Committed(g *journal.Group) {
 // Failed passes the news on; a full disk is no lasting failure.
 func (s *logStorage) Failed(err error) {
 	full := errors.Is(err, journal.ErrFull)
-	if !errors.Is(err, journal.ErrClosed) && (!full || !s.toldFull.Swap(true)) {
+	limit := errors.Is(err, journal.ErrLimit) // the journal has told of it once
+	if !errors.Is(err, journal.ErrClosed) && !limit && (!full || !s.toldFull.Swap(true)) {
 		s.logger.Error("journal does not take writes", "err", err, "lasting", !full)
 	}
 	s.b.Failed(err, !full)
@@ -219,7 +232,8 @@ func (s *logStorage) endReads() { s.past.endReads() }
 func (s *logStorage) counts() storageCounts {
 	st := s.log.Stats()
 	return storageCounts{groups: st.Groups.Load(), writtenBytes: st.WrittenBytes.Load(), logBytes: st.LogBytes.Load(),
-		failedFull: st.FailedFull.Load(), failedIO: st.FailedIO.Load()}
+		partBytes: st.PartitionBytes.Load(), failedFull: st.FailedFull.Load(), failedLimit: st.FailedLimit.Load(), failedIO: st.FailedIO.Load(),
+		limited: s.log.Limited()}
 }
 
 func (s *logStorage) close() error {
