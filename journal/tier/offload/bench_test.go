@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/history"
@@ -169,7 +170,7 @@ func TestTrickle(t *testing.T) {
 	clk := newClock()
 	f := New(Options{Store: s, Log: b, Catalog: b, Manifest: b.man, Clock: clk})
 	defer f.Close()
-	for range 120 {
+	for range 60 {
 		if err := f.Turn(bg); err != nil {
 			t.Fatal(err)
 		}
@@ -185,6 +186,9 @@ func TestTrickle(t *testing.T) {
 
 // TestMemory: with tiny batches, whose layout takes more than their bytes, the bound holds.
 func TestMemory(t *testing.T) {
+	if testx.RaceEnabled {
+		t.Skip("the detector's memory is counted too")
+	}
 	b := newBulk(20, 1, 8*mib, 70)
 	b.records = 1
 	s := newSink()
