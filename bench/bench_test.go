@@ -85,6 +85,22 @@ func TestCounts(t *testing.T) {
 	testx.Eventually(t, time.Second, func() bool { return b.Sessions() == 0 }, "sessions are left behind")
 }
 
+// What is stored goes by a timetable if there is one; what is drained and fetched then comes as fast as ever, and all of it is verified.
+func TestStoreByTimetable(t *testing.T) {
+	b := brokertest.Start(t, brokertest.Options{})
+	for scenario, received := range map[string]uint64{"queue": 300, "retained": 900} {
+		cfg := small(scenario, b)
+		cfg.Rate, cfg.LateMax = 1500, time.Minute
+		res := mustRun(t, cfg)
+		if res.Counts.Sent != 300 || res.Counts.Received != received || res.Steps[0].Seconds < 0.15 || res.Void != "" {
+			t.Errorf("%s: %d sent in %.2f s, %d received; %s", scenario, res.Counts.Sent, res.Steps[0].Seconds, res.Counts.Received, res.Void)
+		}
+	}
+	if n := b.Retained(); n != 0 {
+		t.Errorf("%d retained messages are left behind", n)
+	}
+}
+
 // TestFaultsAreFound lets a broker do each kind of wrong in each scenario that delivers messages.
 func TestFaultsAreFound(t *testing.T) {
 	faults := map[string]struct {

@@ -28,11 +28,7 @@ func (r *run) load(expected func(sent uint64) uint64) error {
 	r.measureFrom.Store(from)
 	r.measureUntil.Store(until)
 	for i, l := range r.loops {
-		interval := 0.0
-		if cfg.Rate > 0 {
-			interval = 1e9 / cfg.Rate * float64(len(r.pubs)) / float64(max(len(l.sched.pubs), 1))
-		}
-		at := start + int64(interval*float64(i)/float64(len(r.loops)))
+		at, interval := r.timetable(start, i)
 		l.post(func(l *loop) { l.begin(at, interval) })
 	}
 	defer r.endLoad()
@@ -66,6 +62,14 @@ func (r *run) load(expected func(sent uint64) uint64) error {
 		return err
 	}
 	return r.finished() // what is missing is counted by verify
+}
+
+// timetable says when loop i begins, and what lies between two of its messages, ns; 0: nothing but what comes back.
+func (r *run) timetable(start int64, i int) (at int64, interval float64) {
+	if r.cfg.Rate > 0 {
+		interval = 1e9 / r.cfg.Rate * float64(len(r.pubs)) / float64(max(len(r.loops[i].sched.pubs), 1))
+	}
+	return start + int64(interval*float64(i)/float64(len(r.loops))), interval
 }
 
 // assign gives each loop its publishers, in an order that the seed decides.

@@ -8,8 +8,7 @@ import (
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
-// drive has the publishers send all they have, as fast as their window allows, and measures it as a step. done says when
-// the step is over.
+// drive does an action and measures it, until done says that it is over, as a step.
 func (r *run) drive(name string, count uint64, progress func() uint64, done func() bool, action func()) error {
 	before, err := r.sample()
 	if err != nil {
@@ -35,10 +34,28 @@ func (r *run) drive(name string, count uint64, progress func() uint64, done func
 	return nil
 }
 
+// sendAll has the publishers send all they have: by the timetable, if there is a rate, else as fast as their window allows.
 func (r *run) sendAll() {
 	r.assign()
+	start := r.clock()
+	for i, l := range r.loops {
+		at, interval := r.timetable(start, i)
+		l.post(func(l *loop) { l.begin(at, interval) })
+	}
+}
+
+// window is how many messages of a publisher that stores may be unanswered; 0: it has a timetable.
+func (r *run) window() uint64 {
+	if r.cfg.Rate > 0 {
+		return 0
+	}
+	return uint64(r.cfg.Inflight)
+}
+
+// allSent ends the timetable: no loop has to wake up for it any more.
+func (r *run) allSent() {
 	for _, l := range r.loops {
-		l.post(func(l *loop) { l.begin(l.now, 0) })
+		l.call(func(l *loop) { l.sched.interval, l.sched.opened = 0, true })
 	}
 }
 
@@ -54,12 +71,13 @@ func runQueue(r *run) error {
 	}
 	each := perPublisher(total, sessions)
 	total = each * uint64(sessions)
+	r.cfg.Messages = total
 	var subs, pubs []*conn
 	for i := range sessions {
 		pc, sc := r.newConn("p", i), r.newConn("s", i)
 		p := r.newPublisher(pc, r.topic("q", i), 0) // nobody receives while it sends
 		p.limit = each
-		p.window = uint64(r.cfg.Inflight)
+		p.window = r.window()
 		sc.makeDurable()
 		r.newSubscriber(sc, i, 1)
 		sc.filters = []string{r.topic("q", i)}
@@ -77,6 +95,7 @@ func runQueue(r *run) error {
 	if err := r.drive("queue", total, acked, func() bool { return acked() >= total }, r.sendAll); err != nil {
 		return err
 	}
+	r.allSent()
 	r.progress("%d messages are queued", total)
 	back := make([]*conn, sessions)
 	for i, s := range r.subs {
@@ -110,11 +129,12 @@ func runRetained(r *run) error {
 	pubs, subs := or(r.cfg.Publishers, 8), or(r.cfg.Subscribers, 1)
 	each := perPublisher(total, pubs)
 	total = each * uint64(pubs)
+	r.cfg.Messages = total
 	var pcs, scs []*conn
 	for i := range pubs {
 		c := r.newConn("p", i)
 		p := r.newPublisher(c, "sb", 0)
-		p.retain, p.limit, p.window = true, each, uint64(r.cfg.Inflight)
+		p.retain, p.limit, p.window = true, each, r.window()
 		p.topic = func(seq uint64, dst []byte) []byte {
 			return fmt.Appendf(dst, "sb/%08x/r/%d/%d", r.nonce, i, seq)
 		}
@@ -128,6 +148,7 @@ func runRetained(r *run) error {
 	if err := r.drive("store", total, progress, done, r.sendAll); err != nil {
 		return err
 	}
+	r.allSent()
 	for i := range subs {
 		c := r.newConn("s", i)
 		s := r.newSubscriber(c, 0, pubs)
