@@ -229,9 +229,17 @@ func (a *Answer) fill(f *Fleet, p *Parameters, need [resources]float64, each [re
 func (a *Answer) spend(p *Parameters, v Terms) {
 	c := v.costly()
 	total := c.cost(p.CPU)
+	shares := Terms{}
 	for _, name := range costs {
-		if share := c[name] * p.CPU[name] / max(total, 1e-9); share >= 0.01 {
-			a.Spent = append(a.Spent, Part{name, share})
+		under := name
+		if strings.HasPrefix(name, coldFlush) {
+			under = coldFlush
+		}
+		shares[under] += c[name] * p.CPU[name] / max(total, 1e-9)
+	}
+	for _, name := range shares.names() {
+		if shares[name] >= 0.01 {
+			a.Spent = append(a.Spent, Part{name, shares[name]})
 		}
 	}
 	slices.SortStableFunc(a.Spent, func(x, y Part) int { return cmp.Compare(y.Share, x.Share) })

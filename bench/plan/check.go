@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,11 +22,12 @@ type Model struct {
 }
 
 // modelFormat is the form of a model's file.
-const modelFormat = 1
+const modelFormat = 2
 
 // Check is how well half of the rungs predicted the others.
 type Check struct {
-	CPU    Errors `json:"cpu"`
+	CPU    Errors `json:"cpu"`    // of rungs whose clients send by a timetable
+	Driven Errors `json:"driven"` // CPU of those that answers drive: drains of queues, fetches of what is retained, reading a stream again and again
 	Memory Errors `json:"memory"`
 	// CPUFactors and MemoryFactors are measured over predicted, of rungs that a fit of five sixths of all did not see: the spread of
 	// what the model does not know, which goes into every interval as it did into those that Coverage is of.
@@ -41,7 +43,16 @@ type Errors struct {
 	Worst    float64 `json:"worst"`
 	WorstOf  string  `json:"worst_of"`
 	Coverage float64 `json:"coverage"` // how many lay in their 90 % interval
+	Repeat   Repeat  `json:"repeat"`
 	Rows     []Row   `json:"rows"`
+}
+
+// Repeat is how far one measurement of a rung is off another of the same rung: what no model can be better than, as long as rungs are
+// measured once.
+type Repeat struct {
+	Rungs  int     `json:"rungs"` // that were measured more than once
+	Median float64 `json:"median"`
+	P90    float64 `json:"p90"`
 }
 
 // Row is one held-out rung: what was measured and what was said before, with its interval.
@@ -145,29 +156,91 @@ func replicas(rungs []rung, like *Parameters, n int, rng *rand.Rand) (list []Par
 // checkSplits is how many ways the rungs are split in two.
 const checkSplits = 4
 
-// check predicts each half of the rungs from the other, for several ways to split them. Of two rungs that come one after the other,
-// which differ in a level, chance puts one in each half: so each half knows a little of everything.
+// check predicts each half of the rungs from the other, for several ways to split them.
 func (m *Model) check(rungs []rung, n int, rng *rand.Rand) error {
 	c := &m.Check
 	for range checkSplits {
-		halves := [2][]rung{}
-		for i := 0; i < len(rungs); i += 2 {
-			side := rng.IntN(2)
-			halves[side] = append(halves[side], rungs[i])
-			if i+1 < len(rungs) {
-				halves[1-side] = append(halves[1-side], rungs[i+1])
-			}
-		}
+		halves := split(rungs, rng)
 		for side, seen := range halves {
 			if err := c.predict(seen, halves[1-side], n, rng); err != nil {
 				return err
 			}
 		}
 	}
-	c.CPU.summarize()
-	c.Memory.summarize()
+	for _, x := range []struct {
+		e  *Errors
+		of func(o *Observation) (float64, bool)
+	}{{&c.CPU, measuredCPU(true)}, {&c.Driven, measuredCPU(false)}, {&c.Memory, measuredMemory}} {
+		x.e.summarize()
+		x.e.Repeat = repeats(rungs, x.of)
+	}
 	c.CPUFactors, c.MemoryFactors = residuals(rungs, &m.Parameters)
 	return nil
+}
+
+// split makes two halves. Of two rungs of one kind that come one after the other, which differ in a level, chance puts one in each half:
+// so each half knows a little of everything.
+func split(rungs []rung, rng *rand.Rand) (halves [2][]rung) {
+	at := map[string]int{}
+	var pairs [][]rung
+	for _, r := range rungs {
+		k := kindOf(r[0].Rung)
+		if i, ok := at[k]; ok {
+			pairs[i] = append(pairs[i], r)
+			delete(at, k)
+			continue
+		}
+		at[k] = len(pairs)
+		pairs = append(pairs, []rung{r})
+	}
+	for _, pair := range pairs {
+		side := rng.IntN(2)
+		for i, r := range pair {
+			halves[side^i] = append(halves[side^i], r)
+		}
+	}
+	return halves
+}
+
+// kindOf is a rung's name without its levels: the words that begin with a digit.
+func kindOf(name string) string {
+	words := strings.FieldsFunc(name, func(r rune) bool { return r == ' ' })
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w[0] >= '0' && w[0] <= '9' }), " ")
+}
+
+// measuredCPU gives the cores that an observation took, if it counts and is of that sort.
+func measuredCPU(timetable bool) func(o *Observation) (float64, bool) {
+	return func(o *Observation) (float64, bool) { return o.CPU / o.Seconds, o.usable() && o.Timetable == timetable }
+}
+
+func measuredMemory(o *Observation) (float64, bool) { return o.MemoryAfter, o.settled() }
+
+// repeats compares each measurement of a rung with each other one.
+func repeats(rungs []rung, of func(o *Observation) (float64, bool)) (r Repeat) {
+	var off []float64
+	for _, list := range rungs {
+		var values []float64
+		for _, o := range list {
+			if v, ok := of(o); ok {
+				values = append(values, v)
+			}
+		}
+		for i, a := range values {
+			for j, b := range values {
+				if i != j {
+					off = append(off, math.Abs(a-b)/b)
+				}
+			}
+		}
+		if len(values) > 1 {
+			r.Rungs++
+		}
+	}
+	if len(off) > 0 {
+		slices.Sort(off)
+		r.Median, r.P90 = quantile(off, 0.5), quantile(off, 0.9)
+	}
+	return r
 }
 
 // predict adds what a fit of some rungs says of others.
@@ -179,8 +252,11 @@ func (c *Check) predict(seen, others []rung, n int, rng *rand.Rand) error {
 	reps := replicas(seen, p, min(n, 40), rng)
 	cpu, memory := residuals(seen, p)
 	for _, r := range others {
-		if row, ok := cpuRow(p, reps, cpu, r); ok {
+		if row, ok := cpuRow(p, reps, cpu, r, true); ok {
 			c.CPU.Rows = append(c.CPU.Rows, row)
+		}
+		if row, ok := cpuRow(p, reps, cpu, r, false); ok {
+			c.Driven.Rows = append(c.Driven.Rows, row)
 		}
 		if row, ok := memoryRow(p, reps, memory, r); ok {
 			c.Memory.Rows = append(c.Memory.Rows, row)
@@ -208,7 +284,7 @@ func residuals(rungs []rung, like *Parameters) (cpu, memory []float64) {
 			continue
 		}
 		for _, r := range out {
-			if row, ok := cpuRow(p, nil, nil, r); ok {
+			if row, ok := cpuRow(p, nil, nil, r, true); ok {
 				cpu = append(cpu, row.factor())
 			}
 			if row, ok := memoryRow(p, nil, nil, r); ok {
@@ -221,13 +297,14 @@ func residuals(rungs []rung, like *Parameters) (cpu, memory []float64) {
 	return cpu, memory
 }
 
-// cpuRow predicts a rung's CPU time from its load alone. Rungs that answers drive have no load by themselves: they are not checked.
-func cpuRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row, bool) {
+// cpuRow predicts a rung's CPU time from its load alone. What is measured is the median of its repeats.
+func cpuRow(p *Parameters, reps []Parameters, factors []float64, r rung, timetable bool) (Row, bool) {
 	row := Row{Rung: r[0].Rung}
 	var used []*Observation
+	var measured []float64
 	for _, o := range r {
-		if o.usable() && o.Timetable {
-			used = append(used, o)
+		if v, ok := measuredCPU(timetable)(o); ok {
+			used, measured = append(used, o), append(measured, v)
 		}
 	}
 	if len(used) == 0 {
@@ -239,9 +316,8 @@ func cpuRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row, b
 		}
 		return sum / float64(len(used))
 	}
-	for _, o := range used {
-		row.Measured += o.CPU / o.Seconds / float64(len(used))
-	}
+	slices.Sort(measured)
+	row.Measured = quantile(measured, 0.5)
 	row.Predicted = say(p)
 	row.Low, row.High = interval(row.Predicted, reps, factors, say)
 	return row, true
@@ -267,10 +343,13 @@ func memoryRow(p *Parameters, reps []Parameters, factors []float64, r rung) (Row
 		}
 		return sum / float64(len(used))
 	}
+	var before, after []float64
 	for _, o := range used {
-		row.Measured += o.RSSAfter / float64(len(used))
-		row.Base += o.RSSBefore / float64(len(used))
+		before, after = append(before, o.MemoryBefore), append(after, o.MemoryAfter)
 	}
+	slices.Sort(before)
+	slices.Sort(after)
+	row.Measured, row.Base = quantile(after, 0.5), quantile(before, 0.5)
 	row.Predicted = say(p)
 	row.Low, row.High = interval(row.Predicted, reps, factors, say)
 	row.Predicted, row.Low, row.High = row.Base+row.Predicted, row.Base+row.Low, row.Base+row.High
@@ -307,6 +386,17 @@ func quantile(sorted []float64, q float64) float64 {
 		return sorted[len(sorted)-1]
 	}
 	return sorted[i] + (at-float64(i))*(sorted[i+1]-sorted[i])
+}
+
+// within is the share of errors that are not larger.
+func (e *Errors) within(bound float64) float64 {
+	n := 0
+	for i := range e.Rows {
+		if math.Abs(e.Rows[i].Predicted-e.Rows[i].Measured) <= bound*e.Rows[i].Measured {
+			n++
+		}
+	}
+	return float64(n) / float64(max(len(e.Rows), 1))
 }
 
 func (e *Errors) summarize() {

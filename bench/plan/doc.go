@@ -14,6 +14,6 @@
 // (nnls.go), fitted to rungs that differ in one thing at a time, each weighted by its relative error (fit.go).
 //
 // What the fit is worth is part of the model (check.go): half of the rungs is predicted from the other half and the errors
-// are kept, and the whole fit is repeated on resampled rungs, so that every answer has an interval. An answer that
+// are kept, beside what two measurements of one rung differ by, and the whole fit is repeated on resampled rungs, so that every answer has an interval. An answer that
 // needs more of something than was measured says so (answer.go).
 package plan

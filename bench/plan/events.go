@@ -39,25 +39,30 @@ const (
 	Retained       = "retained"       // messages stored so
 	Queued         = "queued"         // references to messages that wait for absent sessions
 	Drained        = "drained"        // deliveries of those when the sessions come back
+	RetainedOut    = "retained_delivery"
+	ReadBytes      = "read_byte" // payload of both, which is read from the log
 	SharedOut      = "shared_delivery"
 	Produce        = "kafka_produce" // requests
 	ProduceBytes   = "kafka_produce_byte"
-	Fetch          = "kafka_fetch" // requests
+	Transaction    = "kafka_transaction" // ended
+	Fetch          = "kafka_fetch"       // requests
 	FetchBytes     = "kafka_fetch_byte"
-	Calls          = "system_call"     // reads and writes of sockets
-	Wakeup         = "wakeup"          // a loop comes back from waiting, by what a socket has
-	WakeupInside   = "wakeup_inside"   // by another loop or the log, right after one of the other kind
-	ColdStart      = "cold_start"      // a client begins something (a message, a ping, a CONNECT) and finds the core asleep
-	Clash          = "client_clash"    // beginnings at a rate at which clients on the same machine go to sleep just when their answers come
-	ColdConn       = "cold_connection" // messages from or to a connection that has been idle for so long that no cache has it any more
-	Flush          = "flush"           // a group written to the log
-	FlushSpin      = "cold_flush"      // seconds after a flush in which a core wakes up and its caches fill, unless the next flush comes before
+	Calls          = "system_call"      // reads and writes of sockets
+	Wakeup         = "wakeup"           // a loop comes back from waiting, by what a socket has
+	WakeupInside   = "wakeup_inside"    // by another loop or the log, right after one of the other kind
+	ColdStart      = "cold_start"       // a client begins something (a message, a ping, a CONNECT) and finds the loop asleep, or goes to sleep before it is answered
+	ColdConn       = "cold_connection"  // messages from or to a connection that has been idle for so long that no cache has it any more
+	Flush          = "flush"            // a group written to the log
+	ColdFlush100   = "cold_flush_100us" // after nothing has been flushed for so long: see coldFlushes
+	ColdFlush400   = "cold_flush_400us"
+	ColdFlush1600  = "cold_flush_1600us"
+	ColdFlush6400  = "cold_flush_6400us"
 )
 
 // costs are those of them that cost CPU time by themselves. They are few, since half of the rungs must be enough to tell them apart.
 var costs = []string{Base, Connect, ConnectTLS, ConnectWS, MessagesIn, MessagesOut, Acks, Bytes, OutLarge, TLSMessages, TLSBytes, WSMessages,
-	JournaledBytes, DurableOut, Retained, Queued, Drained, SharedOut, Produce, ProduceBytes, Fetch, FetchBytes, Calls, Wakeup, WakeupInside, ColdStart, Clash,
-	ColdConn, Flush, FlushSpin}
+	Journaled, JournaledBytes, ReadBytes, DurableOut, Retained, Queued, Drained, RetainedOut, SharedOut, Produce, Transaction, ProduceBytes, Fetch, FetchBytes, Calls, Wakeup, WakeupInside, ColdStart,
+	ColdConn, Flush, ColdFlush100, ColdFlush400, ColdFlush1600, ColdFlush6400}
 
 // costly sums up what costs the same, and leaves out what costs nothing by itself.
 func (t Terms) costly() Terms {

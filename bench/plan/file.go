@@ -92,7 +92,8 @@ func (p *Parameters) rounded() Parameters {
 		}
 		return out
 	}
-	return Parameters{CPU: round(p.CPU), FlushSpinFor: p.FlushSpinFor, ColdAfter: p.ColdAfter, SleepAfter: p.SleepAfter, ClashAfter: p.ClashAfter, Wake: Sharing{four(p.Wake.Max), round(p.Wake.Costs)}, Flush: Sharing{four(p.Flush.Max), round(p.Flush.Costs)},
+	return Parameters{CPU: round(p.CPU), ColdAfter: p.ColdAfter, Wake: Sharing{four(p.Wake.Max), round(p.Wake.Costs)},
+		Flush: Sharing{four(p.Flush.Max), round(p.Flush.Costs)},
 		Reads: round(p.Reads), Writes: round(p.Writes), Fetches: four(p.Fetches), Memory: round(p.Memory), Disk: round(p.Disk),
 		Received: round(p.Received), Sent: round(p.Sent)}
 }

@@ -14,8 +14,7 @@ func (p *Parameters) observed(o *Observation) Terms {
 	if o.Counted {
 		v[Read], v[Write], v[Flush] = o.Reads/o.Seconds, o.Writes/o.Seconds, o.Flushes/o.Seconds
 		v.wake(o.Wakeups / o.Seconds)
-		v[FlushSpin] = p.flushSpin(v[Flush])
-		p.setCold(v, o.Load.SameMachine)
+		v.setCold()
 	}
 	return v
 }
@@ -35,7 +34,7 @@ func (o *Observation) usable() bool {
 const cpuLeast = 0.02
 
 // errFew is what a fit says that has too little to go by.
-var errFew = errors.New("too few results to fit a model: want at least 10 rungs with CPU time, from sluice plan measure")
+var errFew = errors.New("too few results to fit a model: want at least 10 rungs with CPU time, from sluice plan measure or sluice bench ladder")
 
 // fit finds the parameters that fit the observations best. like, if there is one, has what a replica does not fit anew.
 func fit(list []weighed, like *Parameters) (*Parameters, error) {
@@ -57,36 +56,23 @@ func fit(list []weighed, like *Parameters) (*Parameters, error) {
 	return p, nil
 }
 
-// times are what FlushSpinFor, ColdAfter, SleepAfter and ClashAfter are tried with, in seconds.
-var times = [4][]float64{{100e-6, 200e-6, 400e-6, 800e-6}, {1e-3, 3e-3, 6e-3, 12e-3, 25e-3, 50e-3}, {40e-6, 60e-6, 90e-6, 130e-6, 200e-6, 300e-6},
-	{60e-6, 75e-6, 90e-6, 110e-6, 140e-6}}
+// times are what ColdAfter is tried with, in seconds.
+var times = []float64{1e-3, 3e-3, 6e-3, 12e-3, 25e-3, 50e-3}
 
-func (p *Parameters) times() [4]*float64 {
-	return [4]*float64{&p.FlushSpinFor, &p.ColdAfter, &p.SleepAfter, &p.ClashAfter}
-}
-
-// fitCPU fits what each event costs. like, if there is one, has the times, which else are looked for one after the other.
+// fitCPU fits what each event costs. like, if there is one, has the time, which else is looked for.
 func (p *Parameters) fitCPU(list []weighed, like *Parameters) {
-	mine := p.times()
-	for i, t := range mine {
-		*t = times[i][len(times[i])/2]
-		if like != nil {
-			*t = *like.times()[i]
+	if like != nil {
+		p.ColdAfter = like.ColdAfter
+		p.CPU, _ = p.tryCPU(list)
+		return
+	}
+	best, least := 0.0, math.Inf(1)
+	for _, p.ColdAfter = range times {
+		if costs, off := p.tryCPU(list); off < least {
+			best, least, p.CPU = p.ColdAfter, off, costs
 		}
 	}
-	costs, least := p.tryCPU(list)
-	for round := 0; round < 2 && like == nil; round++ {
-		for i, t := range mine {
-			best := *t
-			for _, *t = range times[i] {
-				if c, off := p.tryCPU(list); off < least {
-					least, best, costs = off, *t, c
-				}
-			}
-			*t = best
-		}
-	}
-	p.CPU = costs
+	p.ColdAfter = best
 }
 
 // drivenTrust is how much of its error a rung counts that answers drive: it shows costs that no other does, at a rate that no
@@ -237,7 +223,7 @@ const memoryLeast = 256 << 10
 
 // settled tells whether an observation's memory can be fitted.
 func (o *Observation) settled() bool {
-	return o.Settled && o.Doubt == "" && o.RSSAfter-o.RSSBefore >= memoryLeast
+	return o.Settled && o.Doubt == "" && o.MemoryAfter-o.MemoryBefore >= memoryLeast
 }
 
 // fitMemory fits what a node holds, by how its memory has grown; the base is what it had before.
@@ -250,9 +236,9 @@ func (p *Parameters) fitMemory(list []weighed) {
 		}
 		t := o.Load.held()
 		delete(t, heldBase)
-		gain := o.RSSAfter - o.RSSBefore
+		gain := o.MemoryAfter - o.MemoryBefore
 		eqs = append(eqs, equation{terms: t, value: gain, trust: o.trust})
-		before = append(before, o.RSSBefore)
+		before = append(before, o.MemoryBefore)
 	}
 	p.Memory = Terms{}
 	if len(eqs) > 0 {

@@ -15,10 +15,10 @@ import (
 func truth() *Parameters {
 	return &Parameters{
 		CPU: Terms{Base: 3000, Connect: 20, ConnectTLS: 300, MessagesIn: 0.4, MessagesOut: 0.5, Acks: 0.3, Bytes: 5e-4, TLSMessages: 1.5,
-			JournaledBytes: 4e-4, Flush: 40, FlushSpin: 2e5, ColdStart: 3, ColdConn: 4, Wakeup: 6, WakeupInside: 4, Calls: 1.2},
+			JournaledBytes: 4e-4, Flush: 40, ColdFlush400: 100, ColdStart: 3, ColdConn: 4, Wakeup: 6, WakeupInside: 4, Calls: 1.2},
 		Wake:  Sharing{30_000, Terms{fromPublisher: 1, fromReceiver: 0.9, toOtherLoop: 1, ofFlush: 1.1, ofConnect: 2, ofTimer: 4}},
 		Flush: Sharing{5000, Terms{ofKept: 1}},
-		Reads: Terms{ofTurns: 1, ofConnect: 2}, Writes: Terms{ofTurns: 1, ofConnect: 1}, Fetches: 1000, FlushSpinFor: 4e-4, ColdAfter: 12e-3, SleepAfter: 90e-6,
+		Reads: Terms{ofTurns: 1, ofConnect: 2}, Writes: Terms{ofTurns: 1, ofConnect: 1}, Fetches: 1000, ColdAfter: 12e-3,
 		Memory:   Terms{heldBase: 30e6, "tcp_connection": 600, "tls_connection": 14_000, heldSubscription: 150},
 		Disk:     Terms{Flush: 4000, Journaled: 30, JournaledBytes: 1},
 		Received: Terms{In0: 20, In1: 23, InBytes: 1}, Sent: Terms{Out0: 20, Out1: 23, OutBytes: 1},
@@ -63,7 +63,7 @@ func madeUp(p *Parameters, noise float64, rng *rand.Rand) (list []Observation) {
 			t := l.held()
 			delete(t, heldBase)
 			list = append(list, Observation{Rung: fmt.Sprintf("memory %v %.0f", kind, n), Machine: Machine{CPU: "made up", Cores: 2}, Load: l, Seconds: 1, Settled: true,
-				RSSBefore: 30e6, RSSAfter: 30e6 + t.cost(p.Memory)*off()})
+				MemoryBefore: 30e6, MemoryAfter: 30e6 + t.cost(p.Memory)*off()})
 		}
 	}
 	return list
@@ -190,7 +190,7 @@ func TestModelRoundTrip(t *testing.T) {
 	for text, want := range map[string]string{
 		"":              "no model",
 		"{}":            "format 0",
-		`{"format":1}`:  "costs are missing",
+		`{"format":2}`:  "costs are missing",
 		string(b[:100]): "no model",
 	} {
 		if _, err := ParseModel("m.json", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
@@ -204,5 +204,45 @@ func TestModelRoundTrip(t *testing.T) {
 	}
 	if _, err := ParseModel("m.json", bad); err == nil || !strings.Contains(err.Error(), "wakeup") {
 		t.Errorf("a negative cost: %v", err)
+	}
+}
+
+// Of two rungs of one kind each half has one, whatever stands between them.
+func TestSplit(t *testing.T) {
+	var rungs []rung
+	for _, name := range []string{"qos0 50 pairs", "qos1 1 pairs", "qos0 60 pairs", "kafka e2e 3/s 1k", "qos0 70 pairs", "kafka e2e 5/s 2k", "qos1 9 pairs"} {
+		rungs = append(rungs, rung{{Rung: name}})
+	}
+	for seed := range uint64(20) {
+		kinds := [2]map[string]int{{}, {}}
+		for side, half := range split(rungs, rand.New(rand.NewPCG(seed, 1))) {
+			for _, r := range half {
+				kinds[side][kindOf(r[0].Rung)]++
+			}
+		}
+		for i := range kinds {
+			if kinds[i]["qos1 pairs"] != 1 || kinds[i]["kafka e2e"] != 1 || kinds[i]["qos0 pairs"]+kinds[1-i]["qos0 pairs"] != 3 || kinds[i]["qos0 pairs"] < 1 {
+				t.Errorf("seed %d: %v", seed, kinds)
+			}
+		}
+	}
+}
+
+// What two measurements of one rung differ by is said beside the errors of the model.
+func TestRepeats(t *testing.T) {
+	one := func(name string, cpu float64) *Observation {
+		return &Observation{Rung: name, Seconds: 1, CPU: cpu, Timetable: true}
+	}
+	r := repeats([]rung{{one("a", 0.1), one("a", 0.11)}, {one("b", 0.2)}, {one("c", 0.3), one("c", 0.3), {Rung: "c", Seconds: 1, CPU: 9, Doubt: "busy", Timetable: true}}}, measuredCPU(true))
+	if r.Rungs != 2 || r.Median < 0 || r.Median > 0.1 || !near(r.P90, 0.1, 0.1) {
+		t.Errorf("%+v", r)
+	}
+	var out strings.Builder
+	e := Errors{Rungs: 1, Rows: []Row{{Measured: 1, Predicted: 1.1}, {Measured: 1, Predicted: 2}}, Median: 0.2, Repeat: r}
+	e.write(&out, "CPU", 0.15)
+	for _, want := range []string{"NOT within 15 %", "50 % of the errors are within 15 %", "the floor: two measurements of one rung differ by"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q does not say %q", out.String(), want)
+		}
 	}
 }

@@ -73,6 +73,8 @@ type Stream struct {
 	Consumers  float64       `key:"consumers"` // of each group
 	Groups     float64       `key:"groups"`    // how often everything is read
 	Retention  time.Duration `key:"retention"`
+
+	Transactions Rate `key:"transactions"` // that all producers end
 }
 
 func (f *Fleet) defaults() { f.Headroom, f.Burst, f.Survive = 0.3, 1, 1 }
@@ -97,6 +99,9 @@ func (f *Fleet) load(n, burst float64) *Load {
 	}
 	for i := range f.Streams {
 		f.Streams[i].add(l, n, burst)
+	}
+	if len(l.Kafka) > 0 || slices.ContainsFunc(l.Flows, func(f Flow) bool { return f.kept() }) {
+		l.Logged = tailBytes // in time
 	}
 	return l
 }
@@ -191,7 +196,7 @@ func (s *Stream) add(l *Load, n, burst float64) {
 	batches := each / (1 + each*s.Linger.Seconds())
 	batches = max(batches, each*size/float64(s.Batch))
 	k.Batches = batches * k.Producers
-	k.Produces = k.Batches
+	k.Produces, k.Transactions = k.Batches, float64(s.Transactions)/n*burst
 	l.Kafka = append(l.Kafka, k)
 	l.KafkaConns += k.Producers + k.Consumers
 	l.Partitions += s.Partitions / n

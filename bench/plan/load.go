@@ -24,8 +24,7 @@ func (t Transport) webSocket() bool { return t == WS || t == WSS }
 
 // Load is what clients do to one node, in events per second, and what it holds for them.
 type Load struct {
-	Cores       float64 `json:"cores"`        // loops: one a core
-	SameMachine bool    `json:"same_machine"` // clients take CPU of the node's own cores, as those of measurements do
+	Cores float64 `json:"cores"` // loops: one a core
 
 	Conns      [transports]float64 `json:"conns"` // MQTT connections
 	KafkaConns float64             `json:"kafka_conns,omitempty"`
@@ -43,6 +42,7 @@ type Load struct {
 	RetainedBytes float64 `json:"retained_bytes,omitempty"`
 	QueuedRefs    float64 `json:"queued_refs,omitempty"`
 	Partitions    float64 `json:"partitions,omitempty"`
+	Logged        float64 `json:"logged_bytes,omitempty"` // written to the log so far; its end stays in memory
 	StoredBytes   float64 `json:"stored_bytes,omitempty"` // on disk: retention of streams, what is queued and retained
 }
 
@@ -82,6 +82,7 @@ type Drain struct {
 	QoS       int       `json:"qos"`
 	Receivers float64   `json:"receivers"` // connections that get them at the same time
 	To        Transport `json:"to,omitempty"`
+	Retained  bool      `json:"retained,omitempty"` // instead: retained messages, to whoever subscribes
 }
 
 // KafkaFlow is one kind of record.
@@ -94,6 +95,8 @@ type KafkaFlow struct {
 	Consumers float64 `json:"consumers,omitempty"`
 	Fetches   float64 `json:"fetches,omitempty"` // requests per second; 0 with consumers: the model says
 	Read      float64 `json:"read,omitempty"`    // bytes fetched per second
+
+	Transactions float64 `json:"transactions,omitempty"` // ended per second
 }
 
 // largeBytes is the payload from which on the node sends by reference (proto/mqtt/deliver.go).
@@ -145,6 +148,7 @@ func (l *Load) direct() Terms {
 	for i := range l.Kafka {
 		k := &l.Kafka[i]
 		v[Produce] += k.Produces
+		v[Transaction] += k.Transactions
 		v[Batch] += k.Batches
 		v[Record] += k.Rate
 		v[ProduceBytes] += k.Rate * k.Size
@@ -187,10 +191,15 @@ func (f *Flow) add(v Terms) {
 func (d *Drain) add(v Terms) {
 	v[[3]string{Out0, Out1, Out2}[d.QoS]] += d.Rate
 	v[OutBytes] += d.Rate * d.Size
+	v[ReadBytes] += d.Rate * d.Size
 	if d.Size >= largeBytes && !d.To.secure() {
 		v[OutLarge] += d.Rate
 	}
-	v[Drained] += d.Rate
+	if d.Retained {
+		v[RetainedOut] += d.Rate
+	} else {
+		v[Drained] += d.Rate
+	}
 	v.carry(d.To, d.Rate, d.Size)
 }
 

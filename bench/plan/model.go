@@ -4,21 +4,17 @@ import "math"
 
 // Parameters are what one fit found.
 type Parameters struct {
-	CPU Terms `json:"cpu_us"` // for each event
-	// FlushSpinFor is for how many seconds a flush keeps a core from being cold for the next.
-	FlushSpinFor float64 `json:"flush_spin_for"`
-	ColdAfter    float64 `json:"cold_after"`  // seconds after which no cache has a connection any more
-	SleepAfter   float64 `json:"sleep_after"` // seconds without anything to do after which a core is asleep
-	ClashAfter   float64 `json:"clash_after"` // seconds between beginnings at which clients on the same machine go to sleep when answers come
-	Wake         Sharing `json:"wakeups"`
-	Flush        Sharing `json:"flushes"`
-	Reads        Terms   `json:"reads"`
-	Writes       Terms   `json:"writes"`
-	Fetches      float64 `json:"fetches_per_consumer"` // most in a second
-	Memory       Terms   `json:"memory_bytes"`
-	Disk         Terms   `json:"disk_bytes"`
-	Received     Terms   `json:"received_bytes"`
-	Sent         Terms   `json:"sent_bytes"`
+	CPU       Terms   `json:"cpu_us"`     // for each event
+	ColdAfter float64 `json:"cold_after"` // seconds after which no cache has a connection any more
+	Wake      Sharing `json:"wakeups"`
+	Flush     Sharing `json:"flushes"`
+	Reads     Terms   `json:"reads"`
+	Writes    Terms   `json:"writes"`
+	Fetches   float64 `json:"fetches_per_consumer"` // most in a second
+	Memory    Terms   `json:"memory_bytes"`
+	Disk      Terms   `json:"disk_bytes"`
+	Received  Terms   `json:"received_bytes"`
+	Sent      Terms   `json:"sent_bytes"`
 }
 
 // Usage is what a load takes of a node.
@@ -57,8 +53,7 @@ func (p *Parameters) events(l *Load) Terms {
 	v[Read] = l.callTerms(in, in, turns).cost(p.Reads)
 	v[Write] = l.callTerms(out, in, turns).cost(p.Writes)
 	v.wake(turns)
-	v[FlushSpin] = p.flushSpin(v[Flush])
-	p.setCold(v, l.SameMachine)
+	v.setCold()
 	return v
 }
 
@@ -95,21 +90,24 @@ func (t Terms) wake(turns float64) {
 	t[WakeupInside] = turns - t[Wakeup]
 }
 
-// setCold sets what clients begin at one moment that costs more than at another: all that finds a client asleep that is to have the
-// answer, which ends once they come oftener than clients go to sleep; and, where clients share the machine, what comes just
-// when one goes to sleep.
-func (p *Parameters) setCold(v Terms, sameMachine bool) {
-	begun := v[In1] + v[In2] + v[Ping] + v[Connect] + v[Produce] + min(v[In0], v[Out0])
-	v[ColdStart] = begun / math.Pow(1+math.Pow(begun*p.SleepAfter, 6), 1.0/6)
-	v[Clash] = 0
-	if sameMachine && begun > 0 {
-		v[Clash] = begun * math.Exp(-2*square(math.Log(begun*p.ClashAfter)))
-	}
-}
+// coldFlushes are flushes by how long the one before is over. One that follows at once finds a core awake, its caches full, and the
+// runtime's threads still looking for work; later ones find ever less of that. How many of f a second come so much later that it
+// is gone follows from the times being by chance: those before which nothing came for so many seconds, (1-exp(-f·t))/t.
+var coldFlushes = []struct {
+	name  string
+	after float64
+}{{ColdFlush100, 100e-6}, {ColdFlush400, 400e-6}, {ColdFlush1600, 1.6e-3}, {ColdFlush6400, 6.4e-3}}
 
-// flushSpin is for how much of the time a core is busy with having been woken by a flush.
-func (p *Parameters) flushSpin(flushes float64) float64 {
-	return -math.Expm1(-flushes * p.FlushSpinFor)
+// coldFlush is what the names of coldFlushes begin with.
+const coldFlush = "cold_flush"
+
+// setCold sets what is dearer the more seldom it comes, once the flushes are known, and what clients begin, which finds the loop asleep or
+// them.
+func (t Terms) setCold() {
+	for _, c := range coldFlushes {
+		t[c.name] = -math.Expm1(-t[Flush]*c.after) / c.after
+	}
+	t[ColdStart] = t[In1] + t[In2] + t[Ping] + t[Connect] + t[Produce] + min(t[In0], t[Out0])
 }
 
 // turns are all wake-ups.
@@ -125,16 +123,20 @@ const (
 	heldRetainedBytes = "retained_byte"
 	heldQueued        = "queued_reference"
 	heldPartition     = "kafka_partition"
-	heldTLS           = "tls_in_use"   // once for a node
-	heldStreams       = "kafka_in_use" // likewise
+	heldTail          = "log_tail_byte" // of what was written last
+	heldTLS           = "tls_in_use"    // once for a node
+	heldStreams       = "kafka_in_use"  // likewise
 )
+
+// tailBytes is how much of the log's end a node keeps in memory: the default of journal.tail_size, 16 MiB, and what is being filled.
+const tailBytes = 24 << 20
 
 func heldConn(t Transport) string { return t.String() + "_connection" }
 
 // held is what takes memory.
 func (l *Load) held() Terms {
 	t := Terms{heldBase: 1, heldKafka: l.KafkaConns, heldSession: l.Sessions, heldSubscription: l.Subscriptions, heldRetained: l.RetainedCount,
-		heldRetainedBytes: l.RetainedBytes, heldQueued: l.QueuedRefs, heldPartition: l.Partitions}
+		heldRetainedBytes: l.RetainedBytes, heldQueued: l.QueuedRefs, heldPartition: l.Partitions, heldTail: min(l.Logged, tailBytes)}
 	for kind, n := range l.Conns {
 		t[heldConn(Transport(kind))] = n
 		if n > 0 && Transport(kind).secure() {
@@ -150,13 +152,13 @@ func (l *Load) held() Terms {
 // diskTerms are what is written to the log.
 func diskTerms(v Terms) Terms {
 	return Terms{Flush: v[Flush], Journaled: v[Journaled], JournaledBytes: v[JournaledBytes], DurableOut: v[DurableOut], Batch: v[Batch],
-		ProduceBytes: v[ProduceBytes]}
+		ProduceBytes: v[ProduceBytes], Transaction: v[Transaction], Retained: v[Retained], Queued: v[Queued]}
 }
 
 // receivedTerms and sentTerms are what goes through sockets, TLS and frames included.
 func receivedTerms(l *Load, v Terms) Terms {
 	t := Terms{In0: v[In0], In1: v[In1], In2: v[In2], InBytes: v[InBytes], Connect: v[Connect], ConnectTLS: v[ConnectTLS], Ping: v[Ping],
-		Produce: v[Produce], Batch: v[Batch], ProduceBytes: v[ProduceBytes], Fetch: v[Fetch], Out1: v[Out1], Out2: v[Out2]}
+		Produce: v[Produce], Transaction: v[Transaction], Batch: v[Batch], ProduceBytes: v[ProduceBytes], Fetch: v[Fetch], Out1: v[Out1], Out2: v[Out2]}
 	for i := range l.Flows {
 		f := &l.Flows[i]
 		if f.From.secure() {
@@ -171,7 +173,7 @@ func receivedTerms(l *Load, v Terms) Terms {
 
 func sentTerms(l *Load, v Terms) Terms {
 	t := Terms{Out0: v[Out0], Out1: v[Out1], Out2: v[Out2], OutBytes: v[OutBytes], Connect: v[Connect], ConnectTLS: v[ConnectTLS], Ping: v[Ping],
-		In1: v[In1], In2: v[In2], Produce: v[Produce], Fetch: v[Fetch], FetchBytes: v[FetchBytes]}
+		In1: v[In1], In2: v[In2], Produce: v[Produce], Transaction: v[Transaction], Fetch: v[Fetch], FetchBytes: v[FetchBytes]}
 	for i := range l.Flows {
 		f := &l.Flows[i]
 		if f.To.secure() {
@@ -189,8 +191,7 @@ func (m *Model) Spend(rates Terms, wakeups, conns float64) (cores float64) {
 	p := &m.Parameters
 	v := rates.times(1)
 	v.wake(wakeups)
-	v[FlushSpin] = p.flushSpin(v[Flush])
-	p.setCold(v, false)
+	v.setCold()
 	for _, n := range []float64{v[In0] + v[In1] + v[In2] + v[Ping], v[Out0] + v[Out1] + v[Out2]} {
 		v[ColdConn] += n * math.Exp(-n/max(conns, 1)*p.ColdAfter)
 	}

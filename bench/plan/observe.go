@@ -33,12 +33,16 @@ type Observation struct {
 	Received float64 `json:"received_bytes,omitempty"`
 	Sent     float64 `json:"sent_bytes,omitempty"`
 
-	Settled   bool    `json:"settled,omitempty"` // RSSBefore and RSSAfter are of a quiet node
-	RSSBefore float64 `json:"rss_before,omitempty"`
-	RSSAfter  float64 `json:"rss_after,omitempty"`
+	// Settled: the figures below are of a quiet node. Memory is what is resident but for shared mappings: those are pages of the
+	// log, which the kernel takes back as it likes.
+	Settled      bool    `json:"settled,omitempty"`
+	MemoryBefore float64 `json:"memory_before,omitempty"`
+	MemoryAfter  float64 `json:"memory_after,omitempty"`
+	Mapped       float64 `json:"mapped_after,omitempty"` // resident of shared mappings
 
-	Late  float64 `json:"late_us,omitempty"` // of the clients' sends, at p99: how busy the machine was with other things
-	Doubt string  `json:"doubt,omitempty"`   // why it does not count
+	Clients float64 `json:"clients,omitempty"` // cores that the clients took
+	Late    float64 `json:"late_us,omitempty"` // of the clients' sends, at p99: how busy the machine was with other things
+	Doubt   string  `json:"doubt,omitempty"`   // why it does not count
 }
 
 // Machine is what observations were made on: those of different machines do not make one model.

@@ -106,23 +106,9 @@ func (m *Model) WriteTable(w io.Writer) error {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "machine\t%v\n", m.Machine)
-	for _, x := range []struct {
-		name  string
-		e     *Errors
-		bound float64
-	}{{"CPU", &m.Check.CPU, 0.15}, {"memory", &m.Check.Memory, 0.10}} {
-		if x.e.Rungs == 0 {
-			fmt.Fprintf(t, "%s\tnothing was measured\n", x.name)
-			continue
-		}
-		verdict := "within"
-		if x.e.Median > x.bound {
-			verdict = "NOT within"
-		}
-		fmt.Fprintf(t, "%s\t%d rungs, each predicted by the half it is not in: median error %.1f %% (%s %.0f %%), 90 %% of them below %.1f %%, worst %.1f %% (%s)\n",
-			x.name, x.e.Rungs, x.e.Median*100, verdict, x.bound*100, x.e.P90*100, x.e.Worst*100, x.e.WorstOf)
-		fmt.Fprintf(t, "\t%.0f %% of the measured values lie in their 90 %% interval\n", x.e.Coverage*100)
-	}
+	m.Check.CPU.write(t, "CPU", 0.15)
+	m.Check.Driven.write(t, "driven", 0)
+	m.Check.Memory.write(t, "memory", 0.10)
 	p := &m.Parameters
 	fmt.Fprintf(t, "loops\tat most %.0f wake-ups a second each\n", p.Wake.Max)
 	fmt.Fprintf(t, "disk\tat most %.0f flushes a second\n", p.Flush.Max)
@@ -146,4 +132,32 @@ func (m *Model) WriteTable(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// write prints how far predictions were off. bound is what is asked of the median; 0: nothing is.
+func (e *Errors) write(w io.Writer, name string, bound float64) {
+	if e.Rungs == 0 {
+		if bound > 0 {
+			fmt.Fprintf(w, "%s\tnothing was measured\n", name)
+		}
+		return
+	}
+	verdict := ""
+	switch {
+	case bound > 0 && e.Median <= bound:
+		verdict = fmt.Sprintf(" (within %.0f %%)", bound*100)
+	case bound > 0:
+		verdict = fmt.Sprintf(" (NOT within %.0f %%)", bound*100)
+	}
+	fmt.Fprintf(w, "%s\t%d rungs, each predicted by the half it is not in: median error %.1f %%%s, 90 %% of them below %.1f %%, worst %.1f %% (%s)\n",
+		name, e.Rungs, e.Median*100, verdict, e.P90*100, e.Worst*100, e.WorstOf)
+	if bound > 0 {
+		fmt.Fprintf(w, "\t%.0f %% of the errors are within %.0f %%; %.0f %% of the measured values lie in their 90 %% interval\n", e.within(bound)*100, bound*100, e.Coverage*100)
+	} else {
+		fmt.Fprintf(w, "\t%.0f %% of the measured values lie in their 90 %% interval\n", e.Coverage*100)
+	}
+	if r := &e.Repeat; r.Rungs > 0 {
+		fmt.Fprintf(w, "\tthe floor: two measurements of one rung differ by %.1f %% at the median, 90 %% of them by less than %.1f %% (%d rungs measured again)\n",
+			r.Median*100, r.P90*100, r.Rungs)
+	}
 }

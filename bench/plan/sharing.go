@@ -31,6 +31,7 @@ const (
 	ofHandshake   = "tls_handshakes"
 	ofProduce     = "kafka_produces"
 	ofFetch       = "kafka_fetches"
+	ofTransaction = "kafka_transactions"
 	ofTimer       = "timers" // once for each loop
 
 	ofKept     = "kept_publishes"
@@ -63,6 +64,7 @@ func (l *Load) flushArrivals() Terms {
 	}
 	for i := range l.Kafka {
 		t[ofProduce] += l.Kafka[i].Produces
+		t[ofTransaction] += l.Kafka[i].Transactions
 	}
 	return t
 }
@@ -83,6 +85,7 @@ func (l *Load) wakeArrivals(flushes, fetches float64) Terms {
 	}
 	for i := range l.Kafka {
 		t[ofProduce] += l.Kafka[i].Produces
+		t[ofTransaction] += l.Kafka[i].Transactions
 	}
 	for kind, n := range l.Connects {
 		t[ofConnect] += n
@@ -140,8 +143,8 @@ func (l *Load) crowds(fetches float64) (in, out []crowd) {
 	consumers := 0.0
 	for i := range l.Kafka {
 		k := &l.Kafka[i]
-		in = append(in, crowd{k.Producers, k.Produces})
-		out = append(out, crowd{k.Producers, k.Produces})
+		in = append(in, crowd{k.Producers, k.Produces + k.Transactions})
+		out = append(out, crowd{k.Producers, k.Produces + k.Transactions})
 		consumers += k.Consumers
 	}
 	in, out = append(in, crowd{consumers, fetches}), append(out, crowd{consumers, fetches})

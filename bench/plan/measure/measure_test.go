@@ -49,7 +49,7 @@ func TestRung(t *testing.T) {
 		t.Fatalf("%d observations, %d left, %v", len(list), left, err)
 	}
 	o := &list[0]
-	if o.CPU <= 0 || o.Seconds < 0.1 || o.Seconds > 10 || !o.Counted || o.Wakeups != 1000 || !o.Timetable || o.Version != "test" || o.RSSAfter <= 0 {
+	if o.CPU <= 0 || o.Seconds < 0.1 || o.Seconds > 10 || !o.Counted || o.Wakeups != 1000 || !o.Timetable || o.Version != "test" || o.MemoryAfter <= 0 {
 		t.Errorf("%+v", o)
 	}
 	f := o.Load.Flows[0]

@@ -13,8 +13,9 @@ func memoryRungs() (list []rung) {
 		on      plan.Transport
 		n       int
 		durable bool
-	}{{plan.TCP, 6000, false}, {plan.TCP, 10_000, false}, {plan.TCP, 15_000, false}, {plan.TLS, 1000, false}, {plan.TLS, 2500, false}, {plan.TLS, 5000, false},
-		{plan.WS, 5000, false}, {plan.WS, 12_000, false}, {plan.WSS, 1000, false}, {plan.WSS, 2500, false}, {plan.TCP, 5000, true}, {plan.TCP, 12_000, true}} {
+	}{{plan.TCP, 6000, false}, {plan.TCP, 10_000, false}, {plan.TCP, 12_500, false}, {plan.TCP, 15_000, false}, {plan.TLS, 1000, false},
+		{plan.TLS, 2500, false}, {plan.TLS, 3500, false}, {plan.TLS, 5000, false}, {plan.WS, 5000, false}, {plan.WS, 12_000, false}, {plan.WSS, 1000, false},
+		{plan.WSS, 2500, false}, {plan.TCP, 5000, true}, {plan.TCP, 12_000, true}} {
 		name := fmt.Sprintf("memory of %d connections by %v", x.n, x.on)
 		if x.durable {
 			name = fmt.Sprintf("memory of %d connections with kept sessions", x.n)
@@ -28,7 +29,7 @@ func memoryRungs() (list []rung) {
 				}
 			}})
 	}
-	for _, n := range []int{50_000, 100_000, 200_000} {
+	for _, n := range []int{50_000, 100_000, 150_000, 200_000} {
 		list = append(list, rung{name: fmt.Sprintf("memory of %d subscriptions", n), memory: true, at: window{0, 2},
 			mqtt: &bench.Config{Scenario: "wildcards", Filters: n, Rate: 100},
 			shape: func(r *result, l *plan.Load) {
@@ -42,7 +43,7 @@ func memoryRungs() (list []rung) {
 				l.RetainedCount, l.RetainedBytes, l.Conns[plan.TCP] = float64(x.n), float64(x.n*x.payload), 8
 			}})
 	}
-	for _, x := range []struct{ n, sessions int }{{100_000, 200}, {300_000, 300}} {
+	for _, x := range []struct{ n, sessions int }{{100_000, 200}, {200_000, 300}, {300_000, 300}, {500_000, 200}} {
 		list = append(list, rung{name: fmt.Sprintf("memory of %d messages for %d absent sessions", x.n, x.sessions), memory: true, at: window{0, 2},
 			mqtt: &bench.Config{Scenario: "queue", Messages: uint64(x.n), Subscribers: x.sessions, QoS: 1},
 			shape: func(_ *result, l *plan.Load) {
@@ -50,7 +51,7 @@ func memoryRungs() (list []rung) {
 				l.Conns[plan.TCP] = float64(x.sessions)
 			}})
 	}
-	for _, x := range []struct{ consumers, partitions int }{{300, 300}, {800, 800}, {100, 1500}, {100, 4000}} {
+	for _, x := range []struct{ consumers, partitions int }{{300, 300}, {800, 800}, {100, 1500}, {100, 4000}, {400, 2000}, {50, 2500}} {
 		list = append(list, rung{name: fmt.Sprintf("memory of %d consumers, %d partitions", x.consumers, x.partitions), memory: true, at: window{0, 1},
 			kafka: &bench.KafkaConfig{Config: bench.Config{Scenario: "e2e", Rate: 50, Subscribers: x.consumers, Payload: 64}, Partitions: x.partitions, Acks: -1},
 			shape: func(_ *result, l *plan.Load) {

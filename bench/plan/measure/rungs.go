@@ -2,7 +2,6 @@ package measure
 
 import (
 	"fmt"
-	"runtime"
 	"time"
 
 	"github.com/sluicemq/sluice/bench"
@@ -55,7 +54,7 @@ func flowOf(r *result, on plan.Transport) plan.Flow {
 	if e.Messages > 0 {
 		f.Fanout = float64(e.Deliveries) / float64(e.Messages)
 	}
-	loops := runtime.NumCPU()
+	loops := max(r.Hardware.Cores, 1)
 	f.Cross = plan.Spread(f.Fanout, float64(loops))
 	if r.Scenario == "pairs" { // connections are dealt out in turn, subscribers first: the loops of a pair are a matter of their number
 		f.Cross = 0
@@ -74,10 +73,10 @@ func usual(on plan.Transport, change func(f *plan.Flow)) func(r *result, l *plan
 			change(&f)
 		}
 		l.Flows = []plan.Flow{f}
-		l.Conns[on] = float64(r.Config.Connections)
+		l.Conns[on] = float64(r.Config.Publishers + r.Config.Subscribers) // others come and go to make and remove sessions
 		l.Subscriptions = float64(r.Config.Subscribers)
 		if r.Config.Durable {
-			l.Sessions = float64(r.Config.Connections)
+			l.Sessions = l.Conns[on]
 		}
 	}
 }
@@ -166,41 +165,51 @@ func timed2() (list []rung) {
 	return list
 }
 
-// storeRungs store what is drained or fetched afterwards: driven by answers, observed step by step.
+// stored is the load of a step that stores; the run's own figures are of the step after it.
+func stored(change func(f *plan.Flow)) func(r *result, l *plan.Load) {
+	return func(r *result, l *plan.Load) {
+		f := flowOf(r, plan.TCP)
+		f.Rate, f.Fanout, f.Cross = float64(r.Config.Messages)/max(r.seconds, 1e-9), 0, 0
+		change(&f)
+		l.Flows = []plan.Flow{f}
+		l.Conns[plan.TCP] = f.Publishers
+	}
+}
+
+// storeRungs store for absent sessions and retain, by timetable; and drain and fetch what was stored, as fast as it is taken.
 func storeRungs() (list []rung) {
-	for _, x := range []struct {
-		sessions, messages, payload, inflight int
-		qos                                   byte
-	}{{8, 12000, 64, 4, 1}, {32, 40000, 256, 10, 1}, {8, 8000, 2048, 8, 1}, {16, 20000, 64, 10, 2}} {
-		r := rung{name: fmt.Sprintf("queue qos%d %d for %d sessions %d B", x.qos, x.messages, x.sessions, x.payload), at: loaded, steps: []window{{3, 4}},
-			mqtt: &bench.Config{Scenario: "queue", Subscribers: x.sessions, Messages: uint64(x.messages), Payload: x.payload, QoS: x.qos, Inflight: x.inflight}}
-		r.shape = func(res *result, l *plan.Load) {
-			f := plan.Flow{Publishers: float64(x.sessions), Size: float64(x.payload), QoS: int(x.qos), OutQoS: int(x.qos), Receivers: float64(x.sessions)}
-			n := float64(x.messages) / max(res.seconds, 1e-9)
-			if res.step == 0 {
-				f.Rate, f.Absent = n, 1
-				l.Conns[plan.TCP] = float64(x.sessions)
-			} else { // deliveries alone
-				f.Fanout, f.Absent = 0, 0
-				l.Drains = append(l.Drains, plan.Drain{Rate: n, Size: f.Size, QoS: int(x.qos), Receivers: float64(x.sessions)})
-				l.Connects[plan.TCP] = float64(x.sessions) / max(res.seconds, 1e-9)
-			}
-			if f.Rate > 0 {
-				l.Flows = []plan.Flow{f}
-			}
-		}
+	type level struct {
+		sessions, rate, payload int
+		qos                     byte
+	}
+	for _, x := range []level{{8, 1000, 64, 1}, {50, 3000, 256, 1}, {100, 8000, 64, 1}, {32, 20000, 128, 1}, {8, 1500, 2048, 1}, {40, 4000, 1024, 1},
+		{16, 1000, 64, 2}, {50, 4000, 256, 2}} {
+		name := fmt.Sprintf("queue qos%d %d/s for %d sessions %d B", x.qos, x.rate, x.sessions, x.payload)
+		r := timed(name, plan.TCP, bench.Config{Scenario: "queue", Subscribers: x.sessions, Rate: float64(x.rate), Payload: x.payload, QoS: x.qos})
+		r.shape = stored(func(f *plan.Flow) { f.Absent, f.Durable = 1, false })
 		list = append(list, r)
 	}
-	for _, x := range []struct {
-		messages, payload, inflight int
-		qos                         byte
-	}{{4000, 64, 20, 0}, {10000, 256, 10, 0}, {6000, 64, 2, 1}, {15000, 256, 10, 1}, {4000, 2048, 8, 1}} {
-		r := rung{name: fmt.Sprintf("retained qos%d %d of %d B", x.qos, x.messages, x.payload), at: loaded,
-			mqtt: &bench.Config{Scenario: "retained", Messages: uint64(x.messages), Payload: x.payload, QoS: x.qos, Inflight: x.inflight}}
-		r.shape = func(res *result, l *plan.Load) {
-			l.Flows = []plan.Flow{{Publishers: 8, Rate: float64(x.messages) / max(res.seconds, 1e-9), Size: float64(x.payload), QoS: int(x.qos), Retain: true}}
-		}
+	for _, x := range []level{{8, 1000, 64, 0}, {8, 6000, 256, 0}, {8, 20000, 64, 0}, {8, 3000, 2048, 0}, {8, 1000, 64, 1}, {8, 5000, 256, 1}, {8, 15000, 64, 1},
+		{8, 2000, 2048, 1}} {
+		name := fmt.Sprintf("retained qos%d %d/s of %d B", x.qos, x.rate, x.payload)
+		r := timed(name, plan.TCP, bench.Config{Scenario: "retained", Rate: float64(x.rate), Payload: x.payload, QoS: x.qos})
+		r.shape = stored(func(f *plan.Flow) { f.Retain, f.Receivers = true, 0 })
 		list = append(list, r)
+	}
+	for _, x := range []level{{8, 80000, 64, 1}, {32, 60000, 256, 1}, {8, 30000, 2048, 1}, {50, 30000, 1024, 1}, {16, 30000, 64, 2}, {50, 30000, 256, 2}} {
+		list = append(list, rung{name: fmt.Sprintf("drain qos%d %d of %d sessions %d B", x.qos, x.rate, x.sessions, x.payload), at: window{3, 4},
+			mqtt: &bench.Config{Scenario: "queue", Subscribers: x.sessions, Messages: uint64(x.rate), Payload: x.payload, QoS: x.qos},
+			shape: func(res *result, l *plan.Load) {
+				l.Drains = []plan.Drain{{Rate: float64(x.rate) / max(res.seconds, 1e-9), Size: float64(x.payload), QoS: int(x.qos), Receivers: float64(x.sessions)}}
+				l.Connects[plan.TCP] = float64(x.sessions) / max(res.seconds, 1e-9)
+			}})
+	}
+	for _, x := range []level{{1, 120000, 64, 0}, {1, 80000, 256, 0}, {1, 15000, 2048, 0}, {1, 40000, 1024, 0}, {1, 80000, 64, 1}, {1, 60000, 256, 1}} {
+		list = append(list, rung{name: fmt.Sprintf("fetch retained qos%d %d of %d B", x.qos, x.rate, x.payload), at: window{3, 4},
+			mqtt: &bench.Config{Scenario: "retained", Messages: uint64(x.rate), Payload: x.payload, QoS: x.qos},
+			shape: func(res *result, l *plan.Load) {
+				l.Drains = []plan.Drain{{Rate: float64(x.rate) / max(res.seconds, 1e-9), Size: float64(x.payload), QoS: int(x.qos), Receivers: 1, Retained: true}}
+			}})
 	}
 	return list
 }
@@ -212,37 +221,55 @@ type kafkaLevel struct {
 	linger               time.Duration
 	producers, consumers int
 	partitions           int
+	commit               time.Duration // transactions
+}
+
+// kafkaFlowOf is the flow of a load that producers and consumers make.
+func kafkaFlowOf(r *result) plan.KafkaFlow {
+	e := r.Events
+	f := plan.KafkaFlow{Producers: float64(r.Config.Publishers), Rate: r.each(e.Messages), Batches: r.each(e.Batches), Produces: r.each(e.Produces),
+		Transactions: r.each(e.EndTxns), Fetches: r.each(e.Fetches), Read: r.each(e.BytesReceived)}
+	if r.Scenario != "produce" {
+		f.Consumers = float64(r.Config.Subscribers)
+	}
+	if e.Messages > 0 {
+		f.Size = float64(e.BytesSent) / float64(e.Messages)
+	}
+	return f
+}
+
+// every names how often a transaction ends.
+func (x *kafkaLevel) every() string {
+	if x.commit == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" commit %v", x.commit)
 }
 
 func kafkaRungs() (list []rung) {
 	for _, x := range []kafkaLevel{
-		{"produce", 500, 1024, 16 << 10, 0, 1, 1, 1}, {"produce", 1500, 256, 16 << 10, 0, 4, 1, 4}, {"produce", 4000, 1024, 16 << 10, 0, 8, 1, 8},
-		{"produce", 10000, 1024, 16 << 10, 5 * time.Millisecond, 4, 1, 4}, {"produce", 40000, 256, 64 << 10, 5 * time.Millisecond, 4, 1, 8},
-		{"produce", 100000, 100, 256 << 10, 10 * time.Millisecond, 2, 1, 4}, {"produce", 20000, 2048, 256 << 10, 10 * time.Millisecond, 4, 1, 4},
-		{"e2e", 300, 1024, 16 << 10, 0, 1, 1, 1}, {"e2e", 1000, 1024, 16 << 10, 0, 2, 2, 2}, {"e2e", 3000, 256, 16 << 10, 0, 4, 4, 4},
-		{"e2e", 8000, 1024, 16 << 10, 5 * time.Millisecond, 4, 4, 4}, {"e2e", 30000, 256, 64 << 10, 5 * time.Millisecond, 4, 2, 8},
-		{"e2e", 15000, 2048, 128 << 10, 10 * time.Millisecond, 4, 2, 4}, {"e2e", 2000, 1024, 16 << 10, 2 * time.Millisecond, 8, 8, 8},
-		{"consume", 0, 1024, 16 << 10, 0, 1, 1, 1}, {"consume", 0, 256, 256 << 10, 0, 2, 2, 4}, {"consume", 0, 1024, 1000 << 10, 0, 1, 1, 1},
+		{"produce", 500, 1024, 16 << 10, 0, 1, 1, 1, 0}, {"produce", 1500, 256, 16 << 10, 0, 4, 1, 4, 0}, {"produce", 4000, 1024, 16 << 10, 0, 8, 1, 8, 0},
+		{"produce", 10000, 1024, 16 << 10, 5 * time.Millisecond, 4, 1, 4, 0}, {"produce", 40000, 256, 64 << 10, 5 * time.Millisecond, 4, 1, 8, 0},
+		{"produce", 100000, 100, 256 << 10, 10 * time.Millisecond, 2, 1, 4, 0}, {"produce", 20000, 2048, 256 << 10, 10 * time.Millisecond, 4, 1, 4, 0},
+		{"e2e", 300, 1024, 16 << 10, 0, 1, 1, 1, 0}, {"e2e", 1000, 1024, 16 << 10, 0, 2, 2, 2, 0}, {"e2e", 3000, 256, 16 << 10, 0, 4, 4, 4, 0},
+		{"e2e", 8000, 1024, 16 << 10, 5 * time.Millisecond, 4, 4, 4, 0}, {"e2e", 30000, 256, 64 << 10, 5 * time.Millisecond, 4, 2, 8, 0},
+		{"e2e", 15000, 2048, 128 << 10, 10 * time.Millisecond, 4, 2, 4, 0}, {"e2e", 2000, 1024, 16 << 10, 2 * time.Millisecond, 8, 8, 8, 0},
+		{"transactions", 500, 256, 16 << 10, 0, 2, 1, 2, 50 * time.Millisecond}, {"transactions", 2000, 1024, 16 << 10, 0, 4, 2, 4, 20 * time.Millisecond},
+		{"transactions", 5000, 256, 16 << 10, 5 * time.Millisecond, 4, 2, 4, 100 * time.Millisecond}, {"transactions", 20000, 256, 64 << 10, 5 * time.Millisecond, 4, 4, 8, 40 * time.Millisecond},
+		{"transactions", 1000, 1024, 16 << 10, 2 * time.Millisecond, 8, 2, 8, 10 * time.Millisecond}, {"transactions", 10000, 1024, 64 << 10, 5 * time.Millisecond, 8, 4, 8, 100 * time.Millisecond},
+		{"consume", 0, 1024, 16 << 10, 0, 1, 1, 1, 0}, {"consume", 0, 256, 256 << 10, 0, 2, 2, 4, 0}, {"consume", 0, 1024, 1000 << 10, 0, 1, 1, 1, 0},
 	} {
-		r := rung{name: fmt.Sprintf("kafka %s %.0f/s %d B batch %dk linger %v %d:%d %dp", x.scenario, x.rate, x.size, x.batch>>10, x.linger, x.producers, x.consumers, x.partitions),
+		r := rung{name: fmt.Sprintf("kafka %s %.0f/s %d B batch %dk linger %v %d:%d %dp", x.scenario, x.rate, x.size, x.batch>>10, x.linger, x.producers, x.consumers, x.partitions) + x.every(),
 			at: loaded, kafka: &bench.KafkaConfig{Config: bench.Config{Scenario: x.scenario, Rate: x.rate, Payload: x.size, Publishers: x.producers, Subscribers: x.consumers},
-				BatchBytes: x.batch, Linger: x.linger, Partitions: x.partitions, SkipReadBack: true, Acks: -1}}
+				BatchBytes: x.batch, Linger: x.linger, Partitions: x.partitions, SkipReadBack: true, Acks: -1, Commit: x.commit}}
 		if x.scenario == "consume" {
 			r.at = window{3, 4} // behind the step that stores
 			r.kafka.Messages = uint64(48 << 20 / x.size)
 		}
 		r.shape = func(res *result, l *plan.Load) {
-			e := res.Events
-			f := plan.KafkaFlow{Producers: float64(x.producers), Rate: res.each(e.Messages), Batches: res.each(e.Batches), Produces: res.each(e.Produces),
-				Fetches: res.each(e.Fetches), Read: res.each(e.BytesReceived)}
-			if x.scenario != "produce" {
-				f.Consumers = float64(x.consumers)
-			}
-			if e.Messages > 0 {
-				f.Size = float64(e.BytesSent) / float64(e.Messages)
-			}
+			f := kafkaFlowOf(res)
 			l.Kafka = []plan.KafkaFlow{f}
-			l.KafkaConns = float64(x.producers + x.consumers)
+			l.KafkaConns = f.Producers + f.Consumers
 		}
 		list = append(list, r)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,8 +20,9 @@ type sample struct {
 	at       time.Time // when CPU time was read first
 	ended    time.Time // and last
 	first    time.Duration
-	last     time.Duration // CPU time once its metrics had been read
-	rss      float64
+	last     time.Duration      // CPU time once its metrics had been read
+	memory   float64            // resident, but for shared mappings
+	mapped   float64            // resident of those: the log's pages, which are the kernel's to take back
 	counters map[string]float64 // by metric name, labels in braces; nil: no metrics address
 }
 
@@ -44,7 +46,7 @@ func (o *observer) take(ctx context.Context) {
 	if s.first, err = processCPU(o.pid); err != nil && o.err == nil {
 		o.err = err
 	}
-	if s.rss, err = processRSS(o.pid); err != nil && o.err == nil {
+	if s.memory, s.mapped, err = processMemory(o.pid); err != nil && o.err == nil {
 		o.err = err
 	}
 	if o.metrics != "" {
@@ -128,18 +130,40 @@ func processCPU(pid int) (time.Duration, error) {
 	return sum, nil
 }
 
-// processRSS gives resident bytes.
-func processRSS(pid int) (float64, error) {
-	name := "/proc/" + strconv.Itoa(pid) + "/smaps_rollup"
-	b, err := os.ReadFile(name)
+// processMemory gives resident bytes of private mappings and of shared ones.
+func processMemory(pid int) (private, shared float64, err error) {
+	name := "/proc/" + strconv.Itoa(pid) + "/smaps"
+	f, err := os.Open(filepath.Clean(name))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	_, rest, ok := bytes.Cut(b, []byte("\nRss:"))
-	fields := bytes.Fields(rest)
-	if !ok || len(fields) == 0 {
-		return 0, fmt.Errorf("%s: no Rss", name)
+	defer f.Close()
+	return parseSmaps(f, name)
+}
+
+// parseSmaps reads mappings: a line with the addresses and the permissions, the fourth of which tells whether it is shared, then a line
+// for each figure.
+func parseSmaps(r io.Reader, name string) (private, shared float64, err error) {
+	to, any := &private, false
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		fields := bytes.Fields(lines.Bytes())
+		switch {
+		case len(fields) >= 5 && len(fields[1]) == 4:
+			if to = &private; fields[1][3] == 's' {
+				to = &shared
+			}
+		case len(fields) == 3 && string(fields[0]) == "Rss:":
+			kb, err := strconv.ParseFloat(string(fields[1]), 64)
+			if err != nil {
+				return 0, 0, fmt.Errorf("%s: %w", name, err)
+			}
+			*to += kb * 1024
+			any = true
+		}
 	}
-	kb, err := strconv.ParseFloat(string(fields[0]), 64)
-	return kb * 1024, err
+	if err == nil && !any {
+		err = fmt.Errorf("%s: no Rss", name)
+	}
+	return private, shared, errors.Join(err, lines.Err())
 }
