@@ -52,7 +52,8 @@ func (s *stats) fault(k faultKind, at int64) { s.marks[k].add(at, 1) }
 // Fault is one kind of wrong that the broker did in a run, with the seconds, counted from the run's start, in which it happened:
 // of a loss, when what was lost was to be sent; of what was never answered, likewise; of everything else, when it was seen.
 type Fault struct {
-	Kind  string  `json:"kind"` // the word that its violation begins with
+	Part  string  `json:"part,omitempty"` // of a mixed run
+	Kind  string  `json:"kind"`           // the word that its violation begins with
 	Count uint64  `json:"count"`
 	First float64 `json:"first_second"`
 	Last  float64 `json:"last_second"`

@@ -113,6 +113,8 @@ func RunMixed(ctx context.Context, common Config, parts []MixPart) (*Result, err
 	g := &gate{base: time.Now(), ready: make(chan struct{}), start: make(chan struct{}), drained: make(chan struct{}), leave: make(chan struct{})}
 	m := &run{cfg: common, ctx: inner, base: g.base, result: newResult(&common)}
 	m.mu.notes = map[string]*note{}
+	m.recorder = newRecorder(0)
+	m.measureFrom.Store(math.MaxInt64)
 	threads := 0
 	for _, p := range parts {
 		threads += p.threads()
@@ -122,6 +124,7 @@ func RunMixed(ctx context.Context, common Config, parts []MixPart) (*Result, err
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
 	}
 	own := ownCPU()
+	w := m.startWatch()
 	results, errs := make([]*Result, len(parts)), make([]error, len(parts))
 	var all sync.WaitGroup
 	for i, p := range parts {
@@ -135,6 +138,7 @@ func RunMixed(ctx context.Context, common Config, parts []MixPart) (*Result, err
 	}
 	err := m.conduct(g, len(parts))
 	all.Wait()
+	w.halt()
 	m.result.Generator.CPUSeconds = (ownCPU() - own).Seconds()
 	m.fillMixed(results)
 	if first := firstCause(errs); first != nil {
@@ -201,6 +205,8 @@ func (r *run) conduct(g *gate, parts int) error {
 	close(g.start)
 	from := g.at + int64(r.cfg.Warmup)
 	until := from + int64(r.cfg.Duration)
+	r.measureFrom.Store(from)
+	r.measureUntil.Store(until)
 	if err := r.sleep(from); err != nil {
 		return err
 	}
@@ -266,6 +272,10 @@ func (r *run) fillMixed(parts []*Result) {
 		for _, v := range p.Violations {
 			s.Violations = append(s.Violations, p.Name+": "+v)
 		}
+		for _, f := range p.Faults {
+			f.Part = p.Name
+			s.Faults = append(s.Faults, f)
+		}
 		for _, n := range p.Notes {
 			n.Text = p.Name + ": " + n.Text
 			s.Notes = append(s.Notes, n)
@@ -288,6 +298,7 @@ func (r *run) fillMixed(parts []*Result) {
 	}
 	s.Events = &events
 	s.fillServer()
+	r.fillMixedSeries(parts)
 	s.OK = len(s.Violations) == 0 && s.Void == "" && len(s.Parts) == len(parts)
 }
 

@@ -37,6 +37,7 @@ func TestMixedRun(t *testing.T) {
 	if !res.OK || len(res.Parts) != 4 || len(res.Notes) > 0 || res.Scenario != "mixed" || len(lines) < 2 {
 		t.Fatalf("%q, %d parts, %v, %q", res.Violations, len(res.Parts), res.Notes, lines)
 	}
+	checkMixedSeries(t, res)
 	var sent uint64
 	for _, p := range res.Parts[1:] {
 		if !p.OK || p.Latency == nil || p.Seconds != 0.3 || p.Server != nil {
@@ -49,6 +50,39 @@ func TestMixedRun(t *testing.T) {
 	}
 }
 
+// checkMixedSeries wants the seconds of the whole to be those of its parts together.
+func checkMixedSeries(t *testing.T, res *bench.Result) {
+	t.Helper()
+	s := res.Series
+	if s == nil || len(s.Points) == 0 || s.Until-s.From < 0.29 || s.Until-s.From > 0.31 {
+		t.Fatalf("series of the whole: %+v", s)
+	}
+	var sent, received, cores uint64
+	for i := range s.Points {
+		p := &s.Points[i]
+		sent += p.Sent
+		received += p.Received
+		if p.GeneratorCores > 0 {
+			cores++
+		}
+		var of, worst float64
+		for _, part := range res.Parts {
+			if i < len(part.Series.Points) {
+				of += float64(part.Series.Points[i].Connected)
+				if l := part.Series.Points[i].Latency; l != nil {
+					worst = max(worst, l.P99)
+				}
+			}
+		}
+		if float64(p.Connected) != of || worst > 0 && p.Latency.P99 != worst {
+			t.Errorf("second %d: %+v; the parts have %v connections and a p99 of %v", i, p, of, worst)
+		}
+	}
+	if sent != res.Counts.Sent || received != res.Counts.Received || cores == 0 {
+		t.Errorf("the series has %d sent and %d received, %+v", sent, received, res.Counts)
+	}
+}
+
 func TestMixedRunFindsFaults(t *testing.T) {
 	b := brokertest.Start(t, brokertest.Options{Faults: brokertest.Faults{DropEvery: 20}})
 	common, parts := mixOf(b)
@@ -58,6 +92,13 @@ func TestMixedRunFindsFaults(t *testing.T) {
 	res, err := bench.RunMixed(t.Context(), common, parts)
 	if err != nil || res.OK || !strings.Contains(strings.Join(res.Violations, "\n"), "telemetry: LOST") {
 		t.Errorf("%v, %q", err, res.Violations)
+	}
+	var lost uint64
+	for _, p := range res.Series.Points {
+		lost += p.Lost
+	}
+	if lost == 0 || lost != res.Counts.Lost || len(res.Faults) != len(res.Violations) || res.Faults[0].Part == "" {
+		t.Errorf("%d of %d lost are in the series; %+v", lost, res.Counts.Lost, res.Faults)
 	}
 }
 

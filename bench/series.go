@@ -2,12 +2,14 @@ package bench
 
 import (
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// Series is what happened in each second of a run, which begins with its first connection.
+// Series is what happened in each second of a run, which begins with its first connection. In that of a mixed run counts are those of all
+// parts together and percentiles those of the part in which they were worst; each part has a series of its own besides.
 type Series struct {
 	Width float64 `json:"width_seconds"` // of a point: 1, or more in a run of more than 20 minutes
 	From  float64 `json:"measured_from"` // the measured part
@@ -196,20 +198,25 @@ func (r *recorder) at(second int64) *Point {
 // widen makes one point of two.
 func (r *recorder) widen() {
 	r.close(int64(len(r.points)))
-	half := r.points[:0]
-	for i := 0; i < len(r.points); i += 2 {
-		p := r.points[i]
-		if i+1 < len(r.points) {
-			q := &r.points[i+1]
+	r.points = halved(r.points)
+	r.width *= 2
+	r.closed = int64(len(r.points))
+}
+
+// halved makes one point of two, in the place of points.
+func halved(points []Point) []Point {
+	half := points[:0]
+	for i := 0; i < len(points); i += 2 {
+		p := points[i]
+		if i+1 < len(points) {
+			q := &points[i+1]
 			p.add(q)
 			p.Connected, p.ServerRSS = q.Connected, q.ServerRSS
 			p.ServerCores, p.GeneratorCores = (p.ServerCores+q.ServerCores)/2, (p.GeneratorCores+q.GeneratorCores)/2
 		}
 		half = append(half, p)
 	}
-	r.points = half
-	r.width *= 2
-	r.closed = int64(len(half))
+	return half
 }
 
 // gather takes what loops have handed over.
@@ -306,18 +313,48 @@ func (r *recorder) finish() {
 	r.close(int64(len(r.points)))
 }
 
-// trim drops what is empty at the end.
-func (r *recorder) trim() []Point {
-	n := len(r.points)
+// trimmed drops what is empty at the end.
+func trimmed(points []Point) []Point {
+	n := len(points)
 	for n > 0 {
-		p := r.points[n-1]
+		p := points[n-1]
 		p.Second, p.GeneratorCores, p.Connected = 0, 0, 0
 		if p != (Point{}) {
 			break
 		}
 		n--
 	}
-	return r.points[:n]
+	return points[:n]
+}
+
+// fillMixedSeries adds the seconds of the parts up, which have one clock: what the processes used is of the whole's own recorder.
+func (r *run) fillMixedSeries(parts []*Result) {
+	rec := r.recorder
+	all := []*Series{}
+	for _, p := range parts {
+		if p != nil && p.Series != nil {
+			all = append(all, &Series{Width: p.Series.Width, Points: slices.Clone(p.Series.Points)})
+			rec.at(max(int64(len(p.Series.Points))*int64(p.Series.Width)-1, 0))
+		}
+	}
+	for _, s := range all {
+		for int64(s.Width) > rec.width {
+			rec.widen()
+		}
+	}
+	for _, s := range all {
+		for int64(s.Width) < rec.width {
+			s.Points = halved(s.Points)
+			s.Width *= 2
+		}
+		for i := range s.Points {
+			p := rec.at(int64(i) * rec.width)
+			connected := p.Connected + s.Points[i].Connected
+			p.add(&s.Points[i])
+			p.Connected = connected
+		}
+	}
+	r.fillSeries()
 }
 
 // lostAt notes that n deliveries of what was to be sent at a moment never came. The loops have stopped.
@@ -328,7 +365,7 @@ func (r *run) lostAt(at int64, n uint64) {
 
 // fillSeries puts the series into the result. The loops have stopped.
 func (r *run) fillSeries() {
-	s := &Series{Width: float64(r.recorder.width), Points: r.recorder.trim()}
+	s := &Series{Width: float64(r.recorder.width), Points: trimmed(r.recorder.points)}
 	if from := r.measureFrom.Load(); from != math.MaxInt64 {
 		s.From = seconds(from)
 		s.Until = seconds(min(r.measureUntil.Load(), r.clock()))

@@ -40,6 +40,33 @@ func TestSeriesWidens(t *testing.T) {
 	}
 }
 
+// TestMixedSeriesOfUnlikeWidths: a part that went on for longer has wider points than another.
+func TestMixedSeriesOfUnlikeWidths(t *testing.T) {
+	series := func(width float64, points int) *Result {
+		s := &Series{Width: width}
+		for i := range points {
+			s.Points = append(s.Points, Point{Second: float64(i) * width, Sent: uint64(width), Connected: 3, Latency: &Spread{P99: float64(i)}})
+		}
+		return &Result{Series: s}
+	}
+	r := &run{recorder: newRecorder(0), result: &Result{}, base: time.Now()}
+	r.measureFrom.Store(math.MaxInt64)
+	r.recorder.at(11).ServerRSS = 7
+	r.fillMixedSeries([]*Result{series(1, 1001), nil, series(4, 600)})
+	s := r.result.Series
+	if s.Width != 4 || len(s.Points) != 600 || s.Points[2].ServerRSS != 7 {
+		t.Fatalf("%d points of %v s, %+v", len(s.Points), s.Width, s.Points[2])
+	}
+	for i, want := range map[int]Point{0: {Sent: 8, Connected: 6}, 249: {Sent: 8, Connected: 6}, 250: {Sent: 5, Connected: 6}, 251: {Sent: 4, Connected: 3}} {
+		if p := s.Points[i]; p.Sent != want.Sent || p.Connected != want.Connected || p.Second != float64(4*i) {
+			t.Errorf("point %d: %+v", i, p)
+		}
+	}
+	if p := s.Points[3].Latency; p == nil || p.P99 != 15 {
+		t.Errorf("the worst of the point is %+v", p)
+	}
+}
+
 func TestMergedDistribution(t *testing.T) {
 	a, b := newHist(), newHist()
 	for i := range int64(1000) {

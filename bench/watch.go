@@ -56,6 +56,9 @@ func (w *watch) main() {
 		if now/1e9 != w.sampledAt/1e9 {
 			w.sample(now)
 		}
+		if len(w.r.loops) == 0 { // of a mixed run: its parts have watches of their own
+			continue
+		}
 		w.r.recorder.gather()
 		w.listen(now)
 		w.look(now)
@@ -82,7 +85,7 @@ func (w *watch) sample(now int64) {
 		if s, err := sampleCheap(w.r.cfg.PIDs); err == nil {
 			p.ServerCores, p.ServerRSS = float64(s.CPU-w.sampled.CPU)/took, s.RSS
 			w.sampled = s
-		} else if w.sampled.Threads > 0 && !w.r.over.Load() {
+		} else if w.sampled.Threads > 0 && len(w.r.loops) > 0 && !w.r.over.Load() {
 			w.died(now, fmt.Sprintf("the server's process is gone: %v", err))
 		}
 	}

@@ -64,8 +64,9 @@ func WriteHTML(w io.Writer, items []Item) error {
 		d.Banners = append(d.Banners, it.banners()...)
 	}
 	slices.SortStableFunc(d.Banners, func(a, b banner) int { return bannerRank[a.Class] - bannerRank[b.Class] })
-	for _, p := range []template.HTML{ladderPlot(items), curvePlot(items), latencyPlot(items), ratePlot(items), cpuPlot(items), memoryPlot(items),
-		connectionPlot(items)} {
+	plots := append([]template.HTML{ladderPlot(items), curvePlot(items), latencyPlot(items), ratePlot(items), cpuPlot(items), memoryPlot(items),
+		connectionPlot(items)}, partPlots(items)...)
+	for _, p := range plots {
 		if p != "" {
 			d.Plots = append(d.Plots, p)
 		}

@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/sluicemq/sluice/bench"
 )
@@ -64,7 +65,11 @@ func label(items []Item, it Item, what string) string {
 
 // overTime makes a plot of what of each point gives; NaN is a gap.
 func overTime(items []Item, title string, yLog bool, yText func(float64) string, what []series) template.HTML {
-	p := plot{title: title, xName: "seconds since the run began", yLog: yLog, yText: yText, xText: func(s float64) string { return trim(s) }}
+	return timePlot(items, title, yLog, yText, what).svg()
+}
+
+func timePlot(items []Item, title string, yLog bool, yText func(float64) string, what []series) *plot {
+	p := &plot{title: title, xName: "seconds since the run began", yLog: yLog, yText: yText, xText: func(s float64) string { return trim(s) }}
 	for i, it := range items {
 		if it.Result == nil || it.Result.Series == nil {
 			continue
@@ -95,7 +100,7 @@ func overTime(items []Item, title string, yLog bool, yText func(float64) string,
 			p.xMax = max(p.xMax, s.Points[n-1].Second+s.Width)
 		}
 	}
-	return p.svg()
+	return p
 }
 
 // series is one line of a plot over time.
@@ -114,7 +119,7 @@ func timeBands(r *bench.Result) []band {
 		out = append(out, band{r.Series.From, r.Series.Until, "measured", "the measured part"})
 	}
 	for _, f := range r.Faults {
-		out = append(out, band{f.First, f.Last, "fault", f.Kind})
+		out = append(out, band{f.First, f.Last, "fault", strings.TrimSpace(f.Part + " " + f.Kind)})
 	}
 	return out
 }
@@ -132,14 +137,52 @@ func latencyPlot(items []Item) template.HTML {
 	p50, p99 := func(s *bench.Spread) float64 { return s.P50 }, func(s *bench.Spread) float64 { return s.P99 }
 	most := func(s *bench.Spread) float64 { return s.Max }
 	of, what := func(p *bench.Point) *bench.Spread { return p.Latency }, "Latency over time"
-	delivered := slices.ContainsFunc(items, func(it Item) bool { return it.Result != nil && it.Result.Latency != nil })
-	if !delivered {
+	if len(items) == 1 && items[0].Result != nil && len(items[0].Result.Parts) > 0 {
+		what += ", of the part in which it is worst"
+	}
+	if !slices.ContainsFunc(items, delivers) {
 		of, what = func(p *bench.Point) *bench.Spread { return p.Ack }, "Latency to the acknowledgement over time"
 	}
 	return overTime(items, what, true, micros, []series{
 		{"p99", 1, false, true, spreadOf(of, p99)}, {"p50", 0, len(items) > 1, true, spreadOf(of, p50)}, {"max", 3, false, false, spreadOf(of, most)},
 		{"p99 of the generator's lateness", 5, true, false, spreadOf(func(p *bench.Point) *bench.Spread { return p.Late }, p99)},
 	})
+}
+
+// delivers tells whether there are latencies of deliveries: of the item, or of the parts of a mixed run.
+func delivers(it Item) bool {
+	return it.Result != nil && (it.Result.Latency != nil || slices.ContainsFunc(it.Result.Parts, func(p *bench.Result) bool { return p.Latency != nil }))
+}
+
+// partPlots are of the parts of a mixed run beside one another, if there is one alone.
+func partPlots(items []Item) []template.HTML {
+	if len(items) != 1 || items[0].Result == nil || len(items[0].Result.Parts) == 0 {
+		return nil
+	}
+	whole := items[0].Result
+	var parts []Item
+	for _, p := range whole.Parts {
+		parts = append(parts, Item{Name: p.Name, Result: p})
+	}
+	var out []template.HTML
+	for _, x := range []struct {
+		title string
+		log   bool
+		text  func(float64) string
+		of    series
+	}{
+		{"Latency over time by part", true, micros, series{"p99", 0, false, true,
+			spreadOf(func(p *bench.Point) *bench.Spread { return p.Latency }, func(s *bench.Spread) float64 { return s.P99 })}},
+		{"Messages received per second by part", false, amount, series{"received", 0, false, true,
+			func(p *bench.Point, width float64) float64 { return float64(p.Received) / width }}},
+	} {
+		p := timePlot(parts, x.title, x.log, x.text, []series{x.of})
+		if whole.Series != nil {
+			p.bands = timeBands(whole)
+		}
+		out = append(out, p.svg())
+	}
+	return out
 }
 
 func ratePlot(items []Item) template.HTML {
