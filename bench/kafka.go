@@ -275,7 +275,7 @@ type kafkaRun struct {
 
 	producing               atomic.Int64 // producers that have not closed
 	refused, retries, shown atomic.Uint64
-	doubled                 atomic.Uint64 // partitions with two members of a group
+	doubled, strange        mark          // partitions with two members of a group; partitions given to a member that there are not
 	committed, aborted      atomic.Uint64 // transactions
 	abortedRecords          atomic.Uint64
 	passes                  atomic.Uint64 // readings of a partition from beginning to end

@@ -225,10 +225,14 @@ func (g *kgroup) leave() error {
 	seen := map[string]bool{}
 	for _, m := range g.members {
 		for id, parts := range m.owned {
+			topic := g.r.byID[id]
 			for _, p := range parts {
+				if topic == nil || p < 0 || int(p) >= len(topic.parts) {
+					g.r.strange.add(g.r.clock(), 1)
+				}
 				at := fmt.Sprint(id, p)
 				if seen[at] {
-					g.r.doubled.Add(1)
+					g.r.doubled.add(g.r.clock(), 1)
 				}
 				seen[at] = true
 			}

@@ -30,7 +30,8 @@ type KafkaResult struct {
 	Aborted   uint64 `json:"transactions_aborted,omitempty"`
 	Shown     uint64 `json:"aborted_records_shown"`
 	Doubled   uint64 `json:"partitions_with_two_members"`
-	Retries   uint64 `json:"retries,omitempty"` // while the transaction before was not wholly written
+	Strange   uint64 `json:"strange_partitions,omitempty"` // groups: given to members, and there are not
+	Retries   uint64 `json:"retries,omitempty"`            // while the transaction before was not wholly written
 }
 
 // verifyKafka adds up what the partitions miss. The loops have stopped.
@@ -113,7 +114,7 @@ func (r *kafkaRun) fillKafka() {
 		Topics: k.Topics, Partitions: k.Partitions, Keys: k.Keys, BatchBytes: k.BatchBytes, LingerMS: k.Linger.Seconds() * 1e3,
 		Acks: k.Acks, Compression: k.Compression, Idempotent: k.idempotent(), CommitMS: k.Commit.Seconds() * 1e3, AbortEvery: k.AbortEvery,
 		Verified: r.verified, Passes: r.passes.Load(), Committed: r.committed.Load(), Aborted: r.aborted.Load(), Shown: r.shown.Load(),
-		Doubled: r.doubled.Load(), Retries: r.retries.Load(),
+		Doubled: r.doubled.count, Retries: r.retries.Load(),
 	}
 	s.Kafka = x
 	commits := newHist()
@@ -138,6 +139,9 @@ func (r *kafkaRun) fillKafka() {
 			x.CPUPerMB = v.CPUSeconds * 1e6 / mb
 		}
 	}
+	t.marks[faultDoubled].merge(&r.doubled)
+	t.marks[faultStray].merge(&r.strange)
+	x.Strange = r.strange.count
 	s.judgeKafka(k)
 }
 
@@ -157,6 +161,7 @@ func (s *Result) judgeKafka(k *KafkaConfig) {
 	s.charge(faultReordered, c.Reordered, "%d records or batches came after a later one of the same partition", c.Reordered)
 	s.charge(faultCorrupt, c.Corrupt, "%d records are not what was sent", c.Corrupt)
 	s.charge(faultStray, c.Stray, "%d records came from a partition that they were not sent to", c.Stray)
+	s.charge(faultStray, x.Strange, "%d partitions were given to members of a group that there are not", x.Strange)
 	s.charge(faultDoubled, x.Doubled, "%d partitions had two members of one group", x.Doubled)
 	s.judgeConnections()
 	s.charge(faultRefused, c.Refused, "%d records were answered by an error", c.Refused)

@@ -27,7 +27,7 @@ type Faults struct {
 	From         int // deliveries up to this one are done right, whatever the next four say
 	DropEvery    int
 	DoubleEvery  int
-	ReorderEvery int // the delivery is sent after the next one to the same session
+	ReorderEvery int // the delivery is sent after the next one of its publisher to the same session
 	CorruptEvery int // one bit of the payload is flipped
 	StallAfter   int // nothing at all is sent after so many deliveries
 	CloseAfter   int // the connection delivered to is cut after so many deliveries
@@ -38,6 +38,7 @@ type Faults struct {
 	PauseAfter   int           // after so many PUBLISH nothing at all happens for Pause
 	Pause        time.Duration // at a time
 	FullAfter    int           // after so many CONNECT all others are refused
+	Connects     bool          // DropEvery, DoubleEvery, CorruptEvery, StallAfter and DieAfter are of answers to CONNECT
 	Refuse       wire.ReasonCode
 }
 
@@ -46,6 +47,7 @@ type Options struct {
 	Faults    Faults
 	TLS       *tls.Config // nil: plain
 	WebSocket bool
+	Bind      *Binding // nil: none
 }
 
 // Broker is a running broker.
@@ -65,6 +67,7 @@ type Broker struct {
 		queued     int
 		published  int
 		connected  int
+		wrong      time.Time // when the first fault was done to a delivery
 		dirty      []*conn
 	}
 }
@@ -76,6 +79,9 @@ type message struct {
 	retain  bool
 	forward []byte
 }
+
+// origin tells messages of one publisher of package bench apart from those of others: by the run and the number in their payload.
+func (m *message) origin() string { return string(m.payload[:min(8, len(m.payload))]) }
 
 type session struct {
 	id      string
@@ -315,7 +321,9 @@ func (b *Broker) connect(c *conn, body []byte) error {
 	}
 	old.conn, old.durable = c, k.SessionExpiry > 0 || (k.Version != wire.V5 && !k.CleanStart)
 	c.session = old
-	b.send(c, wire.AppendConnack(nil, c.version, &wire.Connack{SessionPresent: present}))
+	if err := b.connack(c, present); err != nil {
+		return err
+	}
 	for _, pid := range old.order {
 		if m, ok := old.unacked[pid]; ok {
 			b.write(c, m, pid, true)
@@ -332,6 +340,34 @@ func (b *Broker) connect(c *conn, body []byte) error {
 	return nil
 }
 
+// connack answers a CONNECT, as the faults have it.
+func (b *Broker) connack(c *conn, present bool) error {
+	out := wire.AppendConnack(nil, c.version, &wire.Connack{SessionPresent: present})
+	if f, n := &b.options.Faults, b.mu.connected; f.Connects {
+		switch {
+		case every(f.DropEvery, n), f.StallAfter > 0 && n > f.StallAfter:
+			return nil
+		case every(f.CorruptEvery, n):
+			out[2] ^= 0x40 // a flag that has to be zero
+		case every(f.DoubleEvery, n):
+			out = append(out, out...)
+		case f.DieAfter > 0 && n > f.DieAfter:
+			return b.die()
+		}
+	}
+	b.send(c, out)
+	return nil
+}
+
+// die ends the broker: no connection, no listener.
+func (b *Broker) die() error {
+	_ = b.listener.Close()
+	for c := range b.mu.conns {
+		_ = c.Close()
+	}
+	return io.EOF
+}
+
 func (b *Broker) publish(c *conn, h wire.Header) error {
 	p, err := wire.DecodePublish(h.Flags, h.Body, c.version)
 	if err != nil {
@@ -340,12 +376,8 @@ func (b *Broker) publish(c *conn, h wire.Header) error {
 	f := &b.options.Faults
 	b.mu.published++
 	switch n := b.mu.published; {
-	case f.DieAfter > 0 && n >= f.DieAfter:
-		_ = b.listener.Close()
-		for c := range b.mu.conns {
-			_ = c.Close()
-		}
-		return io.EOF
+	case f.DieAfter > 0 && n >= f.DieAfter && !f.Connects:
+		return b.die()
 	case f.PauseAfter > 0 && n == f.PauseAfter:
 		b.flush()
 		<-time.After(f.Pause) // with the lock
@@ -379,6 +411,9 @@ func (b *Broker) publish(c *conn, h wire.Header) error {
 		if b.mu.retained[m.topic] = kept; len(m.payload) == 0 {
 			delete(b.mu.retained, m.topic)
 		}
+	}
+	if b.options.Bind != nil {
+		b.options.Bind.store(&m)
 	}
 	b.route(m)
 	return nil
@@ -439,9 +474,12 @@ func (b *Broker) deliver(s *session, m message) {
 	}
 	b.mu.deliveries++
 	n := b.mu.deliveries
-	if n <= f.From {
+	if n <= f.From || f.Connects {
 		b.transmit(s, m)
 		return
+	}
+	if f.StallAfter > 0 && n > f.StallAfter || every(f.DropEvery, n) || every(f.CorruptEvery, n) || every(f.ReorderEvery, n) || every(f.DoubleEvery, n) {
+		b.wrong()
 	}
 	switch {
 	case f.StallAfter > 0 && n > f.StallAfter, every(f.DropEvery, n):
@@ -457,7 +495,7 @@ func (b *Broker) deliver(s *session, m message) {
 	if every(f.DoubleEvery, n) {
 		b.transmit(s, m)
 	}
-	if held := s.held; held != nil {
+	if held := s.held; held != nil && held.origin() == m.origin() {
 		s.held = nil
 		b.transmit(s, *held)
 	}
@@ -465,6 +503,20 @@ func (b *Broker) deliver(s *session, m message) {
 		b.flush()
 		_ = s.conn.Close()
 	}
+}
+
+// wrong notes that a fault is done.
+func (b *Broker) wrong() {
+	if b.mu.wrong.IsZero() {
+		b.mu.wrong = time.Now()
+	}
+}
+
+// FirstWrong is when the first fault was done to a delivery; zero: never.
+func (b *Broker) FirstWrong() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.mu.wrong
 }
 
 func every(n, i int) bool { return n > 0 && i%n == 0 }

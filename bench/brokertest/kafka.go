@@ -14,11 +14,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// KafkaFaults say what a Kafka broker does wrong. Zero fields are done right; N means every Nth batch produced.
+// KafkaFaults say what a Kafka broker does wrong. Zero fields are done right; N means every Nth batch produced. In groups it means every
+// Nth partition (DropEvery: nobody is given it, DoubleEvery: everybody, CorruptEvery: another one, which there is not) or heartbeat.
 type KafkaFaults struct {
+	From         int // batches up to this one are done right, whatever the next six say
 	DropEvery    int // acknowledged, and not stored
 	DoubleEvery  int // stored twice
-	ReorderEvery int // stored after the next one of its partition
+	ReorderEvery int // stored after the next one of its partition and producer
 	CorruptEvery int // one bit of a value is flipped, and the checksum made to fit
 	TearEvery    int // one bit is flipped
 	StrayEvery   int // stored in another partition
@@ -39,13 +41,16 @@ type Kafka struct {
 
 	mu struct {
 		sync.Mutex
-		closed   bool
-		conns    map[net.Conn]bool
-		topics   map[string]*kafkaTopic
-		batches  int
-		producer int64
-		open     map[int64][]*kafkaLog // partitions of each producer's transaction
-		changed  chan struct{}         // closed when a log grows
+		closed     bool
+		conns      map[net.Conn]bool
+		topics     map[string]*kafkaTopic
+		batches    int
+		wrong      time.Time // when the first fault was done to a batch
+		groups     map[string]*kafkaGroup
+		heartbeats int
+		producer   int64
+		open       map[int64][]*kafkaLog // partitions of each producer's transaction
+		changed    chan struct{}         // closed when a log grows
 	}
 }
 
@@ -60,7 +65,8 @@ type abortedTxn struct{ producer, first, marker int64 }
 type kafkaLog struct {
 	batches [][]byte
 	next    int64
-	held    []byte // to be stored after the next one
+	held    []byte // to be stored after the next one of its origin
+	origin  string // of held
 	first   map[int64]int64
 	aborted []abortedTxn
 }
@@ -74,7 +80,7 @@ func StartKafka(t testing.TB, f KafkaFaults) *Kafka {
 	}
 	k := &Kafka{listener: l, faults: f}
 	k.mu.conns, k.mu.topics, k.mu.open = map[net.Conn]bool{}, map[string]*kafkaTopic{}, map[int64][]*kafkaLog{}
-	k.mu.changed = make(chan struct{})
+	k.mu.changed, k.mu.groups = make(chan struct{}), map[string]*kafkaGroup{}
 	k.handlers.Go(k.accept)
 	t.Cleanup(k.Close)
 	return k
@@ -134,6 +140,9 @@ func (k *Kafka) serve(c net.Conn) {
 		if p == nil {
 			return
 		}
+		if produce, ok := q.(*kmsg.ProduceRequest); ok && produce.Acks == 0 {
+			continue
+		}
 		p.SetVersion(q.GetVersion())
 		out := binary.BigEndian.AppendUint32(make([]byte, 4), corr)
 		if p.IsFlexible() && p.Key() != 18 {
@@ -188,11 +197,7 @@ func (k *Kafka) handle(q kmsg.Request) kmsg.Response {
 	case *kmsg.CreateTopicsRequest:
 		p := kmsg.NewPtrCreateTopicsResponse()
 		for _, t := range q.Topics {
-			x := &kafkaTopic{id: [16]byte{15: byte(len(k.mu.topics) + 1)}}
-			for range t.NumPartitions {
-				x.logs = append(x.logs, &kafkaLog{first: map[int64]int64{}})
-			}
-			k.mu.topics[t.Topic] = x
+			k.addTopicLocked(t.Topic, int(t.NumPartitions))
 		}
 		return p
 	case *kmsg.DeleteTopicsRequest:
@@ -251,7 +256,12 @@ func (k *Kafka) listOffsetsLocked(q *kmsg.ListOffsetsRequest) kmsg.Response {
 		x.Topic = t.Topic
 		for _, part := range t.Partitions {
 			y := kmsg.NewListOffsetsResponseTopicPartition()
-			y.Partition, y.Offset = part.Partition, k.mu.topics[t.Topic].logs[part.Partition].next
+			y.Partition = part.Partition
+			if log := k.logLocked(t.Topic, part.Partition); log != nil {
+				y.Offset = log.next
+			} else {
+				y.ErrorCode = unknownPartition
+			}
 			x.Partitions = append(x.Partitions, y)
 		}
 		p.Topics = append(p.Topics, x)
@@ -270,27 +280,83 @@ func (k *Kafka) produceLocked(q *kmsg.ProduceRequest) kmsg.Response {
 			k.mu.batches++
 			f := &k.faults
 			if f.DieAfter > 0 && k.mu.batches > f.DieAfter {
-				_ = k.listener.Close()
-				for c := range k.mu.conns {
-					_ = c.Close()
-				}
+				k.dieLocked()
 				return nil
+			}
+			if k.logLocked(t.Topic, part.Partition) == nil {
+				y.ErrorCode = unknownPartition
+				x.Partitions = append(x.Partitions, y)
+				continue
 			}
 			if f.CloseAfter > 0 && k.mu.batches > f.CloseAfter || f.StallAfter > 0 && k.mu.batches > f.StallAfter {
 				return k.strikeLocked()
 			}
-			if every(f.RefuseEvery, k.mu.batches) {
+			if k.mu.batches > f.From && every(f.RefuseEvery, k.mu.batches) {
+				k.wrongLocked()
 				y.ErrorCode = 19
 			} else {
-				k.storeLocked(t.Topic, int(part.Partition), append([]byte(nil), part.Records...))
+				b := append([]byte(nil), part.Records...)
+				k.storeLocked(t.Topic, int(part.Partition), string(b[43:51]), b) // of a producer, by its id
 			}
 			x.Partitions = append(x.Partitions, y)
 		}
 		p.Topics = append(p.Topics, x)
 	}
+	k.wakeLocked()
+	return p
+}
+
+// wakeLocked wakes fetches that wait.
+func (k *Kafka) wakeLocked() {
 	close(k.mu.changed)
 	k.mu.changed = make(chan struct{})
-	return p
+}
+
+// The codes of what is not there.
+const unknownPartition, unknownTopicID = 3, 100
+
+// logLocked gives a partition, or nil if there is none.
+func (k *Kafka) logLocked(topic string, index int32) *kafkaLog {
+	if t := k.mu.topics[topic]; t != nil {
+		return t.log(index)
+	}
+	return nil
+}
+
+func (t *kafkaTopic) log(index int32) *kafkaLog {
+	if index < 0 || int(index) >= len(t.logs) {
+		return nil
+	}
+	return t.logs[index]
+}
+
+// wrongLocked notes that a fault is done.
+func (k *Kafka) wrongLocked() {
+	if k.mu.wrong.IsZero() {
+		k.mu.wrong = time.Now()
+	}
+}
+
+// FirstWrong is when the first fault was done to a batch; zero: never.
+func (k *Kafka) FirstWrong() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mu.wrong
+}
+
+// AddTopic makes a topic.
+func (k *Kafka) AddTopic(name string, partitions int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.addTopicLocked(name, partitions)
+}
+
+func (k *Kafka) addTopicLocked(name string, partitions int) {
+	x := &kafkaTopic{id: [16]byte{15: byte(len(k.mu.topics) + 1)}}
+	for range partitions {
+		x.logs = append(x.logs, &kafkaLog{first: map[int64]int64{}})
+	}
+	k.mu.topics[name] = x
 }
 
 // strikeLocked does not answer: it cuts the connection, or leaves it as it is until the broker is closed.
@@ -307,14 +373,22 @@ func (k *Kafka) strikeLocked() kmsg.Response {
 	return nil
 }
 
-// storeLocked appends a batch as the faults have it.
-func (k *Kafka) storeLocked(topic string, index int, b []byte) {
-	f, n := &k.faults, k.mu.batches
+// storeLocked appends a batch as the faults have it. Batches of one origin have an order.
+func (k *Kafka) storeLocked(topic string, index int, origin string, b []byte) {
+	f, n := k.faults, k.mu.batches
 	logs := k.mu.topics[topic].logs
+	if n <= f.From {
+		f = KafkaFaults{}
+	}
 	if every(f.StrayEvery, n) {
 		index = (index + 1) % len(logs)
 	}
 	log := logs[index]
+	for _, each := range []int{f.StrayEvery, f.DropEvery, f.CorruptEvery, f.TearEvery, f.ReorderEvery, f.DoubleEvery} {
+		if every(each, n) {
+			k.wrongLocked()
+		}
+	}
 	switch {
 	case every(f.DropEvery, n):
 		return
@@ -324,14 +398,14 @@ func (k *Kafka) storeLocked(topic string, index int, b []byte) {
 	case every(f.TearEvery, n):
 		b[len(b)-10] ^= 4
 	case every(f.ReorderEvery, n) && log.held == nil:
-		log.held = b
+		log.held, log.origin = b, origin
 		return
 	}
 	k.appendLocked(log, b)
 	if every(f.DoubleEvery, n) {
 		k.appendLocked(log, append([]byte(nil), b...))
 	}
-	if log.held != nil {
+	if log.held != nil && log.origin == origin {
 		k.appendLocked(log, log.held)
 		log.held = nil
 	}
@@ -363,8 +437,7 @@ func (k *Kafka) endLocked(q *kmsg.EndTxnRequest) kmsg.Response {
 		k.appendLocked(log, markerBatch(q.ProducerID, key))
 	}
 	delete(k.mu.open, q.ProducerID)
-	close(k.mu.changed)
-	k.mu.changed = make(chan struct{})
+	k.wakeLocked()
 	p := kmsg.NewPtrEndTxnResponse()
 	p.ProducerID, p.ProducerEpoch = q.ProducerID, q.ProducerEpoch+1
 	return p
@@ -382,12 +455,15 @@ func markerBatch(producer int64, key []byte) []byte {
 
 func (k *Kafka) fetch(q *kmsg.FetchRequest) kmsg.Response {
 	over := time.After(time.Duration(q.MaxWaitMillis) * time.Millisecond)
-	for {
+	look := func() (p *kmsg.FetchResponse, done bool, changed chan struct{}) {
 		k.mu.Lock()
+		defer k.mu.Unlock()
 		p, found := k.readLocked(q)
-		changed, closed := k.mu.changed, k.mu.closed
-		k.mu.Unlock()
-		if found || closed {
+		return p, found || k.mu.closed, k.mu.changed
+	}
+	for {
+		p, done, changed := look()
+		if done {
 			return p
 		}
 		select {
@@ -404,56 +480,48 @@ func (k *Kafka) readLocked(q *kmsg.FetchRequest) (p *kmsg.FetchResponse, found b
 	for _, t := range q.Topics {
 		x := kmsg.NewFetchResponseTopic()
 		x.TopicID = t.TopicID
-		for _, topic := range k.mu.topics {
-			if topic.id != t.TopicID {
-				continue
+		var topic *kafkaTopic
+		for _, there := range k.mu.topics {
+			if there.id == t.TopicID {
+				topic = there
 			}
-			for _, part := range t.Partitions {
-				y := kmsg.NewFetchResponseTopicPartition()
-				y.Partition = part.Partition
-				log := topic.logs[part.Partition]
-				for _, a := range log.aborted {
-					if a.marker >= part.FetchOffset {
-						y.AbortedTransactions = append(y.AbortedTransactions,
-							kmsg.FetchResponseTopicPartitionAbortedTransaction{ProducerID: a.producer, FirstOffset: a.first})
-					}
-				}
-				stable := log.next
-				for _, first := range log.first {
-					stable = min(stable, first)
-				}
-				for _, b := range log.batches {
-					base := int64(binary.BigEndian.Uint64(b))
-					last := base + int64(binary.BigEndian.Uint32(b[23:]))
-					if last >= part.FetchOffset && (q.IsolationLevel == 0 || last < stable) && len(y.RecordBatches) < 1<<20 {
-						y.RecordBatches = append(y.RecordBatches, b...)
-					}
-				}
-				found = found || len(y.RecordBatches) > 0
-				x.Partitions = append(x.Partitions, y)
+		}
+		for _, part := range t.Partitions {
+			y := kmsg.NewFetchResponseTopicPartition()
+			y.Partition = part.Partition
+			switch {
+			case topic == nil:
+				y.ErrorCode = unknownTopicID
+			case topic.log(part.Partition) == nil:
+				y.ErrorCode = unknownPartition
+			default:
+				topic.log(part.Partition).read(&y, part.FetchOffset, q.IsolationLevel)
 			}
+			found = found || len(y.RecordBatches) > 0 || y.ErrorCode != 0
+			x.Partitions = append(x.Partitions, y)
 		}
 		p.Topics = append(p.Topics, x)
 	}
 	return p, found
 }
 
-// heartbeatLocked gives everything to everyone: groups are here for one fault alone.
-func (k *Kafka) heartbeatLocked(q *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {
-	p := kmsg.NewPtrConsumerGroupHeartbeatResponse()
-	p.MemberID, p.MemberEpoch, p.HeartbeatIntervalMillis = &q.MemberID, q.MemberEpoch+1, 5
-	if !k.faults.ShareAll {
-		p.ErrorCode = 35
-		return p
-	}
-	p.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{}
-	for _, t := range k.mu.topics {
-		x := kmsg.NewConsumerGroupHeartbeatResponseAssignmentTopic()
-		x.TopicID = t.id
-		for i := range t.logs {
-			x.Partitions = append(x.Partitions, int32(i))
+// read puts what lies from an offset on into y.
+func (l *kafkaLog) read(y *kmsg.FetchResponseTopicPartition, from int64, isolation int8) {
+	for _, a := range l.aborted {
+		if a.marker >= from {
+			y.AbortedTransactions = append(y.AbortedTransactions,
+				kmsg.FetchResponseTopicPartitionAbortedTransaction{ProducerID: a.producer, FirstOffset: a.first})
 		}
-		p.Assignment.Topics = append(p.Assignment.Topics, x)
 	}
-	return p
+	stable := l.next
+	for _, first := range l.first {
+		stable = min(stable, first)
+	}
+	for _, b := range l.batches {
+		base := int64(binary.BigEndian.Uint64(b))
+		last := base + int64(binary.BigEndian.Uint32(b[23:]))
+		if last >= from && (isolation == 0 || last < stable) && len(y.RecordBatches) < 1<<20 {
+			y.RecordBatches = append(y.RecordBatches, b...)
+		}
+	}
 }
