@@ -112,6 +112,7 @@ func TestEveryFaultIsFoundInEveryScenario(t *testing.T) {
 }
 
 func findFault(t *testing.T, cert *testx.Cert, name, wrong, timeout string) error {
+	t.Helper()
 	file := shrunk(t, name, "drain=100ms", "timeout="+timeout, "batch-bytes=1", "linger=0s")
 	if load := file.Parts[0]; load.Protocol == scenarios.Kafka && load.Rate() == 0 && load.Kind != "groups" {
 		if err := load.Set("records", "150"); err != nil {
@@ -170,7 +171,7 @@ func findFault(t *testing.T, cert *testx.Cert, name, wrong, timeout string) erro
 		}
 		return nil
 	}
-	return fmt.Errorf("want %+v; found %q, error %v, counts %+v", want, res.Violations, err, res.Counts)
+	return fmt.Errorf("want %+v; found %q, counts %+v, error %w", want, res.Violations, res.Counts, err)
 }
 
 func containsAny(text, words string) bool {
