@@ -105,6 +105,7 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"certificate users without CA", "auth: {certificate_user: cn}\n", "needs tls.client_ca"},
 		{"key file absent", "tls: {cert: a, key: absent.pem}\n", "tls.key: open absent.pem"},
 		{"packet larger than a group", "limits: {packet_size: 200MiB}\n", "a packet must fit into one group"},
+		{"log of less than four segments", "journal: {max_bytes: 1000MiB}\n", "at least four times journal.segment_size"},
 		{"group larger than half a segment", "journal: {segment_size: 4MiB}\n", "at most half of journal.segment_size"},
 	}
 	for _, tt := range tests {

@@ -16,7 +16,7 @@ import (
 func (w *world) offload(p int, most int64) error {
 	id := record.PartitionID(p + 1)
 	k := w.knows()
-	from := max(k.tiered[p], w.l.LogStart(id))
+	from := max(k.tiered[p], w.l.LogStart(id), k.start[p]) // below the highest start a crash may bring back a part
 	// Nothing that could be lost: what is known to be durable is looked at behind the listing, as it grows.
 	ps, err := w.l.Pieces(id, from, k.most[p], most)
 	if err != nil {
