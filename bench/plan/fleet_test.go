@@ -170,3 +170,19 @@ func TestExtrapolationWarnings(t *testing.T) {
 		t.Error("several nodes, and nothing about clusters")
 	}
 }
+
+// What streams do is shared by the nodes: transactions at the peak, and the end of the log, which each keeps in memory up to its bound.
+func TestStreamLoad(t *testing.T) {
+	f := parsed(t, smallFleet+"streams: [{name: s, rate: 1000/s, size: 1KiB, transactions: 40/s}]\n")
+	l := f.load(2, 3)
+	if len(l.Kafka) != 1 || l.Kafka[0].Transactions != 60 || l.Kafka[0].Rate != 1500 || l.Logged != tailBytes {
+		t.Errorf("%+v, %.0f bytes of the log", l.Kafka, l.Logged)
+	}
+	if v := l.direct(); v[Transaction] != 60 {
+		t.Errorf("%v", v)
+	}
+	f.Streams, f.Devices[1].Kept = nil, false
+	if l := f.load(2, 3); l.Logged != 0 {
+		t.Errorf("%.0f bytes of the log are kept for what is not written to it", l.Logged)
+	}
+}
