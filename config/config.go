@@ -19,6 +19,7 @@ type Config struct {
 	TLS       TLS       `key:"tls"`
 	Auth      Auth      `key:"auth"`
 	Journal   Journal   `key:"journal"`
+	Backup    Backup    `key:"backup"`
 	Limits    Limits    `key:"limits"`
 	MQTT      MQTT      `key:"mqtt"`
 	Kafka     Kafka     `key:"kafka"`
@@ -199,6 +200,16 @@ type Journal struct {
 	CheckpointInterval time.Duration `key:"checkpoint_interval" default:"10s" min:"100ms" max:"1h"`
 	// Log written after which a checkpoint comes early; with the interval it bounds what a restart replays.
 	CheckpointSize Size `key:"checkpoint_size" default:"256MiB" min:"1MiB" max:"1GiB"`
+}
+
+// Backup is where `sluice backup` takes the node's state, while it runs. docs/operate/backup.md explains it.
+type Backup struct {
+	// Store of backups, its kind and its settings: `local:dir=/var/backups/sluice`, `s3:endpoint=https://minio:9000,bucket=vault,prefix=node1`,
+	// `hdfs:name_nodes=nn1:8020,dir=/backups`; docs/tiers.md lists the settings. `access_key`, `secret_key` and `session_token` may be `env:NAME` or
+	// `file:PATH`. Empty: the node takes no backups.
+	Store string `key:"store" default:"" reload:"live"`
+	// Bytes a second that a backup reads and sends at most. 0 is no bound.
+	Rate Size `key:"rate" default:"64MiB" min:"0" reload:"live"`
 }
 
 // Limits bound what clients can take. A full limit is an answer with a reason, counted in the metrics.

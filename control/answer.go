@@ -63,6 +63,10 @@ var causes = []struct {
 	{meta.ErrBusy, codes.ResourceExhausted},
 	{ErrConfigured, codes.FailedPrecondition},
 	{ErrNoBinding, codes.NotFound},
+	{ErrNoBackup, codes.NotFound},
+	{ErrBackupName, codes.InvalidArgument},
+	{ErrBackupDamaged, codes.DataLoss},
+	{ErrBackupUnable, codes.FailedPrecondition},
 }
 
 // refuse makes a status of an error: its text is what was asked, what was found, and what to do next if there is something.

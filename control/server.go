@@ -45,6 +45,7 @@ type Options struct {
 	ACLs        ACLs
 	Quotas      Quotas
 	Bindings    Bindings
+	Backups     Backups
 	Logger      *slog.Logger // nil: slog.Default
 	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
 	Token func() string
@@ -135,6 +136,7 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	api.RegisterAclsServer(g, &aclService{s: s})
 	api.RegisterQuotasServer(g, &quotaService{s: s})
 	api.RegisterBindingsServer(g, &bindingService{s: s})
+	api.RegisterBackupsServer(g, &backupService{s: s})
 	reflection.Register(g)
 	return g
 }

@@ -227,6 +227,7 @@ type Log struct {
 	closeErr error
 	stop     chan struct{}
 	wg       sync.WaitGroup
+	backups  sync.WaitGroup // those that are not closed; grows under mu, while not closing
 }
 
 // Open locks the directory, checks its format, and opens segments and checkpoint store; Replay comes next. Errors: ErrLocked,
@@ -373,6 +374,9 @@ func (l *Log) Close() error {
 		close(l.stop)
 		l.com.signal()
 		l.wg.Wait()
+		l.mu.Lock()   // no backup
+		l.mu.Unlock() //nolint:staticcheck // begins from here on
+		l.backups.Wait()
 		l.clean.one.Lock() // a compaction ends
 		defer l.clean.one.Unlock()
 		var err error

@@ -44,15 +44,17 @@ func (l *Log) SetLocalStart(p record.PartitionID, o record.Offset) {
 func (l *Log) LocalStart(p record.PartitionID) record.Offset {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	part := l.mu.partitions[p]
-	switch {
-	case part == nil:
-		return 0
-	case len(part.refs) == 0:
-		return part.end
-	default:
-		return part.refs[0].begin(part.floor())
+	if part := l.mu.partitions[p]; part != nil {
+		return part.localStart()
 	}
+	return 0
+}
+
+func (p *partition) localStart() record.Offset {
+	if len(p.refs) == 0 {
+		return p.end
+	}
+	return p.refs[0].begin(p.floor())
 }
 
 // DropPartition forgets p: all its frames are dead, and so are those that are still on their way.
@@ -89,9 +91,14 @@ func (l *Log) Size(p record.PartitionID) (bytes int64) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if part := l.mu.partitions[p]; part != nil {
-		for _, r := range part.refs {
-			bytes += r.bytes - r.dead
-		}
+		return part.size()
+	}
+	return 0
+}
+
+func (p *partition) size() (bytes int64) {
+	for _, r := range p.refs {
+		bytes += r.bytes - r.dead
 	}
 	return bytes
 }

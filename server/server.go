@@ -157,6 +157,9 @@ func fixShards(cfg *config.Config) error {
 	if err := os.MkdirAll(cfg.Node.Data, 0o750); err != nil {
 		return fmt.Errorf("make the data directory: %w", err)
 	}
+	if id, err := os.ReadFile(filepath.Join(cfg.Node.Data, restoringFile)); err == nil {
+		return fmt.Errorf("the restore of backup %s into %s was cut or has failed: run sluice restore again, it begins anew", strings.TrimSpace(string(id)), cfg.Node.Data)
+	}
 	path := filepath.Join(cfg.Node.Data, "SHARDS")
 	have, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {

@@ -111,6 +111,8 @@ type logStorage struct {
 
 	forced atomic.Bool // a checkpoint is to be written at the next tick
 
+	checkpointing sync.Mutex // one at a time: rows are collected and written in one order
+
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -118,7 +120,17 @@ type logStorage struct {
 var _ broker.StreamLog = (*logStorage)(nil)
 
 func (s *logStorage) recover() error {
-	s.b.UseLog(s)
+	if err := s.load(s); err != nil {
+		return err
+	}
+	s.past.recovered(s.log)
+	s.b.Recovered()
+	return s.log.Start(s)
+}
+
+// load brings the core's tables to where the last run left them. The core knows the log as l.
+func (s *logStorage) load(l broker.Log) error {
+	s.b.UseLog(l)
 	store := checkpointStore{s.log.Checkpointer()}
 	if err := s.b.Load(store); err != nil {
 		return fmt.Errorf("load the checkpoint: %w", err)
@@ -129,9 +141,7 @@ func (s *logStorage) recover() error {
 	if err != nil {
 		return fmt.Errorf("replay the log: %w", err)
 	}
-	s.past.recovered(s.log)
-	s.b.Recovered()
-	return s.log.Start(s)
+	return nil
 }
 
 // Gather, Committed and Failed make it a journal.Source.
@@ -220,6 +230,8 @@ func (s *logStorage) checkpoints() {
 }
 
 func (s *logStorage) checkpoint() {
+	s.checkpointing.Lock()
+	defer s.checkpointing.Unlock()
 	if err := s.b.Checkpoint(checkpointStore{s.log.Checkpointer()}); err != nil {
 		s.logger.Error("checkpoint failed; the log keeps what it would have covered", "err", err)
 	}

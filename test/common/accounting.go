@@ -165,6 +165,13 @@ func NewReceiver(id string, qos byte) *Receiver {
 	return r
 }
 
+// Anew is a receiver of the same session that has taken nothing yet: what it gets is counted apart.
+func (r *Receiver) Anew() *Receiver {
+	a := NewReceiver(r.ID, r.QoS)
+	a.known, a.subscribed = r.known, r.subscribed
+	return a
+}
+
 // Attach connects, subscribes to filter the first time, and takes messages until the connection ends. The connection before must have
 // ended: Attach waits for it.
 func (r *Receiver) Attach(url, filter string) error {

@@ -1,0 +1,304 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/journal"
+	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/backup"
+	"github.com/sluicemq/sluice/journal/tier/stores"
+)
+
+// Names of the files of a backup beside those of the journal, which are below journalFolder.
+const (
+	journalFolder = "journal/"
+	rowsFile      = "rows"
+	boundsFile    = "partitions"
+)
+
+const (
+	backupTick   = 500 * time.Millisecond // between two tellings of progress
+	abortTimeout = 5 * time.Second        // of clearing away what a broken backup has stored
+)
+
+var (
+	errNoBackupStore = errors.New("the node has no store for backups: set backup.store, such as local:dir=/var/backups/sluice")
+	errBackupBusy    = errors.New("a backup of this node is under way, or one is being verified or deleted")
+	errBackupMemory  = errors.New("journal.durability is memory: there is nothing to back up")
+)
+
+// parseStore reads a store as backup.store has it: KIND:KEY=VALUE,KEY=VALUE. A secret may be env:NAME or file:PATH.
+func parseStore(text string) (kind string, settings map[string]string, err error) {
+	kind, list, _ := strings.Cut(text, ":")
+	settings = make(map[string]string)
+	for part := range strings.SplitSeq(list, ",") {
+		if part == "" {
+			continue
+		}
+		key, value, ok := strings.Cut(part, "=")
+		if key = strings.TrimSpace(key); !ok || key == "" {
+			return "", nil, fmt.Errorf("want KIND:KEY=VALUE,KEY=VALUE, such as local:dir=/var/backups/sluice; found %q", part)
+		}
+		if settings[key], err = settingValue(key, strings.TrimSpace(value)); err != nil {
+			return "", nil, err
+		}
+	}
+	return kind, settings, nil
+}
+
+// settingValue reads a secret from where it is said to be.
+func settingValue(key, value string) (string, error) {
+	switch key {
+	case "access_key", "secret_key", "session_token":
+	default:
+		return value, nil
+	}
+	if name, ok := strings.CutPrefix(value, "env:"); ok {
+		v, set := os.LookupEnv(name)
+		if !set {
+			return "", fmt.Errorf("%s: the environment variable %s is not set", key, name)
+		}
+		return v, nil
+	}
+	if path, ok := strings.CutPrefix(value, "file:"); ok {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", key, err)
+		}
+		return strings.TrimRight(string(b), "\r\n"), nil
+	}
+	return value, nil
+}
+
+// openBackupStore opens a store as backup.store has it.
+func openBackupStore(ctx context.Context, text string) (tier.Store, error) {
+	if text == "" {
+		return nil, errNoBackupStore
+	}
+	kind, settings, err := parseStore(text)
+	if err != nil {
+		return nil, err
+	}
+	return stores.Open(ctx, kind, settings)
+}
+
+// backups takes backups of the node into the store of its configuration, and looks after those that are there: one call at a time, but List.
+type backups struct {
+	s    *Server
+	busy sync.Mutex // tried, never waited for
+}
+
+var _ control.Backups = (*backups)(nil)
+
+// with runs fn with the store.
+func (b *backups) with(ctx context.Context, fn func(tier.Store) error) (err error) {
+	st, err := openBackupStore(ctx, b.s.cfg.Load().Backup.Store)
+	if err != nil {
+		return backupFault(err)
+	}
+	defer func() { err = backupFault(errors.Join(err, st.Close())) }()
+	return fn(st)
+}
+
+// alone is with for what nobody else may do meanwhile.
+func (b *backups) alone(ctx context.Context, fn func(tier.Store) error) error {
+	if !b.busy.TryLock() {
+		return backupFault(errBackupBusy)
+	}
+	defer b.busy.Unlock()
+	return b.with(ctx, fn)
+}
+
+// backupFault marks errors as the control plane tells them apart.
+func backupFault(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, backup.ErrNone):
+		return fmt.Errorf("%w: %w", control.ErrNoBackup, err)
+	case errors.Is(err, backup.ErrID):
+		return fmt.Errorf("%w: %w", control.ErrBackupName, err)
+	case errors.Is(err, backup.ErrDamaged), errors.Is(err, backup.ErrIncomplete), errors.Is(err, backup.ErrFormat):
+		return fmt.Errorf("%w: %w", control.ErrBackupDamaged, err)
+	case errors.Is(err, errNoBackupStore), errors.Is(err, errBackupMemory), errors.Is(err, errBackupBusy):
+		return fmt.Errorf("%w: %w", control.ErrBackupUnable, err)
+	}
+	return err
+}
+
+// Create makes it a control.Backups.
+func (b *backups) Create(ctx context.Context, progress func(control.BackupProgress)) (out control.Backup, err error) {
+	err = b.alone(ctx, func(st tier.Store) error {
+		ls, ok := b.s.node.storage.(*logStorage)
+		if !ok {
+			return errBackupMemory
+		}
+		cfg := b.s.cfg.Load()
+		o := backup.Options{Begin: backup.Begin{Cluster: b.s.node.o.kafka.cluster, Node: cfg.Node.ID, Version: b.s.o.Version},
+			Rate: func() int64 { return int64(b.s.cfg.Load().Backup.Rate) }}
+		m, err := ls.backup(ctx, st, o, cfg.Cluster.Shards, progress)
+		if err != nil {
+			return err
+		}
+		out = backupInfo(&backup.Info{Begin: m.Begin, State: backup.Complete, Taken: m.Taken, Ended: m.Ended, Bytes: m.Bytes(), Objects: m.Objects()})
+		return nil
+	})
+	return out, err
+}
+
+// List makes it a control.Backups.
+func (b *backups) List(ctx context.Context) (out []control.Backup, err error) {
+	err = b.with(ctx, func(st tier.Store) error {
+		list, err := backup.List(ctx, st)
+		for i := range list {
+			out = append(out, backupInfo(&list[i]))
+		}
+		return err
+	})
+	return out, err
+}
+
+// Verify makes it a control.Backups.
+func (b *backups) Verify(ctx context.Context, id string, progress func(control.BackupProgress)) (out control.Backup, err error) {
+	err = b.alone(ctx, func(st tier.Store) error {
+		r, err := backup.Open(ctx, st, id)
+		if err != nil {
+			return err
+		}
+		out = backupInfo(&backup.Info{Begin: r.Begin, State: backup.Complete, Taken: r.Taken, Ended: r.Ended, Bytes: r.Bytes(), Objects: r.Objects()})
+		p := control.BackupProgress{ID: id, Total: r.Bytes()}
+		next := time.Now()
+		return r.Verify(ctx, func(n int) {
+			p.Done += int64(n)
+			if now := time.Now(); now.After(next) {
+				next = now.Add(backupTick)
+				progress(p)
+			}
+		})
+	})
+	return out, err
+}
+
+// Delete makes it a control.Backups.
+func (b *backups) Delete(ctx context.Context, id string) error {
+	return b.alone(ctx, func(st tier.Store) error { return backup.Delete(ctx, st, id) })
+}
+
+func backupInfo(i *backup.Info) control.Backup {
+	return control.Backup{ID: i.ID, State: string(i.State), Cluster: i.Cluster, Node: i.Node, Version: i.Version, Began: i.Began,
+		Taken: i.Taken, Ended: i.Ended, Bytes: i.Bytes, Objects: i.Objects}
+}
+
+// backup stores the node's state: what was acknowledged when it is called is in it. Nobody waits for it but the disk and the store.
+func (s *logStorage) backup(ctx context.Context, st tier.Store, o backup.Options, shards int, progress func(control.BackupProgress)) (m *backup.Manifest, err error) {
+	gone, err := backup.Clean(ctx, st, o.Begin.Cluster, o.Begin.Node)
+	for _, id := range gone {
+		s.logger.Info("a backup that was broken off is removed", "backup", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w, err := backup.Create(ctx, st, o)
+	if w != nil {
+		defer func() {
+			if err == nil {
+				return
+			}
+			// The caller may have gone: what was stored is cleared away all the same, or by the next backup.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+			defer cancel()
+			if left := w.Abort(ctx); left != nil {
+				s.logger.Warn("what a broken backup has stored is left for the next one to remove", "backup", w.ID(), "err", left)
+			}
+		}()
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.checkpoint() // so that whoever restores it replays little
+	taken := time.Now().UTC().Truncate(time.Millisecond)
+	snap, err := s.log.Backup()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, snap.Close()) }()
+	if err := copyBackup(ctx, w, snap, progress); err != nil {
+		return nil, err
+	}
+	m, err = w.Finish(ctx, func(m *backup.Manifest) { m.Taken, m.Shards = taken, shards })
+	return m, err
+}
+
+// copyBackup stores everything of snap.
+func copyBackup(ctx context.Context, w *backup.Writer, snap *journal.Backup, progress func(control.BackupProgress)) error {
+	total := int64(0)
+	for _, f := range snap.Files() {
+		total += f.Size
+	}
+	stop := tellProgress(w, total, progress)
+	defer stop()
+	var buf []byte
+	err := w.Stream(ctx, rowsFile, func(write func([]byte) error) error {
+		return snap.Rows(func(key, value []byte) error {
+			buf = journal.AppendRow(buf[:0], key, value)
+			return write(buf)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	err = w.Stream(ctx, boundsFile, func(write func([]byte) error) error {
+		for i := range snap.Partitions() {
+			buf = journal.AppendBounds(buf[:0], &snap.Partitions()[i])
+			if err := write(buf); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for i, f := range snap.Files() {
+		r, err := snap.Open(i)
+		if err != nil {
+			return err
+		}
+		err = w.File(ctx, journalFolder+f.Name, r, f.Size, f.Full)
+		if err = errors.Join(err, r.Close()); err != nil {
+			return err
+		}
+		snap.Done(i)
+	}
+	return nil
+}
+
+// tellProgress tells how far w is until stop.
+func tellProgress(w *backup.Writer, total int64, progress func(control.BackupProgress)) (stop func()) {
+	end := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		tick := time.NewTicker(backupTick)
+		defer tick.Stop()
+		for {
+			copied := w.Copied()
+			progress(control.BackupProgress{ID: w.ID(), Done: copied, Total: max(total, copied)})
+			select {
+			case <-tick.C:
+			case <-end:
+				return
+			}
+		}
+	})
+	return func() {
+		close(end)
+		done.Wait()
+	}
+}

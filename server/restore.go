@@ -1,0 +1,425 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/internal/vfs"
+	"github.com/sluicemq/sluice/journal"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/backup"
+)
+
+// Files of a data directory that came out of a backup.
+const (
+	restoringFile = "RESTORING" // it is not whole: no node starts with it
+	restoredFile  = "RESTORED"  // which backup it came out of
+)
+
+// ErrDataInUse means that a backup cannot be restored into a directory: something is there.
+var ErrDataInUse = errors.New("the data directory is not empty: a backup is restored into an empty one")
+
+// RestoreOptions say what is restored, and where.
+type RestoreOptions struct {
+	Store    string // as backup.store
+	ID       string // of the backup; "": the newest complete one
+	Data     string // directory: absent, empty, or what a restore has left that was cut
+	Verify   bool   // read all of it afterwards
+	Progress func(RestoreProgress)
+	Logger   *slog.Logger // nil: silent
+	FS       vfs.FS       // nil: the system's
+}
+
+// RestoreProgress is how far a restore is: told by one goroutine, every half second and at the end of a step.
+type RestoreProgress struct {
+	ID          string
+	Step        string // "restore", "open", "read"
+	Done, Total int64  // bytes, or of "read" partitions
+}
+
+// Restored is what a restore has brought back.
+type Restored struct {
+	ID       string        `json:"id" yaml:"id"`
+	Cluster  string        `json:"cluster" yaml:"cluster"`
+	Node     int           `json:"node" yaml:"node"` // the one that the backup is of
+	Taken    time.Time     `json:"taken" yaml:"taken"`
+	Restored time.Time     `json:"restored" yaml:"restored"`
+	Shards   int           `json:"shards" yaml:"shards"`
+	Bytes    int64         `json:"bytes" yaml:"bytes"`
+	Verified *VerifyReport `json:"verified,omitempty" yaml:"verified,omitempty"`
+}
+
+// VerifyReport is what was found when all of a restored directory was read.
+type VerifyReport struct {
+	Topics     int64 `json:"topics" yaml:"topics"`
+	Partitions int64 `json:"partitions" yaml:"partitions"`
+	Sessions   int64 `json:"sessions" yaml:"sessions"`
+	Retained   int64 `json:"retained" yaml:"retained"`
+	Entries    int64 `json:"catalog_entries" yaml:"catalog_entries"` // users, rules, quotas, bindings
+	Logs       int64 `json:"logs" yaml:"logs"`                       // partitions of the log, those of sessions and queues included
+	Batches    int64 `json:"batches" yaml:"batches"`
+	Records    int64 `json:"records" yaml:"records"`
+	Bytes      int64 `json:"bytes" yaml:"bytes"`
+}
+
+// Restore writes a data directory from a backup: with it a node starts as after a crash at the moment that the backup holds, whatever its node.id.
+// Errors: ErrDataInUse; those of package backup (ErrNone, ErrIncomplete, ErrDamaged, ErrFormat); what store or disk said. When it fails or is cut,
+// the directory is of no use but to another Restore.
+func Restore(ctx context.Context, o RestoreOptions) (out *Restored, err error) {
+	st, err := openBackupStore(ctx, o.Store)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	return restoreFrom(ctx, st, o)
+}
+
+func restoreFrom(ctx context.Context, st tier.Store, o RestoreOptions) (out *Restored, err error) {
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Progress == nil {
+		o.Progress = func(RestoreProgress) {}
+	}
+	if o.ID == "" {
+		if o.ID, err = backup.Latest(ctx, st); err != nil {
+			return nil, err
+		}
+	}
+	r := &restorer{o: o, fs: o.FS}
+	if r.backup, err = backup.Open(ctx, st, o.ID); err != nil {
+		return nil, err
+	}
+	if err := r.begin(); err != nil {
+		return nil, err
+	}
+	if err := r.write(ctx); err != nil {
+		return nil, fmt.Errorf("restore backup %s: %w", o.ID, err)
+	}
+	m := &r.backup.Manifest
+	out = &Restored{ID: m.ID, Cluster: m.Cluster, Node: m.Node, Taken: m.Taken, Shards: m.Shards, Bytes: m.Bytes()}
+	if o.Verify {
+		if out.Verified, err = r.verify(ctx); err != nil {
+			return nil, fmt.Errorf("verify what backup %s was restored to: %w", o.ID, err)
+		}
+	}
+	out.Restored = time.Now().UTC().Truncate(time.Millisecond)
+	return out, r.end(out)
+}
+
+// restorer is one run of Restore.
+type restorer struct {
+	o      RestoreOptions
+	fs     vfs.FS
+	backup *backup.Reader
+	done   int64
+	told   time.Time
+}
+
+func (r *restorer) path(name string) string { return r.o.Data + "/" + name }
+
+// begin claims the directory: the file RESTORING is there before anything else, and goes at the end.
+func (r *restorer) begin() error {
+	if err := r.fs.MkdirAll(r.o.Data); err != nil {
+		return err
+	}
+	names, err := r.fs.List(r.o.Data)
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 {
+		if !slices.Contains(names, restoringFile) {
+			return fmt.Errorf("%w: %s holds %s", ErrDataInUse, r.o.Data, names[0])
+		}
+		// A restore was cut: what it has left goes, and its mark last.
+		for _, name := range []string{"journal", "SHARDS", "CLUSTER", restoredFile} {
+			if err := vfs.RemoveAll(r.fs, r.path(name)); err != nil {
+				return err
+			}
+		}
+		if err := r.fs.SyncDir(r.o.Data); err != nil {
+			return err
+		}
+	}
+	return r.file(restoringFile, []byte(r.backup.ID+"\n"))
+}
+
+func (r *restorer) file(name string, b []byte) error {
+	if err := vfs.WriteFile(r.fs, r.path(name), b); err != nil {
+		return err
+	}
+	return r.fs.SyncDir(r.o.Data)
+}
+
+// end makes the directory one that a node starts with.
+func (r *restorer) end(out *Restored) error {
+	b, err := json.MarshalIndent(out, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := r.file(restoredFile, append(b, '\n')); err != nil {
+		return err
+	}
+	if err := r.fs.Remove(r.path(restoringFile)); err != nil {
+		return err
+	}
+	return r.fs.SyncDir(r.o.Data)
+}
+
+// write brings all files back.
+func (r *restorer) write(ctx context.Context) (err error) {
+	m := &r.backup.Manifest
+	if m.Shards < 1 || r.backup.File(rowsFile) == nil || r.backup.File(boundsFile) == nil {
+		return &backup.DamagedError{ID: m.ID, Object: "manifest", Reason: "it lacks what every backup of a node has"}
+	}
+	j, err := journal.NewRestorer(journal.Options{Dir: r.path("journal"), FS: r.fs, Logger: r.o.Logger})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, j.Close()) }()
+	for i := range m.Files {
+		f := &m.Files[i]
+		name, ok := strings.CutPrefix(f.Name, journalFolder)
+		switch {
+		case ok:
+			err = r.reading(ctx, f, func(src io.Reader) error {
+				return j.File(journal.BackupFile{Name: name, Size: f.Size, Full: max(f.Size, f.Full)}, src)
+			})
+		case f.Name == rowsFile:
+			err = r.reading(ctx, f, func(src io.Reader) error { return restoreRows(j, src) })
+		case f.Name != boundsFile:
+			err = &backup.DamagedError{ID: m.ID, Object: "manifest", Reason: "no backup of a node has a file " + strconv.Quote(f.Name)}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.file("SHARDS", []byte(strconv.Itoa(m.Shards)+"\n")); err != nil {
+		return err
+	}
+	if err := r.file("CLUSTER", []byte(m.Cluster+"\n")); err != nil {
+		return err
+	}
+	r.tell("restore", true, r.done, m.Bytes())
+	return j.Finish()
+}
+
+func restoreRows(j *journal.Restorer, src io.Reader) error {
+	in := bufio.NewReaderSize(src, 256<<10)
+	return j.Rows(func(put func(key, value []byte) error) error {
+		var key, value []byte
+		for {
+			var err error
+			if key, value, err = journal.ReadRow(in, key, value); errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err == nil {
+				err = put(key, value)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+}
+
+// reading gives fn a file's bytes, and makes sure that it takes all of them: the last ones are only given once they are verified.
+func (r *restorer) reading(ctx context.Context, f *backup.File, fn func(io.Reader) error) (err error) {
+	src := r.backup.Read(ctx, f)
+	defer func() { err = errors.Join(err, src.Close()) }()
+	counted := readerFunc(func(p []byte) (int, error) {
+		n, err := src.Read(p)
+		r.done += int64(n)
+		r.tell("restore", false, r.done, r.backup.Bytes())
+		return n, err
+	})
+	if err := fn(counted); err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if n, err := src.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: it goes on behind its end: %w", f.Name, errors.Join(backup.ErrDamaged, err))
+	}
+	return nil
+}
+
+// readerFunc is an io.Reader.
+type readerFunc func([]byte) (int, error)
+
+// Read reads.
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func (r *restorer) tell(step string, now bool, done, total int64) {
+	if t := time.Now(); now || t.Sub(r.told) >= backupTick {
+		r.told = t
+		r.o.Progress(RestoreProgress{ID: r.o.ID, Step: step, Done: done, Total: total})
+	}
+}
+
+// verify brings the state up as a node does that starts, but writes nothing to the log, and reads every record of every partition.
+func (r *restorer) verify(ctx context.Context) (rep *VerifyReport, err error) {
+	r.tell("open", true, 0, 0)
+	bounds, err := r.bounds(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, err := journal.Open(journal.Options{Dir: r.path("journal"), FS: r.fs, Logger: r.o.Logger,
+		// What had left the log for the tier when the backup was taken is not in it; what the log itself had must be.
+		Elsewhere: func(p record.PartitionID) (start, end record.Offset, ok bool) {
+			b := bounds[p]
+			return b.Start, b.Local, b.Local > b.Start
+		}})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	rep = new(VerifyReport)
+	if err := r.load(l, rep); err != nil {
+		return nil, err
+	}
+	if err := checkBounds(l, bounds); err != nil {
+		return nil, err
+	}
+	rep.Logs = int64(len(bounds))
+	n := int64(0)
+	for _, id := range l.Partitions() {
+		r.tell("read", false, n, rep.Logs)
+		if err := readPartition(ctx, l, id, rep); err != nil {
+			return nil, fmt.Errorf("partition %d: %w", id, err)
+		}
+		n++
+	}
+	r.tell("read", true, n, rep.Logs)
+	return rep, nil
+}
+
+// load has a core load rows and replay the log.
+func (r *restorer) load(l *journal.Log, rep *VerifyReport) error {
+	catalog := newCatalogStore()
+	b := broker.New(broker.Options{EntryChanged: entriesChanged(catalog.Catalog), Shards: r.backup.Shards, Loops: 1, Logger: r.o.Logger,
+		ResolveTopic: resolveTopic})
+	defer b.Close()
+	catalog.group.b = b
+	b.Local(0).SetWake(func() {})
+	s := &logStorage{log: l, b: b, logger: r.o.Logger}
+	if err := s.load(lookedAt{s}); err != nil {
+		return err
+	}
+	st := b.Stats()
+	rep.Sessions, rep.Retained, rep.Partitions = st.Sessions.Load(), st.RetainedMessages.Load(), st.Partitions.Load()
+	b.Topics(0, func(*broker.Topic) bool { rep.Topics++; return true })
+	if err := catalog.Recovered(); err != nil {
+		return err
+	}
+	rep.Entries, _ = b.CatalogSize()
+	return nil
+}
+
+// lookedAt is a log that stays as it is, whatever the core finds out while it loads: all that is there is read afterwards.
+type lookedAt struct{ *logStorage }
+
+// SetLogStart does nothing.
+func (lookedAt) SetLogStart(record.PartitionID, record.Offset) {}
+
+// DropPartition does nothing.
+func (lookedAt) DropPartition(record.PartitionID) {}
+
+// bounds reads where partitions began and ended when the backup was taken.
+func (r *restorer) bounds(ctx context.Context) (map[record.PartitionID]journal.PartitionBounds, error) {
+	all := make(map[record.PartitionID]journal.PartitionBounds)
+	err := r.reading(ctx, r.backup.File(boundsFile), func(src io.Reader) error {
+		in := bufio.NewReader(src)
+		for {
+			b, err := journal.ReadBounds(in)
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			all[b.Partition] = b
+		}
+	})
+	return all, err
+}
+
+// checkBounds compares where partitions begin and end with where they did when the backup was taken: none may end elsewhere, begin later, or hold
+// less. What lies before the begin may be back, as after a crash.
+func checkBounds(l *journal.Log, bounds map[record.PartitionID]journal.PartitionBounds) error {
+	for id, b := range bounds {
+		start, end, bytes := l.LogStart(id), l.LogEnd(id), l.Size(id)
+		if end != b.End || start > b.Start || l.LocalStart(id) > b.Local || bytes < b.Bytes {
+			return fmt.Errorf("partition %d holds %d bytes at offsets from %d to %d, and held %d from %d to %d", id, bytes, start, end, b.Bytes, b.Start, b.End)
+		}
+	}
+	return nil
+}
+
+// readPartition reads a partition's batches and verifies their checksums, order and records.
+func readPartition(ctx context.Context, l *journal.Log, id record.PartitionID, rep *VerifyReport) error {
+	from, end := max(l.LogStart(id), l.LocalStart(id)), l.LogEnd(id)
+	var f journal.Fetched
+	defer func() { f.Release() }()
+	for from < end {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f.Release()
+		if err := l.Fetch(id, from, readBytes, &f); err != nil {
+			return err
+		}
+		if len(f.Batches) == 0 {
+			return nil // compaction has taken the rest
+		}
+		next := from
+		err := vfs.Guard(func() (err error) {
+			next, err = checkBatches(&f, from, rep)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if next <= from {
+			return fmt.Errorf("it does not go on at offset %d", from)
+		}
+		from = next
+	}
+	return nil
+}
+
+func checkBatches(f *journal.Fetched, from record.Offset, rep *VerifyReport) (next record.Offset, err error) {
+	next = from
+	for _, raw := range f.Batches {
+		for len(raw) > 0 {
+			b, n, err := record.ParseBatch(raw)
+			if err == nil {
+				err = b.Verify()
+			}
+			if err != nil {
+				return next, fmt.Errorf("batch behind offset %d: %w", next, err)
+			}
+			if b.NextOffset() <= next {
+				return next, fmt.Errorf("the batch at offset %d comes after offset %d", b.BaseOffset(), next)
+			}
+			next = b.NextOffset()
+			rep.Batches++
+			rep.Records += int64(b.Count())
+			rep.Bytes += int64(n)
+			raw = raw[n:]
+		}
+	}
+	return next, nil
+}
