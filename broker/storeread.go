@@ -159,7 +159,7 @@ func (b *Broker) storeTrouble(what string, err error) {
 		b.storePool.untold.Add(1)
 		return
 	}
-	b.logger.Warn(what+": the store of old records does not answer; it is tried again", "untold", b.storePool.untold.Swap(0), "err", err)
+	b.logger.Warn("the store of old records does not answer; it is tried again", "what", what, "untold", b.storePool.untold.Swap(0), "err", err)
 }
 
 // backoff is how long to wait before the n-th read after one that failed, counted from 1.

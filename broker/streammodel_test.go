@@ -264,7 +264,10 @@ func (m *streamModel) see(part int, committed bool) map[record.Offset]string {
 	m.high[p.ID()] = p.HighWatermark()
 	seen := map[record.Offset]string{}
 	for {
-		if m.tb.b.Local(0).FetchTail(p, from, 300, committed, &f); f.Err != nil {
+		if m.tb.b.Local(0).FetchTail(p, from, 300, committed, &f) && m.tb.b.streamFetch(p, from, 300, committed, &f, readStore) {
+			m.t.Fatal("the store does not give what lies there")
+		}
+		if f.Err != nil {
 			m.t.Fatal(f.Err)
 		}
 		if f.Bytes == 0 {
@@ -343,6 +346,31 @@ func (m *streamModel) check() {
 			}
 		}
 	}
+}
+
+// doMove has what is decided of a partition, or some of it, lie in a store.
+func (m *streamModel) doMove(t *rapid.T) {
+	m.t = t
+	p := m.partition(rapid.IntRange(0, 2).Draw(t, "partition"))
+	if m.tb.log.far == nil {
+		m.tb.log.far = map[record.PartitionID]record.Offset{}
+	}
+	to := record.Offset(rapid.IntRange(0, int(p.LastStable())).Draw(t, "to"))
+	m.tb.log.far[p.id] = max(m.tb.log.far[p.id], to)
+}
+
+// restoreSome has a partition be one that was restored, with an end of its own.
+func (m *streamModel) restoreSome(t *rapid.T) {
+	if !rapid.Bool().Draw(t, "restored") {
+		return
+	}
+	p, err := m.partition(2), errors.New("not answered")
+	m.tb.b.RestorePartition(p, 5, 50, []AbortedRange{{99, 7, 9}}, func(e error) { err = e })
+	m.tb.pump()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.start[p.id], m.tried[p.id], m.high[p.id] = 5, 5, 50
 }
 
 func (m *streamModel) doLoop(t *rapid.T) {
@@ -426,6 +454,7 @@ func (m *streamModel) doCrash(t *rapid.T) {
 	if m.tb, err = old.restartWith(rapid.IntRange(1, 3).Draw(t, "loops"), m.points, spec); err != nil {
 		t.Fatal(err)
 	}
+	m.tb.log.far = old.log.far
 	m.attach()
 	m.check()
 }
@@ -484,11 +513,12 @@ func TestStreamModel(t *testing.T) {
 		}
 		defer func() { m.tb.b.Close() }()
 		m.attach()
+		m.restoreSome(rt)
 		rt.Repeat(map[string]func(*rapid.T){
 			"produce": m.doProduce, "produce2": m.doProduce, "produce3": m.doProduce, "repeat": m.doRepeat, "plain": m.doPlain, "txn": m.doTxn, "txn2": m.doTxn,
 			"delete": m.doDelete, "loop": m.doLoop, "loop2": m.doLoop, "loop3": m.doLoop, "commit": m.doCommit, "commit2": m.doCommit, "fail": m.doFail,
 			"meanwhile": m.doMeanwhile, "meanwhile2": m.doMeanwhile,
-			"checkpoint": m.doCheckpoint, "tick": m.doTick, "crash": m.doCrash,
+			"checkpoint": m.doCheckpoint, "tick": m.doTick, "crash": m.doCrash, "move": m.doMove,
 			"": func(t *rapid.T) { m.t = t; m.check() },
 		})
 		m.settle(rt)

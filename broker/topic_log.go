@@ -16,7 +16,7 @@ var (
 	ErrConcurrent  = errors.New("broker: the topic is being changed")
 	ErrFewer       = errors.New("broker: a topic's partitions cannot become fewer")
 	// ErrStillTiered has Kafka's words.
-	ErrStillTiered  = errors.New("Remote log storage only supports topics with cleanup.policy=delete or cleanup.policy being an empty list: records of the topic still lie in the store, until retention or DeleteRecords takes them") //nolint:revive,staticcheck // Kafka's words
+	ErrStillTiered  = errors.New("Remote log storage only supports topics with cleanup.policy=delete or cleanup.policy being an empty list: records of the topic still lie in the store, until retention or DeleteRecords takes them") //nolint:staticcheck // Kafka's words
 	ErrVolatileOnly = errors.New("broker: durability memory keeps no topics")
 )
 
