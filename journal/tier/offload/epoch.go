@@ -22,6 +22,9 @@ import (
 // take each other's objects for orphans.
 const epochPrefix = "epochs/"
 
+// sequenceBits: so many bits' worth of objects a node may make in a millisecond.
+const sequenceBits = 16
+
 func epochName(e record.Epoch) string { return fmt.Sprintf("%s%08x", epochPrefix, uint32(e)) }
 
 func parseEpoch(name string) (record.Epoch, bool) {
@@ -50,8 +53,10 @@ func (f *Offloader) name(ctx context.Context) error {
 		}
 		f.epoch = e
 	}
-	// Above all that the manifest has. Orphans may lie above: they are found when a Put is refused.
-	f.seq = 1
+	// No name is given twice, not even that of an object that is gone: a request to remove it may be under way, here or in the store. So it goes on
+	// above all that the manifest has, and above what any earlier life can have come to, by the clock. Should that have been put back, orphans may lie
+	// above: they are found when a Put is refused.
+	f.seq = max(f.seq, uint64(f.clk.Now().UnixMilli())<<sequenceBits)
 	for o := range f.o.Manifest.All() {
 		if o.ID.Epoch == f.epoch {
 			f.seq = max(f.seq, o.ID.Sequence+1)

@@ -213,7 +213,7 @@ func taken(t *testing.T, w *world) int {
 	}
 	const n = 30
 	for i := range n {
-		b := object.NewBuilder(object.ID{Shard: 1, Epoch: 1, Sequence: uint64(i + 1)}, w.clk.Now().UnixMilli(), object.Options{})
+		b := object.NewBuilder(object.ID{Shard: 1, Epoch: 1, Sequence: firstSequence + uint64(i)}, w.clk.Now().UnixMilli(), object.Options{})
 		b.Run(object.Topic{Name: "x"}, false)
 		b.Add(object.Extent{First: 1, Last: 2, Bytes: 100})
 		o, err := b.Finish()
@@ -401,6 +401,37 @@ func TestDeleteFails(t *testing.T) {
 	}
 }
 
+// TestNameOnce: the name of an object that was removed is not given again: not within a life, while a Delete that failed is to be tried again, nor after
+// a restart, when one may be under way in the store.
+func TestNameOnce(t *testing.T) {
+	w, p := produced(t)
+	w.turn()
+	first := w.s.objectNames()[0]
+	w.restart()
+	w.deleteBelow(p, p.end)
+	w.turn()
+	w.clk.Advance(time.Hour)
+	w.s.setFault(func(op, _ string) *fault {
+		if op == "delete" {
+			return &fault{err: storeError(tier.Unavailable), after: true}
+		}
+		return nil
+	})
+	if err := w.f.Turn(bg); !tier.Temporary(err) {
+		t.Fatal(err)
+	}
+	w.s.setFault(nil)
+	for range 2 {
+		more(w, p)
+		w.turn()
+		w.check()
+		if _, ok := w.s.objects[first]; ok {
+			t.Errorf("%s came again", first)
+		}
+		w.restart()
+	}
+}
+
 // TestRate: uploads keep to the bandwidth.
 func TestRate(t *testing.T) {
 	o := small()
@@ -495,7 +526,7 @@ func TestOverlap(t *testing.T) {
 	w.turn()
 	first := w.objectsLocked()
 	for _, o := range first {
-		if o.ID.Sequence == 1 {
+		if o.ID.Sequence == firstSequence {
 			w.applyLocked(1, []Change{{Key: o.Key()}})
 		}
 	}

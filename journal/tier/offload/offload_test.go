@@ -17,6 +17,9 @@ func small() Options {
 	return Options{ObjectBytes: 64 * kib, MinObjectBytes: 8 * kib, StoreName: "mem"}
 }
 
+// firstSequence is that of the first object in a world.
+const firstSequence = 1_700_000_000_000 << sequenceBits
+
 // TestImmediate: what is sealed goes, whole; it leaves the log when local retention takes it, and not before.
 func TestImmediate(t *testing.T) {
 	w := newWorld(t, small())
@@ -45,7 +48,7 @@ func TestImmediate(t *testing.T) {
 		t.Errorf("offset %d is the first in the log", got)
 	}
 	w.check()
-	if names := w.s.objectNames(); len(names) != 1 || names[0] != (object.ID{Shard: 1, Epoch: 1, Sequence: 1}).Name() {
+	if names := w.s.objectNames(); len(names) != 1 || names[0] != (object.ID{Shard: 1, Epoch: 1, Sequence: firstSequence}).Name() {
 		t.Error(names)
 	}
 	if s := w.f.Status(); s.Epoch != 1 || s.Err != nil || s.Phase != Idle || s.LastUpload.IsZero() {
@@ -233,7 +236,7 @@ func TestRestart(t *testing.T) {
 	w.check()
 	names := w.s.objectNames()
 	for i, name := range names {
-		if want := (object.ID{Shard: 1, Epoch: 1, Sequence: uint64(i + 1)}); name != want.Name() {
+		if want := (object.ID{Shard: 1, Epoch: 1, Sequence: firstSequence + uint64(i)}); name != want.Name() {
 			t.Error(names)
 		}
 	}
@@ -450,7 +453,7 @@ func TestOrphans(t *testing.T) {
 	w.s.objects[young] = o
 	w.s.mu.Unlock()
 	w.turn()
-	if got := w.s.objectNames(); len(got) != 3 || got[0] != mine || got[1] != young || got[2] != foreign {
+	if got := w.s.objectNames(); len(got) != 3 || got[0] != young || got[1] != mine || got[2] != foreign {
 		t.Fatal(got, old)
 	}
 	w.s.remove(mine)

@@ -75,9 +75,12 @@ func entry(sum *object.Summary, g *group) *history.Object {
 }
 
 func (f *Offloader) nextID(g *group) object.ID {
-	id := object.ID{Tenant: g.key.tenant, Shard: g.key.shard, Epoch: f.epoch, Sequence: f.seq}
-	f.seq++
-	return id
+	for {
+		id := object.ID{Tenant: g.key.tenant, Shard: g.key.shard, Epoch: f.epoch, Sequence: f.seq}
+		if f.seq++; !f.underWay(id.Name()) {
+			return id
+		}
+	}
 }
 
 // put stores an object, and tries it again. taken: another one has its name.
