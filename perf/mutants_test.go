@@ -35,6 +35,12 @@ var mutants = []mutant{
 		test: "TestBudgetProduce/one$", key: "produce_one.allocations"},
 	{name: "allocation-fetch", file: "proto/kafka/api_01_fetch.go", after: "func fetch(", code: "mutantSink = new([16]byte)",
 		test: "TestBudgetFetch/small$", key: "fetch_small.allocations"},
+	{name: "allocation-release", file: "proto/mqtt/publish.go", after: "func (c *conn) onPubrel(", code: "mutantSink = new([16]byte)",
+		test: "TestBudgetOne/qos2$", key: "publish_one_qos2.allocations"},
+	{name: "allocation-ping", file: "proto/mqtt/conn.go", from: "\tcase wire.PINGREQ:\n",
+		code: "\tcase wire.PINGREQ:\n\t\tif mutant == \"allocation-ping\" { mutantSink = new([16]byte) }\n", test: "TestBudgetPing$", key: "ping.allocations"},
+	{name: "bytes-idle", file: "proto/mqtt/handler.go", after: "func (h *Handler) OnOpen(", code: "mutantSink = &[2]any{mutantSink, new([256]byte)}",
+		test: "TestBudgetIdle/plain$", key: "idle_connection.plain_heap_bytes"},
 	{name: "call-read", file: "engine/epoll_linux.go", from: "n < len(to) ||", code: `n < len(to) && mutant != "call-read" ||`, // until there is no more
 		test: "TestBudgetOne/qos1$", key: "publish_one_qos1.socket_calls"},
 	{name: "call-park", file: "engine/epoll_linux.go", after: "func (p *poller) wait(", code: "p.n = p.rawWait(); if p.n > 0 { return }",
