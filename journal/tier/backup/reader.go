@@ -83,7 +83,7 @@ func (f *fileReader) read(p []byte) (int, error) {
 		}
 	}
 	n, err := f.body.Read(p[:min(int64(len(p)), part.Size-f.off)])
-	f.sum.Write(p[:n]) //nolint:errcheck // it never fails
+	f.sum.Write(p[:n])
 	f.off += int64(n)
 	if n > 0 {
 		f.fails = 0

@@ -124,7 +124,7 @@ type pacedReader struct {
 // Read reads.
 func (r *pacedReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p[:min(len(p), readBytes)])
-	r.sum.Write(p[:n]) //nolint:errcheck // it never fails
+	r.sum.Write(p[:n])
 	r.n += int64(n)
 	r.w.copied.Add(int64(n))
 	if err == nil {
