@@ -156,6 +156,15 @@ func (b *Broker) partition(id record.PartitionID) *Partition {
 	return p
 }
 
+// PartitionByID finds a partition by the journal's id, nil if its topic is gone.
+func (b *Broker) PartitionByID(id record.PartitionID) *Partition { return b.partition(id) }
+
+// HasPartition tells whether there is a partition of this id.
+func (b *Broker) HasPartition(id record.PartitionID) bool { return b.partition(id) != nil }
+
+// Shards is how many shards there are.
+func (b *Broker) Shards() int { return len(b.shards) }
+
 // SetTopic creates a topic or takes over what the catalog has changed of it: configuration, more partitions. The catalog calls it in
 // the order of its commands, at recovery and live; saying the same twice is no change.
 func (b *Broker) SetTopic(spec *TopicSpec) {

@@ -20,6 +20,7 @@ type Config struct {
 	Auth      Auth      `key:"auth"`
 	Journal   Journal   `key:"journal"`
 	Backup    Backup    `key:"backup"`
+	Tier      Tier      `key:"tier"`
 	Limits    Limits    `key:"limits"`
 	MQTT      MQTT      `key:"mqtt"`
 	Kafka     Kafka     `key:"kafka"`
@@ -210,6 +211,34 @@ type Backup struct {
 	Store string `key:"store" default:"" reload:"live"`
 	// Bytes a second that a backup reads and sends at most. 0 is no bound.
 	Rate Size `key:"rate" default:"64MiB" min:"0" reload:"live"`
+}
+
+// Tier is where the log's history goes, and comes back from. Which topics go there is a setting of each, `tier.policy`: docs/tiers.md.
+type Tier struct {
+	// The store: `local` is a directory, `s3` a bucket of anything that speaks S3, `hdfs` a directory of HDFS. With `off` no topic may
+	// have a `tier.policy`, and a node whose history lies in a store does not start.
+	Store string `key:"store" default:"off" oneof:"off|local|s3|hdfs"`
+	// The store's own settings, a map: `{dir: /mnt/history}` for `local`; docs/tiers.md lists them. Single ones can be given as `--set
+	// tier.settings.dir=/mnt/history` and `SLUICE_TIER_SETTINGS_DIR`. Each value can be `file:PATH` or `env:NAME`; no output shows secrets.
+	Settings Settings `key:"settings" default:"{}"`
+	// Bytes in a second that uploads take at most. 0 is no limit.
+	UploadRate Size `key:"upload_rate" default:"0" min:"0"`
+	// Memory for blocks of the store that were read, shared by all readers.
+	Cache Size `key:"cache" default:"64MiB" min:"1MiB" max:"64GiB"`
+	// Memory for the layout of the object that is being uploaded. A store's buffers are beside it: `part_bytes` times `buffers` for `s3`.
+	Memory Size `key:"memory" default:"16MiB" min:"1MiB" max:"1GiB"`
+	// About how large an object is where there is enough to upload.
+	ObjectSize Size `key:"object_size" default:"64MiB" min:"64KiB" max:"1GiB"`
+	// Less than this is not uploaded before `tier.max_lag`: each object costs a request.
+	MinObjectSize Size `key:"min_object_size" default:"8MiB" min:"4KiB" max:"1GiB"`
+	// Longest time that what is due waits for more, to be uploaded together with it.
+	MaxLag time.Duration `key:"max_lag" default:"10m" min:"1s" max:"24h"`
+	// How often the node looks for what is due.
+	Interval time.Duration `key:"interval" default:"5s" min:"100ms" max:"1h"`
+	// Age at which an object that nothing knows of, left by a crash, is removed. It must be longer than an upload takes.
+	OrphanGrace time.Duration `key:"orphan_grace" default:"24h" min:"10m" max:"720h"`
+	// Time between an object's end in the catalog and its end in the store: readers that have begun can finish.
+	DeleteDelay time.Duration `key:"delete_delay" default:"10m" min:"1s" max:"720h"`
 }
 
 // Limits bound what clients can take. A full limit is an answer with a reason, counted in the metrics.

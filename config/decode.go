@@ -49,6 +49,10 @@ func (d *decoder) entry(name string, where Source, v *yaml.Node) {
 		d.bindings(k, v)
 		return
 	}
+	if k := byName[name]; k != nil && k.Kind == "settings" {
+		d.settings(k, v)
+		return
+	}
 	if k := byName[name]; k != nil {
 		r, err := rawNode(v)
 		if err != nil {

@@ -70,6 +70,8 @@ type LoadOptions struct {
 	Flags   []Flag   // flags with a name of their own
 	// CheckBinding says what is wrong with a binding's filter and rules, which this package cannot read. nil: nothing is.
 	CheckBinding func(*Binding) error
+	// CheckTier says what a store has against its settings, without asking it. nil: nothing.
+	CheckTier func(store string, settings map[string]string) []TierFault
 }
 
 // Flag is a value from a flag such as --data.
@@ -91,6 +93,7 @@ type loader struct {
 	problems Problems
 
 	checkBinding func(*Binding) error
+	checkTier    func(store string, settings map[string]string) []TierFault
 }
 
 // Default returns the configuration that is in force when nothing is set.
@@ -115,7 +118,7 @@ func newLoader(environ []string) *loader {
 // Load reads all sources and validates the outcome. The error is of type Problems, unless the file cannot be read.
 func Load(o LoadOptions) (*Loaded, error) {
 	l := newLoader(o.Environ)
-	l.checkBinding = o.CheckBinding
+	l.checkBinding, l.checkTier = o.CheckBinding, o.CheckTier
 	if o.File != "" {
 		data, err := readFile(o.File)
 		if err != nil {
@@ -167,6 +170,11 @@ func readFile(path string) ([]byte, error) {
 }
 
 func (l *loader) assign(k *Key, r raw, at Source) {
+	if k.Kind == "settings" {
+		l.out.sources[k.Name] = at
+		l.settingsText(r.text, at)
+		return
+	}
 	err := k.set(&l.out.Config, r, func(name string) (string, bool) { v, ok := l.env[name]; return v, ok })
 	if err != nil {
 		l.problem(at, k.Name, err)
@@ -184,6 +192,10 @@ func (l *loader) flag(kv string) {
 	at := Source{Kind: "flag", Name: "--set " + name}
 	if !ok {
 		l.problem(at, "", errors.New("want KEY=VALUE"))
+		return
+	}
+	if setting, ok := strings.CutPrefix(name, settingsKey+"."); ok {
+		l.setting(setting, value, at)
 		return
 	}
 	k := byName[name]
@@ -213,6 +225,8 @@ func (l *loader) environment() {
 		at := Source{Kind: "environment", Name: name}
 		if k := byEnv[name]; k != nil {
 			l.assign(k, rawText(l.env[name], k), at)
+		} else if setting, ok := strings.CutPrefix(name, settingsEnv); ok {
+			l.setting(strings.ToLower(setting), l.env[name], at)
 		} else if !foreign.MatchString(name) {
 			l.problem(at, "", unknownEnv(name))
 		}

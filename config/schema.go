@@ -33,6 +33,7 @@ var (
 	typeSecret   = reflect.TypeFor[Secret]()
 	typeStrings  = reflect.TypeFor[[]string]()
 	typeBindings = reflect.TypeFor[Bindings]()
+	typeSettings = reflect.TypeFor[Settings]()
 )
 
 var (
@@ -91,6 +92,8 @@ func kindOf(t reflect.Type) string {
 		return "list"
 	case typeBindings:
 		return "bindings"
+	case typeSettings:
+		return "settings"
 	}
 	switch t.Kind() {
 	case reflect.Bool:

@@ -67,6 +67,8 @@ var causes = []struct {
 	{ErrBackupName, codes.InvalidArgument},
 	{ErrBackupDamaged, codes.DataLoss},
 	{ErrBackupUnable, codes.FailedPrecondition},
+	{ErrNoStore, codes.FailedPrecondition},
+	{ErrTierBusy, codes.Aborted},
 }
 
 // refuse makes a status of an error: its text is what was asked, what was found, and what to do next if there is something.

@@ -46,6 +46,7 @@ type Options struct {
 	Quotas      Quotas
 	Bindings    Bindings
 	Backups     Backups
+	Tier        Tier         // nil: the node has no store
 	Logger      *slog.Logger // nil: slog.Default
 	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
 	Token func() string
@@ -70,6 +71,8 @@ type Server struct {
 	heavy   chan struct{} // and for each that takes much memory
 	start   uint64        // tells page tokens of this run from those of another
 	refused refusals
+	jobs    context.Context // of what is long: ends with Drain or Close
+	endJobs context.CancelFunc
 
 	mu struct {
 		sync.Mutex
@@ -82,6 +85,7 @@ type Server struct {
 // New makes a control plane that listens nowhere yet.
 func New(o Options) *Server {
 	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax), heavy: make(chan struct{}, heavyMax)}
+	s.jobs, s.endJobs = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -137,6 +141,7 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	api.RegisterQuotasServer(g, &quotaService{s: s})
 	api.RegisterBindingsServer(g, &bindingService{s: s})
 	api.RegisterBackupsServer(g, &backupService{s: s})
+	api.RegisterTiersServer(g, &tierService{s: s})
 	reflection.Register(g)
 	return g
 }
@@ -148,12 +153,15 @@ func (s *Server) Addresses() []net.Addr {
 	return append([]net.Addr(nil), s.mu.addrs...)
 }
 
-// Drain has the health service say that the node goes. Calls are answered until Close.
-func (s *Server) Drain() { s.health.Shutdown() }
+// Drain has the health service say that the node goes, and ends what is long. Other calls are answered until Close.
+func (s *Server) Drain() {
+	s.endJobs()
+	s.health.Shutdown()
+}
 
 // Close takes no more calls and waits for those that run until ctx ends; then it cuts them off.
 func (s *Server) Close(ctx context.Context) {
-	s.health.Shutdown()
+	s.Drain()
 	s.mu.Lock()
 	servers := s.mu.servers
 	s.mu.servers = nil

@@ -25,7 +25,7 @@ type collector struct {
 	descs map[string]*prometheus.Desc
 }
 
-// metricHelp names every metric that the collector exports, with its help and labels after a bar.
+// metricHelp names every metric that the collector exports but for those of the tier, with its help and labels after a bar.
 var metricHelp = map[string]string{
 	"sluice_mqtt_connections":                     "MQTT connections now, with or without CONNECT.",
 	"sluice_mqtt_sessions_connected":              "MQTT connections with a session.",
@@ -92,13 +92,15 @@ var gcCPU = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/c
 
 func (s *Server) registerMetrics() {
 	c := &collector{s: s, descs: make(map[string]*prometheus.Desc)}
-	for name, help := range metricHelp {
-		text, label, _ := strings.Cut(help, "|")
-		var labels []string
-		if label != "" {
-			labels = []string{label}
+	for _, list := range []map[string]string{metricHelp, tierMetricHelp} {
+		for name, help := range list {
+			text, label, _ := strings.Cut(help, "|")
+			var labels []string
+			if label != "" {
+				labels = strings.Split(label, ",")
+			}
+			c.descs[name] = prometheus.NewDesc(name, text, labels, nil)
 		}
-		c.descs[name] = prometheus.NewDesc(name, text, labels, nil)
 	}
 	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcCPU)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 }
@@ -178,6 +180,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		k.seconds("sluice_broker_throttle_seconds_total", waited, kind.String())
 	}
 	c.collectEngine(k)
+	c.collectTier(k)
 	c.s.capacity.collect(k)
 }
 

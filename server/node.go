@@ -30,6 +30,7 @@ type nodeOptions struct {
 	authn    broker.Authenticator
 	authz    authorizer
 	storage  storageOptions
+	tier     tierOptions
 	catalog  *catalogStore // nil: one of its own
 	door     doorOptions
 	kafka    kafkaOptions
@@ -74,6 +75,7 @@ type node struct {
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
 	storage storage
+	tier    *tiering // nil: there is no store
 	topics  *topicCatalog
 	binder  *binder
 	sys     *sysTree
@@ -110,14 +112,16 @@ func newNode(o nodeOptions) (*node, error) {
 		el.OnTurnEnd(l.EndTurn)
 		n.stopTicks = append(n.stopTicks, el.Every(time.Second, l.Tick))
 	}
+	n.tier = openTiering(&o.tier, n.broker, o.logger)
+	o.storage.past = n.tier.past()
 	if n.storage, err = openStorage(o.storage, n.broker, o.logger); err != nil {
 		n.broker.Close()
-		return nil, errors.Join(err, n.engine.Close(context.Background()))
+		return nil, errors.Join(err, n.engine.Close(context.Background()), n.tier.close())
 	}
-	if err = n.catalog.Recovered(); err != nil {
+	if err = errors.Join(n.catalog.Recovered(), checkTierRows(n.tier, n.broker)); err != nil {
 		err = errors.Join(err, n.engine.Close(context.Background()))
 		n.broker.Close()
-		return nil, errors.Join(err, n.storage.close())
+		return nil, errors.Join(err, n.storage.close(), n.tier.close())
 	}
 	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
@@ -137,6 +141,7 @@ func newNode(o nodeOptions) (*node, error) {
 		n.kafka.Recheck()
 	})
 	n.engine.Start()
+	n.tier.start(o.tier, n.storage, o.storage.clock)
 	n.catalog.makeSalt(func(err error) {
 		if err != nil {
 			o.logger.Warn("the salts of SCRAM users who are not there change with the next start", "err", err)
@@ -200,13 +205,14 @@ func (n *node) close(ctx context.Context) error {
 		}
 		n.users.close()
 		err := n.engine.Close(ctx)
+		n.tier.endWrites()
 		n.mqtt.Close()
 		n.kafka.Close()
 		n.storage.endReads()
 		n.broker.Close()
 		n.acls.close()
 		n.limits.close()
-		n.closeErr = errors.Join(err, n.storage.close())
+		n.closeErr = errors.Join(err, n.storage.close(), n.tier.close())
 	})
 	return n.closeErr
 }

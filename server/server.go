@@ -203,6 +203,7 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 			checkpointInterval: cfg.Journal.CheckpointInterval, checkpointBytes: int64(cfg.Journal.CheckpointSize),
 			flushed: func(d time.Duration) { s.flushes.Observe(d.Seconds()) },
 		},
+		tier: tierOptionsOf(cfg),
 		door: doorOptions{transport: l.Transport, acceptRate: func() int { return s.cfg.Load().Listeners.MQTT.AcceptRate },
 			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.config()},
 		kafka: kafkaOptions{node: int32(cfg.Node.ID), settings: kafkaSettings(cfg), door: doorOptions{transport: cfg.Listeners.Kafka.Transport,

@@ -9,16 +9,36 @@ import (
 	"time"
 )
 
+// ErrChecked is what Err answers with instead of nil, after CheckOnly: nothing is wrong, and nothing is to be opened.
+var ErrChecked = errors.New("tier: the settings are right")
+
+// SettingError is what is wrong with one setting.
+type SettingError struct {
+	Key  string
+	Text string
+}
+
+// Error names the setting.
+func (e *SettingError) Error() string { return e.Text }
+
 // Settings are a store's settings by their names, as the configuration has them. A store reads all it knows, then asks Err: an
 // unknown key, or a value that does not fit, is an error that names it.
 type Settings struct {
 	values map[string]string
 	known  []string
 	errs   []error
+	check  bool
 }
 
 // NewSettings takes values, which it does not change.
 func NewSettings(values map[string]string) *Settings { return &Settings{values: values} }
+
+// CheckOnly has Err answer with ErrChecked where it would with nil, so that who reads the settings opens nothing.
+func (s *Settings) CheckOnly() { s.check = true }
+
+func (s *Settings) wrong(key, format string, args ...any) {
+	s.errs = append(s.errs, &SettingError{Key: key, Text: fmt.Sprintf(format, args...)})
+}
 
 // String gives a setting, or what it is without one.
 func (s *Settings) String(key, without string) string {
@@ -33,7 +53,7 @@ func (s *Settings) String(key, without string) string {
 func (s *Settings) Required(key string) string {
 	v := s.String(key, "")
 	if v == "" {
-		s.errs = append(s.errs, fmt.Errorf("%s is missing", key))
+		s.wrong(key, "%s is missing", key)
 	}
 	return v
 }
@@ -42,7 +62,7 @@ func (s *Settings) Required(key string) string {
 func (s *Settings) OneOf(key string, words ...string) string {
 	v := s.String(key, words[0])
 	if !slices.Contains(words, v) {
-		s.errs = append(s.errs, fmt.Errorf("%s is %q, which is none of %s", key, v, strings.Join(words, ", ")))
+		s.wrong(key, "%s is %q, which is none of %s", key, v, strings.Join(words, ", "))
 		return words[0]
 	}
 	return v
@@ -61,7 +81,7 @@ func (s *Settings) Int(key string, without, least, most int64) int64 {
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil || n < least || n > most {
-		s.errs = append(s.errs, fmt.Errorf("%s is %q, which is no number from %d to %d", key, v, least, most))
+		s.wrong(key, "%s is %q, which is no number from %d to %d", key, v, least, most)
 		return without
 	}
 	return n
@@ -75,7 +95,7 @@ func (s *Settings) Duration(key string, without time.Duration) time.Duration {
 	}
 	d, err := time.ParseDuration(v)
 	if err != nil || d <= 0 {
-		s.errs = append(s.errs, fmt.Errorf("%s is %q, which is no time above 0, such as 30s", key, v))
+		s.wrong(key, "%s is %q, which is no time above 0, such as 30s", key, v)
 		return without
 	}
 	return d
@@ -86,9 +106,12 @@ func (s *Settings) Err() error {
 	errs := s.errs
 	for key := range s.values {
 		if !slices.Contains(s.known, key) {
-			errs = append(errs, fmt.Errorf("no setting is named %s", key))
+			errs = append(errs, &SettingError{Key: key, Text: "no setting is named " + key})
 		}
 	}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	if len(errs) == 0 && s.check {
+		return ErrChecked
+	}
 	return errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ package stores
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -35,4 +36,18 @@ func Open(ctx context.Context, kind string, settings map[string]string) (tier.St
 		return nil, fmt.Errorf("store %s: %w", kind, err)
 	}
 	return s, nil
+}
+
+// Check tells what a kind's settings have wrong, without opening anything. nil: nothing.
+func Check(kind string, settings map[string]string) error {
+	open := kinds[kind]
+	if open == nil {
+		return fmt.Errorf("no store is named %q; there are %s", kind, strings.Join(Kinds(), ", "))
+	}
+	s := tier.NewSettings(settings)
+	s.CheckOnly()
+	if _, err := open(context.Background(), s); !errors.Is(err, tier.ErrChecked) {
+		return err
+	}
+	return nil
 }

@@ -1,0 +1,298 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/tier/history"
+	"github.com/sluicemq/sluice/journal/tier/object"
+	"github.com/sluicemq/sluice/journal/tier/offload"
+)
+
+// tierOptions are what a node's tier is made of.
+type tierOptions struct {
+	store    string // off, or empty: there is none
+	settings map[string]string
+	cache    int64
+	offload  offload.Options // bounds and times
+}
+
+func tierOptionsOf(cfg *config.Config) tierOptions {
+	t := &cfg.Tier
+	if t.Store == "off" || cfg.Journal.Durability == "memory" {
+		return tierOptions{}
+	}
+	return tierOptions{store: t.Store, settings: t.Settings.Values(), cache: int64(t.Cache), offload: offload.Options{
+		BytesPerSecond: int64(t.UploadRate), Memory: int64(t.Memory), ObjectBytes: int64(t.ObjectSize), MinObjectBytes: int64(t.MinObjectSize),
+		MaxLag: t.MaxLag, Interval: t.Interval, OrphanGrace: t.OrphanGrace, DeleteDelay: t.DeleteDelay,
+	}}
+}
+
+// tiering is a node's tier: the store, what of it is in the catalog, the way back and the way out. A nil one is that of a node without a store.
+type tiering struct {
+	store    *countedStore
+	manifest *history.Manifest
+	reader   *history.Reader
+	log      *logStorage        // nil until start
+	out      *offload.Offloader // nil until start
+	stats    offload.Stats
+	b        *broker.Broker
+	logger   *slog.Logger
+	job      chan struct{} // the one long job at a time
+
+	running sync.WaitGroup
+	stop    context.CancelFunc
+}
+
+// openTiering makes it, nil without a store. The store is not asked yet: it may not be there.
+func openTiering(o *tierOptions, b *broker.Broker, logger *slog.Logger) *tiering {
+	if o.store == "" {
+		return nil
+	}
+	t := &tiering{store: newCountedStore(o.store, o.settings), manifest: history.NewManifest(), b: b, logger: logger, job: make(chan struct{}, 1)}
+	t.reader = history.NewReader(t.manifest, t.store, history.ReaderOptions{CacheBytes: o.cache})
+	b.UseTier(t.manifest)
+	return t
+}
+
+// past is what storage reads history by.
+func (t *tiering) past() *past {
+	if t == nil {
+		return nil
+	}
+	return newPast(t.manifest, t.reader)
+}
+
+// start begins to offload, once all is recovered.
+func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
+	if t == nil {
+		return
+	}
+	t.log = s.(*logStorage)
+	log := offloadLog{t.log}
+	oo := o.offload
+	oo.Store, oo.StoreName, oo.Manifest, oo.Stats, oo.Logger, oo.Clock = t.store, t.store.name, t.manifest, &t.stats, t.logger, clk
+	oo.Log, oo.Pressed, oo.Catalog = log, log.pressed, tierCatalog{t.b}
+	t.out = offload.New(oo)
+	t.warnOfOthers()
+	ctx, stop := context.WithCancel(context.Background())
+	t.stop = stop
+	t.running.Go(func() { t.out.Run(ctx) })
+}
+
+// warnOfOthers says when the node has written to other stores than this one: their history is not found here.
+func (t *tiering) warnOfOthers() {
+	others, mine := map[string]bool{}, false
+	for _, e := range t.manifest.Epochs() {
+		if e.Store == t.store.name {
+			mine = true
+		} else {
+			others[e.Store] = true
+		}
+	}
+	if mine || len(others) == 0 {
+		return
+	}
+	names := make([]string, 0, len(others))
+	for n := range others {
+		names = append(names, n)
+	}
+	t.logger.Warn("this node has written its history to another store until now: what lies there is not found unless it is the same place by another name",
+		"store", t.store.name, "others", strings.Join(names, ", "))
+}
+
+// endWrites ends offloading. It comes before the core and the log close.
+func (t *tiering) endWrites() {
+	if t == nil {
+		return
+	}
+	if t.stop != nil {
+		t.stop()
+	}
+	if t.out != nil {
+		t.out.Close()
+	}
+	t.running.Wait()
+}
+
+// close lets go of the store, once nobody reads.
+func (t *tiering) close() error {
+	if t == nil {
+		return nil
+	}
+	t.reader.Close()
+	return t.store.Close()
+}
+
+// checkTierRows refuses a node whose history lies in a store that its configuration does not name: readers would skip it without a word.
+func checkTierRows(t *tiering, b *broker.Broker) error {
+	if rows := b.TierRows(); t == nil && rows > 0 {
+		return fmt.Errorf("the catalog has %d rows of history that lies in a store, and tier.store is off: name the store again; "+
+			"to give that history up, delete its topics while the store is named", rows)
+	}
+	return nil
+}
+
+// tierCatalog is the core as offloading sees it.
+type tierCatalog struct{ b *broker.Broker }
+
+var _ offload.Catalog = tierCatalog{}
+
+// tierTenant is the only one so far.
+const tierTenant = 0
+
+// Partitions goes through what topics have a policy.
+func (c tierCatalog) Partitions(yield func(offload.Partition) bool) {
+	c.b.Topics(tierTenant, func(t *broker.Topic) bool {
+		spec := t.Spec()
+		cfg := &spec.Config
+		if cfg.Tier == broker.TierNone || cfg.Compact || t.Dropped() {
+			return true
+		}
+		for i, p := range t.Partitions() {
+			if i >= len(spec.Partitions) {
+				break // of a newer spec
+			}
+			op := offload.Partition{
+				Topic:  object.Topic{ID: spec.ID, Name: spec.Name, Index: p.Index(), Partition: p.ID()},
+				Tenant: record.TenantID(spec.Tenant), Shard: spec.Partitions[i].Shard, Policy: policyOf(cfg.Tier),
+				LocalMillis: cfg.LocalRetentionMillis, LocalBytes: cfg.LocalRetentionBytes, RetentionMillis: cfg.RetentionMillis,
+				LogStart: p.LogStart(), LastStable: p.LastStable(), Class: cfg.TierClass,
+			}
+			if !yield(op) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func policyOf(p broker.TierPolicy) offload.Policy {
+	switch p {
+	case broker.TierArchive:
+		return offload.Archive
+	case broker.TierImmediate:
+		return offload.Immediate
+	case broker.TierNone:
+	}
+	return offload.None
+}
+
+// Exists asks the table of partitions.
+func (c tierCatalog) Exists(p record.PartitionID) bool { return c.b.HasPartition(p) }
+
+// Aborted gives the aborted transactions of a part of a partition.
+func (c tierCatalog) Aborted(id record.PartitionID, first, last record.Offset) []object.Aborted {
+	p := c.b.PartitionByID(id)
+	if p == nil {
+		return nil
+	}
+	stable := p.LastStable()
+	ranges := c.b.AbortedTransactions(p, first, last)
+	out := make([]object.Aborted, len(ranges))
+	for i, r := range ranges {
+		out[i] = object.Aborted{ProducerID: r.Producer, First: r.First, Last: r.Last, LastStable: stable}
+	}
+	return out
+}
+
+// Change makes a command of it.
+func (c tierCatalog) Change(shard record.ShardID, changes []offload.Change, done func(error)) {
+	list := make([]broker.TierChange, len(changes))
+	for i := range changes {
+		list[i] = broker.TierChange(changes[i])
+	}
+	c.b.ChangeTier(shard, list, done)
+}
+
+// tierLag is for how long the oldest of what is due has waited; 0 if nothing has.
+func (t *tiering) lag(now time.Time) time.Duration {
+	since := t.stats.WaitingSince.Load()
+	if since == 0 {
+		return 0
+	}
+	return max(now.Sub(time.UnixMilli(since)), 0)
+}
+
+// collectTier exports the tier's counters; without a store they are 0.
+func (c *collector) collectTier(k sink) {
+	t := c.s.node.tier
+	if t == nil {
+		t = emptyTiering
+	}
+	m, r := t.manifest.Stats(), history.ReaderStats{}
+	if t.reader != nil {
+		r = t.reader.Stats()
+	}
+	st := &t.stats
+	k.gauge("sluice_tier_objects", float64(m.Objects))
+	k.gauge("sluice_tier_partitions", float64(m.Partitions))
+	k.gauge("sluice_tier_bytes", float64(m.LiveBytes))
+	k.gauge("sluice_tier_stored_bytes", float64(m.Bytes))
+	k.gauge("sluice_tier_dead_bytes", float64(m.DeadBytes))
+	k.gauge("sluice_tier_lag_seconds", t.lag(time.Now()).Seconds())
+	k.gauge("sluice_tier_waiting_bytes", float64(st.WaitingBytes.Load()))
+	k.gauge("sluice_tier_missing_objects", float64(st.Missing.Load()))
+	k.counter("sluice_tier_offloaded_bytes_total", uint64(st.Bytes.Load()))
+	k.counter("sluice_tier_offloaded_objects_total", uint64(st.Objects.Load()))
+	k.counter("sluice_tier_deleted_objects_total", uint64(st.Deleted.Load()))
+	k.counter("sluice_tier_orphans_total", uint64(st.Orphans.Load()))
+	k.counter("sluice_tier_failed_turns_total", uint64(st.Failed.Load()))
+	k.counter("sluice_tier_retries_total", uint64(st.Retries.Load()), "offload")
+	k.counter("sluice_tier_retries_total", uint64(r.Retries), "read")
+	k.counter("sluice_tier_damaged_reads_total", uint64(r.Lost), "lost")
+	k.counter("sluice_tier_damaged_reads_total", uint64(r.Corrupt), "corrupt")
+	for op := range storeOps {
+		k.counter("sluice_tier_requests_total", uint64(t.store.requests[op].Load()), storeOpNames[op], storeOpCosts[op])
+		k.seconds("sluice_tier_request_seconds_total", time.Duration(t.store.busy[op].Load()), storeOpNames[op])
+	}
+	for kind, name := range storeKinds {
+		k.counter("sluice_tier_errors_total", uint64(t.store.errors[kind].Load()), name)
+	}
+	k.counter("sluice_tier_sent_bytes_total", uint64(t.store.sent.Load()))
+	k.counter("sluice_tier_received_bytes_total", uint64(t.store.received.Load()))
+	hits, misses, bytes := int64(0), int64(0), int64(0)
+	if r.Cache != nil {
+		hits, misses, bytes = r.Cache.Hits.Load()+r.Cache.Joined.Load(), r.Cache.Misses.Load(), r.Cache.Bytes.Load()
+	}
+	k.counter("sluice_tier_cache_blocks_total", uint64(hits), "hit")
+	k.counter("sluice_tier_cache_blocks_total", uint64(misses), "miss")
+	k.gauge("sluice_tier_cache_bytes", float64(bytes+r.TailBytes))
+}
+
+// emptyTiering is what metrics show of a node without a store.
+var emptyTiering = &tiering{store: newCountedStore("off", nil), manifest: history.NewManifest()}
+
+// tierMetricHelp is metricHelp of the tier.
+var tierMetricHelp = map[string]string{
+	"sluice_tier_objects":                 "Objects of the manifest.",
+	"sluice_tier_partitions":              "Partitions with records in the store.",
+	"sluice_tier_bytes":                   "Bytes of batches in the store that readers can reach.",
+	"sluice_tier_stored_bytes":            "Bytes of the manifest's objects, with what of them is dead.",
+	"sluice_tier_dead_bytes":              "Bytes of objects that nobody needs any more and that are about to be removed.",
+	"sluice_tier_lag_seconds":             "How long the oldest of what is due for the store has waited.",
+	"sluice_tier_waiting_bytes":           "Bytes due for the store, about.",
+	"sluice_tier_missing_objects":         "Objects of the manifest that the last search of the store has not found.",
+	"sluice_tier_offloaded_bytes_total":   "Bytes of batches stored.",
+	"sluice_tier_offloaded_objects_total": "Objects stored.",
+	"sluice_tier_deleted_objects_total":   "Objects removed since nobody needed them.",
+	"sluice_tier_orphans_total":           "Objects removed that crashes had left.",
+	"sluice_tier_failed_turns_total":      "Turns of offloading that have failed.",
+	"sluice_tier_retries_total":           "Requests that were tried again.|by",
+	"sluice_tier_damaged_reads_total":     "Reads that found an object lost, or other bytes than were written.|reason",
+	"sluice_tier_requests_total":          "Requests to the store, by the class by which stores ask for money.|op,cost",
+	"sluice_tier_request_seconds_total":   "Time of requests until they were answered; of a read until its bytes begin.|op",
+	"sluice_tier_errors_total":            "Requests that have failed.|kind",
+	"sluice_tier_sent_bytes_total":        "Bytes of objects stored.",
+	"sluice_tier_received_bytes_total":    "Bytes read from the store.",
+	"sluice_tier_cache_blocks_total":      "Blocks asked for, by whether the cache had them.|result",
+	"sluice_tier_cache_bytes":             "Bytes in the cache of blocks and of objects' tails.",
+}
