@@ -206,8 +206,9 @@ func (l *loader) flag(kv string) {
 	l.assign(k, rawText(value, k), at)
 }
 
-// foreign are variables with our prefix that are not ours: what Kubernetes sets for a service named sluice, and what tests use.
-var foreign = regexp.MustCompile(`^SLUICE_(CONFIG$|TEST_|BENCH_|(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)$)`)
+// foreign are variables with our prefix that are not ours: what Kubernetes sets for a service named sluice, what the commands
+// that ask a node take, and what tests use.
+var foreign = regexp.MustCompile(`^SLUICE_(CONFIG$|SERVER$|TOKEN$|TEST_|BENCH_|(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)$)`)
 
 func (l *loader) environment() {
 	names := make([]string, 0, len(l.env))

@@ -360,9 +360,14 @@ func (c *committer) rotateNow() error {
 		c.l.clk.AfterFunc(spaceRetry, c.wake)
 		return nil
 	}
-	c.rotate.Store(false)
-	return c.nextSegment(c.l.o.SegmentBytes)
+	err := c.nextSegment(c.l.o.SegmentBytes)
+	c.rotate.Store(false) // after it: see Rotating
+	return err
 }
+
+// Rotating tells whether the next segment that Rotate has asked for is yet to come. A checkpoint that is written once it is false lets rewriting, and
+// Pieces, look at all that was written before Rotate.
+func (l *Log) Rotating() bool { return l.com.rotate.Load() }
 
 // activate lists a new segment, and seals the one before.
 func (c *committer) activate(next *segment) {

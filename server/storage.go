@@ -202,7 +202,7 @@ func (s *logStorage) Compact(r broker.CompactRequest) (broker.CompactResult, err
 	return broker.CompactResult{Until: c.Until, Read: c.Read, Written: c.Written, Ended: c.Ended}, err
 }
 
-// Rotate ends the active segment, and has the next tick write a checkpoint, however little was written.
+// Rotate ends the active segment, and has the first tick after that write a checkpoint, however little was written.
 func (s *logStorage) Rotate() {
 	s.log.Rotate()
 	s.forced.Store(true)
@@ -221,7 +221,8 @@ func (s *logStorage) checkpoints() {
 		case <-tick.C:
 		}
 		now, written := time.Now(), s.log.Stats().Bytes.Load()
-		if !s.forced.Swap(false) && (written == bytes || now.Sub(last) < s.o.checkpointInterval && written-bytes < s.o.checkpointBytes) {
+		forced := !s.log.Rotating() && s.forced.Swap(false)
+		if !forced && (written == bytes || now.Sub(last) < s.o.checkpointInterval && written-bytes < s.o.checkpointBytes) {
 			continue
 		}
 		last, bytes = now, written
