@@ -221,8 +221,8 @@ func (l *Log) openIndex(s *segment) error {
 	return nil
 }
 
-// Replay calls fn with each frame from the checkpoint on, in order of the log, and brings index and log end up to date. The frame is
-// a view, valid during the call. A torn tail is cut; what is bad in the middle ends it with a *CorruptError and leaves the disk as it
+// Replay calls fn with each frame from the checkpoint on and the position behind it, in order of the log, and brings index and log end up to date. The
+// frame is a view, valid during the call. A torn tail is cut; what is bad in the middle ends it with a *CorruptError and leaves the disk as it
 // is. fn may be nil.
 func (l *Log) Replay(fn func(record.Frame, Position) error) error {
 	r := replayer{l: l, fn: fn, from: l.mu.replay, nextLog: l.clk.Mono() + progressEvery}
@@ -344,7 +344,7 @@ func (r *replayer) deliver(s *segment, pos int64, frames []byte) error {
 		if !at.Before(r.from) {
 			r.frames++
 			if r.fn != nil {
-				if err := r.fn(f, at); err != nil {
+				if err := r.fn(f, Position{Segment: at.Segment, Offset: at.Offset + int64(n)}); err != nil {
 					return fmt.Errorf("replay frame at %s: %w", at, err)
 				}
 			}

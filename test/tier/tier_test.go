@@ -1,0 +1,354 @@
+// Package tier proves that a log's history survives in its store: with real nodes and clients, and the store that is a directory.
+package tier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"go.uber.org/goleak"
+
+	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+	"github.com/sluicemq/sluice/test/common"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { common.Clean() })) }
+
+const patience = 30 * time.Second
+
+// node is a process with a store.
+type node struct {
+	testing.TB
+	store string
+	run   *common.Broker
+}
+
+// start runs a node on a directory, with a store that outlives it.
+func start(t testing.TB, dir, store string, set ...string) *node {
+	t.Helper()
+	n := &node{TB: t, store: store}
+	n.run = common.Start(t, dir, append([]string{"listeners.kafka.tcp=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", "journal.segment_size=4MiB", "journal.group_size=1MiB",
+		"limits.packet_size=64KiB", "tier.store=local", "tier.settings.dir=" + store, "tier.interval=100ms", "tier.max_lag=1s", "tier.min_object_size=4KiB", "journal.checkpoint_interval=100ms",
+		`bindings=[{filter: "plant/#", topic: temps, partitions: 2}]`}, set...)...)
+	return n
+}
+
+// sluice runs a command against the node, and gives its output.
+func (n *node) sluice(args ...string) string {
+	n.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, common.Binary(n), append(args, "--server", n.run.Listeners["grpc"])...)
+	var errs strings.Builder
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		n.Fatalf("sluice %q: %v\n%s%s\n%s", args, err, out, errs.String(), n.run.Log())
+	}
+	return string(out)
+}
+
+func (n *node) kafka(opts ...kgo.Opt) *kgo.Client {
+	n.Helper()
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(n.run.Listeners["kafka.tcp"]), kgo.MetadataMinAge(50 * time.Millisecond)}, opts...)...)
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.Cleanup(cl.Close)
+	return cl
+}
+
+// produce writes records k000, k001 ... to temps.
+func (n *node) produce(from, to int) {
+	n.Helper()
+	cl := n.kafka(kgo.DefaultProduceTopic("temps"))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for i := from; i < to; i++ {
+		r := &kgo.Record{Key: fmt.Appendf(nil, "plant/%d", i%7), Value: fmt.Appendf(nil, "k%05d", i)}
+		cl.Produce(ctx, r, func(_ *kgo.Record, err error) {
+			if err != nil {
+				n.Errorf("produce: %v", err)
+			}
+		})
+	}
+	if err := cl.Flush(ctx); err != nil {
+		n.Fatal(err)
+	}
+}
+
+// publish writes messages m000, m001 ... to plant/0 to plant/6.
+func (n *node) publish(from, to int) {
+	n.Helper()
+	c := n.mqtt("publisher")
+	for i := from; i < to; i++ {
+		code, err := c.Publish(&wire.PublishOut{Topic: fmt.Appendf(nil, "plant/%d", i%7), Payload: fmt.Appendf(nil, "m%05d", i), QoS: 1})
+		if err != nil || code.Failed() {
+			n.Fatalf("publish: %v %v", code, err)
+		}
+	}
+}
+
+func (n *node) mqtt(id string) *mqttclient.Client {
+	n.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, _, err := mqttclient.Connect(ctx, mqttclient.Options{URL: "mqtt://" + n.run.Listeners["mqtt.tcp"], Connect: wire.Connect{Version: wire.V5, ClientID: []byte(id), CleanStart: true}})
+	if err != nil {
+		n.Fatal(err)
+	}
+	n.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// at is where a record lies.
+type at struct {
+	partition int32
+	offset    int64
+}
+
+// consume reads count records of temps from the beginning.
+func (n *node) consume(count int) map[at]string {
+	n.Helper()
+	cl := n.kafka(kgo.ConsumeTopics("temps"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	got := make(map[at]string)
+	for len(got) < count {
+		fs := cl.PollFetches(ctx)
+		if err := fs.Err(); err != nil {
+			n.Fatalf("%v, after %d records of %d\n%s", err, len(got), count, n.run.Log())
+		}
+		fs.EachRecord(func(r *kgo.Record) { got[at{r.Partition, r.Offset}] = string(r.Key) + "=" + string(r.Value) })
+	}
+	return got
+}
+
+// replay reads count messages of plant/# from the beginning, by MQTT.
+func (n *node) replay(count int) (got []string) {
+	n.Helper()
+	c := n.mqtt("reader")
+	s := &wire.SubscribeOut{Filters: []wire.FilterRequest{{Filter: []byte("plant/#"), QoS: 1}}, User: wire.AppendUserProperty(nil, []byte("from"), []byte("earliest"))}
+	if codes, err := c.SubscribeWith(s); err != nil || codes[0].Failed() {
+		n.Fatal(codes, err)
+	}
+	for len(got) < count {
+		p, err := c.Receive(patience)
+		if err != nil {
+			n.Fatalf("%d messages of %d: %v", len(got), count, err)
+		}
+		got = append(got, string(p.Topic)+"="+string(p.Payload))
+	}
+	slices.Sort(got)
+	return got
+}
+
+// tiered tells whether all of temps is in the store, and nothing of it in the log.
+func (n *node) tiered() bool {
+	var v struct {
+		Partitions []struct {
+			LocalStart    int64 `json:"local_start"`
+			TieredEnd     int64 `json:"tiered_end"`
+			HighWatermark int64 `json:"high_watermark"`
+		} `json:"partitions"`
+	}
+	if err := json.Unmarshal([]byte(n.sluice("tier", "status", "temps", "-o", "json")), &v); err != nil {
+		n.Fatal(err)
+	}
+	for _, p := range v.Partitions {
+		if p.TieredEnd != p.HighWatermark || p.LocalStart != p.HighWatermark {
+			return false
+		}
+	}
+	return len(v.Partitions) > 0
+}
+
+// offload has all of temps leave the log.
+func (n *node) offload() {
+	n.Helper()
+	testx.Eventually(n, patience, func() bool {
+		n.sluice("tier", "offload", "--all")
+		return n.tiered()
+	}, "it does not leave the log")
+}
+
+func (n *node) immediate() {
+	n.Helper()
+	n.sluice("topic", "alter", "temps", "--set", "tier.policy=immediate", "--set", "local.retention.ms=1")
+}
+
+func values(m map[at]string) []string { return slices.Sorted(maps.Values(m)) }
+
+// A topic that MQTT and Kafka have written is offloaded, and its node's disk is lost: a new node with the same store brings it back whole, to both protocols, and goes
+// on behind it. So does a third one, whose store then has what two nodes have written.
+func TestDiskLost(t *testing.T) {
+	t.Parallel()
+	store := t.TempDir()
+	n := start(t, t.TempDir(), store)
+	n.immediate()
+	n.publish(0, 100)
+	n.produce(0, 900)
+	want := n.consume(1000)
+	n.offload()
+	if got := n.consume(1000); !maps.Equal(got, want) {
+		t.Error("what is read from the store is not what was written")
+	}
+	n.run.Kill()
+
+	for round := range 2 {
+		total := 1000 + 10*round
+		n = start(t, t.TempDir(), store)
+		n.sluice("tier", "rebuild")
+		got := n.consume(total)
+		for k, v := range want {
+			if got[k] != v {
+				t.Fatalf("round %d: %v is %q, want %q", round, k, got[k], v)
+			}
+		}
+		if list := n.replay(total); !slices.Equal(list, values(got)) {
+			t.Errorf("round %d: MQTT reads other records than Kafka: %d", round, len(list))
+		}
+		n.publish(100+10*round, 110+10*round)
+		want = n.consume(total + 10)
+		n.sluice("topic", "alter", "temps", "--set", "local.retention.ms=1")
+		n.offload()
+		n.sluice("tier", "rebuild") // once more does no harm
+		if got := n.consume(total + 10); !maps.Equal(got, want) {
+			t.Errorf("round %d: a second rebuild changes what is read", round)
+		}
+		n.sluice("tier", "verify")
+		n.run.Kill()
+	}
+}
+
+// A node that is killed while it offloads loses nothing, whatever it was at.
+func TestKilledWhileOffloading(t *testing.T) {
+	t.Parallel()
+	store, dir := t.TempDir(), t.TempDir()
+	n := start(t, dir, store)
+	n.immediate()
+	total := 0
+	for range 3 {
+		n.produce(total, total+500)
+		total += 500
+		ctx, cancel := context.WithCancel(context.Background())
+		cmd := exec.CommandContext(ctx, common.Binary(t), "tier", "offload", "--all", "--server", n.run.Listeners["grpc"])
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		testx.Eventually(t, patience, func() bool { return objects(t, store) > 0 }, "nothing is stored")
+		n.run.Kill()
+		cancel()
+		_ = cmd.Wait()
+		n = start(t, dir, store)
+		got := values(n.consume(total))
+		for i := range got {
+			if _, v, _ := strings.Cut(got[i], "="); v == "" {
+				t.Fatal(got[i])
+			}
+		}
+		if len(slices.Compact(got)) != total {
+			t.Fatalf("%d different records of %d", len(slices.Compact(got)), total)
+		}
+	}
+	n.offload()
+	if got := values(n.consume(total)); len(slices.Compact(got)) != total {
+		t.Errorf("%d records of %d", len(got), total)
+	}
+}
+
+// objects counts the files of a store.
+func objects(t testing.TB, store string) (count int) {
+	t.Helper()
+	_ = filepath.Walk(store, func(path string, info os.FileInfo, err error) error {
+		if err == nil && info.Mode().IsRegular() && strings.HasPrefix(strings.TrimPrefix(path, store), "/0") {
+			count++
+		}
+		return nil
+	})
+	return count
+}
+
+// A store that cannot be used keeps a node neither from starting nor from taking records; when it is there, all goes out.
+func TestStoreGone(t *testing.T) {
+	t.Parallel()
+	store := filepath.Join(t.TempDir(), "store")
+	if err := os.WriteFile(store, []byte("no folder"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, t.TempDir(), store)
+	n.immediate()
+	written := 0
+	for written < 2000 {
+		n.produce(written, written+200)
+		written += 200
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, common.Binary(t), "tier", "offload", "--all", "--server", n.run.Listeners["grpc"])
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testx.Eventually(t, patience, func() bool { return n.failed() }, "the store is not missed")
+	n.produce(written, written+200)
+	written += 200
+	if err := os.Remove(store); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("offload does not go on once the store is there: %v", err)
+	}
+	n.offload()
+	if got := values(n.consume(written)); len(slices.Compact(got)) != written {
+		t.Errorf("%d records of %d", len(got), written)
+	}
+}
+
+// failed tells whether requests to the store have failed.
+func (n *node) failed() bool {
+	n.Helper()
+	r, err := http.Get("http://" + n.run.Listeners["http"] + "/metrics")
+	if err != nil {
+		n.Fatal(err)
+	}
+	defer r.Body.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		n.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(line, "sluice_tier_errors_total") && !strings.HasSuffix(line, " 0\n") {
+			return true
+		}
+	}
+	return false
+}
+
+// A node whose history lies in a store does not start without it: readers would skip it.
+func TestStoreForgotten(t *testing.T) {
+	t.Parallel()
+	dir, store := t.TempDir(), t.TempDir()
+	n := start(t, dir, store)
+	n.immediate()
+	n.produce(0, 100)
+	n.offload()
+	n.run.Kill()
+	_, err := common.TryStart(t, dir, "listeners.kafka.tcp=127.0.0.1:0")
+	if err == nil || !strings.Contains(err.Error(), "tier.store is off") {
+		t.Errorf("it starts: %v", err)
+	}
+}
