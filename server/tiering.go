@@ -2,8 +2,11 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +23,7 @@ import (
 // tierOptions are what a node's tier is made of.
 type tierOptions struct {
 	store    string // off, or empty: there is none
+	data     string // directory of the node
 	settings map[string]string
 	cache    int64
 	offload  offload.Options // bounds and times
@@ -30,7 +34,7 @@ func tierOptionsOf(cfg *config.Config) tierOptions {
 	if t.Store == "off" || cfg.Journal.Durability == "memory" {
 		return tierOptions{}
 	}
-	return tierOptions{store: t.Store, settings: t.Settings.Values(), cache: int64(t.Cache), offload: offload.Options{
+	return tierOptions{store: t.Store, data: cfg.Node.Data, settings: t.Settings.Values(), cache: int64(t.Cache), offload: offload.Options{
 		BytesPerSecond: int64(t.UploadRate), Memory: int64(t.Memory), ObjectBytes: int64(t.ObjectSize), MinObjectBytes: int64(t.MinObjectSize),
 		MaxLag: t.MaxLag, Interval: t.Interval, OrphanGrace: t.OrphanGrace, DeleteDelay: t.DeleteDelay,
 	}}
@@ -39,6 +43,7 @@ func tierOptionsOf(cfg *config.Config) tierOptions {
 // tiering is a node's tier: the store, what of it is in the catalog, the way back and the way out. A nil one is that of a node without a store.
 type tiering struct {
 	store    *countedStore
+	name     string // of the store, and of which copy of a node writes to it
 	manifest *history.Manifest
 	reader   *history.Reader
 	log      *logStorage        // nil until start
@@ -58,10 +63,24 @@ func openTiering(o *tierOptions, b *broker.Broker, logger *slog.Logger) *tiering
 		return nil
 	}
 	t := &tiering{store: newCountedStore(o.store, o.settings), manifest: history.NewManifest(), b: b, logger: logger, job: make(chan struct{}, 1)}
+	t.name = t.store.name + copyName(o.data)
 	t.reader = history.NewReader(t.manifest, t.store, history.ReaderOptions{CacheBytes: o.cache})
 	b.UseTier(t.manifest)
 	return t
 }
+
+// copyName tells a data directory that came out of a backup from the node that the backup is of, and from others that came out of it: each gets
+// epochs of its own, and removes no object but in those. "" where the directory is the node's first.
+func copyName(data string) string {
+	b, err := os.ReadFile(filepath.Join(data, restoredFile))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" restored=%x", sha256.Sum256(b))[:copyNameMax]
+}
+
+// copyNameMax is how many bytes copyName gives at most.
+const copyNameMax = len(" restored=") + 32
 
 // past is what storage reads history by.
 func (t *tiering) past() *past {
@@ -79,7 +98,7 @@ func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
 	t.log = s.(*logStorage)
 	log := offloadLog{t.log}
 	oo := o.offload
-	oo.Store, oo.StoreName, oo.Manifest, oo.Stats, oo.Logger, oo.Clock = t.store, t.store.name, t.manifest, &t.stats, t.logger, clk
+	oo.Store, oo.StoreName, oo.Manifest, oo.Stats, oo.Logger, oo.Clock = t.store, t.name, t.manifest, &t.stats, t.logger, clk
 	oo.Log, oo.Pressed, oo.Catalog = log, log.pressed, tierCatalog{t.b}
 	t.out = offload.New(oo)
 	t.warnOfOthers()
@@ -92,7 +111,7 @@ func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
 func (t *tiering) warnOfOthers() {
 	others, mine := map[string]bool{}, false
 	for _, e := range t.manifest.Epochs() {
-		if e.Store == t.store.name {
+		if e.Store == t.name || strings.HasPrefix(e.Store, t.store.name) { // of the node that this one was restored from, too
 			mine = true
 		} else {
 			others[e.Store] = true
@@ -245,6 +264,7 @@ func (c *collector) collectTier(k sink) {
 	k.counter("sluice_tier_offloaded_objects_total", uint64(st.Objects.Load()))
 	k.counter("sluice_tier_deleted_objects_total", uint64(st.Deleted.Load()))
 	k.counter("sluice_tier_orphans_total", uint64(st.Orphans.Load()))
+	k.counter("sluice_tier_left_total", uint64(st.Left.Load()))
 	k.counter("sluice_tier_failed_turns_total", uint64(st.Failed.Load()))
 	k.counter("sluice_tier_retries_total", uint64(st.Retries.Load()), "offload")
 	k.counter("sluice_tier_retries_total", uint64(r.Retries), "read")
@@ -285,6 +305,7 @@ var tierMetricHelp = map[string]string{
 	"sluice_tier_offloaded_objects_total": "Objects stored.",
 	"sluice_tier_deleted_objects_total":   "Objects removed since nobody needed them.",
 	"sluice_tier_orphans_total":           "Objects removed that crashes had left.",
+	"sluice_tier_left_total":              "Objects of other nodes that this one needs no more and has left in the store.",
 	"sluice_tier_failed_turns_total":      "Turns of offloading that have failed.",
 	"sluice_tier_retries_total":           "Requests that were tried again.|by",
 	"sluice_tier_damaged_reads_total":     "Reads that found an object lost, or other bytes than were written.|reason",

@@ -59,7 +59,7 @@ func storeName(kind string, settings map[string]string) string {
 		}
 		name += " " + key + "=" + v
 	}
-	return strings.ToValidUTF8(name[:min(len(name), history.MaxStore)], "?")
+	return strings.ToValidUTF8(name[:min(len(name), history.MaxStore-copyNameMax)], "?")
 }
 
 // storeOp numbers the requests of a store.

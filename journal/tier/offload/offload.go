@@ -104,7 +104,7 @@ type Log interface {
 // Options are what an Offloader is made with. Store, Log, Catalog and Manifest must be there.
 type Options struct {
 	Store     tier.Store
-	StoreName string // which store it is, in words that differ for each: an epoch is good for one
+	StoreName string // which store it is, and whose: in words that differ for each, and for each copy of a node. An epoch is good for one
 	Log       Log
 	Catalog   Catalog
 	Manifest  *history.Manifest

@@ -417,6 +417,36 @@ func TestDead(t *testing.T) {
 	}
 }
 
+// TestCopy: a node that came out of a backup of another, or was rebuilt from its store, needs the other's objects, and removes none of them: neither
+// what it needs no more, nor what the other has stored since.
+func TestCopy(t *testing.T) {
+	w := newWorld(t, small())
+	p := w.add(100, 1, Immediate)
+	w.produce(p, 10, 9000)
+	w.seal()
+	w.turn()
+	theirs := w.f.Status().Epoch
+	w.o.StoreName += " of another"
+	w.restart()
+	w.produce(p, 10, 9000)
+	w.seal()
+	w.turn()
+	if own := w.f.Status().Epoch; own == theirs || len(w.s.objectNames()) != 2 {
+		t.Fatalf("epoch %d of %d, %v", own, theirs, w.s.objectNames())
+	}
+	w.deleteBelow(p, 20)
+	w.turn()
+	w.clk.Advance(48 * time.Hour)
+	w.turn()
+	there := w.s.objectNames()
+	if len(there) != 1 || w.m.Stats().Objects != 0 || w.f.stats.Left.Load() != 1 {
+		t.Fatalf("%v, %d objects, %d left", there, w.m.Stats().Objects, w.f.stats.Left.Load())
+	}
+	if id, ok := object.ParseName(there[0]); !ok || id.Epoch != theirs {
+		t.Errorf("%v is left", there)
+	}
+}
+
 // TestOrphans: objects of our epochs that no row tells of go after the time of grace, by the store's clock and by ours; nobody else's do. What the
 // store has lost is told.
 func TestOrphans(t *testing.T) {

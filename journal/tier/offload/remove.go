@@ -64,6 +64,7 @@ func (f *Offloader) forget(ctx context.Context) error {
 	if room <= 0 || m.Stats().Dead == 0 {
 		return nil
 	}
+	own := f.ownEpochs()
 	type shardRows struct {
 		rows []Change
 		objs []doomed
@@ -79,8 +80,13 @@ func (f *Offloader) forget(ctx context.Context) error {
 			f.more = true
 			continue
 		}
-		room--
 		s.rows = append(s.rows, Change{Key: o.Key()})
+		if !own[o.ID.Epoch] {
+			// The node that wrote it may live, and need it: this one has come out of a backup of that, or has been rebuilt from the store.
+			f.stats.Left.Add(1)
+			continue
+		}
+		room--
 		s.objs = append(s.objs, doomed{name: o.ID.Name(), size: o.Size})
 	}
 	for shard, s := range by {
@@ -135,18 +141,24 @@ type search struct {
 	missing int
 }
 
+// ownEpochs are those of the objects that nobody but this node has written. What is not in one of them is never removed from the store.
+func (f *Offloader) ownEpochs() map[record.Epoch]bool {
+	own := make(map[record.Epoch]bool)
+	for _, e := range f.o.Manifest.Epochs() {
+		if e.Store == f.o.StoreName {
+			own[e.Epoch] = true
+		}
+	}
+	return own
+}
+
 // scan goes on with the search for orphans, for some pages.
 func (f *Offloader) scan(ctx context.Context) error {
 	if f.search == nil {
 		f.known = false // and for partitions that are gone
-		s := &search{own: make(map[record.Epoch]bool)}
+		s := &search{own: f.ownEpochs()}
 		for o := range f.o.Manifest.All() {
 			s.ids = append(s.ids, o.ID)
-		}
-		for _, e := range f.o.Manifest.Epochs() {
-			if e.Store == f.o.StoreName {
-				s.own[e.Epoch] = true
-			}
 		}
 		f.search = s
 	}

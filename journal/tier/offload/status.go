@@ -23,6 +23,7 @@ type Stats struct {
 	Taken                      atomic.Int64 // names that orphans had
 	Deleted, DeletedBytes      atomic.Int64 // objects that nobody needed
 	Orphans, Swept             atomic.Int64 // objects without a row; other remains, as the store counts them
+	Left                       atomic.Int64 // objects of other nodes that this one needs no more, and has not removed
 	WaitingBytes               atomic.Int64 // now, due and not stored; about
 	WaitingSince               atomic.Int64 // the time, in Unix milliseconds, since which the oldest of it is due; 0: there is none
 	WaitingPartitions, Missing atomic.Int64 // now; objects of the manifest that the last search has not found
