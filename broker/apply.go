@@ -267,7 +267,7 @@ const (
 	cmdTier = 67
 )
 
-// applyCommands applies a command frame; recovery calls it as well.
+// applyCommands applies a command frame; recovery calls it as well. Length: a case for each command.
 func (s *shard) applyCommands(b *Broker, cmds []byte) {
 	for d := (decoder{b: cmds}); len(d.b) > 0; {
 		c := decoder{b: d.bytes()}

@@ -105,6 +105,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	}
 }
 
+// backupUnderLoad is one seed of it. Length: a story, each step of which needs the one before.
 func backupUnderLoad(t *testing.T, mode Durability, seed uint64) {
 	t.Helper()
 	w := newWorld(smallOptions(mode))
@@ -182,6 +183,7 @@ func backupUnderLoad(t *testing.T, mode Durability, seed uint64) {
 }
 
 // A backup keeps the log from recycling what it has to copy, and lets it afterwards; closing the log while one is open waits for it, and ends it.
+// Length: a log, and a backup of it, step by step.
 func TestBackupHoldsAndLetsGo(t *testing.T) {
 	o := smallOptions(Sync)
 	o.FS, o.Dir = vfs.NewMem(), "data"

@@ -9,6 +9,7 @@ import (
 )
 
 // A log that has its bytes takes what makes room and nothing else, over a restart too, and goes on by itself when room was made.
+// Length: a log that fills, and is looked at on the way.
 func TestLimit(t *testing.T) {
 	o := smallOptions(Sync)
 	mem := memDir(t)

@@ -158,7 +158,7 @@ func tieredLog(t testing.TB, o Options, n int) *opened {
 	return l
 }
 
-// A local start takes what lies below it out of log and disk, and nothing else.
+// A local start takes what lies below it out of log and disk, and nothing else. Length: one log, whose local start goes up and up.
 func TestLocalStart(t *testing.T) {
 	o := smallOptions(Sync)
 	mem := memDir(t)

@@ -44,7 +44,7 @@ func kafkaAsk[R kmsg.Response](t testing.TB, c net.Conn, req kmsg.Request, versi
 }
 
 // A log that has journal.max_bytes refuses what it would have to keep with the reasons that a full disk has in each protocol; what deletes is
-// taken, and makes room.
+// taken, and makes room. Length: a node that fills, asked by each protocol on the way.
 func TestMaxBytes(t *testing.T) {
 	cfg := config.Default()
 	mem := vfs.NewMem()

@@ -117,7 +117,7 @@ func plainStyle(n *yaml.Node) {
 	}
 }
 
-const planFitLong = `Make a model of results of sluice plan measure, and of runs and ladders of sluice bench that were made with --pid and kept with --json: what each kind of event costs in CPU time, each kind of thing in memory, by least
+const planFitLong = `Make a model of results of sluice plan measure; and of runs and ladders of sluice bench, if they were made with --pid and kept with --json: what each kind of event costs in CPU time, each kind of thing in memory, by least
 squares with no cost below zero; and how wake-ups, system calls and flushes are shared as rates grow.
 
 It then says what the model is worth: half of the rungs is predicted from the other half, and the errors are printed.`

@@ -150,7 +150,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
-// run loads the node, takes the backup, and gives its name.
+// run loads the node, takes the backup, and gives its name. Length: one load after the other.
 func (w *backupWorld) run(t *testing.T) string {
 	t.Helper()
 	for _, name := range []string{"a", "b"} {
