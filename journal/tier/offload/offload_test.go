@@ -9,6 +9,7 @@ import (
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/history"
 	"github.com/sluicemq/sluice/journal/tier/object"
 )
 
@@ -414,6 +415,34 @@ func TestDead(t *testing.T) {
 	}
 	if w.f.stats.Deleted.Load() != 1 || w.f.stats.DeletedBytes.Load() < 9000 {
 		t.Error(w.f.stats.Deleted.Load())
+	}
+}
+
+// TestRowComesBack: an object that is to be removed stays if it has a row again: a rebuild has brought back the topic that was deleted.
+func TestRowComesBack(t *testing.T) {
+	w := newWorld(t, small())
+	p := w.add(100, 1, Immediate)
+	w.produce(p, 10, 9000)
+	w.seal()
+	w.turn()
+	var rows []*history.Object
+	for o := range w.m.All() {
+		rows = append(rows, o)
+	}
+	w.drop(p)
+	w.turn()
+	if len(rows) != 1 || w.f.Status().Doomed != 1 {
+		t.Fatalf("%d rows, %d objects to be removed", len(rows), w.f.Status().Doomed)
+	}
+	w.add(101, 1, None)
+	rows[0].Runs[0].Partition = 101
+	if err := w.m.Apply(1, rows[0].Key(), rows[0].Encode(nil)); err != nil {
+		t.Fatal(err)
+	}
+	w.clk.Advance(time.Hour)
+	w.turn()
+	if names := w.s.objectNames(); len(names) != 1 || w.f.Status().Doomed != 0 {
+		t.Errorf("%v in the store, %d to be removed", names, w.f.Status().Doomed)
 	}
 }
 

@@ -107,12 +107,16 @@ func (f *Offloader) forget(ctx context.Context) error {
 	return nil
 }
 
-// deleteDoomed removes the objects whose time has come. What cannot be removed stays in the list; after a restart it is an orphan.
+// deleteDoomed removes the objects whose time has come. What cannot be removed stays in the list; after a restart it is an orphan. What has a row again
+// stays in the store: a rebuild has brought a deleted topic back meanwhile.
 func (f *Offloader) deleteDoomed(ctx context.Context) error {
 	now := f.clk.Mono()
 	kept := f.doomed[:0]
 	var failed error
 	for i, d := range f.doomed {
+		if id, ok := object.ParseName(d.name); ok && f.o.Manifest.Has(id) {
+			continue
+		}
 		if now < d.at || failed != nil || ctx.Err() != nil {
 			kept = append(kept, d)
 			continue
