@@ -54,11 +54,22 @@ func (s *shard) collectStreamsLocked(rows []rowChange) []rowChange {
 				rows = append(rows, rowChange{producerKey(p.id, row.id), row.state.encode(nil)})
 			}
 		}
-		for _, a := range p.mu.aborted[p.mu.abortedSaved:] {
-			v := binary.AppendUvarint([]byte{streamRowVersion}, uint64(a.producer))
-			rows = append(rows, rowChange{abortedKey(p.id, a.last), binary.AppendUvarint(v, uint64(a.first))})
-		}
+		rows = appendAborted(rows, p.id, p.mu.aborted[p.mu.abortedSaved:])
 		p.mu.abortedSaved = len(p.mu.aborted)
+	}
+	return rows
+}
+
+// appendAborted encodes aborted transactions, in one row those that end at the same offset: of a partition that was restored, where what was
+// lost has their markers.
+func appendAborted(rows []rowChange, p record.PartitionID, list []abortedTxn) []rowChange {
+	for len(list) > 0 {
+		v, last := []byte{streamRowVersion}, list[0].last
+		for ; len(list) > 0 && list[0].last == last; list = list[1:] {
+			v = binary.AppendUvarint(v, uint64(list[0].producer))
+			v = binary.AppendUvarint(v, uint64(list[0].first))
+		}
+		rows = append(rows, rowChange{abortedKey(p, last), v})
 	}
 	return rows
 }
@@ -218,12 +229,14 @@ func (p *Partition) loadRow(c *rowChange) bool {
 	}
 	number := binary.BigEndian.Uint64(c.key[9:])
 	if c.key[0] == rowAborted {
-		a := abortedTxn{producer: int64(d.uvarint()), first: record.Offset(d.uvarint()), last: record.Offset(number)}
-		if version != streamRowVersion || !d.ok() {
-			return false
+		for more := true; more; more = len(d.b) > 0 {
+			a := abortedTxn{producer: int64(d.uvarint()), first: record.Offset(d.uvarint()), last: record.Offset(number)}
+			if version != streamRowVersion || !d.ok() {
+				return false
+			}
+			p.mu.aborted = append(p.mu.aborted, a)
+			p.mu.abortedSaved++
 		}
-		p.mu.aborted = append(p.mu.aborted, a)
-		p.mu.abortedSaved++
 		return true
 	}
 	st, ok := decodeProducer(c.value)

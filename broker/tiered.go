@@ -222,7 +222,7 @@ func (s *shard) loadTierRow(b *Broker, key, value []byte) bool {
 }
 
 // RestorePartition has an empty partition begin at start and end before end, with these aborted transactions, in the order of their ends: its records
-// lie in a store, as rows that are told by ChangeTier say. What is appended later comes behind. MQTT subscribers of a bound stream do not get
+// lie in a store, as rows that are told by ChangeTier say. Of a transaction whose marker is not there, Last is the last offset: several may end there. What is appended later comes behind. MQTT subscribers of a bound stream do not get
 // what is restored. done runs once, on some loop, when it is in the log, or at once with what refuses it: ErrNotEmpty, ErrOffsetOutOfRange,
 // ErrUnknownTopic, ErrUnavailable.
 func (b *Broker) RestorePartition(p *Partition, start, end record.Offset, aborted []AbortedRange, done func(error)) {
@@ -274,7 +274,7 @@ func restorable(start, end record.Offset, aborted []AbortedRange) error {
 	}
 	last := record.Offset(-1)
 	for _, a := range aborted {
-		if a.First < 0 || a.First > a.Last || a.Last <= last || a.Last >= end {
+		if a.First < 0 || a.First > a.Last || a.Last < last || a.Last >= end {
 			return fmt.Errorf("%w: aborted from %d to %d", ErrOffsetOutOfRange, a.First, a.Last)
 		}
 		last = a.Last

@@ -279,7 +279,7 @@ func (gb *groupBench) restored(start, end record.Offset, aborted ...AbortedRange
 
 // A partition that was restored begins and ends where it is told to, whatever is appended comes behind, and what was aborted is known.
 func TestRestorePartition(t *testing.T) {
-	aborted := []AbortedRange{{7, 20, 25}, {8, 15, 40}}
+	aborted := []AbortedRange{{7, 20, 25}, {8, 15, 40}, {7, 90, 99}, {8, 95, 99}} // of the last two, the markers were lost
 	for _, flushed := range []bool{false, true} {
 		gb := newGroupBench(t)
 		if err := gb.restored(10, 100, aborted...); err != nil {
@@ -311,8 +311,9 @@ func TestRestorePartition(t *testing.T) {
 			t.Errorf("from %d to %d", p.LogStart(), p.HighWatermark())
 		}
 		check(t, "aborted", gb.b.AbortedTransactions(p, 26, 101), aborted[1:])
-		check(t, "aborted", gb.b.AbortedTransactions(p, 16, 19), aborted[1:])
-		check(t, "aborted", gb.b.AbortedTransactions(p, 41, 101), []AbortedRange(nil))
+		check(t, "aborted", gb.b.AbortedTransactions(p, 16, 19), aborted[1:2])
+		check(t, "aborted", gb.b.AbortedTransactions(p, 41, 101), aborted[2:])
+		check(t, "aborted", gb.b.AbortedTransactions(p, 100, 101), []AbortedRange(nil))
 		gb.b.Local(0).DeleteRecords(p, 30, func(record.Offset, error) {})
 		gb.pump()
 		check(t, "aborted", gb.b.AbortedTransactions(p, 0, 101), aborted[1:])

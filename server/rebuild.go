@@ -245,13 +245,9 @@ func (r *rebuilding) restore(ctx context.Context, t *broker.Topic, f *rebuild.To
 		if p == nil || t.Partition(p.Index).HighWatermark() != 0 {
 			continue // nothing, or restored by a try before
 		}
-		aborted := make([]broker.AbortedRange, 0, len(p.Aborted))
-		for _, a := range p.Aborted {
-			if a.Last < p.End {
-				aborted = append(aborted, broker.AbortedRange{Producer: a.ProducerID, First: a.First, Last: a.Last})
-			}
-		}
-		err := g.do(ctx, func(done func(error)) { r.t.b.RestorePartition(t.Partition(p.Index), p.Start, p.End, aborted, done) })
+		err := g.do(ctx, func(done func(error)) {
+			r.t.b.RestorePartition(t.Partition(p.Index), p.Start, p.End, abortedOf(p), done)
+		})
 		if err != nil {
 			break
 		}
@@ -260,6 +256,18 @@ func (r *rebuilding) restore(ctx context.Context, t *broker.Topic, f *rebuild.To
 		return fmt.Errorf("restore topic %s: %w", f.Name, err)
 	}
 	return nil
+}
+
+// abortedOf are a partition's aborted transactions. One whose marker was lost with the disk has records here all the same, which nobody may
+// take for committed: it ends with the last of them all.
+func abortedOf(p *rebuild.Partition) []broker.AbortedRange {
+	out := make([]broker.AbortedRange, 0, len(p.Aborted))
+	for _, a := range p.Aborted {
+		if last := min(a.Last, p.End-1); a.First <= last {
+			out = append(out, broker.AbortedRange{Producer: a.ProducerID, First: a.First, Last: last})
+		}
+	}
+	return out
 }
 
 // objects tells the manifest of the objects.
