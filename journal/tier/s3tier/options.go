@@ -41,8 +41,8 @@ type Options struct {
 	SSEKey     string // kms: the key's id
 	SSEKeyFile string // customer: a file of 32 bytes
 
-	PartBytes  int64         // 0: 8 MiB. Smaller objects go in one request
-	Buffers    int           // of PartBytes each, which all Puts share; 0: 4
+	PartBytes  int64         // 0: 16 MiB. Smaller objects go in one request
+	Buffers    int           // of PartBytes each, which all Puts share; 0: 2
 	Timeout    time.Duration // until the head of an answer has come; 0: 30 s
 	NoChecksum bool          // send no CRC-32C: for services that refuse it
 
@@ -84,7 +84,7 @@ func (s *Store) open() error {
 		o.PartBytes = partBytes
 	}
 	if o.Buffers == 0 {
-		o.Buffers = 2 * partsAtOnce
+		o.Buffers = partsAtOnce
 	}
 	if o.Timeout == 0 {
 		o.Timeout = 30 * time.Second

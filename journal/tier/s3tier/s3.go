@@ -25,8 +25,9 @@ import (
 
 const (
 	kind = "s3"
-	// partBytes is what a part has without Options.PartBytes; minPartBytes is S3's own bound.
-	partBytes    = 8 << 20
+	// partBytes is what a part has without Options.PartBytes: each part is a request that costs money, and so are the begin and the end of an
+	// upload in parts. minPartBytes is S3's own bound.
+	partBytes    = 16 << 20
 	minPartBytes = 5 << 20
 	maxParts     = 10_000
 	partsAtOnce  = 2
