@@ -88,7 +88,7 @@ var only = map[string][]string{
 	"github.com/golang-jwt/jwt/v5":            {"auth", "test/**"},
 	"github.com/klauspost/compress":           {"journal/record/compress"},
 	"github.com/lni/dragonboat/v4":            {"meta/raftgroup"},
-	"github.com/minio/minio-go/v7":            {"journal/tier/s3tier"},
+	"github.com/minio/minio-go/v7":            {"journal/tier/s3tier", "test/tier"},
 	"github.com/colinmarc/hdfs/v2":            {"journal/tier/hdfstier"},
 	"github.com/pierrec/lz4/v4":               {"journal/record/compress"},
 	"github.com/pkg/profile":                  {"perf/**"},

@@ -1,4 +1,4 @@
-"""The HDFS store's contract: against SLUICE_TEST_HDFS, or a cluster that $TIER_PEERS/hdfs-mini/start.sh starts."""
+"""The HDFS store's contract, and nodes with it: against SLUICE_TEST_HDFS, or a cluster that $TIER_PEERS/hdfs-mini/start.sh starts."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import tierstore
 
 def run(c):
     if os.environ.get("SLUICE_TEST_HDFS"):
-        tierstore.contract(c, "hdfstier", {})
+        both(c, {})
         return
     script = os.path.join(os.environ.get("TIER_PEERS", ""), "hdfs-mini", "start.sh")
     if not os.path.exists(script):
@@ -24,10 +24,15 @@ def run(c):
     pids = [int(p) for p in re.findall(r"(?:namenode|datanode\d+)=(\d+)", said)]
     assert code == 0 and pids, said
     try:
-        tierstore.contract(c, "hdfstier", {"SLUICE_TEST_HDFS": f"127.0.0.1:{port}"})
+        both(c, {"SLUICE_TEST_HDFS": f"127.0.0.1:{port}"})
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+
+
+def both(c, environment):
+    tierstore.contract(c, "hdfstier", environment)
+    tierstore.nodes(c, "hdfs", environment)
 
 
 def free(port):

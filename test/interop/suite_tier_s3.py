@@ -1,4 +1,4 @@
-"""The S3 store's contract: against SLUICE_TEST_S3, or a MinIO of its own."""
+"""The S3 store's contract, and nodes with it: against SLUICE_TEST_S3, or a MinIO of its own."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def minio():
 
 def run(c):
     if os.environ.get("SLUICE_TEST_S3"):
-        tierstore.contract(c, "s3tier", {})
+        both(c, {})
         return
     binary = minio()
     c.versions["MinIO"] = harness.run([binary, "--version"]).split()[2]
@@ -44,8 +44,12 @@ def run(c):
             except OSError:
                 assert server.poll() is None, "MinIO has ended"
                 time.sleep(0.2)
-        tierstore.contract(c, "s3tier", {"SLUICE_TEST_S3": f"http://127.0.0.1:{port}/vault", "SLUICE_TEST_S3_KEY": "interopuser",
-                                         "SLUICE_TEST_S3_SECRET": "interopsecret"})
+        both(c, {"SLUICE_TEST_S3": f"http://127.0.0.1:{port}/vault", "SLUICE_TEST_S3_KEY": "interopuser", "SLUICE_TEST_S3_SECRET": "interopsecret"})
     finally:
         server.terminate()
         server.wait(30)
+
+
+def both(c, environment):
+    tierstore.contract(c, "s3tier", environment)
+    tierstore.nodes(c, "s3", environment)

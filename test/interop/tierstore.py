@@ -1,4 +1,4 @@
-"""The contract of journal/tier against a real store: `go test -run Contract`, each test of it by its name."""
+"""journal/tier against a real store: its contract, each test by its name, then test/tier, whose nodes are killed and lose their disks."""
 
 import os
 import re
@@ -7,17 +7,26 @@ import harness
 
 
 def contract(c, package, environment):
+    go_test(c, environment, "./journal/tier/" + package, "ContractReal", r"    --- (PASS|FAIL|SKIP): (TestContractReal/(\w+)) ", "this store has nothing of the kind")
+
+
+def nodes(c, kind, environment):
+    go_test(c, environment, "./test/tier", f"^Test(DiskLost|KilledWhileOffloading)$/^{kind}$", r"    --- (PASS|FAIL|SKIP): ((Test\w+)/\w+) ", "no store is named")
+
+
+def go_test(c, environment, package, tests, result, why_skipped):
+    """Runs tests of a package; result has groups for verdict, the test's whole name, and its name in the report."""
     harness.need("go", "golang")
-    _, output = harness.output_of(["go", "test", "-count=1", "-run", "ContractReal", "-v", "./journal/tier/" + package], 540, cwd=harness.ROOT,
-                                  env={**os.environ, "CGO_ENABLED": "0", **environment})
-    verdicts = re.findall(r"^    --- (PASS|FAIL|SKIP): TestContractReal/(\w+)", output, re.M)
-    for verdict, name in verdicts:
+    before = len(c.results)
+    _, output = harness.output_of(["go", "test", "-count=1", "-run", tests, "-v", package], 540, cwd=harness.ROOT, env={**os.environ, "CGO_ENABLED": "0", **environment})
+    for verdict, whole, name in re.findall("^" + result, output, re.M):
         if verdict == "PASS":
             c.passed(name)
         elif verdict == "SKIP":
-            c.skipped(name, "this store has nothing of the kind")
+            c.skipped(name, why_skipped)
         else:
-            said = re.search(rf"=== RUN   TestContractReal/{name}\n(.*?)(?:^===|\Z)", output, re.M | re.S)
-            c.failed(name, said.group(1) if said else output[-300:])
-    if not re.search(r"^ok ", output, re.M) and not any(r[1] == "failed" for r in c.results):
+            said = re.search(rf"=== RUN   {whole}\n(.*?)(?:^===|\Z)", output, re.M | re.S)
+            c.failed(name, said.group(1) if said and said.group(1).strip() else output[-300:])
+    ran = c.results[before:]
+    if not ran or not re.search(r"^ok ", output, re.M) and not any(r[1] == "failed" for r in ran):
         c.failed("run", output[-300:])

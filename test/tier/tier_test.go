@@ -1,4 +1,5 @@
-// Package tier proves that a log's history survives in its store: with real nodes and clients, and the store that is a directory.
+// Package tier proves that a log's history survives in its store: with real nodes and clients, and the store that is a directory. Against an S3
+// service and an HDFS cluster too, where the environment names them: see place.
 package tier
 
 import (
@@ -32,17 +33,16 @@ const patience = 30 * time.Second
 // node is a process with a store.
 type node struct {
 	testing.TB
-	store string
-	run   *common.Broker
+	run *common.Broker
 }
 
 // start runs a node on a directory, with a store that outlives it.
-func start(t testing.TB, dir, store string, set ...string) *node {
+func start(t testing.TB, dir string, store *place, set ...string) *node {
 	t.Helper()
-	n := &node{TB: t, store: store}
-	n.run = common.Start(t, dir, append([]string{"listeners.kafka.tcp=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", "journal.segment_size=4MiB", "journal.group_size=1MiB",
-		"limits.packet_size=64KiB", "tier.store=local", "tier.settings.dir=" + store, "tier.interval=100ms", "tier.max_lag=1s", "tier.min_object_size=4KiB", "journal.checkpoint_interval=100ms",
-		`bindings=[{filter: "plant/#", topic: temps, partitions: 2}]`}, set...)...)
+	n := &node{TB: t}
+	n.run = common.Start(t, dir, slices.Concat([]string{"listeners.kafka.tcp=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", "journal.segment_size=4MiB", "journal.group_size=1MiB",
+		"limits.packet_size=64KiB", "tier.interval=100ms", "tier.max_lag=1s", "tier.min_object_size=4KiB", "journal.checkpoint_interval=100ms",
+		`bindings=[{filter: "plant/#", topic: temps, partitions: 2}]`}, store.flags(), set)...)
 	return n
 }
 
@@ -194,9 +194,9 @@ func values(m map[at]string) []string { return slices.Sorted(maps.Values(m)) }
 
 // A topic that MQTT and Kafka have written is offloaded, and its node's disk is lost: a new node with the same store brings it back whole, to both protocols, and goes
 // on behind it. So does a third one, whose store then has what two nodes have written.
-func TestDiskLost(t *testing.T) {
-	t.Parallel()
-	store := t.TempDir()
+func TestDiskLost(t *testing.T) { everywhere(t, diskLost) }
+
+func diskLost(t *testing.T, store *place) { //nolint:thelper // a test: its own lines are to be told
 	n := start(t, t.TempDir(), store)
 	n.immediate()
 	n.publish(0, 100)
@@ -235,9 +235,10 @@ func TestDiskLost(t *testing.T) {
 }
 
 // A node that is killed while it offloads loses nothing, whatever it was at.
-func TestKilledWhileOffloading(t *testing.T) {
-	t.Parallel()
-	store, dir := t.TempDir(), t.TempDir()
+func TestKilledWhileOffloading(t *testing.T) { everywhere(t, killedWhileOffloading) }
+
+func killedWhileOffloading(t *testing.T, store *place) { //nolint:thelper // a test: its own lines are to be told
+	dir := t.TempDir()
 	n := start(t, dir, store)
 	n.immediate()
 	total := 0
@@ -249,7 +250,7 @@ func TestKilledWhileOffloading(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		testx.Eventually(t, patience, func() bool { return objects(t, store) > 0 }, "nothing is stored")
+		testx.Eventually(t, patience, func() bool { return store.objects(t) > 0 }, "nothing is stored")
 		n.run.Kill()
 		cancel()
 		_ = cmd.Wait()
@@ -270,18 +271,6 @@ func TestKilledWhileOffloading(t *testing.T) {
 	}
 }
 
-// objects counts the files of a store.
-func objects(t testing.TB, store string) (count int) {
-	t.Helper()
-	_ = filepath.Walk(store, func(path string, info os.FileInfo, err error) error {
-		if err == nil && info.Mode().IsRegular() && strings.HasPrefix(strings.TrimPrefix(path, store), "/0") {
-			count++
-		}
-		return nil
-	})
-	return count
-}
-
 // A store that cannot be used keeps a node neither from starting nor from taking records; when it is there, all goes out.
 func TestStoreGone(t *testing.T) {
 	t.Parallel()
@@ -289,7 +278,7 @@ func TestStoreGone(t *testing.T) {
 	if err := os.WriteFile(store, []byte("no folder"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	n := start(t, t.TempDir(), store)
+	n := start(t, t.TempDir(), local(store))
 	n.immediate()
 	written := 0
 	for written < 2000 {
@@ -341,8 +330,8 @@ func (n *node) failed() bool {
 // A node whose history lies in a store does not start without it: readers would skip it.
 func TestStoreForgotten(t *testing.T) {
 	t.Parallel()
-	dir, store := t.TempDir(), t.TempDir()
-	n := start(t, dir, store)
+	dir := t.TempDir()
+	n := start(t, dir, local(t.TempDir()))
 	n.immediate()
 	n.produce(0, 100)
 	n.offload()
