@@ -344,16 +344,28 @@ func (r *rebuilding) row(f *history.Object) *history.Object {
 	}
 	before := len(o.Runs)
 	for _, run := range f.Runs {
-		if id := r.ids[run.Partition]; id != 0 && !has[run.Index] {
-			run.Partition = id
-			o.Runs = append(o.Runs, run)
+		id := r.ids[run.Partition]
+		if id == 0 || has[run.Index] {
+			continue
 		}
+		if r.here(id, run.Last) {
+			r.wrong("object %s is left alone from offset %d to %d of partition %d: the log has its own records there", f.ID.Name(), run.First, run.Last, id)
+			continue
+		}
+		run.Partition = id
+		o.Runs = append(o.Runs, run)
 	}
 	if len(o.Runs) == before {
 		return nil
 	}
 	slices.SortFunc(o.Runs, func(a, b history.Run) int { return a.Index - b.Index })
 	return &o
+}
+
+// here tells whether the log has records of its own up to an offset. They are this node's, and what a store has of them may be a copy's that went
+// its own way: as soon as the manifest had that, the log would let go of them.
+func (r *rebuilding) here(p record.PartitionID, last record.Offset) bool {
+	return r.t.log.LocalSize(p) > 0 && last >= r.t.log.LocalStart(p)
 }
 
 // bounded starts things that call back, so many at a time. The first that fails ends it.

@@ -61,6 +61,15 @@ func (n *node) sluice(args ...string) string {
 	return string(out)
 }
 
+// try is sluice for a command that may fail; it gives the errors too.
+func (n *node) try(args ...string) (string, error) {
+	n.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, common.Binary(n), append(args, "--server", n.run.Listeners["grpc"])...).CombinedOutput()
+	return string(out), err
+}
+
 func (n *node) kafka(opts ...kgo.Opt) *kgo.Client {
 	n.Helper()
 	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(n.run.Listeners["kafka.tcp"]), kgo.MetadataMinAge(50 * time.Millisecond)}, opts...)...)
@@ -231,6 +240,39 @@ func diskLost(t *testing.T, store *place) { //nolint:thelper // a test: its own 
 		}
 		n.sluice("tier", "verify")
 		n.run.Kill()
+	}
+}
+
+// A copy of a node went its own way in the same store: a rebuild of the node takes nothing of it where the log has records of its own.
+func TestRebuildBesideCopy(t *testing.T) { everywhere(t, rebuildBesideCopy) }
+
+func rebuildBesideCopy(t *testing.T, store *place) { //nolint:thelper // a test: its own lines are to be told
+	dir, copied := t.TempDir(), t.TempDir()
+	n := start(t, dir, store)
+	n.immediate()
+	n.produce(0, 100)
+	n.offload()
+	n.run.Kill()
+	if err := os.CopyFS(copied, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(copied, "RESTORED"), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n = start(t, copied, store)
+	n.produce(100, 200)
+	n.offload()
+	n.run.Kill()
+
+	n = start(t, dir, store, "tier.min_object_size=64MiB", "tier.max_lag=1h")
+	n.produce(200, 400)
+	want := n.consume(300)
+	if out, err := n.try("tier", "rebuild"); err == nil || !strings.Contains(out, "the log has its own records there") {
+		t.Errorf("%v: %s", err, out)
+	}
+	n.sluice("tier", "offload")
+	if got := n.consume(300); !maps.Equal(got, want) {
+		t.Error("what is read is not what was written here")
 	}
 }
 
