@@ -8,10 +8,23 @@ import (
 )
 
 // Group makes changes durable, in one order for all. Propose never blocks; it is all of changes or none. done runs once, when Apply has been
-// called with them, or with what refused them; it may run before Propose returns. Propose keeps the values.
+// called with them, or with what refused them; it may run before Propose returns. Propose keeps the values. base is the Index of the snapshot
+// that the changes were made of: ErrConflict says that others have changed the same since, and that Apply has been called with it.
 type Group interface {
-	Propose(changes []Entry, done func(error))
+	Propose(base uint64, changes []Entry, done func(error))
 }
+
+// ErrConflict says that a change was made of a catalog that is not the last one. The catalog itself makes it again.
+var ErrConflict = errors.New("meta: others are changing the same all the time")
+
+// ErrNoMajority says that a change could not be made because too few nodes can be reached. Nothing has changed.
+var ErrNoMajority = errors.New("meta: the catalog cannot be changed: fewer than half of its nodes can be reached")
+
+// ErrUnknown says that a change was sent off and that nobody knows whether it is made: what is in the catalog later tells.
+var ErrUnknown = errors.New("meta: the change of the catalog was not answered in time: it may be made yet")
+
+// conflictsMax bounds how often a change is made again.
+const conflictsMax = 64
 
 // ErrBusy says that too many updates wait: come again.
 var ErrBusy = errors.New("meta: too many changes of the catalog are waiting")
@@ -51,6 +64,8 @@ type update struct {
 	change func(*Snapshot) ([]Entry, error)
 	done   func(error)
 	alone  bool // it has failed together with others
+
+	conflicts int
 }
 
 // New makes a catalog without entries.
@@ -65,9 +80,9 @@ func New(g Group) *Catalog {
 // Load gives the catalog as it is.
 func (c *Catalog) Load() *Snapshot { return c.now.Load() }
 
-// Apply takes over what the group has decided: one call for each command, in the order of the log. Readers see all of it or nothing.
-// Subscribers are told before it returns.
-func (c *Catalog) Apply(changes []Entry) {
+// Apply takes over what the group has decided: one call for each command, in the order of the log; index is its place there, 0 for a group
+// that has one node alone. Readers see all of it or nothing. Subscribers are told before it returns.
+func (c *Catalog) Apply(index uint64, changes []Entry) {
 	c.apply.Lock()
 	defer c.apply.Unlock()
 	e := c.apply.loading
@@ -82,6 +97,7 @@ func (c *Catalog) Apply(changes []Entry) {
 		}
 		e.set(k, name, v)
 	}
+	e.next.index = max(e.next.index, index)
 	if c.apply.loading == nil {
 		c.publish(e)
 	}
@@ -156,7 +172,7 @@ func (c *Catalog) Update(change func(*Snapshot) ([]Entry, error), done func(erro
 // run sends off what waits, command by command, until nothing does or one is under way that goes on with it later.
 func (c *Catalog) run() {
 	for {
-		batch, changes := c.nextCommand()
+		base, batch, changes := c.nextCommand()
 		if len(changes) == 0 {
 			c.settle(batch, nil)
 			if c.idle() {
@@ -166,7 +182,7 @@ func (c *Catalog) run() {
 		}
 		// Propose may answer before it returns: then this loop goes on, else the answer does.
 		var first atomic.Bool
-		c.group.Propose(changes, func(err error) {
+		c.group.Propose(base, changes, func(err error) {
 			c.settle(batch, err)
 			if first.Swap(true) {
 				c.run()
@@ -187,8 +203,9 @@ func (c *Catalog) idle() bool {
 }
 
 // nextCommand makes a command of the updates that wait, as many as go into one.
-func (c *Catalog) nextCommand() (batch []update, changes []Entry) {
-	e := c.Load().edit()
+func (c *Catalog) nextCommand() (base uint64, batch []update, changes []Entry) {
+	now := c.Load()
+	e := now.edit()
 	size := 0
 	for size < commandBytes && (len(batch) == 0 || !batch[0].alone) {
 		u, ok := c.nextUpdate(len(batch) == 0)
@@ -209,7 +226,7 @@ func (c *Catalog) nextCommand() (batch []update, changes []Entry) {
 			size += len(list[i].Key) + len(list[i].Value)
 		}
 	}
-	return batch, changes
+	return now.index, batch, changes
 }
 
 // nextUpdate takes the next one that waits; one that is to be alone only as the first.
@@ -246,11 +263,17 @@ func (e *edit) enter(changes []Entry) error {
 	return nil
 }
 
-// settle answers the updates of a command. Those that failed together come again, each alone: one may have been the reason for all.
+// settle answers the updates of a command. Those that failed together come again, each alone: one may have been the reason for all. So do
+// those that others were faster than; but none of a command that the group could not make, or of which nobody knows what becomes.
 func (c *Catalog) settle(batch []update, err error) {
-	if err != nil && len(batch) > 1 {
+	conflict := errors.Is(err, ErrConflict) && batch[0].conflicts < conflictsMax
+	if conflict || err != nil && len(batch) > 1 && !errors.Is(err, ErrUnknown) && !errors.Is(err, ErrNoMajority) {
 		for i := range batch {
-			batch[i].alone = true
+			if conflict {
+				batch[i].conflicts++
+			} else {
+				batch[i].alone = true
+			}
 		}
 		c.mu.Lock()
 		c.mu.waiting = append(batch, c.mu.waiting...)

@@ -20,7 +20,7 @@ type fakeGroup struct {
 	queued []func()
 }
 
-func (g *fakeGroup) Propose(changes []Entry, done func(error)) {
+func (g *fakeGroup) Propose(_ uint64, changes []Entry, done func(error)) {
 	work := func() {
 		if g.fail != nil {
 			if err := g.fail(changes); err != nil {
@@ -29,7 +29,7 @@ func (g *fakeGroup) Propose(changes []Entry, done func(error)) {
 			}
 		}
 		g.log = append(g.log, changes)
-		g.c.Apply(changes)
+		g.c.Apply(0, changes)
 		done(nil)
 	}
 	if g.held {
@@ -129,7 +129,7 @@ func TestCredentials(t *testing.T) {
 func TestUnknownEntries(t *testing.T) {
 	for key, want := range map[string]error{"user/a": ErrVersion, "cow/a": ErrKind, "user": ErrKind, "user/": ErrKind} {
 		c := New(&fakeGroup{})
-		c.Apply([]Entry{{key, []byte{99, 1}}})
+		c.Apply(0, []Entry{{key, []byte{99, 1}}})
 		if err := c.Recovered(); !errors.Is(err, want) || !strings.Contains(err.Error(), key[:3]) {
 			t.Errorf("%s: %v", key, err)
 		}
@@ -269,7 +269,7 @@ func TestCatalogModel(t *testing.T) {
 	}
 	again := New(&fakeGroup{})
 	for _, changes := range g.log {
-		again.Apply(changes)
+		again.Apply(0, changes)
 	}
 	if again.Load().UserCount() != 0 {
 		t.Error("users before recovery has ended")
@@ -325,10 +325,10 @@ type lockedGroup struct {
 	sync.Mutex
 }
 
-func (g *lockedGroup) Propose(changes []Entry, done func(error)) {
+func (g *lockedGroup) Propose(_ uint64, changes []Entry, done func(error)) {
 	go func() {
 		g.Lock()
-		g.c.Apply(changes)
+		g.c.Apply(0, changes)
 		g.Unlock()
 		done(nil)
 	}()

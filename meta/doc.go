@@ -1,4 +1,4 @@
-// Package meta is the catalog above topics: users, and with them rules, quotas and bindings. It owns the encoding of its entries
+// Package meta is the catalog above topics: users, and with them rules, quotas and bindings; nodes, and who has which shard. It owns the encoding of its entries
 // (docs/format/catalog.md) and the image of them that everybody reads: an immutable Snapshot behind one pointer. It stores nothing itself: a
 // Group makes changes durable and gives them back in one order, which is the same on every node and after every restart. It knows no
 // protocol and checks no password; auth and the protocols ask it, server wires them.

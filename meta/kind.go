@@ -28,6 +28,9 @@ const (
 	kindACL
 	kindQuota
 	kindSecret
+	kindNode
+	kindShard
+	kindCluster
 	kindCount
 )
 
@@ -43,6 +46,9 @@ var kinds = [kindCount]struct {
 	kindACL:     {"acl", 1, decodeACL},
 	kindQuota:   {"quota", 1, decodeQuota},
 	kindSecret:  {"secret", 1, decodeSecret},
+	kindNode:    {"node", 1, decodeNode},
+	kindShard:   {"shard", 1, decodeShard},
+	kindCluster: {"cluster", 1, decodeCluster},
 }
 
 // key is the key of an entry.
@@ -78,4 +84,26 @@ func (e *Entry) decode() (k kindID, name string, v any, err error) {
 		return k, name, nil, fmt.Errorf("%w: %s %q: %w", ErrEntry, kinds[k].name, name, err)
 	}
 	return k, name, v, nil
+}
+
+// Check says whether this program understands an entry: ErrKind, ErrVersion or ErrEntry if not.
+func (e *Entry) Check() error {
+	_, _, _, err := e.decode()
+	return err
+}
+
+// ClassCount is how many classes there are.
+const ClassCount = 6
+
+// classes are the kinds whose entries are changed looking at each other: who changes one has seen all of its class.
+var classes = [kindCount]uint8{kindUser: 0, kindBinding: 1, kindACL: 2, kindQuota: 3, kindSecret: 4, kindNode: 5, kindShard: 5, kindCluster: 5}
+
+// Class numbers the class of an entry's kind. A group that is more than one node refuses a change that was made without having seen the last
+// one of its class. The numbers are on disk.
+func (e *Entry) Class() (int, error) {
+	k, _, err := split(e.Key)
+	if err != nil {
+		return 0, err
+	}
+	return int(classes[k]), nil
 }

@@ -10,11 +10,15 @@ import (
 // Snapshot is the catalog at one moment. It is immutable, safe for concurrent use, and so is what it holds.
 type Snapshot struct {
 	generation uint64
+	index      uint64 // of the last command in it
 	tables     [kindCount]*table
 }
 
 // Generation is one higher in each later snapshot of a run.
 func (s *Snapshot) Generation() uint64 { return s.generation }
+
+// Index is the place of the snapshot's last command in the group's log, 0 for a group that has one node alone.
+func (s *Snapshot) Index() uint64 { return s.index }
 
 // stripes is how many parts a table has: a change copies the part that it is in.
 const stripes = 256

@@ -24,7 +24,7 @@ func newCatalogStore() *catalogStore {
 type catalogGroup struct{ b *broker.Broker }
 
 // Propose makes it a meta.Group.
-func (g *catalogGroup) Propose(changes []meta.Entry, done func(error)) {
+func (g *catalogGroup) Propose(_ uint64, changes []meta.Entry, done func(error)) {
 	list := make([]broker.CatalogEntry, len(changes))
 	for i := range changes {
 		list[i] = broker.CatalogEntry(changes[i])
@@ -39,7 +39,7 @@ func entriesChanged(c *meta.Catalog) func([]broker.CatalogEntry) {
 		for i := range changes {
 			list[i] = meta.Entry(changes[i])
 		}
-		c.Apply(list)
+		c.Apply(0, list)
 	}
 }
 

@@ -1,0 +1,257 @@
+package meta
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// The rules by which nodes, shards and the cluster change: functions of a snapshot that answer the entries to write, for Catalog.Update. They
+// do no I/O and read no clock, so all of them is tested without a group.
+
+// Errors of the rules.
+var (
+	ErrFormed     = errors.New("meta: the cluster is there already")
+	ErrNoCluster  = errors.New("meta: there is no cluster: this node is alone")
+	ErrNodeExists = errors.New("meta: the node is there already")
+	ErrNoNode     = errors.New("meta: no such node")
+	ErrNodeGone   = errors.New("meta: the node was removed: its number is not given again, want another node.id")
+	ErrNodeInUse  = errors.New("meta: the node is needed")
+	ErrOtherDisk  = errors.New("meta: the node has joined with another data directory")
+	ErrLevel      = errors.New("meta: the program is too old for this cluster")
+	ErrStale      = errors.New("meta: it has changed since it was read")
+	ErrShard      = errors.New("meta: bad change of a shard")
+	ErrUnclean    = errors.New("meta: the new leader may lack what was acknowledged")
+)
+
+// FormCluster makes a cluster of one node.
+func FormCluster(s *Snapshot, c Cluster, first Node) ([]Entry, error) {
+	if s.Cluster() != nil {
+		return nil, fmt.Errorf("%w: %s", ErrFormed, s.Cluster().ID)
+	}
+	first.State, first.Replica = NodeActive, 1
+	if err := errors.Join(c.check(), first.check()); err != nil {
+		return nil, err
+	}
+	return []Entry{c.Entry(), first.Entry()}, nil
+}
+
+// AddNode lets a node join. It gets its first copy of the catalog when it has.
+func AddNode(s *Snapshot, n Node) ([]Entry, error) {
+	c := s.Cluster()
+	if c == nil {
+		return nil, ErrNoCluster
+	}
+	have := s.Node(n.ID)
+	switch {
+	case have != nil && have.State == NodeRemoved:
+		return nil, fmt.Errorf("%w: node %d", ErrNodeGone, n.ID)
+	case have != nil:
+		return nil, fmt.Errorf("%w: node %d, %s at %s", ErrNodeExists, n.ID, have.State, have.Address)
+	case s.tables[kindNode].count >= NodesMax:
+		return nil, fmt.Errorf("meta: there are %d nodes, those removed among them: no more are kept", NodesMax)
+	}
+	n.State, n.Replica, n.Disk = NodeJoining, 1, ""
+	if n.Level == 0 {
+		n.Level = c.Level // what it can do it says when it joins
+	}
+	if err := n.check(); err != nil {
+		return nil, err
+	}
+	if err := addressFree(s, &n); err != nil {
+		return nil, err
+	}
+	return []Entry{n.Entry()}, nil
+}
+
+// addressFree says whether another node has n's address.
+func addressFree(s *Snapshot, n *Node) error {
+	for _, other := range s.Nodes() {
+		if other.ID != n.ID && other.State != NodeRemoved && other.Address == n.Address {
+			return fmt.Errorf("%w: node %d has the address %s", ErrNodeExists, other.ID, n.Address)
+		}
+	}
+	return nil
+}
+
+// member finds a node that was not removed.
+func member(s *Snapshot, id NodeID) (*Node, error) {
+	switch n := s.Node(id); {
+	case s.Cluster() == nil:
+		return nil, ErrNoCluster
+	case n == nil:
+		return nil, fmt.Errorf("%w: %d", ErrNoNode, id)
+	case n.State == NodeRemoved:
+		return nil, fmt.Errorf("%w: node %d", ErrNodeGone, id)
+	default:
+		return n, nil
+	}
+}
+
+// ClaimNode ties a node to the data directory that it comes with, and takes over where it is and what its program can do. The same directory
+// may come again; nil if that changes nothing.
+func ClaimNode(s *Snapshot, id NodeID, disk, address string, level uint32) ([]Entry, error) {
+	n, err := member(s, id)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case disk == "":
+		return nil, errors.New("meta: a node that joins does not name its data directory")
+	case n.Disk != "" && n.Disk != disk:
+		return nil, fmt.Errorf("%w: node %d; if that one is lost, replace the node", ErrOtherDisk, id)
+	case level < s.Cluster().Level:
+		return nil, fmt.Errorf("%w: node %d can do level %d, the cluster is at %d", ErrLevel, id, level, s.Cluster().Level)
+	}
+	next := *n
+	next.Disk, next.Address, next.Level = disk, address, level
+	if next == *n {
+		return nil, nil
+	}
+	if err := errors.Join(next.check(), addressFree(s, &next)); err != nil {
+		return nil, err
+	}
+	return []Entry{next.Entry()}, nil
+}
+
+// ActivateNode says that a node that was joining votes; nil if it did.
+func ActivateNode(s *Snapshot, id NodeID) ([]Entry, error) {
+	n, err := member(s, id)
+	if err != nil || n.State == NodeActive {
+		return nil, err
+	}
+	next := *n
+	next.State = NodeActive
+	return []Entry{next.Entry()}, nil
+}
+
+// unneeded says whether a node can go: no shard is on it, and another one has the catalog.
+func unneeded(s *Snapshot, n *Node) error {
+	others := 0
+	for _, o := range s.Nodes() {
+		if o.ID != n.ID && o.State == NodeActive && o.Roles&RoleMeta != 0 {
+			others++
+		}
+	}
+	if others == 0 {
+		return fmt.Errorf("%w: node %d is the only one with the catalog", ErrNodeInUse, n.ID)
+	}
+	return nil
+}
+
+// RemoveNode takes a node out of the cluster for good; nil if it was. Shards have to be moved away before.
+func RemoveNode(s *Snapshot, id NodeID) ([]Entry, error) {
+	if n := s.Node(id); n != nil && n.State == NodeRemoved {
+		return nil, nil
+	}
+	n, err := member(s, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := unneeded(s, n); err != nil {
+		return nil, err
+	}
+	held, some := 0, uint32(0)
+	for _, sh := range s.Shards() {
+		if slices.Contains(sh.Replicas, id) {
+			held++
+			some = sh.ID
+		}
+	}
+	if held > 0 {
+		return nil, fmt.Errorf("%w: node %d has replicas of %d shards, %d among them", ErrNodeInUse, id, held, some)
+	}
+	next := *n
+	next.State, next.Disk, next.Address = NodeRemoved, "", ""
+	return []Entry{next.Entry()}, nil
+}
+
+// ReplaceNode lets a node join anew with another data directory, since its own is lost. It keeps its number and its shards.
+func ReplaceNode(s *Snapshot, id NodeID) ([]Entry, error) {
+	n, err := member(s, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := unneeded(s, n); err != nil {
+		return nil, err
+	}
+	if n.Replica >= ReplicaMax {
+		return nil, fmt.Errorf("%w: node %d was replaced %d times; add one with another number", ErrNodeInUse, id, n.Replica)
+	}
+	next := *n
+	next.State, next.Disk = NodeJoining, ""
+	next.Replica++
+	return []Entry{next.Entry()}, nil
+}
+
+// RaiseLevel lets the cluster use what level brings; nil if it does.
+func RaiseLevel(s *Snapshot, level uint32) ([]Entry, error) {
+	c := s.Cluster()
+	switch {
+	case c == nil:
+		return nil, ErrNoCluster
+	case level < c.Level:
+		return nil, fmt.Errorf("meta: the cluster is at level %d, and cannot go back to %d", c.Level, level)
+	case level == c.Level:
+		return nil, nil
+	}
+	for _, n := range s.Nodes() {
+		if n.State != NodeRemoved && n.Level < level {
+			return nil, fmt.Errorf("%w: node %d can do level %d, %d is asked for", ErrLevel, n.ID, n.Level, level)
+		}
+	}
+	next := *c
+	next.Level = level
+	return []Entry{next.Entry()}, nil
+}
+
+// SetShard changes who has a shard. next bears the Change of the entry that it was made of (0: there was none), and the epoch that shall hold:
+// the next one if the leader is another. A leader comes from those that were in sync or eligible.
+func SetShard(s *Snapshot, next Shard) ([]Entry, error) {
+	have, err := shardChange(s, &next)
+	if err != nil {
+		return nil, err
+	}
+	if have != nil && next.Leader != 0 && !slices.Contains(have.ISR, next.Leader) && !slices.Contains(have.Eligible, next.Leader) {
+		return nil, fmt.Errorf("%w: shard %d, node %d; in sync were %v, eligible %v", ErrUnclean, next.ID, next.Leader, have.ISR, have.Eligible)
+	}
+	return []Entry{next.Entry()}, nil
+}
+
+// ElectUnclean is SetShard with a leader that may lack what was acknowledged.
+func ElectUnclean(s *Snapshot, next Shard) ([]Entry, error) {
+	if _, err := shardChange(s, &next); err != nil {
+		return nil, err
+	}
+	return []Entry{next.Entry()}, nil
+}
+
+// shardChange checks all of a change but where its leader comes from, and gives it its number.
+func shardChange(s *Snapshot, next *Shard) (have *Shard, err error) {
+	c := s.Cluster()
+	have = s.Shard(next.ID)
+	var was Shard
+	if have != nil {
+		was = *have
+	}
+	switch {
+	case c == nil:
+		return nil, ErrNoCluster
+	case next.ID >= c.Shards:
+		return nil, fmt.Errorf("%w: there are %d shards, and none has the number %d", ErrShard, c.Shards, next.ID)
+	case next.Change != was.Change:
+		return nil, fmt.Errorf("%w: shard %d is at change %d, the new one was made of %d", ErrStale, next.ID, was.Change, next.Change)
+	case next.Leader != was.Leader && next.Epoch != was.Epoch+1, next.Leader == was.Leader && next.Epoch != was.Epoch && next.Epoch != was.Epoch+1:
+		return nil, fmt.Errorf("%w: shard %d is at epoch %d of leader %d, the next one is not %d of leader %d", ErrShard, next.ID, was.Epoch, was.Leader, next.Epoch, next.Leader)
+	}
+	next.Change++
+	if err := next.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrShard, err)
+	}
+	for _, id := range next.Replicas {
+		if n, err := member(s, id); err != nil || n.Roles&RoleJournal == 0 {
+			return nil, fmt.Errorf("%w: node %d of shard %d is not there, or keeps no journal", ErrShard, id, next.ID)
+		}
+	}
+	return have, nil
+}
