@@ -35,20 +35,22 @@ type pieceAt struct {
 	span int
 }
 
-// pieceRun is how much of a segment is read at once for Pieces.
-const pieceRun = 256 << 10
-
 // Pieces lists what lies here of p from the batch that holds from on, in whole batches that end before until: the oldest first, up to maxBytes but
 // at least one extent if there is any, and nothing that a crash could take, or that a restart would find in the log again. What may change yet
 // ends the list, so that there is no gap but of compaction. It reads the headers of what it lists, so it may wait for the disk. Memory: some 60
 // bytes an extent, which is a batch or what lies within 4 KiB of a segment. Errors: ErrIO, *CorruptError.
 func (l *Log) Pieces(p record.PartitionID, from, until record.Offset, maxBytes int64) (*Pieces, error) {
 	ps := &Pieces{l: l, part: p}
+	w := &window{l: l}
+	var err error
 	for _, r := range ps.plan(from, until, maxBytes) {
-		if err := ps.list(&r, from, until, maxBytes); err != nil {
-			ps.Release()
-			return nil, fmt.Errorf("list partition %d from %d: %w", p, from, err)
+		if err = ps.list(w, &r, from, until, maxBytes); err != nil {
+			break
 		}
+	}
+	if err = errors.Join(err, w.close()); err != nil {
+		ps.Release()
+		return nil, fmt.Errorf("list partition %d from %d: %w", p, from, err)
 	}
 	return ps, nil
 }
@@ -131,7 +133,7 @@ func (l *Log) Ready(p record.PartitionID, from, until record.Offset) (bytes int6
 }
 
 // list adds the extents of some entries of a segment.
-func (ps *Pieces) list(r *pieceRef, from, until record.Offset, maxBytes int64) error {
+func (ps *Pieces) list(w *window, r *pieceRef, from, until record.Offset, maxBytes int64) error {
 	sum := int64(0)
 	for i := range ps.extents {
 		sum += ps.extents[i].Bytes
@@ -147,28 +149,24 @@ func (ps *Pieces) list(r *pieceRef, from, until record.Offset, maxBytes int64) e
 			}
 			end = int64(e.pos) + int64(e.span)
 		}
-		more := true
-		err := ps.l.readPiece(r.seg, int64(first.pos), int(end-int64(first.pos)), func(b []byte) error {
-			for ; i < k && more; i++ {
-				e := r.entries.at(i)
-				x, err := ps.extent(r.seg, &e, b[e.pos-first.pos:][:e.span], from, until)
-				switch {
-				case err != nil:
-					return err
-				case x.Bytes == 0: // of the last entry, all of it is too young; of the first, none is wanted
-					continue
-				case len(ps.extents) > 0 && sum+x.Bytes > maxBytes:
-					more = false
-					return nil
-				}
-				sum += x.Bytes
-				ps.extents = append(ps.extents, x)
-				ps.places = append(ps.places, pieceAt{seg: r.seg, pos: int64(e.pos), span: int(e.span)})
-			}
-			return nil
-		})
-		if err != nil || !more {
+		b, err := w.read(r.seg, int64(first.pos), int(end-int64(first.pos)))
+		if err != nil {
 			return err
+		}
+		for ; i < k; i++ {
+			e := r.entries.at(i)
+			x, err := ps.extent(r.seg, &e, b[e.pos-first.pos:][:e.span], from, until)
+			switch {
+			case err != nil:
+				return err
+			case x.Bytes == 0: // of the last entry, all of it is too young; of the first, none is wanted
+				continue
+			case len(ps.extents) > 0 && sum+x.Bytes > maxBytes:
+				return nil
+			}
+			sum += x.Bytes
+			ps.extents = append(ps.extents, x)
+			ps.places = append(ps.places, pieceAt{seg: r.seg, pos: int64(e.pos), span: int(e.span)})
 		}
 	}
 	return nil
@@ -177,47 +175,33 @@ func (ps *Pieces) list(r *pieceRef, from, until record.Offset, maxBytes int64) e
 // extent reads the headers of the frames that an entry stands for.
 func (ps *Pieces) extent(s *segment, e *entry, b []byte, from, until record.Offset) (x Extent, err error) {
 	x.MaxTime = noTime
-	err = ps.batches(s, int64(e.pos), b, record.ViewFrame, func(batch record.Batch) {
-		if batch.LastOffset() < from || batch.LastOffset() >= until {
-			return
+	for at := int64(e.pos); len(b) > 0; {
+		fr, n, err := record.ViewFrame(b)
+		if err != nil {
+			return x, &CorruptError{Path: s.path, Offset: at, Reason: err.Error()}
+		}
+		b, at = b[n:], at+int64(n)
+		batch := ps.batch(&fr)
+		if batch == nil || batch.LastOffset() < from || batch.LastOffset() >= until {
+			continue
 		}
 		if x.Bytes == 0 {
 			x.First = batch.BaseOffset()
 		}
 		x.Last, x.Bytes, x.MaxTime = batch.LastOffset(), x.Bytes+int64(len(batch)), max(x.MaxTime, timeOf(batch))
-	})
-	return x, err
+	}
+	return x, nil
 }
 
-// batches calls fn with the partition's batches among frames, which decode takes apart.
-func (ps *Pieces) batches(s *segment, at int64, b []byte, decode func([]byte) (record.Frame, int, error), fn func(record.Batch)) error {
-	for len(b) > 0 {
-		fr, n, err := decode(b)
-		if err != nil {
-			return &CorruptError{Path: s.path, Offset: at, Reason: err.Error()}
-		}
-		if fr.Kind == record.KindRecords && fr.Partition == ps.part {
-			if batch := record.Batch(record.FrameBatch(fr.Payload)); len(batch) >= record.BatchHeaderSize {
-				fn(batch)
-			}
-		}
-		b, at = b[n:], at+int64(n)
+// batch is a frame's batch if it is the partition's, or nil.
+func (ps *Pieces) batch(fr *record.Frame) record.Batch {
+	if fr.Kind != record.KindRecords || fr.Partition != ps.part {
+		return nil
+	}
+	if batch := record.Batch(record.FrameBatch(fr.Payload)); len(batch) >= record.BatchHeaderSize {
+		return batch
 	}
 	return nil
-}
-
-// readPiece is readSpan for what is read once: the memory of mapped files that it takes is bounded.
-func (l *Log) readPiece(s *segment, pos int64, n int, fn func(b []byte) error) error {
-	if l.closing.Load() {
-		return ErrClosed
-	}
-	l.touch(s, int64(n))
-	err := l.readSpan(s, pos, n, fn)
-	var corrupt *CorruptError
-	if err != nil && !errors.As(err, &corrupt) {
-		return fmt.Errorf("%w: %s at %d: %w", ErrIO, s.path, pos, err)
-	}
-	return err
 }
 
 // Extents tell of the pieces, in the order of offsets. The list is not changed by either side.
@@ -226,7 +210,7 @@ func (ps *Pieces) Extents() []Extent { return ps.extents }
 // Open gives the bytes of the extents from number from to before number to, exactly as many as those say: batches as they are stored, base offsets
 // set. The checksum of each frame is verified on the way. One goroutine reads, and closes it before Release. Errors: ErrIO, *CorruptError, ErrClosed.
 func (ps *Pieces) Open(from, to int) io.ReadCloser {
-	return &pieceReader{ps: ps, next: from, to: to}
+	return &pieceReader{ps: ps, next: from, read: from, to: to, w: window{l: ps.l}}
 }
 
 // Release lets go of the segments. What was opened must be closed by then.
@@ -239,68 +223,96 @@ func (ps *Pieces) Release() {
 	})
 }
 
-// pieceReader reads a few extents at a time.
+// pieceReader gives batches as they lie in a window: some extents, those from base on.
 type pieceReader struct {
-	ps       *Pieces
-	next, to int
-	buf      []byte
-	at       int // of buf, what is read
-	err      error
+	ps     *Pieces
+	w      window
+	part   []byte // of the segment, from base on
+	base   int64
+	next   int    // the extent that is read
+	read   int    // behind the last one in part
+	to     int    // behind the last one
+	frames []byte // of the extent, those that are left; at is where they lie
+	at     int64
+	given  int64        // bytes of the extent's batches
+	within bool         // an extent is under way
+	batch  record.Batch // what is left of one
+	err    error
 }
 
-// Read gives the next bytes.
-func (r *pieceReader) Read(b []byte) (int, error) {
-	for r.at == len(r.buf) {
-		if r.err == nil && r.next >= r.to {
-			r.err = io.EOF
+// Read gives the next bytes: as many as there are of what was read at once.
+func (r *pieceReader) Read(b []byte) (n int, err error) {
+	for n < len(b) {
+		if len(r.batch) == 0 {
+			if r.err == nil {
+				r.err = r.advance()
+			}
+			if r.err != nil {
+				break
+			}
 		}
-		if r.err != nil {
-			return 0, r.err
-		}
-		r.buf, r.at = r.buf[:0], 0
-		if r.err = r.fill(); r.err != nil {
-			return 0, r.err
-		}
+		k := copy(b[n:], r.batch)
+		n, r.batch = n+k, r.batch[k:]
 	}
-	n := copy(b, r.buf[r.at:])
-	r.at += n
-	return n, nil
+	if n > 0 || len(b) == 0 {
+		return n, nil
+	}
+	return 0, r.err
+}
+
+// advance goes on to the next batch.
+func (r *pieceReader) advance() error {
+	for {
+		for len(r.frames) > 0 {
+			fr, n, err := record.DecodeFrame(r.frames)
+			if err != nil {
+				return &CorruptError{Path: r.ps.places[r.next].seg.path, Offset: r.at, Reason: err.Error()}
+			}
+			r.frames, r.at = r.frames[n:], r.at+int64(n)
+			x := &r.ps.extents[r.next]
+			if batch := r.ps.batch(&fr); batch != nil && batch.BaseOffset() >= x.First && batch.BaseOffset() <= x.Last {
+				r.batch, r.given = batch, r.given+int64(len(batch))
+				return nil
+			}
+		}
+		if r.within {
+			if p := &r.ps.places[r.next]; r.given != r.ps.extents[r.next].Bytes {
+				return &CorruptError{Path: p.seg.path, Offset: p.pos, Reason: "the batches are not those that their headers were of"}
+			}
+			r.within = false
+			r.next++
+		}
+		if r.next >= r.to {
+			return io.EOF
+		}
+		if r.next >= r.read {
+			if err := r.fill(); err != nil {
+				return err
+			}
+		}
+		p := &r.ps.places[r.next]
+		r.frames, r.at, r.given, r.within = r.part[p.pos-r.base:][:p.span], p.pos, 0, true
+	}
 }
 
 // fill reads the extents that lie close together from the next one on.
-func (r *pieceReader) fill() error {
-	ps := r.ps
-	first := ps.places[r.next]
+func (r *pieceReader) fill() (err error) {
+	first := r.ps.places[r.next]
 	end, k := first.pos+int64(first.span), r.next+1
 	for ; k < r.to; k++ {
-		p := ps.places[k]
+		p := r.ps.places[k]
 		if gap := p.pos - end; p.seg != first.seg || gap < 0 || gap > runGap || p.pos+int64(p.span)-first.pos > pieceRun {
 			break
 		}
 		end = p.pos + int64(p.span)
 	}
-	return ps.l.readPiece(first.seg, first.pos, int(end-first.pos), func(b []byte) error {
-		for ; r.next < k; r.next++ {
-			p, x := &ps.places[r.next], &ps.extents[r.next]
-			before := len(r.buf)
-			err := ps.batches(p.seg, p.pos, b[p.pos-first.pos:][:p.span], record.DecodeFrame, func(batch record.Batch) {
-				if o := batch.BaseOffset(); o >= x.First && o <= x.Last {
-					r.buf = append(r.buf, batch...)
-				}
-			})
-			if err == nil && int64(len(r.buf)-before) != x.Bytes {
-				err = &CorruptError{Path: p.seg.path, Offset: p.pos, Reason: "the batches are not those that their headers were of"}
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	r.base, r.read = first.pos, k
+	r.part, err = r.w.read(first.seg, first.pos, int(end-first.pos))
+	return err
 }
 
-// Close lets go of the memory.
+// Close lets go of memory and file.
 func (r *pieceReader) Close() error {
-	r.buf, r.at, r.err = nil, 0, ErrClosed
-	return nil
+	r.part, r.frames, r.batch, r.err = nil, nil, nil, ErrClosed
+	return r.w.close()
 }

@@ -238,7 +238,7 @@ func (f *faultFile) WriteAt(p []byte, off int64) (n int, err error) {
 	v := f.f.judge(OpWrite, f.path, off, len(p))
 	if v.Err != nil && v.Short > 0 {
 		short := min(v.Short, len(p))
-		if f.Direct() == DirectSync {
+		if f.Direct().Aligned() {
 			short &^= BlockSize - 1
 		}
 		if n, err = f.File.WriteAt(p[:short], off); err != nil {

@@ -203,8 +203,11 @@ func (m *Mem) Open(name string, flag Flag) (File, error) {
 		n.dirty = make(map[int64]struct{})
 	}
 	f := &memFile{m: m, n: n, path: p, write: flag&Write != 0}
-	if flag&Direct != 0 {
+	switch {
+	case flag&Direct != 0:
 		f.mode = DirectSync
+	case flag&Unbuffered != 0:
+		f.mode = DirectOnly
 	}
 	if flag&Truncate != 0 {
 		n.data, n.all = nil, true
@@ -381,7 +384,7 @@ func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	if !f.write {
 		return 0, &fs.PathError{Op: "write", Path: f.path, Err: fs.ErrPermission}
 	}
-	if f.mode == DirectSync && (off%BlockSize != 0 || len(p)%BlockSize != 0) {
+	if f.mode.Aligned() && (off%BlockSize != 0 || len(p)%BlockSize != 0) {
 		return 0, &fs.PathError{Op: "write", Path: f.path, Err: fmt.Errorf("direct write of %d bytes at %d is not aligned", len(p), off)}
 	}
 	f.m.mu.Lock()

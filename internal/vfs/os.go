@@ -40,10 +40,17 @@ func (OS) Open(path string, flag Flag) (File, error) {
 	if flag&Truncate != 0 {
 		mode |= os.O_TRUNC
 	}
-	if flag&Direct != 0 && directFlags != 0 {
-		f, err := os.OpenFile(path, mode|directFlags, 0o640)
+	past, as := 0, Buffered
+	switch {
+	case flag&Direct != 0:
+		past, as = directFlags, DirectSync
+	case flag&Unbuffered != 0:
+		past, as = unbufferedFlags, DirectOnly
+	}
+	if past != 0 {
+		f, err := os.OpenFile(path, mode|past, 0o640)
 		if err == nil {
-			return &osFile{f: f, mode: DirectSync}, nil
+			return &osFile{f: f, mode: as}, nil
 		}
 		if !errors.Is(err, unix.EINVAL) {
 			return nil, err

@@ -12,6 +12,9 @@ import (
 // directFlags is what the Direct flag adds to open(2).
 const directFlags = unix.O_DIRECT | unix.O_DSYNC
 
+// unbufferedFlags is what the Unbuffered flag adds.
+const unbufferedFlags = unix.O_DIRECT
+
 func adviseRandom(f *os.File) {
 	// Advice only: a file system that does not take it works all the same.
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM)

@@ -11,6 +11,9 @@ import (
 // directFlags is 0: only Linux is known to keep the promise of direct and synchronous writes together.
 const directFlags = 0
 
+// unbufferedFlags is 0: other systems have calls of their own for it.
+const unbufferedFlags = 0
+
 func adviseRandom(*os.File) {}
 
 func fdatasync(f *os.File) error { return f.Sync() }

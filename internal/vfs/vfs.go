@@ -40,9 +40,11 @@ const (
 	Direct
 	// Random tells that reads will be scattered: no read-ahead.
 	Random
+	// Unbuffered asks for writes that bypass the page cache, and promises no more than others: Sync does. File.Direct says what was got.
+	Unbuffered
 )
 
-// DirectMode is how a file keeps the promise of the Direct flag.
+// DirectMode is how a file keeps the promise of the Direct flag, and of Unbuffered.
 type DirectMode uint8
 
 const (
@@ -52,7 +54,12 @@ const (
 	WriteSync
 	// DirectSync files were opened with O_DIRECT and O_DSYNC: buffers, offsets and lengths are multiples of BlockSize.
 	DirectSync
+	// DirectOnly files were opened with O_DIRECT alone: aligned as DirectSync, and not on stable storage before Sync.
+	DirectOnly
 )
+
+// Aligned tells whether buffers, offsets and lengths of writes must be multiples of BlockSize.
+func (m DirectMode) Aligned() bool { return m == DirectSync || m == DirectOnly }
 
 // String names the mode as logs do.
 func (m DirectMode) String() string {
@@ -61,6 +68,8 @@ func (m DirectMode) String() string {
 		return "write+fdatasync"
 	case DirectSync:
 		return "O_DIRECT|O_DSYNC"
+	case DirectOnly:
+		return "O_DIRECT"
 	default:
 		return "buffered"
 	}
@@ -109,7 +118,7 @@ type File interface {
 	Allocate(off, n int64) error
 	// Map maps n bytes from off on. The file must not be cut while mapped, nor change its size in Mem.
 	Map(off, n int64, writable bool) (Mapping, error)
-	// Direct tells how the file keeps the Direct flag's promise.
+	// Direct tells how the file keeps the promise of the flag Direct or Unbuffered.
 	Direct() DirectMode
 }
 

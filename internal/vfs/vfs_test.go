@@ -81,10 +81,31 @@ func testFS(t *testing.T, fsys FS, dir string) {
 	ok(t, err)
 	ok(t, lock.Close())
 	testDirect(t, fsys, dir+"/direct")
+	testUnbuffered(t, fsys, dir+"/unbuffered")
 	ok(t, RemoveAll(fsys, dir))
 	if _, err := fsys.Stat(dir); !IsNotExist(err) {
 		t.Fatalf("still there: %v", err)
 	}
+}
+
+// testUnbuffered writes whole blocks past the page cache, and cuts the file to what belongs to it.
+func testUnbuffered(t *testing.T, fsys FS, path string) {
+	t.Helper()
+	f := must[File](t)(fsys.Open(path, Write|Create|Truncate|Unbuffered))
+	if got := f.Direct(); got != DirectOnly && got != Buffered {
+		t.Fatalf("opened as %v", got)
+	}
+	b := AlignedBytes(2 * BlockSize)
+	copy(b, "block")
+	must[int](t)(f.WriteAt(b, 0))
+	must[int](t)(f.WriteAt(b[:BlockSize], 2*BlockSize))
+	ok(t, f.Truncate(2*BlockSize+5))
+	ok(t, f.Sync())
+	ok(t, f.Close())
+	if got := must[[]byte](t)(ReadFile(fsys, path)); len(got) != 2*BlockSize+5 || string(got[2*BlockSize:]) != "block" {
+		t.Fatalf("read %d bytes", len(got))
+	}
+	ok(t, fsys.Remove(path))
 }
 
 func testDirect(t *testing.T, fsys FS, path string) {

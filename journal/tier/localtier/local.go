@@ -1,6 +1,7 @@
 // Package localtier is the Store that is a directory: one file for each object, whose path is the object's name. It owns that
 // directory, and knows no format. A file is written under a name of its own in the folder .tmp, synced, and then renamed, or linked where nothing may be replaced;
-// then the folder is synced. Several processes, and machines that have it mounted, may use one directory. Its neighbour is internal/vfs.
+// then the folder is synced. What is large is written past the page cache, one piece after the other: on a disk that the log is on too, a flush of the log waits
+// for one piece, and not for what the system has put off. Several processes, and machines that have it mounted, may use one directory. Its neighbour is internal/vfs.
 package localtier
 
 import (
@@ -21,11 +22,12 @@ import (
 )
 
 const (
-	kind     = "local"
-	tmpDir   = ".tmp"
-	bufBytes = 256 << 10
-	// syncEvery bounds the bytes that wait for the disk's sync at the end, and so the time that it takes.
-	syncEvery = 32 << 20
+	kind   = "local"
+	tmpDir = ".tmp"
+	// bufBytes is a piece. Whoever flushes something on the same disk waits for one at most.
+	bufBytes = 512 << 10
+	// syncEvery bounds the bytes that the system may put off where it does not write past the page cache.
+	syncEvery = 4 << 20
 	// foldersMax bounds what is remembered of folders that are there and synced.
 	foldersMax = 4096
 )
@@ -64,7 +66,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.fs == nil {
 		s.fs = vfs.OS{}
 	}
-	s.bufs.New = func() any { b := make([]byte, bufBytes); return &b }
+	s.bufs.New = func() any { b := vfs.AlignedBytes(bufBytes); return &b }
 	s.mu.folders = make(map[string]struct{})
 	if err := s.folder(tmpDir); err != nil {
 		return nil, s.wrap(ctx, "open", o.Dir, err)
@@ -135,7 +137,7 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader, size int64, o
 	}
 	src := tier.Exactly(ctx, r, size)
 	tmp := s.path(tmpDir + "/" + unique())
-	err := s.write(tmp, src)
+	err := s.write(tmp, src, size)
 	if err == nil {
 		err = s.publish(tmp, name, o.IfAbsent)
 	}
@@ -156,19 +158,29 @@ func unique() string {
 	return hex.EncodeToString(b[:])
 }
 
-func (s *Store) write(tmp string, src *tier.ExactReader) (err error) {
-	f, err := s.fs.Open(tmp, vfs.Write|vfs.Create|vfs.Truncate)
+func (s *Store) write(tmp string, src *tier.ExactReader, size int64) (err error) {
+	flag := vfs.Write | vfs.Create | vfs.Truncate
+	if size >= bufBytes {
+		flag |= vfs.Unbuffered // a small one costs more so
+	}
+	f, err := s.fs.Open(tmp, flag)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	aligned := f.Direct().Aligned()
 	buf := s.bufs.Get().(*[]byte)
 	defer s.bufs.Put(buf)
 	at, synced := int64(0), int64(0)
 	for {
 		n, rerr := io.ReadFull(src, *buf)
 		if n > 0 {
-			if _, err := f.WriteAt((*buf)[:n], at); err != nil {
+			b := (*buf)[:n]
+			if rest := n % vfs.BlockSize; aligned && rest != 0 {
+				b = (*buf)[:n+vfs.BlockSize-rest] // the last piece: what is too much is cut off
+				clear(b[n:])
+			}
+			if _, err := f.WriteAt(b, at); err != nil {
 				return err
 			}
 			at += int64(n)
@@ -178,9 +190,14 @@ func (s *Store) write(tmp string, src *tier.ExactReader) (err error) {
 			if err := src.Err(); err != nil {
 				return err
 			}
+			if aligned && at%vfs.BlockSize != 0 {
+				if err := f.Truncate(at); err != nil {
+					return err
+				}
+			}
 			return f.Sync()
 		}
-		if at-synced >= syncEvery {
+		if !aligned && at-synced >= syncEvery {
 			if err := f.Sync(); err != nil {
 				return err
 			}

@@ -51,6 +51,18 @@ func TestContractInMemory(t *testing.T) {
 	tiertest.Run(t, tiertest.Env{Open: opener(vfs.NewMem()), Memory: 1 << 30, NoTimes: true, Many: 300})
 }
 
+// cached is a file system that cannot write past the page cache.
+type cached struct{ vfs.LinkFS }
+
+func (c cached) Open(path string, flag vfs.Flag) (vfs.File, error) {
+	return c.LinkFS.Open(path, flag&^vfs.Unbuffered)
+}
+
+// TestContractCached: it is a store all the same.
+func TestContractCached(t *testing.T) {
+	tiertest.Run(t, tiertest.Env{Open: opener(cached{vfs.NewMem()}), Memory: 1 << 30, NoTimes: true, Many: 10})
+}
+
 func TestSettings(t *testing.T) {
 	ctx := context.Background()
 	if _, err := FromSettings(ctx, tier.NewSettings(nil)); err == nil {

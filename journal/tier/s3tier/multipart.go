@@ -140,7 +140,7 @@ func (u *upload) fail(err error) {
 }
 
 func (u *upload) part(ctx context.Context, i int, b []byte) error {
-	opts := minio.PutObjectPartOptions{SSE: u.s.sse}
+	opts := minio.PutObjectPartOptions{SSE: u.s.sse, DisableContentSha256: u.s.unsigned()}
 	crc := ""
 	if !u.s.o.NoChecksum {
 		crc = sum(b)

@@ -45,6 +45,9 @@ type Options struct {
 	Buffers    int           // of PartBytes each, which all Puts share; 0: 2
 	Timeout    time.Duration // until the head of an answer has come; 0: 30 s
 	NoChecksum bool          // send no CRC-32C: for services that refuse it
+	// SignPayload has the signature of an upload over plain HTTP cover what is uploaded, by SHA-256, and not its CRC-32C alone: for services that
+	// want it. It is so anyway where there is no CRC-32C. Over TLS it is not done by anybody.
+	SignPayload bool
 
 	// Dial makes connections; nil: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -62,6 +65,7 @@ func FromSettings(ctx context.Context, s *tier.Settings) (tier.Store, error) {
 		SSE: s.OneOf("sse", "none", "s3", "kms", "customer"), SSEKey: s.String("sse_key", ""), SSEKeyFile: s.String("sse_key_file", ""),
 		PartBytes: s.Int("part_bytes", 0, minPartBytes, 1<<30), Buffers: int(s.Int("buffers", 0, 1, 1024)),
 		Timeout: s.Duration("timeout", 0), NoChecksum: !s.Bool("checksum", true),
+		SignPayload: s.Bool("sign_payload", false),
 	}
 	if err := s.Err(); err != nil {
 		return nil, err

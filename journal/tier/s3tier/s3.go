@@ -124,8 +124,12 @@ func (s *Store) putOptions(o tier.PutOptions) minio.PutObjectOptions {
 	if class == "" {
 		class = s.o.Class
 	}
-	return minio.PutObjectOptions{StorageClass: class, ServerSideEncryption: s.sse, ContentType: "application/octet-stream"}
+	return minio.PutObjectOptions{StorageClass: class, ServerSideEncryption: s.sse, ContentType: "application/octet-stream", DisableContentSha256: s.unsigned()}
 }
+
+// unsigned tells that signatures leave out what is uploaded. Its CRC-32C is a header, and so signed; SHA-256 over a mebibyte costs as much as all else
+// that is done with it.
+func (s *Store) unsigned() bool { return !s.o.SignPayload && !s.o.NoChecksum }
 
 // Get reads a range. See tier.Store.
 func (s *Store) Get(ctx context.Context, name string, rng tier.Range) (io.ReadCloser, tier.Info, error) {

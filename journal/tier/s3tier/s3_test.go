@@ -277,6 +277,41 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestPayloadSigned: over plain HTTP what is uploaded has a CRC-32C, and is signed where that was asked for, or where it has none.
+func TestPayloadSigned(t *testing.T) {
+	for _, c := range []struct {
+		sign, noSum, want bool
+	}{{}, {sign: true, want: true}, {noSum: true, want: true}} {
+		f := newFake(t)
+		o := f.options()
+		o.SignPayload, o.NoChecksum = c.sign, c.noSum
+		s := mustOpen(t, o)
+		sizes := []int{100, partBytes + 1}
+		if c.noSum {
+			sizes = sizes[:1] // the fake wants sums of parts
+		}
+		for _, size := range sizes {
+			if err := put(s, "a", make([]byte, size), tier.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bodies := 0
+		for _, h := range f.mu.seen {
+			how := h.Get("X-Amz-Content-Sha256")
+			if len(how) == 64 || h.Get("X-Amz-Checksum-Algorithm") != "" {
+				continue // of a request that uploads nothing
+			}
+			bodies++
+			if signed := how != "UNSIGNED-PAYLOAD"; signed != c.want || (h.Get(sumKey) == "") != c.noSum {
+				t.Errorf("%+v: signed %v, sum %q", c, signed, h.Get(sumKey))
+			}
+		}
+		if bodies == 0 {
+			t.Errorf("%+v: nothing was uploaded: %v", c, f.mu.seen)
+		}
+	}
+}
+
 func TestEncryption(t *testing.T) {
 	f := newFake(t)
 	key := filepath.Join(t.TempDir(), "key")
