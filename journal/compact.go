@@ -3,9 +3,9 @@ package journal
 import (
 	"fmt"
 	"math"
-	"sort"
 
 	"github.com/sluicemq/sluice/internal/vfs"
+	"github.com/sluicemq/sluice/journal/compact"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -17,7 +17,7 @@ type CompactRequest struct {
 	// Young is a time, in milliseconds of Unix time: compaction stops at the first batch with a record of that time or a later one.
 	Young int64
 	// Now and KeepDeletes say how long a record without a value, and a marker without a transaction, stays after it was first met: from Now on
-	// for KeepDeletes milliseconds.
+	// for KeepDeletes milliseconds; below 0: for good.
 	Now, KeepDeletes int64
 	// Aborted are the transactions whose records go, by their ends.
 	Aborted []AbortedRange
@@ -25,11 +25,8 @@ type CompactRequest struct {
 	KeyBytes int
 }
 
-// AbortedRange is an aborted transaction of a partition: its producer's records from First to the marker at Last.
-type AbortedRange struct {
-	Producer    int64
-	First, Last record.Offset
-}
+// AbortedRange is an aborted transaction of a partition.
+type AbortedRange = compact.Aborted
 
 // Compacted is what a pass did.
 type Compacted struct {
@@ -82,9 +79,6 @@ func (r *ref) compactable(from Position) bool {
 	return r.seg.part || r.seg.sealed && r.seg.indexed && r.seg.number() < from.Segment
 }
 
-// defaultKeyBytes is what a pass may take in memory for keys.
-const defaultKeyBytes = 16 << 20
-
 // Compact makes one pass over a partition, in the caller's goroutine, within the bandwidth that rewriting may take. What is written is
 // durable before the index points to it.
 func (l *Log) Compact(r CompactRequest) (Compacted, error) {
@@ -94,14 +88,7 @@ func (l *Log) Compact(r CompactRequest) (Compacted, error) {
 	if l.closing.Load() {
 		return Compacted{}, ErrClosed
 	}
-	p := compaction{c: c, l: l, r: r, open: make(map[int64]bool)}
-	for i := range r.Aborted {
-		a := &r.Aborted[i]
-		if p.aborted == nil {
-			p.aborted = make(map[int64][]AbortedRange)
-		}
-		p.aborted[a.Producer] = append(p.aborted[a.Producer], *a)
-	}
+	p := compaction{c: c, l: l, r: r}
 	release := p.plan()
 	defer release()
 	if p.dirty >= len(p.refs) {
@@ -113,7 +100,9 @@ func (l *Log) Compact(r CompactRequest) (Compacted, error) {
 	if p.out.Until <= p.refs[p.dirty].first {
 		return p.out, nil
 	}
-	return p.out, p.write()
+	err := p.write()
+	p.out.Ended = p.pass.Ended()
+	return p.out, err
 }
 
 // compaction is one pass.
@@ -124,12 +113,10 @@ type compaction struct {
 	refs  []*ref
 	live  []entries // of refs, as they were when the pass began
 	dirty int       // the first ref that no pass has written
-	keys  *keyMap
+	pass  *compact.Pass
 	out   Compacted
 
-	aborted map[int64][]AbortedRange // by producer, by their ends
-	open    map[int64]bool           // producers that have records left in the transaction under way
-	filter  batchFilter
+	payload, frame []byte
 }
 
 // plan takes hold of the pieces that the pass may look at.
@@ -194,18 +181,14 @@ func (p *compaction) batches(i int, fn func(fr *record.Frame, frame []byte, b re
 
 // readKeys notes the last offset of each key of what no pass has written, as far as it may go, and how far that is.
 func (p *compaction) readKeys() error {
-	bytes := p.r.KeyBytes
-	if bytes == 0 {
-		bytes = defaultKeyBytes
-	}
-	p.keys = newKeyMap(p.refs[p.dirty].first, bytes)
+	p.pass = compact.NewPass(&compact.Options{Base: p.refs[p.dirty].first, KeyBytes: p.r.KeyBytes, Now: p.r.Now, KeepDeletes: p.r.KeepDeletes, Aborted: p.r.Aborted})
 	p.out.Until = p.refs[p.dirty].first
 	for i := p.dirty; i < len(p.refs); i++ {
 		more, err := p.batches(i, func(_ *record.Frame, _ []byte, b record.Batch) (bool, error) {
 			if b.NextOffset() > p.r.End || b.MaxTimestamp() >= p.r.Young && b.Attributes()&record.Control == 0 {
 				return false, nil
 			}
-			if !p.readBatchKeys(b) {
+			if !p.pass.Note(b) {
 				return false, nil
 			}
 			p.out.Until = b.NextOffset()
@@ -220,34 +203,6 @@ func (p *compaction) readKeys() error {
 		p.out.Until = p.refs[i].last + 1
 	}
 	return nil
-}
-
-// readBatchKeys notes the keys of a batch. false: they do not fit. What was noted of it then does no harm: the pass ends before the batch, and
-// what has a later record there goes one pass early.
-func (p *compaction) readBatchKeys(b record.Batch) bool {
-	if b.Attributes()&record.Control != 0 || p.isAborted(b) {
-		return true
-	}
-	opened, ok := p.filter.opened(b)
-	if !ok {
-		return true // nobody can read it: it stays as it is
-	}
-	for it := opened.Records(); it.Next(); {
-		if rec := it.Record(); rec.Key != nil && !p.keys.put(rec.Key, rec.Offset) {
-			return false
-		}
-	}
-	return true
-}
-
-// isAborted tells whether the records of a batch belong to an aborted transaction.
-func (p *compaction) isAborted(b record.Batch) bool {
-	if b.Attributes()&record.Transactional == 0 {
-		return false
-	}
-	list := p.aborted[b.ProducerID()]
-	i := sort.Search(len(list), func(i int) bool { return list[i].Last >= b.BaseOffset() })
-	return i < len(list) && list[i].First <= b.BaseOffset()
 }
 
 // write copies what stays into partition segments, as many as it takes, in the order of the offsets: a later one may rely on what an earlier
@@ -319,49 +274,17 @@ func (p *compaction) endPiece(w *partWriter, to *ref, like *record.Frame) {
 
 // copyBatch writes what is to stay of a batch.
 func (p *compaction) copyBatch(w *partWriter, to *ref, fr *record.Frame, frame []byte, b record.Batch) {
-	var out record.Batch
-	switch {
-	case b.Attributes()&record.Control != 0:
-		out = p.marker(b)
-	case p.isAborted(b):
-	default:
-		if out = p.filter.apply(p, b); out != nil && b.Attributes()&record.Transactional != 0 {
-			p.open[b.ProducerID()] = true
-		}
-	}
+	out := p.pass.Keep(b, true)
 	switch {
 	case out == nil:
 		return
 	case &out[0] != &b[0]:
 		f := *fr
-		f.Payload = append(record.BeginRecordsPayload(p.filter.payload[:0], record.FrameExtra(fr.Payload)), out...)
-		p.filter.payload = f.Payload
-		p.filter.frame = record.AppendFrame(p.filter.frame[:0], &f)
-		frame = p.filter.frame
+		f.Payload = append(record.BeginRecordsPayload(p.payload[:0], record.FrameExtra(fr.Payload)), out...)
+		p.payload = f.Payload
+		p.frame = record.AppendFrame(p.frame[:0], &f)
+		frame = p.frame
 	}
 	p.out.Written += int64(len(frame))
 	w.add(to, frame, out)
-}
-
-// marker is what stays of a control batch: all of it while its transaction has records left, and for a time after.
-func (p *compaction) marker(b record.Batch) record.Batch {
-	id := b.ProducerID()
-	left := p.open[id]
-	delete(p.open, id)
-	list := p.aborted[id]
-	i := sort.Search(len(list), func(i int) bool { return list[i].Last >= b.BaseOffset() })
-	ends := i < len(list) && list[i].Last == b.BaseOffset()
-	if left {
-		return b
-	}
-	if b.Attributes()&record.DeleteHorizon == 0 {
-		return p.filter.stamp(b, b, p.r.Now+p.r.KeepDeletes)
-	}
-	if b.BaseTimestamp() > p.r.Now {
-		return b
-	}
-	if ends {
-		p.out.Ended = append(p.out.Ended, b.BaseOffset())
-	}
-	return nil
 }

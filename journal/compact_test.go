@@ -101,7 +101,7 @@ func (m *compactModel) doMarker(t *rapid.T) {
 	b.Append(&record.Input{Timestamp: m.now, Key: []byte{0, 0, 0, kind}, Value: make([]byte, 6)})
 	if first, open := m.first[producer]; open {
 		if !commit {
-			m.aborted = append(m.aborted, AbortedRange{producer, first, m.next})
+			m.aborted = append(m.aborted, AbortedRange{Producer: producer, First: first, Last: m.next})
 		}
 		delete(m.first, producer)
 	}
@@ -383,7 +383,7 @@ func TestCompactDeletes(t *testing.T) {
 	pass := func(now int64) Compacted {
 		t.Helper()
 		res, err := l.Compact(CompactRequest{Partition: compactPart, End: next, Young: math.MaxInt64, Now: now, KeepDeletes: 100,
-			Aborted: []AbortedRange{{9, 2, 3}}})
+			Aborted: []AbortedRange{{Producer: 9, First: 2, Last: 3}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -476,7 +476,7 @@ func TestCompactMemory(t *testing.T) {
 	l.checkpointed(t)
 	last := record.Offset(-1)
 	for passes := 0; ; passes++ {
-		res, err := l.Compact(CompactRequest{Partition: compactPart, End: next, Young: math.MaxInt64, KeyBytes: 64 * keySlotSize})
+		res, err := l.Compact(CompactRequest{Partition: compactPart, End: next, Young: math.MaxInt64, KeyBytes: 64 * 16})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -66,6 +66,7 @@ type run struct {
 	bytes         int64
 	index, blocks int32
 	live          bool
+	flags         uint8 // of Run
 }
 
 // NewManifest makes an empty one.
@@ -108,7 +109,7 @@ func (m *Manifest) Apply(shard record.ShardID, key, value []byte) error {
 	e := &entry{id: o.ID, size: o.Size, tail: o.Tail, created: o.Created, shard: shard, runs: make([]run, len(o.Runs))}
 	for i := range o.Runs {
 		r := &o.Runs[i]
-		e.runs[i] = run{obj: e, partition: r.Partition, first: r.First, last: r.Last, maxTime: r.MaxTime, bytes: r.Bytes, index: int32(r.Index), blocks: int32(r.Blocks)}
+		e.runs[i] = run{obj: e, partition: r.Partition, first: r.First, last: r.Last, maxTime: r.MaxTime, bytes: r.Bytes, index: int32(r.Index), blocks: int32(r.Blocks), flags: uint8(r.Flags)}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -312,7 +313,7 @@ func (e *entry) export() *Object {
 }
 
 func (r *run) export() Run {
-	return Run{Partition: r.partition, Index: int(r.index), First: r.first, Last: r.last, MaxTime: r.maxTime, Bytes: r.bytes, Blocks: int(r.blocks)}
+	return Run{Partition: r.partition, Index: int(r.index), First: r.first, Last: r.last, MaxTime: r.maxTime, Bytes: r.bytes, Blocks: int(r.blocks), Flags: object.RunFlags(r.flags)}
 }
 
 // Objects calls yield for each object of a shard, in the order of IDs, until it answers false. It holds no lock while it does: objects that come or go

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier/object"
@@ -22,13 +23,17 @@ const (
 const (
 	kindObject byte = 'o'
 	kindEpoch  byte = 'e'
-	version    byte = 1
+	version    byte = 1 // runs without flags
+	flagged    byte = 2 // each run with flags
 
 	objectKeySize = 19
 	epochKeySize  = 5
 	minRunSize    = 7  // bytes of an encoded run
-	maxRunSize    = 63 // so many varints of 9 or 10 bytes; MaxRuns of them are below a command's bound
+	maxRunSize    = 64 // so many varints of 9 or 10 bytes; MaxRuns of them are below a command's bound
 )
+
+// maxFlags bounds the flags of a run: one byte of a row.
+const maxFlags = 127
 
 // ErrRow means that a row is not one that this program writes. It names the key.
 var ErrRow = errors.New("history: bad row of the manifest")
@@ -41,6 +46,7 @@ type Run struct {
 	MaxTime     int64 // milliseconds of Unix time; object.NoTime: it has control records alone
 	Bytes       int64 // of the batches
 	Blocks      int
+	Flags       object.RunFlags // the object's, and Clean where a pass has found nothing to change in it
 }
 
 // Object is what the manifest keeps of an object. It has one row, of one shard: the one that its ID names, where the node has that shard, or any.
@@ -68,7 +74,7 @@ func NewObject(s *object.Summary, class string, partition func(*object.Run) (rec
 	for i := range s.Runs {
 		r := &s.Runs[i]
 		if p, ok := partition(r); ok {
-			o.Runs = append(o.Runs, Run{Partition: p, Index: i, First: r.First, Last: r.Last, MaxTime: r.MaxTime, Bytes: r.Bytes, Blocks: len(r.Blocks)})
+			o.Runs = append(o.Runs, Run{Partition: p, Index: i, First: r.First, Last: r.Last, MaxTime: r.MaxTime, Bytes: r.Bytes, Blocks: len(r.Blocks), Flags: r.Flags})
 		}
 	}
 	return o
@@ -90,7 +96,12 @@ func ObjectKey(id object.ID) []byte {
 
 // Encode appends the value of the object's row.
 func (o *Object) Encode(b []byte) []byte {
-	b = append(b, version)
+	flags := slices.ContainsFunc(o.Runs, func(r Run) bool { return r.Flags != 0 })
+	if flags {
+		b = append(b, flagged)
+	} else {
+		b = append(b, version)
+	}
 	b = binary.AppendUvarint(b, uint64(o.Size))
 	b = binary.AppendUvarint(b, uint64(o.Tail))
 	b = binary.AppendUvarint(b, uint64(o.Created))
@@ -106,6 +117,9 @@ func (o *Object) Encode(b []byte) []byte {
 		b = binary.AppendVarint(b, r.MaxTime-o.Created) // may wrap around: the decoder's sum wraps back
 		b = binary.AppendUvarint(b, uint64(r.Bytes))
 		b = binary.AppendUvarint(b, uint64(r.Blocks))
+		if flags {
+			b = binary.AppendUvarint(b, uint64(r.Flags))
+		}
 		index = r.Index
 	}
 	return b
@@ -123,7 +137,7 @@ func (o *Object) Check() error {
 	for i := range o.Runs {
 		r := &o.Runs[i]
 		if r.Index <= index || r.Index > math.MaxInt32 || r.First < 0 || r.Last < r.First || r.Last == math.MaxInt64 ||
-			r.Bytes <= 0 || r.Bytes > o.Size || r.Blocks <= 0 || r.Blocks > math.MaxInt32 {
+			r.Bytes <= 0 || r.Bytes > o.Size || r.Blocks <= 0 || r.Blocks > math.MaxInt32 || r.Flags > maxFlags {
 			return fmt.Errorf("%w: object %s: run %d is %+v", ErrRow, o.ID.Name(), i, *r)
 		}
 		index = r.Index
@@ -139,8 +153,9 @@ func Decode(key, value []byte) (*Object, error) {
 		return nil, fmt.Errorf("%w: key %x", ErrRow, key)
 	}
 	d := decoder{b: value}
-	if v := d.byte(); v != version {
-		return nil, fmt.Errorf("%w: object %s has version %d; this program knows %d", ErrRow, o.ID.Name(), v, version)
+	form := d.byte()
+	if form != version && form != flagged {
+		return nil, fmt.Errorf("%w: object %s has version %d; this program knows %d and %d", ErrRow, o.ID.Name(), form, version, flagged)
 	}
 	o.Size, o.Tail, o.Created = d.int(), d.int(), d.int()
 	o.Class = d.str(MaxClass)
@@ -164,6 +179,9 @@ func Decode(key, value []byte) (*Object, error) {
 			break
 		}
 		r.Index, r.Blocks = int(index), int(blocks)
+		if form == flagged {
+			r.Flags = object.RunFlags(min(d.uint(), maxFlags+1))
+		}
 	}
 	if d.bad || len(d.b) > 0 {
 		return nil, fmt.Errorf("%w: object %s is cut, or has more than its runs", ErrRow, o.ID.Name())

@@ -18,7 +18,7 @@ func someObject() *Object {
 		ID: object.ID{Tenant: 1, Shard: 3, Epoch: 10, Sequence: 47}, Size: 64 << 20, Tail: 4096, Created: 1_700_000_000_000, Class: "STANDARD_IA",
 		Runs: []Run{
 			{Partition: 7, Index: 0, First: 100, Last: 199, MaxTime: 1_699_999_999_000, Bytes: 1000, Blocks: 1},
-			{Partition: math.MaxUint64, Index: 2, First: 0, Last: 0, MaxTime: object.NoTime, Bytes: 70, Blocks: 1},
+			{Partition: math.MaxUint64, Index: 2, First: 0, Last: 0, MaxTime: object.NoTime, Bytes: 70, Blocks: 1, Flags: object.Clean},
 			{Partition: 9, Index: math.MaxInt32, First: math.MaxInt64 - 2, Last: math.MaxInt64 - 1, MaxTime: math.MaxInt64, Bytes: 64 << 20, Blocks: math.MaxInt32},
 		},
 	}
@@ -51,6 +51,10 @@ func TestRowBytes(t *testing.T) {
 	if got, want := string(o.Encode(nil)), "\x01\xac\x02\xc8\x01\xe8\x07\x02IA\x01\x07\x01\x64\x09\x01\x24\x01"; got != want {
 		t.Errorf("value %x", got)
 	}
+	o.Runs[0].Flags = object.Sparse | object.Clean
+	if got, want := string(o.Encode(nil)), "\x02\xac\x02\xc8\x01\xe8\x07\x02IA\x01\x07\x01\x64\x09\x01\x24\x01\x03"; got != want {
+		t.Errorf("value with flags %x", got)
+	}
 	e := Epoch{Epoch: 10, Created: 1000, Store: "hdfs"}
 	if got, want := string(e.Key())+string(e.Encode(nil)), "e\x00\x00\x00\x0a\x01\xe8\x07\x04hdfs"; got != want {
 		t.Errorf("epoch %x", got)
@@ -77,6 +81,7 @@ func TestRowRefuses(t *testing.T) {
 		"tail above size":   func(o *Object) { o.Tail = o.Size + 1 },
 		"bytes above size":  func(o *Object) { o.Runs[0].Bytes = o.Size + 1 },
 		"last before first": func(o *Object) { o.Runs[0].Last = o.Runs[0].First - 1 },
+		"other flags":       func(o *Object) { o.Runs[0].Flags = 128 },
 		"no blocks":         func(o *Object) { o.Runs[0].Blocks = 0 },
 		"no bytes":          func(o *Object) { o.Runs[0].Bytes = 0 },
 		"negative offset":   func(o *Object) { o.Runs[0].First = -1 },

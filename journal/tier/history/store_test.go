@@ -165,7 +165,7 @@ func build(t testing.TB, id object.ID, blockBytes int64, runs ...written) (*obje
 	t.Helper()
 	b := object.NewBuilder(id, 1000, object.Options{BlockBytes: blockBytes})
 	for _, r := range runs {
-		b.Run(object.Topic{Name: fmt.Sprintf("topic-%d", r.partition), Partition: r.partition}, false)
+		b.Run(object.Topic{Name: fmt.Sprintf("topic-%d", r.partition), Partition: r.partition}, 0)
 		for _, raw := range r.batches {
 			at := record.Batch(raw)
 			e := object.Extent{First: at.BaseOffset(), Last: at.LastOffset(), MaxTime: at.MaxTimestamp(), Bytes: int64(len(raw))}

@@ -5,6 +5,7 @@
 package object
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -68,6 +69,11 @@ type ID struct {
 	Sequence uint64
 }
 
+// After tells whether id was made after other, in one line of nodes each of which goes on from what the one before has left.
+func (id ID) After(other ID) bool {
+	return cmp.Or(cmp.Compare(id.Epoch, other.Epoch), cmp.Compare(id.Sequence, other.Sequence)) > 0
+}
+
 // Name is the object's name in a store: tenant/shard/epoch-sequence, in hexadecimal digits of fixed number.
 func (id ID) Name() string {
 	return fmt.Sprintf("%08x/%04x/%08x-%016x", uint32(id.Tenant), uint16(id.Shard), uint32(id.Epoch), id.Sequence)
@@ -118,6 +124,24 @@ type Aborted struct {
 	LastStable  record.Offset
 }
 
+// RunFlags say what compaction has to do with a run.
+type RunFlags uint32
+
+// The flags.
+const (
+	// Sparse: it is of a compacted topic, and offsets may be missing.
+	Sparse RunFlags = 1 << iota
+	// Clean: a pass over the store has seen it and all that lies before it. Such runs and those of their partition before them have each key once.
+	Clean
+	// Replaces: it takes the place of all runs of its partition in older objects, those of a smaller epoch or sequence, that lie between First and Last.
+	Replaces
+	// Begins, beside Replaces: and of all that lie before First.
+	Begins
+)
+
+// Has tells whether all flags of b are set.
+func (f RunFlags) Has(b RunFlags) bool { return f&b == b }
+
 // Run is what an object has of one partition: neighbouring batches, in order. Gaps of compaction aside it has all records between
 // First and Last.
 type Run struct {
@@ -125,7 +149,7 @@ type Run struct {
 	First, Last record.Offset
 	MaxTime     int64
 	Pos, Bytes  int64 // of the batches in the object
-	Compacted   bool  // compaction has written it: offsets may be missing
+	Flags       RunFlags
 	Blocks      []Block
 	Aborted     []Aborted // by Last
 }

@@ -45,11 +45,11 @@ func blockBytes(sum *Summary, run, k int) []byte {
 func small(t testing.TB) *Writer {
 	t.Helper()
 	b := NewBuilder(ID{Tenant: 1, Shard: 3, Epoch: 10, Sequence: 47}, 1_700_000_000_000, Options{BlockBytes: 100})
-	b.Run(Topic{ID: [16]byte{1, 2, 3, 15: 9}, Name: "orders", Index: 2, Partition: 77}, false)
+	b.Run(Topic{ID: [16]byte{1, 2, 3, 15: 9}, Name: "orders", Index: 2, Partition: 77}, 0)
 	b.Add(Extent{First: 100, Last: 109, MaxTime: 5000, Bytes: 70})
 	b.Add(Extent{First: 110, Last: 119, MaxTime: 4000, Bytes: 70})
 	b.Add(Extent{First: 120, Last: 120, MaxTime: 6000, Bytes: 61})
-	b.Run(Topic{ID: [16]byte{4}, Name: "é", Index: 0, Partition: 78}, true)
+	b.Run(Topic{ID: [16]byte{4}, Name: "é", Index: 0, Partition: 78}, Sparse)
 	b.Add(Extent{First: 5, Last: 5, MaxTime: NoTime, Bytes: 78})
 	b.Abort(Aborted{ProducerID: 1000, First: 1, Last: 5, LastStable: 4})
 	w, err := b.Finish()
@@ -130,7 +130,7 @@ func TestRoundTrip(t *testing.T) {
 	for n := range 30 {
 		b := NewBuilder(ID{Tenant: 9, Shard: record.ShardID(n), Epoch: 1, Sequence: uint64(n)}, 77, Options{BlockBytes: 1 + rnd.Int64N(3000)})
 		for run := range 1 + rnd.IntN(40) {
-			b.Run(Topic{ID: [16]byte{byte(run)}, Name: strings.Repeat("n", rnd.IntN(20)), Index: int32(run), Partition: record.PartitionID(run)}, rnd.IntN(2) == 0)
+			b.Run(Topic{ID: [16]byte{byte(run)}, Name: strings.Repeat("n", rnd.IntN(20)), Index: int32(run), Partition: record.PartitionID(run)}, RunFlags(rnd.IntN(16)))
 			at := record.Offset(rnd.Int64N(1000))
 			for range 1 + rnd.IntN(10) {
 				last := at + record.Offset(rnd.Int64N(50))
@@ -339,16 +339,16 @@ func TestBuilderRefuses(t *testing.T) {
 	good := Extent{First: 10, Last: 19, Bytes: 100}
 	for name, f := range map[string]func(*Builder){
 		"nothing":          func(*Builder) {},
-		"an empty run":     func(b *Builder) { b.Run(Topic{}, false) },
+		"an empty run":     func(b *Builder) { b.Run(Topic{}, 0) },
 		"no run":           func(b *Builder) { b.Add(good) },
-		"two, one empty":   func(b *Builder) { b.Run(Topic{}, false); b.Run(Topic{}, false); b.Add(good) },
-		"back":             func(b *Builder) { b.Run(Topic{}, false); b.Add(good); b.Add(Extent{First: 19, Last: 20, Bytes: 1}) },
-		"no bytes":         func(b *Builder) { b.Run(Topic{}, false); b.Add(Extent{First: 1, Last: 1}) },
-		"last below first": func(b *Builder) { b.Run(Topic{}, false); b.Add(Extent{First: 2, Last: 1, Bytes: 1}) },
-		"negative":         func(b *Builder) { b.Run(Topic{}, false); b.Add(Extent{First: -1, Last: 1, Bytes: 1}) },
-		"a long name":      func(b *Builder) { b.Run(Topic{Name: strings.Repeat("x", MaxName+1)}, false); b.Add(good) },
+		"two, one empty":   func(b *Builder) { b.Run(Topic{}, 0); b.Run(Topic{}, 0); b.Add(good) },
+		"back":             func(b *Builder) { b.Run(Topic{}, 0); b.Add(good); b.Add(Extent{First: 19, Last: 20, Bytes: 1}) },
+		"no bytes":         func(b *Builder) { b.Run(Topic{}, 0); b.Add(Extent{First: 1, Last: 1}) },
+		"last below first": func(b *Builder) { b.Run(Topic{}, 0); b.Add(Extent{First: 2, Last: 1, Bytes: 1}) },
+		"negative":         func(b *Builder) { b.Run(Topic{}, 0); b.Add(Extent{First: -1, Last: 1, Bytes: 1}) },
+		"a long name":      func(b *Builder) { b.Run(Topic{Name: strings.Repeat("x", MaxName+1)}, 0); b.Add(good) },
 		"aborts go back": func(b *Builder) {
-			b.Run(Topic{}, false)
+			b.Run(Topic{}, 0)
 			b.Add(good)
 			b.Abort(Aborted{Last: 5})
 			b.Abort(Aborted{Last: 4})

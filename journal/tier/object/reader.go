@@ -131,7 +131,7 @@ func (p *tailParser) run(r *Run, i int) error {
 	le, b := binary.LittleEndian, p.runs[i*runSize:(i+1)*runSize]
 	copy(r.ID[:], b)
 	r.Partition, r.Index = record.PartitionID(le.Uint64(b[16:])), int32(le.Uint32(b[24:]))
-	r.Compacted = le.Uint32(b[28:])&1 != 0
+	r.Flags = RunFlags(le.Uint32(b[28:]))
 	r.First, r.Last, r.MaxTime = record.Offset(le.Uint64(b[32:])), record.Offset(le.Uint64(b[40:])), int64(le.Uint64(b[48:]))
 	r.Pos, r.Bytes = int64(le.Uint64(b[56:])), int64(le.Uint64(b[64:]))
 	firstBlock, blocks, firstAbort, aborts := le.Uint32(b[72:]), int(le.Uint32(b[76:])), le.Uint32(b[80:]), int(le.Uint32(b[84:]))

@@ -40,12 +40,12 @@ func (b *Builder) fail(format string, args ...any) {
 }
 
 // Run begins the next run.
-func (b *Builder) Run(t Topic, compacted bool) {
+func (b *Builder) Run(t Topic, flags RunFlags) {
 	if len(t.Name) > MaxName {
 		b.fail("the name of a topic has %d bytes", len(t.Name))
 	}
 	b.endRun()
-	b.sum.Runs = append(b.sum.Runs, Run{Topic: t, Pos: b.pos, MaxTime: NoTime, Compacted: compacted})
+	b.sum.Runs = append(b.sum.Runs, Run{Topic: t, Pos: b.pos, MaxTime: NoTime, Flags: flags})
 }
 
 func (b *Builder) endRun() {
@@ -257,11 +257,7 @@ func (w *Writer) tail() []byte {
 		b = append(b, r.ID[:]...)
 		b = le.AppendUint64(b, uint64(r.Partition))
 		b = le.AppendUint32(b, uint32(r.Index))
-		flags := uint32(0)
-		if r.Compacted {
-			flags = 1
-		}
-		b = le.AppendUint32(b, flags)
+		b = le.AppendUint32(b, uint32(r.Flags))
 		for _, v := range []int64{int64(r.First), int64(r.Last), r.MaxTime, r.Pos, r.Bytes} {
 			b = le.AppendUint64(b, uint64(v))
 		}

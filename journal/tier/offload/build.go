@@ -38,6 +38,7 @@ type runPlan struct {
 	until   record.Offset // behind the last
 	drained bool          // the log had no more
 	aborted []object.Aborted
+	flags   object.RunFlags
 }
 
 // layout is an object as it will be. It holds segments of the log until release is called.
@@ -147,7 +148,7 @@ func (l *layout) write(id object.ID, created int64) (*object.Writer, error) {
 	b := object.NewBuilder(id, created, object.Options{})
 	for i := range l.runs {
 		r := &l.runs[i]
-		b.Run(r.p.Topic, false)
+		b.Run(r.p.Topic, r.flags)
 		for _, s := range r.sources {
 			for _, e := range s.pieces.Extents()[s.from:s.to] {
 				b.Add(e)

@@ -214,7 +214,7 @@ func taken(t *testing.T, w *world) int {
 	const n = 30
 	for i := range n {
 		b := object.NewBuilder(object.ID{Shard: 1, Epoch: 1, Sequence: firstSequence + uint64(i)}, w.clk.Now().UnixMilli(), object.Options{})
-		b.Run(object.Topic{Name: "x"}, false)
+		b.Run(object.Topic{Name: "x"}, 0)
 		b.Add(object.Extent{First: 1, Last: 2, Bytes: 100})
 		o, err := b.Finish()
 		if err != nil {

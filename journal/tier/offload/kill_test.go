@@ -69,7 +69,7 @@ func story(w *world) []func() {
 func plant(w *world) {
 	id := object.ID{Shard: 1, Epoch: w.m.Epochs()[0].Epoch, Sequence: max(w.f.seq, 5)}
 	b := object.NewBuilder(id, w.clk.Now().UnixMilli(), object.Options{})
-	b.Run(object.Topic{Name: "x"}, false)
+	b.Run(object.Topic{Name: "x"}, 0)
 	b.Add(object.Extent{First: 1, Last: 2, Bytes: 100})
 	o, err := b.Finish()
 	if err != nil {

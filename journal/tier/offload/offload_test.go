@@ -487,7 +487,7 @@ func TestOrphans(t *testing.T) {
 	mine := w.s.objectNames()[0]
 	plant := func(id object.ID, made time.Time) string {
 		b := object.NewBuilder(id, made.UnixMilli(), object.Options{})
-		b.Run(object.Topic{Name: "x"}, false)
+		b.Run(object.Topic{Name: "x"}, 0)
 		b.Add(object.Extent{First: 1, Last: 2, Bytes: 100})
 		o, err := b.Finish()
 		if err != nil {

@@ -80,7 +80,7 @@ func (w *world) write(shard record.ShardID, sequence uint64, runs ...run) string
 	w.t.Helper()
 	b := object.NewBuilder(object.ID{Shard: shard, Epoch: 1, Sequence: sequence}, 1, object.Options{})
 	for _, r := range runs {
-		b.Run(object.Topic{ID: [16]byte{r.topic}, Name: r.name, Index: r.index, Partition: 7}, false)
+		b.Run(object.Topic{ID: [16]byte{r.topic}, Name: r.name, Index: r.index, Partition: 7}, 0)
 		b.Add(object.Extent{First: r.first, Last: r.last, MaxTime: 1, Bytes: int64(r.last-r.first+1) * perRecord})
 		for _, a := range r.aborted {
 			b.Abort(a)

@@ -1,4 +1,4 @@
-package journal
+package compact
 
 import (
 	"encoding/binary"

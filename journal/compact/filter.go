@@ -1,4 +1,4 @@
-package journal
+package compact
 
 import (
 	"github.com/sluicemq/sluice/journal/record"
@@ -14,7 +14,7 @@ const (
 
 // batchFilter makes of a batch what compaction leaves of it. It keeps its buffers.
 type batchFilter struct {
-	plain, built, packed, payload, frame []byte
+	plain, built, packed []byte
 }
 
 // opened is the batch with its records open. ok false: it cannot be opened.
@@ -34,13 +34,13 @@ func (f *batchFilter) opened(b record.Batch) (_ record.Batch, ok bool) {
 }
 
 // apply is what stays of a batch: itself, another one with fewer records, or nothing.
-func (f *batchFilter) apply(p *compaction, b record.Batch) record.Batch {
+func (f *batchFilter) apply(p *Pass, b record.Batch, seen bool) record.Batch {
 	opened, ok := f.opened(b)
 	if !ok {
 		return b
 	}
 	attrs := b.Attributes()
-	horizon := attrs&record.DeleteHorizon != 0
+	horizon := attrs&record.DeleteHorizon != 0 && seen && p.o.KeepDeletes >= 0
 	kept, deletes := int32(0), false
 	for it := opened.Records(); it.Next(); {
 		if rec := it.Record(); p.stays(rec, horizon, b.BaseTimestamp()) {
@@ -48,7 +48,7 @@ func (f *batchFilter) apply(p *compaction, b record.Batch) record.Batch {
 			deletes = deletes || rec.Value == nil
 		}
 	}
-	stamp := deletes && !horizon
+	stamp := deletes && !horizon && p.o.KeepDeletes >= 0
 	switch {
 	case kept == 0:
 		return nil
@@ -58,21 +58,21 @@ func (f *batchFilter) apply(p *compaction, b record.Batch) record.Batch {
 	base := b.BaseTimestamp()
 	if stamp {
 		attrs |= record.DeleteHorizon
-		base = p.r.Now + p.r.KeepDeletes
+		base = p.o.Now + p.o.KeepDeletes
 	}
 	return f.build(p, opened, attrs, base, horizon)
 }
 
 // stays tells whether a record outlives the pass.
-func (p *compaction) stays(rec *record.Record, horizon bool, until int64) bool {
+func (p *Pass) stays(rec *record.Record, horizon bool, until int64) bool {
 	if rec.Key == nil || p.keys.after(rec.Key, rec.Offset) {
 		return false
 	}
-	return rec.Value != nil || !horizon || until > p.r.Now
+	return rec.Value != nil || !horizon || until > p.o.Now
 }
 
 // build writes the records of an opened batch that stay, under the same header but for what has to change.
-func (f *batchFilter) build(p *compaction, b record.Batch, attrs record.Attributes, base int64, horizon bool) record.Batch {
+func (f *batchFilter) build(p *Pass, b record.Batch, attrs record.Attributes, base int64, horizon bool) record.Batch {
 	if cap(f.built) > scratchMax {
 		f.built = nil
 	}
