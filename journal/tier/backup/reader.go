@@ -104,10 +104,10 @@ func (f *fileReader) read(p []byte) (int, error) {
 	// It was cut: the next turn takes up here.
 	_ = f.body.Close()
 	f.body = nil
-	if f.fails++; f.fails >= retryTimes {
+	if f.fails++; f.fails >= tries {
 		return n, err
 	}
-	return n, pause(f.ctx, min(retryFirst<<f.fails, retryMost))
+	return n, pause(f.ctx, betweenTries.Wait(f.fails))
 }
 
 func (f *fileReader) damaged(part *Part, reason string) error {

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/tier"
 )
 
@@ -37,7 +39,7 @@ type Options struct {
 type Writer struct {
 	s      tier.Store
 	o      Options
-	pace   pacer
+	pace   *pace.Limiter
 	m      Manifest
 	next   int
 	copied atomic.Int64
@@ -53,8 +55,7 @@ func Create(ctx context.Context, s tier.Store, o Options) (*Writer, error) {
 	}
 	o.Begin.Began = time.Now().UTC().Truncate(time.Millisecond)
 	o.Begin.ID, o.Begin.Format = NewID(o.Begin.Began), formatKnown
-	w := &Writer{s: s, o: o, m: Manifest{Begin: o.Begin}}
-	w.pace.rate = o.Rate
+	w := &Writer{s: s, o: o, pace: pace.NewLimiter(clock.Real{}, o.Rate), m: Manifest{Begin: o.Begin}}
 	b, err := seal(&o.Begin)
 	if err != nil {
 		return nil, err
@@ -123,12 +124,12 @@ type pacedReader struct {
 
 // Read reads.
 func (r *pacedReader) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p[:min(len(p), readBytes)])
+	n, err := r.r.Read(p[:r.w.pace.Step(min(len(p), readBytes))])
 	r.sum.Write(p[:n])
 	r.n += int64(n)
 	r.w.copied.Add(int64(n))
-	if err == nil {
-		err = r.w.pace.wait(r.ctx, n)
+	if d := r.w.pace.Take(n); err == nil && d > 0 {
+		err = pause(r.ctx, d)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		r.err = err

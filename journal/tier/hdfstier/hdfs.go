@@ -21,6 +21,8 @@ import (
 
 	"github.com/colinmarc/hdfs/v2"
 
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/tier"
 )
 
@@ -35,6 +37,9 @@ const (
 	// cleanFor bounds what is done for a Put that has failed already.
 	cleanFor = 2 * time.Second
 )
+
+// replicating is how long is waited for them between two looks.
+var replicating = pace.Backoff{First: 10 * time.Millisecond, Most: time.Second}
 
 // Store is the directory.
 type Store struct {
@@ -130,17 +135,13 @@ func (s *Store) write(ctx context.Context, ses *session, tmp string, src *tier.E
 		_ = f.Close()
 		return err
 	}
-	for wait, from := 10*time.Millisecond, time.Now(); ; wait = min(2*wait, time.Second) {
+	for n, from := 1, time.Now(); ; n++ {
 		err := f.Close()
 		if !hdfs.IsErrReplicating(err) || time.Since(from) > closeFor {
 			return err
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
+		if err := pace.Sleep(ctx, clock.Real{}, replicating.Wait(n)); err != nil {
+			return err
 		}
 	}
 }

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/object"
 )
@@ -40,7 +41,7 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 	switch {
 	case tier.Temporary(err):
 		a.failed++
-		if a.failed >= a.tries || !pause(ctx, a.wait, a.failed) {
+		if a.failed >= a.tries || pace.Sleep(ctx, clock.Real{}, pace.Backoff{First: a.wait, Most: maxWait}.Wait(a.failed)) != nil {
 			return false
 		}
 	case errors.Is(err, object.ErrCorrupt), errors.Is(err, io.ErrUnexpectedEOF):
@@ -55,17 +56,4 @@ func (a *attempts) again(ctx context.Context, err error) bool {
 		a.count.Add(1)
 	}
 	return true
-}
-
-// pause waits before try n+1, half of it at random; false: the context has ended.
-func pause(ctx context.Context, wait time.Duration, n int) bool {
-	wait = min(wait<<min(n-1, 16), maxWait)
-	t := time.NewTimer(wait/2 + rand.N(wait/2+1))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -62,7 +62,7 @@ func (f *Offloader) settle(ctx context.Context) error {
 			return err
 		}
 		f.note(err)
-		if serr := f.sleep(ctx, jitter(tryFirst, tryMost, try)); serr != nil {
+		if serr := f.sleep(ctx, betweenTries.Wait(try+1)); serr != nil {
 			return context.Cause(ctx)
 		}
 	}

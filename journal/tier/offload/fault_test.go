@@ -90,7 +90,7 @@ func TestTemporary(t *testing.T) {
 			if n := w.m.Stats().Objects; n != 1 {
 				t.Errorf("%d objects", n)
 			}
-			if took := w.clk.Mono() - from; took < tryFirst/2 || took > time.Minute {
+			if took := w.clk.Mono() - from; took < betweenTries.First/2 || took > time.Minute {
 				t.Errorf("it took %v", took)
 			}
 			if f.after && w.s.puts != 1 {
@@ -540,12 +540,12 @@ func TestOverlap(t *testing.T) {
 // TestSleep: waits by the system's clock end in time, and with their context.
 func TestSleep(t *testing.T) {
 	f := New(Options{Store: &memStore{}, Log: simLog{}, Catalog: simCatalog{}})
-	if err := f.wait(bg, time.Millisecond); err != nil {
+	if err := f.sleep(bg, time.Millisecond); err != nil {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithCancel(bg)
 	cancel()
-	if err := f.wait(ctx, time.Hour); !errors.Is(err, context.Canceled) {
+	if err := f.sleep(ctx, time.Hour); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	f.Close()

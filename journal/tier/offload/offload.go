@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/history"
@@ -161,7 +162,7 @@ type Offloader struct {
 	log   *slog.Logger
 	clk   clock.Clock
 	stats *Stats
-	limit limiter
+	limit *pace.Limiter
 	woken chan struct{}
 	one   chan struct{} // has the turn's token while none is under way
 	ctx   context.Context
@@ -215,8 +216,8 @@ func New(o Options) *Offloader {
 		o: o, log: o.Logger, clk: o.Clock, stats: o.Stats, woken: make(chan struct{}, 1), one: make(chan struct{}, 1),
 		since: make(map[groupKey]time.Duration), bad: make(map[record.PartitionID]time.Duration),
 	}
-	f.limit = limiter{rate: o.BytesPerSecond, clk: o.Clock}
-	f.sleep = f.wait
+	f.limit = pace.NewLimiter(o.Clock, func() int64 { return o.BytesPerSecond })
+	f.sleep = func(ctx context.Context, d time.Duration) error { return pace.Sleep(ctx, f.clk, d) }
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	f.scanAt = f.clk.Mono() + min(scanFirst, f.scanEvery())
 	f.one <- struct{}{}
@@ -232,19 +233,6 @@ func set[T int64 | time.Duration](v *T, to T) {
 func (f *Offloader) step(name string) {
 	if f.o.Step != nil {
 		f.o.Step(name)
-	}
-}
-
-// wait is the sleep of all but tests.
-func (f *Offloader) wait(ctx context.Context, d time.Duration) error {
-	over := make(chan struct{})
-	t := f.clk.AfterFunc(d, func() { close(over) })
-	defer t.Stop()
-	select {
-	case <-over:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }
 

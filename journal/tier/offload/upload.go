@@ -110,7 +110,7 @@ func (f *Offloader) put(ctx context.Context, g *group, l *layout, w *object.Writ
 		}
 		f.stats.Retries.Add(1)
 		f.note(err)
-		if err := f.sleep(ctx, tryAgain(try, err)); err != nil {
+		if err := f.sleep(ctx, tryAgain(try+1, err)); err != nil {
 			return false, context.Cause(ctx)
 		}
 	}
@@ -215,9 +215,11 @@ const sendStep = 256 * kib
 
 func (s *sender) Read(p []byte) (int, error) {
 	s.dog.Stop()
-	n, err := s.body.Read(p[:s.f.limit.step(min(len(p), sendStep))])
-	if serr := s.f.limit.take(s.ctx, n, s.f.sleep); serr != nil {
-		return 0, context.Cause(s.ctx)
+	n, err := s.body.Read(p[:s.f.limit.Step(min(len(p), sendStep))])
+	if d := s.f.limit.Take(n); d > 0 {
+		if serr := s.f.sleep(s.ctx, d); serr != nil {
+			return 0, context.Cause(s.ctx)
+		}
 	}
 	s.f.progress(n)
 	s.dog.Reset(s.f.o.StallAfter)
@@ -242,7 +244,7 @@ func (f *Offloader) again(ctx context.Context, call func(context.Context) error)
 			return err
 		}
 		f.stats.Retries.Add(1)
-		if err := f.sleep(ctx, tryAgain(try, err)); err != nil {
+		if err := f.sleep(ctx, tryAgain(try+1, err)); err != nil {
 			return context.Cause(ctx)
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/history"
@@ -109,23 +111,13 @@ type listed struct {
 	put int64
 }
 
+// waitMost bounds the wait between two tries.
+const waitMost = 15 * time.Second
+
 // again tries what may succeed later.
 func (c *scan) again(ctx context.Context, fn func() error) error {
-	wait := c.o.Wait
-	for try := 1; ; try++ {
-		err := fn()
-		if err == nil || !tier.Temporary(err) || try == c.o.Tries {
-			return err
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		}
-		wait *= 2
-	}
+	b := pace.Backoff{First: c.o.Wait, Most: waitMost}
+	return b.Retry(ctx, clock.Real{}, c.o.Tries, tier.Temporary, fn)
 }
 
 // tenantPrefix is how much of a shard's prefix is the tenant's.
