@@ -93,6 +93,11 @@ func (h *past) before(p record.PartitionID, from record.Offset, f *journal.Fetch
 	return ok && from < end && (len(f.Batches) == 0 || start < f.First)
 }
 
+// alone tells whether the store has an offset that the log has let go of: the log need not be read to find that it begins behind it.
+func (h *past) alone(l *journal.Log, p record.PartitionID, from record.Offset) bool {
+	return h != nil && from < l.LocalStart(p) && from >= l.LogStart(p) && h.m.Covers(p, from)
+}
+
 // read is ReadBatches from the store.
 func (h *past) read(p record.PartitionID, from, end record.Offset, maxBytes int, dst [][]byte) ([][]byte, alloc.Ref, error) {
 	if end <= 0 {
@@ -211,6 +216,13 @@ func (h *held) Release() {
 
 // ReadBatches finds whole batches, in memory, on the disk or in the store.
 func (s *logStorage) ReadBatches(r broker.ReadRequest, dst [][]byte) (_ [][]byte, _ alloc.Ref, ok bool, err error) {
+	if s.past.alone(s.log, r.Partition, r.From) {
+		if r.Tail || r.Local {
+			return dst, nil, false, nil
+		}
+		batches, ref, err := s.past.read(r.Partition, r.From, r.End, r.MaxBytes, dst)
+		return batches, ref, err == nil, err
+	}
 	h := heldPool.Get().(*held)
 	h.refs.Store(1)
 	q := journal.FetchRequest{Partition: r.Partition, From: r.From, End: r.End, MaxBytes: r.MaxBytes, Trust: true, Copy: r.Copy}

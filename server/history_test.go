@@ -265,6 +265,16 @@ func (w *pastWorld) read(id record.PartitionID, o record.Offset) error {
 	p := w.model[id]
 	want := p.batches[p.at(o):]
 	q := broker.ReadRequest{Partition: id, From: o, End: o + 1 + record.Offset(w.rnd.IntN(int(p.end-o))), MaxBytes: 1 + w.rnd.IntN(20<<10)}
+	reads := func() int64 {
+		s := w.s.log.Stats()
+		return s.TailReads.Load() + s.MapReads.Load() + s.DiskReads.Load()
+	}
+	before := reads()
+	defer func() {
+		if n := reads() - before; n > 0 && o < w.s.LocalStart(id) {
+			w.t.Errorf("partition %d at %d: the log was read %d times for what the store alone has", id, o, n)
+		}
+	}()
 	for _, way := range []broker.ReadRequest{{}, {Local: true}, {Tail: true}} {
 		q.Local, q.Tail = way.Local, way.Tail
 		got, held, ok, err := w.s.ReadBatches(q, nil)

@@ -2,6 +2,9 @@
 // many ask for it at a time. It owns the blocks it keeps and the loads that are under way; it knows no format and no store, but calls the load
 // function that it is given. Its neighbours: package object loads blocks, who fetches reads them, by Cache.Get or through a Stream, which reads ahead.
 //
+// Blocks have a count of their holders, of which the cache is one: what it evicts is used anew once no reader looks at it. Memory that is made for each costs more
+// than to fill it.
+//
 // A block that is asked for once passes through a probation of its own, so that one long scan does not evict what is asked for again and again.
 package cache
 
@@ -12,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/internal/invariant"
 )
 
@@ -30,9 +34,9 @@ type Key struct {
 	Block  int // in the object's order, or whatever numbers its blocks
 }
 
-// Load reads the n blocks of an object from the first on, by one request, and calls got for each in order. b is the cache's from then on, and
-// nobody changes it. It may end early with an error: blocks that were given count.
-type Load func(ctx context.Context, object string, first, n int, got func(block int, b []byte) error) error
+// Load reads the n blocks of an object from the first on, by one request, and calls got for each in order, with its own count of b, which nobody changes from then
+// on. It may end early with an error: blocks that were given count.
+type Load func(ctx context.Context, object string, first, n int, got func(block int, b *alloc.Block) error) error
 
 // Options bound the cache.
 type Options struct {
@@ -84,14 +88,15 @@ type Cache struct {
 
 // entry is a block, kept or on its way. Guarded by Cache.mu, but for b and err once ready is closed.
 type entry struct {
-	key   Key
-	b     []byte
-	err   error
-	ready chan struct{}
-	load  *loading // nil once it is there
-	at    *list.Element
-	safe  bool // in protected
-	ahead bool // loaded before anybody asked, and not asked for since
+	key     Key
+	b       *alloc.Block // held by the cache while it keeps it, and by each who waited for it
+	err     error
+	ready   chan struct{}
+	load    *loading // nil once it is there
+	waiters int      // Gets that wait for it: each gets a count when it is there
+	at      *list.Element
+	safe    bool // in protected
+	ahead   bool // loaded before anybody asked, and not asked for since
 }
 
 // loading is one request.
@@ -121,18 +126,26 @@ func New(load Load, o Options) *Cache {
 	return c
 }
 
-// Close ends the loads under way, and waits for them. Readers that wait get ErrClosed.
+// Close ends the loads under way, waits for them, and lets go of what is kept. Readers that wait get ErrClosed; what they hold stays.
 func (c *Cache) Close() {
 	c.mu.Lock()
 	c.mu.closed = true
 	c.mu.Unlock()
 	c.stop()
 	c.loadings.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, kept := range []*list.List{c.mu.probation, c.mu.protected} {
+		for kept.Len() > 0 {
+			c.dropLocked(kept.Back().Value.(*entry))
+		}
+	}
+	c.Bytes.Store(0)
 }
 
-// Get gives a block: from memory, by waiting for a load that is under way, or by loading it. bytes is its size, as an index knows it. Nobody
-// may change what it gives; it stays valid when it has been evicted. A context that ends ends the wait; the load goes on if others wait for it.
-func (c *Cache) Get(ctx context.Context, k Key, bytes int64) ([]byte, error) {
+// Get gives a block, for the caller to release: from memory, by waiting for a load that is under way, or by loading it. bytes is its size, as an index knows it.
+// Nobody may change what it gives; it stays valid when it has been evicted. A context that ends ends the wait; the load goes on if others wait for it.
+func (c *Cache) Get(ctx context.Context, k Key, bytes int64) (*alloc.Block, error) {
 	for {
 		e, l, err := c.find(ctx, k, bytes)
 		if err != nil {
@@ -149,7 +162,7 @@ func (c *Cache) Get(ctx context.Context, k Key, bytes int64) ([]byte, error) {
 	}
 }
 
-// find gives the entry, and the load that it waits for. A missing one is loaded: a slot for that is waited for.
+// find gives the entry, and the load that it waits for, with a count of the block for the caller: at once where there is no load, else when it comes. A missing one is loaded: a slot for that is waited for.
 func (c *Cache) find(ctx context.Context, k Key, bytes int64) (*entry, *loading, error) {
 	if e, l, err := c.peek(k, false); e != nil || err != nil {
 		return e, l, err
@@ -190,12 +203,22 @@ func (c *Cache) peek(k Key, again bool) (*entry, *loading, error) {
 		c.promoteLocked(e)
 	}
 	if e.load != nil {
-		e.load.waiters++
 		c.Joined.Add(1)
-		return e, e.load, nil
+	} else {
+		c.Hits.Add(1)
 	}
-	c.Hits.Add(1)
-	return e, nil, nil
+	return e, e.joinLocked(), nil
+}
+
+// joinLocked gives a count of the block: now, or when the load comes to it that it gives.
+func (e *entry) joinLocked() *loading {
+	if e.load == nil {
+		e.b.Retain()
+		return nil
+	}
+	e.load.waiters++
+	e.waiters++
+	return e.load
 }
 
 // begin starts the load of n blocks. The caller has taken a slot.
@@ -209,10 +232,7 @@ func (c *Cache) begin(k Key, n int, bytes int64, ahead bool) (*entry, *loading, 
 	first := c.mu.blocks[k]
 	if first != nil && !ahead {
 		<-c.slots
-		if first.load != nil {
-			first.load.waiters++
-		}
-		return first, first.load, nil
+		return first, first.joinLocked(), nil
 	}
 	lctx, cancel := context.WithCancel(c.ctx)
 	l := &loading{ahead: ahead, cancel: cancel, bytes: bytes}
@@ -231,7 +251,7 @@ func (c *Cache) begin(k Key, n int, bytes int64, ahead bool) (*entry, *loading, 
 		return nil, nil, nil
 	}
 	if !ahead {
-		l.waiters = 1
+		l.waiters, l.entries[0].waiters = 1, 1
 	}
 	c.mu.flying += l.bytes
 	c.Loads.Add(1)
@@ -245,8 +265,9 @@ func (c *Cache) run(ctx context.Context, l *loading) {
 	defer c.loadings.Done()
 	next := 0
 	first := l.entries[0].key
-	err := c.load(ctx, first.Object, first.Block, len(l.entries), func(block int, b []byte) error {
+	err := c.load(ctx, first.Object, first.Block, len(l.entries), func(block int, b *alloc.Block) error {
 		if next >= len(l.entries) || block != l.entries[next].key.Block {
+			b.Release()
 			return errors.New("cache: a block that was not asked for")
 		}
 		c.arrived(l.entries[next], b)
@@ -281,21 +302,25 @@ func (c *Cache) run(ctx context.Context, l *loading) {
 }
 
 // arrived keeps a block that was loaded.
-func (c *Cache) arrived(e *entry, b []byte) {
+func (c *Cache) arrived(e *entry, b *alloc.Block) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e.b = b
-	c.LoadBytes.Add(int64(len(b)))
+	if e.waiters > 0 {
+		b.RetainN(e.waiters)
+	}
+	c.LoadBytes.Add(int64(b.Len()))
 	if e.load.ahead {
 		c.Ahead.Add(1)
 	}
 	e.load = nil
 	close(e.ready)
 	if c.mu.blocks[e.key] != e {
-		return // forgotten meanwhile
+		b.Release() // forgotten meanwhile
+		return
 	}
 	e.at = c.mu.probation.PushFront(e)
-	c.mu.bytes += int64(len(b))
+	c.mu.bytes += int64(b.Len())
 	c.evictLocked()
 }
 
@@ -309,12 +334,12 @@ func (c *Cache) promoteLocked(e *entry) {
 	}
 	c.mu.probation.Remove(e.at)
 	e.at, e.safe = c.mu.protected.PushFront(e), true
-	c.mu.safe += int64(len(e.b))
+	c.mu.safe += int64(e.b.Len())
 	for c.mu.safe > c.o.Bytes*(protectedShare-1)/protectedShare {
 		old := c.mu.protected.Back().Value.(*entry)
 		c.mu.protected.Remove(old.at)
 		old.at, old.safe = c.mu.probation.PushFront(old), false
-		c.mu.safe -= int64(len(old.b))
+		c.mu.safe -= int64(old.b.Len())
 	}
 }
 
@@ -333,18 +358,19 @@ func (c *Cache) evictLocked() {
 func (c *Cache) dropLocked(e *entry) {
 	if e.safe {
 		c.mu.protected.Remove(e.at)
-		c.mu.safe -= int64(len(e.b))
+		c.mu.safe -= int64(e.b.Len())
 	} else {
 		c.mu.probation.Remove(e.at)
 	}
 	e.at = nil
-	c.mu.bytes -= int64(len(e.b))
+	c.mu.bytes -= int64(e.b.Len())
 	invariant.Check(c.mu.bytes >= 0 && c.mu.safe >= 0, "bytes of a cache")
 	delete(c.mu.blocks, e.key)
+	e.b.Release() // who has waited for it, and has not come to look yet, has counts of its own
 }
 
 // wait waits for a block of a load that it has joined.
-func (c *Cache) wait(ctx context.Context, e *entry, l *loading) ([]byte, error) {
+func (c *Cache) wait(ctx context.Context, e *entry, l *loading) (*alloc.Block, error) {
 	var err error
 	select {
 	case <-e.ready:
@@ -355,6 +381,9 @@ func (c *Cache) wait(ctx context.Context, e *entry, l *loading) ([]byte, error) 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l.waiters--
+	if e.waiters--; e.b != nil && err != nil {
+		e.b.Release() // it came in the instant that the wait ended
+	}
 	if l.waiters == 0 && !l.ahead && e.load == l && err != nil {
 		// Nobody waits: the load ends, and whoever comes from now on begins another.
 		l.cancel()

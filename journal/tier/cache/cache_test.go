@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/internal/testx"
 )
 
@@ -39,7 +40,7 @@ type origin struct {
 	err   atomic.Pointer[error]
 }
 
-func (o *origin) load(ctx context.Context, object string, first, n int, got func(int, []byte) error) error {
+func (o *origin) load(ctx context.Context, object string, first, n int, got func(int, *alloc.Block) error) error {
 	o.mu.Lock()
 	o.loads = append(o.loads, fmt.Sprintf("%s %d %d", object, first, n))
 	gate := o.gate
@@ -58,7 +59,7 @@ func (o *origin) load(ctx context.Context, object string, first, n int, got func
 		return *err
 	}
 	for i := range n {
-		if err := got(first+i, block(object, first+i)); err != nil {
+		if err := got(first+i, alloc.CopyBlock(block(object, first+i))); err != nil {
 			return err
 		}
 	}
@@ -78,9 +79,24 @@ func (o *origin) shut() chan struct{} {
 	return o.gate
 }
 
+// get is Get, as a reader does it who copies.
+func get(ctx context.Context, c *Cache, k Key) ([]byte, error) {
+	b, err := c.Get(ctx, k, unit)
+	return taken(b), err
+}
+
+// taken copies a block, and lets go of it.
+func taken(b *alloc.Block) []byte {
+	if b == nil {
+		return nil
+	}
+	defer b.Release()
+	return bytes.Clone(b.Bytes())
+}
+
 func mustGet(t *testing.T, c *Cache, object string, n int) {
 	t.Helper()
-	b, err := c.Get(ctx, Key{object, n}, unit)
+	b, err := get(ctx, c, Key{object, n})
 	if err != nil || !bytes.Equal(b, block(object, n)) {
 		t.Fatalf("%s %d: %d bytes, %v", object, n, len(b), err)
 	}
@@ -148,7 +164,7 @@ func TestJoin(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			b, err := c.Get(ctx, Key{"a", 7}, unit)
+			b, err := get(ctx, c, Key{"a", 7})
 			if err != nil || !bytes.Equal(b, block("a", 7)) {
 				t.Errorf("%d bytes, %v", len(b), err)
 			}
@@ -174,7 +190,7 @@ func TestCancelOne(t *testing.T) {
 	get := func(ctx context.Context) chan answer {
 		ch := make(chan answer, 1)
 		go func() {
-			b, err := c.Get(ctx, Key{"a", 1}, unit)
+			b, err := get(ctx, c, Key{"a", 1})
 			ch <- answer{b, err}
 		}()
 		return ch
@@ -222,7 +238,7 @@ func TestErrors(t *testing.T) {
 	boom := error(fmt.Errorf("boom: %w", context.Canceled)) // not ours
 	o.err.Store(&boom)
 	for range 2 {
-		if _, err := c.Get(ctx, Key{"a", 1}, unit); !errors.Is(err, boom) {
+		if _, err := get(ctx, c, Key{"a", 1}); !errors.Is(err, boom) {
 			t.Error(err)
 		}
 	}
@@ -231,16 +247,16 @@ func TestErrors(t *testing.T) {
 	if c.Errors.Load() != 2 || c.Bytes.Load() != unit {
 		t.Errorf("%d errors, %d bytes", c.Errors.Load(), c.Bytes.Load())
 	}
-	bad := New(func(_ context.Context, _ string, first, _ int, got func(int, []byte) error) error {
-		return got(first+1, nil)
+	bad := New(func(_ context.Context, _ string, first, _ int, got func(int, *alloc.Block) error) error {
+		return got(first+1, alloc.CopyBlock(nil))
 	}, Options{})
 	defer bad.Close()
-	if _, err := bad.Get(ctx, Key{"a", 1}, unit); err == nil {
+	if _, err := get(ctx, bad, Key{"a", 1}); err == nil {
 		t.Error("a block nobody asked for")
 	}
-	short := New(func(context.Context, string, int, int, func(int, []byte) error) error { return nil }, Options{})
+	short := New(func(context.Context, string, int, int, func(int, *alloc.Block) error) error { return nil }, Options{})
 	defer short.Close()
-	if _, err := short.Get(ctx, Key{"a", 1}, unit); err == nil {
+	if _, err := get(ctx, short, Key{"a", 1}); err == nil {
 		t.Error("no block, and no error")
 	}
 }
@@ -258,7 +274,7 @@ func TestStream(t *testing.T) {
 	s := c.Stream("a", size)
 	for i := range 300 {
 		b, err := s.Read(ctx, i)
-		if err != nil || !bytes.Equal(b, block("a", i)) {
+		if err != nil || !bytes.Equal(taken(b), block("a", i)) {
 			t.Fatalf("%d: %v", i, err)
 		}
 	}
@@ -280,9 +296,11 @@ func TestStream(t *testing.T) {
 	before := len(o.requests())
 	s = c.Stream("b", size)
 	for i := range 20 {
-		if _, err := s.Read(ctx, i*3%100); err != nil {
+		b, err := s.Read(ctx, i*3%100)
+		if err != nil {
 			t.Fatal(err)
 		}
+		b.Release()
 	}
 	if n := len(o.requests()) - before; n != 20 {
 		t.Errorf("%d requests for 20 jumps", n)
@@ -304,9 +322,11 @@ func TestContinue(t *testing.T) {
 		t.Error("a window before anything was read")
 	}
 	for i := range 40 {
-		if _, err := s.Read(ctx, i); err != nil {
+		b, err := s.Read(ctx, i)
+		if err != nil {
 			t.Fatal(err)
 		}
+		b.Release()
 	}
 	window, before := s.Window(), len(o.requests())
 	if window < 8 {
@@ -314,7 +334,7 @@ func TestContinue(t *testing.T) {
 	}
 	s.Continue("b", 0, size)
 	for i := range 8 {
-		if b, err := s.Read(ctx, i); err != nil || !bytes.Equal(b, block("b", i)) {
+		if b, err := s.Read(ctx, i); err != nil || !bytes.Equal(taken(b), block("b", i)) {
 			t.Fatal(err)
 		}
 	}
@@ -340,7 +360,7 @@ func TestBusy(t *testing.T) {
 		t.Error("what is on its way was asked for again", next, err)
 	}
 	for i := range 2 {
-		go func() { _, _ = c.Get(ctx, Key{"b", i}, unit) }()
+		go func() { _, _ = get(ctx, c, Key{"b", i}) }()
 	}
 	for range 3 {
 		testx.Receive(t, o.began, patience)
@@ -350,7 +370,7 @@ func TestBusy(t *testing.T) {
 	}
 	short, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := c.Get(short, Key{"c", 0}, unit); !errors.Is(err, context.Canceled) {
+	if _, err := get(short, c, Key{"c", 0}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	close(gate)
@@ -364,7 +384,7 @@ func TestClose(t *testing.T) {
 	o.shut()
 	ch := make(chan error, 1)
 	go func() {
-		_, err := c.Get(ctx, Key{"a", 1}, unit)
+		_, err := get(ctx, c, Key{"a", 1})
 		ch <- err
 	}()
 	testx.Receive(t, o.began, patience)
@@ -372,7 +392,7 @@ func TestClose(t *testing.T) {
 	if err := testx.Receive(t, ch, patience); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
-	if _, err := c.Get(ctx, Key{"a", 1}, unit); !errors.Is(err, ErrClosed) {
+	if _, err := get(ctx, c, Key{"a", 1}); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
 	if _, err := c.Prefetch("a", 1, 1, unit); !errors.Is(err, ErrClosed) {
@@ -402,7 +422,7 @@ func TestRandom(t *testing.T) {
 				if err != nil && (!errors.Is(err, context.Canceled) || mine.Err() == nil) {
 					t.Errorf("%d: %v", at, err)
 				}
-				if err == nil && !bytes.Equal(b, block("a", at)) {
+				if err == nil && !bytes.Equal(taken(b), block("a", at)) {
 					t.Errorf("%d: other bytes", at)
 				}
 				if n := c.Bytes.Load(); n > 50*unit {
@@ -425,15 +445,49 @@ func TestRandom(t *testing.T) {
 	if c.Errors.Load() > 0 {
 		t.Errorf("%d errors", c.Errors.Load())
 	}
+	c.Close()
+	alloc.CheckLeaks(t)
 }
 
 func TestGetAllocates(t *testing.T) {
-	if testx.RaceEnabled {
-		t.Skip("the race detector allocates")
+	if testx.RaceEnabled || alloc.BlockCheck {
+		t.Skip("this build allocates on purpose")
 	}
 	c := newCache(t, &origin{}, Options{})
 	mustGet(t, c, "a", 1)
-	if n := testing.AllocsPerRun(100, func() { _, _ = c.Get(ctx, Key{"a", 1}, unit) }); n != 0 {
+	hit := func() {
+		if b, err := c.Get(ctx, Key{"a", 1}, unit); err == nil {
+			b.Release()
+		}
+	}
+	if n := testing.AllocsPerRun(100, hit); n != 0 {
 		t.Errorf("a hit takes %v allocations", n)
 	}
+}
+
+// TestHolders: what a reader holds stays as it is when it is evicted, forgotten or the cache is closed, and nobody else holds it then.
+func TestHolders(t *testing.T) {
+	c := New((&origin{}).load, Options{Bytes: 4 * unit})
+	hold := func(n int) *alloc.Block {
+		b, err := c.Get(ctx, Key{"a", n}, unit)
+		if err != nil || b.Refs() != 2 {
+			t.Fatalf("%v, %d holders, want cache and reader", err, b.Refs())
+		}
+		return b
+	}
+	evicted := hold(0)
+	for i := range 10 {
+		mustGet(t, c, "b", i)
+	}
+	forgotten := hold(1)
+	c.Forget("a", 2)
+	kept := hold(2)
+	c.Close()
+	for i, b := range []*alloc.Block{evicted, forgotten, kept} {
+		if b.Refs() != 1 || !bytes.Equal(b.Bytes(), block("a", i)) {
+			t.Errorf("block %d has %d holders, %.10q", i, b.Refs(), b.Bytes())
+		}
+		b.Release()
+	}
+	alloc.CheckLeaks(t)
 }

@@ -1,6 +1,10 @@
 package cache
 
-import "context"
+import (
+	"context"
+
+	"github.com/sluicemq/sluice/alloc"
+)
 
 // How far a Stream reads ahead.
 const (
@@ -39,7 +43,7 @@ func (s *Stream) Continue(object string, block int, size func(block int) int64) 
 func (s *Stream) Window() int { return s.window }
 
 // Read gives a block, as Cache.Get.
-func (s *Stream) Read(ctx context.Context, block int) ([]byte, error) {
+func (s *Stream) Read(ctx context.Context, block int) (*alloc.Block, error) {
 	switch {
 	case block == s.last+1:
 		if s.window == 0 {

@@ -127,7 +127,7 @@ func (r *Reader) Forget(o *Object) {
 }
 
 // load is the cache's: it reads n blocks of an object, all of one run, by one request, and goes on behind what it has when that fails.
-func (r *Reader) load(ctx context.Context, name string, first, n int, got func(block int, b []byte) error) error {
+func (r *Reader) load(ctx context.Context, name string, first, n int, got func(block int, b *alloc.Block) error) error {
 	id, ok := object.ParseName(name)
 	if !ok {
 		return fmt.Errorf("history: no name of an object: %q", name)
@@ -147,12 +147,23 @@ func (r *Reader) load(ctx context.Context, name string, first, n int, got func(b
 	base := t.first[i]
 	at, end := first-base, first-base+n
 	a := attempts{patience: r.try}
+	var into *alloc.Block
+	memory := func(size int) []byte {
+		into = alloc.NewBlock(size)
+		return into.Bytes()
+	}
 	for {
-		err := object.ReadBlocks(ctx, r.store, name, &t.Runs[i], at, end-at, func(k int, b []byte) error {
+		err := object.ReadBlocksInto(ctx, r.store, name, &t.Runs[i], at, end-at, memory, func(k int, _ []byte) error {
 			a.progress()
 			at = k + 1
+			b := into
+			into = nil
 			return got(base+k, b)
 		})
+		if into != nil {
+			into.Release()
+			into = nil
+		}
 		if err == nil {
 			return nil
 		}
@@ -162,11 +173,12 @@ func (r *Reader) load(ctx context.Context, name string, first, n int, got func(b
 	}
 }
 
-// views holds batches that callers look at. Their memory is the collector's: it counts it alone.
+// views holds batches that callers look at: the blocks that they lie in.
 type views struct {
-	refs  atomic.Int64
-	bytes int64
-	sum   *atomic.Int64
+	refs   atomic.Int64
+	blocks []*alloc.Block
+	bytes  int64
+	sum    *atomic.Int64
 }
 
 // Retain adds a holder.
@@ -176,6 +188,9 @@ func (v *views) Retain() { v.refs.Add(1) }
 func (v *views) Release() {
 	if v.refs.Add(-1) == 0 {
 		v.sum.Add(-v.bytes)
+		for _, b := range v.blocks {
+			b.Release()
+		}
 	}
 }
 
@@ -202,7 +217,7 @@ func (r *Reader) ReadBatches(ctx context.Context, p record.PartitionID, from, en
 	s.next = q.from
 	r.put(s)
 	r.held.Add(bytes)
-	v := &views{bytes: bytes, sum: &r.held}
+	v := &views{blocks: q.blocks, bytes: bytes, sum: &r.held}
 	v.refs.Store(1)
 	return q.dst, v, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier/cache"
 	"github.com/sluicemq/sluice/journal/tier/object"
@@ -132,7 +133,8 @@ type query struct {
 	from, end record.Offset
 	left      int // bytes
 	dst       [][]byte
-	had       int // of dst, before
+	had       int            // of dst, before
+	blocks    []*alloc.Block // that dst has views of, each with a count
 	full      bool
 }
 
@@ -146,7 +148,14 @@ func (r *Reader) scan(ctx context.Context, s *scan, q *query) error {
 			return err
 		}
 		r.nextRun(s, i)
-		if err := q.cut(s, i, b); err != nil {
+		some := len(q.dst)
+		err = q.cut(s, i, b.Bytes())
+		if len(q.dst) > some {
+			q.blocks = append(q.blocks, b)
+		} else {
+			b.Release()
+		}
+		if err != nil {
 			return err
 		}
 		if q.left <= 0 {

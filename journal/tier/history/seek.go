@@ -86,9 +86,11 @@ func (r *Reader) prefetchRun(ctx context.Context, f *prefetch, where *place) err
 		if f.done+int64(b.Bytes) > r.o.CacheBytes/4*3 {
 			return fmt.Errorf("%w: %d of %d bytes of partition %d are there, to offset %d", ErrCacheFull, f.done, f.total, f.p, b.First)
 		}
-		if _, err := stream.Read(ctx, base+i); err != nil {
+		blk, err := stream.Read(ctx, base+i)
+		if err != nil {
 			return err
 		}
+		blk.Release()
 		f.from, f.done = b.Last+1, f.done+int64(b.Bytes)
 		if f.progress != nil {
 			f.progress(f.done, max(f.total, f.done))

@@ -44,7 +44,7 @@ func blockBytes(sum *Summary, run, k int) []byte {
 // small is the object of the golden file: two runs, one compacted with an aborted transaction.
 func small(t testing.TB) *Writer {
 	t.Helper()
-	b := NewBuilder(ID{Tenant: 1, Shard: 3, Epoch: 10, Sequence: 47}, 1_700_000_000_000, Options{BlockBytes: 100})
+	b := NewBuilder(ID{Tenant: 1, Shard: 3, Epoch: 10, Sequence: 47}, 1_700_000_000_000, Options{BlockBytes: 140})
 	b.Run(Topic{ID: [16]byte{1, 2, 3, 15: 9}, Name: "orders", Index: 2, Partition: 77}, 0)
 	b.Add(Extent{First: 100, Last: 109, MaxTime: 5000, Bytes: 70})
 	b.Add(Extent{First: 110, Last: 119, MaxTime: 4000, Bytes: 70})

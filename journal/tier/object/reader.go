@@ -249,7 +249,13 @@ func (r *Run) AbortedIn(dst []Aborted, first, last record.Offset) []Aborted {
 
 // ReadBlocks reads n blocks of a run from the one of number from on, by one ranged Get, and calls got for each, in order, once its
 // checksum is right. b is got's to keep. An error of got ends it.
-func ReadBlocks(ctx context.Context, s tier.Store, name string, r *Run, from, n int, got func(i int, b []byte) error) (err error) {
+func ReadBlocks(ctx context.Context, s tier.Store, name string, r *Run, from, n int, got func(i int, b []byte) error) error {
+	return ReadBlocksInto(ctx, s, name, r, from, n, func(size int) []byte { return make([]byte, size) }, got)
+}
+
+// ReadBlocksInto is ReadBlocks into memory that is the caller's: memory gives size bytes for each block. What it gave last is not of use where got was not called with
+// it.
+func ReadBlocksInto(ctx context.Context, s tier.Store, name string, r *Run, from, n int, memory func(size int) []byte, got func(i int, b []byte) error) (err error) {
 	blocks := r.Blocks[from : from+n]
 	if n == 0 {
 		return nil
@@ -261,7 +267,7 @@ func ReadBlocks(ctx context.Context, s tier.Store, name string, r *Run, from, n 
 	}
 	defer func() { err = errors.Join(err, body.Close()) }()
 	for i := range blocks {
-		b := make([]byte, blocks[i].Bytes)
+		b := memory(int(blocks[i].Bytes))
 		if _, err := io.ReadFull(body, b); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				return &CorruptError{Object: name, At: blocks[i].Pos, Reason: "it ends within its blocks"}

@@ -13,7 +13,7 @@ import (
 
 // Options say how an object is laid out.
 type Options struct {
-	BlockBytes int64 // 0: 256 KiB; a block ends with the extent that reaches it
+	BlockBytes int64 // 0: 256 KiB; a block has no more, unless it is one extent
 }
 
 // Builder lays an object out: what will stand where, before a byte of it is read. It holds the indexes alone, 40 bytes for each block. It is for
@@ -69,7 +69,7 @@ func (b *Builder) Add(e Extent) {
 	if k == 0 {
 		r.First = e.First
 	}
-	if k == 0 || int64(r.Blocks[k-1].Bytes) >= b.o.BlockBytes || int64(r.Blocks[k-1].Bytes)+e.Bytes > math.MaxInt32 {
+	if k == 0 || int64(r.Blocks[k-1].Bytes)+e.Bytes > b.o.BlockBytes {
 		r.Blocks = append(r.Blocks, Block{First: e.First, Pos: b.pos, MaxTime: NoTime})
 		k++
 	}

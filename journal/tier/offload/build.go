@@ -99,7 +99,7 @@ func (f *Offloader) gatherRun(l *layout, g *group, i int) {
 		}
 		r.sources, r.until = append(r.sources, s), until
 		l.bytes += bytes
-		l.memory += int64(len(ps.Extents()))*extentMemory + (bytes/object.BlockBytes+1)*blockMemory
+		l.memory += int64(len(ps.Extents()))*extentMemory + (2*bytes/object.BlockBytes+1)*blockMemory
 	}
 	if len(r.sources) == 0 {
 		// The log has less than it was asked for before: its partition is gone, or its start has moved.
