@@ -18,6 +18,7 @@ const (
 
 	rowReplay    = 'r'
 	rowPartition = 'p'
+	rowCut       = 'c'
 	rowApplied   = 0x00
 	rowOfShard   = 0x01
 
@@ -283,7 +284,7 @@ func (c *Checkpointer) Flush() error {
 		ids = append(ids, id)
 		err = errors.Join(err, putPartition(b, l.mu.partitions[id]))
 	}
-	err = errors.Join(err, l.forgetDroppedLocked(b))
+	err = errors.Join(err, l.forgetDroppedLocked(b), l.putCutsLocked(b))
 	// Log ends move with every group: those that the replay will not see again must be known.
 	for id, p := range l.mu.partitions {
 		if _, ok := l.mu.dirty[id]; !ok && p.end != p.savedEnd {
@@ -306,6 +307,9 @@ func (c *Checkpointer) Flush() error {
 	if err != nil {
 		for _, id := range ids {
 			l.mu.dirty[id] = struct{}{}
+		}
+		for i := range l.mu.cuts {
+			l.mu.cuts[i].saved = false
 		}
 		l.mu.Unlock()
 		return fmt.Errorf("flush checkpoint: %w", named(err))
@@ -439,7 +443,7 @@ func (c *Checkpointer) loadLogRows() (replay Position, err error) {
 	if err != nil {
 		return replay, err
 	}
-	return replay, errors.Join(err, c.loadShardRows())
+	return replay, errors.Join(c.loadCuts(), c.loadShardRows())
 }
 
 // loadShardRows reads what each shard's rows stand for. It goes from shard to shard and reads no other row.

@@ -258,6 +258,9 @@ func (c *committer) publish(s *segment, g *Group) {
 	for _, old := range c.gone {
 		old.Release()
 	}
+	if l.scanning.Load() > 0 {
+		l.wakeScanners()
+	}
 	st := &l.stats
 	st.TailBytes.Store(bytes)
 	st.Groups.Add(1)
@@ -373,6 +376,7 @@ func (l *Log) Rotating() bool { return l.com.rotate.Load() }
 func (c *committer) activate(next *segment) {
 	l, old := c.l, c.active
 	l.mu.Lock()
+	next.heads = l.headsLocked()
 	l.mu.segments = append(l.mu.segments, next)
 	l.mu.walBytes += next.size
 	l.stats.Segments.Store(int64(len(l.mu.segments)))

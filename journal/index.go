@@ -132,6 +132,7 @@ func (p *partition) floor() record.Offset { return max(p.start, p.local) }
 type shardMark struct {
 	seen        bool
 	first, last Position // of the frames since the log was opened
+	index       uint64   // of the last of them
 	saved       bool
 	at          Position // its checkpoint's
 }
@@ -141,6 +142,8 @@ type indexer struct {
 	l    *Log
 	part *partition
 
+	barrier int64 // of the group at hand: what lies behind is not entered together with what lies before
+
 	// collect is set while the lost index of an old segment is rebuilt: its records belong before what is indexed already.
 	collect map[record.PartitionID]*indexDir
 }
@@ -148,15 +151,22 @@ type indexer struct {
 // addLocked indexes the frames of one group that lies in s at pos (its header). It leaves alone what s's index knows already.
 func (ix *indexer) addLocked(s *segment, pos int64, frames []byte, withRecords bool) (count int) {
 	at := pos + groupHeaderSize
+	ix.barrier = pos
 	for len(frames) >= record.FrameHeaderSize {
 		f, n, err := record.ViewFrame(frames)
 		invariant.Check(err == nil, "a frame in a group")
 		if err != nil {
 			return count
 		}
-		ix.markShardLocked(f.Shard, Position{Segment: s.number(), Offset: at})
-		if withRecords && f.Kind == record.KindRecords {
-			ix.addRecordsLocked(s, pos, at, &f, n)
+		if f.Kind != record.KindWatermark { // a restart does not need those
+			ix.markShardLocked(&f, Position{Segment: s.number(), Offset: at})
+		}
+		switch {
+		case f.Kind == record.KindRecords && withRecords:
+			ix.addRecordsLocked(s, ix.barrier, at, &f, n)
+		case f.Kind == record.KindTruncate:
+			ix.barrier = at
+			ix.truncateLocked(s, at, &f)
 		}
 		at += int64(n)
 		frames = frames[n:]
@@ -165,8 +175,8 @@ func (ix *indexer) addLocked(s *segment, pos int64, frames []byte, withRecords b
 	return count
 }
 
-func (ix *indexer) markShardLocked(id record.ShardID, p Position) {
-	m := &ix.l.mu
+func (ix *indexer) markShardLocked(f *record.Frame, p Position) {
+	m, id := &ix.l.mu, f.Shard
 	if int(id) >= len(m.shards) {
 		m.shards = slices.Grow(m.shards, int(id)+1-len(m.shards))[:int(id)+1]
 	}
@@ -174,7 +184,7 @@ func (ix *indexer) markShardLocked(id record.ShardID, p Position) {
 	if !sh.seen {
 		sh.seen, sh.first = true, p
 	}
-	sh.last = p
+	sh.last, sh.index = p, f.Index
 }
 
 func (ix *indexer) addRecordsLocked(s *segment, group, at int64, f *record.Frame, n int) {
@@ -389,6 +399,9 @@ func parseDirs(b []byte, parts, count int64) (dirs []indexDir, ok bool) {
 // adoptLocked enters what an index file says about a segment.
 func (l *Log) adoptLocked(s *segment, dirs []indexDir) {
 	for _, d := range dirs {
+		if l.cutDirLocked(s, &d); len(d.entries) == 0 {
+			continue
+		}
 		p := l.partitionLocked(d.partition)
 		r := &ref{seg: s, part: p, tenant: d.tenant, entries: d.entries, first: d.first, last: d.last, bytes: d.bytes, time: d.time, compacted: d.compacted}
 		s.total += r.bytes

@@ -201,6 +201,8 @@ type Log struct {
 	tail  tail
 	reads chan struct{} // tickets of the bounded read pool
 
+	scanning atomic.Int32 // scanners that are open
+
 	touched atomic.Int64 // bytes of mapped files that were read, about, since they were let go of last
 
 	mu struct {
@@ -212,6 +214,8 @@ type Log struct {
 		shards     []shardMark
 		replay     Position // where a restart would begin
 		holds      map[string]Position
+		cuts       []cut
+		scanners   []*Scanner
 		walBytes   int64
 		refs       int    // of all partitions
 		nextPart   uint64 // number of the next partition segment

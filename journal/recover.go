@@ -292,6 +292,11 @@ func (r *replayer) segment(s *segment, active bool) error {
 
 func (r *replayer) groups(s *segment, g *groupReader, active bool) error {
 	ix := indexer{l: r.l}
+	if s.number() > r.from.Segment {
+		r.l.mu.Lock()
+		s.heads = r.l.headsLocked()
+		r.l.mu.Unlock()
+	}
 	if s.number() < r.from.Segment {
 		ix.collect = make(map[record.PartitionID]*indexDir)
 		defer r.adopt(s, ix.collect)

@@ -198,6 +198,11 @@ func (l *Log) keepFromLocked() Position {
 			from = at
 		}
 	}
+	for _, sc := range l.mu.scanners {
+		if sc.held.Before(from) {
+			from = sc.held
+		}
+	}
 	return from
 }
 

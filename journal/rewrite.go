@@ -418,6 +418,11 @@ func (c *cleaner) pace(n int) error {
 func (l *Log) readSpan(s *segment, pos int64, n int, fn func(b []byte) error) error {
 	l.reads <- struct{}{}
 	defer func() { <-l.reads }()
+	return l.readNow(s, pos, n, fn)
+}
+
+// readNow is readSpan without a place in the read pool: those who have one may wait for Log.mu, which the caller may hold.
+func (l *Log) readNow(s *segment, pos int64, n int, fn func(b []byte) error) error {
 	m := s.mapped.Load()
 	if m == nil {
 		f, err := l.fs.Open(s.path, vfs.Random)

@@ -94,6 +94,7 @@ type segment struct {
 	total   int64 // bytes of records' frames
 	indexed bool  // its index is known
 	refs    []*ref
+	heads   []uint64 // by shard: the index of its last frame before the segment; 0: none, or not known. nil: of none
 }
 
 // mp is a mapping behind an atomic pointer.

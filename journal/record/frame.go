@@ -37,6 +37,11 @@ const (
 	KindCommand FrameKind = 2
 	// KindCatalog is a change of the catalog.
 	KindCatalog FrameKind = 3
+	// KindTruncate takes back the frames of its shard above Index that lie before it in the log, where they never counted; frames with those
+	// indexes may follow. The payload says where partitions end then; see AppendEnds.
+	KindTruncate FrameKind = 4
+	// KindWatermark says that the shard's frames up to Index are on all replicas that count. It has no payload and takes no index.
+	KindWatermark FrameKind = 5
 	// KindRaftUpdate is what one Raft group's replica saves at once: entries, term, vote, snapshot. Index is the first entry's.
 	KindRaftUpdate FrameKind = 16
 	// KindRaftCompact says that the entries of a Raft group's replica up to Index are dead.
@@ -157,6 +162,39 @@ func viewFrame(b []byte) Frame {
 		Partition: PartitionID(binary.LittleEndian.Uint64(b[framePartition:])),
 		Payload:   b[FrameHeaderSize:],
 	}
+}
+
+// PartitionEnd is the offset behind the last record that a partition has after a KindTruncate.
+type PartitionEnd struct {
+	Partition PartitionID
+	End       Offset
+}
+
+// partitionEndSize is what one takes in a payload.
+const partitionEndSize = 16
+
+// AppendEnds appends the payload of a KindTruncate: the partitions that had records in what it takes back.
+func AppendEnds(dst []byte, ends []PartitionEnd) []byte {
+	for _, e := range ends {
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(e.Partition))
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(e.End))
+	}
+	return dst
+}
+
+// Ends reads the payload of a KindTruncate. ok is false if it is none.
+func Ends(payload []byte) (ends []PartitionEnd, ok bool) {
+	if len(payload)%partitionEndSize != 0 {
+		return nil, false
+	}
+	for ; len(payload) > 0; payload = payload[partitionEndSize:] {
+		e := PartitionEnd{PartitionID(binary.LittleEndian.Uint64(payload)), Offset(binary.LittleEndian.Uint64(payload[8:]))}
+		if e.End < 0 {
+			return nil, false
+		}
+		ends = append(ends, e)
+	}
+	return ends, true
 }
 
 // recordsPrefix is the size of the field before the core's block in a KindRecords payload.
