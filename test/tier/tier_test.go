@@ -49,7 +49,13 @@ func start(t testing.TB, dir string, store *place, set ...string) *node {
 // sluice runs a command against the node, and gives its output.
 func (n *node) sluice(args ...string) string {
 	n.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	return n.sluiceWithin(patience, args...)
+}
+
+// sluiceWithin is sluice for a command that may take long.
+func (n *node) sluiceWithin(d time.Duration, args ...string) string {
+	n.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, common.Binary(n), append(args, "--server", n.run.Listeners["grpc"])...)
 	var errs strings.Builder

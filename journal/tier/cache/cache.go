@@ -427,6 +427,14 @@ func (c *Cache) Prefetch(object string, first, n int, bytes int64) (next int, er
 	return first, err
 }
 
+// ready tells whether a block is kept.
+func (c *Cache) ready(k Key) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.mu.blocks[k]
+	return e != nil && e.load == nil
+}
+
 // Loading is how many requests are under way.
 func (c *Cache) Loading() int { return len(c.slots) }
 

@@ -8,12 +8,13 @@ import (
 
 // How far a Stream reads ahead.
 const (
-	aheadFirst = 2       // blocks, once two in a row were read
-	aheadMax   = 8 << 20 // bytes
+	aheadFirst = 2        // blocks, once two in a row were read
+	aheadMax   = 16 << 20 // bytes
+	aheadOnce  = 4 << 20  // bytes that one request asks for: several are under way then, so that no reader waits for the answer to one to begin
 )
 
 // Stream reads blocks of one object for one reader, and reads ahead by what he does: not before he has read two in a row, then twice as far each time he
-// has come half way, to 8 MiB; a jump begins anew. It is for one goroutine, and holds nothing that must be closed.
+// has come half way, to 16 MiB; a jump begins anew. It is for one goroutine, and holds nothing that must be closed.
 type Stream struct {
 	c      *Cache
 	object string
@@ -53,33 +54,45 @@ func (s *Stream) Read(ctx context.Context, block int) (*alloc.Block, error) {
 		s.window = 0
 	}
 	s.last = block
-	if s.window > 0 && s.ahead-block <= s.window/2+1 {
+	if s.window > 0 {
 		s.readAhead(block)
 	}
 	return s.c.Get(ctx, Key{s.object, block}, s.size(block))
 }
 
-// readAhead asks for what is behind the window's end, to a new window's. Where the cache is busy it is left: the next Read tries again.
+// Ready tells whether a block is there, so that Read does not wait.
+func (s *Stream) Ready(block int) bool { return s.c.ready(Key{s.object, block}) }
+
+// readAhead asks for what is behind the window's end, once the reader has come half way: or, of a window of several requests, to the end of the first. Where the
+// cache is busy it is left: the next Read tries again.
 func (s *Stream) readAhead(block int) {
-	from := max(s.ahead, block+1)
-	n, bytes := 0, int64(0)
-	for n < s.window && bytes < aheadMax {
-		size := s.size(from + n)
-		if size == 0 {
-			break
+	for {
+		from := max(s.ahead, block+1)
+		n, bytes := 0, int64(0)
+		for n < s.window && bytes < aheadOnce {
+			size := s.size(from + n)
+			if size == 0 {
+				break
+			}
+			bytes += size
+			n++
 		}
-		bytes += size
-		n++
-	}
-	if n == 0 {
-		return
-	}
-	next, err := s.c.Prefetch(s.object, from, n, bytes)
-	if err != nil {
-		return
-	}
-	s.ahead = next
-	if n == s.window && bytes*2 <= aheadMax {
-		s.window *= 2
+		if n == 0 || from-block > max(s.window/2+1, s.window-n) {
+			return
+		}
+		next, err := s.c.Prefetch(s.object, from, n, bytes)
+		if err != nil {
+			return
+		}
+		s.ahead = next
+		whole := n == s.window
+		if whole || bytes >= aheadOnce {
+			if 2*int64(s.window)*bytes/int64(n) <= aheadMax {
+				s.window *= 2
+			}
+		}
+		if whole {
+			return
+		}
 	}
 }

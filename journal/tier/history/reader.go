@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,7 +159,10 @@ func (r *Reader) load(ctx context.Context, name string, first, n int, got func(b
 			at = k + 1
 			b := into
 			into = nil
-			return got(base+k, b)
+			err := got(base+k, b)
+			// A store whose bytes are in memory never waits, and would keep a loop from its processor until the scheduler takes it away, after 10 ms.
+			runtime.Gosched()
+			return err
 		})
 		if into != nil {
 			into.Release()

@@ -15,7 +15,9 @@ const (
 	// togetherMax bounds what one read asks the store for by one request, and a quarter of the cache does.
 	togetherMax = 8 << 20
 	// nextRunBytes is how far from the end of a run what comes behind it is read ahead.
-	nextRunBytes = 8 << 20
+	nextRunBytes = 16 << 20
+	// waitless is how much a read gives, if it has it, before it waits for more.
+	waitless = 1 << 20
 	// depthMax is how many runs are read ahead at most, where they are small.
 	depthMax = 8
 )
@@ -142,7 +144,11 @@ type query struct {
 func (r *Reader) scan(ctx context.Context, s *scan, q *query) error {
 	i := s.run.BlockAt(q.from)
 	r.together(s, i, q)
+	asked := q.left
 	for ; i < len(s.run.Blocks) && !q.full && s.run.Blocks[i].First < q.end; i++ {
+		if asked-q.left >= waitless && !s.stream.Ready(s.base+i) {
+			return nil // he has it sooner so, and what comes next is on its way
+		}
 		b, err := s.stream.Read(ctx, s.base+i)
 		if err != nil {
 			return err
