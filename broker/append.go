@@ -132,6 +132,10 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 		s.mu.Unlock()
 		return ErrUnknownTopic
 	}
+	if p.topic.held.Load() {
+		s.mu.Unlock()
+		return ErrRestoring
+	}
 	idempotent := pb.info.producer != record.NoProducer
 	if idempotent {
 		dup, err := p.checkProducerLocked(&pb.info)

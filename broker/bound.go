@@ -29,7 +29,7 @@ func (l *Local) publishBound(c *Client, m *Message, to *boundTopic, dedupe bool,
 	s := p.shard
 	s.mu.Lock()
 	switch {
-	case p.topic.Dropped():
+	case p.topic.Dropped(), p.topic.held.Load():
 		s.mu.Unlock()
 		return 0, ErrUnavailable
 	case p.open.Load() == nil || p.until.Load() != stillBound: // A looks up the binding, B takes it away, A comes here

@@ -130,6 +130,7 @@ type Broker struct {
 	producerIDs struct { // set aside and not given out yet
 		sync.Mutex
 		next, end int64
+		floor     int64 // none below it is given
 		waiting   []func(int64, error)
 	}
 }

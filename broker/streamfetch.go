@@ -103,6 +103,9 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 	case p.topic.Dropped():
 		f.Err = ErrUnknownTopic
 		return false
+	case p.topic.held.Load():
+		f.Err = ErrRestoring
+		return false
 	case from < f.LogStart || from > f.HighWatermark:
 		f.Err = ErrOffsetOutOfRange
 		return false
@@ -122,6 +125,9 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 		return false
 	case f.Err != nil && p.topic.Dropped(): // meanwhile too
 		f.Err = ErrUnknownTopic
+		return false
+	case errors.Is(f.Err, ErrOffsetOutOfRange) && p.restoredBehind(from):
+		f.Err = ErrRestoring // a crash came between its bounds and the manifest's rows
 		return false
 	case f.Err != nil || !ok:
 		return f.Err == nil
@@ -159,6 +165,8 @@ func (l *Local) OffsetAt(p *Partition, at int64, committed bool, done func(Found
 		end = p.LastStable()
 	}
 	switch {
+	case p.topic.held.Load():
+		done(FoundOffset{-1, -1}, ErrRestoring)
 	case at == LatestOffset:
 		done(FoundOffset{end, -1}, nil)
 	case at == EarliestOffset:

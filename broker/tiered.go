@@ -17,6 +17,8 @@ var (
 	// ErrTier says that old records lie in a store that does not give them now: whoever reads tries again later, and loses nothing. What will not
 	// come back, a lost object or wrong bytes, is another error.
 	ErrTier = errors.New("broker: the store of old records cannot be read now")
+	// ErrRestoring is the ErrTier of a topic that is being brought back from the store.
+	ErrRestoring = fmt.Errorf("%w: the topic is being brought back", ErrTier)
 	// ErrNotEmpty says that only an empty partition can be restored.
 	ErrNotEmpty = errors.New("broker: the partition is not empty")
 )
@@ -265,6 +267,13 @@ func (b *Broker) RestorePartition(p *Partition, start, end record.Offset, aborte
 	if err != nil {
 		failed(err)
 	}
+}
+
+// restoredBehind tells whether an offset is of what was restored.
+func (p *Partition) restoredBehind(o record.Offset) bool {
+	p.shard.mu.Lock()
+	defer p.shard.mu.Unlock()
+	return o < p.mu.restored
 }
 
 // restorable says what is wrong with what a partition is to become.

@@ -75,6 +75,7 @@ const (
 type Topic struct {
 	spec       atomic.Pointer[TopicSpec]
 	partitions atomic.Pointer[[]*Partition] // grows only
+	held       atomic.Bool                  // see HoldTopics
 	dropped    atomic.Bool
 	name       []byte
 }
@@ -103,6 +104,31 @@ func (t *Topic) Partition(i int32) *Partition {
 	return list[i]
 }
 
+// HoldTopics has topics of these names, those included that are made meanwhile, take no records and give none until release is called: with ErrRestoring,
+// after which clients come again. While they are brought back their offsets are not what they will be, and a consumer that were told that
+// its own is out of range would begin elsewhere. Not more than one call at a time. release is called once.
+func (b *Broker) HoldTopics(tenant uint32, names []string) (release func()) {
+	tt := &b.topicTable
+	hold := func(on bool) {
+		tt.mu.Lock()
+		defer tt.mu.Unlock()
+		tt.held = nil
+		if on {
+			tt.held = make(map[topicKey]struct{}, len(names))
+		}
+		for _, name := range names {
+			if on {
+				tt.held[topicKey{tenant, name}] = struct{}{}
+			}
+			if t := b.Topic(tenant, name); t != nil {
+				t.held.Store(on)
+			}
+		}
+	}
+	hold(true)
+	return func() { hold(false) }
+}
+
 // Dropped says that the catalog has deleted the topic: who still holds it answers that it is not there.
 func (t *Topic) Dropped() bool { return t.dropped.Load() }
 
@@ -124,7 +150,8 @@ type topicTable struct {
 	byID       sync.Map   // topicIDKey -> *Topic
 	partitions sync.Map   // record.PartitionID -> *Partition
 	count      atomic.Int64
-	generation atomic.Uint64 // moves with every change
+	generation atomic.Uint64         // moves with every change
+	held       map[topicKey]struct{} // of HoldTopics; guarded by mu
 }
 
 // Topic finds a topic by name, nil if there is none.
@@ -175,6 +202,8 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 	var list []*Partition
 	if t == nil {
 		t = &Topic{name: []byte(spec.Name)}
+		_, held := tt.held[topicKey{spec.Tenant, spec.Name}]
+		t.held.Store(held)
 	} else {
 		list = *t.partitions.Load()
 	}

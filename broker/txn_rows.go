@@ -145,14 +145,14 @@ func (b *Broker) takeProducerID(done func(int64, error)) {
 		return
 	}
 	p.waiting = append(p.waiting, done)
-	first := len(p.waiting) == 1
+	first, floor := len(p.waiting) == 1, uint64(p.floor)
 	p.Unlock()
 	if !first {
 		return
 	}
 	s := b.shards[0]
 	s.mu.Lock()
-	end := s.mu.producerIDs + producerIDBlock
+	end := max(s.mu.producerIDs, floor) + producerIDBlock
 	s.mu.Unlock()
 	cmd := binary.AppendUvarint(binary.AppendUvarint(nil, cmdProducerIDs), end)
 	e := entry{done: func() { b.producerIDsTaken(end, nil) }, failed: func(err error) { b.producerIDsTaken(end, err) }}
@@ -167,7 +167,7 @@ func (b *Broker) producerIDsTaken(end uint64, err error) {
 	p.Lock()
 	waiting := p.waiting
 	p.waiting = nil
-	if err == nil {
+	if err == nil && int64(end) > p.floor { // else it was asked for before the floor was raised
 		p.next, p.end = int64(end-producerIDBlock), int64(end)
 	}
 	p.Unlock()
@@ -177,6 +177,23 @@ func (b *Broker) producerIDsTaken(end uint64, err error) {
 			continue
 		}
 		b.takeProducerID(done)
+	}
+}
+
+// RaiseProducerIDs has all producer ids that are given from now on be at or above floor: below, a store has records of producers whom this node does not
+// know, and a reader takes what one has aborted for the other's. done runs once, on some loop, when it is in the log, or at once with what
+// refuses it.
+func (b *Broker) RaiseProducerIDs(floor int64, done func(error)) {
+	p := &b.producerIDs
+	p.Lock()
+	p.floor = max(p.floor, floor)
+	if p.next < p.floor {
+		p.next = min(p.floor, p.end)
+	}
+	p.Unlock()
+	cmd := binary.AppendUvarint(binary.AppendUvarint(nil, cmdProducerIDs), uint64(max(floor, 0)))
+	if err := b.command(b.shards[0], cmd, entry{done: func() { done(nil) }, failed: done}); err != nil {
+		done(err)
 	}
 }
 

@@ -69,6 +69,7 @@ var causes = []struct {
 	{ErrBackupUnable, codes.FailedPrecondition},
 	{ErrNoStore, codes.FailedPrecondition},
 	{ErrTierBusy, codes.Aborted},
+	{ErrTierRefused, codes.FailedPrecondition},
 }
 
 // refuse makes a status of an error: its text is what was asked, what was found, and what to do next if there is something.

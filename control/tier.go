@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"math"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,7 +17,9 @@ import (
 // Errors of Tier.
 var (
 	ErrNoStore  = errors.New("this node has no store for its history: set tier.store and tier.settings (docs/tiers.md)")
-	ErrTierBusy = errors.New("another verify, rebuild, prefetch or offload is under way")
+	ErrTierBusy = errors.New("another verify, rebuild, prefetch, offload or adopt is under way")
+	// ErrTierRefused is wrapped around what an operator has to decide first.
+	ErrTierRefused = errors.New("refused")
 )
 
 // Tier is the node's store of history, and what can be done about it.
@@ -29,7 +32,8 @@ type Tier interface {
 	Do(ctx context.Context, job TierJob, tell func(*api.TierProgress)) (*api.TierResult, error)
 }
 
-// TierJob is one of the pointers *api.VerifyTierRequest, *api.RebuildTierRequest, *api.PrefetchTierRequest and *api.OffloadTierRequest.
+// TierJob is one of the pointers *api.VerifyTierRequest, *api.RebuildTierRequest, *api.PrefetchTierRequest, *api.OffloadTierRequest and
+// *api.AdoptTierRequest.
 type TierJob any
 
 // tierService is the service Tiers.
@@ -97,6 +101,14 @@ func (t *tierService) Prefetch(r *api.PrefetchTierRequest, out grpc.ServerStream
 // Offload brings what is due to the store.
 func (t *tierService) Offload(r *api.OffloadTierRequest, out grpc.ServerStreamingServer[api.TierProgress]) error {
 	return t.do(r, "offload", out)
+}
+
+// Adopt takes over what a node that is gone has left in the store.
+func (t *tierService) Adopt(r *api.AdoptTierRequest, out grpc.ServerStreamingServer[api.TierProgress]) error {
+	if r.Epoch < 0 || r.Epoch > math.MaxInt32 {
+		return wrong("adopt: no epoch is %d", r.Epoch)
+	}
+	return t.do(r, "adopt", out)
 }
 
 // knows tells whether there is a topic; the empty name is all of them.

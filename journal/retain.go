@@ -40,6 +40,10 @@ func (l *Log) SetLocalStart(p record.PartitionID, o record.Offset) {
 	l.keep.bury(dead)
 }
 
+// Sync has all that was committed so far be on stable storage: in async mode it waits for that, so never call it on a loop. It answers why the log
+// has failed, if it has.
+func (l *Log) Sync() error { return l.com.flushWritten() }
+
 // LocalStart is the first offset of p at or above the log start that lies here, or the log end if none does.
 func (l *Log) LocalStart(p record.PartitionID) record.Offset {
 	l.mu.RLock()

@@ -390,6 +390,9 @@ func (o offloadLog) Excess(p record.PartitionID, before, bytes int64) record.Off
 	return o.s.log.Excess(p, before, bytes)
 }
 
+// Sync waits for the disk, in async mode.
+func (o offloadLog) Sync() error { return o.s.log.Sync() }
+
 // Rotate has what was written come into segments that do not change any more.
 func (o offloadLog) Rotate() { o.s.Rotate() }
 

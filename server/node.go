@@ -118,7 +118,7 @@ func newNode(o nodeOptions) (*node, error) {
 		n.broker.Close()
 		return nil, errors.Join(err, n.engine.Close(context.Background()), n.tier.close())
 	}
-	if err = errors.Join(n.catalog.Recovered(), checkTierRows(n.tier, n.broker)); err != nil {
+	if err = errors.Join(n.catalog.Recovered(), checkTierRows(n.tier, n.broker), n.tier.checkPlace()); err != nil {
 		err = errors.Join(err, n.engine.Close(context.Background()))
 		n.broker.Close()
 		return nil, errors.Join(err, n.storage.close(), n.tier.close())

@@ -12,6 +12,7 @@ import (
 	"github.com/sluicemq/sluice/control/api"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier/history"
+	"github.com/sluicemq/sluice/journal/tier/offload"
 	"github.com/sluicemq/sluice/journal/tier/rebuild"
 )
 
@@ -38,10 +39,19 @@ type rebuilding struct {
 // rebuild is the job.
 func (t *tiering) rebuild(ctx context.Context, dry bool, w *teller) (*api.TierResult, error) {
 	r := &rebuilding{t: t, w: w, dry: dry}
-	var err error
+	if dry {
+		return &r.out, r.run(ctx, nil)
+	}
+	// Nothing is removed from the store between the look at it and the rows of what was found.
+	return &r.out, t.out.Alone(ctx, r.run)
+}
+
+// run is the job. mint is not called if it is dry.
+func (r *rebuilding) run(ctx context.Context, mint offload.Mint) (err error) {
+	t, w := r.t, r.w
 	r.found, err = rebuild.Scan(ctx, t.store, rebuild.Options{Progress: func(done, total int64) { w.say("read the store", "objects", done, total) }})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, e := range r.found.Damaged {
 		r.wrong("%v", e)
@@ -54,25 +64,53 @@ func (t *tiering) rebuild(ctx context.Context, dry bool, w *teller) (*api.TierRe
 	for i, p := range r.found.Parts {
 		numbers[p] = i
 	}
-	if !dry {
-		// Whatever this node has written before, nobody else may have written under that name.
-		if _, err := t.out.Mint(ctx); err != nil {
-			return nil, fmt.Errorf("mint an epoch: %w", err)
+	if !r.dry {
+		if err := r.begin(ctx, mint); err != nil {
+			return err
 		}
+		defer t.b.HoldTopics(tierTenant, r.holds())()
 	}
 	for i, topic := range r.found.Topics {
 		if err := r.topic(ctx, topic, numbers); err != nil {
-			return nil, err
+			return err
 		}
 		w.say("topics", "topics", int64(i+1), int64(len(r.found.Topics)))
 	}
-	if dry {
-		return &r.out, nil
+	if r.dry {
+		return nil
 	}
-	if err := r.objects(ctx); err != nil {
-		return nil, err
+	return r.objects(ctx)
+}
+
+// producerIDBits is how many producer ids one life of a node may give: they begin with the epoch of the rebuild that it goes back to, which no node has
+// had before.
+const producerIDBits = 32
+
+// begin sets the node apart from those whose records it takes over.
+func (r *rebuilding) begin(ctx context.Context, mint offload.Mint) error {
+	// Whatever this node has written before, nobody else may have written under that name.
+	epoch, err := mint(ctx)
+	if err != nil {
+		return fmt.Errorf("mint an epoch: %w", err)
 	}
-	return &r.out, nil
+	err = awaitDone(ctx, func(done func(error)) { r.t.b.RaiseProducerIDs(int64(epoch)<<producerIDBits, done) })
+	if err != nil {
+		return fmt.Errorf("set producer ids apart: %w", err)
+	}
+	return nil
+}
+
+// holds are the topics that nobody may look at until they are whole.
+func (r *rebuilding) holds() (names []string) {
+	for _, f := range r.found.Topics {
+		t := r.t.b.Topic(tierTenant, f.Name)
+		if t == nil || slices.ContainsFunc(f.Parts, func(p *rebuild.Partition) bool {
+			return p != nil && (t.Partition(p.Index) == nil || t.Partition(p.Index).HighWatermark() == 0)
+		}) {
+			names = append(names, f.Name)
+		}
+	}
+	return names
 }
 
 func (r *rebuilding) wrong(format string, args ...any) {

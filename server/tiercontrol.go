@@ -42,7 +42,10 @@ func (c tierControl) Status(out *api.TierStatus) {
 	out.LastUploadMs, out.FailingSinceMs, out.ScannedMs = unixMillis(s.LastUpload), unixMillis(s.FailedSince), unixMillis(s.ScannedAt)
 	out.Orphans, out.Missing, out.BadPartitions = int64(s.Orphans), int64(s.Missing), int64(s.Bad)
 	if s.Err != nil {
-		out.Error = s.Err.Error()
+		out.Error, out.NextTryMs = s.Err.Error(), unixMillis(s.NextTurn)
+		if !s.NextTry.IsZero() {
+			out.NextTryMs = unixMillis(s.NextTry)
+		}
 	}
 }
 
@@ -78,6 +81,8 @@ func (c tierControl) Do(ctx context.Context, job control.TierJob, tell func(*api
 		return c.t.prefetch(ctx, r, w)
 	case *api.OffloadTierRequest:
 		return c.t.offload(ctx, r.All, w)
+	case *api.AdoptTierRequest:
+		return c.t.adopt(ctx, r, w)
 	}
 	return nil, fmt.Errorf("no work is named %T", job)
 }
@@ -302,4 +307,36 @@ func (t *tiering) turn(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// adopt takes over an epoch of a node that is gone, or names those that there are.
+func (t *tiering) adopt(ctx context.Context, r *api.AdoptTierRequest, w *teller) (out *api.TierResult, err error) {
+	out = &api.TierResult{}
+	tell := func(g *offload.Foreign) {
+		last := "none"
+		if !g.Last.IsZero() {
+			last = g.Last.UTC().Format(time.RFC3339)
+		}
+		w.note("adopt", "epoch %d: %d objects, %d bytes, the last of %s; no row of this node tells of %d, %d bytes", g.Epoch, g.Objects, g.Bytes, last, g.Unknown, g.UnknownBytes)
+		out.Objects += int64(g.Unknown)
+		out.Bytes += g.UnknownBytes
+	}
+	err = t.out.Alone(ctx, func(ctx context.Context, _ offload.Mint) error {
+		if r.Epoch == 0 {
+			list, err := t.out.Foreigns(ctx)
+			for i := range list {
+				tell(&list[i])
+			}
+			return err
+		}
+		g, err := t.out.Adopt(ctx, record.Epoch(r.Epoch), r.Force, r.ValidateOnly)
+		if g.Epoch != 0 {
+			tell(&g)
+		}
+		return err
+	})
+	if errors.Is(err, offload.ErrOwnEpoch) || errors.Is(err, offload.ErrNoEpoch) || errors.Is(err, offload.ErrLiveEpoch) {
+		err = fmt.Errorf("%w: %w", control.ErrTierRefused, err)
+	}
+	return out, err
 }

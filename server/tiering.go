@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/history"
 	"github.com/sluicemq/sluice/journal/tier/object"
 	"github.com/sluicemq/sluice/journal/tier/offload"
@@ -25,8 +27,10 @@ type tierOptions struct {
 	store    string // off, or empty: there is none
 	data     string // directory of the node
 	settings map[string]string
-	cache    int64
-	offload  offload.Options // bounds and times
+	reader   history.ReaderOptions // bounds
+	offload  offload.Options       // bounds and times
+	// open gives the store in place of what store and settings name: tests have one in memory.
+	open func(context.Context) (tier.Store, error)
 }
 
 func tierOptionsOf(cfg *config.Config) tierOptions {
@@ -34,10 +38,11 @@ func tierOptionsOf(cfg *config.Config) tierOptions {
 	if t.Store == "off" || cfg.Journal.Durability == "memory" {
 		return tierOptions{}
 	}
-	return tierOptions{store: t.Store, data: cfg.Node.Data, settings: t.Settings.Values(), cache: int64(t.Cache), offload: offload.Options{
-		BytesPerSecond: int64(t.UploadRate), Memory: int64(t.Memory), ObjectBytes: int64(t.ObjectSize), MinObjectBytes: int64(t.MinObjectSize),
-		MaxLag: t.MaxLag, Interval: t.Interval, OrphanGrace: t.OrphanGrace, DeleteDelay: t.DeleteDelay,
-	}}
+	return tierOptions{store: t.Store, data: cfg.Node.Data, settings: t.Settings.Values(),
+		reader: history.ReaderOptions{CacheBytes: int64(t.Cache)}, offload: offload.Options{
+			BytesPerSecond: int64(t.UploadRate), Memory: int64(t.Memory), ObjectBytes: int64(t.ObjectSize), MinObjectBytes: int64(t.MinObjectSize),
+			MaxLag: t.MaxLag, Interval: t.Interval, OrphanGrace: t.OrphanGrace, DeleteDelay: t.DeleteDelay,
+		}}
 }
 
 // tiering is a node's tier: the store, what of it is in the catalog, the way back and the way out. A nil one is that of a node without a store.
@@ -52,6 +57,7 @@ type tiering struct {
 	b        *broker.Broker
 	logger   *slog.Logger
 	job      chan struct{} // the one long job at a time
+	renamed  bool          // the store has a name that the node has not written to, and its history
 
 	running sync.WaitGroup
 	stop    context.CancelFunc
@@ -63,8 +69,11 @@ func openTiering(o *tierOptions, b *broker.Broker, logger *slog.Logger) *tiering
 		return nil
 	}
 	t := &tiering{store: newCountedStore(o.store, o.settings), manifest: history.NewManifest(), b: b, logger: logger, job: make(chan struct{}, 1)}
+	if o.open != nil {
+		t.store.opener = o.open
+	}
 	t.name = t.store.name + copyName(o.data)
-	t.reader = history.NewReader(t.manifest, t.store, history.ReaderOptions{CacheBytes: o.cache})
+	t.reader = history.NewReader(t.manifest, t.store, o.reader)
 	b.UseTier(t.manifest)
 	return t
 }
@@ -76,11 +85,14 @@ func copyName(data string) string {
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf(" restored=%x", sha256.Sum256(b))[:copyNameMax]
+	return fmt.Sprintf("%s%x", copyMark, sha256.Sum256(b))[:copyNameMax]
 }
 
-// copyNameMax is how many bytes copyName gives at most.
-const copyNameMax = len(" restored=") + 32
+// copyMark begins what copyName gives, copyNameMax is how many bytes that has at most.
+const (
+	copyMark    = " restored="
+	copyNameMax = len(copyMark) + 32
+)
 
 // past is what storage reads history by.
 func (t *tiering) past() *past {
@@ -101,31 +113,78 @@ func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
 	oo.Store, oo.StoreName, oo.Manifest, oo.Stats, oo.Logger, oo.Clock = t.store, t.name, t.manifest, &t.stats, t.logger, clk
 	oo.Log, oo.Pressed, oo.Catalog = log, log.pressed, tierCatalog{t.b}
 	t.out = offload.New(oo)
-	t.warnOfOthers()
+	t.rename()
 	ctx, stop := context.WithCancel(context.Background())
 	t.stop = stop
 	t.running.Go(func() { t.out.Run(ctx) })
 }
 
-// warnOfOthers says when the node has written to other stores than this one: their history is not found here.
-func (t *tiering) warnOfOthers() {
-	others, mine := map[string]bool{}, false
+// moved gives the epochs of objects that the node has written to a store of another name than this one's, if it has written none to this one.
+func (t *tiering) moved() (epochs []history.Epoch) {
 	for _, e := range t.manifest.Epochs() {
 		if e.Store == t.name || strings.HasPrefix(e.Store, t.store.name) { // of the node that this one was restored from, too
-			mine = true
-		} else {
-			others[e.Store] = true
+			return nil
 		}
+		epochs = append(epochs, e)
 	}
-	if mine || len(others) == 0 {
+	return epochs
+}
+
+// probe is how long a store that was given another name may take to show that it is the same place.
+const probe = 15 * time.Second
+
+// checkPlace refuses a store that has not what the node's history says, where its name says that it is another one: readers would take all history for
+// lost, and what went out from then on would lie apart from it. The same place by another name has it, and so has a copy.
+func (t *tiering) checkPlace() error {
+	if t == nil || len(t.moved()) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), probe)
+	defer cancel()
+	was := t.moved()[0].Store
+	for o := range t.manifest.All() {
+		info, err := t.store.Stat(ctx, o.ID.Name())
+		switch {
+		case errors.Is(err, tier.ErrNotFound), err == nil && info.Size != o.Size:
+			return fmt.Errorf("tier.store is %q, and has not the history that this node has written to %q: name that again, or copy its objects here first; "+
+				"to give that history up, delete its topics while the old store is named", t.store.name, was)
+		case err != nil:
+			return fmt.Errorf("tier.store is %q, and was %q: whether it has the node's history cannot be seen: %w", t.store.name, was, err)
+		}
+		t.renamed = true
+		break // one tells
+	}
+	return nil
+}
+
+// rename keeps the new name of the store, so that objects which were written under the old one are still this node's to remove. Those of the node that
+// this one was restored from are not; and no new object gets such an epoch, which the place may know from somebody else.
+func (t *tiering) rename() {
+	if !t.renamed {
 		return
 	}
-	names := make([]string, 0, len(others))
-	for n := range others {
-		names = append(names, n)
+	var rows []broker.TierChange
+	for _, e := range t.moved() {
+		of := ""
+		if i := strings.Index(e.Store, copyMark); i >= 0 {
+			of = e.Store[i:]
+		}
+		if of != strings.TrimPrefix(t.name, t.store.name) {
+			continue
+		}
+		e.Adopted = true
+		t.logger.Info("the store has another name now, and has this node's history", "epoch", e.Epoch, "was", e.Store, "store", t.name)
+		e.Store = t.name
+		rows = append(rows, broker.TierChange{Key: e.Key(), Value: e.Encode(nil)})
 	}
-	t.logger.Warn("this node has written its history to another store until now: what lies there is not found unless it is the same place by another name",
-		"store", t.store.name, "others", strings.Join(names, ", "))
+	if len(rows) == 0 {
+		return
+	}
+	t.b.ChangeTier(0, rows, func(err error) {
+		if err != nil {
+			t.logger.Warn("the new name of the store is not kept; the next start tries again", "err", err)
+		}
+	})
 }
 
 // endWrites ends offloading. It comes before the core and the log close.

@@ -86,9 +86,9 @@ var storeKinds = map[tier.Kind]string{tier.Permanent: "permanent", tier.Unavaila
 // countedStore is the store that the configuration names. It is opened at the first use, and again if that has failed, so that a store
 // which is not there keeps no node from starting; and it counts what is asked of it.
 type countedStore struct {
-	kind     string
-	name     string
-	settings map[string]string
+	kind   string
+	name   string
+	opener func(context.Context) (tier.Store, error)
 
 	requests [storeOps]atomic.Int64
 	errors   [tier.Canceled + 1]atomic.Int64
@@ -106,7 +106,9 @@ type countedStore struct {
 var _ tier.Sweeper = (*countedStore)(nil)
 
 func newCountedStore(kind string, settings map[string]string) *countedStore {
-	return &countedStore{kind: kind, name: storeName(kind, settings), settings: settings}
+	return &countedStore{kind: kind, name: storeName(kind, settings), opener: func(ctx context.Context) (tier.Store, error) {
+		return stores.Open(ctx, kind, settings)
+	}}
 }
 
 var errStoreClosed = errors.New("the store is closed")
@@ -119,7 +121,7 @@ func (s *countedStore) open(ctx context.Context) (tier.Store, error) {
 		return nil, tier.Wrap(ctx, s.kind, "open", s.name, tier.Permanent, errStoreClosed)
 	}
 	if s.mu.store == nil {
-		store, err := stores.Open(ctx, s.kind, s.settings)
+		store, err := s.opener(ctx)
 		if err != nil {
 			return nil, tier.Wrap(ctx, s.kind, "open", s.name, tier.Unavailable, err)
 		}

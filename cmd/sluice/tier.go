@@ -21,7 +21,7 @@ func init() { register(newTierCommand) }
 func newTierCommand() *cobra.Command {
 	f := &controlFlags{}
 	return f.group("tier", "See and work on the store that keeps the log's history: a directory, S3 or HDFS",
-		tierStatus(f), tierVerify(f), tierRebuild(f), tierPrefetch(f), tierOffload(f))
+		tierStatus(f), tierVerify(f), tierRebuild(f), tierPrefetch(f), tierOffload(f), tierAdopt(f))
 }
 
 // tierRow is a store in every output.
@@ -44,6 +44,7 @@ type tierRow struct {
 	LastUpload        string `json:"last_upload" yaml:"last_upload"`
 	Error             string `json:"error" yaml:"error"`
 	FailingSince      string `json:"failing_since" yaml:"failing_since"`
+	NextTry           string `json:"next_try" yaml:"next_try"`
 	Scanned           string `json:"scanned" yaml:"scanned"`
 	Orphans           int64  `json:"orphans" yaml:"orphans"`
 	Missing           int64  `json:"missing" yaml:"missing"`
@@ -58,7 +59,7 @@ func tierRowOf(s *api.TierStatus) tierRow {
 	return tierRow{Store: store, Objects: s.Objects, Partitions: s.Partitions, Bytes: s.Bytes, StoredBytes: s.StoredBytes, DeadObjects: s.DeadObjects,
 		DeadBytes: s.DeadBytes, Epoch: s.Epoch, Phase: s.Phase, Object: s.Object, ObjectSize: s.ObjectSize, ObjectSent: s.ObjectSent,
 		WaitingBytes: s.WaitingBytes, WaitingPartitions: s.WaitingPartitions, WaitingSince: stamp(s.WaitingSinceMs), LastUpload: stamp(s.LastUploadMs),
-		Error: s.Error, FailingSince: stamp(s.FailingSinceMs), Scanned: stamp(s.ScannedMs), Orphans: s.Orphans, Missing: s.Missing, BadPartitions: s.BadPartitions}
+		Error: s.Error, FailingSince: stamp(s.FailingSinceMs), NextTry: stamp(s.NextTryMs), Scanned: stamp(s.ScannedMs), Orphans: s.Orphans, Missing: s.Missing, BadPartitions: s.BadPartitions}
 }
 
 // cells are the rows of the table.
@@ -76,7 +77,8 @@ func (r *tierRow) cells() [][]string {
 		{"last upload", orDash(r.LastUpload)},
 	}
 	if r.Error != "" {
-		rows = append(rows, []string{"error", plain(r.Error)}, []string{"failing since", orDash(r.FailingSince)})
+		rows = append(rows, []string{"error", plain(r.Error)}, []string{"failing since", orDash(r.FailingSince)},
+			[]string{"tries again", orDash(r.NextTry)})
 	}
 	if r.BadPartitions > 0 {
 		rows = append(rows, []string{"unreadable", number(r.BadPartitions) + " partitions cannot be read from the log; the node's log names them"})
@@ -349,6 +351,30 @@ func tierOffload(f *controlFlags) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&r.All, "all", false, "all records of topics with tier.policy=immediate that there are now, however little that is")
+	f.output.add(c)
+	return c
+}
+
+func tierAdopt(f *controlFlags) *cobra.Command {
+	r := &api.AdoptTierRequest{}
+	c := &cobra.Command{
+		Use: "adopt", Short: "Take over what a node that is gone for good has left in the store", Args: atMost(0),
+		Long: "A node removes from the store only what it has written there itself: what a node that lost its disk has left there might be needed by that node, so it stays. Adopt\n" +
+			"tells this node that the writer of an epoch is gone for good. From then on objects of that epoch are removed as its own are: once nobody here needs their\n" +
+			"records, and, where no row of this node tells of them, after tier.orphan_grace. Rebuild first: what was not brought back by then is removed. Without --epoch\n" +
+			"the epochs of other nodes are named, with what of them this node does not know. An epoch with objects younger than tier.orphan_grace is refused: its node may live.",
+		Example: "  sluice tier adopt\n  sluice tier adopt --epoch 3 --dry-run",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return f.long(cmd, func(ctx context.Context, k *controlCall) (grpc.ServerStreamingClient[api.TierProgress], error) {
+				return api.NewTiersClient(k).Adopt(ctx, r)
+			}, func(t *tierResult) [][]string {
+				return [][]string{{"UNKNOWN", "BYTES", "TOOK"}, {number(t.Objects), sizeText(t.Bytes), seconds(t.Seconds)}}
+			})
+		},
+	}
+	c.Flags().Int64Var(&r.Epoch, "epoch", 0, "the epoch to take over; 0: name those that there are")
+	c.Flags().BoolVar(&r.ValidateOnly, "dry-run", false, "say what would be done, and change nothing")
+	c.Flags().BoolVar(&r.Force, "force", false, "also if the epoch has objects younger than tier.orphan_grace")
 	f.output.add(c)
 	return c
 }

@@ -82,6 +82,7 @@ type TierStatus struct {
 	Orphans           int64                  `protobuf:"varint,21,opt,name=orphans,proto3" json:"orphans,omitempty"`                                  // removed then
 	Missing           int64                  `protobuf:"varint,22,opt,name=missing,proto3" json:"missing,omitempty"`                                  // objects not found then
 	BadPartitions     int64                  `protobuf:"varint,23,opt,name=bad_partitions,json=badPartitions,proto3" json:"bad_partitions,omitempty"` // that cannot be read from the log, and are left alone
+	NextTryMs         int64                  `protobuf:"varint,24,opt,name=next_try_ms,json=nextTryMs,proto3" json:"next_try_ms,omitempty"`           // when what has failed is tried again; 0: nothing has
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -273,6 +274,13 @@ func (x *TierStatus) GetMissing() int64 {
 func (x *TierStatus) GetBadPartitions() int64 {
 	if x != nil {
 		return x.BadPartitions
+	}
+	return 0
+}
+
+func (x *TierStatus) GetNextTryMs() int64 {
+	if x != nil {
+		return x.NextTryMs
 	}
 	return 0
 }
@@ -689,6 +697,66 @@ func (x *OffloadTierRequest) GetAll() bool {
 	return false
 }
 
+type AdoptTierRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`                                   // 0: names the epochs of other nodes, and changes nothing
+	ValidateOnly  bool                   `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"` // says what would be done
+	Force         bool                   `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`                                   // also if the epoch has objects younger than tier.orphan_grace
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptTierRequest) Reset() {
+	*x = AdoptTierRequest{}
+	mi := &file_tier_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptTierRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptTierRequest) ProtoMessage() {}
+
+func (x *AdoptTierRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tier_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptTierRequest.ProtoReflect.Descriptor instead.
+func (*AdoptTierRequest) Descriptor() ([]byte, []int) {
+	return file_tier_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AdoptTierRequest) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AdoptTierRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *AdoptTierRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
 type TierProgress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Phase         string                 `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"` // what is done now
@@ -703,7 +771,7 @@ type TierProgress struct {
 
 func (x *TierProgress) Reset() {
 	*x = TierProgress{}
-	mi := &file_tier_proto_msgTypes[9]
+	mi := &file_tier_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +783,7 @@ func (x *TierProgress) String() string {
 func (*TierProgress) ProtoMessage() {}
 
 func (x *TierProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_tier_proto_msgTypes[9]
+	mi := &file_tier_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +796,7 @@ func (x *TierProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TierProgress.ProtoReflect.Descriptor instead.
 func (*TierProgress) Descriptor() ([]byte, []int) {
-	return file_tier_proto_rawDescGZIP(), []int{9}
+	return file_tier_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TierProgress) GetPhase() string {
@@ -788,7 +856,7 @@ type TierResult struct {
 
 func (x *TierResult) Reset() {
 	*x = TierResult{}
-	mi := &file_tier_proto_msgTypes[10]
+	mi := &file_tier_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +868,7 @@ func (x *TierResult) String() string {
 func (*TierResult) ProtoMessage() {}
 
 func (x *TierResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tier_proto_msgTypes[10]
+	mi := &file_tier_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +881,7 @@ func (x *TierResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TierResult.ProtoReflect.Descriptor instead.
 func (*TierResult) Descriptor() ([]byte, []int) {
-	return file_tier_proto_rawDescGZIP(), []int{10}
+	return file_tier_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TierResult) GetObjects() int64 {
@@ -871,7 +939,7 @@ const file_tier_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
 	"tier.proto\x12\x11sluice.control.v1\"\x15\n" +
-	"\x13DescribeTierRequest\"\xdb\x05\n" +
+	"\x13DescribeTierRequest\"\xfb\x05\n" +
 	"\n" +
 	"TierStatus\x12\x1e\n" +
 	"\n" +
@@ -905,7 +973,8 @@ const file_tier_proto_rawDesc = "" +
 	"scanned_ms\x18\x14 \x01(\x03R\tscannedMs\x12\x18\n" +
 	"\aorphans\x18\x15 \x01(\x03R\aorphans\x12\x18\n" +
 	"\amissing\x18\x16 \x01(\x03R\amissing\x12%\n" +
-	"\x0ebad_partitions\x18\x17 \x01(\x03R\rbadPartitions\".\n" +
+	"\x0ebad_partitions\x18\x17 \x01(\x03R\rbadPartitions\x12\x1e\n" +
+	"\vnext_try_ms\x18\x18 \x01(\x03R\tnextTryMs\".\n" +
 	"\x18DescribeTierTopicRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xdb\x01\n" +
 	"\tTierTopic\x12\x12\n" +
@@ -937,7 +1006,11 @@ const file_tier_proto_rawDesc = "" +
 	"\x04from\x18\x03 \x01(\x03R\x04from\x12\x0e\n" +
 	"\x02to\x18\x04 \x01(\x03R\x02to\"&\n" +
 	"\x12OffloadTierRequest\x12\x10\n" +
-	"\x03all\x18\x01 \x01(\bR\x03all\"\xaf\x01\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\"c\n" +
+	"\x10AdoptTierRequest\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\xaf\x01\n" +
 	"\fTierProgress\x12\x14\n" +
 	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x03R\x04done\x12\x14\n" +
@@ -955,14 +1028,15 @@ const file_tier_proto_rawDesc = "" +
 	"partitions\x12\x18\n" +
 	"\arecords\x18\x05 \x01(\x03R\arecords\x12\x14\n" +
 	"\x05wrong\x18\x06 \x01(\x03R\x05wrong\x12\x17\n" +
-	"\atook_ms\x18\a \x01(\x03R\x06tookMs2\x8a\x04\n" +
+	"\atook_ms\x18\a \x01(\x03R\x06tookMs2\xdb\x04\n" +
 	"\x05Tiers\x12Q\n" +
 	"\bDescribe\x12&.sluice.control.v1.DescribeTierRequest\x1a\x1d.sluice.control.v1.TierStatus\x12Z\n" +
 	"\rDescribeTopic\x12+.sluice.control.v1.DescribeTierTopicRequest\x1a\x1c.sluice.control.v1.TierTopic\x12Q\n" +
 	"\x06Verify\x12$.sluice.control.v1.VerifyTierRequest\x1a\x1f.sluice.control.v1.TierProgress0\x01\x12S\n" +
 	"\aRebuild\x12%.sluice.control.v1.RebuildTierRequest\x1a\x1f.sluice.control.v1.TierProgress0\x01\x12U\n" +
 	"\bPrefetch\x12&.sluice.control.v1.PrefetchTierRequest\x1a\x1f.sluice.control.v1.TierProgress0\x01\x12S\n" +
-	"\aOffload\x12%.sluice.control.v1.OffloadTierRequest\x1a\x1f.sluice.control.v1.TierProgress0\x01B,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
+	"\aOffload\x12%.sluice.control.v1.OffloadTierRequest\x1a\x1f.sluice.control.v1.TierProgress0\x01\x12O\n" +
+	"\x05Adopt\x12#.sluice.control.v1.AdoptTierRequest\x1a\x1f.sluice.control.v1.TierProgress0\x01B,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
 
 var (
 	file_tier_proto_rawDescOnce sync.Once
@@ -976,7 +1050,7 @@ func file_tier_proto_rawDescGZIP() []byte {
 	return file_tier_proto_rawDescData
 }
 
-var file_tier_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tier_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tier_proto_goTypes = []any{
 	(*DescribeTierRequest)(nil),      // 0: sluice.control.v1.DescribeTierRequest
 	(*TierStatus)(nil),               // 1: sluice.control.v1.TierStatus
@@ -987,26 +1061,29 @@ var file_tier_proto_goTypes = []any{
 	(*RebuildTierRequest)(nil),       // 6: sluice.control.v1.RebuildTierRequest
 	(*PrefetchTierRequest)(nil),      // 7: sluice.control.v1.PrefetchTierRequest
 	(*OffloadTierRequest)(nil),       // 8: sluice.control.v1.OffloadTierRequest
-	(*TierProgress)(nil),             // 9: sluice.control.v1.TierProgress
-	(*TierResult)(nil),               // 10: sluice.control.v1.TierResult
+	(*AdoptTierRequest)(nil),         // 9: sluice.control.v1.AdoptTierRequest
+	(*TierProgress)(nil),             // 10: sluice.control.v1.TierProgress
+	(*TierResult)(nil),               // 11: sluice.control.v1.TierResult
 }
 var file_tier_proto_depIdxs = []int32{
 	4,  // 0: sluice.control.v1.TierTopic.partitions:type_name -> sluice.control.v1.TierPartition
-	10, // 1: sluice.control.v1.TierProgress.result:type_name -> sluice.control.v1.TierResult
+	11, // 1: sluice.control.v1.TierProgress.result:type_name -> sluice.control.v1.TierResult
 	0,  // 2: sluice.control.v1.Tiers.Describe:input_type -> sluice.control.v1.DescribeTierRequest
 	2,  // 3: sluice.control.v1.Tiers.DescribeTopic:input_type -> sluice.control.v1.DescribeTierTopicRequest
 	5,  // 4: sluice.control.v1.Tiers.Verify:input_type -> sluice.control.v1.VerifyTierRequest
 	6,  // 5: sluice.control.v1.Tiers.Rebuild:input_type -> sluice.control.v1.RebuildTierRequest
 	7,  // 6: sluice.control.v1.Tiers.Prefetch:input_type -> sluice.control.v1.PrefetchTierRequest
 	8,  // 7: sluice.control.v1.Tiers.Offload:input_type -> sluice.control.v1.OffloadTierRequest
-	1,  // 8: sluice.control.v1.Tiers.Describe:output_type -> sluice.control.v1.TierStatus
-	3,  // 9: sluice.control.v1.Tiers.DescribeTopic:output_type -> sluice.control.v1.TierTopic
-	9,  // 10: sluice.control.v1.Tiers.Verify:output_type -> sluice.control.v1.TierProgress
-	9,  // 11: sluice.control.v1.Tiers.Rebuild:output_type -> sluice.control.v1.TierProgress
-	9,  // 12: sluice.control.v1.Tiers.Prefetch:output_type -> sluice.control.v1.TierProgress
-	9,  // 13: sluice.control.v1.Tiers.Offload:output_type -> sluice.control.v1.TierProgress
-	8,  // [8:14] is the sub-list for method output_type
-	2,  // [2:8] is the sub-list for method input_type
+	9,  // 8: sluice.control.v1.Tiers.Adopt:input_type -> sluice.control.v1.AdoptTierRequest
+	1,  // 9: sluice.control.v1.Tiers.Describe:output_type -> sluice.control.v1.TierStatus
+	3,  // 10: sluice.control.v1.Tiers.DescribeTopic:output_type -> sluice.control.v1.TierTopic
+	10, // 11: sluice.control.v1.Tiers.Verify:output_type -> sluice.control.v1.TierProgress
+	10, // 12: sluice.control.v1.Tiers.Rebuild:output_type -> sluice.control.v1.TierProgress
+	10, // 13: sluice.control.v1.Tiers.Prefetch:output_type -> sluice.control.v1.TierProgress
+	10, // 14: sluice.control.v1.Tiers.Offload:output_type -> sluice.control.v1.TierProgress
+	10, // 15: sluice.control.v1.Tiers.Adopt:output_type -> sluice.control.v1.TierProgress
+	9,  // [9:16] is the sub-list for method output_type
+	2,  // [2:9] is the sub-list for method input_type
 	2,  // [2:2] is the sub-list for extension type_name
 	2,  // [2:2] is the sub-list for extension extendee
 	0,  // [0:2] is the sub-list for field type_name
@@ -1023,7 +1100,7 @@ func file_tier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tier_proto_rawDesc), len(file_tier_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

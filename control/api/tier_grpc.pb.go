@@ -25,6 +25,7 @@ const (
 	Tiers_Rebuild_FullMethodName       = "/sluice.control.v1.Tiers/Rebuild"
 	Tiers_Prefetch_FullMethodName      = "/sluice.control.v1.Tiers/Prefetch"
 	Tiers_Offload_FullMethodName       = "/sluice.control.v1.Tiers/Offload"
+	Tiers_Adopt_FullMethodName         = "/sluice.control.v1.Tiers/Adopt"
 )
 
 // TiersClient is the client API for Tiers service.
@@ -48,6 +49,9 @@ type TiersClient interface {
 	Prefetch(ctx context.Context, in *PrefetchTierRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TierProgress], error)
 	// Offload brings what is due to the store now.
 	Offload(ctx context.Context, in *OffloadTierRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TierProgress], error)
+	// Adopt makes the objects of a node that is gone for good this node's own: it removes those that nobody needs. Without an epoch it names those
+	// that there are.
+	Adopt(ctx context.Context, in *AdoptTierRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TierProgress], error)
 }
 
 type tiersClient struct {
@@ -154,6 +158,25 @@ func (c *tiersClient) Offload(ctx context.Context, in *OffloadTierRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Tiers_OffloadClient = grpc.ServerStreamingClient[TierProgress]
 
+func (c *tiersClient) Adopt(ctx context.Context, in *AdoptTierRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TierProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Tiers_ServiceDesc.Streams[4], Tiers_Adopt_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AdoptTierRequest, TierProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Tiers_AdoptClient = grpc.ServerStreamingClient[TierProgress]
+
 // TiersServer is the server API for Tiers service.
 // All implementations must embed UnimplementedTiersServer
 // for forward compatibility.
@@ -175,6 +198,9 @@ type TiersServer interface {
 	Prefetch(*PrefetchTierRequest, grpc.ServerStreamingServer[TierProgress]) error
 	// Offload brings what is due to the store now.
 	Offload(*OffloadTierRequest, grpc.ServerStreamingServer[TierProgress]) error
+	// Adopt makes the objects of a node that is gone for good this node's own: it removes those that nobody needs. Without an epoch it names those
+	// that there are.
+	Adopt(*AdoptTierRequest, grpc.ServerStreamingServer[TierProgress]) error
 	mustEmbedUnimplementedTiersServer()
 }
 
@@ -202,6 +228,9 @@ func (UnimplementedTiersServer) Prefetch(*PrefetchTierRequest, grpc.ServerStream
 }
 func (UnimplementedTiersServer) Offload(*OffloadTierRequest, grpc.ServerStreamingServer[TierProgress]) error {
 	return status.Error(codes.Unimplemented, "method Offload not implemented")
+}
+func (UnimplementedTiersServer) Adopt(*AdoptTierRequest, grpc.ServerStreamingServer[TierProgress]) error {
+	return status.Error(codes.Unimplemented, "method Adopt not implemented")
 }
 func (UnimplementedTiersServer) mustEmbedUnimplementedTiersServer() {}
 func (UnimplementedTiersServer) testEmbeddedByValue()               {}
@@ -304,6 +333,17 @@ func _Tiers_Offload_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Tiers_OffloadServer = grpc.ServerStreamingServer[TierProgress]
 
+func _Tiers_Adopt_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(AdoptTierRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TiersServer).Adopt(m, &grpc.GenericServerStream[AdoptTierRequest, TierProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Tiers_AdoptServer = grpc.ServerStreamingServer[TierProgress]
+
 // Tiers_ServiceDesc is the grpc.ServiceDesc for Tiers service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -339,6 +379,11 @@ var Tiers_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Offload",
 			Handler:       _Tiers_Offload_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Adopt",
+			Handler:       _Tiers_Adopt_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -142,7 +142,7 @@ func TestManifestRefuses(t *testing.T) {
 
 func TestEpochs(t *testing.T) {
 	m := NewManifest()
-	for _, e := range []Epoch{{Epoch: 5, Created: 1, Store: "b"}, {Epoch: 3, Store: "a"}} {
+	for _, e := range []Epoch{{Epoch: 5, Created: 1, Store: "b", Adopted: true}, {Epoch: 3, Store: "a"}} {
 		if err := m.Apply(0, e.Key(), e.Encode(nil)); err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestEpochs(t *testing.T) {
 			t.Error("value of an epoch")
 		}
 	}
-	if got := fmt.Sprint(m.Epochs()); got != "[{3 0 a} {5 1 b}]" || !m.Minted(5) || m.Minted(4) {
+	if got := fmt.Sprint(m.Epochs()); got != "[{3 0 a false} {5 1 b true}]" || !m.Minted(5) || m.Minted(4) {
 		t.Error(got)
 	}
 	if err := m.Apply(0, EpochKey(5), nil); err != nil || m.Minted(5) {

@@ -25,6 +25,7 @@ const (
 	kindEpoch  byte = 'e'
 	version    byte = 1 // runs without flags
 	flagged    byte = 2 // each run with flags
+	adopted    byte = 2 // an epoch of another node's
 
 	objectKeySize = 19
 	epochKeySize  = 5
@@ -61,11 +62,12 @@ type Object struct {
 	Shard record.ShardID
 }
 
-// Epoch is one that this node has minted: only objects of such epochs may be orphans. Its row belongs to shard 0.
+// Epoch is one that this node has minted, or has adopted from a node that is gone: only objects of such epochs may be orphans. Its row belongs to shard 0.
 type Epoch struct {
 	Epoch   record.Epoch
 	Created int64  // milliseconds of Unix time
 	Store   string // which store it was minted for, in words that differ for each
+	Adopted bool   // another node has minted it: no new object gets it
 }
 
 // NewObject makes what the manifest keeps of an object that was written. partition gives this node's id of a run's partition; false leaves the run out.
@@ -209,7 +211,11 @@ func (e *Epoch) Key() []byte { return EpochKey(e.Epoch) }
 
 // Encode appends the value of the epoch's row. A name of the store above MaxStore bytes is cut.
 func (e *Epoch) Encode(b []byte) []byte {
-	b = append(b, version)
+	form := version
+	if e.Adopted {
+		form = adopted
+	}
+	b = append(b, form)
 	b = binary.AppendUvarint(b, uint64(e.Created))
 	return appendString(b, e.Store[:min(len(e.Store), MaxStore)])
 }
@@ -221,9 +227,11 @@ func DecodeEpoch(key, value []byte) (e Epoch, err error) {
 	}
 	e.Epoch = record.Epoch(binary.BigEndian.Uint32(key[1:]))
 	d := decoder{b: value}
-	if v := d.byte(); v != version {
-		return e, fmt.Errorf("%w: epoch %d has version %d; this program knows %d", ErrRow, e.Epoch, v, version)
+	v := d.byte()
+	if v != version && v != adopted {
+		return e, fmt.Errorf("%w: epoch %d has version %d; this program knows %d and %d", ErrRow, e.Epoch, v, version, adopted)
 	}
+	e.Adopted = v == adopted
 	e.Created, e.Store = d.int(), d.str(MaxStore)
 	if d.bad || len(d.b) > 0 {
 		return e, fmt.Errorf("%w: epoch %d", ErrRow, e.Epoch)

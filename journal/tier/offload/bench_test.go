@@ -80,6 +80,9 @@ func (b *bulk) SetLocalStart(record.PartitionID, record.Offset)       {}
 func (b *bulk) Excess(record.PartitionID, int64, int64) record.Offset { return 0 }
 func (b *bulk) Rotate()                                               {}
 
+// Sync has nothing to do.
+func (b *bulk) Sync() error { return nil }
+
 type bulkPieces struct {
 	b       *bulk
 	extents []object.Extent

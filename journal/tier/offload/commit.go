@@ -61,8 +61,7 @@ func (f *Offloader) settle(ctx context.Context) error {
 		if try+1 >= commitTries {
 			return err
 		}
-		f.note(err)
-		if serr := f.sleep(ctx, betweenTries.Wait(try+1)); serr != nil {
+		if f.pause(ctx, err, betweenTries.Wait(try+1)) != nil {
 			return context.Cause(ctx)
 		}
 	}
@@ -83,11 +82,14 @@ func (f *Offloader) ask(shard record.ShardID, rows []Change) chan error {
 	return result
 }
 
-// change has rows changed and waits for it.
+// change has rows changed and waits until a power cut cannot take that back: an object must not go before its row has gone for good.
 func (f *Offloader) change(ctx context.Context, shard record.ShardID, rows []Change) error {
 	select {
 	case err := <-f.ask(shard, rows):
-		return err
+		if err != nil {
+			return err
+		}
+		return f.o.Log.Sync()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -42,7 +42,7 @@ func (f *Offloader) name(ctx context.Context) error {
 		return nil
 	}
 	for _, e := range f.o.Manifest.Epochs() {
-		if e.Store == f.o.StoreName {
+		if e.Store == f.o.StoreName && !e.Adopted {
 			f.epoch = max(f.epoch, e.Epoch)
 		}
 	}
@@ -67,24 +67,35 @@ func (f *Offloader) name(ctx context.Context) error {
 }
 
 // Mint gives the node an epoch that no node has had in the store, and keeps it. Turn does so by itself where the node has none; a node that has been
-// rebuilt or restored, and may have one that others have too, calls it.
-func (f *Offloader) Mint(ctx context.Context) (record.Epoch, error) {
+// rebuilt or restored, and may have one that others have too, asks for it.
+type Mint func(ctx context.Context) (record.Epoch, error)
+
+// Alone runs fn while no turn is under way, so that nothing is removed from the store meanwhile: a rebuild that takes up an object which a search
+// has just found to be nobody's would have its row without it. It waits for the turn that is under way; the context that fn gets ends with Close
+// too. mint is good within fn.
+func (f *Offloader) Alone(ctx context.Context, fn func(ctx context.Context, mint Mint) error) error {
 	ctx, leave, err := f.enter(ctx)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer leave()
 	select {
 	case <-f.one:
 	case <-ctx.Done():
-		return 0, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	defer func() { f.one <- struct{}{} }()
-	e, err := f.mint(ctx)
-	if err == nil {
-		f.epoch = 0 // name finds it, and where to go on
-	}
-	return e, err
+	f.phase(Alone)
+	defer func() {
+		f.phase(Idle)
+		f.one <- struct{}{}
+	}()
+	return fn(ctx, func(ctx context.Context) (record.Epoch, error) {
+		e, err := f.mint(ctx)
+		if err == nil {
+			f.epoch = 0 // name finds it, and where to go on
+		}
+		return e, err
+	})
 }
 
 // mint finds the greatest epoch in the store, claims one above it there, and has it kept. A crash before the last step costs a number.

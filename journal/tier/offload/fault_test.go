@@ -195,7 +195,7 @@ func TestTakenAlike(t *testing.T) {
 	more(other, other.add(104, 1, Immediate))
 	other.turn()
 	w, p := produced(t)
-	if _, err := w.f.Mint(bg); err != nil {
+	if _, err := mint(w.f); err != nil {
 		t.Fatal(err)
 	}
 	name := other.s.objectNames()[0]
@@ -208,7 +208,7 @@ func TestTakenAlike(t *testing.T) {
 // taken plants objects where the offloader's next ones would be.
 func taken(t *testing.T, w *world) int {
 	t.Helper()
-	if _, err := w.f.Mint(bg); err != nil {
+	if _, err := mint(w.f); err != nil {
 		t.Fatal(err)
 	}
 	const n = 30
@@ -550,7 +550,7 @@ func TestSleep(t *testing.T) {
 	}
 	f.Close()
 	f.Run(bg) // is over at once
-	if _, err := f.Mint(bg); !errors.Is(err, ErrClosed) {
+	if _, err := mint(f); !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
 }

@@ -98,6 +98,8 @@ type Log interface {
 	SetLocalStart(p record.PartitionID, o record.Offset)
 	// Excess is the offset below which everything that the log has is older than before, in Unix milliseconds, or more than bytes.
 	Excess(p record.PartitionID, before, bytes int64) record.Offset
+	// Sync has all that Catalog.Change has answered for be on stable storage. A log whose every commit is has nothing to do.
+	Sync() error
 	// Rotate has what was written so far come into segments that do not change any more, soon.
 	Rotate()
 }

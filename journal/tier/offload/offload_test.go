@@ -281,7 +281,7 @@ func TestEpochs(t *testing.T) {
 		}
 		return nil
 	})
-	if e, err := w.f.Mint(bg); err != nil || e != 4 {
+	if e, err := mint(w.f); err != nil || e != 4 {
 		t.Error(e, err)
 	}
 	offload(102)

@@ -39,6 +39,7 @@ const (
 	Uploading  Phase = "uploading"
 	Committing Phase = "committing"
 	Removing   Phase = "removing"
+	Alone      Phase = "waiting for a rebuild"
 )
 
 // Status is what an Offloader is doing. It is a copy.
@@ -66,6 +67,7 @@ type Status struct {
 	Fails       int
 	FailedSince time.Time
 	NextTurn    time.Time // of Run
+	NextTry     time.Time // of a request that has failed, within a turn; zero: none waits to be tried again
 }
 
 // Status tells what is going on.
@@ -93,6 +95,16 @@ func (f *Offloader) note(err error) {
 		}
 		s.Err = err
 	})
+}
+
+// pause waits before a request that has failed is tried again, and tells so: a store that is gone must be seen before the turn gives up.
+func (f *Offloader) pause(ctx context.Context, err error, d time.Duration) error {
+	f.note(err)
+	at := f.clk.Now().Add(d)
+	f.tell(func(s *Status) { s.NextTry = at })
+	err = f.sleep(ctx, d)
+	f.tell(func(s *Status) { s.NextTry = time.Time{} })
+	return err
 }
 
 // end tells how a turn has ended. One that was called off has not failed.

@@ -109,8 +109,7 @@ func (f *Offloader) put(ctx context.Context, g *group, l *layout, w *object.Writ
 			return false, err
 		}
 		f.stats.Retries.Add(1)
-		f.note(err)
-		if err := f.sleep(ctx, tryAgain(try+1, err)); err != nil {
+		if f.pause(ctx, err, tryAgain(try+1, err)) != nil {
 			return false, context.Cause(ctx)
 		}
 	}
@@ -244,7 +243,7 @@ func (f *Offloader) again(ctx context.Context, call func(context.Context) error)
 			return err
 		}
 		f.stats.Retries.Add(1)
-		if err := f.sleep(ctx, tryAgain(try+1, err)); err != nil {
+		if f.pause(ctx, err, tryAgain(try+1, err)) != nil {
 			return context.Cause(ctx)
 		}
 	}

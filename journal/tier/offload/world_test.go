@@ -87,6 +87,7 @@ type world struct {
 		commitOK func(rows []Change) (apply, answer bool, err error)
 		waiting  []func() // answers that have not been given
 		changes  int
+		unsynced int // changes of rows that a power cut would take back
 		pressed  bool
 	}
 }
@@ -296,6 +297,14 @@ func (l simLog) Excess(id record.PartitionID, before, bytes int64) record.Offset
 
 func (l simLog) Rotate() { l.w.seal() }
 
+// Sync makes rows durable.
+func (l simLog) Sync() error {
+	l.w.mu.Lock()
+	defer l.w.mu.Unlock()
+	l.w.mu.unsynced = 0
+	return nil
+}
+
 type simPieces struct {
 	w       *world
 	p       *part
@@ -376,6 +385,7 @@ func (c simCatalog) Change(shard record.ShardID, changes []Change, done func(err
 	w := c.w
 	w.mu.Lock()
 	w.mu.changes++
+	w.mu.unsynced++
 	apply, answer, err := true, true, error(nil)
 	if w.mu.commitOK != nil {
 		apply, answer, err = w.mu.commitOK(changes)
@@ -692,3 +702,12 @@ func (s *memStore) has(o *history.Object, run int, id record.PartitionID, want *
 }
 
 func newClock() *clock.Manual { return clock.NewManual(time.UnixMilli(1_700_000_000_000)) }
+
+// mint has an Offloader mint an epoch.
+func mint(f *Offloader) (e record.Epoch, err error) {
+	err = f.Alone(bg, func(ctx context.Context, mint Mint) (err error) {
+		e, err = mint(ctx)
+		return err
+	})
+	return e, err
+}
