@@ -1,0 +1,161 @@
+package cert
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Files are where a node's certificate, its key and the authorities of the cluster lie, PEM. While an authority is being replaced, CA
+// holds the old one and the new one.
+type Files struct{ Cert, Key, CA string }
+
+// Set is what was read at one moment. Nothing changes it.
+type Set struct {
+	Node    uint32 // whom the certificate names
+	Expires time.Time
+	pair    tls.Certificate
+	roots   *x509.CertPool
+}
+
+// Load reads the files, and checks at wall time now that the certificate names a node and that the node's peers, having the same
+// authorities, will take it.
+func Load(f Files, now time.Time) (*Set, error) {
+	chain, err := readPEM(f.Cert)
+	if err != nil {
+		return nil, fmt.Errorf("node certificate: %w", err)
+	}
+	key, err := readPEM(f.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key of the node certificate: %w", err)
+	}
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return nil, fmt.Errorf("node certificate %s and key %s: %w", f.Cert, f.Key, err)
+	}
+	roots, err := readPEM(f.CA)
+	if err != nil {
+		return nil, fmt.Errorf("authority of the cluster: %w", err)
+	}
+	s := &Set{pair: pair, roots: x509.NewCertPool(), Expires: pair.Leaf.NotAfter}
+	if !s.roots.AppendCertsFromPEM(roots) {
+		return nil, fmt.Errorf("authority of the cluster: %s holds no PEM certificate", f.CA)
+	}
+	certs := []*x509.Certificate{pair.Leaf}
+	for _, der := range pair.Certificate[1:] {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("node certificate %s: %w", f.Cert, err)
+		}
+		certs = append(certs, c)
+	}
+	if s.Node, err = s.Verify(certs, now); err != nil {
+		return nil, fmt.Errorf("node certificate %s with authority %s: %w", f.Cert, f.CA, err)
+	}
+	return s, nil
+}
+
+// Verify says which node a chain of certificates, its own first, names, if one of the authorities vouches for it at wall time now, for
+// both ends of a connection.
+func (s *Set) Verify(chain []*x509.Certificate, now time.Time) (uint32, error) {
+	if len(chain) == 0 {
+		return 0, errors.New("no certificate shown")
+	}
+	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth} {
+		o := x509.VerifyOptions{Roots: s.roots, Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}}
+		for _, c := range chain[1:] {
+			o.Intermediates.AddCert(c)
+		}
+		if _, err := chain[0].Verify(o); err != nil {
+			return 0, err
+		}
+	}
+	return NodeOf(chain[0])
+}
+
+// NodeOf is the node that a certificate names.
+func NodeOf(c *x509.Certificate) (uint32, error) {
+	var found uint32
+	for _, u := range c.URIs {
+		id, ok := nodeOfURI(u)
+		switch {
+		case !ok:
+		case found != 0:
+			return 0, errors.New("the certificate names more than one node")
+		default:
+			found = id
+		}
+	}
+	if found == 0 {
+		return 0, errors.New("the certificate names no node: it has no URI sluice:node:ID")
+	}
+	return found, nil
+}
+
+func nodeOfURI(u *url.URL) (uint32, bool) {
+	if u.Scheme != uriScheme {
+		return 0, false
+	}
+	digits, ok := strings.CutPrefix(u.Opaque, uriNode)
+	if !ok {
+		return 0, false
+	}
+	id, err := strconv.ParseUint(digits, 10, 32)
+	return uint32(id), err == nil && id > 0 && id <= nodeIDMost
+}
+
+// Source holds what is in force and takes over new files. It is safe for concurrent use.
+type Source struct {
+	files Files
+	now   atomic.Pointer[Set]
+}
+
+// NewSource loads the files for the first time.
+func NewSource(f Files, now time.Time) (*Source, error) {
+	s := &Source{files: f}
+	if err := s.Reload(now); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Reload reads the files again. If anything is wrong with them, what was in force stays. A certificate of another node is refused.
+func (s *Source) Reload(now time.Time) error {
+	set, err := Load(s.files, now)
+	if err != nil {
+		return err
+	}
+	if old := s.now.Load(); old != nil && old.Node != set.Node {
+		return fmt.Errorf("node certificate %s is of node %d, before it was of node %d", s.files.Cert, set.Node, old.Node)
+	}
+	s.now.Store(set)
+	return nil
+}
+
+// Current is what is in force.
+func (s *Source) Current() *Set { return s.now.Load() }
+
+// Config is what either end of a connection between nodes uses. Who the peer is must be asked of Verify: host names say nothing here, so
+// the library's own check, which goes by them, is off, and both ends call Verify with the chain before a byte is exchanged.
+func (s *Source) Config(now func() time.Time) *tls.Config {
+	set := s.Current()
+	return &tls.Config{
+		MinVersion:                  tls.VersionTLS13,
+		Certificates:                []tls.Certificate{set.pair},
+		ClientAuth:                  tls.RequireAnyClientCert,
+		InsecureSkipVerify:          true,
+		SessionTicketsDisabled:      true,
+		DynamicRecordSizingDisabled: true, // records of 16 KiB from the first byte on
+		Time:                        now,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			_, err := s.Current().Verify(cs.PeerCertificates, now())
+			return err
+		},
+	}
+}
