@@ -39,6 +39,7 @@ type conn struct {
 	crc      bool
 	compress [numKinds]bool
 	windows  [numKinds]int // what the peer lets this end send ahead
+	told     chan struct{} // closed behind Up
 	done     chan struct{} // closed behind Down
 	written  chan struct{} // closed when the writer has ended
 
@@ -123,7 +124,7 @@ type assembly struct {
 
 func (m *Mesh) newConn(s *session) *conn {
 	c := &conn{m: m, peer: s.peer, nc: s.nc, gathered: s.gathered, raw: s.raw, certs: s.certs, crc: !s.peer.TLS,
-		done: make(chan struct{}), written: make(chan struct{})}
+		told: make(chan struct{}), done: make(chan struct{}), written: make(chan struct{})}
 	for k := Kind(1); k < numKinds; k++ {
 		c.windows[k] = int(s.windows[k])
 		c.compress[k] = m.limits[k].Compress && s.opens&compressS2 != 0
@@ -169,6 +170,7 @@ func (c *conn) run(before <-chan struct{}) {
 		<-before
 	}
 	c.m.up(c)
+	close(c.told)
 	go c.writeLoop()
 	c.startKeepalive()
 	err := c.readLoop()

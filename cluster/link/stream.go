@@ -20,6 +20,7 @@ type Stream struct {
 
 	read, write deadline
 	arrived     chan struct{} // something to read, or the end
+	forget      func(*Stream) // nil: nobody keeps it
 
 	mu struct {
 		sync.Mutex
@@ -197,6 +198,9 @@ func (s *Stream) Close() error {
 	signal(s.room)
 	s.read.stop()
 	s.write.stop()
+	if s.forget != nil {
+		s.forget(s)
+	}
 	return nil
 }
 

@@ -65,7 +65,7 @@ var rules = []rule{
 	{pkg: "journal/tier/rebuild", may: []string{"journal/record", "journal/tier", "journal/tier/object", "journal/tier/history", "internal/*"}, test: []string{"journal/tier/*"}},
 	{pkg: "journal/tier/**", may: []string{"alloc", "journal/record", "journal/tier", "internal/*"}, test: []string{"journal/tier/*"}},
 	{pkg: "meta", may: []string{"internal/*"}},
-	{pkg: "meta/raftgroup", may: []string{"meta", "internal/*"}},
+	{pkg: "meta/raftgroup", may: []string{"meta", "internal/*"}, test: []string{"cluster/link"}},
 	{pkg: "perf", may: []string{"**"}},
 	{pkg: "perf/**", may: []string{"**"}},
 	{pkg: "meta/topicconfig", may: []string{"internal/*"}},
