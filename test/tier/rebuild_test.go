@@ -85,7 +85,7 @@ func putObject(ctx context.Context, s tier.Store, i int) error {
 	return s.Put(ctx, w.Name(), body, w.Size(), tier.PutOptions{})
 }
 
-// TestRebuildMany brings back a thousand partitions out of many objects of many runs. With -rebuildobjects 10000 it is what docs/performance.md tells.
+// TestRebuildMany brings back a thousand partitions out of many objects of many runs. With -rebuildobjects 10000 it has to take less than a minute.
 func TestRebuildMany(t *testing.T) { everywhere(t, rebuildMany) }
 
 func rebuildMany(t *testing.T, store *place) { //nolint:thelper // a test: its own lines are to be told
