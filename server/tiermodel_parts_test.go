@@ -499,10 +499,10 @@ func (w *tierWorld) recovered() {
 	w.dying = false
 	var over [tierTxns]bool
 	for slot, x := range w.txns {
-		if x == nil || !x.doubt && w.rnd.IntN(2) == 0 {
+		if x != nil && !x.doubt && w.rnd.IntN(2) == 0 || x == nil && w.pids[slot] < 0 {
 			continue // open, and goes on
 		}
-		over[slot] = true
+		over[slot] = true // the coordinator answers once all markers are there: those that it writes again, too
 		who, _ := w.initProducer(fmt.Sprint("t", slot), w.pids[slot])
 		w.pids[slot] = who.ID
 	}

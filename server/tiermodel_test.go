@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	tierSeeds = flag.Uint64("tierseeds", 1, "how many histories of a whole node and its store are tried; the long form has thousands")
+	tierSeeds = flag.Uint64("tierseeds", 12, "how many histories of a whole node and its store are tried; the long form has thousands")
 	tierSeed  = flag.Uint64("tierseed", 0, "the first of them: a failure names its own, which -tierseeds 1 -tierseed N tries again")
 	tierOps   = flag.Int("tierops", 40, "operations of each")
 )
