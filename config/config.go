@@ -52,6 +52,9 @@ type Listeners struct {
 	// The control plane, gRPC: what `sluice topic`, `sluice group` and their like speak. Another address than loopback needs
 	// `auth.control_token`, and speaks TLS once `tls.cert` is set.
 	GRPC Addrs `key:"grpc" default:"127.0.0.1:1228"`
+	// The other nodes of a cluster: one address. With it the node is one of a cluster, for good; without, it is alone. It speaks mutual TLS, with
+	// `cluster.cert`, `cluster.key` and `cluster.ca`.
+	Cluster Addrs `key:"cluster" default:"off"`
 	// Metrics, `/healthz` and `/readyz`. Whoever reaches it can read the metrics: see `auth.anonymous_http`.
 	HTTP Addrs `key:"http" default:"127.0.0.1:8080"`
 }
@@ -348,6 +351,19 @@ type Engine struct {
 type Cluster struct {
 	// Shards of sessions and topics. Fixed at the first start and stored with the data: another value is refused then.
 	Shards int `key:"shards" default:"64" min:"1" max:"4096"`
+	// Addresses of nodes of the cluster, `HOST:PORT` of their `listeners.cluster`, one of which lets this node join once `sluice node add` has been
+	// run there. Used until it has joined. Empty: the node forms a cluster of its own, and users, rules, quotas and bindings that it has go into it.
+	Peers []string `key:"peers" default:""`
+	// Where the other nodes reach this one, `HOST:PORT`; it may change. Empty: the address of `listeners.cluster`, if that is one of this machine alone.
+	Advertised string `key:"advertised" default:""`
+	// Certificate of this node for the other ones, a PEM file: for servers and for clients, with the host of `cluster.advertised` as a name.
+	Cert string `key:"cert" default:""`
+	// Private key of `cluster.cert`, a PEM file.
+	Key string `key:"key" default:""`
+	// The authorities that the certificates of all nodes come from, a PEM file. Use one that signs for nothing else: who has a certificate of it is a node.
+	CA string `key:"ca" default:""`
+	// Whether nodes may speak without TLS over a network. On loopback they may.
+	Plaintext bool `key:"plaintext" default:"false"`
 }
 
 // Capacity is how the node compares itself to a model of what it should cost.

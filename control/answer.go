@@ -43,6 +43,9 @@ var causes = []struct {
 	err  error
 	code codes.Code
 }{
+	{meta.ErrNoMajority, codes.Unavailable},
+	{meta.ErrUnknown, codes.DeadlineExceeded},
+	{meta.ErrConflict, codes.Aborted},
 	{broker.ErrTopicExists, codes.AlreadyExists},
 	{broker.ErrUnknownTopic, codes.NotFound},
 	{broker.ErrGroupNotFound, codes.NotFound},
@@ -61,6 +64,15 @@ var causes = []struct {
 	{broker.ErrInvalidRequest, codes.InvalidArgument},
 	{broker.ErrBinding, codes.InvalidArgument},
 	{meta.ErrBusy, codes.ResourceExhausted},
+	{meta.ErrGroupClosed, codes.Unavailable},
+	{meta.ErrHalted, codes.FailedPrecondition},
+	{meta.ErrBounds, codes.ResourceExhausted},
+	{meta.ErrSelf, codes.FailedPrecondition},
+	{meta.ErrNoCluster, codes.FailedPrecondition},
+	{meta.ErrNodeExists, codes.AlreadyExists},
+	{meta.ErrNoNode, codes.NotFound},
+	{meta.ErrNodeGone, codes.FailedPrecondition},
+	{meta.ErrNodeInUse, codes.FailedPrecondition},
 	{ErrConfigured, codes.FailedPrecondition},
 	{ErrNoBinding, codes.NotFound},
 	{ErrNoBackup, codes.NotFound},

@@ -23,6 +23,14 @@ var ErrNoMajority = errors.New("meta: the catalog cannot be changed: fewer than 
 // ErrUnknown says that a change was sent off and that nobody knows whether it is made: what is in the catalog later tells.
 var ErrUnknown = errors.New("meta: the change of the catalog was not answered in time: it may be made yet")
 
+// What a group of several nodes says beside that.
+var (
+	ErrGroupClosed = errors.New("meta: the node is closing")
+	ErrBounds      = errors.New("meta: more than the catalog takes")
+	ErrHalted      = errors.New("meta: this node does not apply changes of the catalog any more")
+	ErrSelf        = errors.New("meta: ask another node for it")
+)
+
 // conflictsMax bounds how often a change is made again.
 const conflictsMax = 64
 

@@ -97,8 +97,13 @@ func (k *aclKeeper) create(list []broker.ACL, errs []error, from int, done func(
 
 // catalogFault gives an error of the catalog the core's words.
 func catalogFault(err error) error {
-	if errors.Is(err, meta.ErrBusy) {
-		return fmt.Errorf("%w: %w", broker.ErrBusy, err)
+	switch {
+	case errors.Is(err, meta.ErrBusy), errors.Is(err, meta.ErrNoMajority), errors.Is(err, meta.ErrUnknown), errors.Is(err, meta.ErrConflict):
+		return fmt.Errorf("%w: %w", broker.ErrBusy, err) // clients come again
+	case errors.Is(err, meta.ErrGroupClosed), errors.Is(err, meta.ErrHalted):
+		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+	case errors.Is(err, meta.ErrBounds):
+		return fmt.Errorf("%w: %w", broker.ErrQuota, err)
 	}
 	return err
 }

@@ -32,6 +32,7 @@ var (
 	errNoBackupStore = errors.New("the node has no store for backups: set backup.store, such as local:dir=/var/backups/sluice")
 	errBackupBusy    = errors.New("a backup of this node is under way, or one is being verified or deleted")
 	errBackupMemory  = errors.New("journal.durability is memory: there is nothing to back up")
+	errBackupCluster = errors.New("the node is one of a cluster: users, rules, quotas and bindings are not in its journal, and a backup would lack them; back up a node that is alone")
 )
 
 // parseStore reads a store as backup.store has it: KIND:KEY=VALUE,KEY=VALUE. A secret may be env:NAME or file:PATH.
@@ -127,7 +128,7 @@ func backupFault(err error) error {
 		return fmt.Errorf("%w: %w", control.ErrBackupName, err)
 	case errors.Is(err, backup.ErrDamaged), errors.Is(err, backup.ErrIncomplete), errors.Is(err, backup.ErrFormat):
 		return fmt.Errorf("%w: %w", control.ErrBackupDamaged, err)
-	case errors.Is(err, errNoBackupStore), errors.Is(err, errBackupMemory), errors.Is(err, errBackupBusy):
+	case errors.Is(err, errNoBackupStore), errors.Is(err, errBackupMemory), errors.Is(err, errBackupBusy), errors.Is(err, errBackupCluster):
 		return fmt.Errorf("%w: %w", control.ErrBackupUnable, err)
 	}
 	return err
@@ -137,8 +138,11 @@ func backupFault(err error) error {
 func (b *backups) Create(ctx context.Context, progress func(control.BackupProgress)) (out control.Backup, err error) {
 	err = b.alone(ctx, func(st tier.Store) error {
 		ls, ok := b.s.node.storage.(*logStorage)
-		if !ok {
+		switch {
+		case !ok:
 			return errBackupMemory
+		case b.s.node.cluster != nil:
+			return errBackupCluster
 		}
 		cfg := b.s.cfg.Load()
 		o := backup.Options{Begin: backup.Begin{Cluster: b.s.node.o.kafka.cluster, Node: cfg.Node.ID, Version: b.s.o.Version},

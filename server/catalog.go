@@ -20,11 +20,18 @@ func newCatalogStore() *catalogStore {
 	return &catalogStore{meta.New(g), g}
 }
 
-// catalogGroup makes changes of the catalog commands of the core: the group of a lone node.
-type catalogGroup struct{ b *broker.Broker }
+// catalogGroup makes changes of the catalog commands of the core, for a lone node; those of a node of a cluster the cluster's group decides about.
+type catalogGroup struct {
+	b      *broker.Broker
+	shared meta.Group // nil: the node is alone
+}
 
 // Propose makes it a meta.Group.
-func (g *catalogGroup) Propose(_ uint64, changes []meta.Entry, done func(error)) {
+func (g *catalogGroup) Propose(base uint64, changes []meta.Entry, done func(error)) {
+	if g.shared != nil {
+		g.shared.Propose(base, changes, done)
+		return
+	}
 	list := make([]broker.CatalogEntry, len(changes))
 	for i := range changes {
 		list[i] = broker.CatalogEntry(changes[i])

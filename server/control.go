@@ -19,8 +19,12 @@ func (s *Server) startControl(addrs config.Addrs) error {
 	o := control.Options{
 		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Logger: s.log,
 		Catalog: s.node.catalog.Catalog, Gate: s.gate, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bindings: controlBindings{s.node.binder}, Backups: &backups{s: s}, Tier: controlTier(s.node.tier),
+		Node:       meta.NodeID(s.cfg.Load().Node.ID),
 		Token:      func() string { return s.cfg.Load().Auth.ControlToken.Reveal() },
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
+	}
+	if s.node.cluster != nil {
+		o.Nodes = s.node.cluster
 	}
 	o.Called = s.countCalls()
 	secure := s.cfg.Load().TLSSet()

@@ -13,6 +13,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -31,7 +32,8 @@ type nodeOptions struct {
 	authz    authorizer
 	storage  storageOptions
 	tier     tierOptions
-	catalog  *catalogStore // nil: one of its own
+	catalog  *catalogStore                                // nil: one of its own
+	cluster  func(own []meta.Entry) (ClusterGroup, error) // nil: the node is alone
 	door     doorOptions
 	kafka    kafkaOptions
 }
@@ -72,6 +74,7 @@ type node struct {
 	engine  *engine.Engine
 	broker  *broker.Broker
 	catalog *catalogStore
+	cluster ClusterGroup // nil: the node is alone
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
 	storage storage
@@ -101,7 +104,12 @@ func newNode(o nodeOptions) (*node, error) {
 	if n.catalog = o.catalog; n.catalog == nil {
 		n.catalog = newCatalogStore()
 	}
-	n.broker = broker.New(broker.Options{EntryChanged: entriesChanged(n.catalog.Catalog), Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
+	changed := entriesChanged(n.catalog.Catalog)
+	var own ownEntries
+	if o.cluster != nil {
+		changed = own.take
+	}
+	n.broker = broker.New(broker.Options{EntryChanged: changed, Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
 		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
 	n.catalog.group.b = n.broker
 	for i, el := range loops {
@@ -118,8 +126,11 @@ func newNode(o nodeOptions) (*node, error) {
 		n.broker.Close()
 		return nil, errors.Join(err, n.engine.Close(context.Background()), n.tier.close())
 	}
-	if err = errors.Join(n.catalog.Recovered(), checkTierRows(n.tier, n.broker), n.tier.checkPlace()); err != nil {
-		err = errors.Join(err, n.engine.Close(context.Background()))
+	if err = errors.Join(checkTierRows(n.tier, n.broker), n.tier.checkPlace()); err == nil && o.cluster != nil {
+		err = n.startCluster(&own)
+	}
+	if err = errors.Join(err, n.catalog.Recovered()); err != nil {
+		err = errors.Join(err, n.closeCluster(), n.engine.Close(context.Background()))
 		n.broker.Close()
 		return nil, errors.Join(err, n.storage.close(), n.tier.close())
 	}
@@ -132,7 +143,7 @@ func newNode(o nodeOptions) (*node, error) {
 			n.mqtt.Recheck()
 		}
 	})
-	n.topics = &topicCatalog{b: n.broker, cluster: o.kafka.cluster}
+	n.topics = &topicCatalog{b: n.broker, cluster: n.o.kafka.cluster}
 	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
 		LogDir:   logDir(&o.storage),
 		Settings: &o.kafka.settings, Logger: o.logger})
@@ -142,6 +153,7 @@ func newNode(o nodeOptions) (*node, error) {
 	})
 	n.engine.Start()
 	n.tier.start(o.tier, n.storage, o.storage.clock)
+	own.forget(n.broker, o.logger)
 	n.catalog.makeSalt(func(err error) {
 		if err != nil {
 			o.logger.Warn("the salts of SCRAM users who are not there change with the next start", "err", err)
@@ -197,6 +209,7 @@ func (n *node) close(ctx context.Context) error {
 		if n.binder != nil {
 			n.binder.close()
 		}
+		groupErr := n.closeCluster()
 		if n.memory != nil {
 			n.memory.close()
 		}
@@ -212,7 +225,7 @@ func (n *node) close(ctx context.Context) error {
 		n.broker.Close()
 		n.acls.close()
 		n.limits.close()
-		n.closeErr = errors.Join(err, n.storage.close(), n.tier.close())
+		n.closeErr = errors.Join(err, groupErr, n.storage.close(), n.tier.close())
 	})
 	return n.closeErr
 }

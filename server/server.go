@@ -30,6 +30,8 @@ type Options struct {
 	Logger  *slog.Logger // nil: slog.Default
 	Version string
 	Level   *slog.LevelVar // changed by a reload of log.level; may be nil
+	// Cluster makes the catalog's group of a node of a cluster. nil: the program knows no clusters.
+	Cluster func(ClusterOptions) (ClusterGroup, error)
 }
 
 // Ready is what the node tells when every listener accepts.
@@ -81,14 +83,25 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	if err := fixShards(cfg); err != nil {
 		return ready, err
 	}
+	if err := checkCluster(cfg, &s.o); err != nil {
+		return ready, err
+	}
 	s.flushes = newFlushHistogram()
 	var err error
 	o := s.nodeOptions(cfg)
-	if o.kafka.cluster, err = clusterID(cfg); err != nil {
-		return ready, err
+	if o.cluster = s.clusterMaker(cfg); o.cluster == nil {
+		if o.kafka.cluster, err = clusterID(cfg); err != nil {
+			return ready, err
+		}
 	}
 	if s.node, err = newNode(o); err != nil {
 		return ready, err
+	}
+	if s.node.cluster != nil {
+		if err = keepClusterID(cfg, s.node.cluster.Cluster()); err != nil {
+			return ready, errors.Join(err, s.Close())
+		}
+		ready.Listeners["cluster"] = s.node.cluster.Address()
 	}
 	if s.capacity, err = startCapacity(s.node, cfg.Capacity.Model); err != nil {
 		return ready, errors.Join(err, s.Close())

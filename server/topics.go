@@ -61,6 +61,9 @@ func storedSettings(s topicconfig.Settings) (list []broker.Setting) {
 	return list
 }
 
+// clusterFile is where the cluster's name is kept.
+const clusterFile = "CLUSTER"
+
 // clusterID reads the cluster's name, 22 characters as Kafka's, and makes one at the first start.
 func clusterID(cfg *config.Config) (string, error) {
 	var id [16]byte
@@ -71,7 +74,7 @@ func clusterID(cfg *config.Config) (string, error) {
 	if cfg.Journal.Durability == "memory" {
 		return fresh, nil
 	}
-	path := filepath.Join(cfg.Node.Data, "CLUSTER")
+	path := filepath.Join(cfg.Node.Data, clusterFile)
 	have, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return fresh, writeFileSynced(path, fresh+"\n")

@@ -114,11 +114,11 @@ func credentialOf(c *kafka.SCRAMChange) *meta.Credential {
 // catalogCode is Kafka's code of what refuses a change of the catalog.
 func catalogCode(err error) wire.ErrorCode {
 	switch {
-	case errors.Is(err, meta.ErrBusy):
+	case errors.Is(err, meta.ErrBusy), errors.Is(err, meta.ErrNoMajority), errors.Is(err, meta.ErrUnknown), errors.Is(err, meta.ErrConflict):
 		return wire.RequestTimedOut // clients come again
-	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrClosed):
+	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrClosed), errors.Is(err, meta.ErrGroupClosed), errors.Is(err, meta.ErrHalted):
 		return wire.KafkaStorageError
-	case errors.Is(err, broker.ErrQuota):
+	case errors.Is(err, broker.ErrQuota), errors.Is(err, meta.ErrBounds):
 		return wire.PolicyViolation
 	}
 	return wire.UnknownServerError

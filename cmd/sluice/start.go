@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/server"
+	"github.com/sluicemq/sluice/server/clustergroup"
 )
 
 func init() { register(newStart) }
@@ -96,7 +97,7 @@ func (f *startFlags) run(out io.Writer) error {
 	// Signals are taken before the node exists: one that comes while it starts must end it in order.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	s, err := server.New(loaded.Config, server.Options{Logger: logger, Version: version, Level: level})
+	s, err := server.New(loaded.Config, server.Options{Logger: logger, Version: version, Level: level, Cluster: clustergroup.New})
 	if err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ var rules = []rule{
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
 	{pkg: "cluster/cert", may: []string{"internal/*"}},
 	{pkg: "cluster/link", may: []string{"alloc", "cluster/cert", "internal/*"}},
-	{pkg: "cmd/sluice", may: []string{"server", "config", "auth", "cluster/cert", "bench", "bench/*", "bench/plan/measure", "control/api", "proto/*/wire", "internal/*"}},
+	{pkg: "cmd/sluice", may: []string{"server", "server/clustergroup", "config", "auth", "cluster/cert", "bench", "bench/*", "bench/plan/measure", "control/api", "proto/*/wire", "internal/*"}},
 	{pkg: "control", may: []string{"control/api", "broker", "meta", "meta/*", "auth", "config", "journal/record", "internal/*"}, test: []string{"server", "bench/mqttclient", "proto/mqtt/wire"}},
 	{pkg: "control/api", unsafe: true}, // generated
 	{pkg: "config", may: []string{"internal/*"}},
@@ -75,6 +75,7 @@ var rules = []rule{
 	{pkg: "proto/mqtt", may: []string{"proto/mqtt/wire", "engine", "broker", "journal/record", "alloc", "internal/*"},
 		test: []string{"broker/topics", "journal"}},
 	{pkg: "server", may: []string{"**"}},
+	{pkg: "server/clustergroup", may: []string{"server", "config", "meta", "meta/raftgroup"}},
 	{pkg: "test/**", may: []string{"**"}, unsafe: true},
 }
 
@@ -209,7 +210,7 @@ func checkImport(t *testing.T, p *pkgInfo, r *rule, imp string, inTest bool) {
 		t.Errorf("%s imports unsafe", where)
 	}
 	if own, ok := strings.CutPrefix(imp, module+"/"); ok {
-		if own == "server" && p.name() != "cmd/sluice" && p.name() != "perf/serve" && !fits("test/**", p.name()) && !inTest {
+		if own == "server" && p.name() != "cmd/sluice" && p.name() != "server/clustergroup" && p.name() != "perf/serve" && !fits("test/**", p.name()) && !inTest {
 			t.Errorf("%s imports server: only cmd, test and perf/serve do", where)
 		}
 		if own != p.name() && !fitsAny(r.may, own) && (!inTest || !fitsAny(r.test, own) && !fits("internal/*", own)) {

@@ -4,7 +4,7 @@ import "slices"
 
 // listenerKeys are the settings that open a listener of a node.
 var listenerKeys = []string{"listeners.mqtt.tcp", "listeners.mqtt.tls", "listeners.mqtt.ws", "listeners.mqtt.wss", "listeners.mqtt.unix",
-	"listeners.kafka.tcp", "listeners.kafka.tls", "listeners.grpc", "listeners.http"}
+	"listeners.kafka.tcp", "listeners.kafka.tls", "listeners.grpc", "listeners.cluster", "listeners.http"}
 
 // Listeners are the settings, KEY=VALUE, of a node that opens the listeners named, such as mqtt.tcp, on free ports of loopback, and no
 // other: a default one, which a certificate alone may open, is a port that two tests at the same time would quarrel about. A name that no

@@ -118,9 +118,10 @@ type proposal struct {
 
 // Errors of a group.
 var (
-	ErrClosed = errors.New("raftgroup: the group is closed")
-	ErrBounds = errors.New("raftgroup: more than the catalog takes")
-	ErrHalted = errors.New("raftgroup: this node does not apply changes of the catalog any more")
+	ErrClosed = meta.ErrGroupClosed
+	ErrBounds = meta.ErrBounds
+	ErrHalted = meta.ErrHalted
+	ErrSelf   = meta.ErrSelf // it would not hear how that ended
 )
 
 // New makes a group that does nothing yet: what is proposed is refused until Start has returned.
@@ -210,6 +211,18 @@ func (g *Group) Start(ctx context.Context, c *meta.Catalog) error {
 		defer cancel()
 		g.tender()
 	})
+	return g.firstCatalog(ctx)
+}
+
+// firstCatalog waits until a node that has just joined has the catalog: without its users and rules nobody may be let in.
+func (g *Group) firstCatalog(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, g.o.JoinWait)
+	defer cancel()
+	for g.catalog.Load().Cluster() == nil {
+		if err := g.Barrier(ctx); err != nil {
+			return fmt.Errorf("get the catalog from the other nodes: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -428,5 +441,5 @@ func (g *Group) Close() error {
 // Cluster names the cluster that the node is of. It is called after Start.
 func (g *Group) Cluster() string { return g.id.cluster }
 
-// Joined says whether the node came to a cluster that was there.
-func (g *Group) Joined() bool { return g.id.joined }
+// Address is where the other nodes reach this one.
+func (g *Group) Address() string { return g.o.Address }

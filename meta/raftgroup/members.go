@@ -110,9 +110,6 @@ func (g *Group) Add(ctx context.Context, n meta.Node) error {
 	return g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AddNode(s, n) })
 }
 
-// ErrSelf says that a node cannot take itself out: it would not hear how that ended.
-var ErrSelf = errors.New("raftgroup: ask another node for it")
-
 // Remove takes a node out of the cluster for good. Its copy of the catalog counts no more when it returns.
 func (g *Group) Remove(ctx context.Context, id meta.NodeID) error {
 	return g.retire(ctx, id, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RemoveNode(s, id) })
@@ -240,6 +237,9 @@ func retiredIn(s *meta.Snapshot) bool {
 func (g *Group) form(ctx context.Context) error {
 	if err := g.Barrier(ctx); err != nil {
 		return err
+	}
+	if g.catalog.Load().Cluster() != nil {
+		return nil // it was in the log, not in the state
 	}
 	for rest := g.o.Form.Entries; len(rest) > 0; {
 		n, size := 0, 0

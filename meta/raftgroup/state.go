@@ -189,8 +189,8 @@ type decided struct {
 	fresh  bool   // now, not when it was there before
 }
 
-// update applies commands, all of them in one batch, without waiting for the disk. With an error nothing has changed: the state does not
-// understand one of them, or its store has failed.
+// update applies commands, all of them in one batch, which is on stable storage before anybody is told: a node that starts without the others
+// serves what it has served before. With an error nothing has changed: the state does not understand one of them, or its store has failed.
 func (s *state) update(list []decided) error {
 	m := s.mark
 	m.sent = maps.Clone(m.sent)
@@ -208,7 +208,7 @@ func (s *state) update(list []decided) error {
 		m.applied = list[i].index
 		made[i] = c.changes
 	}
-	if err := errors.Join(b.Set(keyMark, m.append(nil), nil), s.db.Apply(b, pebble.NoSync)); err != nil {
+	if err := errors.Join(b.Set(keyMark, m.append(nil), nil), s.db.Apply(b, pebble.Sync)); err != nil {
 		return fmt.Errorf("write the catalog's state: %w", err)
 	}
 	s.mark = m

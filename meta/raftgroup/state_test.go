@@ -219,39 +219,40 @@ func randomChange(r *rand.Rand) (list []meta.Entry) {
 	return list
 }
 
-// The power goes at any moment: what is there afterwards is what some prefix of the log had made, all that was flushed at least, and from there
-// the log leads to the same state again.
+// The power goes at any moment: what is there afterwards is what some prefix of the log had made, all that was told of at least, and from
+// there the log leads to the same state again.
 func TestStatePower(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		mem := vfs.NewCrashableMem()
 		s := openTestState(t, mem, mirror{})
+		cutAt := uint64(1 + r.IntN(200))
+		var crashed *vfs.MemFS
 		var log []command
 		states := []mirror{{}}
 		want := mirror{}
-		flushed := uint64(0)
+		told := uint64(0)
 		for i := uint64(1); i <= 200; i++ {
 			c := command{replica: 1, run: 1, seq: i, base: i, changes: randomChange(r)}
 			log = append(log, c)
+			if i == cutAt {
+				crashed = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(seed, 2))})
+			}
 			if s.one(t, i, c) != resultMade {
 				t.Fatal("not made")
 			}
 			want.apply(i, c.changes)
 			states = append(states, cloneMirror(want))
-			if r.IntN(40) == 0 {
-				if err := s.sync(); err != nil {
-					t.Fatal(err)
-				}
-				flushed = i
+			if i < cutAt {
+				told = i
 			}
 		}
-		crashed := mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(seed, 2))})
 		s.stop(t)
 		got := mirror{}
 		s = openTestState(t, crashed, got)
 		at := s.mark.applied
-		if at < flushed {
-			t.Fatalf("seed %d: flushed at %d, and %d is there", seed, flushed, at)
+		if at < told {
+			t.Fatalf("seed %d: told of %d, and %d is there", seed, told, at)
 		}
 		if !reflect.DeepEqual(got, states[at]) {
 			t.Fatalf("seed %d: at %d it is not what the log had made", seed, at)

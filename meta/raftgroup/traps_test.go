@@ -320,3 +320,16 @@ func TestMutualTLS(t *testing.T) {
 	}
 	_ = n.g.Close()
 }
+
+// What has formed the cluster may be in the log alone: it is not formed again.
+func TestFormedByTheLog(t *testing.T) {
+	ns := newNodes(t)
+	n := ns.start(1, "")
+	n.mustSet(t, user("a"))
+	address := n.address
+	ns.stop(1)
+	if err := os.RemoveAll(filepath.Join(ns.dir, "1", "state")); err != nil {
+		t.Fatal(err)
+	}
+	ns.start(1, address).sees(t, "a")
+}

@@ -126,6 +126,7 @@ func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 		rest, ok := strings.CutPrefix(line, "ready ")
 		var r struct{ Listeners map[string]string }
 		if !ok || json.Unmarshal([]byte(rest), &r) != nil {
+			_, _ = b.wait(10 * time.Second) // what it says of itself comes by another way
 			return nil, fmt.Errorf("no ready line but %q, and:\n%s", line, b.log)
 		}
 		b.Listeners = r.Listeners

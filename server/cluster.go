@@ -1,0 +1,201 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// ClusterGroup is the catalog's group of a cluster. Who builds a Server says how to make one (Options.Cluster), so that a node that is alone, and
+// the tests of one, do without what is behind it.
+type ClusterGroup interface {
+	meta.Group
+	ClusterNodes
+	// Start brings the group up and fills the catalog. Cluster names the cluster from then on.
+	Start(ctx context.Context, c *meta.Catalog) error
+	Cluster() string
+	Address() string // where the other nodes reach this one
+	Close() error
+}
+
+// ClusterNodes are the nodes of a cluster as they are changed and seen.
+type ClusterNodes interface {
+	Add(ctx context.Context, n meta.Node) error
+	Remove(ctx context.Context, id meta.NodeID) error
+	Replace(ctx context.Context, id meta.NodeID) error
+	// Leader is the node that leads the catalog's group, as far as this one knows.
+	Leader() (id meta.NodeID, known bool)
+	// Halted says why this node applies no changes of the catalog any more, nil if it does.
+	Halted() error
+}
+
+// ClusterOptions are what a ClusterGroup is made of.
+type ClusterOptions struct {
+	Dir     string // the group's own
+	Cluster string // the name of the cluster that the data are of, or that is to be made; empty: it is told when the node joins
+	Entries []meta.Entry
+	Config  *config.Config
+	Logger  *slog.Logger
+}
+
+// clusterDir is where a node keeps the group's files.
+func clusterDir(cfg *config.Config) string { return filepath.Join(cfg.Node.Data, "catalog") }
+
+// inCluster tells whether the data are of a node that has formed a cluster or joined one.
+func inCluster(cfg *config.Config) bool {
+	b, err := os.ReadFile(filepath.Join(clusterDir(cfg), "NODE"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if name, ok := strings.CutPrefix(line, "cluster "); ok {
+			return strings.TrimSpace(name) != ""
+		}
+	}
+	return false
+}
+
+// checkCluster says whether the data fit to what the configuration says of a cluster.
+func checkCluster(cfg *config.Config, o *Options) error {
+	switch {
+	case !cfg.Clustered() && inCluster(cfg):
+		return fmt.Errorf("the data in %s are of a node of a cluster, whose users and rules are not in them alone: set listeners.cluster, or start with another node.data", cfg.Node.Data)
+	case cfg.Clustered() && o.Cluster == nil:
+		return errors.New("listeners.cluster is set, and this program was built without clusters")
+	}
+	return nil
+}
+
+// clusterMaker makes the node's group once what the node had while it was alone is known; nil for a node that is alone.
+func (s *Server) clusterMaker(cfg *config.Config) func(own []meta.Entry) (ClusterGroup, error) {
+	if !cfg.Clustered() {
+		return nil
+	}
+	return func(own []meta.Entry) (ClusterGroup, error) {
+		o := ClusterOptions{Dir: clusterDir(cfg), Entries: own, Config: cfg, Logger: s.log}
+		known, err := knownCluster(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if o.Cluster = known; known == "" && len(cfg.Cluster.Peers) == 0 && !inCluster(cfg) {
+			if o.Cluster, err = clusterID(cfg); err != nil {
+				return nil, err
+			}
+		}
+		if len(cfg.Cluster.Peers) > 0 && !inCluster(cfg) && (known != "" || len(own) > 0) {
+			return nil, fmt.Errorf("the data in %s are of a node that was alone: it can form a cluster (leave cluster.peers out), but join none; start with another node.data", cfg.Node.Data)
+		}
+		return s.o.Cluster(o)
+	}
+}
+
+// knownCluster reads the name of the cluster that the data are of, empty if they have none.
+func knownCluster(cfg *config.Config) (string, error) {
+	b, err := os.ReadFile(filepath.Join(cfg.Node.Data, clusterFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+// keepClusterID stores the name of the cluster that the node has joined.
+func keepClusterID(cfg *config.Config, name string) error {
+	have, err := knownCluster(cfg)
+	switch {
+	case err != nil:
+		return err
+	case have == "":
+		return writeFileSynced(filepath.Join(cfg.Node.Data, clusterFile), name+"\n")
+	case have != name:
+		return fmt.Errorf("the data in %s are of cluster %s, the catalog beside them of %s", cfg.Node.Data, have, name)
+	}
+	return nil
+}
+
+// clusterStartTimeout bounds how long a node waits until it has joined, or leads.
+const clusterStartTimeout = 2 * time.Minute
+
+// ownEntries are the entries that the core has from the time when the node was alone.
+type ownEntries struct {
+	mu     sync.Mutex
+	values map[string][]byte
+}
+
+func (e *ownEntries) take(changes []broker.CatalogEntry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.values == nil {
+		e.values = make(map[string][]byte)
+	}
+	for _, c := range changes {
+		if c.Value == nil {
+			delete(e.values, c.Key)
+			continue
+		}
+		e.values[c.Key] = c.Value
+	}
+}
+
+func (e *ownEntries) list() (list []meta.Entry) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(e.values)) {
+		list = append(list, meta.Entry{Key: key, Value: e.values[key]})
+	}
+	return list
+}
+
+// forgetChanges is how many entries one command of the core deletes.
+const forgetChanges = 1000
+
+// forget deletes them from the core: the cluster has them now. What is left after a crash goes with the next start.
+func (e *ownEntries) forget(b *broker.Broker, logger *slog.Logger) {
+	list := e.list()
+	for part := range slices.Chunk(list, forgetChanges) {
+		gone := make([]broker.CatalogEntry, len(part))
+		for i := range part {
+			gone[i].Key = part[i].Key
+		}
+		b.SetEntries(gone, func(err error) {
+			if err != nil {
+				logger.Warn("entries that the cluster has are left in the journal", "err", err)
+			}
+		})
+	}
+}
+
+// startCluster makes the node one of its cluster: the catalog is the group's from here on.
+func (n *node) startCluster(own *ownEntries) error {
+	g, err := n.o.cluster(own.list())
+	if err != nil {
+		return err
+	}
+	n.cluster = g
+	n.catalog.group.shared = g
+	ctx, cancel := context.WithTimeout(context.Background(), clusterStartTimeout)
+	defer cancel()
+	if err := g.Start(ctx, n.catalog.Catalog); err != nil {
+		return fmt.Errorf("start as a node of a cluster: %w", err)
+	}
+	n.o.kafka.cluster = g.Cluster()
+	return nil
+}
+
+func (n *node) closeCluster() error {
+	if n.cluster == nil {
+		return nil
+	}
+	return n.cluster.Close()
+}
