@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 var (
@@ -121,17 +122,14 @@ func TestInstructions(t *testing.T) {
 		}},
 		{"fetch", "journal.durability=async", 500, func(t *testing.T, n *node) (func(int), float64) {
 			t.Helper()
-			c := dialKafka(t, n)
-			c.create("t", 1)
-			c.send(encode(produceRequest("t", 10, 100)), 1)
-			request := encode(fetchRequest("t", 0, 1))
-			return func(rounds int) {
-				for range rounds {
-					if len(c.send(request, 1)) < 1000 {
-						t.Error("nothing was fetched")
-					}
-				}
-			}, 1
+			return fetchRounds(t, n), 1
+		}},
+		{"idle_partition_second", "journal.durability=async", 5, func(t *testing.T, n *node) (func(int), float64) {
+			t.Helper()
+			const count = 10_000
+			_, create := newTopics(t, n)
+			create("many", count)
+			return func(seconds int) { <-time.After(time.Duration(seconds) * time.Second) }, count
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -224,3 +224,32 @@ func TestBudgetFetch(t *testing.T) {
 		})
 	}
 }
+
+// produceRounds gives what produces one record a round, and waits for it.
+func produceRounds(t *testing.T, n *node) func(int) {
+	t.Helper()
+	c := dialKafka(t, n)
+	c.create("t", 1)
+	one := encode(produceRequest("t", 1, 100))
+	return func(rounds int) {
+		for range rounds {
+			c.send(one, 1)
+		}
+	}
+}
+
+// fetchRounds gives what fetches one batch a round.
+func fetchRounds(t *testing.T, n *node) func(int) {
+	t.Helper()
+	c := dialKafka(t, n)
+	c.create("t", 1)
+	c.send(encode(produceRequest("t", 10, 100)), 1)
+	request := encode(fetchRequest("t", 0, 1))
+	return func(rounds int) {
+		for range rounds {
+			if len(c.send(request, 1)) < 1000 {
+				t.Error("nothing was fetched")
+			}
+		}
+	}
+}

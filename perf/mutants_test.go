@@ -39,6 +39,8 @@ var mutants = []mutant{
 		test: "TestBudgetOne/qos2$", key: "publish_one_qos2.allocations"},
 	{name: "allocation-ping", file: "proto/mqtt/conn.go", from: "\tcase wire.PINGREQ:\n",
 		code: "\tcase wire.PINGREQ:\n\t\tif mutant == \"allocation-ping\" { mutantSink = new([16]byte) }\n", test: "TestBudgetPing$", key: "ping.allocations"},
+	{name: "allocation-connect", file: "proto/mqtt/connect.go", after: "func (c *conn) admit(", code: "mutantSink = new([16]byte)",
+		test: "TestBudgetConnect$", key: "connect.allocations"},
 	{name: "bytes-idle", file: "proto/mqtt/handler.go", after: "func (h *Handler) OnOpen(", code: "mutantSink = &[2]any{mutantSink, new([256]byte)}",
 		test: "TestBudgetIdle/plain$", key: "idle_connection.plain_heap_bytes"},
 	{name: "call-read", file: "engine/epoll_linux.go", from: "n < len(to) ||", code: `n < len(to) && mutant != "call-read" ||`, // until there is no more
@@ -47,6 +49,12 @@ var mutants = []mutant{
 		test: "TestBudgetOne/qos0$", key: "publish_one_qos0.loop_calls"},
 	{name: "call-uncounted", file: "engine/epoll_linux.go", after: "func (c *Conn) fdSend(", code: "_, _, _ = unix.RawSyscall(unix.SYS_GETPPID, 0, 0, 0)",
 		test: "TestBudgetTraced/qos0$", key: "traced_qos0.others", traced: true},
+	{name: "call-produce", file: "proto/kafka/api_00_produce.go", after: "func produce(", code: "mutantCall()",
+		test: "TestBudgetTraced/produce$", key: "traced_produce.others", traced: true},
+	{name: "call-fetch", file: "proto/kafka/api_01_fetch.go", after: "func (r *request) sendFetch(", code: "mutantCall()",
+		test: "TestBudgetTraced/fetch$", key: "traced_fetch.others", traced: true},
+	{name: "call-connect", file: "proto/mqtt/connect.go", after: "func (c *conn) onConnect(", code: "mutantCall()",
+		test: "TestBudgetTraced/connect$", key: "traced_connect.others", traced: true},
 	{name: "call-disk", file: "journal/commit.go", after: "func (c *committer) write(", code: "_, _ = s.file.WriteAt(b, at)",
 		test: "TestBudgetTraced/qos1_durable$", key: "traced_qos1_durable.disk", traced: true},
 }
@@ -90,7 +98,7 @@ func overlay(root, dir string) (string, error) {
 		texts[file] = text
 		pkg := filepath.Base(filepath.Dir(file))
 		texts[filepath.Join(filepath.Dir(file), "mutant.go")] = fmt.Sprintf(
-			"package %s\n\nimport \"os\"\n\nvar mutant = os.Getenv(%q)\n\nvar mutantSink any\n\nfunc init() { _ = mutantSink }\n", pkg, mutantEnv)
+			"package %s\n\nimport \"os\"\n\nvar mutant = os.Getenv(%q)\n\nvar mutantSink any\n\nfunc mutantCall() { mutantSink = nil; _ = os.Getppid() }\n", pkg, mutantEnv)
 	}
 	for file, text := range texts {
 		name := filepath.Join(dir, fmt.Sprintf("%d.go", len(replace)))

@@ -113,23 +113,36 @@ var schedulers = map[string]bool{"futex": true, "nanosleep": true, "clock_nanosl
 // TestBudgetTraced checks the engine's counters against strace's, and that a message makes no system calls of any other kind.
 func TestBudgetTraced(t *testing.T) {
 	plainBuild(t)
+	pipes := func(o pipeOptions) func(*testing.T, *node) func(int) {
+		return func(t *testing.T, n *node) func(int) {
+			t.Helper()
+			p := []*pipe{newPipe(t, n, 0, o)}
+			return func(rounds int) { run(t, p, rounds) }
+		}
+	}
 	for _, tc := range []struct {
 		name       string
-		o          pipeOptions
 		durability string
+		prepare    func(*testing.T, *node) (round func(int))
 	}{
-		{"qos0", pipeOptions{}, "memory"},
-		{"qos1", pipeOptions{qos: 1}, "memory"},
-		{"qos1_durable", pipeOptions{qos: 1, durable: true}, "async"},
+		{"qos0", "memory", pipes(pipeOptions{})},
+		{"qos1", "memory", pipes(pipeOptions{qos: 1})},
+		{"qos1_durable", "async", pipes(pipeOptions{qos: 1, durable: true})},
+		{"connect", "memory", func(t *testing.T, n *node) func(int) {
+			t.Helper()
+			return func(rounds int) { comeAndGo(t, n, rounds) }
+		}},
+		{"produce", "async", produceRounds},
+		{"fetch", "async", fetchRounds},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			n := start(t, "journal.durability="+tc.durability)
-			p := []*pipe{newPipe(t, n, 0, tc.o)}
-			run(t, p, 200)
+			n := start(t, "journal.durability="+tc.durability, "listeners.kafka.tcp=127.0.0.1:0")
+			round := tc.prepare(t, n)
+			round(200)
 			const rounds = 400
 			var calls map[string]float64
 			before := time.Now()
-			u := n.used(func() { calls = n.traced(func() { run(t, p, rounds) }) })
+			u := n.used(func() { calls = n.traced(func() { round(rounds) }) })
 			t.Logf("%v in %v", calls, time.Since(before))
 			transfers := calls["read"] + calls["write"] + calls["writev"] + calls["recvfrom"] + calls["sendto"]
 			if transfers < u.socket-4 {
