@@ -209,7 +209,7 @@ type Journal struct {
 // Backup is where `sluice backup` takes the node's state, while it runs. docs/operate/backup.md explains it.
 type Backup struct {
 	// Store of backups, its kind and its settings: `local:dir=/var/backups/sluice`, `s3:endpoint=https://minio:9000,bucket=vault,prefix=node1`,
-	// `hdfs:name_nodes=nn1:8020,dir=/backups`; docs/tiers.md lists the settings. `access_key`, `secret_key` and `session_token` may be `env:NAME` or
+	// `hdfs:name_nodes=nn1:8020,dir=/backups`; docs/tiers.md lists the settings. `access_key` may be, and `secret_key` and `session_token` have to be, `env:NAME` or
 	// `file:PATH`. Empty: the node takes no backups.
 	Store string `key:"store" default:"" reload:"live"`
 	// Bytes a second that a backup reads and sends at most. 0 is no bound.

@@ -36,7 +36,7 @@ type Backups interface {
 	Create(ctx context.Context, progress func(BackupProgress)) (Backup, error)
 	List(ctx context.Context) ([]Backup, error)
 	Verify(ctx context.Context, id string, progress func(BackupProgress)) (Backup, error)
-	Delete(ctx context.Context, id string) error
+	Delete(ctx context.Context, id string, progress func(BackupProgress)) error
 }
 
 // What Backups answers.
@@ -101,8 +101,8 @@ func (s *backupService) Verify(r *api.VerifyBackupRequest, stream grpc.ServerStr
 
 // Delete removes a backup.
 func (s *backupService) Delete(r *api.DeleteBackupRequest, stream grpc.ServerStreamingServer[api.BackupProgress]) error {
-	return s.run(stream, "delete", r.Id, func(ctx context.Context, _ func(BackupProgress)) (Backup, error) {
-		return Backup{}, s.s.o.Backups.Delete(ctx, r.Id)
+	return s.run(stream, "delete", r.Id, func(ctx context.Context, progress func(BackupProgress)) (Backup, error) {
+		return Backup{}, s.s.o.Backups.Delete(ctx, r.Id, progress)
 	})
 }
 

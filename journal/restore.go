@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -231,12 +232,19 @@ func readSized(r interface {
 	if n > rowBytesMax {
 		return nil, &CorruptError{Path: "checkpoint", Reason: fmt.Sprintf("a row of %d bytes", n)}
 	}
-	if uint64(cap(buf)) < n {
-		buf = make([]byte, n)
+	// It grows with what is there, not with what is said to be there.
+	buf = buf[:0]
+	for left := int(n); left > 0; {
+		step := min(left, max(cap(buf)-len(buf), restoreStep))
+		buf = slices.Grow(buf, step)
+		k, err := io.ReadFull(r, buf[len(buf):len(buf)+step])
+		buf, left = buf[:len(buf)+k], left-k
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return buf, err
+		}
 	}
-	_, err = io.ReadFull(r, buf[:n])
-	if errors.Is(err, io.EOF) && n > 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	return buf[:n], err
+	return buf, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemq/sluice/control"
@@ -39,22 +40,30 @@ var (
 func parseStore(text string) (kind string, settings map[string]string, err error) {
 	kind, list, _ := strings.Cut(text, ":")
 	settings = make(map[string]string)
+	last := ""
 	for part := range strings.SplitSeq(list, ",") {
-		if part == "" {
-			continue
-		}
 		key, value, ok := strings.Cut(part, "=")
-		if key = strings.TrimSpace(key); !ok || key == "" {
-			return "", nil, fmt.Errorf("want KIND:KEY=VALUE,KEY=VALUE, such as local:dir=/var/backups/sluice; found %q", part)
+		key = strings.TrimSpace(key)
+		switch {
+		case strings.TrimSpace(part) == "":
+		case ok && key != "":
+			settings[key], last = strings.TrimSpace(value), key
+		case !ok && last != "": // a list, such as that of name nodes
+			settings[last] += "," + key
+		default: // not shown: it may be a secret
+			return "", nil, errors.New("want KIND:KEY=VALUE,KEY=VALUE, such as local:dir=/var/backups/sluice")
 		}
-		if settings[key], err = settingValue(key, strings.TrimSpace(value)); err != nil {
+	}
+	for key := range settings {
+		if settings[key], err = settingValue(key, settings[key]); err != nil {
 			return "", nil, err
 		}
 	}
 	return kind, settings, nil
 }
 
-// settingValue reads a secret from where it is said to be.
+// settingValue reads a secret from where it is said to be. What opens a store is not taken as it is: the configuration is printed, and a command
+// line is there for all to see.
 func settingValue(key, value string) (string, error) {
 	switch key {
 	case "access_key", "secret_key", "session_token":
@@ -74,6 +83,9 @@ func settingValue(key, value string) (string, error) {
 			return "", fmt.Errorf("%s: %w", key, err)
 		}
 		return strings.TrimRight(string(b), "\r\n"), nil
+	}
+	if key != "access_key" {
+		return "", fmt.Errorf("%s: want env:NAME or file:PATH", key)
 	}
 	return value, nil
 }
@@ -147,7 +159,9 @@ func (b *backups) Create(ctx context.Context, progress func(control.BackupProgre
 		cfg := b.s.cfg.Load()
 		o := backup.Options{Begin: backup.Begin{Cluster: b.s.node.o.kafka.cluster, Node: cfg.Node.ID, Version: b.s.o.Version},
 			Rate: func() int64 { return int64(b.s.cfg.Load().Backup.Rate) }}
-		m, err := ls.backup(ctx, st, o, cfg.Cluster.Shards, progress)
+		p := new(backupState)
+		defer p.tell(progress)()
+		m, err := b.take(ctx, ls, st, o, cfg.Cluster.Shards, p)
 		if err != nil {
 			return err
 		}
@@ -177,22 +191,44 @@ func (b *backups) Verify(ctx context.Context, id string, progress func(control.B
 			return err
 		}
 		out = backupInfo(&backup.Info{Begin: r.Begin, State: backup.Complete, Taken: r.Taken, Ended: r.Ended, Bytes: r.Bytes(), Objects: r.Objects()})
-		p := control.BackupProgress{ID: id, Total: r.Bytes()}
-		next := time.Now()
-		return r.Verify(ctx, func(n int) {
-			p.Done += int64(n)
-			if now := time.Now(); now.After(next) {
-				next = now.Add(backupTick)
-				progress(p)
-			}
-		})
+		p := &backupState{id: id}
+		p.total.Store(r.Bytes())
+		defer p.tell(progress)()
+		return r.Verify(ctx, func(n int) { p.done.Add(int64(n)) })
 	})
 	return out, err
 }
 
-// Delete makes it a control.Backups.
-func (b *backups) Delete(ctx context.Context, id string) error {
-	return b.alone(ctx, func(st tier.Store) error { return backup.Delete(ctx, st, id) })
+// Delete makes it a control.Backups. What the backup has held in the tier is released after it is gone; where only that is left, it is no error.
+func (b *backups) Delete(ctx context.Context, id string, progress func(control.BackupProgress)) error {
+	return b.alone(ctx, func(st tier.Store) error {
+		p := &backupState{id: id}
+		defer p.tell(progress)()
+		err := backup.Delete(ctx, st, id)
+		if err != nil && !errors.Is(err, backup.ErrNone) {
+			return err
+		}
+		if released, rerr := b.release(ctx, id); rerr != nil || released {
+			return rerr
+		}
+		return err
+	})
+}
+
+// A backup holds what it needs of the tier's objects by this name.
+func holdOf(id string) string { return "backup-" + id }
+
+// release lets the tier remove what the backup alone needs, and tells whether it held anything.
+func (b *backups) release(ctx context.Context, id string) (bool, error) {
+	t := b.s.node.tier
+	if t == nil {
+		return false, nil
+	}
+	found, err := t.out.Release(ctx, holdOf(id))
+	if err != nil {
+		err = fmt.Errorf("release what backup %s holds in tier.store (delete it again): %w", id, err)
+	}
+	return found, err
 }
 
 func backupInfo(i *backup.Info) control.Backup {
@@ -200,11 +236,13 @@ func backupInfo(i *backup.Info) control.Backup {
 		Taken: i.Taken, Ended: i.Ended, Bytes: i.Bytes, Objects: i.Objects}
 }
 
-// backup stores the node's state: what was acknowledged when it is called is in it. Nobody waits for it but the disk and the store.
-func (s *logStorage) backup(ctx context.Context, st tier.Store, o backup.Options, shards int, progress func(control.BackupProgress)) (m *backup.Manifest, err error) {
+// take stores the node's state: what was acknowledged when it is called is in it. Nobody waits for it but the disk and the store.
+func (b *backups) take(ctx context.Context, ls *logStorage, st tier.Store, o backup.Options, shards int, p *backupState) (m *backup.Manifest, err error) {
 	gone, err := backup.Clean(ctx, st, o.Begin.Cluster, o.Begin.Node)
 	for _, id := range gone {
-		s.logger.Info("a backup that was broken off is removed", "backup", id)
+		ls.logger.Info("a backup that was broken off is removed", "backup", id)
+		_, rerr := b.release(ctx, id)
+		err = errors.Join(err, rerr)
 	}
 	if err != nil {
 		return nil, err
@@ -218,36 +256,51 @@ func (s *logStorage) backup(ctx context.Context, st tier.Store, o backup.Options
 			// The caller may have gone: what was stored is cleared away all the same, or by the next backup.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
 			defer cancel()
-			if left := w.Abort(ctx); left != nil {
-				s.logger.Warn("what a broken backup has stored is left for the next one to remove", "backup", w.ID(), "err", left)
+			_, left := b.release(ctx, w.ID())
+			if left == nil { // else the next one finds it, and releases it
+				left = w.Abort(ctx)
+			}
+			if left != nil {
+				ls.logger.Warn("what a broken backup has stored is left for the next one to remove", "backup", w.ID(), "err", left)
 			}
 		}()
 	}
 	if err != nil {
 		return nil, err
 	}
-	s.checkpoint() // so that whoever restores it replays little
+	p.from(w)
+	// The rows of the moment name objects of the tier: these must stay, whatever becomes of the node. All are held until it is known which.
+	t := b.s.node.tier
+	if t != nil {
+		if err := t.out.HoldAll(ctx, holdOf(w.ID())); err != nil {
+			return nil, err
+		}
+	}
+	ls.checkpoint() // so that whoever restores it replays little
 	taken := time.Now().UTC().Truncate(time.Millisecond)
-	snap, err := s.log.Backup()
+	snap, err := ls.log.Backup()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, snap.Close()) }()
-	if err := copyBackup(ctx, w, snap, progress); err != nil {
+	if t != nil {
+		if err := t.out.Hold(ctx, holdOf(w.ID())); err != nil {
+			return nil, err
+		}
+	}
+	if err := copyBackup(ctx, w, snap, p); err != nil {
 		return nil, err
 	}
-	m, err = w.Finish(ctx, func(m *backup.Manifest) { m.Taken, m.Shards = taken, shards })
-	return m, err
+	return w.Finish(ctx, func(m *backup.Manifest) { m.Taken, m.Shards = taken, shards })
 }
 
 // copyBackup stores everything of snap.
-func copyBackup(ctx context.Context, w *backup.Writer, snap *journal.Backup, progress func(control.BackupProgress)) error {
+func copyBackup(ctx context.Context, w *backup.Writer, snap *journal.Backup, p *backupState) error {
 	total := int64(0)
 	for _, f := range snap.Files() {
 		total += f.Size
 	}
-	stop := tellProgress(w, total, progress)
-	defer stop()
+	p.total.Store(total)
 	var buf []byte
 	err := w.Stream(ctx, rowsFile, func(write func([]byte) error) error {
 		return snap.Rows(func(key, value []byte) error {
@@ -284,16 +337,34 @@ func copyBackup(ctx context.Context, w *backup.Writer, snap *journal.Backup, pro
 	return nil
 }
 
-// tellProgress tells how far w is until stop.
-func tellProgress(w *backup.Writer, total int64, progress func(control.BackupProgress)) (stop func()) {
+// backupState is how far a call is. Its methods are safe for concurrent use.
+type backupState struct {
+	id          string // of what is there before the call
+	writer      atomic.Pointer[backup.Writer]
+	done, total atomic.Int64
+}
+
+// from has it follow a backup that is made.
+func (p *backupState) from(w *backup.Writer) { p.writer.Store(w) }
+
+func (p *backupState) now() control.BackupProgress {
+	out := control.BackupProgress{ID: p.id, Done: p.done.Load(), Total: p.total.Load()}
+	if w := p.writer.Load(); w != nil {
+		out.ID, out.Done = w.ID(), w.Copied()
+	}
+	out.Total = max(out.Total, out.Done)
+	return out
+}
+
+// tell tells of it until stop, also while nothing moves: who waits has a limit for silence, and a store may take its time.
+func (p *backupState) tell(progress func(control.BackupProgress)) (stop func()) {
 	end := make(chan struct{})
 	var done sync.WaitGroup
 	done.Go(func() {
 		tick := time.NewTicker(backupTick)
 		defer tick.Stop()
 		for {
-			copied := w.Copied()
-			progress(control.BackupProgress{ID: w.ID(), Done: copied, Total: max(total, copied)})
+			progress(p.now())
 			select {
 			case <-tick.C:
 			case <-end:

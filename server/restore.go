@@ -3,6 +3,7 @@ package server
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +20,8 @@ import (
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/backup"
+	"github.com/sluicemq/sluice/journal/tier/history"
+	"github.com/sluicemq/sluice/journal/tier/stores"
 )
 
 // Files of a data directory that came out of a backup.
@@ -32,20 +35,23 @@ var ErrDataInUse = errors.New("the data directory is not empty: a backup is rest
 
 // RestoreOptions say what is restored, and where.
 type RestoreOptions struct {
-	Store    string // as backup.store
-	ID       string // of the backup; "": the newest complete one
-	Data     string // directory: absent, empty, or what a restore has left that was cut
-	Verify   bool   // read all of it afterwards
-	Progress func(RestoreProgress)
-	Logger   *slog.Logger // nil: silent
-	FS       vfs.FS       // nil: the system's
+	Store  string // as backup.store
+	ID     string // of the backup; "": the newest complete one
+	Data   string // directory: absent, empty, or what a restore has left that was cut
+	Verify bool   // read all of it afterwards
+	// Where its history lies that had left the log: tier.store and its settings, read with Verify; "" or off: not named, and not read.
+	Tier         string
+	TierSettings map[string]string
+	Progress     func(RestoreProgress)
+	Logger       *slog.Logger // nil: silent
+	FS           vfs.FS       // nil: the system's
 }
 
 // RestoreProgress is how far a restore is: told by one goroutine, every half second and at the end of a step.
 type RestoreProgress struct {
 	ID          string
-	Step        string // "restore", "open", "read"
-	Done, Total int64  // bytes, or of "read" partitions
+	Step        string // "restore", "open", "read", "history"
+	Done, Total int64  // bytes, of "read" partitions, of "history" objects
 }
 
 // Restored is what a restore has brought back.
@@ -57,6 +63,7 @@ type Restored struct {
 	Restored time.Time     `json:"restored" yaml:"restored"`
 	Shards   int           `json:"shards" yaml:"shards"`
 	Bytes    int64         `json:"bytes" yaml:"bytes"`
+	Copy     string        `json:"copy" yaml:"copy"` // by chance: tells data directories apart that came out of one backup
 	Verified *VerifyReport `json:"verified,omitempty" yaml:"verified,omitempty"`
 }
 
@@ -71,6 +78,9 @@ type VerifyReport struct {
 	Batches    int64 `json:"batches" yaml:"batches"`
 	Records    int64 `json:"records" yaml:"records"`
 	Bytes      int64 `json:"bytes" yaml:"bytes"`
+	// Objects of the tier that the catalog names, and how many were read: all, or none if the store was not named.
+	TierObjects int64 `json:"tier_objects" yaml:"tier_objects"`
+	TierRead    int64 `json:"tier_read" yaml:"tier_read"`
 }
 
 // Restore writes a data directory from a backup: with it a node starts as after a crash at the moment that the backup holds, whatever its node.id.
@@ -104,14 +114,19 @@ func restoreFrom(ctx context.Context, st tier.Store, o RestoreOptions) (out *Res
 	if r.backup, err = backup.Open(ctx, st, o.ID); err != nil {
 		return nil, err
 	}
-	if err := r.begin(); err != nil {
+	if err := checkNode(&r.backup.Manifest); err != nil {
 		return nil, err
 	}
+	lock, err := r.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
 	if err := r.write(ctx); err != nil {
 		return nil, fmt.Errorf("restore backup %s: %w", o.ID, err)
 	}
 	m := &r.backup.Manifest
-	out = &Restored{ID: m.ID, Cluster: m.Cluster, Node: m.Node, Taken: m.Taken, Shards: m.Shards, Bytes: m.Bytes()}
+	out = &Restored{ID: m.ID, Cluster: m.Cluster, Node: m.Node, Taken: m.Taken, Shards: m.Shards, Bytes: m.Bytes(), Copy: rand.Text()}
 	if o.Verify {
 		if out.Verified, err = r.verify(ctx); err != nil {
 			return nil, fmt.Errorf("verify what backup %s was restored to: %w", o.ID, err)
@@ -132,30 +147,98 @@ type restorer struct {
 
 func (r *restorer) path(name string) string { return r.o.Data + "/" + name }
 
-// begin claims the directory: the file RESTORING is there before anything else, and goes at the end.
-func (r *restorer) begin() error {
-	if err := r.fs.MkdirAll(r.o.Data); err != nil {
-		return err
+// shardsMax is the most that cluster.shards can be.
+const shardsMax = 4096
+
+// checkNode tells whether a manifest can be that of a node's backup: it may have been made by anybody.
+func checkNode(m *backup.Manifest) error {
+	bad := func(reason string) error { return &backup.DamagedError{ID: m.ID, Object: "manifest", Reason: reason} }
+	if m.Shards < 1 || m.Shards > shardsMax || len(m.Cluster) > 64 || strings.ContainsFunc(m.Cluster, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return bad("no node has such a cluster")
 	}
-	names, err := r.fs.List(r.o.Data)
+	seen := make(map[string]bool, len(m.Files))
+	for i := range m.Files {
+		name := m.Files[i].Name
+		if seen[name] {
+			return bad("it has the file " + strconv.Quote(name) + " twice")
+		}
+		seen[name] = true
+	}
+	if !seen[rowsFile] || !seen[boundsFile] {
+		return bad("it lacks what every backup of a node has")
+	}
+	return nil
+}
+
+// begin claims the directory: the file RESTORING is there before anything else, is locked until the end, and then goes. It has the backup's name
+// before there is another file: an empty one is our own, or was cut at once.
+func (r *restorer) begin() (lock io.Closer, err error) {
+	if err := r.fs.MkdirAll(r.o.Data); err != nil {
+		return nil, err
+	}
+	names, err := r.others()
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > 0 {
+		if _, err := r.fs.Stat(r.path(restoringFile)); vfs.IsNotExist(err) {
+			return nil, fmt.Errorf("%w: %s holds %s", ErrDataInUse, r.o.Data, names[0])
+		}
+	}
+	if lock, err = r.fs.Lock(r.path(restoringFile)); err != nil {
+		if errors.Is(err, vfs.ErrLocked) {
+			err = fmt.Errorf("%w: another restore into %s is under way", ErrDataInUse, r.o.Data)
+		}
+		return nil, err
+	}
+	if err := r.clear(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
+}
+
+// clear removes what a restore has left that was cut, once nobody else can be at it, and its mark last.
+func (r *restorer) clear() error {
+	// Another restore may have ended before the lock was ours, and the directory be a node's now.
+	names, err := r.others()
 	if err != nil {
 		return err
 	}
-	if len(names) > 0 {
-		if !slices.Contains(names, restoringFile) {
-			return fmt.Errorf("%w: %s holds %s", ErrDataInUse, r.o.Data, names[0])
-		}
-		// A restore was cut: what it has left goes, and its mark last.
-		for _, name := range []string{"journal", "SHARDS", "CLUSTER", restoredFile} {
-			if err := vfs.RemoveAll(r.fs, r.path(name)); err != nil {
-				return err
-			}
-		}
-		if err := r.fs.SyncDir(r.o.Data); err != nil {
+	info, err := r.fs.Stat(r.path(restoringFile))
+	if err != nil {
+		return err
+	}
+	if len(names) > 0 && info.Size == 0 {
+		return errors.Join(fmt.Errorf("%w: %s holds %s", ErrDataInUse, r.o.Data, names[0]), r.fs.Remove(r.path(restoringFile)))
+	}
+	for _, name := range []string{"journal", "SHARDS", "CLUSTER", restoredFile} {
+		if err := vfs.RemoveAll(r.fs, r.path(name)); err != nil {
 			return err
 		}
 	}
-	return r.file(restoringFile, []byte(r.backup.ID+"\n"))
+	return r.mark()
+}
+
+// others are the names in the directory beside RESTORING. A file system of its own has a folder that says nothing.
+func (r *restorer) others() ([]string, error) {
+	names, err := r.fs.List(r.o.Data)
+	return slices.DeleteFunc(names, func(n string) bool { return n == restoringFile || n == "lost+found" }), err
+}
+
+// mark writes the backup's name into RESTORING as it is: a new file in its place would not be locked.
+func (r *restorer) mark() error {
+	f, err := r.fs.Open(r.path(restoringFile), vfs.Write|vfs.Create)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte(r.backup.ID+"\n"), 0)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return r.fs.SyncDir(r.o.Data)
 }
 
 func (r *restorer) file(name string, b []byte) error {
@@ -183,9 +266,6 @@ func (r *restorer) end(out *Restored) error {
 // write brings all files back.
 func (r *restorer) write(ctx context.Context) (err error) {
 	m := &r.backup.Manifest
-	if m.Shards < 1 || r.backup.File(rowsFile) == nil || r.backup.File(boundsFile) == nil {
-		return &backup.DamagedError{ID: m.ID, Object: "manifest", Reason: "it lacks what every backup of a node has"}
-	}
 	j, err := journal.NewRestorer(journal.Options{Dir: r.path("journal"), FS: r.fs, Logger: r.o.Logger})
 	if err != nil {
 		return err
@@ -287,7 +367,8 @@ func (r *restorer) verify(ctx context.Context) (rep *VerifyReport, err error) {
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	rep = new(VerifyReport)
-	if err := r.load(l, rep); err != nil {
+	manifest := history.NewManifest()
+	if err := r.load(l, manifest, rep); err != nil {
 		return nil, err
 	}
 	if err := checkBounds(l, bounds); err != nil {
@@ -303,15 +384,16 @@ func (r *restorer) verify(ctx context.Context) (rep *VerifyReport, err error) {
 		n++
 	}
 	r.tell("read", true, n, rep.Logs)
-	return rep, nil
+	return rep, r.readTier(ctx, manifest, rep)
 }
 
 // load has a core load rows and replay the log.
-func (r *restorer) load(l *journal.Log, rep *VerifyReport) error {
+func (r *restorer) load(l *journal.Log, manifest *history.Manifest, rep *VerifyReport) error {
 	catalog := newCatalogStore()
 	b := broker.New(broker.Options{EntryChanged: entriesChanged(catalog.Catalog), Shards: r.backup.Shards, Loops: 1, Logger: r.o.Logger,
 		ResolveTopic: resolveTopic})
 	defer b.Close()
+	b.UseTier(manifest)
 	catalog.group.b = b
 	b.Local(0).SetWake(func() {})
 	s := &logStorage{log: l, b: b, logger: r.o.Logger}
@@ -326,6 +408,27 @@ func (r *restorer) load(l *journal.Log, rep *VerifyReport) error {
 	}
 	rep.Entries, _ = b.CatalogSize()
 	return nil
+}
+
+// readTier reads all objects of the tier that the catalog names, if the store is named.
+func (r *restorer) readTier(ctx context.Context, manifest *history.Manifest, rep *VerifyReport) error {
+	rep.TierObjects = int64(manifest.Stats().Objects)
+	if rep.TierObjects == 0 || r.o.Tier == "" || r.o.Tier == "off" {
+		return nil
+	}
+	st, err := stores.Open(ctx, r.o.Tier, r.o.TierSettings)
+	if err != nil {
+		return err
+	}
+	for o := range manifest.All() {
+		r.tell("history", false, rep.TierRead, rep.TierObjects)
+		if err := history.Verify(ctx, st, o, 0, nil); err != nil {
+			return errors.Join(err, st.Close())
+		}
+		rep.TierRead++
+	}
+	r.tell("history", true, rep.TierRead, rep.TierObjects)
+	return st.Close()
 }
 
 // lookedAt is a log that stays as it is, whatever the core finds out while it loads: all that is there is read afterwards.

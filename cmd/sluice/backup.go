@@ -110,7 +110,11 @@ func (f *controlFlags) follow(cmd *cobra.Command, verb string, call func(ctx con
 		if m.Backup != nil {
 			last = m.Backup
 		}
-		line.show("%s %s: %s of %s", verb, m.Id, sizeText(m.Done), sizeText(m.Total))
+		if m.Total > 0 {
+			line.show("%s %s: %s of %s", verb, m.Id, sizeText(m.Done), sizeText(m.Total))
+		} else {
+			line.show("%s %s", verb, m.Id)
+		}
 	}
 }
 

@@ -43,12 +43,15 @@ func newRestoreCommand() *cobra.Command {
 			defer line.clear()
 			logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 			r, err := server.Restore(cmd.Context(), server.RestoreOptions{Store: from, ID: id, Data: loaded.Config.Node.Data, Verify: verify, Logger: logger,
+				Tier: loaded.Config.Tier.Store, TierSettings: loaded.Config.Tier.Settings.Values(),
 				Progress: func(p server.RestoreProgress) {
 					switch p.Step {
 					case "restore":
 						line.show("restore %s: %s of %s", p.ID, sizeText(p.Done), sizeText(p.Total))
 					case "open":
 						line.show("bring up %s", p.ID)
+					case "history":
+						line.show("read history of %s: %d of %d objects", p.ID, p.Done, p.Total)
 					default:
 						line.show("read %s: %d of %d partitions", p.ID, p.Done, p.Total)
 					}
@@ -80,7 +83,14 @@ func restoredRows(r *server.Restored) [][]string {
 	if v == nil {
 		return append(rows, []string{"VERIFIED", "no: checksums of the objects alone"})
 	}
-	return append(rows, []string{"VERIFIED", "all of it was read"}, []string{"TOPICS", number(v.Topics)}, []string{"PARTITIONS", number(v.Partitions)},
+	if v.TierObjects > 0 {
+		tiered := number(v.TierRead) + " of " + number(v.TierObjects) + " objects were read"
+		if v.TierRead == 0 {
+			tiered = number(v.TierObjects) + " objects were not read: tier.store is off"
+		}
+		rows = append(rows, []string{"TIER", tiered})
+	}
+	return append(rows, []string{"VERIFIED", "all of the backup was read"}, []string{"TOPICS", number(v.Topics)}, []string{"PARTITIONS", number(v.Partitions)},
 		[]string{"SESSIONS", number(v.Sessions)}, []string{"RETAINED", number(v.Retained)},
 		[]string{"CATALOG", number(v.Entries)}, []string{"RECORDS", number(v.Records)}, []string{"BATCHES", number(v.Batches)})
 }

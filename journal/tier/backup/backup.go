@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -272,7 +273,7 @@ func (m *Manifest) check(id string) error {
 		f := &m.Files[i]
 		size := int64(0)
 		for k := range f.Parts {
-			if f.Parts[k].Size < 0 || tier.CheckName(objectName(id, f.Parts[k].Object)) != nil {
+			if f.Parts[k].Size < 0 || f.Parts[k].Size > math.MaxInt64-size || tier.CheckName(objectName(id, f.Parts[k].Object)) != nil {
 				return damaged("bad part of " + f.Name)
 			}
 			size += f.Parts[k].Size

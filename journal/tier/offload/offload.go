@@ -182,6 +182,7 @@ type Offloader struct {
 	doomed  []doomed                             // objects without a row, to be removed
 	scanAt  time.Duration                        // when orphans are looked for next
 	search  *search                              // for them, under way; nil: none is
+	guarded bool                                 // what other nodes have written, and this one needs, is held
 	known   bool                                 // the manifest has been told of partitions that are gone
 	cond    condition                            // what Put can do
 	more    bool                                 // the turn ended before its work

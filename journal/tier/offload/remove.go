@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
@@ -36,6 +37,9 @@ func (f *Offloader) scanEvery() time.Duration { return max(f.o.OrphanGrace/orpha
 
 // remove has rows and objects go that nobody needs, and looks for orphans.
 func (f *Offloader) remove(ctx context.Context) error {
+	if err := f.guard(ctx); err != nil {
+		return err
+	}
 	if err := f.forget(ctx); err != nil {
 		return err
 	}
@@ -111,8 +115,11 @@ func (f *Offloader) forget(ctx context.Context) error {
 // stays in the store: a rebuild has brought a deleted topic back meanwhile.
 func (f *Offloader) deleteDoomed(ctx context.Context) error {
 	now := f.clk.Mono()
+	if !slices.ContainsFunc(f.doomed, func(d doomed) bool { return d.at <= now }) {
+		return nil
+	}
+	holds, failed := f.holds(ctx) // after their rows are gone: who needs them by a row has said so before it was
 	kept := f.doomed[:0]
-	var failed error
 	for i, d := range f.doomed {
 		if id, ok := object.ParseName(d.name); ok && f.o.Manifest.Has(id) {
 			continue
@@ -120,6 +127,9 @@ func (f *Offloader) deleteDoomed(ctx context.Context) error {
 		if now < d.at || failed != nil || ctx.Err() != nil {
 			kept = append(kept, d)
 			continue
+		}
+		if id, ok := object.ParseName(d.name); !ok || holds.has(id) {
+			continue // a search removes it once it is held no more
 		}
 		f.step("deleting")
 		if err := f.once(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, d.name) }); err != nil {
@@ -141,8 +151,10 @@ type search struct {
 	after   string
 	ids     []object.ID // of the manifest when the search began, in order; those that the walk has not come to
 	own     map[record.Epoch]bool
+	holds   held
 	orphans int
 	missing int
+	held    int // orphans that stay
 }
 
 // ownEpochs are those of the objects that nobody but this node has written. What is not in one of them is never removed from the store.
@@ -168,7 +180,11 @@ func (f *Offloader) scan(ctx context.Context) error {
 	}
 	s := f.search
 	pages := 0
-	err := f.list(ctx, "", s.after, func(i *tier.Info) error {
+	var err error
+	if s.holds, err = f.holds(ctx); err != nil { // in each turn: a search takes some
+		return err
+	}
+	err = f.list(ctx, "", s.after, func(i *tier.Info) error {
 		if pages++; pages > scanPages*tier.MaxPage {
 			return errEnough
 		}
@@ -196,6 +212,12 @@ func (f *Offloader) scan(ctx context.Context) error {
 	}
 	f.scanAt = f.clk.Mono() + f.scanEvery()
 	f.scanned(s)
+	if s.held > 0 {
+		f.log.Info("objects that nobody needs but backups, or nodes that came out of them, stay in the store", "objects", s.held)
+	}
+	if err := f.releaseForeign(ctx); err != nil {
+		return err
+	}
 	return f.sweep(ctx)
 }
 
@@ -221,6 +243,10 @@ func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier
 		return err
 	}
 	if made.IsZero() || f.clk.Now().Sub(made) < f.o.OrphanGrace {
+		return nil
+	}
+	if s.holds.has(id) {
+		s.held++
 		return nil
 	}
 	s.orphans++

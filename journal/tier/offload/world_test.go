@@ -670,7 +670,7 @@ func (s *memStore) names() []string {
 
 // objectNames are those of objects, in order.
 func (s *memStore) objectNames() []string {
-	return slices.DeleteFunc(s.names(), func(n string) bool { return strings.HasPrefix(n, epochPrefix) })
+	return slices.DeleteFunc(s.names(), func(n string) bool { return strings.HasPrefix(n, epochPrefix) || strings.HasPrefix(n, holdPrefix) })
 }
 
 // has makes sure that a run of an object has a batch.
