@@ -45,6 +45,7 @@ def run(c):
                 assert server.poll() is None, "MinIO has ended"
                 time.sleep(0.2)
         both(c, {"SLUICE_TEST_S3": f"http://127.0.0.1:{port}/vault", "SLUICE_TEST_S3_KEY": "interopuser", "SLUICE_TEST_S3_SECRET": "interopsecret"})
+        tierstore.go_test(c, {"SLUICE_TEST_MINIO": binary}, "./test/tier", "^TestService", r"--- (PASS|FAIL|SKIP): ((TestService\w+)) ", "no MinIO is named")
     finally:
         server.terminate()
         server.wait(30)
