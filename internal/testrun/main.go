@@ -65,6 +65,13 @@ func main() {
 		args = appendIf(args, *short, "-short")
 		args = appendIf(args, *run != "", "-run="+*run)
 		args = appendIf(args, *tags != "", "-tags="+*tags)
+		if *run != "" {
+			var err error
+			if patterns, err = having(*run, patterns); err != nil {
+				t.ok("packages with such tests", err)
+				break
+			}
+		}
 		goTest(&t, append(args, patterns...), *race)
 	}
 	fmt.Println(t)

@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	mutants = flag.Int("mutants", 120, "how many changed requests of each API TestMutants sends")
-	seed    = flag.Uint64("seed", 0, "of TestMutants; 0 draws one")
+	mutants = flag.Int("mutants", 120, "how many changed requests of each API TestHostileMutations sends")
+	seed    = flag.Uint64("seed", 0, "of TestHostileMutations; 0 draws one")
 )
 
 func (c *cluster) dial() net.Conn {
@@ -104,9 +104,9 @@ func TestBrokenStreams(t *testing.T) {
 	c.serves("after")
 }
 
-// TestMutants sends requests of every API with bytes changed, cut and grown, each on a connection that a good request begins. The node may
+// TestHostileMutations sends requests of every API with bytes changed, cut and grown, each on a connection that a good request begins. The node may
 // answer or hang up, and goes on for others.
-func TestMutants(t *testing.T) {
+func TestHostileMutations(t *testing.T) {
 	c := start(t, "kafka.request_size=1MiB", "journal.durability=async", "limits.packet_size=256KiB")
 	c.serves("before")
 	if *seed == 0 {
