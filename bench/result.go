@@ -277,8 +277,10 @@ func (s *Result) WriteTable(w io.Writer) error {
 	if s.Balance != nil {
 		row("balance", "%d to %d deliveries a member", s.Balance.Least, s.Balance.Most)
 	}
-	row("generator", "%.2f s of CPU, %.2f cores in the measured part, %.2f s without a processor, %d sends held up by the broker",
-		s.Generator.CPUSeconds, s.Generator.BusyCores, s.Generator.WaitSeconds, s.Generator.Held)
+	if s.Generator.CPUSeconds > 0 { // of a part of a mixed run the whole has it
+		row("generator", "%.2f s of CPU, %.2f cores in the measured part, %.2f s without a processor, %d sends held up by the broker",
+			s.Generator.CPUSeconds, s.Generator.BusyCores, s.Generator.WaitSeconds, s.Generator.Held)
+	}
 	spread("late sends µs", s.Generator.Late)
 	for _, n := range s.Notes {
 		row("note", "at %.1f s: %s (%d times)", n.Second, n.Text, n.Count)

@@ -313,18 +313,25 @@ func (r *recorder) finish() {
 	r.close(int64(len(r.points)))
 }
 
-// trimmed drops what is empty at the end.
+// trimmed drops what is empty at the end. Connections that stand are no load, unless there was never any other.
 func trimmed(points []Point) []Point {
-	n := len(points)
-	for n > 0 {
-		p := points[n-1]
-		p.Second, p.GeneratorCores, p.Connected = 0, 0, 0
-		if p != (Point{}) {
-			break
+	end := func(standing bool) int {
+		for n := len(points); n > 0; n-- {
+			p := points[n-1]
+			p.Second, p.GeneratorCores = 0, 0
+			if !standing {
+				p.Connected = 0
+			}
+			if p != (Point{}) {
+				return n
+			}
 		}
-		n--
+		return 0
 	}
-	return points[:n]
+	if n := end(false); n > 0 {
+		return points[:n]
+	}
+	return points[:end(true)]
 }
 
 // fillMixedSeries adds the seconds of the parts up, which have one clock: what the processes used is of the whole's own recorder.

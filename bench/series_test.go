@@ -156,3 +156,15 @@ other 1
 		}
 	}
 }
+
+// Connections that stand are all that a part without load has to show.
+func TestTrimmed(t *testing.T) {
+	idle := []Point{{Second: 0, Connected: 3}, {Second: 1, Connected: 3}, {Second: 2}}
+	if got := trimmed(idle); len(got) != 2 {
+		t.Errorf("%+v", got)
+	}
+	load := []Point{{Second: 0, Connected: 3, Sent: 1}, {Second: 1, Connected: 3}}
+	if got := trimmed(load); len(got) != 1 {
+		t.Errorf("%+v", got)
+	}
+}

@@ -157,7 +157,17 @@ func Warnings(items []Item) []string {
 
 // settings are those that make two results of one scenario alike. Rate is not among them: ladders and sweeps vary it.
 func settings(r *bench.Result) string {
+	if len(r.Parts) > 0 {
+		var all []string
+		for _, p := range r.Parts {
+			all = append(all, p.Name+": "+settings(p))
+		}
+		return strings.Join(all, "; ")
+	}
 	c := &r.Config
+	if c.Publishers+c.Subscribers == 0 && c.Connections > 0 {
+		return fmt.Sprintf("%d connections", c.Connections)
+	}
 	s := fmt.Sprintf("%d publishers, %d subscribers, %d bytes, QoS %d, %d in flight", c.Publishers, c.Subscribers, c.Payload, c.QoS, c.Inflight)
 	if c.Durable {
 		s += ", durable"
