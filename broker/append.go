@@ -59,6 +59,7 @@ type AppendOptions struct {
 	Transactional bool // the request names a transaction
 	Silent        bool // nobody waits for the end
 	Internal      bool // a topic of the broker's own may be written to
+	Leader        bool // the end is told once the leader's log has it (acks=1), and not when all in-sync replicas do
 	// Held holds the batch: it is retained until the batch is in the log's buffer, and nothing is copied before. nil: it is a view that dies
 	// with the call.
 	Held alloc.Ref
@@ -86,6 +87,7 @@ type pendingBatch struct {
 	held       alloc.Ref // holds data; nil: the list does
 	info       batchInfo
 	appendTime int64         // -1: not set by the broker
+	early      bool          // who waits hears of it when it is in the leader's log
 	duplicate  bool          // of one that is before it: it is answered with that one's place
 	acc        *accumulation // of what came record by record: data is made of it when it is gathered
 	failed     bool
@@ -120,7 +122,7 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 		return err
 	}
 	pb := pendingBatch{part: p, app: a, tok: t, appendTime: -1, info: infoOf(b, 0, now)}
-	if o.Silent {
+	if pb.early = o.Leader; o.Silent {
 		pb.app = nil
 	}
 	if spec.Config.LogAppendTime {
@@ -128,13 +130,9 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 	}
 	s := p.shard
 	s.mu.Lock()
-	if p.topic.Dropped() {
+	if err := p.takesLocked(); err != nil {
 		s.mu.Unlock()
-		return ErrUnknownTopic
-	}
-	if p.topic.held.Load() {
-		s.mu.Unlock()
-		return ErrRestoring
+		return err
 	}
 	idempotent := pb.info.producer != record.NoProducer
 	if idempotent {
@@ -169,6 +167,19 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 		o.Held.Retain()
 	}
 	l.addBatch(s, f, &pb)
+	return nil
+}
+
+// takesLocked says why the partition takes no batch here and now, if so.
+func (p *Partition) takesLocked() error {
+	switch {
+	case p.topic.Dropped():
+		return ErrUnknownTopic
+	case !p.shard.leadsLocked():
+		return ErrNotLeader
+	case p.topic.held.Load():
+		return ErrRestoring
+	}
 	return nil
 }
 
@@ -308,6 +319,7 @@ const batchCost = record.FrameHeaderSize + 16
 // addBatch ends an append: s.mu is held, and let go of.
 func (l *Local) addBatch(s *shard, f *pending, pb *pendingBatch) {
 	f.batches = append(f.batches, *pb)
+	f.early = f.early || pb.early
 	if n := len(pb.data); n > 0 {
 		f.batchBytes += n + batchCost
 		f.size += n + batchCost

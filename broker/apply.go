@@ -204,20 +204,23 @@ func (l *Local) deliverKept(s *shard, mt *match, m *Message, seq uint64, refs *r
 // fail answers everybody in a pending list that could not be written. The tables never saw it.
 func (l *Local) fail(s *shard, p *pending, err error) {
 	for i := range p.entries {
-		e := &p.entries[i]
-		if e.bundle != nil {
-			putBundle(e.bundle)
-		}
-		if e.failed != nil {
-			e.failed(err)
-			continue
-		}
-		l.complete(e.c, Result{Token: e.tok, Err: err})
+		l.failEntry(&p.entries[i], err)
 	}
 	if len(p.batches) > 0 {
 		l.failBatches(p, err)
 	}
 	s.recycle(p)
+}
+
+func (l *Local) failEntry(e *entry, err error) {
+	if e.bundle != nil {
+		putBundle(e.bundle)
+	}
+	if e.failed != nil {
+		e.failed(err)
+		return
+	}
+	l.complete(e.c, Result{Token: e.tok, Err: err})
 }
 
 // The commands of a shard. Their numbers are on disk.

@@ -28,6 +28,11 @@ type Options struct {
 	EntryChanged func(changes []CatalogEntry)
 	// Volatile says that the log keeps nothing over a restart: sessions end with their connections.
 	Volatile bool
+	// Replicated says that shards have replicas on other nodes: each waits for Lead or FollowLeader. Else the node leads all of them by itself.
+	Replicated bool
+	// ShardMoved is told that a replicated shard's ReplicaState has changed. Any goroutine calls it; it must not block, nor call the Broker. nil:
+	// nobody wants to know.
+	ShardMoved func(shard record.ShardID)
 }
 
 // protocolLevels is how deep a topic of 65,535 bytes can be: what the tables take. Limits.FilterLevels bounds what comes from clients, and
@@ -96,11 +101,12 @@ type Broker struct {
 	appending  atomic.Int64 // bytes of streams in pending lists
 	openedHeld atomic.Int64 // of opened batches that wait for another turn
 	bindings   atomic.Pointer[bindingSet]
-	bound      atomic.Uint64                     // moves with the bindings
-	unbinding  atomic.Int64                      // partitions that nothing binds any more and whose records are not all given yet
-	extra      []byte                            // the committer's
-	run        uint64                            // of 32 bits: another for each start of the node
-	strays     map[record.PartitionID][]strayRow // at recovery
+	bound      atomic.Uint64                        // moves with the bindings
+	unbinding  atomic.Int64                         // partitions that nothing binds any more and whose records are not all given yet
+	extra      []byte                               // the committer's
+	run        uint64                               // of 32 bits: another for each start of the node
+	strays     map[record.PartitionID][]strayRow    // at recovery
+	unknown    map[record.PartitionID]partitionEnds // of a node that is one of several, since the log was opened: shard 0 has yet to make them
 	stats      Stats
 	failure    atomic.Pointer[error]
 	reserved   atomic.Bool           // the log is in what it has set aside for a full disk
@@ -164,7 +170,11 @@ func New(o Options) *Broker {
 		b.locals = append(b.locals, newLocal(b, i, o.Loops))
 	}
 	for i := range o.Shards {
-		b.shards = append(b.shards, newShard(record.ShardID(i), b.locals[i%o.Loops]))
+		s := newShard(record.ShardID(i), b.locals[i%o.Loops])
+		if o.Replicated {
+			s.rep = new(replica)
+		}
+		b.shards = append(b.shards, s)
 	}
 	b.fetcher = newFetcher(b)
 	b.compaction.b = b

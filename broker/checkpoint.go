@@ -36,6 +36,8 @@ const (
 	rowEntry        = 'C' // of the catalog
 
 	rowTier = 'h' // of the tier's manifest
+
+	rowEpochs = 'z' // of a replicated shard's leaders
 )
 
 // dirtyRows is what changed in a shard since its last checkpoint. Guarded by the shard's lock.
@@ -156,6 +158,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 	rows = s.collectTopicsLocked(b, rows)
 	rows = s.collectEntriesLocked(b, rows)
 	rows = s.collectTierLocked(b, rows)
+	rows = s.rep.collectLocked(s, rows)
 	*r = dirtyRows{}
 	// Numbers of sessions and filters are never given out twice, even if their bearers are gone from the tables.
 	meta := binary.AppendUvarint(nil, max(s.mu.appliedSeq, 1))
@@ -196,6 +199,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.entryAgainLocked(key)
 		case rowTier:
 			s.tierAgainLocked(key)
+		case rowEpochs:
+			s.rep.saved = 0
 		case rowProducer, rowAborted, rowLogStart, rowRelayed:
 			s.streamAgainLocked(&rows[i])
 		case rowQueue:
@@ -327,6 +332,7 @@ func (b *Broker) Load(st Checkpoints) error {
 		}
 		s.mu.Lock()
 		s.mu.index, s.mu.applied = applied, applied
+		s.rep.loadedLocked(applied)
 		s.mu.Unlock()
 	}
 	return nil
@@ -379,6 +385,8 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		return s.loadEntryRow(b, key, value)
 	case rowTier:
 		return s.loadTierRow(b, key, value)
+	case rowEpochs:
+		return s.loadEpochs(value)
 	case rowTxnID, rowTxnOffsets, rowProducerIDs:
 		return s.loadTxnIDRow(b, kind, key, value)
 	default:
@@ -396,10 +404,24 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 	s.mu.Lock()
 	old := f.Index <= s.mu.applied
 	s.mu.Unlock()
-	b.setCommitted(end)
+	before := b.setCommitted(end)
+	if s.rep != nil {
+		return b.replayReplicated(s, &f, before, end)
+	}
 	if old {
 		return nil
 	}
+	if err := b.applyFrame(s, &f); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.mu.index, s.mu.applied, s.mu.place = f.Index, f.Index, end
+	s.mu.Unlock()
+	return nil
+}
+
+// applyFrame changes the tables by a frame as the log has it. The caller sees to it that it is the next one of its shard.
+func (b *Broker) applyFrame(s *shard, f *record.Frame) error {
 	switch f.Kind {
 	case record.KindRecords:
 		batch, _, err := record.ParseBatch(record.FrameBatch(f.Payload))
@@ -409,7 +431,7 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 		if f.Partition == unboundPartition(s.id) {
 			s.applyRecords(b, record.FrameExtra(f.Payload), batch, uint64(batch.BaseOffset()))
 		} else {
-			s.replayBatch(b, &f, batch)
+			s.replayBatch(b, f, batch)
 		}
 	case record.KindCommand:
 		s.applyCommands(b, f.Payload)
@@ -418,9 +440,6 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 			return fmt.Errorf("frame %d of shard %d has kind %d, which this version does not know", f.Index, f.Shard, f.Kind)
 		}
 	}
-	s.mu.Lock()
-	s.mu.index, s.mu.applied, s.mu.place = f.Index, f.Index, end
-	s.mu.Unlock()
 	return nil
 }
 
@@ -428,6 +447,11 @@ func (b *Broker) Replay(f record.Frame, end Place) error {
 // what they had finished. Before Start.
 func (b *Broker) Recovered() {
 	b.recovering = false
+	if b.opts.Replicated {
+		b.revivePartitions()
+		b.kickReplicas()
+		return // the rest is the leader's, when it begins
+	}
 	now := b.nowMilli()
 	known := make(map[uint64]bool)
 	taken := make([]uint64, len(b.shards)) // the highest start of a subscription, by shard

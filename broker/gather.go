@@ -88,6 +88,11 @@ const groupSlack = 3*record.FrameHeaderSize + 128
 func (b *Broker) takePending(s *shard, used, max int) (p *pending, left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.rep != nil {
+		if p, left, done := b.takeReplicatedLocked(s, used, max); done {
+			return p, left
+		}
+	}
 	p = s.mu.fill
 	if room := max - used - groupSlack; p.size > room {
 		least := p.size - p.batchBytes
@@ -110,6 +115,7 @@ func (b *Broker) takePending(s *shard, used, max int) (p *pending, left bool) {
 // takeLocked gives the frames that p becomes their indexes, and lets those go on who waited for room.
 func (s *shard) takeLocked(p *pending) {
 	s.mu.unapplied++
+	before := s.mu.index
 	if p.records > 0 {
 		s.mu.index++
 	}
@@ -117,7 +123,10 @@ func (s *shard) takeLocked(p *pending) {
 	if len(p.cmds) > 0 {
 		s.mu.index++
 	}
-	p.index = s.mu.index
+	p.index, p.took = s.mu.index, s.mu.index-before
+	if s.rep != nil {
+		p.epoch, p.gen = s.rep.epoch, s.rep.gen
+	}
 	if s.mu.waiting != nil {
 		for _, c := range s.mu.waiting {
 			c.local.post(post{kind: postResume, c: c})
@@ -139,6 +148,13 @@ func (b *Broker) putBack(rest []*shard) {
 
 // sealPending finishes the batch and appends the frames of p.
 func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
+	if s.rep != nil {
+		return b.sealReplicated(dst, s, p)
+	}
+	return b.sealFrames(dst, s, p)
+}
+
+func (b *Broker) sealFrames(dst []byte, s *shard, p *pending) []byte {
 	index := p.index - uint64(p.frames)
 	if len(p.cmds) > 0 {
 		index--
@@ -146,7 +162,7 @@ func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
 	if p.records > 0 {
 		p.sealed = p.builder.Finish(&record.BatchOptions{BaseOffset: record.Offset(p.baseSeq)})
 		p.batch = p.sealed
-		f := record.Frame{Kind: record.KindRecords, Shard: s.id, Index: index, Partition: unboundPartition(s.id)}
+		f := record.Frame{Kind: record.KindRecords, Shard: s.id, Epoch: p.epoch, Index: index, Partition: unboundPartition(s.id)}
 		var at int
 		dst, at = record.BeginFrame(dst, &f)
 		dst = record.BeginRecordsPayload(dst, p.extra)
@@ -157,7 +173,7 @@ func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
 		dst = b.appendBatchFrames(dst, s, p, index+1)
 	}
 	if len(p.cmds) > 0 {
-		f := record.Frame{Kind: record.KindCommand, Shard: s.id, Index: p.index}
+		f := record.Frame{Kind: record.KindCommand, Shard: s.id, Epoch: p.epoch, Index: p.index}
 		var at int
 		dst, at = record.BeginFrame(dst, &f)
 		dst = append(dst, p.cmds...)
@@ -168,8 +184,13 @@ func (b *Broker) sealPending(dst []byte, s *shard, p *pending) []byte {
 
 // Committed tells that the group gathered last is durable; end is where it ends. Each shard's home loop applies its part.
 func (b *Broker) Committed(end Place) {
-	b.setCommitted(end)
+	before := b.setCommitted(end)
 	for i, g := range b.flight {
+		if g.s.rep != nil {
+			b.replicatedDurable(g.s, g.p, before, end)
+			b.flight[i] = gathered{}
+			continue
+		}
 		g.s.home.post(post{kind: postApply, s: g.s, p: g.p, place: end})
 		b.flight[i] = gathered{}
 	}
@@ -205,6 +226,11 @@ func (b *Broker) failWaiting(err error) {
 		s.mu.Lock()
 		p := s.mu.fill
 		s.mu.fill, s.mu.dirty = nil, false
+		if p == nil { // of a replicated shard
+			s.rep.lostLocked(s, nil)
+			s.mu.Unlock()
+			continue
+		}
 		s.takeLocked(p)
 		s.rollBackLocked(p)
 		s.mu.Unlock()
@@ -219,10 +245,11 @@ func (b *Broker) committed() Place {
 	return b.end.place
 }
 
-func (b *Broker) setCommitted(p Place) {
+func (b *Broker) setCommitted(p Place) (before Place) {
 	b.end.Lock()
 	defer b.end.Unlock()
-	b.end.place = p
+	before, b.end.place = b.end.place, p
+	return before
 }
 
 // writable says why nothing can be journaled now, if so.

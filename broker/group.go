@@ -177,6 +177,13 @@ func (l *Local) groupFor(s *shard, key groupKey) (*group, error) {
 	if g := l.groupTable.groups[key]; g != nil {
 		return g, nil
 	}
+	if !s.leads() {
+		return nil, ErrNotLeader
+	}
+	return l.addGroup(s, key)
+}
+
+func (l *Local) addGroup(s *shard, key groupKey) (*group, error) {
 	if l.b.stats.Groups.Load() >= int64(l.b.groupLimits().Groups) {
 		return nil, ErrQuota
 	}

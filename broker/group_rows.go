@@ -285,31 +285,36 @@ func (s *shard) loadGroupRow(kind byte, key, value []byte) bool {
 // time to be heard of again.
 func (b *Broker) reviveGroups() {
 	for _, s := range b.shards {
-		l := s.home
-		s.mu.Lock()
-		for key, row := range s.mu.groupRows {
-			g, err := l.groupFor(s, key)
-			if err != nil {
-				b.logger.Error("group is left out: there are too many", "group", key.id)
-				continue
-			}
-			if row.meta == nil {
-				continue
-			}
-			if !g.decodeRow(row) {
-				b.logger.Error("group's members cannot be read: they join again", "group", key.id)
-				g.members, g.static, g.consumer = make(map[string]*member), nil, nil
-				g.changes.whole = true
-				continue
-			}
-			if len(g.members) > 0 {
-				g.state = GroupStable
-			}
-			for _, m := range g.members {
-				g.heard(m)
-			}
-			g.reviveConsumers()
+		s.home.reviveGroups(s)
+	}
+}
+
+// reviveGroups is the same for one shard, on its home loop.
+func (l *Local) reviveGroups(s *shard) {
+	b := l.b
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, row := range s.mu.groupRows {
+		g, err := l.addGroup(s, key)
+		if err != nil {
+			b.logger.Error("group is left out: there are too many", "group", key.id)
+			continue
 		}
-		s.mu.Unlock()
+		if row.meta == nil {
+			continue
+		}
+		if !g.decodeRow(row) {
+			b.logger.Error("group's members cannot be read: they join again", "group", key.id)
+			g.members, g.static, g.consumer = make(map[string]*member), nil, nil
+			g.changes.whole = true
+			continue
+		}
+		if len(g.members) > 0 {
+			g.state = GroupStable
+		}
+		for _, m := range g.members {
+			g.heard(m)
+		}
+		g.reviveConsumers()
 	}
 }

@@ -159,7 +159,7 @@ func (l *Local) moveSession(sess *Session, to []shardSeq, dropped *[DropReasons]
 		c.local.Run(func() { c.local.dropTo(c, sess, to, why) })
 		return
 	}
-	if sess.d.ending || l.b.writable() != nil {
+	if sess.d.ending || l.b.writable() != nil || !home.leadsLocked() {
 		home.mu.Unlock()
 		return
 	}

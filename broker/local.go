@@ -69,6 +69,7 @@ const (
 	postAppended
 	postResumeAppender
 	postWatch
+	postReplicated
 )
 
 // post is what crosses from one goroutine to a loop. One struct for all kinds keeps the inbox free of allocations.
@@ -181,6 +182,8 @@ func (l *Local) handle(p *post) {
 		if p.app.starved = false; p.app.sink != nil {
 			p.app.sink.Resume()
 		}
+	case postReplicated:
+		l.applyReplicated(p.s)
 	case postWatch:
 		p.watcher.woken(p.res.Token)
 	}

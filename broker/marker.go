@@ -111,6 +111,11 @@ func (b *Broker) appendMarker(p *Partition, producer int64, epoch int16, commit 
 		done(nil)
 		return
 	}
+	if !s.leadsLocked() {
+		s.mu.Unlock()
+		done(ErrNotLeader)
+		return
+	}
 	s.placeLocked(&pb)
 	p.expectProducerLocked(&pb.info, -1)
 	s.home.addBatch(s, s.pendingLocked(), &pb)

@@ -135,6 +135,10 @@ func (l *Local) promiseRetained(c *Client, job *retainedJob) (more bool) {
 func (l *Local) journalRetained(c *Client, job *retainedJob, bu *bundle, size int) bool {
 	f, s := c.feed, c.sess.shard
 	s.mu.Lock()
+	if !s.leadsLocked() { // the connection is being ended
+		s.mu.Unlock()
+		return false
+	}
 	p, ok := s.fillLocked(size)
 	if !ok {
 		s.waitLocked(c)

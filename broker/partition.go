@@ -77,8 +77,9 @@ func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partitio
 	s.mu.streams = append(s.mu.streams, p)
 	s.mu.Unlock()
 	b.stats.Partitions.Add(1)
-	if b.recovering {
+	if b.recovering || b.opts.Replicated {
 		b.claimRows(p)
+		b.claimEnd(p)
 	}
 	return p
 }
@@ -88,7 +89,7 @@ func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partitio
 func (b *Broker) revivePartitions() {
 	b.topicTable.partitions.Range(func(_, v any) bool {
 		p := v.(*Partition)
-		start, end := b.streams.Bounds(p.id)
+		start, end := b.boundsOf(p.id)
 		known := p.LogStart()
 		if known > start || known > 0 && b.tier.used { // a manifest is to know all of them: an object that is on its way may come later
 			b.log.SetLogStart(p.id, known)
@@ -102,12 +103,63 @@ func (b *Broker) revivePartitions() {
 		s.mu.Unlock()
 		return true
 	})
+	if b.opts.Replicated {
+		b.keepUnknown()
+		return
+	}
 	b.dropStrayRows()
 	for _, id := range b.streams.Partitions() {
 		if id > record.PartitionID(len(b.shards)) && b.partition(id) == nil {
 			b.log.DropPartition(id) // its topic went just before the last run ended
 		}
 	}
+}
+
+// partitionEnds is where a partition began and ended when the log was opened.
+type partitionEnds struct{ start, end record.Offset }
+
+// boundsOf are the log's, without what waits for the high watermark.
+func (b *Broker) boundsOf(id record.PartitionID) (start, end record.Offset) {
+	start, end = b.streams.Bounds(id)
+	for _, s := range b.shards {
+		end = s.rep.endOf(id, end)
+	}
+	return start, end
+}
+
+// keepUnknown remembers of partitions that shard 0 has yet to make where they end, and keeps their rows, for its frames may come later than theirs.
+func (b *Broker) keepUnknown() {
+	next := b.shards[0].mu.nextPartition
+	for _, id := range b.streams.Partitions() {
+		if id <= record.PartitionID(len(b.shards)) || b.partition(id) != nil {
+			continue
+		}
+		if id < next {
+			b.log.DropPartition(id)
+			continue
+		}
+		start, end := b.boundsOf(id)
+		if b.unknown == nil {
+			b.unknown = make(map[record.PartitionID]partitionEnds)
+		}
+		b.unknown[id] = partitionEnds{start, end}
+	}
+}
+
+// claimEnd gives a new partition its end, if it was there when the log was opened.
+func (b *Broker) claimEnd(p *Partition) {
+	e, ok := b.unknown[p.id]
+	if !ok {
+		return
+	}
+	delete(b.unknown, p.id)
+	s := p.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.mu.next = max(p.mu.next, e.end, p.LogStart())
+	p.highWatermark.Store(int64(p.mu.next))
+	p.logStart.Store(min(max(p.logStart.Load(), int64(e.start)), int64(p.mu.next)))
+	p.lastStable.Store(int64(p.stableLocked()))
 }
 
 // dropPartition tells the journal that nobody needs the partition's records any more, and those who wait for more that there is none.

@@ -73,6 +73,10 @@ func (l *Local) routeNow(mt *match, m *Message) Outcome {
 func (l *Local) transient(c *Client, mt *match, m *Message, t Token) (Outcome, error) {
 	s := l.b.shardOf(c.tenant, m.Topic)
 	s.mu.Lock()
+	if !s.leadsLocked() {
+		s.mu.Unlock()
+		return 0, ErrNotLeader
+	}
 	p, ok := s.fillLocked(len(m.Topic) + len(m.Payload) + len(m.Props))
 	if !ok {
 		s.waitLocked(c)
@@ -112,6 +116,10 @@ func (l *Local) journal(c *Client, tenant uint32, mt *match, m *Message, dedupe,
 	in.RawHeaders = l.headers
 	s := l.b.shardOf(tenant, m.Topic)
 	s.mu.Lock()
+	if !s.leadsLocked() {
+		s.mu.Unlock()
+		return 0, ErrNotLeader
+	}
 	p, ok := s.fillLocked(record.InputSize(&in))
 	if !ok {
 		if c != nil {

@@ -430,6 +430,11 @@ func (l *Local) journalChunk(p *Partition, r *relay) {
 func (l *Local) keepRetained(m *Message, loose bool, settle func(error)) {
 	s := l.b.shardOf(0, m.Topic)
 	s.mu.Lock()
+	if !s.leadsLocked() {
+		s.mu.Unlock()
+		settle(ErrNotLeader)
+		return
+	}
 	p, ok := s.fillLocked(len(m.Topic) + len(m.Payload) + len(m.Props))
 	if !ok {
 		p = s.mu.fill // a chunk is bounded
@@ -456,6 +461,11 @@ func (l *Local) journalLinks(p *Partition, r *relay) {
 	now := l.nowMilli()
 	m := new(Message)
 	s.mu.Lock()
+	if !s.leadsLocked() {
+		s.mu.Unlock()
+		l.dropChunk(r)
+		return
+	}
 	f := s.pendingLocked()
 	for i := range r.chunk.msgs {
 		c := r.chunk.view(i, m)

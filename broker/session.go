@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"math"
 	"sync/atomic"
 	"time"
@@ -416,13 +417,17 @@ func (l *Local) detach(c *Client) {
 	cmd = l.appendProgress(cmd, c)
 	e := entry{
 		done: func() { l.Run(func() { l.vacate(sess, c) }) },
-		failed: func(error) { // the log is as after a crash; this process knows better
-			s.applyDisconnect(afterHeader(cmd))
+		failed: func(err error) { // the log is as after a crash; this process knows better
+			if !errors.Is(err, ErrNotLeader) {
+				s.applyDisconnect(afterHeader(cmd))
+			}
 			l.Run(func() { l.vacate(sess, c) })
 		},
 	}
 	if err := l.b.command(s, cmd, e); err != nil {
-		s.applyDisconnect(afterHeader(cmd))
+		if !errors.Is(err, ErrNotLeader) {
+			s.applyDisconnect(afterHeader(cmd))
+		}
 		l.vacate(sess, c)
 	}
 }
@@ -499,13 +504,13 @@ func (l *Local) endSession(c *Client, will *Will) {
 	s.mu.Unlock()
 	e := entry{
 		done: func() { l.Run(func() { l.forget(sess, c) }) },
-		failed: func(error) {
-			s.outlive(sess)
+		failed: func(err error) {
+			s.outlive(sess, err)
 			l.Run(func() { l.vacate(sess, c) })
 		},
 	}
 	if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), e); err != nil {
-		s.outlive(sess)
+		s.outlive(sess, err)
 		l.vacate(sess, c)
 	}
 }
@@ -528,10 +533,12 @@ func (l *Local) leaveSome(sess *Session) {
 }
 
 // outlive keeps a session whose removal the log did not take, to be removed by its timer.
-func (s *shard) outlive(sess *Session) {
-	s.mu.Lock()
-	sess.d.connected, sess.d.deadline = false, 1
-	s.mu.Unlock()
+func (s *shard) outlive(sess *Session, err error) {
+	if !errors.Is(err, ErrNotLeader) { // then another one ends it
+		s.mu.Lock()
+		sess.d.connected, sess.d.deadline = false, 1
+		s.mu.Unlock()
+	}
 	s.unend(sess)
 }
 

@@ -66,3 +66,12 @@ func (t *sessionTable) remove(s *Session) {
 	t.rows[row-1] = nil
 	t.free = append(t.free, row)
 }
+
+// each calls fn with every session.
+func (t *sessionTable) each(fn func(s *Session)) {
+	for _, s := range t.rows {
+		if s != nil {
+			fn(s)
+		}
+	}
+}

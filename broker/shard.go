@@ -18,6 +18,7 @@ const pendingsKept = 3
 type shard struct {
 	id   record.ShardID
 	home *Local
+	rep  *replica // nil: the node is alone
 
 	// applying is held while a commit changes the tables, and while a checkpoint collects them: rows and applied index agree. It
 	// comes before mu, and before other shards' mu.
@@ -108,6 +109,8 @@ type pending struct {
 	frames   int           // made of batches
 	flown    int           // batches when it was gathered
 	index    uint64        // of the last frame made of it
+	took     uint64        // how many they are
+	copied                 // of a replicated shard
 	sealed   []byte        // the finished batch
 	size     int
 	// batchBytes is the part of size that batches have which were not gathered yet.
@@ -117,7 +120,10 @@ type pending struct {
 func (p *pending) reset() {
 	clear(p.entries)
 	clear(p.batches)
-	*p = pending{batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0], batches: p.batches[:0], building: p.building[:0],
+	if cap(p.kept) > 4*pendingBytesMax {
+		p.kept = nil
+	}
+	*p = pending{copied: copied{kept: p.kept[:0]}, batch: p.batch[:0], extra: p.extra[:0], cmds: p.cmds[:0], entries: p.entries[:0], batches: p.batches[:0], building: p.building[:0],
 		raw: p.raw[:0]}
 	if cap(p.batch)+cap(p.extra)+cap(p.cmds) > 4*pendingBytesMax || cap(p.entries) > 1<<14 || cap(p.raw) > 2*rawBytesMax || cap(p.batches) > 1<<12 {
 		*p = pending{}
@@ -161,6 +167,10 @@ func (b *Broker) command(s *shard, cmd []byte, e entry) error {
 		return err
 	}
 	s.mu.Lock()
+	if !s.leadsLocked() {
+		s.mu.Unlock()
+		return ErrNotLeader
+	}
 	first := s.commandLocked(cmd, e)
 	s.mu.Unlock()
 	if first {

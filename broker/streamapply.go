@@ -88,7 +88,7 @@ func (b *Broker) appendBatchFrames(dst []byte, s *shard, p *pending, index uint6
 		if pb.duplicate {
 			continue
 		}
-		f := record.Frame{Kind: record.KindRecords, Shard: s.id, Index: index, Partition: pb.part.id, Tenant: record.TenantID(pb.part.topic.Spec().Tenant)}
+		f := record.Frame{Kind: record.KindRecords, Shard: s.id, Epoch: p.epoch, Index: index, Partition: pb.part.id, Tenant: record.TenantID(pb.part.topic.Spec().Tenant)}
 		var at int
 		dst, at = record.BeginFrame(dst, &f)
 		b.extra = appendBatchExtra(b.extra[:0], pb)
@@ -97,7 +97,7 @@ func (b *Broker) appendBatchFrames(dst []byte, s *shard, p *pending, index uint6
 		dst = pb.appendData(dst)
 		own := record.Batch(dst[from:])
 		own.SetBaseOffset(pb.info.base)
-		own.SetLeaderEpoch(leaderEpoch)
+		own.SetLeaderEpoch(p.epoch)
 		if pb.appendTime >= 0 {
 			own.SetMaxTimestamp(pb.appendTime)
 		}
@@ -125,9 +125,6 @@ func (pb *pendingBatch) appendData(dst []byte) []byte {
 	pb.info.size = int32(len(dst) - from)
 	return dst
 }
-
-// leaderEpoch is that of a lone node.
-const leaderEpoch record.Epoch = 0
 
 // letGo drops the batch's bytes.
 func (pb *pendingBatch) letGo() {
@@ -242,6 +239,15 @@ func (l *Local) answerWaiters(pb *pendingBatch, err error) (acked uint64) {
 // rollBackLocked takes back the places of batches that the log does not take: those of the list that failed and, so that nothing comes
 // behind a gap, those of the list that collects. Whoever is told of it later may have sent its batch again by then, and finds its place free.
 func (s *shard) rollBackLocked(p *pending) {
+	s.mu.index -= p.took
+	p.took = 0
+	s.rollBackBatchesLocked(p)
+	if s.rep != nil {
+		s.rep.lostLocked(s, p)
+	}
+}
+
+func (s *shard) rollBackBatchesLocked(p *pending) {
 	if f := s.mu.fill; f != nil && f != p && len(f.batches) > 0 {
 		f.endBatchesLocked()
 		f.size -= f.batchBytes

@@ -106,6 +106,9 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 	case p.topic.held.Load():
 		f.Err = ErrRestoring
 		return false
+	case !p.shard.leads():
+		f.Err = ErrNotLeader
+		return false
 	case from < f.LogStart || from > f.HighWatermark:
 		f.Err = ErrOffsetOutOfRange
 		return false

@@ -20,6 +20,9 @@ func (l *Local) Tick() {
 	lim := l.b.limits.Load()
 	for _, s := range l.b.shards {
 		if s.home == l {
+			l.keepReplicated(s)
+		}
+		if s.home == l && s.leads() {
 			l.due(s, now)
 			l.groupProgress(s)
 			l.trim(s, lim, now)

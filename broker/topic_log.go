@@ -251,11 +251,12 @@ func (s *shard) applyTopic(b *Broker, d *decoder) {
 	spec.Config = b.opts.ResolveTopic(spec.Settings)
 	b.SetTopic(spec)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, p := range spec.Partitions {
 		s.mu.nextPartition = max(s.mu.nextPartition, p.ID+1)
 	}
 	mark(&s.mu.rows.topicSpecs, topicIDKey{spec.Tenant, spec.ID})
+	s.mu.Unlock()
+	b.kickReplicas()
 }
 
 func (s *shard) applyTopicGone(b *Broker, d *decoder) {

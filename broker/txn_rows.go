@@ -2,6 +2,7 @@ package broker
 
 import (
 	"encoding/binary"
+	"maps"
 	"time"
 )
 
@@ -88,28 +89,35 @@ func (s *shard) applyTxnID(d *decoder) {
 // loops run.
 func (b *Broker) reviveTxns() {
 	for _, s := range b.shards {
-		l := s.home
-		for key, state := range s.mu.txnIDs {
-			t := &txn{key: key, s: s, l: l}
-			if !t.decode(state) {
-				b.logger.Error("transactional id cannot be read: it begins anew", "id", key.id)
-				continue
+		s.home.reviveTxns(s)
+	}
+}
+
+// reviveTxns is the same for one shard, on its home loop.
+func (l *Local) reviveTxns(s *shard) {
+	s.mu.Lock()
+	states := maps.Clone(s.mu.txnIDs)
+	s.mu.Unlock()
+	for key, state := range states {
+		t := &txn{key: key, s: s, l: l}
+		if !t.decode(state) {
+			l.b.logger.Error("transactional id cannot be read: it begins anew", "id", key.id)
+			continue
+		}
+		if l.txns == nil {
+			l.txns = make(map[txnKey]*txn)
+		}
+		l.txns[key] = t
+		switch t.state {
+		case TxnOngoing:
+			for tp := range t.partitions {
+				t.announce([]TopicPartition{tp})
 			}
-			if l.txns == nil {
-				l.txns = make(map[txnKey]*txn)
-			}
-			l.txns[key] = t
-			switch t.state {
-			case TxnOngoing:
-				for tp := range t.partitions {
-					t.announce([]TopicPartition{tp})
-				}
-				t.arm()
-			case TxnPrepareCommit, TxnPrepareAbort:
-				t.ending = true
-				l.timers.set(&t.expiry, 0, func() { t.writeMarkers(t.state == TxnPrepareCommit, func(error) {}) })
-			case TxnEmpty, TxnCompleteCommit, TxnCompleteAbort:
-			}
+			t.arm()
+		case TxnPrepareCommit, TxnPrepareAbort:
+			t.ending = true
+			l.timers.set(&t.expiry, 0, func() { t.writeMarkers(t.state == TxnPrepareCommit, func(error) {}) })
+		case TxnEmpty, TxnCompleteCommit, TxnCompleteAbort:
 		}
 	}
 }

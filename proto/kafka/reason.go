@@ -53,6 +53,7 @@ var reasons = []struct {
 	{broker.ErrQuota, wire.PolicyViolation},
 	{broker.ErrUnavailable, wire.KafkaStorageError},
 	{broker.ErrTier, wire.KafkaStorageError}, // clients try again, and their users hear nothing of it
+	{broker.ErrNotLeader, wire.NotLeaderOrFollower},
 	{broker.ErrClosed, wire.CoordinatorNotAvailable},
 }
 
@@ -74,6 +75,9 @@ func codeOf(err error) wire.ErrorCode {
 func coordinatorCode(err error) int16 {
 	if errors.Is(err, broker.ErrUnavailable) {
 		return int16(wire.CoordinatorNotAvailable)
+	}
+	if errors.Is(err, broker.ErrNotLeader) {
+		return int16(wire.NotCoordinator)
 	}
 	return int16(codeOf(err))
 }
