@@ -287,13 +287,12 @@ func (s *logStorage) TieredEnd(p record.PartitionID) record.Offset {
 	return end
 }
 
-// Seek asks the log's time index, and the store's for what the log has not.
+// Seek asks the log's time index, and the store's for what the log has not. The log is asked first: what leaves it meanwhile is in the store by
+// then. The other way round a record can be missed: the store is not asked, local copies are let go of, the log does not know them.
 func (s *logStorage) Seek(p record.PartitionID, at int64, latest bool) (from record.Offset, time int64, found bool) {
-	start, _, tiered := s.past.bounds(p)
-	tiered = tiered && start < s.LocalStart(p)
 	if latest {
 		at, found = s.log.MaxTime(p)
-		if tiered {
+		if _, tiered := s.below(p); tiered {
 			if t, ok := s.past.m.MaxTime(p); ok && (!found || t > at) {
 				at, found = t, true
 			}
@@ -302,17 +301,25 @@ func (s *logStorage) Seek(p record.PartitionID, at int64, latest bool) (from rec
 			return 0, 0, false
 		}
 	}
-	if tiered {
-		from, found, err := s.past.r.SeekTime(s.past.ctx, p, at)
-		if err != nil {
-			return start, at, true // a reader who begins there meets the same error, and tells it
-		}
-		if found && from < s.LocalStart(p) {
-			return from, at, true
-		}
-	}
 	from, found = s.log.SeekTime(p, at)
+	start, tiered := s.below(p)
+	if !tiered {
+		return from, at, found
+	}
+	old, ok, err := s.past.r.SeekTime(s.past.ctx, p, at)
+	if err != nil {
+		return start, at, true // a reader who begins there meets the same error, and tells it
+	}
+	if ok && (!found || old < from || old < s.LocalStart(p)) {
+		return old, at, true
+	}
 	return from, at, found
+}
+
+// below is the first offset in the store; tiered says that it lies below all that the log has.
+func (s *logStorage) below(p record.PartitionID) (start record.Offset, tiered bool) {
+	start, _, tiered = s.past.bounds(p)
+	return start, tiered && start < s.LocalStart(p)
 }
 
 // Size is what the log and segments hold of a partition, and the store beside them.
