@@ -30,7 +30,7 @@ type CompactRequest struct {
 	Partition        record.PartitionID
 	End              record.Offset // nothing at or behind it is looked at
 	Young            int64         // the pass ends at the first batch with a record of that time or a later one; Unix milliseconds
-	Now, KeepDeletes int64         // deletions stay from now on for so many milliseconds after they were first met
+	Now, KeepDeletes int64         // deletions stay from now on for so many milliseconds after they were first met; below 0: for good
 	Aborted          []AbortedRange
 }
 
@@ -115,8 +115,8 @@ func (c *compactor) busy() bool {
 func (l *Local) considerCompaction(p *Partition, now int64) {
 	c, ok := l.b.streams.(Compactor)
 	cfg := &p.topic.Spec().Config
-	if !ok || !cfg.Compact || p.topic.Dropped() {
-		return
+	if !ok || !cfg.Compact || p.topic.Dropped() || l.b.tier.used && cfg.Tier == TierImmediate {
+		return // what goes to a store at once is compacted there
 	}
 	d := c.Dirt(p.id)
 	age := int64(0)
@@ -145,6 +145,9 @@ func (b *Broker) compact(p *Partition) error {
 	r := CompactRequest{Partition: p.id, Now: now, KeepDeletes: cfg.DeleteRetentionMillis, Young: math.MaxInt64}
 	if cfg.MinCompactionLagMillis > 0 {
 		r.Young = now - cfg.MinCompactionLagMillis + 1
+	}
+	if b.tier.used && (cfg.Tier != TierNone || b.TieredEnd(p) > 0) {
+		r.KeepDeletes = -1 // older records of the key may lie in the store, or be on their way
 	}
 	s := p.shard
 	s.mu.Lock()
@@ -180,4 +183,21 @@ func (p *Partition) forgetAbortedLocked(markers []record.Offset) {
 		list = append(list, a)
 	}
 	p.mu.aborted, p.mu.abortedSaved = list, saved
+}
+
+// ForgetAborted forgets the aborted transactions of a partition that end below an offset: of their records nothing is left, here or in a store.
+func (b *Broker) ForgetAborted(p *Partition, below record.Offset) {
+	s := p.shard
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var markers []record.Offset
+	for _, a := range p.mu.aborted {
+		if a.last >= below {
+			break // they are in the order of their ends
+		}
+		markers = append(markers, a.last)
+	}
+	if len(markers) > 0 {
+		p.forgetAbortedLocked(markers)
+	}
 }

@@ -297,29 +297,3 @@ func TestRelayStoreFails(t *testing.T) {
 	check(t, "relayed", c.payloads(), numbers("v", 0, 5))
 	check(t, "errors logged", bb.faults.Load(), int64(0))
 }
-
-// A topic of which records lie in a store is not compacted: those would never be.
-func TestStillTiered(t *testing.T) {
-	tb := newTestBroker(t, 1, nil)
-	tb.b.opts.ResolveTopic = func(list []Setting) TopicConfig {
-		return TopicConfig{Compact: len(list) > 0, Delete: true, RetentionMillis: -1, RetentionBytes: -1}
-	}
-	gb := &groupBench{tb}
-	gb.topic()
-	p := gb.filled()
-	compact := func() (err error) {
-		err = errors.New("not answered")
-		tb.b.ConfigureTopic(p.topic, func([]Setting) ([]Setting, error) { return []Setting{{"cleanup.policy", "compact"}}, nil }, func(_ *TopicSpec, e error) { err = e })
-		tb.pump()
-		return err
-	}
-	gb.far(&memStore{}, p, 10)
-	if err := compact(); !errors.Is(err, ErrStillTiered) {
-		t.Error(err)
-	}
-	gb.b.Local(0).DeleteRecords(p, 10, func(record.Offset, error) {})
-	gb.pump()
-	if err := compact(); err != nil {
-		t.Error(err)
-	}
-}

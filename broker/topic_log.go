@@ -3,7 +3,6 @@ package broker
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -12,11 +11,9 @@ import (
 
 // Errors of changes of topics.
 var (
-	ErrTopicExists = errors.New("broker: the topic exists")
-	ErrConcurrent  = errors.New("broker: the topic is being changed")
-	ErrFewer       = errors.New("broker: a topic's partitions cannot become fewer")
-	// ErrStillTiered has Kafka's words.
-	ErrStillTiered  = errors.New("Remote log storage only supports topics with cleanup.policy=delete or cleanup.policy being an empty list: records of the topic still lie in the store, until retention or DeleteRecords takes them") //nolint:staticcheck // Kafka's words
+	ErrTopicExists  = errors.New("broker: the topic exists")
+	ErrConcurrent   = errors.New("broker: the topic is being changed")
+	ErrFewer        = errors.New("broker: a topic's partitions cannot become fewer")
 	ErrVolatileOnly = errors.New("broker: durability memory keeps no topics")
 )
 
@@ -80,23 +77,9 @@ func (b *Broker) ConfigureTopic(t *Topic, alter func([]Setting) ([]Setting, erro
 	b.changeTopic(t, done, func(spec *TopicSpec) (err error) {
 		if spec.Settings, err = alter(spec.Settings); err == nil {
 			spec.Config = b.opts.ResolveTopic(spec.Settings)
-			err = b.compactable(t, &spec.Config)
 		}
 		return err
 	})
-}
-
-// compactable refuses to compact a topic of which records lie in a store: those would never be.
-func (b *Broker) compactable(t *Topic, cfg *TopicConfig) error {
-	if !cfg.Compact {
-		return nil
-	}
-	for _, p := range t.Partitions() {
-		if end := b.TieredEnd(p); end > 0 {
-			return fmt.Errorf("%w: partition %d up to offset %d", ErrStillTiered, p.index, end)
-		}
-	}
-	return nil
 }
 
 // DeleteTopic deletes a topic with its records.

@@ -151,6 +151,7 @@ func newNode(o nodeOptions) (*node, error) {
 		n.mqtt.Recheck()
 		n.kafka.Recheck()
 	})
+	n.tier.recovered(n.storage)
 	n.engine.Start()
 	n.tier.start(o.tier, n.storage, o.storage.clock)
 	own.forget(n.broker, o.logger)

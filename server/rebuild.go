@@ -19,6 +19,23 @@ import (
 // What a topic gets that is made from the store: what was lost with the disk is not guessed, but nothing is thrown away before somebody has looked.
 var rebuiltSettings = []broker.Setting{{Key: "retention.ms", Value: "-1"}, {Key: "tier.policy", Value: "immediate"}}
 
+// rebuiltFor are those that a topic gets: one that was compacted is so again.
+func rebuiltFor(f *rebuild.Topic) []broker.Setting {
+	if !f.Compacted {
+		return rebuiltSettings
+	}
+	return append([]broker.Setting{{Key: "cleanup.policy", Value: "compact"}}, rebuiltSettings...)
+}
+
+// settingNames tells settings in a sentence.
+func settingNames(list []broker.Setting) string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = s.Key + "=" + s.Value
+	}
+	return strings.Join(out[:len(out)-1], ", ") + " and " + out[len(out)-1]
+}
+
 // Bounds of what a rebuild has under way.
 const (
 	rebuildAtOnce     = 64      // partitions, and changes of the manifest
@@ -170,8 +187,6 @@ func (r *rebuilding) refuses(t *broker.Topic, f *rebuild.Topic) string {
 		return fmt.Sprintf("it has %d partitions", len(f.Parts))
 	case t == nil || t.Dropped():
 		return ""
-	case t.Spec().Config.Compact:
-		return "a topic of this name is compacted, and no such topic has records in a store"
 	case emptyTopic(t):
 		return ""
 	case broker.TopicID(f.ID) != t.ID() && !r.adopted(t, f):
@@ -219,12 +234,12 @@ func (r *rebuilding) ready(ctx context.Context, t *broker.Topic, f *rebuild.Topi
 	b := r.t.b
 	if t == nil {
 		err := awaitSpec(ctx, func(done func(*broker.TopicSpec, error)) {
-			b.CreateTopic(tierTenant, f.Name, f.ID, len(f.Parts), rebuiltSettings, done)
+			b.CreateTopic(tierTenant, f.Name, f.ID, len(f.Parts), rebuiltFor(f), done)
 		})
 		if err != nil {
 			return nil, err
 		}
-		r.w.note("topics", "topic %s is made, with %d partitions, retention.ms=-1 and tier.policy=immediate: set what it shall keep", f.Name, len(f.Parts))
+		r.w.note("topics", "topic %s is made, with %d partitions, %s: set what it shall keep", f.Name, len(f.Parts), settingNames(rebuiltFor(f)))
 		if t = b.Topic(tierTenant, f.Name); t == nil {
 			return nil, broker.ErrUnknownTopic // somebody has deleted it since
 		}
@@ -240,7 +255,7 @@ func (r *rebuilding) ready(ctx context.Context, t *broker.Topic, f *rebuild.Topi
 	err := awaitSpec(ctx, func(done func(*broker.TopicSpec, error)) {
 		b.ConfigureTopic(t, func(have []broker.Setting) ([]broker.Setting, error) {
 			have, added = slices.Clone(have), nil
-			for _, s := range rebuiltSettings {
+			for _, s := range rebuiltFor(f) {
 				if !slices.ContainsFunc(have, func(h broker.Setting) bool { return h.Key == s.Key }) {
 					have = append(have, s)
 					added = append(added, s.Key+"="+s.Value)

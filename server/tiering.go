@@ -102,6 +102,37 @@ func (t *tiering) past() *past {
 	return newPast(t.manifest, t.reader)
 }
 
+// recovered has log and core let go of what passes of compaction have replaced in the store. It comes before anybody reads.
+func (t *tiering) recovered(s storage) {
+	if t != nil {
+		offload.Recovered(t.manifest, offloadLog{s.(*logStorage)}, tierCatalog{t.b})
+	}
+}
+
+// spoolFile is where a pass of compaction puts an object together, below the node's data.
+const spoolFile = "tier.spool"
+
+// spool opens that file, empty.
+func spool(data string) func() (offload.Spool, error) {
+	return func() (offload.Spool, error) {
+		path := filepath.Join(data, spoolFile)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		return &spooling{f, path}, nil
+	}
+}
+
+// spooling is the file; it goes with Close.
+type spooling struct {
+	*os.File
+	path string
+}
+
+// Close removes it.
+func (s *spooling) Close() error { return errors.Join(s.File.Close(), os.Remove(s.path)) }
+
 // start begins to offload, once all is recovered.
 func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
 	if t == nil {
@@ -111,7 +142,7 @@ func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
 	log := offloadLog{t.log}
 	oo := o.offload
 	oo.Store, oo.StoreName, oo.Manifest, oo.Stats, oo.Logger, oo.Clock = t.store, t.name, t.manifest, &t.stats, t.logger, clk
-	oo.Log, oo.Pressed, oo.Catalog = log, log.pressed, tierCatalog{t.b}
+	oo.Log, oo.Pressed, oo.Catalog, oo.Spool = log, log.pressed, tierCatalog{t.b}, spool(o.data)
 	t.out = offload.New(oo)
 	t.rename()
 	ctx, stop := context.WithCancel(context.Background())
@@ -232,8 +263,12 @@ func (c tierCatalog) Partitions(yield func(offload.Partition) bool) {
 	c.b.Topics(tierTenant, func(t *broker.Topic) bool {
 		spec := t.Spec()
 		cfg := &spec.Config
-		if cfg.Tier == broker.TierNone || cfg.Compact || t.Dropped() {
+		if cfg.Tier == broker.TierNone && !cfg.Compact || t.Dropped() {
 			return true
+		}
+		keep := cfg.RetentionMillis
+		if !cfg.Delete {
+			keep = -1
 		}
 		for i, p := range t.Partitions() {
 			if i >= len(spec.Partitions) {
@@ -242,8 +277,10 @@ func (c tierCatalog) Partitions(yield func(offload.Partition) bool) {
 			op := offload.Partition{
 				Topic:  object.Topic{ID: spec.ID, Name: spec.Name, Index: p.Index(), Partition: p.ID()},
 				Tenant: record.TenantID(spec.Tenant), Shard: spec.Partitions[i].Shard, Policy: policyOf(cfg.Tier),
-				LocalMillis: cfg.LocalRetentionMillis, LocalBytes: cfg.LocalRetentionBytes, RetentionMillis: cfg.RetentionMillis,
+				LocalMillis: cfg.LocalRetentionMillis, LocalBytes: cfg.LocalRetentionBytes, RetentionMillis: keep,
 				LogStart: p.LogStart(), LastStable: p.LastStable(), Class: cfg.TierClass,
+				Cleaning: offload.Cleaning{Compact: cfg.Compact, DirtyShare: cfg.MinCleanableDirtyRatio, MinLagMillis: cfg.MinCompactionLagMillis,
+					MaxLagMillis: cfg.MaxCompactionLagMillis, KeepDeletesMillis: cfg.DeleteRetentionMillis},
 			}
 			if !yield(op) {
 				return false
@@ -280,6 +317,13 @@ func (c tierCatalog) Aborted(id record.PartitionID, first, last record.Offset) [
 		out[i] = object.Aborted{ProducerID: r.Producer, First: r.First, Last: r.Last, LastStable: stable}
 	}
 	return out
+}
+
+// Forget has the core forget aborted transactions.
+func (c tierCatalog) Forget(id record.PartitionID, below record.Offset) {
+	if p := c.b.PartitionByID(id); p != nil {
+		c.b.ForgetAborted(p, below)
+	}
 }
 
 // Change makes a command of it.
@@ -323,6 +367,9 @@ func (c *collector) collectTier(k sink) {
 	k.counter("sluice_tier_offloaded_objects_total", uint64(st.Objects.Load()))
 	k.counter("sluice_tier_deleted_objects_total", uint64(st.Deleted.Load()))
 	k.counter("sluice_tier_orphans_total", uint64(st.Orphans.Load()))
+	k.counter("sluice_tier_compactions_total", uint64(st.Passes.Load()))
+	k.counter("sluice_tier_compaction_read_bytes_total", uint64(st.CompactRead.Load()))
+	k.counter("sluice_tier_compaction_written_bytes_total", uint64(st.CompactWritten.Load()))
 	k.counter("sluice_tier_left_total", uint64(st.Left.Load()))
 	k.counter("sluice_tier_failed_turns_total", uint64(st.Failed.Load()))
 	k.counter("sluice_tier_retries_total", uint64(st.Retries.Load()), "offload")
@@ -352,27 +399,30 @@ var emptyTiering = &tiering{store: newCountedStore("off", nil), manifest: histor
 
 // tierMetricHelp is metricHelp of the tier.
 var tierMetricHelp = map[string]string{
-	"sluice_tier_objects":                 "Objects of the manifest.",
-	"sluice_tier_partitions":              "Partitions with records in the store.",
-	"sluice_tier_bytes":                   "Bytes of batches in the store that readers can reach.",
-	"sluice_tier_stored_bytes":            "Bytes of the manifest's objects, with what of them is dead.",
-	"sluice_tier_dead_bytes":              "Bytes of objects that nobody needs any more and that are about to be removed.",
-	"sluice_tier_lag_seconds":             "How long the oldest of what is due for the store has waited.",
-	"sluice_tier_waiting_bytes":           "Bytes due for the store, about.",
-	"sluice_tier_missing_objects":         "Objects of the manifest that the last search of the store has not found.",
-	"sluice_tier_offloaded_bytes_total":   "Bytes of batches stored.",
-	"sluice_tier_offloaded_objects_total": "Objects stored.",
-	"sluice_tier_deleted_objects_total":   "Objects removed since nobody needed them.",
-	"sluice_tier_orphans_total":           "Objects removed that crashes had left.",
-	"sluice_tier_left_total":              "Objects of other nodes that this one needs no more and has left in the store.",
-	"sluice_tier_failed_turns_total":      "Turns of offloading that have failed.",
-	"sluice_tier_retries_total":           "Requests that were tried again.|by",
-	"sluice_tier_damaged_reads_total":     "Reads that found an object lost, or other bytes than were written.|reason",
-	"sluice_tier_requests_total":          "Requests to the store, by the class by which stores ask for money.|op,cost",
-	"sluice_tier_request_seconds_total":   "Time of requests until they were answered; of a read until its bytes begin.|op",
-	"sluice_tier_errors_total":            "Requests that have failed.|kind",
-	"sluice_tier_sent_bytes_total":        "Bytes of objects stored.",
-	"sluice_tier_received_bytes_total":    "Bytes read from the store.",
-	"sluice_tier_cache_blocks_total":      "Blocks asked for, by whether the cache had them.|result",
-	"sluice_tier_cache_bytes":             "Bytes in the cache of blocks and of objects' tails.",
+	"sluice_tier_objects":                        "Objects of the manifest.",
+	"sluice_tier_partitions":                     "Partitions with records in the store.",
+	"sluice_tier_bytes":                          "Bytes of batches in the store that readers can reach.",
+	"sluice_tier_stored_bytes":                   "Bytes of the manifest's objects, with what of them is dead.",
+	"sluice_tier_dead_bytes":                     "Bytes of objects that nobody needs any more and that are about to be removed.",
+	"sluice_tier_lag_seconds":                    "How long the oldest of what is due for the store has waited.",
+	"sluice_tier_waiting_bytes":                  "Bytes due for the store, about.",
+	"sluice_tier_missing_objects":                "Objects of the manifest that the last search of the store has not found.",
+	"sluice_tier_offloaded_bytes_total":          "Bytes of batches stored.",
+	"sluice_tier_offloaded_objects_total":        "Objects stored.",
+	"sluice_tier_deleted_objects_total":          "Objects removed since nobody needed them.",
+	"sluice_tier_orphans_total":                  "Objects removed that crashes had left.",
+	"sluice_tier_compactions_total":              "Passes of compaction over what lies in the store of a partition.",
+	"sluice_tier_compaction_read_bytes_total":    "Bytes of batches that passes have read; those whose keys they note twice.",
+	"sluice_tier_compaction_written_bytes_total": "Bytes of batches that passes have put.",
+	"sluice_tier_left_total":                     "Objects of other nodes that this one needs no more and has left in the store.",
+	"sluice_tier_failed_turns_total":             "Turns of offloading that have failed.",
+	"sluice_tier_retries_total":                  "Requests that were tried again.|by",
+	"sluice_tier_damaged_reads_total":            "Reads that found an object lost, or other bytes than were written.|reason",
+	"sluice_tier_requests_total":                 "Requests to the store, by the class by which stores ask for money.|op,cost",
+	"sluice_tier_request_seconds_total":          "Time of requests until they were answered; of a read until its bytes begin.|op",
+	"sluice_tier_errors_total":                   "Requests that have failed.|kind",
+	"sluice_tier_sent_bytes_total":               "Bytes of objects stored.",
+	"sluice_tier_received_bytes_total":           "Bytes read from the store.",
+	"sluice_tier_cache_blocks_total":             "Blocks asked for, by whether the cache had them.|result",
+	"sluice_tier_cache_bytes":                    "Bytes in the cache of blocks and of objects' tails.",
 }

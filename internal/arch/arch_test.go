@@ -60,7 +60,7 @@ var rules = []rule{
 	{pkg: "journal/tier", may: []string{"internal/*"}},
 	{pkg: "journal/tier/stores", may: []string{"journal/tier", "journal/tier/*"}},
 	{pkg: "journal/tier/history", may: []string{"alloc", "journal/record", "journal/tier", "journal/tier/cache", "journal/tier/object", "internal/*"}, test: []string{"journal/tier/*"}},
-	{pkg: "journal/tier/offload", may: []string{"journal/record", "journal/compact", "journal/tier", "journal/tier/object", "journal/tier/history", "internal/*"}, test: []string{"journal/tier/*"}},
+	{pkg: "journal/tier/offload", may: []string{"journal/record", "journal/compact", "journal/tier", "journal/tier/object", "journal/tier/history", "internal/*"}, test: []string{"journal/tier/*", "journal/record/compress"}},
 	{pkg: "journal/tier/backup", may: []string{"journal/tier", "internal/*"}, test: []string{"journal/tier/*"}},
 	{pkg: "journal/tier/rebuild", may: []string{"journal/record", "journal/tier", "journal/tier/object", "journal/tier/history", "internal/*"}, test: []string{"journal/tier/*"}},
 	{pkg: "journal/tier/**", may: []string{"alloc", "journal/record", "journal/tier", "internal/*"}, test: []string{"journal/tier/*"}},

@@ -159,9 +159,6 @@ func (c *Values) checkTier() error {
 	if !c.remote && (c.policy == "" || c.policy == "none") {
 		return nil
 	}
-	if c.Compact {
-		return refusal("Remote log storage only supports topics with cleanup.policy=delete or cleanup.policy being an empty list.")
-	}
 	for _, b := range [...]struct {
 		local, whole string
 		here, all    int64

@@ -169,7 +169,7 @@ var table = []Key{
 	{
 		Name: remoteEnable, Type: Boolean, Default: "false", Use: Tier,
 		set: func(c *Values, v value) { c.remote = v.b },
-		Doc: "Whether records go to the store: tier.policy immediate, unless that says otherwise. Only with cleanup.policy delete, or an empty one. Turned off, " +
+		Doc: "Whether records go to the store: tier.policy immediate, unless that says otherwise. Turned off, " +
 			"nothing more goes there, and what is there stays readable until retention takes it.",
 	},
 	{

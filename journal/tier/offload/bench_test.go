@@ -50,6 +50,8 @@ func (b *bulk) Partitions(yield func(Partition) bool) {
 
 func (b *bulk) Exists(record.PartitionID) bool { return true }
 
+func (b *bulk) Forget(record.PartitionID, record.Offset) {}
+
 func (b *bulk) Aborted(record.PartitionID, record.Offset, record.Offset) []object.Aborted { return nil }
 
 func (b *bulk) Change(shard record.ShardID, changes []Change, done func(error)) {

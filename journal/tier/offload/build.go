@@ -1,12 +1,10 @@
 package offload
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
@@ -107,10 +105,10 @@ func (f *Offloader) gatherRun(l *layout, g *group, i int) {
 		return
 	}
 	first := r.sources[0].pieces.Extents()[r.sources[0].from].First
-	r.aborted = slices.Clone(f.o.Catalog.Aborted(d.p.Partition, first, r.until-1))
-	slices.SortFunc(r.aborted, func(a, b object.Aborted) int {
-		return cmp.Or(cmp.Compare(a.Last, b.Last), cmp.Compare(a.First, b.First))
-	})
+	r.aborted = f.aborted(d.p.Partition, first, r.until-1)
+	if d.p.Compact {
+		r.flags = object.Sparse
+	}
 	l.memory += runMemory + 2*int64(len(d.p.Name)) + 96*int64(len(r.aborted))
 	l.runs = append(l.runs, r)
 }
@@ -238,6 +236,8 @@ func (f *Offloader) object(ctx context.Context, p *plan, g *group) error {
 	if err != nil {
 		return err
 	}
+	f.stats.Objects.Add(1)
+	f.stats.Bytes.Add(l.bytes)
 	f.step("stored")
 	if err := f.commit(ctx, g, l, up); err != nil {
 		return err

@@ -15,7 +15,9 @@ type commit struct {
 	rows    []Change
 	parts   []Partition
 	pressed bool
-	result  chan error // nil: it has not been asked for
+	gone    []doomed                    // objects that nobody needs then
+	others  map[record.ShardID][]Change // rows of other shards, whose runs are replaced by what the commit brings
+	result  chan error                  // nil: it has not been asked for
 }
 
 // commitTries is how often a turn asks for a commit.
@@ -72,6 +74,19 @@ func (f *Offloader) settle(ctx context.Context) error {
 		f.release(&c.parts[i], c.pressed)
 	}
 	f.step("released")
+	if len(c.gone) > 0 {
+		if err := f.o.Log.Sync(); err != nil {
+			return fmt.Errorf("offload: rows of what %s replaces: %w", c.name, err) // their objects are orphans
+		}
+		f.doom(c.gone)
+	}
+	// Should that fail, they lie beside what replaces them, and the next pass finds them.
+	for shard, rows := range c.others {
+		if err := f.change(ctx, shard, rows); err != nil {
+			return fmt.Errorf("offload: rows of what %s replaces: %w", c.name, err)
+		}
+		f.step("others")
+	}
 	return nil
 }
 

@@ -84,6 +84,7 @@ func (f *Offloader) Alone(ctx context.Context, fn func(ctx context.Context, mint
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+	f.endPass() // what it knows of the manifest may not be so any more
 	f.phase(Alone)
 	defer func() {
 		f.phase(Idle)

@@ -100,7 +100,7 @@ func TestKilled(t *testing.T) {
 		w.turn()
 	}
 	for _, name := range Steps {
-		if !slices.Contains(all.seen, name) {
+		if !slices.Contains(all.seen, name) && !slices.Contains(passSteps, name) {
 			t.Errorf("the story has no step %q", name)
 		}
 	}

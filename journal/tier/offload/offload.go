@@ -1,7 +1,7 @@
 // Package offload brings what is old out of the log into a store. It decides what is due by each topic's policy, lays runs of like partitions
 // together into objects, uploads them, has them committed, and only then lets go of the local copies; it removes objects that nobody needs any more,
 // and what crashes have left. It owns the epochs that name a node's objects, and all writing to a store. It knows no log and no catalog but by the interfaces
-// Log and Catalog; it never reads history back (package history does) and opens no batch.
+// Log and Catalog; it reads back, and opens, only what it compacts (passes over the store, pass.go): readers are package history's.
 //
 // One turn at a time, one object at a time: a store's own parallelism is within Put. Everything that is worth keeping over a restart is a row of the
 // manifest or an object of the store; what lies in memory is found again by the next turn.
@@ -55,6 +55,7 @@ type Partition struct {
 	// LogStart is the first offset that may be asked for. What lies at or behind LastStable is not decided yet, and stays.
 	LogStart, LastStable record.Offset
 	Class                string // storage class, in the store's words
+	Cleaning
 }
 
 // Change is a change of the manifest: the row Key gets Value; nil: it goes.
@@ -62,13 +63,15 @@ type Change struct{ Key, Value []byte }
 
 // Catalog is what the broker knows. Its methods may be called from any goroutine.
 type Catalog interface {
-	// Partitions calls yield with each partition that has a policy, until it answers false. yield calls Log and Manifest, whose locks it may
+	// Partitions calls yield with each partition that has a policy or is compacted, until it answers false. yield calls Log and Manifest, whose locks it may
 	// so take; it waits for nothing else.
 	Partitions(yield func(Partition) bool)
 	// Exists tells whether the node has the partition, whatever its policy. false makes its history go.
 	Exists(p record.PartitionID) bool
 	// Aborted are the aborted transactions of p that have records in the interval, both ends included.
 	Aborted(p record.PartitionID, first, last record.Offset) []object.Aborted
+	// Forget tells that of aborted transactions of p that end below an offset nothing is left anywhere but markers.
+	Forget(p record.PartitionID, below record.Offset)
 	// Change has rows of a shard changed, and calls done once, from any goroutine, when they are on stable storage and applied to the
 	// manifest, or when they will not be. It keeps what it is given.
 	Change(shard record.ShardID, changes []Change, done func(error))
@@ -127,8 +130,11 @@ type Options struct {
 	// Pressed tells that the log has hardly room left: everything that may go goes at once, whatever its policy, and what is in the store leaves the
 	// log. nil: never.
 	Pressed func() bool
-	Logger  *slog.Logger // nil: none
-	Stats   *Stats       // nil: its own
+	// Spool opens a place for what a pass of compaction leaves, at most an object's bytes; one at a time. nil: memory.
+	Spool    func() (Spool, error)
+	KeyBytes int          // for the keys of a pass; 0: 16 MiB
+	Logger   *slog.Logger // nil: none
+	Stats    *Stats       // nil: its own
 	// Step, if set, is called at each named step of a turn (Steps), on the turn's goroutine.
 	Step func(name string)
 	_    struct{} // by name only
@@ -137,7 +143,7 @@ type Options struct {
 // Steps are the names that Options.Step hears.
 var Steps = []string{
 	"turn", "epoch-listed", "epoch-claimed", "epoch-committed", "planned", "laid-out", "put", "stored", "committing", "committed", "released",
-	"forgetting", "forgotten", "deleting", "deleted", "orphan", "orphan-deleted", "swept", "done",
+	"forgetting", "forgotten", "deleting", "deleted", "orphan", "orphan-deleted", "swept", "done", "noted", "filtered", "others", "cleaned",
 }
 
 const (
@@ -178,6 +184,8 @@ type Offloader struct {
 	seq     uint64       // of the next object
 	since   map[groupKey]time.Duration
 	bad     map[record.PartitionID]time.Duration // partitions that could not be read, until when they are left alone
+	unclean map[record.PartitionID]time.Duration // the same of compaction
+	pass    *pass                                // of compaction, under way; nil: none is
 	pending *commit                              // an object that is in the store, and not known to be in the manifest
 	doomed  []doomed                             // objects without a row, to be removed
 	scanAt  time.Duration                        // when orphans are looked for next
@@ -218,6 +226,7 @@ func New(o Options) *Offloader {
 	f := &Offloader{
 		o: o, log: o.Logger, clk: o.Clock, stats: o.Stats, woken: make(chan struct{}, 1), one: make(chan struct{}, 1),
 		since: make(map[groupKey]time.Duration), bad: make(map[record.PartitionID]time.Duration),
+		unclean: make(map[record.PartitionID]time.Duration),
 	}
 	f.limit = pace.NewLimiter(o.Clock, func() int64 { return o.BytesPerSecond })
 	f.sleep = func(ctx context.Context, d time.Duration) error { return pace.Sleep(ctx, f.clk, d) }
@@ -317,6 +326,7 @@ func (f *Offloader) Close() {
 	f.mu.Unlock()
 	f.stop()
 	f.calls.Wait()
+	f.endPass() // nobody else is there any more
 }
 
 // Turn does what is due, once, and returns when that is done or has failed. ErrBusy: another turn is under way.
@@ -430,5 +440,8 @@ func (f *Offloader) bringOut(ctx context.Context, flush bool) error {
 			return err
 		}
 	}
-	return nil
+	if p.all || f.clk.Mono()-from > turnTime {
+		return nil // there is something more urgent
+	}
+	return f.compact(ctx, p)
 }

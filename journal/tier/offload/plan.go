@@ -2,6 +2,7 @@ package offload
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"math/bits"
 	"slices"
@@ -19,6 +20,7 @@ type groupKey struct {
 	shard  record.ShardID
 	keep   int8 // of retention: times that differ by a factor of at most 4 are one
 	class  string
+	sparse bool // of compacted topics, which are written anew, one by one: others must not hold what that replaces
 }
 
 func keyOf(p *Partition) groupKey {
@@ -26,7 +28,7 @@ func keyOf(p *Partition) groupKey {
 	if p.RetentionMillis >= 0 {
 		keep = int8(bits.Len64(uint64(p.RetentionMillis)) / 2)
 	}
-	return groupKey{tenant: p.Tenant, shard: p.Shard, class: p.Class, keep: keep}
+	return groupKey{tenant: p.Tenant, shard: p.Shard, class: p.Class, keep: keep, sparse: p.Compact}
 }
 
 // due is what may go of one partition.
@@ -58,6 +60,10 @@ type plan struct {
 	f      *Offloader
 	groups []*group
 	all    bool // however little it is
+
+	goesOn   bool       // the partition of the pass under way is there
+	dirtiest *Partition // that needs a pass; nil: none does
+	share    float64    // of it that is dirty
 }
 
 // tieredEnd is where what goes of p next begins.
@@ -75,15 +81,14 @@ func (f *Offloader) plan(flush bool) *plan {
 	groups := make(map[groupKey]*group)
 	dues := 0
 	now := f.clk.Mono()
-	for id, until := range f.bad {
-		if now >= until {
-			delete(f.bad, id)
-		}
-	}
+	over := func(_ record.PartitionID, until time.Duration) bool { return now >= until }
+	maps.DeleteFunc(f.bad, over)
+	maps.DeleteFunc(f.unclean, over)
 	f.o.Catalog.Partitions(func(part Partition) bool {
 		// After a restart the manifest has to be told; and nothing is lost by telling it once more.
 		f.o.Manifest.SetLogStart(part.Partition, part.LogStart)
 		f.release(&part, pressed)
+		p.pick(&part)
 		d, ok := f.dueOf(&part, pressed)
 		if !ok {
 			return true
@@ -145,20 +150,33 @@ func (f *Offloader) excess(p *Partition) record.Offset {
 // release lets go of the local copies that the manifest has and local retention takes. The manifest knows only what is committed.
 func (f *Offloader) release(p *Partition, pressed bool) {
 	start, end, ok := f.o.Manifest.Bounds(p.Partition)
-	if !ok || p.Policy == None {
+	if !ok || p.Policy == None && !p.Compact {
 		return
 	}
 	local := max(f.o.Log.LocalStart(p.Partition), p.LogStart)
 	if end <= local || start > local {
 		return // nothing of it lies here; or something lies here that is nowhere else
 	}
-	if !pressed {
-		end = min(end, f.excess(p))
+	if !pressed || p.Policy == None {
+		end = min(end, f.goes(p))
 	}
 	if end > local {
 		f.o.Log.SetLocalStart(p.Partition, end)
 		f.stats.Releases.Add(1)
 	}
+}
+
+// goes is the offset below which local copies are let go: what local retention takes, and what passes have seen, whatever that says. A deletion that such a pass has
+// left out must not be missing where an older copy is read.
+func (f *Offloader) goes(p *Partition) record.Offset {
+	end := record.Offset(0)
+	if p.Policy != None {
+		end = f.excess(p)
+	}
+	if clean, ok := f.o.Manifest.CleanEnd(p.Partition); ok && p.Compact {
+		end = max(end, clean)
+	}
+	return end
 }
 
 // age notes since when each group has something due, and forgets groups that have nothing.

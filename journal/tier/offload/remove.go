@@ -102,13 +102,18 @@ func (f *Offloader) forget(ctx context.Context) error {
 			return fmt.Errorf("offload: remove rows of dead objects: %w", err)
 		}
 		f.step("forgotten")
-		at := f.clk.Mono() + f.o.DeleteDelay
-		for _, d := range s.objs {
-			d.at = at
-			f.doomed = append(f.doomed, d)
-		}
+		f.doom(s.objs)
 	}
 	return nil
+}
+
+// doom has objects without a row be removed later.
+func (f *Offloader) doom(list []doomed) {
+	at := f.clk.Mono() + f.o.DeleteDelay
+	for _, d := range list {
+		d.at = at
+		f.doomed = append(f.doomed, d)
+	}
 }
 
 // deleteDoomed removes the objects whose time has come. What cannot be removed stays in the list; after a restart it is an orphan. What has a row again

@@ -23,6 +23,9 @@ type Stats struct {
 	Taken                      atomic.Int64 // names that orphans had
 	Deleted, DeletedBytes      atomic.Int64 // objects that nobody needed
 	Orphans, Swept             atomic.Int64 // objects without a row; other remains, as the store counts them
+	Passes                     atomic.Int64 // of compaction, that came to their ends
+	CompactRead                atomic.Int64 // bytes of batches that passes have read, those whose keys they noted twice
+	CompactWritten             atomic.Int64 // and put
 	Left                       atomic.Int64 // objects of other nodes that this one needs no more, and has not removed
 	WaitingBytes               atomic.Int64 // now, due and not stored; about
 	WaitingSince               atomic.Int64 // the time, in Unix milliseconds, since which the oldest of it is due; 0: there is none
@@ -40,6 +43,7 @@ const (
 	Committing Phase = "committing"
 	Removing   Phase = "removing"
 	Alone      Phase = "waiting for a rebuild"
+	Compacting Phase = "compacting"
 )
 
 // Status is what an Offloader is doing. It is a copy.

@@ -40,8 +40,6 @@ func (f *Offloader) upload(ctx context.Context, g *group, l *layout) (*object.Wr
 			return nil, fmt.Errorf("offload: %w", err)
 		}
 		if !taken {
-			f.stats.Objects.Add(1)
-			f.stats.Bytes.Add(l.bytes)
 			f.stats.StoredBytes.Add(w.Size())
 			return w, nil
 		}

@@ -381,6 +381,8 @@ func (c simCatalog) Aborted(p record.PartitionID, first, last record.Offset) []o
 	return []object.Aborted{{ProducerID: 7, First: last, Last: last, LastStable: last}, {ProducerID: 7, First: first, Last: first, LastStable: first}}
 }
 
+func (simCatalog) Forget(record.PartitionID, record.Offset) {}
+
 func (c simCatalog) Change(shard record.ShardID, changes []Change, done func(error)) {
 	w := c.w
 	w.mu.Lock()

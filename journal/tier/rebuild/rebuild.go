@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -44,11 +45,13 @@ type Found struct {
 
 // Topic is one that has records in the store.
 type Topic struct {
-	ID      [16]byte
-	Name    string
-	Parts   []*Partition // by index; nil where the store has nothing
-	Bytes   int64        // of batches
-	Written int64        // when the last object of it was put, in milliseconds of Unix time
+	ID    [16]byte
+	Name  string
+	Parts []*Partition // by index; nil where the store has nothing
+	Bytes int64        // of batches
+	// Compacted: some of it is of the time when the topic was compacted, so that offsets may be missing.
+	Compacted bool
+	Written   int64 // when the last object of it was put, in milliseconds of Unix time
 }
 
 // Partition is what the store holds of one.
@@ -58,7 +61,7 @@ type Partition struct {
 	Start, End record.Offset // of the first record, and behind the last
 	Bytes      int64
 	Aborted    []object.Aborted // by their ends
-	Gaps       []Gap            // offsets between Start and End that no object has
+	Gaps       []Gap            // offsets between Start and End that no object has, and should; none of a compacted topic
 
 	numbers []record.PartitionID // in scan.parts: of what it is made of
 	runs    []span
@@ -68,6 +71,11 @@ type Partition struct {
 type Gap struct{ From, To record.Offset }
 
 type span struct{ first, last record.Offset }
+
+type runKey struct {
+	id    object.ID
+	index int
+}
 
 // Scan lists the store and reads the tail of every object of a tenant. Memory: some 80 bytes for each run of a partition. An error that is
 // temporary is tried again, then told: it has not seen the store.
@@ -81,7 +89,7 @@ func Scan(ctx context.Context, s tier.Store, o Options) (*Found, error) {
 	if o.Wait <= 0 {
 		o.Wait = 100 * time.Millisecond
 	}
-	c := &scan{s: s, o: o, topics: make(map[[16]byte]*Topic)}
+	c := &scan{s: s, o: o, topics: make(map[[16]byte]*Topic), aborted: make(map[runKey][]object.Aborted)}
 	ids, err := c.list(ctx)
 	if err != nil {
 		return nil, err
@@ -97,12 +105,13 @@ type scan struct {
 	s tier.Store
 	o Options
 
-	mu     sync.Mutex // guards what follows while tails are read
-	topics map[[16]byte]*Topic
-	parts  []*Partition
-	found  Found
-	done   int
-	failed error
+	mu      sync.Mutex // guards what follows while tails are read
+	topics  map[[16]byte]*Topic
+	aborted map[runKey][]object.Aborted // of runs that have some
+	parts   []*Partition
+	found   Found
+	done    int
+	failed  error
 }
 
 // listed is an object, and when it was put: tails do not say.
@@ -215,6 +224,11 @@ func (c *scan) read(ctx context.Context, l listed, total int) error {
 
 // take notes what an object has.
 func (c *scan) take(sum *object.Summary, put int64) {
+	for i := range sum.Runs {
+		if list := sum.Runs[i].Aborted; len(list) > 0 {
+			c.aborted[runKey{sum.ID, i}] = list
+		}
+	}
 	c.found.Objects = append(c.found.Objects, history.NewObject(sum, "", func(r *object.Run) (record.PartitionID, bool) {
 		t := c.topics[r.ID]
 		if t == nil {
@@ -229,22 +243,80 @@ func (c *scan) take(sum *object.Summary, put int64) {
 		}
 		p := t.Parts[r.Index]
 		if p == nil {
-			p = &Partition{Topic: t, Index: r.Index, Start: r.First}
+			p = &Partition{Topic: t, Index: r.Index, Start: math.MaxInt64}
 			t.Parts[r.Index] = p
 			p.numbers = []record.PartitionID{record.PartitionID(len(c.parts))}
 			c.parts = append(c.parts, p)
 		}
-		p.Start, p.End = min(p.Start, r.First), max(p.End, r.Last+1)
-		p.runs = append(p.runs, span{r.First, r.Last})
-		p.Aborted = append(p.Aborted, r.Aborted...)
-		p.Bytes += r.Bytes
-		t.Bytes += r.Bytes
 		return p.numbers[0], true
 	}))
 }
 
+// weigh leaves out the runs that passes of compaction have replaced, and adds up the others.
+func (c *scan) weigh() {
+	slices.SortFunc(c.found.Objects, func(a, b *history.Object) int {
+		switch {
+		case a.ID.After(b.ID):
+			return -1
+		case b.ID.After(a.ID):
+			return 1
+		}
+		return 0
+	})
+	replaced := make(map[record.PartitionID][]span) // by newer objects
+	for _, o := range c.found.Objects {
+		kept := o.Runs[:0]
+		for _, r := range o.Runs {
+			if !within(replaced[r.Partition], span{r.First, r.Last}) {
+				kept = append(kept, r)
+				c.parts[r.Partition].add(&r, c.aborted[runKey{o.ID, r.Index}])
+			}
+		}
+		o.Runs = kept
+		for _, r := range kept {
+			if s := (span{r.First, r.Last}); r.Flags.Has(object.Replaces) {
+				if r.Flags.Has(object.Begins) {
+					s.first = 0
+				}
+				replaced[r.Partition] = union(replaced[r.Partition], s)
+			}
+		}
+	}
+}
+
+// add counts a run.
+func (p *Partition) add(r *history.Run, aborted []object.Aborted) {
+	p.Start, p.End = min(p.Start, r.First), max(p.End, r.Last+1)
+	p.runs = append(p.runs, span{r.First, r.Last})
+	p.Aborted = append(p.Aborted, aborted...)
+	p.Bytes += r.Bytes
+	p.Topic.Bytes += r.Bytes
+	p.Topic.Compacted = p.Topic.Compacted || r.Flags.Has(object.Sparse)
+}
+
+// within tells whether one of a list of spans has all of s.
+func within(list []span, s span) bool {
+	return slices.ContainsFunc(list, func(l span) bool { return l.first <= s.first && s.last <= l.last })
+}
+
+// union adds a span to a list in order, in which none touches another.
+func union(list []span, s span) []span {
+	list = append(list, s)
+	slices.SortFunc(list, func(a, b span) int { return cmp.Compare(a.first, b.first) })
+	out := list[:1]
+	for _, n := range list[1:] {
+		if l := &out[len(out)-1]; n.first <= l.last+1 {
+			l.last = max(l.last, n.last)
+		} else {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 // finish picks one topic for each name, and puts all in order.
 func (c *scan) finish() *Found {
+	c.weigh()
 	f := &c.found
 	all := make([]*Topic, 0, len(c.topics))
 	for _, t := range c.topics {
@@ -338,7 +410,7 @@ func (p *Partition) finish() {
 	slices.SortFunc(p.runs, func(a, b span) int { return cmp.Compare(a.first, b.first) })
 	next := p.Start
 	for _, r := range p.runs {
-		if r.first > next {
+		if r.first > next && !p.Topic.Compacted {
 			p.Gaps = append(p.Gaps, Gap{next, r.first})
 		}
 		next = max(next, r.last+1)

@@ -71,6 +71,7 @@ type run struct {
 	index       int32
 	first, last record.Offset
 	aborted     []object.Aborted
+	flags       object.RunFlags
 }
 
 const perRecord = 10
@@ -80,7 +81,7 @@ func (w *world) write(shard record.ShardID, sequence uint64, runs ...run) string
 	w.t.Helper()
 	b := object.NewBuilder(object.ID{Shard: shard, Epoch: 1, Sequence: sequence}, 1, object.Options{})
 	for _, r := range runs {
-		b.Run(object.Topic{ID: [16]byte{r.topic}, Name: r.name, Index: r.index, Partition: 7}, 0)
+		b.Run(object.Topic{ID: [16]byte{r.topic}, Name: r.name, Index: r.index, Partition: 7}, r.flags)
 		b.Add(object.Extent{First: r.first, Last: r.last, MaxTime: 1, Bytes: int64(r.last-r.first+1) * perRecord})
 		for _, a := range r.aborted {
 			b.Abort(a)
@@ -289,5 +290,33 @@ func TestFaults(t *testing.T) {
 	}
 	if f := newWorld(t).scan(Options{}); f.Listed != 0 || len(f.Topics) != 0 {
 		t.Errorf("an empty store: %+v", f)
+	}
+}
+
+// What passes of compaction have replaced counts no more, with its transactions: neither what one object replaces alone, nor what two do together; what is newer does, and
+// what is another partition's. Offsets that are missing are no gap.
+func TestReplaced(t *testing.T) {
+	w := newWorld(t)
+	lost := []object.Aborted{{ProducerID: 5, First: 1, Last: 3, LastStable: 3}}
+	w.write(9, 1, run{topic: 1, name: "a", first: 0, last: 9, aborted: lost, flags: object.Sparse}, run{topic: 1, name: "a", index: 1, first: 0, last: 9, flags: object.Sparse})
+	w.write(0, 2, run{topic: 1, name: "a", first: 12, last: 29, flags: object.Sparse})
+	w.write(0, 3, run{topic: 1, name: "a", first: 30, last: 39, aborted: []object.Aborted{{ProducerID: 6, First: 31, Last: 33, LastStable: 33}}, flags: object.Sparse})
+	w.write(0, 4, run{topic: 1, name: "a", first: 5, last: 19, flags: object.Sparse | object.Clean | object.Replaces | object.Begins})
+	w.write(0, 5, run{topic: 1, name: "a", first: 20, last: 29, flags: object.Sparse | object.Clean | object.Replaces})
+	w.write(0, 6, run{topic: 1, name: "a", first: 42, last: 49, flags: object.Sparse})
+	f := w.scan(Options{})
+	if len(f.Topics) != 1 || len(f.Parts) != 2 || !f.Topics[0].Compacted {
+		t.Fatalf("%+v", f)
+	}
+	// The run from 0 on begins before 5, and what begins the partition has replaced it.
+	p := f.Parts[0]
+	if p.Start != 5 || p.End != 50 || p.Bytes != (15+10+10+8)*perRecord || len(p.Aborted) != 1 || p.Aborted[0].ProducerID != 6 || len(p.Gaps) > 0 {
+		t.Errorf("%+v", p)
+	}
+	if q := f.Parts[1]; q.Start != 0 || q.End != 10 {
+		t.Errorf("%+v", q)
+	}
+	if len(f.Objects) != 5 {
+		t.Errorf("%d objects have something", len(f.Objects))
 	}
 }
