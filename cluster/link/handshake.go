@@ -33,7 +33,6 @@ type handshake struct {
 	raw   net.Conn
 	host  string // who connects
 	timer clock.Timer
-	once  sync.Once
 	mu    struct {
 		sync.Mutex
 		why *Error // the socket was closed from here

@@ -55,7 +55,6 @@ type pass struct {
 
 	tail   *object.Summary // read last
 	tailID object.ID
-	buf    []byte
 }
 
 type runKey struct {
