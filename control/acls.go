@@ -31,8 +31,8 @@ const aclsMax = 1000
 
 // aclService is the service Acls.
 type aclService struct {
-	api.UnimplementedAclsServer
-	s *Server
+	api.UnsafeAclsServer // a method that is missing does not compile
+	s                    *Server
 }
 
 // Words for Kafka's numbers.

@@ -49,8 +49,8 @@ var (
 
 // backupService is the service Backups.
 type backupService struct {
-	api.UnimplementedBackupsServer
-	s *Server
+	api.UnsafeBackupsServer // a method that is missing does not compile
+	s                       *Server
 }
 
 func apiBackup(b *Backup) *api.Backup {

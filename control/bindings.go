@@ -29,8 +29,8 @@ type Bindings interface {
 
 // bindingService is the service Bindings.
 type bindingService struct {
-	api.UnimplementedBindingsServer
-	s *Server
+	api.UnsafeBindingsServer // a method that is missing does not compile
+	s                        *Server
 }
 
 func (c *bindingService) shown(b *broker.Binding) *api.Binding {

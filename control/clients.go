@@ -29,8 +29,8 @@ const detailRows = 1000
 
 // clientService is the service Clients.
 type clientService struct {
-	api.UnimplementedClientsServer
-	s *Server
+	api.UnsafeClientsServer // a method that is missing does not compile
+	s                       *Server
 }
 
 // slice is what one turn of a loop has found.

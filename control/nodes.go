@@ -24,8 +24,8 @@ type Nodes interface {
 
 // nodeService is the service Nodes.
 type nodeService struct {
-	api.UnimplementedNodesServer
-	s *Server
+	api.UnsafeNodesServer // a method that is missing does not compile
+	s                     *Server
 }
 
 var roleNames = []struct {

@@ -22,8 +22,8 @@ type Quotas interface {
 
 // quotaService is the service Quotas.
 type quotaService struct {
-	api.UnimplementedQuotasServer
-	s *Server
+	api.UnsafeQuotasServer // a method that is missing does not compile
+	s                      *Server
 }
 
 func quotaPart(p *api.QuotaPart) broker.QuotaPart {

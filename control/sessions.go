@@ -14,8 +14,8 @@ import (
 
 // sessionService is the service Sessions.
 type sessionService struct {
-	api.UnimplementedSessionsServer
-	s *Server
+	api.UnsafeSessionsServer // a method that is missing does not compile
+	s                        *Server
 }
 
 // List goes through the kept sessions.

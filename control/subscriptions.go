@@ -15,8 +15,8 @@ const heavyMax = 4
 
 // subscriptionService is the service Subscriptions.
 type subscriptionService struct {
-	api.UnimplementedSubscriptionsServer
-	s *Server
+	api.UnsafeSubscriptionsServer // a method that is missing does not compile
+	s                             *Server
 }
 
 func shownSubscription(s *broker.SubscriptionInfo) *api.Subscription {

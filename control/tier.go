@@ -38,8 +38,8 @@ type TierJob any
 
 // tierService is the service Tiers.
 type tierService struct {
-	api.UnimplementedTiersServer
-	s *Server
+	api.UnsafeTiersServer // a method that is missing does not compile
+	s                     *Server
 }
 
 // Describe shows the store.

@@ -16,9 +16,9 @@ import (
 
 // userService is the service Users.
 type userService struct {
-	api.UnimplementedUsersServer
-	s     *Server
-	names userNames
+	api.UnsafeUsersServer // a method that is missing does not compile
+	s                     *Server
+	names                 userNames
 }
 
 // Where a user, a rule or a binding comes from.
