@@ -121,6 +121,9 @@ type partitionEnds struct{ start, end record.Offset }
 // boundsOf are the log's, without what waits for the high watermark.
 func (b *Broker) boundsOf(id record.PartitionID) (start, end record.Offset) {
 	start, end = b.streams.Bounds(id)
+	if !b.opts.Replicated {
+		return start, end
+	}
 	for _, s := range b.shards {
 		end = s.rep.endOf(id, end)
 	}

@@ -176,7 +176,7 @@ func (b *Broker) producerIDsTaken(end uint64, err error) {
 	waiting := p.waiting
 	p.waiting = nil
 	if err == nil && int64(end) > p.floor { // else it was asked for before the floor was raised
-		p.next, p.end = int64(end-producerIDBlock), int64(end)
+		p.next, p.end = max(int64(end-producerIDBlock), p.floor), int64(end)
 	}
 	p.Unlock()
 	for _, done := range waiting {
