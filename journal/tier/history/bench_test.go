@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/hdfstier"
 	"github.com/sluicemq/sluice/journal/tier/localtier"
 	"github.com/sluicemq/sluice/journal/tier/object"
 	"github.com/sluicemq/sluice/journal/tier/s3tier"
@@ -24,9 +25,14 @@ const (
 	coldBatch   = 16 << 10
 )
 
-// openCold opens a directory, or the service that SLUICE_TEST_S3 names, with SLUICE_TEST_S3_KEY and _SECRET: http://host:port/bucket.
+// openCold opens a directory, or the cluster whose name node SLUICE_TEST_HDFS names (host:port), or the service that SLUICE_TEST_S3 names, with
+// SLUICE_TEST_S3_KEY and _SECRET: http://host:port/bucket.
 func openCold(b *testing.B) (tier.Store, error) {
 	b.Helper()
+	if node := os.Getenv("SLUICE_TEST_HDFS"); node != "" {
+		dir := fmt.Sprintf("/bench-%x", rand.Uint64())
+		return hdfstier.Open(bg, hdfstier.Options{NameNodes: []string{node}, Dir: dir, User: "root", Replication: 2})
+	}
 	where := os.Getenv("SLUICE_TEST_S3")
 	if where == "" {
 		return localtier.Open(bg, localtier.Options{Dir: b.TempDir()})
@@ -120,23 +126,31 @@ func BenchmarkColdReaders(b *testing.B) {
 }
 
 // BenchmarkPlainGet reads the same bytes by one Get for each object, 1 MiB at a time: what ColdRead is compared with.
-func BenchmarkPlainGet(b *testing.B) {
+func BenchmarkPlainGet(b *testing.B) { plainGet(b, 1<<30) }
+
+// BenchmarkPlainRanges reads them by Gets of 4 MiB, one behind the other: what a request costs a store.
+func BenchmarkPlainRanges(b *testing.B) { plainGet(b, 4<<20) }
+
+func plainGet(b *testing.B, each int64) {
+	b.Helper()
 	s, m := coldStore(b)
 	b.SetBytes(m.Size(7))
 	buf := make([]byte, 1<<20)
 	for b.Loop() {
 		for o := range m.All() {
-			body, _, err := s.Get(bg, o.ID.Name(), tier.Range{})
-			if err != nil {
-				b.Fatal(err)
+			for at := int64(0); at < o.Size; at += each {
+				body, _, err := s.Get(bg, o.ID.Name(), tier.Range{Off: at, Len: min(each, o.Size-at)})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for err == nil {
+					_, err = io.ReadFull(body, buf)
+				}
+				if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+					b.Fatal(err)
+				}
+				_ = body.Close()
 			}
-			for err == nil {
-				_, err = io.ReadFull(body, buf)
-			}
-			if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-				b.Fatal(err)
-			}
-			_ = body.Close()
 		}
 	}
 }
