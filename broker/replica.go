@@ -194,7 +194,7 @@ func (b *Broker) Resign(shard record.ShardID, done func()) {
 		return
 	}
 	s.home.Run(func() {
-		s.home.demote(s, RoleNone, s.rep.epoch)
+		_ = s.home.demote(s, RoleNone, s.rep.epoch) // of its own epoch: never stale
 		done()
 	})
 }

@@ -29,6 +29,7 @@ func newReplica(t *testing.T) *testBroker {
 }
 
 func newTrio(t *testing.T) *trio {
+	t.Helper()
 	tr := &trio{t, newReplica(t), newReplica(t)}
 	tr.lead(tr.leader, 1, 2)
 	tr.follow(tr.follower, tr.leader, 1)

@@ -379,6 +379,7 @@ func (b *Broker) replayReplicated(s *shard, f *record.Frame, before, end Place) 
 		r.cutEpochs(max(f.Index, s.mu.applied))
 		s.mu.index, r.durable = f.Index, f.Index
 		return nil
+	default: // the shard's own
 	}
 	s.mu.index, r.durable = f.Index, f.Index
 	if f.Index <= s.mu.applied {

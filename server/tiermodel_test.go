@@ -330,7 +330,7 @@ func (w *tierWorld) offload() {
 	err := w.wait("offload", 500*time.Millisecond, ch)
 	if errors.Is(err, errDied) {
 		cancel()
-		<-ch
+		_ = <-ch // what a node says that has died
 	}
 	if err != nil && !w.dying && !w.store.failing() && !errors.Is(err, offload.ErrBusy) {
 		w.t.Fatalf("offload: %v", err)
@@ -465,7 +465,7 @@ func (w *tierWorld) rebuild() (*api.TierResult, error) {
 	err := w.wait("rebuild", 500*time.Millisecond, ch)
 	if errors.Is(err, errDied) {
 		cancel()
-		<-ch
+		_ = <-ch
 		return nil, err
 	}
 	return out, err

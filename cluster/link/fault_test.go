@@ -54,7 +54,7 @@ func (c *faultConn) Write(p []byte) (int, error) {
 	switch c.fault {
 	case "cut":
 		_, _ = c.Conn.Write(p[:at])
-		_ = c.Conn.Close()
+		_ = c.Close()
 		return 0, net.ErrClosed
 	case "change":
 		p = bytes.Clone(p)

@@ -12,8 +12,10 @@ import (
 // proof is an HMAC, with the token as its key, over both hellos as they were on the wire and, with TLS, what only these two ends know of it.
 const (
 	magic = "SLUICELK"
-	// VersionMin and VersionMax are the versions of the protocol that are spoken here.
-	VersionMin, VersionMax = 1, 1
+	// VersionMin is the first version of the protocol that is spoken here.
+	VersionMin = 1
+	// VersionMax is the last one.
+	VersionMax = 1
 
 	shakeHead  = 3
 	shakeMost  = 1024

@@ -98,6 +98,7 @@ func (i *intruder) bye() *Error {
 			return &Error{Reason: ReasonLost}
 		case frameBye:
 			return decodeReason(p)
+		default:
 		}
 	}
 }

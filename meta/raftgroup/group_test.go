@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -113,7 +112,7 @@ func (ns *nodes) open(id meta.NodeID, address string, join ...string) *testNode 
 	}
 	n := &testNode{net: &cutNet{TCP: tcp}, address: tcp.Addr().String()}
 	o := Options{Dir: filepath.Join(ns.dir, fmt.Sprint(id)), Node: id, Address: n.address, Shards: 4, Network: n.net, Join: join,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Tick: testTick, AnswerWait: 3 * time.Second, JoinWait: soon}
+		Logger: slog.New(slog.DiscardHandler), Tick: testTick, AnswerWait: 3 * time.Second, JoinWait: soon}
 	if id == 1 && len(join) == 0 {
 		o.Cluster, o.Form = "cluster-a", &Form{}
 	}
@@ -184,6 +183,7 @@ func (ns *nodes) active(id meta.NodeID) {
 }
 
 func within(t *testing.T) context.Context {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	t.Cleanup(cancel)
 	return ctx

@@ -272,7 +272,7 @@ func (g *Group) complain(what string, args ...any) {
 	}
 	g.mu.Unlock()
 	if !quiet {
-		g.o.Logger.Warn(what, args...)
+		g.o.Logger.Warn(what, args...) //nolint:sloglint // a constant of each caller
 	}
 }
 

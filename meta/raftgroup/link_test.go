@@ -12,7 +12,7 @@ import (
 func TestOverLink(t *testing.T) {
 	meshes := make(map[meta.NodeID]*link.Mesh)
 	ns := three(t, func(o *Options) {
-		_ = o.Network.(*cutNet).TCP.Close()
+		_ = o.Network.(*cutNet).Close()
 		m, err := link.New(link.Options{ID: link.NodeID(o.Node), Token: []byte("the token of the test")})
 		if err != nil {
 			t.Fatal(err)

@@ -294,7 +294,7 @@ func TestMutualTLS(t *testing.T) {
 	ns := newNodes(t)
 	ns.tweak = func(o *Options) {
 		cut := o.Network.(*cutNet)
-		_ = cut.TCP.Close()
+		_ = cut.Close()
 		cut.TCP = secure(client)
 		if o.Node == 9 {
 			cut.TCP = secure(cert.ClientConfig(false))

@@ -56,6 +56,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
+	t.Helper()
 	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), clk: clock.NewManual(time.Unix(1_700_000_000, 0)), cut: make(map[[2]uint64]bool), counts: make(map[string]int)}
 	for i := range w.nodes {
 		w.nodes[i] = &node{id: uint64(i + 1), mem: vfs.NewMem(), clk: w.clk}
