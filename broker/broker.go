@@ -92,6 +92,7 @@ type Broker struct {
 	shards     []*shard
 	index      *topics.Index
 	retained   *retainedStore
+	openShards atomic.Int32 // of a node that is one of several: those that take commands
 	slots      slotTable
 	latencies  Latencies
 	topicTable topicTable

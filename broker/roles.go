@@ -113,6 +113,7 @@ func (l *Local) demote(s *shard, role Role, epoch record.Epoch) error {
 		s.rollBackBatchesLocked(f)
 	}
 	if led {
+		l.b.openShards.Add(-1)
 		s.forgetExpectedLocked()
 	}
 	s.mu.Unlock()
@@ -146,6 +147,7 @@ func (s *shard) forgetExpectedLocked() {
 func (l *Local) openShard(s *shard) {
 	s.mu.Lock()
 	s.rep.open = true
+	l.b.openShards.Add(1)
 	s.mu.Unlock()
 	l.reviveGroups(s)
 	l.reviveTxns(s)

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"time"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/journal/record"
@@ -17,6 +18,10 @@ type produceState struct {
 	next    int   // the partition to go on with when the request comes again
 	joined  int   // one more than the partition for whose sake the coordinator was asked; 0: it was not
 	refused error // what the coordinator said
+	over    bool  // it was answered though not all is decided
+	waiter  *request
+	timer   broker.LoopTimer
+	expire  func() // answers waiter; made once
 }
 
 type producedTopic struct {
@@ -27,11 +32,11 @@ type producedTopic struct {
 
 func (p *produceState) reset() {
 	clear(p.results) // messages
-	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0]}
+	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0], expire: p.expire}
 }
 
-// produce appends batches to partitions. It is answered when all of them are as durable as the node's mode says, whatever acks asks for,
-// but for acks=0, which is not answered at all.
+// produce appends batches to partitions. On a node that is alone it is answered when all of them are as durable as the node's mode says, whatever
+// acks asks for, but for acks=0, which is not answered at all. Where there are replicas, acks=1 waits for this node alone.
 func produce(r *request, q *wire.Request) (took bool, err error) {
 	m, err := wire.DecodeProduceRequest(q.Body, q.Version)
 	if err != nil {
@@ -43,6 +48,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	}
 	r.silent = m.Acks == 0
 	fault := c.producePrecheck(&m)
+	v := c.l.h.view()
 	at := 0
 	var topic *broker.Topic
 	for p := m.Data(); p.Next(); at++ {
@@ -59,7 +65,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 		res := wire.ProduceResult{Index: p.Index, Code: fault, BaseOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
 		pending := false
 		if fault == wire.None {
-			pending, err = c.append(r, at, topic, &p, &m, &res)
+			pending, err = c.append(v, r, at, topic, &p, &m, &res)
 			if errors.Is(err, broker.ErrBusy) {
 				return r.comeAgain(at, p.First, blockBusy), nil
 			}
@@ -80,8 +86,31 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	}
 	if s.left == 0 {
 		r.produced()
+	} else if c.l.h.cluster != nil {
+		s.await(r, time.Duration(max(m.TimeoutMS, 0))*time.Millisecond)
 	}
 	return true, nil
+}
+
+// await bounds how long the request waits for other replicas.
+func (p *produceState) await(r *request, timeout time.Duration) {
+	if p.expire == nil {
+		p.expire = func() { p.waiter.expire() }
+	}
+	p.waiter = r
+	r.c.l.core.SetTimer(&p.timer, timeout, p.expire)
+}
+
+// expire answers a request whose time is over. What is on its way may be committed yet: an idempotent producer sends it again, and loses nothing.
+func (r *request) expire() {
+	s := r.produce
+	for i := range s.results {
+		if p := &s.results[i]; p.Code == wire.None && p.BaseOffset < 0 {
+			p.Code = wire.RequestTimedOut
+		}
+	}
+	s.left, s.over = 0, true
+	r.produced()
 }
 
 // producePrecheck is what is wrong with the request as a whole.
@@ -113,7 +142,7 @@ func (r *request) comeAgain(at int, first bool, why uint8) (took bool) {
 }
 
 // append hands one batch to the core. pending: its Appended follows.
-func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceReader, m *wire.ProduceRequest, res *wire.ProduceResult) (pending bool, err error) {
+func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, p *wire.ProduceReader, m *wire.ProduceRequest, res *wire.ProduceResult) (pending bool, err error) {
 	if topic == nil {
 		switch res.Code = wire.UnknownTopicOrPartition; {
 		case p.Topic == nil:
@@ -132,6 +161,9 @@ func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceRe
 		res.Code = wire.UnknownTopicOrPartition
 		return false, nil
 	}
+	if res.Code = c.l.h.leaderFault(v.of(part), -1); res.Code != wire.None {
+		return false, nil
+	}
 	spec := topic.Spec()
 	cfg := &spec.Config
 	limits := wire.BatchLimits{Version: r.call.Version, MaxBytes: int(cfg.MaxMessageBytes), SegmentBytes: int(cfg.SegmentBytes), Records: true, Keys: cfg.Compact}
@@ -140,7 +172,7 @@ func (c *conn) append(r *request, at int, topic *broker.Topic, p *wire.ProduceRe
 		res.Code, res.Message = wire.CodeOf(err), err.Error()
 		return false, nil
 	}
-	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Held: c.link.Held()}
+	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Leader: m.Acks == 1, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && r.call.Version >= produceJoins && o.Transactional {
 		switch s := r.produce; {
@@ -190,6 +222,9 @@ func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
 		return // the connection had ended, and r is somebody else's
 	}
 	s := r.produce
+	if s.over {
+		return
+	}
 	p := &s.results[t&(1<<24-1)]
 	if p.Code = codeOf(res.Err); res.Err == nil {
 		p.BaseOffset, p.LogAppendTime, p.LogStartOffset = int64(res.Base), res.AppendTime, int64(res.LogStart)
@@ -202,6 +237,8 @@ func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
 // produced answers: all partitions are decided.
 func (r *request) produced() {
 	s := r.produce
+	r.c.l.core.StopTimer(&s.timer)
+	v, moved := r.c.l.h.view(), false
 	var b wire.ProduceResponseBuilder
 	b.Begin(r.buffer(), r.call, len(s.topics))
 	from, at := 0, 0
@@ -210,11 +247,14 @@ func (r *request) produced() {
 		b.Topic(s.names[from:t.name], t.id, t.partitions)
 		from = t.name
 		for range t.partitions {
-			b.Partition(&s.results[at])
+			res := &s.results[at]
+			res.Leader = movedTo(v, v.of(nil), res.Code)
+			moved = moved || res.Leader.Known
+			b.Partition(res)
 			at++
 		}
 	}
-	r.out = b.Finish(r.throttleMS(), nil)
+	r.out = b.Finish(r.throttleMS(), r.c.leaderNodes(v, moved))
 	r.finish()
 }
 

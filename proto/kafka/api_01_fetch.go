@@ -115,6 +115,16 @@ func (f *fetchState) wake() {
 	}
 }
 
+// reconsider answers a fetch that waits if the leader's change has made it another one's.
+func (f *fetchState) reconsider(v *View) {
+	for i := range f.parts {
+		if p := &f.parts[i]; p.part != nil && p.code == wire.None {
+			p.code = f.r.c.l.h.leaderFault(v.of(p.part), p.epoch)
+		}
+	}
+	f.wake()
+}
+
 // watch waits for what the last look did not see: its part of what is missing, in some partition.
 func (f *fetchState) watch() {
 	missing := max(f.minBytes-f.bytes(), 1)
@@ -269,6 +279,8 @@ func (f *fetchState) release() {
 // build makes the answer, but for the batches.
 func (f *fetchState) build() {
 	topics := f.choose()
+	v := f.r.c.l.h.view()
+	moved := false
 	var b wire.FetchResponseBuilder
 	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{ThrottleMS: f.r.throttleMS(), SessionID: f.sessionID}, topics)
 	for k := 0; k < len(f.shown); {
@@ -281,13 +293,15 @@ func (f *fetchState) build() {
 		for ; k < n; k++ {
 			p := &f.parts[f.shown[k]]
 			res := p.result()
+			res.Leader = movedTo(v, v.of(p.part), res.Code)
+			moved = moved || res.Leader.Known
 			f.cuts = append(f.cuts, b.Partition(&res, p.read.Bytes))
 			if f.session != nil {
 				f.session.answered(p)
 			}
 		}
 	}
-	f.out = b.Finish(nil)
+	f.out = b.Finish(f.r.c.leaderNodes(v, moved))
 }
 
 func sameTopic(a, b *fetchPart) bool { return a.name == b.name && a.id == b.id }

@@ -19,14 +19,14 @@ var offsetSpecs = map[int64]int16{broker.LatestOffset: 1, broker.EarliestOffset:
 const searchWait = 20 * time.Second
 
 // offsetFault says what is wrong with a partition of the request.
-func offsetFault(m *kmsg.ListOffsetsRequest, p *kmsg.ListOffsetsRequestTopicPartition, asked int) wire.ErrorCode {
+func (h *Handler) offsetFault(v *View, part *broker.Partition, m *kmsg.ListOffsetsRequest, p *kmsg.ListOffsetsRequestTopicPartition, asked int) wire.ErrorCode {
 	if asked > 1 {
 		return wire.InvalidRequest
 	}
 	if first, known := offsetSpecs[p.Timestamp]; p.Timestamp < 0 && (!known || m.Version < first) {
 		return wire.UnsupportedVersion
 	}
-	return epochCode(p.CurrentLeaderEpoch)
+	return h.leaderFault(v.of(part), p.CurrentLeaderEpoch)
 }
 
 // listOffsets finds offsets by time, or the ends of partitions.
@@ -38,6 +38,7 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 		index int32
 	}
 	asked := make(map[named]int)
+	v := r.c.l.h.view()
 	for i := range m.Topics {
 		for k := range m.Topics[i].Partitions {
 			asked[named{m.Topics[i].Topic, m.Topics[i].Partitions[k].Partition}]++
@@ -57,9 +58,9 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
 			} else if topic != nil {
 				if part := topic.Partition(p.Partition); part != nil {
-					o.ErrorCode = int16(offsetFault(m, p, asked[named{t.Topic, p.Partition}]))
+					o.ErrorCode = int16(r.c.l.h.offsetFault(v, part, m, p, asked[named{t.Topic, p.Partition}]))
 					if o.ErrorCode == 0 {
-						asks = append(asks, offsetAsk{part: part, at: p.Timestamp, place: [2]int{i, k}})
+						asks = append(asks, offsetAsk{part: part, at: p.Timestamp, leader: v.of(part).Epoch, place: [2]int{i, k}})
 					}
 				}
 			}
@@ -72,16 +73,17 @@ func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 
 // offsetAsk is one search, and where its answer belongs.
 type offsetAsk struct {
-	part  *broker.Partition
-	at    int64
-	place [2]int
-	done  func() // nil: it is answered
+	part   *broker.Partition
+	at     int64
+	leader int32 // its epoch
+	place  [2]int
+	done   func() // nil: it is answered
 }
 
 // searchOffsets asks the core, and answers REQUEST_TIMED_OUT for what a store does not give in time.
 func searchOffsets(r *request, m *kmsg.ListOffsetsRequest, resp *kmsg.ListOffsetsResponse, asks []offsetAsk) {
 	committed := m.IsolationLevel == int8(wire.ReadCommitted)
-	core, left := r.c.l.core, len(asks)
+	h, core, left := r.c.l.h, r.c.l.core, len(asks)
 	var timer broker.LoopTimer
 	settle := func(i int, found broker.FoundOffset, code wire.ErrorCode) {
 		a := &asks[i]
@@ -91,8 +93,8 @@ func searchOffsets(r *request, m *kmsg.ListOffsetsRequest, resp *kmsg.ListOffset
 		o := &resp.Topics[a.place[0]].Partitions[a.place[1]]
 		if o.ErrorCode = int16(code); code == wire.None {
 			o.Timestamp, o.Offset = found.Timestamp, int64(found.Offset)
-			if found.Offset >= 0 {
-				o.LeaderEpoch = leaderEpoch
+			if found.Offset >= 0 && (a.at == broker.LatestOffset || h.cluster == nil) {
+				o.LeaderEpoch = a.leader // of what lies further back it is not known, which clients are content with
 			}
 		}
 		done := a.done

@@ -26,7 +26,7 @@ func metadata(r *request, m *kmsg.MetadataRequest) {
 		b := r.c.l.h.broker
 		b.Topics(tenant, func(t *broker.Topic) bool {
 			if r.c.mayName(t.Name()) {
-				resp.Topics = append(resp.Topics, r.c.describeTopic(t, tell))
+				resp.Topics = append(resp.Topics, r.c.describeTopic(t, m.Version, tell))
 			}
 			return true
 		})
@@ -54,12 +54,18 @@ func metadata(r *request, m *kmsg.MetadataRequest) {
 }
 
 func (c *conn) describeBrokers(resp *kmsg.MetadataResponse) {
-	b := kmsg.NewMetadataResponseBroker()
-	b.NodeID = c.l.h.nodeID
-	b.Host, b.Port = c.address()
-	resp.Brokers = append(resp.Brokers, b)
+	v := c.l.h.view()
+	for _, at := range c.endpoints(v) {
+		b := kmsg.NewMetadataResponseBroker()
+		b.NodeID, b.Host, b.Port = at.ID, at.Host, at.Port
+		if at.Rack != "" {
+			b.Rack = &at.Rack
+		}
+		resp.Brokers = append(resp.Brokers, b)
+	}
 	cluster := c.l.h.catalog.ClusterID()
-	resp.ClusterID, resp.ControllerID = &cluster, c.l.h.nodeID
+	controller, _ := c.leaderOf(v, v.controller(), true)
+	resp.ClusterID, resp.ControllerID = &cluster, controller.ID
 }
 
 // nameTopics answers for the topics that are named, and tells the places of those that are not there.
@@ -86,7 +92,7 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 			t = nil // known by its id alone
 		}
 		if t != nil {
-			resp.Topics = append(resp.Topics, c.describeTopic(t, m.IncludeTopicAuthorizedOperations))
+			resp.Topics = append(resp.Topics, c.describeTopic(t, m.Version, m.IncludeTopicAuthorizedOperations))
 			continue
 		}
 		out := kmsg.NewMetadataResponseTopic()
@@ -99,8 +105,8 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 	return missing
 }
 
-// describeTopic is a topic with its partitions, all of them led here. tell: with what the client may do with it.
-func (c *conn) describeTopic(t *broker.Topic, tell bool) kmsg.MetadataResponseTopic {
+// describeTopic is a topic with its partitions and where they lie, for a request of this version. tell: with what the client may do with it.
+func (c *conn) describeTopic(t *broker.Topic, version int16, tell bool) kmsg.MetadataResponseTopic {
 	spec := t.Spec()
 	out := kmsg.NewMetadataResponseTopic()
 	out.Topic, out.TopicID, out.IsInternal = &spec.Name, spec.ID, spec.Internal
@@ -108,17 +114,21 @@ func (c *conn) describeTopic(t *broker.Topic, tell bool) kmsg.MetadataResponseTo
 		out.AuthorizedOperations = c.operationsOf(broker.ResourceTopic, spec.Name)
 	}
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(spec.Partitions))
-	replicas := []int32{c.l.h.nodeID}
+	v := c.l.h.view()
+	pl := v.of(nil) // all of them lie on the same nodes
+	leader, code := c.leaderOf(v, pl, version >= metadataListeners)
+	offline := v.offline(pl)
 	for i := range out.Partitions {
 		p := kmsg.NewMetadataResponseTopicPartition()
-		p.Partition, p.Leader, p.LeaderEpoch, p.Replicas, p.ISR = int32(i), c.l.h.nodeID, leaderEpoch, replicas, replicas
+		p.Partition, p.ErrorCode, p.Leader, p.LeaderEpoch = int32(i), int16(code), leader.ID, pl.Epoch
+		p.Replicas, p.ISR, p.OfflineReplicas = pl.Replicas, pl.ISR, offline
 		out.Partitions[i] = p
 	}
 	return out
 }
 
-// leaderEpoch is that of every partition of a node that is alone.
-const leaderEpoch = 0
+// metadataListeners is from when on clients know LISTENER_NOT_FOUND.
+const metadataListeners = 6
 
 // autoCreate makes the topics that are missing and answers when they are there.
 func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bool) {
@@ -132,9 +142,11 @@ func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bo
 		t.later(l, func(r *request) {
 			for k, i := range missing {
 				if made := l.h.broker.Topic(tenant, specs[k].Name); made != nil {
-					resp.Topics[i] = r.c.describeTopic(made, tell)
-				} else if results[k].Code != wire.TopicAlreadyExists {
-					resp.Topics[i].ErrorCode = int16(results[k].Code)
+					resp.Topics[i] = r.c.describeTopic(made, resp.Version, tell)
+				} else if code := results[k].Code; code == wire.NotController {
+					resp.Topics[i].ErrorCode = int16(wire.LeaderNotAvailable) // it asks again, and it may be there by then
+				} else if code != wire.TopicAlreadyExists {
+					resp.Topics[i].ErrorCode = int16(code)
 				}
 			}
 			r.respond(resp)

@@ -13,7 +13,7 @@ const topicIDVersion = 10
 // offsetCommit stores where a group goes on.
 func offsetCommit(r *request, m *kmsg.OffsetCommitRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetCommitResponse)
-	member := r.c.mayGroup(broker.OperationRead, m.Group)
+	refusal := r.c.groupFault(broker.OperationRead, m.Group)
 	req := &broker.CommitRequest{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), Generation: m.Generation}
 	b := r.c.l.h.broker
 	for i := range m.Topics {
@@ -41,12 +41,12 @@ func offsetCommit(r *request, m *kmsg.OffsetCommitRequest) {
 				Err:             fault,
 			})
 			o := kmsg.NewOffsetCommitResponseTopicPartition()
-			o.Partition, o.ErrorCode = p.Partition, refused(member, wire.GroupAuthorizationFailed)
+			o.Partition, o.ErrorCode = p.Partition, int16(refusal)
 			out.Partitions = append(out.Partitions, o)
 		}
 		resp.Topics = append(resp.Topics, out)
 	}
-	if !member {
+	if refusal != wire.None {
 		r.respond(resp)
 		return
 	}

@@ -19,7 +19,7 @@ func offsetFetch(r *request, m *kmsg.OffsetFetchRequest) {
 		c := r.c
 		gather(r, resp, len(m.Groups), func(i int, done func()) {
 			g := &m.Groups[i]
-			if g.MemberID == nil || *g.MemberID == "" || !c.mayGroup(broker.OperationDescribe, g.Group) {
+			if g.MemberID == nil || *g.MemberID == "" || c.groupFault(broker.OperationDescribe, g.Group) != wire.None {
 				resp.Groups[i] = c.fetchGroup(g, m.Version, m.RequireStable)
 				done()
 				return
@@ -68,8 +68,8 @@ func (c *conn) fetchGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, stab
 		out.ErrorCode = int16(wire.InvalidGroupID)
 		return out
 	}
-	if !c.mayGroup(broker.OperationDescribe, ask.Group) {
-		return c.refusedGroup(ask, version)
+	if code := c.groupFault(broker.OperationDescribe, ask.Group); code != wire.None {
+		return refusedGroup(ask, version, code)
 	}
 	b := c.l.h.broker
 	if ask.Topics == nil {
@@ -97,10 +97,10 @@ func (c *conn) fetchGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, stab
 	return out
 }
 
-// refusedGroup answers for a group that the client may know nothing of. Before version 2 only partitions have an error.
-func (c *conn) refusedGroup(ask *kmsg.OffsetFetchRequestGroup, version int16) kmsg.OffsetFetchResponseGroup {
+// refusedGroup answers for a group of which the client is told nothing here. Before version 2 only partitions have an error.
+func refusedGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, code wire.ErrorCode) kmsg.OffsetFetchResponseGroup {
 	out := kmsg.NewOffsetFetchResponseGroup()
-	out.Group, out.ErrorCode = ask.Group, int16(wire.GroupAuthorizationFailed)
+	out.Group, out.ErrorCode = ask.Group, int16(code)
 	for i := range ask.Topics {
 		if version >= 2 {
 			break

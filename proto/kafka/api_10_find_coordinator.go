@@ -14,20 +14,24 @@ const (
 	coordinatorShare = 2
 )
 
-// findCoordinator names this node: it owns every group and transaction.
+// findCoordinator names the node that has the group or the transaction.
 func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
 	resp := m.ResponseKind().(*kmsg.FindCoordinatorResponse)
-	host, port := r.c.address()
+	v := r.c.l.h.view()
+	at, gone := r.c.leaderOf(v, v.coordinator(), true)
 	keys := m.CoordinatorKeys
 	if m.Version < 4 {
 		keys = []string{m.CoordinatorKey}
 	}
 	for _, key := range keys {
 		c := kmsg.NewFindCoordinatorResponseCoordinator()
-		c.Key, c.NodeID, c.Host, c.Port = key, r.c.l.h.nodeID, host, port
+		c.Key, c.NodeID, c.Host, c.Port = key, at.ID, at.Host, at.Port
 		if code, why := r.c.coordinatorFault(m.CoordinatorType, key); code != wire.None {
 			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(code), &why
-		} else if m.CoordinatorType == coordinatorGroup {
+		} else if gone != wire.None {
+			why := "no node has the group or the transaction now"
+			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(wire.CoordinatorNotAvailable), &why
+		} else if m.CoordinatorType == coordinatorGroup && r.c.controls() {
 			r.c.l.h.showOffsets()
 		}
 		resp.Coordinators = append(resp.Coordinators, c)

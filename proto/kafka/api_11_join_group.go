@@ -14,8 +14,8 @@ import (
 // joinGroup has a member take part in its group's next generation.
 func joinGroup(r *request, m *kmsg.JoinGroupRequest) {
 	resp := m.ResponseKind().(*kmsg.JoinGroupResponse)
-	if !r.c.mayGroup(broker.OperationRead, m.Group) {
-		resp.ErrorCode, resp.Generation = int16(wire.GroupAuthorizationFailed), -1
+	if code := r.c.groupFault(broker.OperationRead, m.Group); code != wire.None {
+		resp.ErrorCode, resp.Generation = int16(code), -1
 		if m.Version < 7 {
 			resp.Protocol = new(string)
 		}

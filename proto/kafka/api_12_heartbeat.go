@@ -10,8 +10,8 @@ import (
 // heartbeat says that a member is alive.
 func heartbeat(r *request, m *kmsg.HeartbeatRequest) {
 	resp := m.ResponseKind().(*kmsg.HeartbeatResponse)
-	if !r.c.mayGroup(broker.OperationRead, m.Group) {
-		resp.ErrorCode = int16(wire.GroupAuthorizationFailed)
+	if code := r.c.groupFault(broker.OperationRead, m.Group); code != wire.None {
+		resp.ErrorCode = int16(code)
 		r.respond(resp)
 		return
 	}

@@ -10,8 +10,8 @@ import (
 // leaveGroup takes members out of a group.
 func leaveGroup(r *request, m *kmsg.LeaveGroupRequest) {
 	resp := m.ResponseKind().(*kmsg.LeaveGroupResponse)
-	if !r.c.mayGroup(broker.OperationRead, m.Group) {
-		resp.ErrorCode = int16(wire.GroupAuthorizationFailed)
+	if code := r.c.groupFault(broker.OperationRead, m.Group); code != wire.None {
+		resp.ErrorCode = int16(code)
 		r.respond(resp)
 		return
 	}

@@ -12,8 +12,8 @@ import (
 // syncGroup gives a member its part of what the leader has shared out.
 func syncGroup(r *request, m *kmsg.SyncGroupRequest) {
 	resp := m.ResponseKind().(*kmsg.SyncGroupResponse)
-	if !r.c.mayGroup(broker.OperationRead, m.Group) {
-		resp.ErrorCode, resp.MemberAssignment = int16(wire.GroupAuthorizationFailed), []byte{}
+	if code := r.c.groupFault(broker.OperationRead, m.Group); code != wire.None {
+		resp.ErrorCode, resp.MemberAssignment = int16(code), []byte{}
 		r.respond(resp)
 		return
 	}

@@ -15,9 +15,9 @@ func describeGroups(r *request, m *kmsg.DescribeGroupsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeGroupsResponse)
 	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(m.Groups))
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
-		if !r.c.mayGroup(broker.OperationDescribe, m.Groups[i]) {
+		if code := r.c.groupFault(broker.OperationDescribe, m.Groups[i]); code != wire.None {
 			resp.Groups[i] = kmsg.NewDescribeGroupsResponseGroup()
-			resp.Groups[i].Group, resp.Groups[i].ErrorCode = m.Groups[i], int16(wire.GroupAuthorizationFailed)
+			resp.Groups[i].Group, resp.Groups[i].ErrorCode = m.Groups[i], int16(code)
 			done()
 			return
 		}

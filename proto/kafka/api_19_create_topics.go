@@ -26,12 +26,15 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 		}
 		out := kmsg.NewCreateTopicsResponseTopic()
 		out.Topic = t.Topic
-		spec, code, why := creation(t)
+		spec, code, why := r.c.l.h.creation(t)
 		if !r.c.mayCreate(t.Topic) {
 			code, why = wire.TopicAuthorizationFailed, "not authorized to create the topic"
 		}
 		if named[t.Topic] == 0 {
 			code, why = wire.InvalidRequest, "the topic is named more than once"
+		}
+		if !r.c.controls() {
+			code, why = wire.NotController, notController
 		}
 		if code == wire.None && !m.ValidateOnly && !r.mayMutate(r.c.l.partitions(&spec), m.Version >= 6) {
 			code, why = wire.ThrottlingQuotaExceeded, mutationsExceeded
@@ -72,7 +75,7 @@ func (l *loopState) partitions(t *TopicCreation) int {
 }
 
 // creation reads a topic of the request.
-func creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation, code wire.ErrorCode, why string) {
+func (h *Handler) creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation, code wire.ErrorCode, why string) {
 	if !ValidTopicName(t.Topic) {
 		return spec, wire.InvalidTopicException, "a topic's name has 1 to 249 letters, digits, dots, underscores and dashes"
 	}
@@ -83,12 +86,12 @@ func creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation, code wire.E
 		}
 		seen := make([]bool, len(t.ReplicaAssignment))
 		for _, a := range t.ReplicaAssignment {
-			if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || len(a.Replicas) != 1 {
-				return spec, wire.InvalidReplicaAssignment, "this node is alone: each partition, from 0 on, has one replica"
+			if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || !h.placed(a.Replicas) {
+				return spec, wire.InvalidReplicaAssignment, "each partition, from 0 on, " + placedSo
 			}
 			seen[a.Partition] = true
 		}
-		spec.Partitions, spec.ReplicationFactor = int32(len(seen)), 1
+		spec.Partitions, spec.ReplicationFactor = int32(len(seen)), -1
 	}
 	switch {
 	case spec.Partitions == 0 || spec.Partitions < -1:
@@ -115,7 +118,7 @@ func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult) {
 		out.ConfigErrorCode = int16(wire.TopicAuthorizationFailed)
 		return
 	}
-	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), 1
+	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(c.l.h.view().of(nil).Replicas))
 	for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {
 		e := kmsg.NewCreateTopicsResponseTopicConfig()
 		e.Name, e.Value, e.ReadOnly, e.Source, e.IsSensitive = v.Key, v.Value, v.ReadOnly, int8(v.Source), v.Sensitive

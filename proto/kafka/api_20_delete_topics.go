@@ -41,6 +41,9 @@ func deleteTopics(r *request, m *kmsg.DeleteTopicsRequest) {
 			out.ErrorCode = int16(code)
 		case t.Spec().Internal || !r.c.mayTopic(broker.OperationDelete, name):
 			out.Topic, out.TopicID, out.ErrorCode = &name, t.ID(), int16(wire.TopicAuthorizationFailed)
+		case !r.c.controls():
+			why := notController
+			out.ErrorCode, out.ErrorMessage = int16(wire.NotController), &why
 		case !r.mayMutate(len(t.Partitions()), m.Version >= 5):
 			why := mutationsExceeded
 			out.Topic, out.TopicID, out.ErrorCode, out.ErrorMessage = &name, t.ID(), int16(wire.ThrottlingQuotaExceeded), &why

@@ -17,6 +17,7 @@ func deleteRecords(r *request, m *kmsg.DeleteRecordsRequest) {
 		place  [2]int
 	}
 	var asks []ask
+	v := r.c.l.h.view()
 	for i := range m.Topics {
 		t := &m.Topics[i]
 		out := kmsg.NewDeleteRecordsResponseTopic()
@@ -29,8 +30,10 @@ func deleteRecords(r *request, m *kmsg.DeleteRecordsRequest) {
 			case !r.c.mayTopic(broker.OperationDelete, t.Topic):
 				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
 			case topic != nil && topic.Partition(o.Partition) != nil:
-				o.ErrorCode = 0
-				asks = append(asks, ask{topic.Partition(o.Partition), offset(t.Partitions[k].Offset), [2]int{i, k}})
+				p := topic.Partition(o.Partition)
+				if o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), -1)); o.ErrorCode == 0 {
+					asks = append(asks, ask{p, offset(t.Partitions[k].Offset), [2]int{i, k}})
+				}
 			}
 			out.Partitions = append(out.Partitions, o)
 		}

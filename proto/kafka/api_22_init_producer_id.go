@@ -45,6 +45,9 @@ func (c *conn) producerFault(m *kmsg.InitProducerIDRequest) wire.ErrorCode {
 	case m.TransactionalID == nil && !c.mayProduceSomewhere():
 		return wire.ClusterAuthorizationFailed
 	}
+	if !c.l.h.leads(c.l.h.view().coordinator()) {
+		return wire.NotCoordinator
+	}
 	return wire.None
 }
 

@@ -70,7 +70,7 @@ const (
 // addToTxn asks the coordinator; all partitions are added or none.
 func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.AddPartitionsToTxnRequestTopic, asker txnAsker, done func([]kmsg.AddPartitionsToTxnResponseTopic)) {
 	h := c.l.h
-	mayID := asker == txnBroker || c.mayTxn(broker.OperationWrite, id)
+	mayID, leads := asker == txnBroker || c.mayTxn(broker.OperationWrite, id), h.leads(h.view().coordinator())
 	var parts []broker.TopicPartition
 	var out []kmsg.AddPartitionsToTxnResponseTopic
 	faulty := false
@@ -87,6 +87,8 @@ func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.Ad
 				rp.ErrorCode, faulty = int16(wire.TransactionalIDAuthorizationFailed), true
 			case !mayWrite:
 				rp.ErrorCode, faulty = int16(wire.TopicAuthorizationFailed), true
+			case !leads:
+				rp.ErrorCode, faulty = int16(wire.NotCoordinator), true
 			case topic == nil || topic.Partition(p) == nil:
 				rp.ErrorCode, faulty = int16(wire.UnknownTopicOrPartition), true
 			default:

@@ -14,8 +14,8 @@ const txnV2 = 5
 func endTxn(r *request, m *kmsg.EndTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.EndTxnResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
-	if !r.c.mayTxn(broker.OperationWrite, m.TransactionalID) {
-		resp.ErrorCode = int16(wire.TransactionalIDAuthorizationFailed)
+	if code := r.c.txnFault(broker.OperationWrite, m.TransactionalID); code != wire.None {
+		resp.ErrorCode = int16(code)
 		r.respond(resp)
 		return
 	}

@@ -16,6 +16,7 @@ func writeTxnMarkers(r *request, m *kmsg.WriteTxnMarkersRequest) {
 		place  [3]int
 	}
 	var asks []ask
+	v := r.c.l.h.view()
 	may := r.c.mayCluster(broker.OperationClusterAction) || r.c.mayCluster(broker.OperationAlter)
 	for i := range m.Markers {
 		in := &m.Markers[i]
@@ -32,7 +33,9 @@ func writeTxnMarkers(r *request, m *kmsg.WriteTxnMarkersRequest) {
 				case !may:
 					o.ErrorCode = int16(wire.ClusterAuthorizationFailed)
 				case t != nil && t.Partition(n) != nil:
-					o.ErrorCode = 0
+					if o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(t.Partition(n)), -1)); o.ErrorCode != 0 {
+						break
+					}
 					asks = append(asks, ask{t.Partition(n), in, [3]int{i, j, len(topic.Partitions)}})
 				}
 				topic.Partitions = append(topic.Partitions, o)

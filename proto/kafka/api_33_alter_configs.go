@@ -22,6 +22,9 @@ func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at 
 	if kind != kmsg.ConfigResourceTypeTopic {
 		return nil, wire.InvalidRequest, "only topics have a configuration that is changed by this request; the node's is in its file"
 	}
+	if !c.controls() {
+		return nil, wire.NotController, notController
+	}
 	if _, code, why := c.l.configOf(kind, name); code != wire.None {
 		return nil, code, why
 	}

@@ -23,6 +23,9 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 			out.ErrorCode = int16(wire.InvalidRequest)
 		case !r.c.mayTopic(broker.OperationAlter, t.Topic):
 			out.ErrorCode = int16(wire.TopicAuthorizationFailed)
+		case !r.c.controls():
+			text := notController
+			out.ErrorCode, out.ErrorMessage = int16(wire.NotController), &text
 		case code != wire.None:
 			out.ErrorCode, out.ErrorMessage = int16(code), &why
 		case !m.ValidateOnly && !r.mayMutate(added, m.Version >= 3):
@@ -65,8 +68,8 @@ func (l *loopState) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code 
 		return wire.InvalidReplicaAssignment, 0, "one assignment for each new partition is wanted"
 	}
 	for i := range t.Assignment {
-		if rs := t.Assignment[i].Replicas; len(rs) != 1 || rs[0] != l.h.nodeID {
-			return wire.InvalidReplicaAssignment, 0, "this node is alone: each partition has one replica, here"
+		if !l.h.placed(t.Assignment[i].Replicas) {
+			return wire.InvalidReplicaAssignment, 0, "each partition " + placedSo
 		}
 	}
 	return wire.None, int(t.Count - have), ""

@@ -14,8 +14,8 @@ func deleteGroups(r *request, m *kmsg.DeleteGroupsRequest) {
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
 		resp.Groups[i] = kmsg.NewDeleteGroupsResponseGroup()
 		resp.Groups[i].Group = m.Groups[i]
-		if !r.c.mayGroup(broker.OperationDelete, m.Groups[i]) {
-			resp.Groups[i].ErrorCode = int16(wire.GroupAuthorizationFailed)
+		if code := r.c.groupFault(broker.OperationDelete, m.Groups[i]); code != wire.None {
+			resp.Groups[i].ErrorCode = int16(code)
 			done()
 			return
 		}

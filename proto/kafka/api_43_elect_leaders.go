@@ -7,7 +7,7 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// electLeaders finds that each partition has its one replica for a leader.
+// electLeaders finds that each partition has its leader: where there are several nodes, `sluice shard move` chooses another one.
 func electLeaders(r *request, m *kmsg.ElectLeadersRequest) {
 	resp := m.ResponseKind().(*kmsg.ElectLeadersResponse)
 	b := r.c.l.h.broker

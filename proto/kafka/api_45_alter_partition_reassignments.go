@@ -1,15 +1,13 @@
 package kafka
 
 import (
-	"slices"
-
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// alterPartitionReassignments finds that each partition has its one replica where it can be.
+// alterPartitionReassignments finds that each partition has its replicas where they can be: no client places them.
 func alterPartitionReassignments(r *request, m *kmsg.AlterPartitionAssignmentsRequest) {
 	resp := m.ResponseKind().(*kmsg.AlterPartitionAssignmentsResponse)
 	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
@@ -17,7 +15,6 @@ func alterPartitionReassignments(r *request, m *kmsg.AlterPartitionAssignmentsRe
 		return
 	}
 	resp.AllowReplicationFactorChange = m.AllowReplicationFactorChange
-	here := []int32{r.c.l.h.nodeID}
 	for i := range m.Topics {
 		out := kmsg.NewAlterPartitionAssignmentsResponseTopic()
 		out.Topic = m.Topics[i].Topic
@@ -32,8 +29,8 @@ func alterPartitionReassignments(r *request, m *kmsg.AlterPartitionAssignmentsRe
 				code, why = wire.UnknownTopicOrPartition, "there is no such partition"
 			case p.Replicas == nil:
 				code, why = wire.NoReassignmentInProgress, "nothing is being moved"
-			case !slices.Equal(p.Replicas, here):
-				code, why = wire.InvalidReplicaAssignment, "this node is alone: each partition has one replica"
+			case !r.c.l.h.placed(p.Replicas):
+				code, why = wire.InvalidReplicaAssignment, "each partition "+placedSo
 			}
 			if code != wire.None {
 				o.ErrorCode, o.ErrorMessage = int16(code), &why

@@ -10,8 +10,8 @@ import (
 // offsetDelete forgets places of a group.
 func offsetDelete(r *request, m *kmsg.OffsetDeleteRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetDeleteResponse)
-	if !r.c.mayGroup(broker.OperationDelete, m.Group) {
-		resp.ErrorCode = int16(wire.GroupAuthorizationFailed)
+	if code := r.c.groupFault(broker.OperationDelete, m.Group); code != wire.None {
+		resp.ErrorCode = int16(code)
 		r.respond(resp)
 		return
 	}

@@ -18,7 +18,7 @@ func (c *conn) securityProtocol() string {
 	return "PLAINTEXT"
 }
 
-// describeQuorum shows who decides on metadata: this node alone, with the log of the shard that keeps it.
+// describeQuorum shows who decides on metadata: the nodes that have the shard that keeps it. What others have of its log is not known here.
 func describeQuorum(r *request, m *kmsg.DescribeQuorumRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeQuorumResponse)
 	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationDescribe), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
@@ -26,6 +26,8 @@ func describeQuorum(r *request, m *kmsg.DescribeQuorumRequest) {
 		return
 	}
 	h := r.c.l.h
+	v := h.view()
+	pl := v.controller()
 	for i := range m.Topics {
 		out := kmsg.NewDescribeQuorumResponseTopic()
 		out.Topic = m.Topics[i].Topic
@@ -36,21 +38,26 @@ func describeQuorum(r *request, m *kmsg.DescribeQuorumRequest) {
 				o.ErrorCode = int16(wire.UnknownTopicOrPartition)
 			} else {
 				end, now := int64(h.broker.CatalogEnd()), r.c.l.loop.NowUnixMilli()
-				o.LeaderID, o.LeaderEpoch, o.HighWatermark = h.nodeID, leaderEpoch, end
-				voter := kmsg.NewDescribeQuorumResponseTopicPartitionReplicaState()
-				voter.ReplicaID, voter.LogEndOffset, voter.LastFetchTimestamp, voter.LastCaughtUpTimestamp = h.nodeID, end, now, now
-				o.CurrentVoters = append(o.CurrentVoters, voter)
+				o.LeaderID, o.LeaderEpoch, o.HighWatermark = pl.Leader, pl.Epoch, end
+				for _, id := range pl.Replicas {
+					voter := kmsg.NewDescribeQuorumResponseTopicPartitionReplicaState()
+					if voter.ReplicaID, voter.LogEndOffset = id, -1; id == h.nodeID {
+						voter.LogEndOffset, voter.LastFetchTimestamp, voter.LastCaughtUpTimestamp = end, now, now
+					}
+					o.CurrentVoters = append(o.CurrentVoters, voter)
+				}
 			}
 			out.Partitions = append(out.Partitions, o)
 		}
 		resp.Topics = append(resp.Topics, out)
 	}
-	node := kmsg.NewDescribeQuorumResponseNode()
-	node.NodeID = h.nodeID
-	at := kmsg.NewDescribeQuorumResponseNodeListener()
-	host, port := r.c.address()
-	at.Name, at.Host, at.Port = r.c.securityProtocol(), host, uint16(port)
-	node.Listeners = append(node.Listeners, at)
-	resp.Nodes = append(resp.Nodes, node)
+	for _, e := range r.c.endpoints(v) {
+		node := kmsg.NewDescribeQuorumResponseNode()
+		node.NodeID = e.ID
+		at := kmsg.NewDescribeQuorumResponseNodeListener()
+		at.Name, at.Host, at.Port = r.c.securityProtocol(), e.Host, uint16(e.Port)
+		node.Listeners = append(node.Listeners, at)
+		resp.Nodes = append(resp.Nodes, node)
+	}
 	r.respond(resp)
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// describeCluster names the brokers. There are no controllers to be reached apart from them.
+// describeCluster names the brokers, and the one that takes changes of topics. There are no controllers to be reached apart from them.
 func describeCluster(r *request, m *kmsg.DescribeClusterRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeClusterResponse)
 	if m.Version >= 1 && m.EndpointType != 1 {
@@ -15,13 +15,19 @@ func describeCluster(r *request, m *kmsg.DescribeClusterRequest) {
 		r.respond(resp)
 		return
 	}
-	resp.ClusterID, resp.ControllerID, resp.EndpointType = r.c.l.h.catalog.ClusterID(), r.c.l.h.nodeID, 1
+	v := r.c.l.h.view()
+	controller, _ := r.c.leaderOf(v, v.controller(), true)
+	resp.ClusterID, resp.ControllerID, resp.EndpointType = r.c.l.h.catalog.ClusterID(), controller.ID, 1
 	if m.IncludeClusterAuthorizedOperations {
 		resp.ClusterAuthorizedOperations = r.c.clusterOperations()
 	}
-	b := kmsg.NewDescribeClusterResponseBroker()
-	b.NodeID = r.c.l.h.nodeID
-	b.Host, b.Port = r.c.address()
-	resp.Brokers = append(resp.Brokers, b)
+	for _, at := range r.c.endpoints(v) {
+		b := kmsg.NewDescribeClusterResponseBroker()
+		b.NodeID, b.Host, b.Port = at.ID, at.Host, at.Port
+		if at.Rack != "" {
+			b.Rack = &at.Rack
+		}
+		resp.Brokers = append(resp.Brokers, b)
+	}
 	r.respond(resp)
 }

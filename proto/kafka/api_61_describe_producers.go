@@ -12,7 +12,7 @@ import (
 // describeProducers shows who produces to partitions.
 func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeProducersResponse)
-	b := r.c.l.h.broker
+	b, v := r.c.l.h.broker, r.c.l.h.view()
 	for i := range m.Topics {
 		out := kmsg.NewDescribeProducersResponseTopic()
 		out.Topic = m.Topics[i].Topic
@@ -28,7 +28,9 @@ func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 				p = topic.Partition(n)
 			}
 			if p != nil {
-				o.ErrorCode = 0
+				o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), -1))
+			}
+			if o.ErrorCode == 0 {
 				for _, d := range b.DescribeProducers(p) {
 					a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()
 					a.ProducerID, a.ProducerEpoch, a.LastSequence, a.LastTimestamp = d.ID, int32(d.Epoch), d.LastSequence, d.LastTimestamp
@@ -49,9 +51,9 @@ func describeTransactions(r *request, m *kmsg.DescribeTransactionsRequest) {
 	resp.TransactionStates = make([]kmsg.DescribeTransactionsResponseTransactionState, len(m.TransactionalIDs))
 	b, c := r.c.l.h.broker, r.c
 	gather(r, resp, len(m.TransactionalIDs), func(i int, done func()) {
-		if !c.mayTxn(broker.OperationDescribe, m.TransactionalIDs[i]) {
+		if code := c.txnFault(broker.OperationDescribe, m.TransactionalIDs[i]); code != wire.None {
 			o := kmsg.NewDescribeTransactionsResponseTransactionState()
-			o.TransactionalID, o.ErrorCode = m.TransactionalIDs[i], int16(wire.TransactionalIDAuthorizationFailed)
+			o.TransactionalID, o.ErrorCode = m.TransactionalIDs[i], int16(code)
 			resp.TransactionStates[i] = o
 			done()
 			return

@@ -9,7 +9,7 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// unregisterBroker refuses: this node is the cluster, and there is no other.
+// unregisterBroker refuses: nodes are taken out of a cluster by its operator.
 func unregisterBroker(r *request, m *kmsg.UnregisterBrokerRequest) {
 	resp := m.ResponseKind().(*kmsg.UnregisterBrokerResponse)
 	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
@@ -17,8 +17,8 @@ func unregisterBroker(r *request, m *kmsg.UnregisterBrokerRequest) {
 		return
 	}
 	code, why := wire.BrokerIDNotRegistered, "broker "+strconv.Itoa(int(m.BrokerID))+" is not registered"
-	if m.BrokerID == r.c.l.h.nodeID {
-		code, why = wire.InvalidRequest, "this node is alone"
+	if v := r.c.l.h.view(); v.find(m.BrokerID) != nil {
+		code, why = wire.InvalidRequest, "nodes are removed with sluice node remove"
 	}
 	resp.ErrorCode, resp.ErrorMessage = int16(code), &why
 	r.respond(resp)

@@ -64,8 +64,8 @@ func consumerGroupHeartbeat(r *request, m *kmsg.ConsumerGroupHeartbeatRequest) {
 
 // subscriptionFault says why the client may not be in the group, or not with what it subscribes to.
 func (c *conn) subscriptionFault(m *kmsg.ConsumerGroupHeartbeatRequest) wire.ErrorCode {
-	if !c.mayGroup(broker.OperationRead, m.Group) {
-		return wire.GroupAuthorizationFailed
+	if code := c.groupFault(broker.OperationRead, m.Group); code != wire.None {
+		return code
 	}
 	for _, name := range m.SubscribedTopicNames {
 		if !c.mayName(name) {
@@ -102,9 +102,9 @@ func consumerGroupDescribe(r *request, m *kmsg.ConsumerGroupDescribeRequest) {
 	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(m.Groups))
 	b, c := r.c.l.h.broker, r.c
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
-		if !c.mayGroup(broker.OperationDescribe, m.Groups[i]) {
+		if code := c.groupFault(broker.OperationDescribe, m.Groups[i]); code != wire.None {
 			resp.Groups[i] = kmsg.NewConsumerGroupDescribeResponseGroup()
-			resp.Groups[i].Group, resp.Groups[i].ErrorCode = m.Groups[i], int16(wire.GroupAuthorizationFailed)
+			resp.Groups[i].Group, resp.Groups[i].ErrorCode = m.Groups[i], int16(code)
 			done()
 			return
 		}

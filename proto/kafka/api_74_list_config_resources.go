@@ -10,7 +10,7 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// listConfigResources names what has a configuration: topics and this node. Kafka has client metrics, groups and loggers too; here none of
+// listConfigResources names what has a configuration: topics and nodes. Kafka has client metrics, groups and loggers too; here none of
 // them has any. Version 0 asks for client metrics alone.
 func listConfigResources(r *request, m *kmsg.ListConfigResourcesRequest) {
 	resp := m.ResponseKind().(*kmsg.ListConfigResourcesResponse)
@@ -45,7 +45,9 @@ func listConfigResources(r *request, m *kmsg.ListConfigResourcesRequest) {
 		}
 	}
 	if wanted(kmsg.ConfigResourceTypeBroker) {
-		add(kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(r.c.l.h.nodeID)))
+		for _, n := range r.c.l.h.view().Nodes {
+			add(kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(n.ID)))
+		}
 	}
 	r.respond(resp)
 }

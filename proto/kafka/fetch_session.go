@@ -16,6 +16,7 @@ var errReplica = errors.New("a fetch of a follower")
 // one for each node.
 type fetchSession struct {
 	id, epoch int32
+	leader    int32 // the leader's epoch in which it began: it ends with that
 	parts     []sessionPart
 	place     map[partKey]int // where each lies, once there are more than placesMin
 	first     int             // the part that the next answer begins with, behind the last that has had records: all get their turn
@@ -52,7 +53,8 @@ func (f *fetchState) open(m *wire.FetchRequest, version int16) wire.ErrorCode {
 		}
 		s := &fetchSession{}
 		s.update(m, version)
-		if m.SessionEpoch == wire.InitialEpoch && len(s.parts) > 0 {
+		if pl := &c.l.h.view().All; m.SessionEpoch == wire.InitialEpoch && len(s.parts) > 0 && c.l.h.leads(pl) {
+			s.leader = pl.Epoch
 			s.id, s.epoch = rand.Int32N(math.MaxInt32-1)+1, 1
 			c.fetches, f.session, f.sessionID = s, s, s.id
 		}
@@ -163,7 +165,7 @@ func (s *fetchSession) forget(m *wire.FetchRequest) {
 
 // take makes the fetch's partitions out of the session's, another one first when the last answer had records.
 func (f *fetchState) take(s *fetchSession) {
-	l := f.r.c.l
+	l, v := f.r.c.l, f.r.c.l.h.view()
 	f.parts = make([]fetchPart, len(s.parts))
 	if len(s.parts) == 0 {
 		return
@@ -176,7 +178,7 @@ func (f *fetchState) take(s *fetchSession) {
 		p.sessionPart, p.place = sp, int32(i)
 		byID := f.r.call.Version >= 13
 		p.topic = l.topicOf([]byte(sp.name), sp.id, byID)
-		p.find(byID)
+		p.find(l.h, v, byID)
 		if !f.r.c.mayFetch(p, byID) {
 			p.code = wire.TopicAuthorizationFailed
 		}
@@ -192,7 +194,7 @@ func (c *conn) mayFetch(p *fetchPart, byID bool) bool {
 }
 
 // find looks up the partition, and says what is wrong with it.
-func (p *fetchPart) find(byID bool) {
+func (p *fetchPart) find(h *Handler, v *View, byID bool) {
 	p.code = wire.UnknownTopicOrPartition
 	if p.topic == nil {
 		if byID {
@@ -203,18 +205,7 @@ func (p *fetchPart) find(byID bool) {
 	if p.part = p.topic.Partition(p.index); p.part == nil {
 		return
 	}
-	p.code = epochCode(p.epoch)
-}
-
-// epochCode compares the epoch that a client believes in with ours.
-func epochCode(epoch int32) wire.ErrorCode {
-	switch {
-	case epoch < 0 || epoch == leaderEpoch:
-		return wire.None
-	case epoch > leaderEpoch:
-		return wire.UnknownLeaderEpoch
-	}
-	return wire.FencedLeaderEpoch
+	p.code = h.leaderFault(v.of(p.part), p.epoch)
 }
 
 // moved says whether there is news of a partition beside records.

@@ -45,6 +45,7 @@ type Options struct {
 	Quotas       *broker.Quotas            // nil: none
 	QuotaCatalog QuotaCatalog              // nil: quotas cannot be changed
 	NodeID       int32
+	Cluster      Cluster       // nil: the node is alone
 	LogDir       func() LogDir // nil: nothing is kept
 	Settings     *Settings     // nil: DefaultSettings
 	Logger       *slog.Logger  // nil: slog.Default
@@ -68,6 +69,8 @@ type Handler struct {
 	cancel       context.CancelFunc
 	working      sync.WaitGroup
 	nodeID       int32
+	cluster      Cluster       // nil: the node is alone
+	alone        View          // what is known then
 	logDir       func() LogDir // asks the volume: off the loops
 	logPath      string        // of it
 	log          *slog.Logger
@@ -98,7 +101,7 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
 	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs,
-		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, logDir: o.LogDir, log: o.Logger, now: time.Now}
+		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, cluster: o.Cluster, alone: aloneView(o.NodeID), logDir: o.LogDir, log: o.Logger, now: time.Now}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.recheck, _ = o.Authn.(Rechecker)
 	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)

@@ -24,7 +24,7 @@ func metered(t *testing.T, quotas ...broker.Quota) (*conn, *pausing) {
 	t.Helper()
 	b := broker.New(broker.Options{Shards: 1, Loops: 1})
 	t.Cleanup(b.Close)
-	h := &Handler{broker: b, quotas: &broker.Quotas{}}
+	h := &Handler{alone: aloneView(0), broker: b, quotas: &broker.Quotas{}}
 	h.quotas.Set(quotas)
 	h.Set(DefaultSettings())
 	k := &pausing{}

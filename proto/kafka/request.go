@@ -93,6 +93,9 @@ func (r *request) abandon() {
 	if r.fetch != nil {
 		r.fetch.cancel()
 	}
+	if r.produce != nil {
+		r.c.l.core.StopTimer(&r.produce.timer)
+	}
 }
 
 // ticket names a request to somebody who answers from elsewhere: by then it may be gone.

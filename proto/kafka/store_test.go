@@ -78,7 +78,7 @@ func newStoreBench(t *testing.T) *storeBench {
 	sb.b.UseLog(sb.s)
 	sb.b.SetTopic(&broker.TopicSpec{Name: "t", ID: broker.TopicID{1}, Partitions: []broker.PartitionSpec{{ID: 100}}})
 	sb.b.Recovered()
-	h := &Handler{broker: sb.b, quotas: &broker.Quotas{}}
+	h := &Handler{alone: aloneView(0), broker: sb.b, quotas: &broker.Quotas{}}
 	h.Set(DefaultSettings())
 	sb.c = &conn{link: &pausing{}, l: newLoopState(h, new(engine.Loop), sb.b.Local(0))}
 	return sb

@@ -1,0 +1,431 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicemq/sluice/alloc"
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/internal/vfs"
+	"github.com/sluicemq/sluice/journal"
+	"github.com/sluicemq/sluice/journal/record"
+	door "github.com/sluicemq/sluice/proto/kafka"
+	"github.com/sluicemq/sluice/proto/kafka/wire"
+)
+
+// replicaShards is how many shards the nodes of a trio have.
+const replicaShards = 2
+
+// trio is nodes with Kafka's door, of whose shards one node at a time is the leader: the test says which. What cluster and server do, this does in
+// its simplest form: frames are carried by one goroutine, all nodes hear of a change at once.
+type trio struct {
+	t     *testing.T
+	nodes []*replicaNode
+	mu    struct {
+		sync.Mutex
+		view    door.View
+		stopped bool // nothing is carried
+	}
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+// replicaNode is one of them. It makes the test the cluster that its door asks.
+type replicaNode struct {
+	id     int32
+	engine *engine.Engine
+	b      *broker.Broker
+	door   *door.Handler
+	log    *replicaLog
+	addr   door.Address
+	view   atomic.Pointer[door.View]
+}
+
+func (n *replicaNode) View() *door.View { return n.view.Load() }
+
+// newTrio starts as many nodes, and says that there is another one, which is down.
+func newTrio(t *testing.T, nodes int) *trio {
+	t.Helper()
+	tr := &trio{t: t, stop: make(chan struct{})}
+	tr.mu.view = door.View{All: door.Placement{Leader: -1, Eligible: []int32{}}}
+	for i := range nodes {
+		n := startReplica(t, int32(i+1))
+		tr.nodes = append(tr.nodes, n)
+		tr.mu.view.Nodes = append(tr.mu.view.Nodes, door.Node{ID: n.id, Plain: n.addr, Rack: "r" + strconv.Itoa(i), Alive: true})
+		tr.mu.view.All.Replicas = append(tr.mu.view.All.Replicas, n.id)
+		tr.mu.view.All.ISR = append(tr.mu.view.All.ISR, n.id)
+	}
+	down := int32(nodes + 1)
+	tr.mu.view.Nodes = append(tr.mu.view.Nodes, door.Node{ID: down, Plain: door.Address{Host: "127.0.0.1", Port: 1}})
+	tr.mu.view.All.Replicas = append(tr.mu.view.All.Replicas, down)
+	tr.tell(-1)
+	tr.done.Add(1)
+	go tr.carry()
+	t.Cleanup(func() { close(tr.stop); tr.done.Wait() }) // before the nodes end
+	return tr
+}
+
+// tell gives all nodes the view; leads is the place of the one that leads, -1 for none.
+func (tr *trio) tell(leads int) {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	for i, n := range tr.nodes {
+		v := tr.mu.view
+		v.All.Leads = i == leads
+		n.view.Store(&v)
+	}
+	for _, n := range tr.nodes {
+		n.door.LeaderChanged()
+	}
+}
+
+// lead makes the i-th node the leader, and waits until it takes requests.
+func (tr *trio) lead(i int) *replicaNode {
+	tr.t.Helper()
+	tr.resign()
+	n := tr.nodes[i]
+	tr.mu.Lock()
+	tr.mu.view.All.Epoch++
+	tr.mu.view.All.Leader = n.id
+	epoch := record.Epoch(tr.mu.view.All.Epoch)
+	tr.mu.Unlock()
+	var others []uint64
+	for _, o := range tr.nodes {
+		if o != n {
+			others = append(others, uint64(o.id))
+		}
+	}
+	for s := range record.ShardID(replicaShards) {
+		n.b.Lead(s, epoch, others, func(err error) {
+			if err != nil {
+				tr.t.Error(err)
+			}
+		})
+	}
+	tr.tell(-1)
+	testx.Eventually(tr.t, patience, n.b.Leading, "the leader opens")
+	tr.tell(i)
+	return n
+}
+
+// resign leaves the nodes without a leader.
+func (tr *trio) resign() {
+	var wait sync.WaitGroup
+	for _, n := range tr.nodes {
+		for s := range record.ShardID(replicaShards) {
+			wait.Add(1)
+			n.b.Resign(s, wait.Done)
+		}
+	}
+	wait.Wait()
+	tr.mu.Lock()
+	tr.mu.view.All.Leader = -1
+	tr.mu.Unlock()
+	tr.tell(-1)
+}
+
+// hold stops the followers, or lets them go on.
+func (tr *trio) hold(stopped bool) {
+	tr.mu.Lock()
+	tr.mu.stopped = stopped
+	tr.mu.Unlock()
+}
+
+// carry brings the leader's frames to the others, and back what they have.
+func (tr *trio) carry() {
+	defer tr.done.Done()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tr.stop:
+			return
+		case <-tick.C:
+		}
+		tr.mu.Lock()
+		leader, epoch, stopped := tr.mu.view.All.Leader, record.Epoch(tr.mu.view.All.Epoch), tr.mu.stopped
+		tr.mu.Unlock()
+		if leader < 0 || stopped {
+			continue
+		}
+		for _, n := range tr.nodes {
+			for s := range record.ShardID(replicaShards) {
+				if n.id != leader {
+					tr.carryTo(n, tr.nodes[leader-1], s, epoch)
+				}
+			}
+		}
+	}
+}
+
+func (tr *trio) carryTo(n, leader *replicaNode, s record.ShardID, epoch record.Epoch) {
+	at := leader.b.Replica(s)
+	if at.Role != broker.RoleLeader || at.Epoch != epoch {
+		return
+	}
+	has := n.b.Replica(s)
+	if has.Role != broker.RoleFollower || has.Epoch != epoch || !has.Synced {
+		history, end := leader.b.ReplicaHistory(s)
+		done := make(chan struct{})
+		n.b.FollowLeader(s, epoch, history, end, func(_ uint64, err error) {
+			if err != nil && !errors.Is(err, broker.ErrStaleEpoch) {
+				tr.t.Error(err)
+			}
+			close(done)
+		})
+		<-done
+		return
+	}
+	if at.Durable > has.Last {
+		frames, err := leader.log.frames(s, has.Last+1)
+		if err == nil {
+			err = n.b.Follow(s, epoch, frames)
+		}
+		if err != nil && !errors.Is(err, broker.ErrStaleEpoch) && !errors.Is(err, broker.ErrGap) && !errors.Is(err, broker.ErrBusy) {
+			tr.t.Error(err)
+		}
+	}
+	_ = leader.b.Acked(s, epoch, uint64(n.id), has.Durable)
+	_ = n.b.Watermark(s, epoch, at.HighWatermark)
+}
+
+// startReplica starts a node on a disk in memory.
+func startReplica(t *testing.T, id int32) *replicaNode {
+	t.Helper()
+	n := &replicaNode{id: id}
+	n.view.Store(&door.View{All: door.Placement{Leader: -1}})
+	var err error
+	if n.engine, err = engine.New(engine.Options{Loops: 1}); err != nil {
+		t.Fatal(err)
+	}
+	log, err := journal.Open(journal.Options{Dir: "log", FS: vfs.NewMem(), RewriteRate: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.b = broker.New(broker.Options{Shards: replicaShards, Loops: 1, Replicated: true})
+	l := n.b.Local(0)
+	task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
+	loop := n.engine.Loops()[0]
+	l.SetWake(func() { loop.Post(task) })
+	loop.OnTurnEnd(l.EndTurn)
+	stopTick := loop.Every(time.Second, l.Tick)
+	n.log = &replicaLog{log: log, b: n.b}
+	n.b.UseLog(n.log)
+	if err := log.Replay(func(record.Frame, journal.Position) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	n.b.Recovered()
+	if err := log.Start(n.log); err != nil {
+		t.Fatal(err)
+	}
+	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n})
+	n.engine.Start()
+	at, err := n.engine.Listen(engine.ListenerOptions{Name: "kafka", Network: "tcp", Address: "127.0.0.1:0", Handler: n.door, FirstPacketTimeout: -1, HighWater: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, port, _ := net.SplitHostPort(at.String())
+	number, _ := strconv.Atoi(port)
+	n.addr = door.Address{Host: host, Port: int32(number)}
+	t.Cleanup(func() {
+		stopTick()
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := n.engine.Close(ctx); err != nil {
+			t.Error(err)
+		}
+		n.door.Close()
+		n.b.Close()
+		if err := log.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// client knows of the i-th node alone when it begins.
+func (tr *trio) client(i int, opts ...kgo.Opt) *kgo.Client {
+	tr.t.Helper()
+	at := tr.nodes[i].addr
+	cl, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(net.JoinHostPort(at.Host, strconv.Itoa(int(at.Port)))), kgo.MetadataMinAge(50 * time.Millisecond)}, opts...)...)
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	tr.t.Cleanup(cl.Close)
+	return cl
+}
+
+// topic makes a topic at the leader, and waits until every node has it.
+func (tr *trio) topic(name string, partitions int) {
+	tr.t.Helper()
+	tr.mu.Lock()
+	leader := tr.nodes[tr.mu.view.All.Leader-1]
+	tr.mu.Unlock()
+	made := make(chan error, 1)
+	leader.b.CreateTopic(0, name, broker.TopicID{byte(len(name)), name[0]}, partitions, nil, func(_ *broker.TopicSpec, err error) { made <- err })
+	if err := <-made; err != nil {
+		tr.t.Fatal(err)
+	}
+	for _, n := range tr.nodes {
+		testx.Eventually(tr.t, patience, func() bool { return n.b.Topic(0, name) != nil }, "the topic on all nodes")
+	}
+}
+
+// replicaLog stands between broker and journal.
+type replicaLog struct {
+	log *journal.Log
+	b   *broker.Broker
+}
+
+func (s *replicaLog) Wake()                                             { s.log.Wake() }
+func (s *replicaLog) Gather(dst []byte, most int) ([]byte, bool)        { return s.b.Gather(dst, most) }
+func (s *replicaLog) Committed(g *journal.Group)                        { s.b.Committed(broker.Place(g.End())) }
+func (s *replicaLog) Failed(err error)                                  { s.b.Failed(err, false) }
+func (s *replicaLog) SetLogStart(p record.PartitionID, o record.Offset) { s.log.SetLogStart(p, o) }
+func (s *replicaLog) DropPartition(p record.PartitionID)                { s.log.DropPartition(p) }
+func (s *replicaLog) LocalStart(p record.PartitionID) record.Offset     { return s.log.LocalStart(p) }
+func (s *replicaLog) TieredEnd(record.PartitionID) record.Offset        { return 0 }
+func (s *replicaLog) LocalSize(p record.PartitionID) int64              { return s.log.Size(p) }
+func (s *replicaLog) Size(p record.PartitionID) int64                   { return s.log.Size(p) }
+func (s *replicaLog) Partitions() []record.PartitionID                  { return s.log.Partitions() }
+func (s *replicaLog) Excess(p record.PartitionID, _, _ int64) record.Offset {
+	return s.log.LogStart(p)
+}
+
+func (s *replicaLog) Bounds(p record.PartitionID) (start, end record.Offset) {
+	return s.log.LogStart(p), s.log.LogEnd(p)
+}
+
+func (s *replicaLog) Seek(p record.PartitionID, at int64, latest bool) (record.Offset, int64, bool) {
+	if latest {
+		var ok bool
+		if at, ok = s.log.MaxTime(p); !ok {
+			return 0, 0, false
+		}
+	}
+	from, ok := s.log.SeekTime(p, at)
+	return from, at, ok
+}
+
+func (s *replicaLog) Read(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
+	for {
+		batches, _, _, err := s.ReadBatches(broker.ReadRequest{Partition: p, From: from, End: s.log.LogEnd(p), MaxBytes: 1 << 20}, nil)
+		if err != nil || len(batches) == 0 {
+			return err
+		}
+		for _, b := range batches {
+			if !fn(b) {
+				return nil
+			}
+			from = record.Batch(b).NextOffset()
+		}
+	}
+}
+
+// ReadBatches gives copies.
+func (s *replicaLog) ReadBatches(r broker.ReadRequest, dst [][]byte) ([][]byte, alloc.Ref, bool, error) {
+	var f journal.Fetched
+	defer f.Release()
+	err := s.log.Read(&journal.FetchRequest{Partition: r.Partition, From: r.From, End: r.End, MaxBytes: r.MaxBytes, Trust: true}, &f)
+	if errors.Is(err, journal.ErrOffsetOutOfRange) {
+		err = broker.ErrOffsetOutOfRange
+	}
+	for _, b := range f.Batches {
+		dst = append(dst, append([]byte(nil), b...))
+	}
+	return dst, nil, true, err
+}
+
+// frames gives a shard's frames from an index on.
+func (s *replicaLog) frames(shard record.ShardID, from uint64) (out []byte, err error) {
+	history, end := s.b.ReplicaHistory(shard)
+	sc, err := s.log.Scan(s.log.ShardPosition(shard, from))
+	if err != nil {
+		return nil, err
+	}
+	defer sc.Close()
+	for len(out) < 1<<20 {
+		group, _, err := sc.Next()
+		if err != nil || len(group) == 0 {
+			return out, err
+		}
+		for len(group) > 0 {
+			f, size, err := record.DecodeFrame(group)
+			if err != nil {
+				return nil, err
+			}
+			var epoch record.Epoch
+			for _, e := range history {
+				if e.First <= f.Index {
+					epoch = e.Epoch
+				}
+			}
+			if f.Shard == shard && (f.Kind == record.KindRecords || f.Kind == record.KindCommand) && f.Epoch == epoch && f.Index == from && from <= end {
+				out = append(out, group[:size]...)
+				from++
+			}
+			group = group[size:]
+		}
+	}
+	return out, nil
+}
+
+// replicaCatalog makes topics without settings.
+type replicaCatalog struct {
+	b *broker.Broker
+	n atomic.Uint32
+}
+
+func (*replicaCatalog) ClusterID() string { return "cluster" }
+
+func (c *replicaCatalog) CreateTopics(tenant uint32, list []door.TopicCreation, _ bool, done func([]door.TopicResult)) {
+	results := make([]door.TopicResult, len(list))
+	var wait sync.WaitGroup
+	for i := range list {
+		wait.Add(1)
+		c.b.CreateTopic(tenant, list[i].Name, broker.TopicID{0xff, byte(c.n.Add(1))}, int(list[i].Partitions), nil, func(spec *broker.TopicSpec, err error) {
+			if results[i].Topic = spec; err != nil {
+				results[i].Code, results[i].Message = wire.NotController, err.Error()
+			}
+			wait.Done()
+		})
+	}
+	go func() { wait.Wait(); done(results) }()
+}
+
+func (c *replicaCatalog) DeleteTopics(_ uint32, ids []broker.TopicID, done func([]door.TopicResult)) {
+	done(make([]door.TopicResult, len(ids)))
+}
+
+func (c *replicaCatalog) CreatePartitions(_ uint32, list []door.TopicCreation, _ bool, done func([]door.TopicResult)) {
+	done(make([]door.TopicResult, len(list)))
+}
+
+func (*replicaCatalog) DescribeTopic(*broker.TopicSpec) []door.ConfigValue { return nil }
+func (*replicaCatalog) DescribeNode() []door.ConfigValue                   { return nil }
+
+func (c *replicaCatalog) AlterConfigs(_ uint32, list []door.TopicAlteration, _ bool, done func([]door.TopicResult)) {
+	done(make([]door.TopicResult, len(list)))
+}
+
+// raw is a connection to the i-th node.
+func (tr *trio) raw(i int) *raw {
+	tr.t.Helper()
+	at := tr.nodes[i].addr
+	c, err := net.Dial("tcp", net.JoinHostPort(at.Host, strconv.Itoa(int(at.Port))))
+	if err != nil {
+		tr.t.Fatal(err)
+	}
+	tr.t.Cleanup(func() { _ = c.Close() })
+	return &raw{t: tr.t, conn: c}
+}
