@@ -83,8 +83,9 @@ func (s *shard) applyLogStart(b *Broker, id record.PartitionID, start record.Off
 	b.log.SetLogStart(id, start)
 }
 
-// sweepStreams looks at a part of the shard's partitions each second: records and producers whose time is over.
-func (l *Local) sweepStreams(s *shard, lim *StreamLimits, now int64) {
+// sweepStreams looks at a part of the shard's partitions each second: records and producers whose time is over, which the leader alone says, and
+// what each replica compacts of its own log.
+func (l *Local) sweepStreams(s *shard, lim *StreamLimits, now int64, leads bool) {
 	s.mu.Lock()
 	n := len(s.mu.streams)
 	if n == 0 {
@@ -102,9 +103,11 @@ func (l *Local) sweepStreams(s *shard, lim *StreamLimits, now int64) {
 	}
 	s.mu.Unlock()
 	for i, p := range l.sweeping {
-		l.retain(p, now)
+		if leads {
+			l.retain(p, now)
+			l.expireProducers(p, lim, now)
+		}
 		l.considerCompaction(p, now)
-		l.expireProducers(p, lim, now)
 		l.sweeping[i] = nil
 	}
 }

@@ -22,12 +22,16 @@ func (l *Local) Tick() {
 		if s.home == l {
 			l.keepReplicated(s)
 		}
-		if s.home == l && s.leads() {
+		if s.home != l {
+			continue
+		}
+		leads := s.leads()
+		l.sweepStreams(s, &lim.Stream, now, leads)
+		if leads {
 			l.due(s, now)
 			l.groupProgress(s)
 			l.trim(s, lim, now)
 			l.collectGrown(s, lim)
-			l.sweepStreams(s, &lim.Stream, now)
 			l.sweepRelays(s)
 		}
 	}
@@ -35,7 +39,9 @@ func (l *Local) Tick() {
 	l.sweepGroups(now)
 	l.sweepTxns(now)
 	if l.id == 0 {
-		l.expireRetained(now)
+		if l.b.shards[0].leads() { // a follower's clock may be ahead, and it may lead tomorrow
+			l.expireRetained(now)
+		}
 		if l.b.behindGroups.Load() > 0 {
 			l.b.drainGroups()
 		}
