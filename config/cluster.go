@@ -33,6 +33,9 @@ func (l *loader) validateCluster(c *Config) {
 		if c.Cluster.Advertised != "" {
 			l.reject("cluster.advertised", errors.New("needs listeners.cluster"))
 		}
+		if c.Cluster.Token.IsSet() {
+			l.reject("cluster.token", errors.New("needs listeners.cluster"))
+		}
 		for _, f := range files {
 			if f.value != "" {
 				l.reject(f.key, errors.New("needs listeners.cluster"))
@@ -93,10 +96,14 @@ func (l *loader) validateClusterAddresses(c *Config) {
 			l.reject("cluster.advertised", fmt.Errorf("%s stands for all addresses of a machine: want the one at which other nodes reach this one", a))
 		}
 	}
-	if c.ClusterTLS() || c.Cluster.Plaintext {
+	if c.ClusterTLS() || c.Cluster.Plaintext && c.Cluster.Token.IsSet() {
 		return
 	}
 	for i, a := range reached {
+		if !Loopback(a) && c.Cluster.Plaintext {
+			l.reject("cluster.token", fmt.Errorf("%s is reached over a network, and nodes without TLS know each other by this secret alone: set it to file:PATH or env:NAME", a))
+			return
+		}
 		if !Loopback(a) {
 			l.reject(keys[i], fmt.Errorf("%s is reached over a network, and nodes would speak without TLS: set cluster.cert, cluster.key and cluster.ca, or cluster.plaintext to true to allow that by name", a))
 			return

@@ -362,7 +362,10 @@ type Cluster struct {
 	Key string `key:"key" default:""`
 	// The authorities that the certificates of all nodes come from, a PEM file. Use one that signs for nothing else: who has a certificate of it is a node.
 	CA string `key:"ca" default:""`
-	// Whether nodes may speak without TLS over a network. On loopback they may.
+	// Secret of the cluster, the same on all nodes: `file:PATH` or `env:NAME`. A node that does not know it is refused. Where nodes speak TLS their certificates
+	// say enough; without TLS it is what keeps strangers out, and on anything but loopback it has to be set.
+	Token Secret `key:"token" default:""`
+	// Whether nodes may speak without TLS over a network, where others can read all of it. On loopback they may.
 	Plaintext bool `key:"plaintext" default:"false"`
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/meta"
 )
@@ -27,6 +28,10 @@ type ClusterGroup interface {
 	Start(ctx context.Context, c *meta.Catalog) error
 	Cluster() string
 	Address() string // where the other nodes reach this one
+	// Mesh is the node's link to the others. What it shall carry is registered before Start.
+	Mesh() *link.Mesh
+	// Reload reads the certificates between nodes again. On error those that count stay.
+	Reload() error
 	Close() error
 }
 
@@ -48,6 +53,8 @@ type ClusterOptions struct {
 	Entries []meta.Entry
 	Config  *config.Config
 	Logger  *slog.Logger
+	// Register is called with the link before anybody is connected, so that the parts of the node say what they take of other nodes. nil: none.
+	Register func(*link.Mesh)
 }
 
 // clusterDir is where a node keeps the group's files.

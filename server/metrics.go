@@ -92,17 +92,22 @@ var gcCPU = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/c
 
 func (s *Server) registerMetrics() {
 	c := &collector{s: s, descs: make(map[string]*prometheus.Desc)}
-	for _, list := range []map[string]string{metricHelp, tierMetricHelp} {
-		for name, help := range list {
-			text, label, _ := strings.Cut(help, "|")
-			var labels []string
-			if label != "" {
-				labels = strings.Split(label, ",")
-			}
-			c.descs[name] = prometheus.NewDesc(name, text, labels, nil)
-		}
+	for _, list := range []map[string]string{metricHelp, tierMetricHelp, clusterMetricHelp} {
+		c.describe(list)
 	}
 	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcCPU)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+}
+
+// describe makes descriptions of names with their help and labels.
+func (c *collector) describe(list map[string]string) {
+	for name, help := range list {
+		text, label, _ := strings.Cut(help, "|")
+		var labels []string
+		if label != "" {
+			labels = strings.Split(label, ",")
+		}
+		c.descs[name] = prometheus.NewDesc(name, text, labels, nil)
+	}
 }
 
 // Describe is prometheus.Collector's.
@@ -181,6 +186,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	c.collectEngine(k)
 	c.collectTier(k)
+	c.collectCluster(k)
 	c.s.capacity.collect(k)
 }
 

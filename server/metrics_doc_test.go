@@ -91,6 +91,23 @@ func callHealth(t *testing.T, address string) {
 	}
 }
 
+// clusterRows are the table's rows of what a node of a cluster has beside the others: TestClusterMetrics shows that it exports them.
+func clusterRows() string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(clusterMetricHelp)) {
+		help, label, _ := strings.Cut(clusterMetricHelp[name], "|")
+		kind := "gauge"
+		if strings.HasSuffix(name, "_total") {
+			kind = "counter"
+		}
+		if label != "" {
+			label = "`" + label + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", name, kind, label, help)
+	}
+	return b.String()
+}
+
 // TestMetricsUpToDate: docs/operate/metrics.md says exactly what a node exports.
 func TestMetricsUpToDate(t *testing.T) {
 	all := exported(t)
@@ -106,6 +123,7 @@ func TestMetricsUpToDate(t *testing.T) {
 			t.Errorf("%s is named in metricHelp and never exported", name)
 		}
 	}
+	b.WriteString(clusterRows())
 	if *update {
 		if err := os.WriteFile(metricsDoc, []byte(b.String()), 0o600); err != nil {
 			t.Fatal(err)

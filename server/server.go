@@ -296,6 +296,11 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err := s.gate.Reload(s.authOptions(&next, certs)); err != nil {
 		return nil, errors.Join(err, s.node.binder.configure(context.Background(), old.Bindings))
 	}
+	if s.node.cluster != nil {
+		if err := s.node.cluster.Reload(); err != nil {
+			return nil, errors.Join(err, s.gate.Reload(s.authOptions(old, s.certs)), s.node.binder.configure(context.Background(), old.Bindings))
+		}
+	}
 	s.certs.take(certs)
 	merged := *old
 	for _, c := range config.Diff(old, &next) {

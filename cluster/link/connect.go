@@ -233,6 +233,9 @@ func (m *Mesh) dialTo(ctx context.Context, to NodeID, addr string) (Peer, error)
 		m.endShaking(to)
 		_ = nc.Close()
 		m.counters.count(&m.counters.refusals, err)
+		if s != nil {
+			return s.peer, err
+		}
 		return Peer{}, err
 	}
 	c := m.newConn(s)

@@ -144,7 +144,7 @@ func (s *session) learn(m *Mesh, h *hello) {
 	s.windows, s.opens = h.windows, h.opens
 }
 
-// dial is the dialer's part: hello, proof, welcome. to may be 0: whoever is there.
+// dial is the dialer's part: hello, proof, welcome. to may be 0: whoever is there. With an error there is a session if it is known who has answered.
 func (h *handshake) dial(to NodeID) (*session, error) {
 	m := h.m
 	s, cert, err := h.secure(true)
@@ -179,7 +179,7 @@ func (h *handshake) dial(to NodeID) (*session, error) {
 	}
 	welcome, err := readShake(s.nc, shakeWelcome)
 	if err != nil {
-		return nil, err
+		return s, err
 	}
 	if !hmac.Equal(welcome, proof(m.o.Token, "acceptor", own, theirs, s.binding)) {
 		return nil, failure(ReasonToken, "the node that was called does not know the cluster's token")

@@ -261,6 +261,14 @@ func (m *Mesh) ReloadCertificates() error {
 	return nil
 }
 
+// CertificateExpiry is when this node's certificate ends; zero without TLS.
+func (m *Mesh) CertificateExpiry() time.Time {
+	if m.o.TLS == nil {
+		return time.Time{}
+	}
+	return m.o.TLS.Current().Expires
+}
+
 // Close ends all connections and listeners, and waits until every goroutine and callback is done.
 func (m *Mesh) Close() {
 	m.mu.Lock()

@@ -75,3 +75,24 @@ func TestNetworkByAddress(t *testing.T) {
 		t.Error("somebody is at port 1")
 	}
 }
+
+// Who calls an address finds out that its node is connected already, whichever end has dialed, and takes that connection.
+func TestNetworkByAddressOfConnected(t *testing.T) {
+	a := newNode(t, 1, nil, func(m *Mesh) { m.Network(KindRaft).Serve(func(c net.Conn) { _ = c.Close() }) })
+	var nb *Network
+	b := newNode(t, 2, nil, func(m *Mesh) { nb = m.Network(KindRaft) })
+	if err := a.SetPeers(map[NodeID]string{2: b.addr}); err != nil {
+		t.Fatal(err)
+	}
+	testx.Eventually(t, wait, func() bool { return len(b.Connected()) == 1 && len(a.Connected()) == 1 }, "connected")
+	for range 2 {
+		c, err := nb.Open(t.Context(), a.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.Close()
+	}
+	if s := b.Stats(); s.Connects != 1 || s.Refusals[ReasonDuplicate] != 1 {
+		t.Errorf("%d connections, %v", s.Connects, s.Refusals)
+	}
+}

@@ -41,6 +41,7 @@ type Stats struct {
 	Kinds               map[Kind]KindStats
 	RTT                 map[NodeID]time.Duration // of the last answered ping
 	ClockOff            map[NodeID]time.Duration
+	Queued              map[NodeID]int // bytes that wait to be sent, of all channels
 	Peers               int
 }
 
@@ -51,6 +52,7 @@ type KindStats struct {
 	FramesIn, FramesOut     uint64
 	MessagesIn, MessagesOut uint64
 	Stalls                  uint64 // times that a channel had something to send and no credit
+	Busy                    uint64 // messages that found the queue full
 }
 
 // Stats gathers what was counted.
@@ -60,7 +62,7 @@ func (m *Mesh) Stats() Stats {
 		BytesIn: n.bytesIn.Load(), BytesOut: n.bytesOut.Load(), FramesIn: n.framesIn.Load(), FramesOut: n.framesOut.Load(), Writes: n.writes.Load(),
 		Connects: n.connects.Load(), Dials: n.dials.Load(), Resets: n.resets.Load(), ClockWarnings: n.clockWarnings.Load(), MemoryBytes: m.memory.Load(),
 		Ends: make(map[Reason]uint64), Refusals: make(map[Reason]uint64), Kinds: make(map[Kind]KindStats),
-		RTT: make(map[NodeID]time.Duration), ClockOff: make(map[NodeID]time.Duration),
+		RTT: make(map[NodeID]time.Duration), ClockOff: make(map[NodeID]time.Duration), Queued: make(map[NodeID]int),
 	}
 	for r := range Reason(numReasons) {
 		if v := n.ends[r].Load(); v > 0 {
@@ -73,18 +75,25 @@ func (m *Mesh) Stats() Stats {
 	for _, k := range Kinds() {
 		c := &n.kinds[k]
 		s.Kinds[k] = KindStats{BytesIn: c.bytesIn.Load(), BytesOut: c.bytesOut.Load(), RawOut: c.rawOut.Load(), FramesIn: c.framesIn.Load(),
-			FramesOut: c.framesOut.Load(), MessagesIn: c.messagesIn.Load(), MessagesOut: c.messagesOut.Load(), Stalls: c.stalls.Load()}
+			FramesOut: c.framesOut.Load(), MessagesIn: c.messagesIn.Load(), MessagesOut: c.messagesOut.Load(), Stalls: c.stalls.Load(), Busy: c.busy.Load()}
 	}
+	var live []*conn
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	for id, d := range m.mu.rtt {
 		s.RTT[id] = d
 	}
 	for id, c := range m.mu.conns {
 		if c.live.Load() {
-			s.Peers++
+			live = append(live, c)
 			s.ClockOff[id] = c.peer.ClockOff
 		}
+	}
+	m.mu.Unlock()
+	s.Peers = len(live)
+	for _, c := range live {
+		c.mu.Lock()
+		s.Queued[c.peer.ID] = c.mu.queued
+		c.mu.Unlock()
 	}
 	return s
 }

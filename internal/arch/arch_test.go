@@ -75,7 +75,7 @@ var rules = []rule{
 	{pkg: "proto/mqtt", may: []string{"proto/mqtt/wire", "engine", "broker", "journal/record", "alloc", "internal/*"},
 		test: []string{"broker/topics", "journal"}},
 	{pkg: "server", may: []string{"**"}},
-	{pkg: "server/clustergroup", may: []string{"server", "config", "meta", "meta/raftgroup"}},
+	{pkg: "server/clustergroup", may: []string{"server", "config", "cluster/link", "cluster/cert", "meta", "meta/raftgroup"}},
 	{pkg: "test/**", may: []string{"**"}, unsafe: true},
 }
 

@@ -2,7 +2,7 @@
 // gives what was decided to meta.Catalog in one order for all; it knows the group's members, its leader, and when this node has seen all that
 // was decided. It owns the state behind it (pebble), Dragonboat's log (a small Pebble of its own, for the catalog alone), the streams between
 // nodes that both need, and the identity of a node's copy. It knows no shard's records and no client. meta says what entries mean, server
-// builds the group and hands it a network; cluster/link carries its streams, and until a node has that, TCP does.
+// builds the group and hands it a network: the streams of cluster/link.
 //
 // Traps of Dragonboat's that are closed here, each with a test in traps_test.go:
 //

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -228,19 +227,11 @@ func (g *Group) firstCatalog(ctx context.Context) error {
 
 // identify reads who the directory is, or makes it somebody.
 func (g *Group) identify() error {
-	if err := os.MkdirAll(g.o.Dir, 0o750); err != nil {
-		return err
-	}
-	id, err := readIdentity(g.o.Dir)
+	id, err := identityOf(g.o.Dir, g.o.Node)
 	if err != nil {
 		return err
 	}
-	if id == nil {
-		id = newIdentity(g.o.Node)
-	}
 	switch {
-	case id.node != g.o.Node:
-		return fmt.Errorf("%w: %s belongs to node %d, node.id is %d", ErrOtherDisk, g.o.Dir, id.node, g.o.Node)
 	case id.cluster != "" && g.o.Cluster != "" && id.cluster != g.o.Cluster:
 		return fmt.Errorf("%w: %s belongs to cluster %s, not to %s", ErrOtherCluster, g.o.Dir, id.cluster, g.o.Cluster)
 	case id.cluster == "" && g.o.Form == nil && len(g.o.Join) == 0:

@@ -106,7 +106,7 @@ func (ns *nodes) open(id meta.NodeID, address string, join ...string) *testNode 
 	if listen == "" {
 		listen = "127.0.0.1:0"
 	}
-	tcp, err := ListenTCP(TCPOptions{Listen: listen})
+	tcp, err := ListenTCP(listen)
 	if err != nil {
 		ns.t.Fatal(err)
 	}

@@ -89,6 +89,39 @@ func readIdentity(dir string) (*identity, error) {
 	return id, nil
 }
 
+// Identity is what a data directory says of itself to other nodes.
+type Identity struct {
+	Disk    string // 32 hexadecimal digits, made with the directory
+	Cluster string // empty until the node has formed a cluster or joined one
+}
+
+// Identify reads who the directory of a node's group is, and makes it somebody if it is new. Nobody else may use it at the same time.
+func Identify(dir string, node meta.NodeID) (Identity, error) {
+	id, err := identityOf(dir, node)
+	if err != nil {
+		return Identity{}, err
+	}
+	return Identity{Disk: id.disk, Cluster: id.cluster}, nil
+}
+
+// identityOf is a directory's identity, which has to be that node's.
+func identityOf(dir string, node meta.NodeID) (*identity, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, err
+	}
+	id, err := readIdentity(dir)
+	switch {
+	case err != nil:
+		return nil, err
+	case id == nil:
+		id = newIdentity(node)
+		return id, id.write(dir)
+	case id.node != node:
+		return nil, fmt.Errorf("%w: %s belongs to node %d, node.id is %d", ErrOtherDisk, dir, id.node, node)
+	}
+	return id, nil
+}
+
 func newIdentity(node meta.NodeID) *identity {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: the runtime ends the process first

@@ -90,7 +90,7 @@ func (g *Group) join(ctx context.Context) error {
 
 // final says whether it is no use to ask again.
 func final(err error) bool {
-	return errors.Is(err, ErrRemoved) || errors.Is(err, ErrOtherNode) || errors.Is(err, ErrTooOld) || errors.Is(err, ErrOtherCluster)
+	return errors.Is(err, ErrRemoved) || errors.Is(err, ErrOtherNode) || errors.Is(err, ErrTooOld) || errors.Is(err, ErrOtherCluster) || errors.Is(err, ErrStranger)
 }
 
 func (g *Group) ask(ctx context.Context, address string, hello *greeting) (*admitted, error) {
@@ -206,6 +206,17 @@ func (g *Group) addressOf(id meta.NodeID) string {
 		return h.address
 	}
 	return said
+}
+
+// Addresses are where the other nodes of the cluster are reached, as far as this one knows.
+func (g *Group) Addresses() map[meta.NodeID]string {
+	list := make(map[meta.NodeID]string)
+	for _, n := range g.catalog.Load().Nodes() {
+		if a := g.addressOf(n.ID); n.ID != g.o.Node && n.State != meta.NodeRemoved && a != "" {
+			list[n.ID] = a
+		}
+	}
+	return list
 }
 
 // answerJoin lets a node in that was added: it is tied to its data directory, and its copy comes along from now on.

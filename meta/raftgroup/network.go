@@ -106,6 +106,7 @@ var (
 	ErrRemoved      = errors.New("raftgroup: the node was removed from the cluster, or replaced")
 	ErrTooOld       = errors.New("raftgroup: the node's program is too old for the cluster")
 	ErrNotAdded     = errors.New("raftgroup: the node was not added to the cluster: sluice node add does")
+	ErrStranger     = errors.New("raftgroup: the nodes do not take each other for nodes of one cluster") // a Network says so: another token, or TLS at one end alone
 	ErrNotNow       = errors.New("raftgroup: the node cannot answer now")
 )
 

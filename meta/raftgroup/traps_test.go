@@ -1,7 +1,6 @@
 package raftgroup
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -270,55 +269,6 @@ func cpuTime(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
-}
-
-// Between nodes TLS is mutual: who has no certificate of the cluster's authority is not heard at all.
-func TestMutualTLS(t *testing.T) {
-	cert := testx.TempCert(t)
-	server := cert.ServerConfig()
-	if _, err := ListenTCP(TCPOptions{Listen: "127.0.0.1:0", Server: server, Client: cert.ClientConfig(true)}); err == nil {
-		t.Error("a server that asks for no certificate is taken")
-	}
-	server.ClientAuth = tls.RequireAndVerifyClientCert
-	client := cert.ClientConfig(true)
-	if server.ClientCAs == nil {
-		server.ClientCAs = client.RootCAs
-	}
-	secure := func(client *tls.Config) *TCP {
-		n, err := ListenTCP(TCPOptions{Listen: "127.0.0.1:0", Server: server, Client: client})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	ns := newNodes(t)
-	ns.tweak = func(o *Options) {
-		cut := o.Network.(*cutNet)
-		_ = cut.Close()
-		cut.TCP = secure(client)
-		if o.Node == 9 {
-			cut.TCP = secure(cert.ClientConfig(false))
-			o.JoinWait = 300 * time.Millisecond
-		}
-		o.Address = cut.TCP.Addr().String()
-	}
-	first := ns.start(1, "")
-	second := ns.open(2, "", first.g.o.Address)
-	if err := first.g.Add(within(t), meta.Node{ID: 2, Roles: meta.RolesAll, Address: second.g.o.Address}); err != nil {
-		t.Fatal(err)
-	}
-	ns.list[2] = second
-	if err := second.g.Start(within(t), second.c); err != nil {
-		t.Fatal(err)
-	}
-	ns.active(2)
-	second.mustSet(t, user("secure"))
-	first.sees(t, "secure")
-	n := ns.open(9, "", first.g.o.Address)
-	if err := n.g.Start(within(t), n.c); err == nil || errors.Is(err, ErrNotAdded) {
-		t.Errorf("without a certificate it is answered: %v", err)
-	}
-	_ = n.g.Close()
 }
 
 // What has formed the cluster may be in the log alone: it is not formed again.

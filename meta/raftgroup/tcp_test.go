@@ -2,17 +2,15 @@ package raftgroup
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"sync"
 )
 
-// TCP is a Network of one TCP connection for each stream, over mutual TLS. It serves until the nodes' one link carries the streams.
+// TCP is a Network of one TCP connection for each stream: the least that the group can run on.
 type TCP struct {
-	listener       net.Listener
-	server, client *tls.Config
+	listener net.Listener
 
 	mu struct {
 		sync.Mutex
@@ -22,29 +20,16 @@ type TCP struct {
 	work sync.WaitGroup
 }
 
-// TCPOptions are what a TCP takes.
-type TCPOptions struct {
-	Listen string // HOST:PORT; port 0: any
-	// Server and Client are both sides' configuration; nil: plaintext. Server has to ask for certificates and verify them.
-	Server, Client *tls.Config
-}
-
 // streamsMax bounds the streams that are open at once.
 const streamsMax = 1024
 
 // ListenTCP opens the listener. Nobody is answered before Serve.
-func ListenTCP(o TCPOptions) (*TCP, error) {
-	switch {
-	case (o.Server == nil) != (o.Client == nil):
-		return nil, errors.New("raftgroup: TLS for one direction alone")
-	case o.Server != nil && o.Server.ClientAuth != tls.RequireAndVerifyClientCert:
-		return nil, errors.New("raftgroup: TLS between nodes has to be mutual")
-	}
-	l, err := net.Listen("tcp", o.Listen)
+func ListenTCP(address string) (*TCP, error) {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("open listeners.cluster on %s: %w", o.Listen, err)
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
 	}
-	t := &TCP{listener: l, server: o.Server, client: o.Client}
+	t := &TCP{listener: l}
 	t.mu.conns = make(map[net.Conn]struct{})
 	return t, nil
 }
@@ -58,17 +43,6 @@ func (t *TCP) Open(ctx context.Context, address string) (net.Conn, error) {
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, err
-	}
-	if t.client != nil {
-		cfg := t.client.Clone()
-		if cfg.ServerName == "" {
-			cfg.ServerName, _, _ = net.SplitHostPort(address)
-		}
-		s := tls.Client(c, cfg)
-		if err := s.HandshakeContext(ctx); err != nil {
-			return nil, errors.Join(fmt.Errorf("TLS to %s: %w", address, err), c.Close())
-		}
-		c = s
 	}
 	if !t.keep(c) {
 		return nil, errors.Join(net.ErrClosed, c.Close())
@@ -118,24 +92,11 @@ func (t *TCP) Serve(accept func(net.Conn)) {
 }
 
 func (t *TCP) serve(c net.Conn, accept func(net.Conn)) {
-	if t.server != nil {
-		c = tls.Server(c, t.server)
-	}
 	if !t.keep(c) {
 		_ = c.Close()
 		return
 	}
-	s := &tcpStream{c, t}
-	if secure, ok := c.(*tls.Conn); ok {
-		ctx, cancel := context.WithTimeout(context.Background(), streamTimeout)
-		err := secure.HandshakeContext(ctx)
-		cancel()
-		if err != nil {
-			_ = s.Close()
-			return
-		}
-	}
-	accept(s)
+	accept(&tcpStream{c, t})
 }
 
 // Close makes it a Network.

@@ -1,0 +1,100 @@
+package server
+
+import (
+	"strconv"
+
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// clusterMetricHelp are the metrics that a node of a cluster has beside the others, as metricHelp.
+var clusterMetricHelp = map[string]string{
+	"sluice_link_peers":                      "Nodes that this one has a connection to. Of a node of a cluster alone, as all of sluice_link_* and sluice_meta_*.",
+	"sluice_link_connects_total":             "Connections of nodes that came up.",
+	"sluice_link_dials_total":                "Attempts of this node to connect to another.",
+	"sluice_link_refusals_total":             "Handshakes of nodes that failed, at either end.|reason",
+	"sluice_link_ends_total":                 "Connections of nodes that ended.|reason",
+	"sluice_link_received_bytes_total":       "Bytes of messages from other nodes, as they came, by what they are for.|kind",
+	"sluice_link_sent_bytes_total":           "Bytes of messages to other nodes, as they were sent, by what they are for.|kind",
+	"sluice_link_received_messages_total":    "Messages from other nodes.|kind",
+	"sluice_link_sent_messages_total":        "Messages to other nodes.|kind",
+	"sluice_link_stalls_total":               "Times that a channel had something to send and its receiver had not come along.|kind",
+	"sluice_link_full_total":                 "Messages that found the queue to a node full.|kind",
+	"sluice_link_writes_total":               "Turns of the writers to other nodes.",
+	"sluice_link_memory_bytes":               "Bytes of what came from other nodes and is in use.",
+	"sluice_link_queued_bytes":               "Bytes that wait to be sent to a node.|node",
+	"sluice_link_round_trip_seconds":         "Round trip to a node, the last that was measured.|node",
+	"sluice_link_clock_offset_seconds":       "A node's clock less this one's, as its connection began.|node",
+	"sluice_link_clock_warnings_total":       "Connections of nodes whose clock differed too much.",
+	"sluice_link_certificate_expiry_seconds": "When this node's certificate for the others ends, Unix time; 0 without one.",
+	"sluice_meta_group_leads":                "1 while this node leads the catalog's group, else 0.",
+	"sluice_meta_group_leader_known":         "1 while this node knows who leads the catalog's group, else 0.",
+	"sluice_meta_group_halted":               "1 once this node applies no changes of the catalog any more, else 0.",
+	"sluice_meta_nodes":                      "Nodes of the catalog.|state",
+}
+
+// collectCluster tells of the link and of the catalog's group, if the node is one of a cluster.
+func (c *collector) collectCluster(k sink) {
+	g := c.s.node.cluster
+	if g == nil {
+		return
+	}
+	collectLink(k, g.Mesh())
+	bit := func(name string, on bool) {
+		v := 0.0
+		if on {
+			v = 1
+		}
+		k.gauge(name, v)
+	}
+	leader, known := g.Leader()
+	bit("sluice_meta_group_leader_known", known)
+	bit("sluice_meta_group_leads", known && int(leader) == c.s.cfg.Load().Node.ID)
+	bit("sluice_meta_group_halted", g.Halted() != nil)
+	states := make(map[string]int)
+	for _, n := range c.s.catalog.Load().Nodes() {
+		states[n.State.String()]++
+	}
+	for _, s := range []meta.NodeState{meta.NodeJoining, meta.NodeActive, meta.NodeRemoved} {
+		k.gauge("sluice_meta_nodes", float64(states[s.String()]), s.String())
+	}
+}
+
+func collectLink(k sink, m *link.Mesh) {
+	s := m.Stats()
+	k.gauge("sluice_link_peers", float64(s.Peers))
+	k.counter("sluice_link_connects_total", s.Connects)
+	k.counter("sluice_link_dials_total", s.Dials)
+	for r, n := range s.Refusals {
+		k.counter("sluice_link_refusals_total", n, r.String())
+	}
+	for r, n := range s.Ends {
+		k.counter("sluice_link_ends_total", n, r.String())
+	}
+	for kind, n := range s.Kinds {
+		k.counter("sluice_link_received_bytes_total", n.BytesIn, kind.String())
+		k.counter("sluice_link_sent_bytes_total", n.BytesOut, kind.String())
+		k.counter("sluice_link_received_messages_total", n.MessagesIn, kind.String())
+		k.counter("sluice_link_sent_messages_total", n.MessagesOut, kind.String())
+		k.counter("sluice_link_stalls_total", n.Stalls, kind.String())
+		k.counter("sluice_link_full_total", n.Busy, kind.String())
+	}
+	k.counter("sluice_link_writes_total", s.Writes)
+	k.gauge("sluice_link_memory_bytes", float64(s.MemoryBytes))
+	k.counter("sluice_link_clock_warnings_total", s.ClockWarnings)
+	node := func(id link.NodeID) string { return strconv.FormatUint(uint64(id), 10) }
+	for id, n := range s.Queued {
+		k.gauge("sluice_link_queued_bytes", float64(n), node(id))
+	}
+	for id, d := range s.RTT {
+		k.gauge("sluice_link_round_trip_seconds", d.Seconds(), node(id))
+	}
+	for id, d := range s.ClockOff {
+		k.gauge("sluice_link_clock_offset_seconds", d.Seconds(), node(id))
+	}
+	expiry := 0.0
+	if e := m.CertificateExpiry(); !e.IsZero() {
+		expiry = float64(e.Unix())
+	}
+	k.gauge("sluice_link_certificate_expiry_seconds", expiry)
+}
