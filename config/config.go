@@ -91,8 +91,13 @@ type KafkaListeners struct {
 	// TLS over TCP; opens once `tls.cert` and `tls.key` are set.
 	TLS Addrs `key:"tls" default:"off"`
 	// The address, `HOST:PORT`, that clients are told to connect to: what they reach the first plain listener by, a load balancer or
-	// another name of the machine. Empty is the address by which the client that asks has reached the node.
+	// another name of the machine. Empty is the address by which the client that asks has reached the node. Clients of other nodes of a
+	// cluster are told this one too; empty is the first plain listener then, with the host of `cluster.advertised` if it listens on all
+	// addresses.
 	Advertised string `key:"advertised" default:""`
+	// The same for the first TLS listener. Empty is `listeners.kafka.advertised` for those who have reached this node, and the first TLS
+	// listener for clients of other nodes.
+	AdvertisedTLS string `key:"advertised_tls" default:""`
 	// The reactor below the listeners; see `listeners.mqtt.transport`.
 	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`
 	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.

@@ -140,9 +140,14 @@ func (l *loader) validateAddresses(c *Config) {
 		}
 		seen[a.addr] = a.key
 	}
-	if a := c.Listeners.Kafka.Advertised; a != "" {
+	for key, a := range map[string]string{"listeners.kafka.advertised": c.Listeners.Kafka.Advertised, "listeners.kafka.advertised_tls": c.Listeners.Kafka.AdvertisedTLS} {
+		if a == "" {
+			continue
+		}
 		if err := checkAddress(a); err != nil {
-			l.reject("listeners.kafka.advertised", err)
+			l.reject(key, err)
+		} else if c.Clustered() && unspecified(a) {
+			l.reject(key, fmt.Errorf("%s stands for all addresses of a machine: want the one at which clients of other nodes reach this one", a))
 		}
 	}
 	if len(seen) == 0 {

@@ -7,7 +7,13 @@ import (
 )
 
 // Level is the feature level of this program: what it reads and writes. A cluster's level is what all of its nodes can do.
-const Level = 1
+const Level = LevelEndpoints
+
+// The feature levels.
+const (
+	LevelFirst     = 1
+	LevelEndpoints = 2 // nodes say where clients reach them
+)
 
 // ShardsMax bounds the shards of a cluster.
 const ShardsMax = 4096

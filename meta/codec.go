@@ -13,8 +13,9 @@ func appendString[T string | []byte](dst []byte, s T) []byte {
 
 // decoder reads a value. After a fault it answers zeros, and err says so.
 type decoder struct {
-	b   []byte
-	bad bool
+	b       []byte
+	bad     bool
+	version byte // of the value
 }
 
 // err is nil if everything was read, and nothing is left.

@@ -35,7 +35,7 @@ const (
 )
 
 // kinds are the kinds of entries: what a key begins with, and how a value that is not deleted is read. decode checks what a program relies
-// on later, gets what is behind the version, and answers a pointer: two values are the same entry, unchanged, if they are the same pointer.
+// on later, gets what is behind the version, of 1 up to the kind's, and answers a pointer: two values are the same entry, unchanged, if they are the same pointer.
 var kinds = [kindCount]struct {
 	name    string
 	version byte
@@ -46,7 +46,7 @@ var kinds = [kindCount]struct {
 	kindACL:     {"acl", 1, decodeACL},
 	kindQuota:   {"quota", 1, decodeQuota},
 	kindSecret:  {"secret", 1, decodeSecret},
-	kindNode:    {"node", 1, decodeNode},
+	kindNode:    {"node", nodeKafka, decodeNode},
 	kindShard:   {"shard", 1, decodeShard},
 	kindCluster: {"cluster", 1, decodeCluster},
 }
@@ -74,8 +74,8 @@ func (e *Entry) decode() (k kindID, name string, v any, err error) {
 		return k, name, nil, err
 	}
 	d := decoder{b: e.Value}
-	if version := d.byte(); version != kinds[k].version || d.bad {
-		return k, name, nil, fmt.Errorf("%w: %s %q has version %d, and this program reads %d", ErrVersion, kinds[k].name, name, version, kinds[k].version)
+	if d.version = d.byte(); d.version == 0 || d.version > kinds[k].version || d.bad {
+		return k, name, nil, fmt.Errorf("%w: %s %q has version %d, and this program reads 1 to %d", ErrVersion, kinds[k].name, name, d.version, kinds[k].version)
 	}
 	if v, err = kinds[k].decode(name, &d); err == nil {
 		err = d.err()

@@ -71,7 +71,14 @@ type Node struct {
 	Disk    string // what its data directory calls itself; empty until it has joined
 	Address string // HOST:PORT at which the other nodes reach it
 	Rack    string
+	Kafka   Endpoints // where Kafka's clients reach it
 }
+
+// Endpoints are where clients of one protocol reach a node, by kinds of listeners: HOST:PORT each, empty if it has none of the kind.
+type Endpoints struct{ Plain, TLS string }
+
+// nodeKafka is the version of a node's entry from which on it has Endpoints. Without any it is written as version 1.
+const nodeKafka = 2
 
 // diskMax bounds what a data directory calls itself.
 const diskMax = 64
@@ -112,7 +119,13 @@ func (n *Node) check() error {
 		return fmt.Errorf("node %d: the name of a disk has at most %d bytes, found %d", n.ID, diskMax, len(n.Disk))
 	case len(n.Rack) > NodeRackMax:
 		return fmt.Errorf("node %d: the name of a rack has at most %d bytes, found %d", n.ID, NodeRackMax, len(n.Rack))
-	case n.State == NodeRemoved && n.Address == "":
+	}
+	for _, a := range []string{n.Kafka.Plain, n.Kafka.TLS} {
+		if err := CheckNodeAddress(a); a != "" && err != nil {
+			return fmt.Errorf("node %d, where Kafka's clients reach it: %w", n.ID, err)
+		}
+	}
+	if n.State == NodeRemoved && n.Address == "" {
 		return nil
 	}
 	return CheckNodeAddress(n.Address)
@@ -131,9 +144,16 @@ func number(name string, limit uint64) (uint64, error) {
 
 // Entry is what is stored of the node.
 func (n *Node) Entry() Entry {
-	b := append(kindNode.begin(nil), byte(n.State), byte(n.Roles))
+	version := byte(1)
+	if n.Kafka != (Endpoints{}) {
+		version = nodeKafka
+	}
+	b := []byte{version, byte(n.State), byte(n.Roles)}
 	b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(n.Replica)), uint64(n.Level))
 	b = appendString(appendString(appendString(b, n.Disk), n.Address), n.Rack)
+	if version >= nodeKafka {
+		b = appendString(appendString(b, n.Kafka.Plain), n.Kafka.TLS)
+	}
 	return Entry{Key: kindNode.key(nodeName(n.ID)), Value: b}
 }
 
@@ -144,8 +164,14 @@ func decodeNode(name string, d *decoder) (any, error) {
 	}
 	n := &Node{ID: NodeID(id), State: NodeState(d.byte()), Roles: Roles(d.byte()), Replica: d.uint32(), Level: d.uint32(),
 		Disk: d.string(), Address: d.string(), Rack: d.string()}
+	if d.version >= nodeKafka {
+		n.Kafka = Endpoints{Plain: d.string(), TLS: d.string()}
+	}
 	if d.bad {
 		return n, nil // told by who reads the rest
+	}
+	if d.version >= nodeKafka && n.Kafka == (Endpoints{}) {
+		return nil, errors.New("it has the version of one with endpoints, and none")
 	}
 	return n, n.check()
 }

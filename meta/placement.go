@@ -114,6 +114,20 @@ func ClaimNode(s *Snapshot, id NodeID, disk, address string, level uint32) ([]En
 	return []Entry{next.Entry()}, nil
 }
 
+// AdvertiseNode says where clients of Kafka reach a node; nil if that is known, or if a node of the cluster could not read it.
+func AdvertiseNode(s *Snapshot, id NodeID, kafka Endpoints) ([]Entry, error) {
+	n, err := member(s, id)
+	if err != nil || n.Kafka == kafka || s.Cluster().Level < LevelEndpoints {
+		return nil, err
+	}
+	next := *n
+	next.Kafka = kafka
+	if err := next.check(); err != nil {
+		return nil, err
+	}
+	return []Entry{next.Entry()}, nil
+}
+
 // ActivateNode says that a node that was joining votes; nil if it did.
 func ActivateNode(s *Snapshot, id NodeID) ([]Entry, error) {
 	n, err := member(s, id)
@@ -162,7 +176,7 @@ func RemoveNode(s *Snapshot, id NodeID) ([]Entry, error) {
 		return nil, fmt.Errorf("%w: node %d has replicas of %d shards, %d among them", ErrNodeInUse, id, held, some)
 	}
 	next := *n
-	next.State, next.Disk, next.Address = NodeRemoved, "", ""
+	next.State, next.Disk, next.Address, next.Kafka = NodeRemoved, "", "", Endpoints{}
 	return []Entry{next.Entry()}, nil
 }
 
@@ -179,7 +193,7 @@ func ReplaceNode(s *Snapshot, id NodeID) ([]Entry, error) {
 		return nil, fmt.Errorf("%w: node %d was replaced %d times; add one with another number", ErrNodeInUse, id, n.Replica)
 	}
 	next := *n
-	next.State, next.Disk = NodeJoining, ""
+	next.State, next.Disk, next.Kafka = NodeJoining, "", Endpoints{}
 	next.Replica++
 	return []Entry{next.Entry()}, nil
 }

@@ -60,6 +60,7 @@ func formed(t *testing.T, n int) *placed {
 
 // What is on disk never changes its meaning.
 func TestPlacementVectors(t *testing.T) {
+	newest := map[string]byte{"clus": 1, "node": 2, "shar": 1}
 	for _, v := range []struct {
 		key, value string
 		entry      interface{ Entry() Entry }
@@ -67,6 +68,8 @@ func TestPlacementVectors(t *testing.T) {
 		{"cluster/this", "010163401" + "1", &Cluster{ID: "c", Shards: 64, Level: 17}},
 		{"node/7", "0102070301" + "026471" + "06686f73743a31" + "0161", &Node{ID: 7, State: NodeActive, Roles: RolesAll, Replica: 3, Level: 1, Disk: "dq", Address: "host:1", Rack: "a"}},
 		{"node/65535", "010304ffff0380020000" + "00", &Node{ID: 65535, State: NodeRemoved, Roles: RoleMeta, Replica: 65535, Level: 256}},
+		{"node/8", "0202070102" + "026471" + "06686f73743a31" + "00" + "036b3a39" + "00", &Node{ID: 8, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Disk: "dq", Address: "host:1", Kafka: Endpoints{Plain: "k:9"}}},
+		{"node/9", "0201020102" + "00" + "06686f73743a31" + "0161" + "00" + "036b3a39", &Node{ID: 9, State: NodeJoining, Roles: RoleJournal, Replica: 1, Level: 2, Address: "host:1", Rack: "a", Kafka: Endpoints{TLS: "k:9"}}},
 		{"shard/0", "0105ac0202" + "03020103" + "020102" + "0103", &Shard{ID: 0, Change: 5, Epoch: 300, Leader: 2, Replicas: []NodeID{2, 1, 3}, ISR: []NodeID{1, 2}, Eligible: []NodeID{3}}},
 		{"shard/4095", "010100000101" + "0000", &Shard{ID: 4095, Change: 1, Replicas: []NodeID{1}}},
 	} {
@@ -84,9 +87,9 @@ func TestPlacementVectors(t *testing.T) {
 				t.Errorf("%s: %d bytes of %d pass", v.key, n, len(e.Value))
 			}
 		}
-		newer := Entry{e.Key, append([]byte{2}, e.Value[1:]...)}
+		newer := Entry{e.Key, append([]byte{newest[v.key[:4]] + 1}, e.Value[1:]...)}
 		if err := newer.Check(); !errors.Is(err, ErrVersion) || !strings.Contains(err.Error(), v.key[strings.IndexByte(v.key, '/')+1:]) {
-			t.Errorf("%s in version 2: %v", v.key, err)
+			t.Errorf("%s in a version to come: %v", v.key, err)
 		}
 		renamed := Entry{"x" + e.Key, e.Value}
 		if err := renamed.Check(); !errors.Is(err, ErrKind) {
@@ -108,7 +111,7 @@ func TestPlacementBounds(t *testing.T) {
 	for name, change := range map[string]func(*Node){
 		"state": func(n *Node) { n.State = 4 }, "no state": func(n *Node) { n.State = 0 }, "roles": func(n *Node) { n.Roles = 8 }, "no roles": func(n *Node) { n.Roles = 0 },
 		"replica": func(n *Node) { n.Replica = 0 }, "replicas": func(n *Node) { n.Replica = 1 << 16 }, "disk": func(n *Node) { n.Disk = strings.Repeat("x", 65) },
-		"rack": func(n *Node) { n.Rack = strings.Repeat("x", 256) }, "no address": func(n *Node) { n.Address = "" }, "address": func(n *Node) { n.Address = "0.0.0.0:7000" },
+		"rack": func(n *Node) { n.Rack = strings.Repeat("x", 256) }, "no address": func(n *Node) { n.Address = "" }, "endpoint": func(n *Node) { n.Kafka.Plain = "0.0.0.0:9092" }, "TLS endpoint": func(n *Node) { n.Kafka.TLS = "h" }, "address": func(n *Node) { n.Address = "0.0.0.0:7000" },
 	} {
 		bad := n
 		change(&bad)
@@ -213,18 +216,59 @@ func TestNodeRules(t *testing.T) {
 
 func TestRaiseLevel(t *testing.T) {
 	p := formed(t, 2)
-	list, err := RaiseLevel(p.s, 2)
+	list, err := RaiseLevel(p.s, Level+1)
 	refused(t, ErrLevel, list, err)
-	p.do(ClaimNode(p.s, 1, "disk1", testNode(1).Address, 3))
-	p.do(ClaimNode(p.s, 2, "disk2", testNode(2).Address, 2))
-	p.do(RaiseLevel(p.s, 2))
-	if list, err = RaiseLevel(p.s, 2); err != nil || list != nil {
+	p.do(ClaimNode(p.s, 1, "disk1", testNode(1).Address, Level+2))
+	p.do(ClaimNode(p.s, 2, "disk2", testNode(2).Address, Level+1))
+	p.do(RaiseLevel(p.s, Level+1))
+	if list, err = RaiseLevel(p.s, Level+1); err != nil || list != nil {
 		t.Errorf("again: %v %v", list, err)
 	}
-	list, err = ClaimNode(p.s, 2, "disk2", testNode(2).Address, 1)
+	list, err = ClaimNode(p.s, 2, "disk2", testNode(2).Address, Level)
 	refused(t, ErrLevel, list, err)
-	if _, err = RaiseLevel(p.s, 1); err == nil {
+	if _, err = RaiseLevel(p.s, Level); err == nil {
 		t.Error("it went back")
+	}
+}
+
+// What a node says of its clients is kept until it goes, and is written only once all nodes can read it.
+func TestAdvertiseNode(t *testing.T) {
+	p := formed(t, 2) // at the first level
+	at := Endpoints{Plain: "k:9092", TLS: "k:9093"}
+	list, err := AdvertiseNode(p.s, 2, at)
+	if list != nil || err != nil {
+		t.Errorf("at level %d: %v, %v", p.s.Cluster().Level, list, err)
+	}
+	p.do(RaiseLevel(p.s, LevelEndpoints))
+	p.do(AdvertiseNode(p.s, 2, at))
+	if n := p.s.Node(2); n.Kafka != at || n.Address != testNode(2).Address || n.State != NodeActive {
+		t.Errorf("%+v", n)
+	}
+	if list, err = AdvertiseNode(p.s, 2, at); list != nil || err != nil {
+		t.Errorf("again: %v, %v", list, err)
+	}
+	if list, err = AdvertiseNode(p.s, 2, Endpoints{Plain: "0.0.0.0:9092"}); list != nil || err == nil {
+		t.Errorf("an address of all nodes: %v, %v", list, err)
+	}
+	list, err = AdvertiseNode(p.s, 3, at)
+	refused(t, ErrNoNode, list, err)
+	p.do(ClaimNode(p.s, 2, "disk2", "other:1", Level))
+	if n := p.s.Node(2); n.Kafka != at {
+		t.Errorf("a start forgets %+v", at)
+	}
+	p.do(AdvertiseNode(p.s, 2, Endpoints{}))
+	if e := p.s.Node(2).Entry(); e.Value[0] != 1 {
+		t.Errorf("without endpoints it has version %d", e.Value[0])
+	}
+	p.do(AdvertiseNode(p.s, 2, at))
+	p.do(ReplaceNode(p.s, 2))
+	if n := p.s.Node(2); n.Kafka != (Endpoints{}) {
+		t.Errorf("a node that begins anew: %+v", n)
+	}
+	p.do(AdvertiseNode(p.s, 2, at))
+	p.do(RemoveNode(p.s, 2))
+	if n := p.s.Node(2); n.Kafka != (Endpoints{}) {
+		t.Errorf("a node that is gone: %+v", n)
 	}
 }
 

@@ -32,6 +32,8 @@ type ClusterGroup interface {
 	Mesh() *link.Mesh
 	// Reload reads the certificates between nodes again. On error those that count stay.
 	Reload() error
+	// Advertise has the catalog say where Kafka's clients reach this node.
+	Advertise(kafka meta.Endpoints)
 	Close() error
 }
 

@@ -121,6 +121,9 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 		}
 		ready.Listeners[name] = addr.String()
 	}
+	if s.node.cluster != nil {
+		s.node.cluster.Advertise(kafkaEndpoints(&cfg.Listeners.Kafka, ready.Listeners, s.node.cluster.Address()))
+	}
 	if err = s.startControl(cfg.Listeners.GRPC); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
@@ -233,7 +236,8 @@ func kafkaSettings(cfg *config.Config) kafka.Settings {
 	k := &cfg.Kafka
 	return kafka.Settings{AutoCreateTopics: k.AutoCreateTopics, Partitions: int32(k.Partitions), RequestBytes: int(k.RequestSize),
 		FetchBytes: int(k.FetchSize), IdleTimeout: k.IdleTimeout,
-		Mechanisms: k.SASLMechanisms, SessionLifetime: k.SessionLifetime, Advertised: cfg.Listeners.Kafka.Advertised}
+		Mechanisms: k.SASLMechanisms, SessionLifetime: k.SessionLifetime, Advertised: cfg.Listeners.Kafka.Advertised,
+		AdvertisedTLS: cfg.Listeners.Kafka.AdvertisedTLS}
 }
 
 // none turns the configuration's "0 is no limit" into the core's.

@@ -101,6 +101,7 @@ type Group struct {
 		fatal      error // what another node refuses this one for, for good
 		addresses  map[meta.NodeID]heardAddress
 		complained time.Time
+		kafka      *meta.Endpoints // where Kafka's clients reach this node; nil: nobody has said yet
 		started    bool
 	}
 }
@@ -431,6 +432,17 @@ func (g *Group) Close() error {
 
 // Cluster names the cluster that the node is of. It is called after Start.
 func (g *Group) Cluster() string { return g.id.cluster }
+
+// Advertise has the catalog say where Kafka's clients reach this node, soon and as long as the Group lasts. Any goroutine.
+func (g *Group) Advertise(kafka meta.Endpoints) {
+	g.mu.Lock()
+	g.mu.kafka = &kafka
+	g.mu.Unlock()
+	select {
+	case g.poke <- struct{}{}:
+	default:
+	}
+}
 
 // Address is where the other nodes reach this one.
 func (g *Group) Address() string { return g.o.Address }

@@ -268,6 +268,33 @@ func TestThreeNodes(t *testing.T) {
 	ns.list[2].sees(t, "again")
 }
 
+// Where clients reach a node is seen on all, at every start anew; a cluster that was made by an older program is raised when all can do more, and not
+// before.
+func TestAdvertise(t *testing.T) {
+	ns := three(t, nil)
+	at := meta.Endpoints{Plain: "k2:9092", TLS: "k2:9093"}
+	sees := func(what meta.Endpoints) {
+		t.Helper()
+		for id, n := range ns.list {
+			testx.Eventually(t, soon, func() bool { return n.c.Load().Node(2).Kafka == what }, "node", id, "knows where node 2 is reached")
+		}
+	}
+	ns.list[2].g.Advertise(at)
+	sees(at)
+	address := ns.list[2].address
+	ns.stop(2)
+	ns.start(2, address)
+	ns.list[2].g.Advertise(meta.Endpoints{Plain: "k2:19092"})
+	sees(meta.Endpoints{Plain: "k2:19092"})
+
+	old := *ns.list[1].c.Load().Cluster()
+	old.Level = meta.LevelFirst
+	ns.list[1].mustSet(t, old.Entry())
+	for id, n := range ns.list {
+		testx.Eventually(t, soon, func() bool { return n.c.Load().Cluster().Level == meta.Level }, "node", id, "has the level that all can do")
+	}
+}
+
 // With the majority gone, changes are refused by name within their time, reads go on, and it all goes on when the majority is back.
 func TestMajorityLost(t *testing.T) {
 	ns := three(t, func(o *Options) { o.AnswerWait = time.Second })

@@ -216,8 +216,37 @@ func (g *Group) owed() error {
 		}
 		g.o.Logger.Info("this node votes on the catalog", "node", g.o.Node)
 	}
-	if leader, ok := g.Leader(); ok && leader == g.o.Node && retiredIn(s) {
+	if err := g.advertised(ctx, s); err != nil {
+		return err
+	}
+	if leader, ok := g.Leader(); !ok || leader != g.o.Node {
+		return nil
+	}
+	if list, err := meta.RaiseLevel(s, meta.Level); err == nil && list != nil { // all nodes can
+		if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RaiseLevel(s, meta.Level) }); err != nil {
+			return fmt.Errorf("raise the level of the cluster: %w", err)
+		}
+		g.o.Logger.Info("all nodes of the cluster can do what this one does", "level", meta.Level)
+	}
+	if retiredIn(s) {
 		return g.dropRetired(ctx, 0)
+	}
+	return nil
+}
+
+// advertised has the catalog say where clients reach this node.
+func (g *Group) advertised(ctx context.Context, s *meta.Snapshot) error {
+	g.mu.Lock()
+	kafka := g.mu.kafka
+	g.mu.Unlock()
+	if kafka == nil {
+		return nil
+	}
+	if list, err := meta.AdvertiseNode(s, g.o.Node, *kafka); err != nil || list == nil {
+		return err
+	}
+	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AdvertiseNode(s, g.o.Node, *kafka) }); err != nil {
+		return fmt.Errorf("say where clients reach this node: %w", err)
 	}
 	return nil
 }

@@ -295,7 +295,11 @@ func (c *conn) Resume() { c.unblock(blockBusy) }
 
 // address is where clients are told that this node is: what was configured, or what this one has reached.
 func (c *conn) address() (host string, port int32) {
-	a := c.l.h.settings.Load().Advertised
+	s := c.l.h.settings.Load()
+	a := s.Advertised
+	if c.tls && s.AdvertisedTLS != "" {
+		a = s.AdvertisedTLS
+	}
 	if a == "" {
 		a = c.link.LocalAddr().String()
 	}

@@ -23,6 +23,7 @@ type Settings struct {
 	FetchBytes       int   // largest answer to a fetch, one batch aside
 	IdleTimeout      time.Duration
 	Advertised       string        // HOST:PORT that clients are told; empty: what they have reached
+	AdvertisedTLS    string        // for those who come by TLS; empty: Advertised
 	Mechanisms       []string      // of SASL that may be offered
 	SessionLifetime  time.Duration // after which a client that came in by SASL has to say anew who it is; 0: never
 }
