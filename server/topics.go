@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,7 @@ type topicCatalog struct {
 	b       *broker.Broker
 	cluster string
 	flushes topicconfig.Node // how often the log is flushed
+	nodes   kafka.Cluster    // nil: the node is alone
 }
 
 var _ kafka.Catalog = (*topicCatalog)(nil)
@@ -118,8 +120,8 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 	switch {
 	case c.b.Topic(tenant, t.Name) != nil:
 		return refuse(wire.TopicAlreadyExists, "topic '"+t.Name+"' already exists")
-	case t.ReplicationFactor > 1:
-		return refuse(wire.InvalidReplicationFactor, "this node is alone: the replication factor is 1")
+	case int(t.ReplicationFactor) > c.replicationMax():
+		return refuse(wire.InvalidReplicationFactor, fmt.Sprintf("the replication factor is larger than the number of nodes, %d", c.replicationMax()))
 	case t.Partitions > partitionsMax:
 		return refuse(wire.InvalidPartitions, "a topic has at most 10000 partitions")
 	}
@@ -133,6 +135,14 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 		return refuse(wire.InvalidConfig, err.Error())
 	}
 	return settings, res
+}
+
+// replicationMax is the largest replication factor that is taken. Topics have as many replicas as shards have, whatever is asked for.
+func (c *topicCatalog) replicationMax() int {
+	if c.nodes == nil {
+		return 1
+	}
+	return len(c.nodes.View().Nodes)
 }
 
 // compressionOf is what batches are compressed with where compression.type says so.
@@ -174,6 +184,8 @@ func topicResult(spec *broker.TopicSpec, err error) kafka.TopicResult {
 		code = wire.PolicyViolation
 	case errors.Is(err, broker.ErrUnavailable):
 		code = wire.KafkaStorageError
+	case errors.Is(err, broker.ErrNotLeader):
+		code = wire.NotController
 	default:
 		code = wire.InvalidConfig
 	}

@@ -138,20 +138,31 @@ func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bo
 		specs[k] = creationOf(*resp.Topics[i].Topic, s.Partitions)
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.catalog.CreateTopics(tenant, specs, false, func(results []TopicResult) {
+	l.h.autoCreateTopics(specs, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, i := range missing {
-				if made := l.h.broker.Topic(tenant, specs[k].Name); made != nil {
+				made, code := l.h.broker.Topic(tenant, specs[k].Name), results[k].Code
+				switch {
+				case made != nil:
 					resp.Topics[i] = r.c.describeTopic(made, resp.Version, tell)
-				} else if code := results[k].Code; code == wire.NotController {
-					resp.Topics[i].ErrorCode = int16(wire.LeaderNotAvailable) // it asks again, and it may be there by then
-				} else if code != wire.TopicAlreadyExists {
+				case code == wire.NotController, !r.c.controls() && (code == wire.None || code == wire.TopicAlreadyExists):
+					resp.Topics[i].ErrorCode = int16(wire.LeaderNotAvailable) // it asks again, and the topic may have come here by then
+				case code != wire.TopicAlreadyExists:
 					resp.Topics[i].ErrorCode = int16(code)
 				}
 			}
 			r.respond(resp)
 		})
 	})
+}
+
+// autoCreateTopics makes topics, here or where the leader is. It may be done before this node has them.
+func (h *Handler) autoCreateTopics(list []TopicCreation, done func([]TopicResult)) {
+	if h.leader == nil || h.leads(h.view().controller()) {
+		h.catalog.CreateTopics(tenant, list, false, done)
+		return
+	}
+	h.leader.CreateTopics(tenant, list, done)
 }
 
 // topicNameMax is Kafka's bound of a topic's name.

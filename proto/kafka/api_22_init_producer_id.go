@@ -28,12 +28,33 @@ func initProducerID(r *request, m *kmsg.InitProducerIDRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
+	if m.TransactionalID == nil && !l.h.leads(l.h.view().coordinator()) {
+		l.h.producerIDElsewhere(func(id int64, err error) {
+			t.later(l, func(r *request) {
+				// A producer without transactions has no coordinator that it could look for: it comes again, to this node or another.
+				if resp.ErrorCode = int16(wire.CoordinatorLoadInProgress); err == nil {
+					resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = 0, id, 0
+				}
+				r.respond(resp)
+			})
+		})
+		return
+	}
 	l.h.broker.InitProducer(tenant, str(m.TransactionalID), millis(m.TransactionTimeoutMillis), have, func(who broker.ProducerIdentity, err error) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = txnCode(err, m.Version >= 4), who.ID, who.Epoch
 			r.respond(resp)
 		})
 	})
+}
+
+// producerIDElsewhere has the leader give an id.
+func (h *Handler) producerIDElsewhere(done func(int64, error)) {
+	if h.leader == nil {
+		done(-1, broker.ErrNotLeader)
+		return
+	}
+	h.leader.ProducerID(done)
 }
 
 // producerFault says why the client may not have a producer id: with a transactional id it may write to that, else to some topic.
@@ -45,7 +66,7 @@ func (c *conn) producerFault(m *kmsg.InitProducerIDRequest) wire.ErrorCode {
 	case m.TransactionalID == nil && !c.mayProduceSomewhere():
 		return wire.ClusterAuthorizationFailed
 	}
-	if !c.l.h.leads(c.l.h.view().coordinator()) {
+	if m.TransactionalID != nil && !c.l.h.leads(c.l.h.view().coordinator()) {
 		return wire.NotCoordinator
 	}
 	return wire.None

@@ -44,6 +44,14 @@ type Address struct {
 	Port int32
 }
 
+// Leader is asked for what only the node that leads can do, and clients ask any node for. done may run on any goroutine, once.
+type Leader interface {
+	// ProducerID gives an id that no other producer ever has.
+	ProducerID(done func(id int64, err error))
+	// CreateTopics makes topics that clients have named. One result for each.
+	CreateTopics(tenant uint32, topics []TopicCreation, done func([]TopicResult))
+}
+
 // aloneView is what a node that is alone knows.
 func aloneView(id int32) View {
 	only := []int32{id}

@@ -47,6 +47,7 @@ type Options struct {
 	QuotaCatalog QuotaCatalog              // nil: quotas cannot be changed
 	NodeID       int32
 	Cluster      Cluster       // nil: the node is alone
+	Leader       Leader        // nil: what only the leader can do is refused elsewhere
 	LogDir       func() LogDir // nil: nothing is kept
 	Settings     *Settings     // nil: DefaultSettings
 	Logger       *slog.Logger  // nil: slog.Default
@@ -71,6 +72,7 @@ type Handler struct {
 	working      sync.WaitGroup
 	nodeID       int32
 	cluster      Cluster       // nil: the node is alone
+	leader       Leader        // nil: nobody is asked
 	alone        View          // what is known then
 	logDir       func() LogDir // asks the volume: off the loops
 	logPath      string        // of it
@@ -102,7 +104,7 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
 	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs,
-		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, cluster: o.Cluster, alone: aloneView(o.NodeID), logDir: o.LogDir, log: o.Logger, now: time.Now}
+		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, cluster: o.Cluster, leader: o.Leader, alone: aloneView(o.NodeID), logDir: o.LogDir, log: o.Logger, now: time.Now}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.recheck, _ = o.Authn.(Rechecker)
 	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)

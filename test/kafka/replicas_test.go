@@ -53,13 +53,42 @@ type replicaNode struct {
 
 func (n *replicaNode) View() *door.View { return n.view.Load() }
 
+// leading is the node that leads, nil if none does.
+func (tr *trio) leading() *replicaNode {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if tr.mu.view.All.Leader < 0 {
+		return nil
+	}
+	return tr.nodes[tr.mu.view.All.Leader-1]
+}
+
+// ProducerID and CreateTopics ask the leader.
+func (tr *trio) ProducerID(done func(int64, error)) {
+	n := tr.leading()
+	if n == nil {
+		done(-1, broker.ErrNotLeader)
+		return
+	}
+	n.b.InitProducer(0, "", 0, broker.ProducerIdentity{ID: -1, Epoch: -1}, func(who broker.ProducerIdentity, err error) { done(who.ID, err) })
+}
+
+func (tr *trio) CreateTopics(tenant uint32, list []door.TopicCreation, done func([]door.TopicResult)) {
+	n := tr.leading()
+	if n == nil {
+		done([]door.TopicResult{{Code: wire.NotController}})
+		return
+	}
+	(&replicaCatalog{b: n.b}).CreateTopics(tenant, list, false, done)
+}
+
 // newTrio starts as many nodes, and says that there is another one, which is down.
 func newTrio(t *testing.T, nodes int) *trio {
 	t.Helper()
 	tr := &trio{t: t, stop: make(chan struct{})}
 	tr.mu.view = door.View{All: door.Placement{Leader: -1, Eligible: []int32{}}}
 	for i := range nodes {
-		n := startReplica(t, int32(i+1))
+		n := startReplica(t, tr, int32(i+1))
 		tr.nodes = append(tr.nodes, n)
 		tr.mu.view.Nodes = append(tr.mu.view.Nodes, door.Node{ID: n.id, Plain: n.addr, Rack: "r" + strconv.Itoa(i), Alive: true})
 		tr.mu.view.All.Replicas = append(tr.mu.view.All.Replicas, n.id)
@@ -200,7 +229,7 @@ func (tr *trio) carryTo(n, leader *replicaNode, s record.ShardID, epoch record.E
 }
 
 // startReplica starts a node on a disk in memory.
-func startReplica(t *testing.T, id int32) *replicaNode {
+func startReplica(t *testing.T, tr *trio, id int32) *replicaNode {
 	t.Helper()
 	n := &replicaNode{id: id}
 	n.view.Store(&door.View{All: door.Placement{Leader: -1}})
@@ -228,7 +257,7 @@ func startReplica(t *testing.T, id int32) *replicaNode {
 	if err := log.Start(n.log); err != nil {
 		t.Fatal(err)
 	}
-	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n})
+	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n, Leader: tr})
 	n.engine.Start()
 	at, err := n.engine.Listen(engine.ListenerOptions{Name: "kafka", Network: "tcp", Address: "127.0.0.1:0", Handler: n.door, FirstPacketTimeout: -1, HighWater: 1 << 20})
 	if err != nil {
@@ -268,11 +297,8 @@ func (tr *trio) client(i int, opts ...kgo.Opt) *kgo.Client {
 // topic makes a topic at the leader, and waits until every node has it.
 func (tr *trio) topic(name string, partitions int) {
 	tr.t.Helper()
-	tr.mu.Lock()
-	leader := tr.nodes[tr.mu.view.All.Leader-1]
-	tr.mu.Unlock()
 	made := make(chan error, 1)
-	leader.b.CreateTopic(0, name, broker.TopicID{byte(len(name)), name[0]}, partitions, nil, func(_ *broker.TopicSpec, err error) { made <- err })
+	tr.leading().b.CreateTopic(0, name, broker.TopicID{byte(len(name)), name[0]}, partitions, nil, func(_ *broker.TopicSpec, err error) { made <- err })
 	if err := <-made; err != nil {
 		tr.t.Fatal(err)
 	}
@@ -381,10 +407,7 @@ func (s *replicaLog) frames(shard record.ShardID, from uint64) (out []byte, err 
 }
 
 // replicaCatalog makes topics without settings.
-type replicaCatalog struct {
-	b *broker.Broker
-	n atomic.Uint32
-}
+type replicaCatalog struct{ b *broker.Broker }
 
 func (*replicaCatalog) ClusterID() string { return "cluster" }
 
@@ -393,8 +416,10 @@ func (c *replicaCatalog) CreateTopics(tenant uint32, list []door.TopicCreation, 
 	var wait sync.WaitGroup
 	for i := range list {
 		wait.Add(1)
-		c.b.CreateTopic(tenant, list[i].Name, broker.TopicID{0xff, byte(c.n.Add(1))}, int(list[i].Partitions), nil, func(spec *broker.TopicSpec, err error) {
-			if results[i].Topic = spec; err != nil {
+		c.b.CreateTopic(tenant, list[i].Name, broker.TopicID{0xff, byte(len(list[i].Name)), list[i].Name[0]}, int(list[i].Partitions), nil, func(spec *broker.TopicSpec, err error) {
+			if results[i].Topic = spec; errors.Is(err, broker.ErrTopicExists) {
+				results[i].Code = wire.TopicAlreadyExists
+			} else if err != nil {
 				results[i].Code, results[i].Message = wire.NotController, err.Error()
 			}
 			wait.Done()
