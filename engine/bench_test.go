@@ -251,7 +251,7 @@ func TestIdleConnection(t *testing.T) {
 		t.Skip("the race detector's memory is not ours")
 	}
 	for _, w := range ways() {
-		if w.layer == "unix" || w.layer == "wss" {
+		if w.layer == "unix" || w.layer == "wss" || w.layer == "fed" { // what feeds it here has goroutines and buffers of its own
 			continue
 		}
 		t.Run(w.name(), func(t *testing.T) {

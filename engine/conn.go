@@ -30,6 +30,7 @@ const (
 	flagArmedOut                        // the poller tells of room for output
 	flagFramed                          // WebSocket frames go both ways: the upgrade is done
 	flagUnwatched                       // the poller does not know the descriptor
+	flagEndDue                          // the peer has ended its side, and the handler has not taken what came before
 )
 
 // Conn is one connection. All methods belong to the goroutine of its loop. A connection that was closed takes every call and does
@@ -107,6 +108,7 @@ type extension struct {
 	tls *tlsState
 	ws  *wsState
 	np  *netpollConn
+	fed *Fed // there is no socket
 }
 
 // Loop is the loop that owns c. Any goroutine may ask.
@@ -131,11 +133,13 @@ func (c *Conn) SetState(s any) { c.state = s }
 func (c *Conn) Listener() string { return c.lst.o.Name }
 
 // WebSocket tells whether c speaks through WebSocket frames.
-func (c *Conn) WebSocket() bool { return c.ext != nil && c.ext.ws != nil }
+func (c *Conn) WebSocket() bool {
+	return c.ext != nil && (c.ext.ws != nil || c.ext.fed != nil && c.ext.fed.ws)
+}
 
 // Subprotocol is what the WebSocket handshake agreed on; empty without one.
 func (c *Conn) Subprotocol() string {
-	if !c.WebSocket() {
+	if c.ext == nil || c.ext.ws == nil {
 		return ""
 	}
 	return c.ext.ws.subprotocol
@@ -148,9 +152,9 @@ func (c *Conn) RemoteAddr() net.Addr { return c.peer.addr(c.lst.o.Network) }
 // is a Unix socket's. Any goroutine may ask.
 func (c *Conn) Remote() netip.AddrPort { return c.peer.addrPort() }
 
-// LocalAddr is the address that the peer reached. It allocates, and may ask the system.
+// LocalAddr is the address that the peer reached, nil over a Pipe. It allocates, and may ask the system.
 func (c *Conn) LocalAddr() net.Addr {
-	if c.flags&flagClosed == 0 {
+	if c.flags&flagClosed == 0 && c.fd >= 0 {
 		if a := sockLocalAddr(int(c.fd)); a != nil {
 			return a
 		}
@@ -160,7 +164,12 @@ func (c *Conn) LocalAddr() net.Addr {
 
 // TLS is the state of the TLS session, nil without one. It allocates: ask once, in OnOpen.
 func (c *Conn) TLS() *tls.ConnectionState {
-	if c.ext == nil || c.ext.tls == nil {
+	switch {
+	case c.ext == nil:
+		return nil
+	case c.ext.fed != nil:
+		return c.ext.fed.pipe.TLS()
+	case c.ext.tls == nil:
 		return nil
 	}
 	s := c.ext.tls.conn.ConnectionState()
@@ -330,6 +339,10 @@ func (c *Conn) inputEnd(err error) {
 			return
 		}
 	}
+	if c.flags&(flagPaused|flagClosing) == flagPaused && len(c.kept()) > 0 && errors.Is(err, io.EOF) {
+		c.flags |= flagEndDue
+		return
+	}
 	c.flags |= flagEOF
 	if c.flags&flagLinger != 0 {
 		c.shut(c.closeErr())
@@ -433,10 +446,16 @@ func (c *Conn) deliverKept() {
 
 // redeliver goes on after ResumeRead.
 func (c *Conn) redeliver() {
-	if c.flags&(flagClosed|flagClosing|flagPaused) != 0 || len(c.kept()) == 0 {
+	if c.flags&(flagClosed|flagClosing|flagPaused) != 0 {
 		return
 	}
-	c.deliverKept()
+	if len(c.kept()) > 0 {
+		c.deliverKept()
+	}
+	if c.flags&(flagEndDue|flagClosed|flagClosing|flagPaused) == flagEndDue {
+		c.flags &^= flagEndDue
+		c.inputEnd(io.EOF)
+	}
 }
 
 func (c *Conn) dropInput() {

@@ -12,7 +12,8 @@
 // # Transports
 //
 // Two transports stand behind one Conn: epoll (Linux, epoll_linux.go), and netpoll (netpoll.go). Above the socket all is shared: the out
-// queue, TLS, WebSocket, deadlines. docs/adr/0002-transport.md says which is used when, and why.
+// queue, TLS, WebSocket, deadlines. docs/adr/0002-transport.md says which is used when, and why. Who has
+// bytes of a connection without having its socket feeds them through a Pipe (fed.go): no descriptor, no goroutine, and the rest is the same.
 //
 // # Who owns the bytes
 //

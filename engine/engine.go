@@ -71,6 +71,7 @@ type Engine struct {
 	np      netpollShared
 	accepts acceptCounters
 	open    atomic.Int64   // connections
+	refuses atomic.Bool    // no more are taken in
 	wg      sync.WaitGroup // loops
 	stop    context.CancelFunc
 	ctx     context.Context
@@ -154,8 +155,9 @@ func (e *Engine) Listen(o ListenerOptions) (net.Addr, error) {
 	return ln.addr, nil
 }
 
-// CloseListeners stops accepting and waits until no acceptor runs. Connections live on.
+// CloseListeners stops accepting, over pipes too, and waits until no acceptor runs. Connections live on.
 func (e *Engine) CloseListeners() {
+	e.refuses.Store(true)
 	e.mu.Lock()
 	listeners := e.mu.listeners
 	e.mu.listeners = nil

@@ -81,6 +81,7 @@ type setup struct {
 	o    ListenerOptions
 	addr net.Addr
 	cert *testx.Cert
+	fed  *feeder
 }
 
 // way is one transport and one stack of layers.
@@ -99,7 +100,7 @@ func ways() []way {
 			all = append(all, way{transport, layer})
 		}
 	}
-	return all
+	return append(all, way{"fed", "fed"})
 }
 
 // start runs an engine with a listener of w.
@@ -123,7 +124,9 @@ func start(t testing.TB, w way, h *hooks, change ...func(*Options, *ListenerOpti
 	if s.e, err = New(eo); err != nil {
 		t.Fatal(err)
 	}
-	if s.addr, err = s.e.Listen(s.o); err != nil {
+	if w.layer == "fed" {
+		s.fed = newFeeder(s)
+	} else if s.addr, err = s.e.Listen(s.o); err != nil {
 		t.Fatal(err)
 	}
 	s.e.Start()
@@ -134,8 +137,14 @@ func start(t testing.TB, w way, h *hooks, change ...func(*Options, *ListenerOpti
 func (s *setup) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	if s.fed != nil {
+		_ = s.fed.l.Close()
+	}
 	if err := s.e.Close(ctx); err != nil {
 		s.t.Error(err)
+	}
+	if s.fed != nil {
+		s.fed.wg.Wait()
 	}
 	if o, c := s.h.opened.Load(), s.h.closed.Load(); o != c {
 		s.t.Errorf("%d connections opened, %d closed", o, c)

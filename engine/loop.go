@@ -53,6 +53,7 @@ type Loop struct {
 	queues   []*outQueue // free ones
 	pendings []*pending
 	iov      iovecs
+	bufs     [][]byte // what is offered to a Pipe
 
 	tasks    []Task // inbox's other half
 	stopping bool
@@ -88,14 +89,18 @@ func (l *Loop) ID() int { return l.id }
 
 // Post has the loop run t, in the order of posting, soon. Any goroutine may call it; it never blocks. A burst wakes the loop once.
 // After the loop has ended t is dropped.
-func (l *Loop) Post(t Task) {
+func (l *Loop) Post(t Task) { l.post(t) }
+
+// post says whether the loop will run t.
+func (l *Loop) post(t Task) bool {
 	l.inbox.Lock()
 	if l.inbox.ended {
 		l.inbox.Unlock()
-		return
+		return false
 	}
 	l.inbox.tasks = append(l.inbox.tasks, t)
 	l.unlockAndWake()
+	return true
 }
 
 // unlockAndWake lets go of the inbox and wakes the loop if it sleeps. The loop may end meanwhile for another reason, and must not close what

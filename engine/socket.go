@@ -86,18 +86,30 @@ func sockError(fd int) error {
 
 // sockSend offers the kernel the head of q: as much as one call takes.
 func (c *Conn) sockSend(q *outQueue) (n, offered int, err error) {
+	if c.ext != nil && c.ext.fed != nil {
+		return c.ext.fed.send(c.loop, q)
+	}
 	return c.fdSend(q)
 }
 
 func (c *Conn) sockClose() {
-	if c.ext != nil && c.ext.np != nil {
+	switch {
+	case c.ext == nil:
+	case c.ext.np != nil:
 		c.ext.np.shut(c)
+		return
+	case c.ext.fed != nil:
+		c.ext.fed.pipe.Close()
 		return
 	}
 	_ = unix.Close(int(c.fd))
 }
 
 func (c *Conn) sockCloseWrite() {
+	if c.ext != nil && c.ext.fed != nil {
+		c.ext.fed.pipe.CloseWrite()
+		return
+	}
 	_ = unix.Shutdown(int(c.fd), unix.SHUT_WR) // it fails when the peer has reset, which is found out by reading
 }
 
@@ -106,8 +118,13 @@ func (c *Conn) rearm() {
 	if c.flags&flagClosed != 0 {
 		return
 	}
-	if c.ext != nil && c.ext.np != nil {
+	switch {
+	case c.ext == nil:
+	case c.ext.np != nil:
 		c.ext.np.rearm(c)
+		return
+	case c.ext.fed != nil:
+		c.ext.fed.rearm(c)
 		return
 	}
 	c.pollRearm()
@@ -115,6 +132,9 @@ func (c *Conn) rearm() {
 
 // watch begins to tell c of events.
 func (c *Conn) watch() error {
+	if c.ext != nil && c.ext.fed != nil {
+		return nil // who feeds it wakes the loop
+	}
 	if c.lst.netpoll {
 		return c.netpollAdd()
 	}

@@ -206,6 +206,9 @@ func (m *Mesh) conn(id NodeID) *conn {
 	return c
 }
 
+// Reaches says whether there is a connection to a node now.
+func (m *Mesh) Reaches(id NodeID) bool { return m.conn(id) != nil }
+
 // Connected are the nodes that there is a connection to.
 func (m *Mesh) Connected() []Peer {
 	m.mu.Lock()

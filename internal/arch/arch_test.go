@@ -43,6 +43,7 @@ var rules = []rule{
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
+	{pkg: "cluster/carry", may: []string{"cluster/link", "engine", "alloc", "internal/*"}, test: []string{"server", "proto/mqtt", "proto/mqtt/wire", "broker"}},
 	{pkg: "cluster/cert", may: []string{"internal/*"}},
 	{pkg: "cluster/link", may: []string{"alloc", "cluster/cert", "internal/*"}},
 	{pkg: "cmd/sluice", may: []string{"server", "server/clustergroup", "config", "auth", "cluster/cert", "bench", "bench/*", "bench/plan/measure", "control/api", "proto/*/wire", "internal/*"}},

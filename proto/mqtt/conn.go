@@ -207,7 +207,9 @@ func (c *conn) packet(h *wire.Header) (took bool, err error) {
 // broken ends a connection whose client broke the rules.
 func (c *conn) broken(t wire.PacketType, err error) {
 	f := asFailure(err)
-	c.misbehaved(f)
+	if f != *failElsewhere {
+		c.misbehaved(f)
+	}
 	if c.state == stateNew {
 		if t == wire.CONNECT {
 			c.refuse(f)
@@ -240,12 +242,13 @@ func (c *conn) onDisconnect(body []byte) error {
 	return nil
 }
 
-// end ends the connection from our side: an MQTT 5 client is told why. The will is published.
+// end ends the connection from our side: an MQTT 5 client is told why. The will is published. A client whose leader is another node now is told
+// nothing: all clients come back when a connection breaks, and some stay away when they are told to go, for whatever reason.
 func (c *conn) end(f failure) {
 	if c.state == stateClosing {
 		return
 	}
-	if c.state == stateUp && c.version == wire.V5 {
+	if c.state == stateUp && c.version == wire.V5 && f != *failElsewhere {
 		d := wire.Disconnect{Reason: f.code}
 		if c.flags&flagProblemInfo != 0 && f.code.Failed() {
 			d.ReasonString = wire.View(f.detail)
@@ -391,6 +394,10 @@ func (c *conn) Control(e broker.Control) {
 // Completed takes the end of a request that was pending.
 func (c *conn) Completed(r broker.Result) {
 	if c.state != stateUp {
+		return
+	}
+	if errors.Is(r.Err, broker.ErrNotLeader) {
+		c.end(*failElsewhere)
 		return
 	}
 	switch kind, seq, id := untoken(r.Token); kind {

@@ -165,6 +165,10 @@ func (c *conn) route(p *wire.Publish) (took bool, err error) {
 			c.block(blockBusy)
 			return false, nil
 		}
+		if errors.Is(err, broker.ErrNotLeader) {
+			l.dropped(DropUnavailable)
+			return true, failElsewhere // no answer: the client sends it again, to who leads
+		}
 		return true, c.refusePublish(p, coreFailure(err), dropOf(err))
 	}
 	l.n.MessagesIn[p.QoS]++

@@ -34,6 +34,7 @@ var (
 	failShuttingDown    = &failure{wire.ServerShuttingDown, "server is shutting down"}
 	failUnavailable     = &failure{wire.ServerUnavailable, "server cannot take the connection now"}
 	failMoved           = &failure{wire.ServerMoved, "use the other server from now on"}
+	failElsewhere       = &failure{wire.UseAnotherServer, "another node of the cluster serves the client"}
 	failUseAnother      = &failure{wire.UseAnotherServer, "use another server"}
 	failWillQoS         = &failure{wire.QoSNotSupported, "will QoS is higher than the maximum"}
 	failWillRetain      = &failure{wire.RetainNotSupported, "retained wills are not supported"}
@@ -93,6 +94,8 @@ func coreFailure(err error) *failure {
 		return failFilter
 	case errors.Is(err, broker.ErrClosed):
 		return failShuttingDown
+	case errors.Is(err, broker.ErrNotLeader):
+		return failElsewhere
 	}
 	return failInternal
 }
@@ -109,7 +112,7 @@ func connectFailure(err error) *failure {
 		return failAuthBusy
 	case errors.Is(err, broker.ErrQuota):
 		return failQuota
-	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrClosed):
+	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrClosed), errors.Is(err, broker.ErrNotLeader):
 		return failUnavailable
 	}
 	return failInternal
@@ -126,6 +129,8 @@ func kickFailure(why error) *failure {
 		return failQueueFull
 	case errors.Is(why, broker.ErrUnavailable):
 		return failStorage
+	case errors.Is(why, broker.ErrNotLeader):
+		return failElsewhere
 	}
 	return failAdmin
 }

@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -122,6 +123,9 @@ func (c *conn) ask(typ wire.PacketType, id uint16) (took bool, err error) {
 	if errors.Is(err, broker.ErrBusy) {
 		c.block(blockBusy)
 		return false, nil
+	}
+	if errors.Is(err, broker.ErrNotLeader) || slices.ContainsFunc(l.errs, func(e error) bool { return errors.Is(e, broker.ErrNotLeader) }) {
+		return true, failElsewhere
 	}
 	for i, place := range l.place {
 		why := err

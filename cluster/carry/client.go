@@ -1,0 +1,286 @@
+package carry
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/engine"
+)
+
+// state is how far a client of this node has come.
+type state uint8
+
+const (
+	stateNew     state = iota // nothing was decided
+	stateWaiting              // for somebody to lead
+	stateCarried
+	stateEnding // ended by us; the last bytes leave
+	stateGone
+)
+
+// client is a client of this node that another one serves, or may. All but mu belongs to its loop.
+type client struct {
+	d        *Door
+	c        *engine.Conn
+	ch       *link.Channel // from stateCarried on
+	since    int64         // that it waits, monotonic
+	version  byte
+	state    state
+	answered bool // something has come from the leader
+
+	held atomic.Int64 // bytes of messages that its peer has not taken
+	mu   struct {
+		sync.Mutex
+		got    []link.Message
+		end    error // why the channel has ended
+		ended  bool
+		room   bool // the channel takes more
+		slow   bool // too much is held
+		posted bool
+		gone   bool
+	}
+	spare []link.Message // mu.got's other half
+}
+
+// data takes what the client sends.
+func (cl *client) data(b []byte) int {
+	switch cl.state {
+	case stateNew:
+		version, enough := cl.d.o.Protocol.Version(b)
+		if !enough {
+			return 0
+		}
+		cl.version = version
+		return cl.begin(b)
+	case stateCarried:
+		return cl.send(b)
+	case stateWaiting:
+		return 0
+	default:
+		return len(b)
+	}
+}
+
+// begin finds out where the client belongs, now that it speaks.
+func (cl *client) begin(b []byte) int {
+	d := cl.d
+	node, here, known := d.o.Leader.Leader()
+	switch {
+	case d.closed.Load():
+		cl.refuse()
+		return len(b)
+	case here:
+		cl.state = stateGone
+		d.o.Protocol.OnOpen(cl.c) // the state is the protocol's from here on
+		return d.o.Protocol.OnData(cl.c, b)
+	case !known:
+		return cl.await()
+	}
+	switch err := cl.open(node); {
+	case errors.Is(err, link.ErrDown):
+		return cl.await()
+	case err != nil:
+		d.log.Warn("a client cannot be carried", "node", node, "err", err)
+		d.refusedLeader.Add(1)
+		cl.refuse()
+		return len(b)
+	}
+	return cl.send(b)
+}
+
+func (cl *client) await() int {
+	if cl.since == 0 {
+		cl.since = max(cl.c.Loop().NowMono(), 1)
+	}
+	cl.state = stateWaiting
+	cl.c.PauseRead()
+	cl.d.wait(cl)
+	return 0
+}
+
+// open opens the client's way to the leader, which keeps all deadlines from here on.
+func (cl *client) open(node link.NodeID) error {
+	h := headOf(cl.c)
+	b, after := h.append(make([]byte, 0, 128))
+	ch, err := cl.d.o.Mesh.Open(node, link.KindTunnel, b, cl)
+	if err == nil && after != nil {
+		if err = ch.TrySend(after); err != nil {
+			ch.Abort("no room for the client's certificate")
+		}
+	}
+	if err != nil {
+		return err
+	}
+	cl.ch, cl.state = ch, stateCarried
+	cl.c.SetDeadline(0)
+	cl.d.carried.Add(1)
+	cl.d.carriedTotal.Add(1)
+	return nil
+}
+
+// send passes on what the client has sent, as far as there is room.
+func (cl *client) send(b []byte) (n int) {
+	for n < len(b) {
+		part := b[n:min(len(b), n+partBytes)]
+		err := cl.ch.TrySend(part)
+		switch {
+		case errors.Is(err, link.ErrBusy):
+			cl.c.PauseRead() // Room is posted, so it comes behind this
+			return n
+		case err != nil:
+			return len(b) // Closed tells why
+		}
+		n += len(part)
+	}
+	return n
+}
+
+// refuse ends a client that nobody has answered.
+func (cl *client) refuse() {
+	cl.state = stateEnding
+	cl.d.o.Protocol.Unavailable(cl.c, cl.version)
+	cl.c.CloseAfterFlush(errRefused, byeTimeout) // if that has not
+}
+
+// gone is the end of the client's connection.
+func (cl *client) gone() {
+	if cl.ch != nil {
+		cl.ch.Close() // what it has sent goes before
+		cl.d.carried.Add(-1)
+	}
+	cl.state = stateGone
+	cl.mu.Lock()
+	got := cl.mu.got
+	cl.mu.got, cl.mu.gone = nil, true
+	cl.mu.Unlock()
+	for _, m := range got {
+		cl.done(m)
+	}
+}
+
+// Receive takes a message of the leader for the client, on the link's goroutine.
+func (cl *client) Receive(_ *link.Channel, m link.Message) {
+	n := int64(len(m.Bytes()))
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	if cl.mu.gone {
+		m.Release()
+		return
+	}
+	if own, all := cl.held.Add(n), cl.d.held.Add(n); all > cl.d.o.Memory && own > heldFair {
+		cl.mu.slow = true
+	}
+	cl.mu.got = append(cl.mu.got, m)
+	cl.postLocked()
+}
+
+// Closed takes the end of the channel.
+func (cl *client) Closed(_ *link.Channel, reason error) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.mu.ended, cl.mu.end = true, reason
+	cl.postLocked()
+}
+
+// Room says that the channel takes more.
+func (cl *client) Room(*link.Channel) {
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	cl.mu.room = true
+	cl.postLocked()
+}
+
+func (cl *client) postLocked() {
+	if !cl.mu.posted && !cl.mu.gone {
+		cl.mu.posted = true
+		cl.c.Loop().Post(cl)
+	}
+}
+
+// done lets go of a message.
+func (cl *client) done(m link.Message) {
+	n := int64(len(m.Bytes()))
+	cl.held.Add(-n)
+	cl.d.held.Add(-n)
+	m.Release()
+}
+
+// Run is the loop's part: it writes what has come, and sees to what has happened.
+func (cl *client) Run(*engine.Loop) {
+	cl.mu.Lock()
+	got, ended, end, room, slow := cl.mu.got, cl.mu.ended, cl.mu.end, cl.mu.room, cl.mu.slow
+	cl.mu.got, cl.mu.room, cl.mu.posted = cl.spare[:0], false, false
+	cl.mu.Unlock()
+	if cl.state == stateCarried && slow {
+		cl.d.endedSlow.Add(1)
+		cl.c.Close(errSlow)
+	}
+	if room {
+		cl.c.ResumeRead()
+	}
+	for i, m := range got {
+		cl.write(m)
+		got[i] = link.Message{}
+	}
+	if cl.spare = got[:0]; cap(got) > spareMost {
+		cl.spare = nil
+	}
+	if ended && cl.state == stateCarried {
+		cl.finish(end)
+	}
+}
+
+// spareMost is how many messages' room a client keeps.
+const spareMost = 4
+
+// write queues a message for the client. What is copied is let go of at once, so that most messages cost no more than their bytes; of what waits behind
+// that the leader hears by its credit, for it is let go of when the kernel has it.
+func (cl *client) write(m link.Message) {
+	cl.answered = true
+	p := m.Bytes()
+	if len(p) < copyBelow && cl.c.Queued() < queueSmall {
+		cl.c.Write(p)
+		cl.done(m)
+		return
+	}
+	h := &held{cl: cl, m: m}
+	h.n.Store(1)
+	cl.c.WriteRef(p, h)
+	h.Release()
+}
+
+// held is a message that lies in a connection's out queue.
+type held struct {
+	cl *client
+	m  link.Message
+	n  atomic.Int32
+}
+
+// Retain makes it an alloc.Ref.
+func (h *held) Retain() { h.n.Add(1) }
+
+// Release makes it an alloc.Ref.
+func (h *held) Release() {
+	if h.n.Add(-1) == 0 {
+		h.cl.done(h.m)
+	}
+}
+
+// finish ends the connection of a client whose channel has ended. It is not told why by a packet of its protocol: what the leader wanted to say has been
+// said, and where the leader is gone there may be a half of a packet before it. Clients come back when a connection breaks, and not all of them do
+// when they are told to go.
+func (cl *client) finish(end error) {
+	if !cl.answered && end != nil {
+		cl.d.refusedLeader.Add(1)
+		cl.refuse()
+		return
+	}
+	cl.state = stateEnding
+	if end != nil {
+		cl.d.lost.Add(1)
+		end = errors.Join(errLeaderGone, end)
+	}
+	cl.c.CloseAfterFlush(end, byeTimeout)
+}

@@ -1,0 +1,212 @@
+package carry
+
+import (
+	"errors"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/engine"
+)
+
+// Leader says where clients belong now: at node, which is this one if here; not known while nobody leads. Any goroutine asks, and it must not
+// block.
+type Leader interface {
+	Leader() (node link.NodeID, here, known bool)
+}
+
+// Protocol is the protocol of the clients. Its Handler serves those that belong here, carried ones too.
+type Protocol interface {
+	engine.Handler
+	// Version is the protocol version of a client by its first bytes, 0 if there is none in them; enough false: it takes more to say.
+	Version(b []byte) (version byte, enough bool)
+	// Unavailable answers a client that has said nothing but its first bytes, and cannot be served now, and ends the connection. Runs on its loop.
+	Unavailable(c *engine.Conn, version byte)
+}
+
+// Options of a Door.
+type Options struct {
+	Mesh     *link.Mesh
+	Engine   *engine.Engine
+	Leader   Leader
+	Protocol Protocol
+	// Listeners are those whose clients other nodes may bring here: their names and limits.
+	Listeners []engine.ListenerOptions
+
+	Wait   time.Duration // how long a client waits for somebody to lead; 0: 2 s
+	Memory int64         // bytes that may be held of all carried clients, at either end; 0: 64 MiB
+	Logger *slog.Logger  // nil: slog.Default
+}
+
+const (
+	defaultWait   = 2 * time.Second
+	defaultMemory = 64 << 20
+
+	// heldFair is what a client may have held while there is too much of all.
+	heldFair = 16 << 10
+	// partBytes is the largest message that is made of a client's bytes: a quarter of a window, so that credit comes back while others are under way.
+	partBytes = 16 << 10
+	// copyBelow is the size below which a message for a client is copied, if less than queueSmall is queued for it.
+	copyBelow, queueSmall = 4 << 10, 16 << 10
+	// lookEvery is how often a node looks whether there is a leader for those who wait.
+	lookEvery = 50 * time.Millisecond
+	// byeTimeout is how long the last bytes to a client may take.
+	byeTimeout = 2 * time.Second
+)
+
+// Door is the handler of listeners of a node of a cluster: it serves a client by the protocol where this node leads, and carries it to the leader
+// otherwise. Its Handler methods run on the client's loop.
+type Door struct {
+	o      Options
+	log    *slog.Logger
+	inlets map[string]*engine.Inlet
+	loops  []doorLoop
+	closed atomic.Bool
+	held   atomic.Int64
+
+	carried, waiting, brought                     atomic.Int64
+	carriedTotal, broughtTotal                    atomic.Uint64
+	refusedNobody, refusedLeader, endedSlow, lost atomic.Uint64
+}
+
+// doorLoop belongs to its loop.
+type doorLoop struct {
+	waiting []*client
+	looking bool // a look is due
+}
+
+// Stats are levels and counts of a Door.
+type Stats struct {
+	Carried   int64 // clients of this node that the leader serves now
+	Waiting   int64 // clients that wait for somebody to lead
+	Brought   int64 // clients that other nodes have brought here
+	HeldBytes int64 // of carried clients' bytes
+
+	CarriedTotal, BroughtTotal uint64
+	RefusedNobody              uint64 // clients that were refused because nobody led for too long
+	RefusedLeader              uint64 // clients that the leader did not take
+	Lost                       uint64 // carried clients that were ended because their leader was gone
+	Slow                       uint64 // ended because too much was held of them
+}
+
+// New makes a Door and registers it with the mesh, which must not be connected yet.
+func New(o Options) (*Door, error) {
+	if o.Wait == 0 {
+		o.Wait = defaultWait
+	}
+	if o.Memory == 0 {
+		o.Memory = defaultMemory
+	}
+	d := &Door{o: o, log: o.Logger, inlets: make(map[string]*engine.Inlet), loops: make([]doorLoop, len(o.Engine.Loops()))}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	for _, lo := range o.Listeners {
+		lo.Handler = o.Protocol
+		in, err := o.Engine.Inlet(lo)
+		if err != nil {
+			return nil, err
+		}
+		d.inlets[lo.Name] = in
+	}
+	o.Mesh.Handle(link.KindTunnel, d.accept)
+	return d, nil
+}
+
+// Stats gathers what was counted. Any goroutine may call it.
+func (d *Door) Stats() Stats {
+	return Stats{Carried: d.carried.Load(), Waiting: d.waiting.Load(), Brought: d.brought.Load(), HeldBytes: d.held.Load(),
+		CarriedTotal: d.carriedTotal.Load(), BroughtTotal: d.broughtTotal.Load(), RefusedNobody: d.refusedNobody.Load(),
+		RefusedLeader: d.refusedLeader.Load(), Lost: d.lost.Load(), Slow: d.endedSlow.Load()}
+}
+
+// Close has the Door take nobody in any more.
+func (d *Door) Close() { d.closed.Store(true) }
+
+// OnOpen takes a client in. Where it belongs is decided by then, or when it speaks.
+func (d *Door) OnOpen(c *engine.Conn) {
+	if _, here, _ := d.o.Leader.Leader(); here {
+		d.o.Protocol.OnOpen(c)
+		return
+	}
+	c.SetState(&client{d: d, c: c})
+}
+
+// OnData takes what a client sends.
+func (d *Door) OnData(c *engine.Conn, b []byte) int {
+	if cl, ok := c.State().(*client); ok {
+		return cl.data(b)
+	}
+	return d.o.Protocol.OnData(c, b)
+}
+
+// OnDrain tells the protocol, of its own clients. What a carried one has taken is told by the messages themselves.
+func (d *Door) OnDrain(c *engine.Conn) {
+	if _, ok := c.State().(*client); !ok {
+		d.o.Protocol.OnDrain(c)
+	}
+}
+
+// OnClose ends a client.
+func (d *Door) OnClose(c *engine.Conn, err error) {
+	if cl, ok := c.State().(*client); ok {
+		cl.gone()
+		return
+	}
+	d.o.Protocol.OnClose(c, err)
+}
+
+// wait has a client wait for a leader, within bounds.
+func (d *Door) wait(cl *client) {
+	l := &d.loops[cl.c.Loop().ID()]
+	l.waiting = append(l.waiting, cl)
+	d.waiting.Add(1)
+	d.lookSoon(l, cl.c.Loop())
+}
+
+func (d *Door) lookSoon(l *doorLoop, loop *engine.Loop) {
+	if l.looking {
+		return
+	}
+	l.looking = true
+	time.AfterFunc(lookEvery, func() { loop.Post(engine.TaskFunc(d.look)) })
+}
+
+// look goes on with those who wait on a loop, if there is a leader, and refuses those who have waited for too long.
+func (d *Door) look(loop *engine.Loop) {
+	l := &d.loops[loop.ID()]
+	l.looking = false
+	node, here, known := d.o.Leader.Leader()
+	ready := here || known && d.o.Mesh.Reaches(node)
+	rest := l.waiting[:0]
+	for _, cl := range l.waiting {
+		switch {
+		case cl.state != stateWaiting:
+			d.waiting.Add(-1)
+		case ready:
+			d.waiting.Add(-1)
+			cl.state = stateNew
+			cl.c.ResumeRead() // what it has said comes again
+		case loop.NowMono()-cl.since >= int64(d.o.Wait):
+			d.waiting.Add(-1)
+			d.refusedNobody.Add(1)
+			cl.refuse()
+		default:
+			rest = append(rest, cl)
+		}
+	}
+	clear(l.waiting[len(rest):])
+	l.waiting = rest
+	if len(rest) > 0 {
+		d.lookSoon(l, loop)
+	}
+}
+
+var (
+	errLeaderGone = errors.New("the node that served the client does not any more")
+	errRefused    = errors.New("nobody can serve the client now")
+	errSlow       = errors.New("too much waits for carried clients, and this one takes nothing")
+)
+
+var _ engine.Handler = (*Door)(nil)
