@@ -31,7 +31,7 @@ func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
 		} else if gone != wire.None {
 			why := "no node has the group or the transaction now"
 			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(wire.CoordinatorNotAvailable), &why
-		} else if m.CoordinatorType == coordinatorGroup && r.c.controls() {
+		} else if m.CoordinatorType == coordinatorGroup {
 			r.c.l.h.showOffsets()
 		}
 		resp.Coordinators = append(resp.Coordinators, c)
@@ -66,7 +66,7 @@ func (c *conn) coordinatorFault(kind int8, key string) (wire.ErrorCode, string) 
 // showOffsets makes the topic of groups' offsets, which clients and tools expect to be there from the first look for a coordinator on.
 func (h *Handler) showOffsets() {
 	if h.broker.Topic(tenant, broker.OffsetsTopic) == nil {
-		h.catalog.CreateTopics(tenant, []TopicCreation{creationOf(broker.OffsetsTopic, 1)}, false, func([]TopicResult) {})
+		h.autoCreateTopics([]TopicCreation{creationOf(broker.OffsetsTopic, 1)}, func([]TopicResult) {})
 	}
 }
 

@@ -241,7 +241,7 @@ func (l *loopState) leaderChanged() {
 		if c.fetches != nil && (c.fetches.leader != v.All.Epoch || !l.h.leads(&v.All)) {
 			c.fetches = nil
 		}
-		if r := c.first; r != nil && r.fetch != nil && r.fetch.waiting && !r.fetch.over {
+		if r := c.first; r != nil && r.fetch != nil && r.fetch.waiting && !r.fetch.over && r.fetch.cold == 0 { // what is being read is committed
 			r.fetch.reconsider(v)
 		}
 		c = next

@@ -237,7 +237,7 @@ func startReplica(t *testing.T, tr *trio, id int32) *replicaNode {
 	if n.engine, err = engine.New(engine.Options{Loops: 1}); err != nil {
 		t.Fatal(err)
 	}
-	log, err := journal.Open(journal.Options{Dir: "log", FS: vfs.NewMem(), RewriteRate: -1})
+	log, err := journal.Open(journal.Options{Dir: "log", FS: vfs.NewMem(), SegmentBytes: 4 << 20, TailBytes: 1 << 20, GroupBytesMax: 256 << 10, RewriteRate: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
