@@ -113,6 +113,7 @@ func kafkaView(own meta.NodeID, s *meta.Snapshot, l *leadership) *kafka.View {
 	slices.SortFunc(v.Nodes, func(a, b kafka.Node) int { return cmp.Compare(a.ID, b.ID) })
 	if sh := s.Shard(0); sh != nil {
 		v.All.Replicas, v.All.ISR, v.All.Eligible = kafkaIDs(sh.Replicas), kafkaIDs(sh.ISR), kafkaIDs(sh.Eligible)
+		v.All.MinISR = len(sh.Replicas)/2 + 1
 	}
 	return v
 }

@@ -56,7 +56,7 @@ func TestKafkaCluster(t *testing.T) {
 		{ID: 1, Rack: "r", Alive: true},
 		{ID: 2, Plain: kafka.Address{Host: "two", Port: 92}, TLS: kafka.Address{Host: "two", Port: 93}, Rack: "r", Alive: true},
 		{ID: 12, TLS: kafka.Address{Host: "::1", Port: 93}, Rack: "r"},
-	}, All: kafka.Placement{Leader: 2, Epoch: 4, Replicas: []int32{2, 1, 12}, ISR: []int32{1, 2}, Eligible: []int32{12}}}
+	}, All: kafka.Placement{Leader: 2, Epoch: 4, Replicas: []int32{2, 1, 12}, ISR: []int32{1, 2}, Eligible: []int32{12}, MinISR: 2}}
 	same := func(what string, moved int) {
 		t.Helper()
 		testx.Eventually(t, patience, func() bool { return cmp.Equal(k.View(), want) }, what, ": the view")

@@ -161,11 +161,14 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, p *wire.
 		res.Code = wire.UnknownTopicOrPartition
 		return false, nil
 	}
-	if res.Code = c.l.h.leaderFault(v.of(part), -1); res.Code != wire.None {
+	pl, spec := v.of(part), topic.Spec()
+	cfg := &spec.Config
+	if res.Code = c.l.h.leaderFault(pl, -1); res.Code == wire.None && m.Acks == -1 && c.l.h.cluster != nil && pl.few(int(cfg.MinInsyncReplicas)) {
+		res.Code = wire.NotEnoughReplicas
+	}
+	if res.Code != wire.None {
 		return false, nil
 	}
-	spec := topic.Spec()
-	cfg := &spec.Config
 	limits := wire.BatchLimits{Version: r.call.Version, MaxBytes: int(cfg.MaxMessageBytes), SegmentBytes: int(cfg.SegmentBytes), Records: true, Keys: cfg.Compact}
 	checked, err := wire.CheckProduced(p.Records, &limits)
 	if err != nil {

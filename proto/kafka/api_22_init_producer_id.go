@@ -69,6 +69,9 @@ func (c *conn) producerFault(m *kmsg.InitProducerIDRequest) wire.ErrorCode {
 	if m.TransactionalID != nil && !c.l.h.leads(c.l.h.view().coordinator()) {
 		return wire.NotCoordinator
 	}
+	if m.TransactionalID != nil {
+		return c.storable(wire.None)
+	}
 	return wire.None
 }
 

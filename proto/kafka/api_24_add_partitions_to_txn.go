@@ -70,7 +70,10 @@ const (
 // addToTxn asks the coordinator; all partitions are added or none.
 func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.AddPartitionsToTxnRequestTopic, asker txnAsker, done func([]kmsg.AddPartitionsToTxnResponseTopic)) {
 	h := c.l.h
-	mayID, leads := asker == txnBroker || c.mayTxn(broker.OperationWrite, id), h.leads(h.view().coordinator())
+	mayID, coordinator := asker == txnBroker || c.mayTxn(broker.OperationWrite, id), c.storable(wire.None)
+	if !h.leads(h.view().coordinator()) {
+		coordinator = wire.NotCoordinator
+	}
 	var parts []broker.TopicPartition
 	var out []kmsg.AddPartitionsToTxnResponseTopic
 	faulty := false
@@ -87,8 +90,8 @@ func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.Ad
 				rp.ErrorCode, faulty = int16(wire.TransactionalIDAuthorizationFailed), true
 			case !mayWrite:
 				rp.ErrorCode, faulty = int16(wire.TopicAuthorizationFailed), true
-			case !leads:
-				rp.ErrorCode, faulty = int16(wire.NotCoordinator), true
+			case coordinator != wire.None:
+				rp.ErrorCode, faulty = int16(coordinator), true
 			case topic == nil || topic.Partition(p) == nil:
 				rp.ErrorCode, faulty = int16(wire.UnknownTopicOrPartition), true
 			default:

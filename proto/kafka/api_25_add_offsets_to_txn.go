@@ -33,5 +33,5 @@ func (c *conn) txnGroupFault(id, group string) wire.ErrorCode {
 	case !c.mayGroup(broker.OperationRead, group):
 		return wire.GroupAuthorizationFailed
 	}
-	return c.txnFault(broker.OperationWrite, id)
+	return c.storable(c.txnFault(broker.OperationWrite, id))
 }

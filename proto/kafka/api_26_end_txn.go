@@ -14,7 +14,7 @@ const txnV2 = 5
 func endTxn(r *request, m *kmsg.EndTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.EndTxnResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
-	if code := r.c.txnFault(broker.OperationWrite, m.TransactionalID); code != wire.None {
+	if code := r.c.storable(r.c.txnFault(broker.OperationWrite, m.TransactionalID)); code != wire.None {
 		resp.ErrorCode = int16(code)
 		r.respond(resp)
 		return

@@ -14,7 +14,7 @@ func deleteGroups(r *request, m *kmsg.DeleteGroupsRequest) {
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
 		resp.Groups[i] = kmsg.NewDeleteGroupsResponseGroup()
 		resp.Groups[i].Group = m.Groups[i]
-		if code := r.c.groupFault(broker.OperationDelete, m.Groups[i]); code != wire.None {
+		if code := r.c.storable(r.c.groupFault(broker.OperationDelete, m.Groups[i])); code != wire.None {
 			resp.Groups[i].ErrorCode = int16(code)
 			done()
 			return

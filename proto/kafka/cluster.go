@@ -27,6 +27,7 @@ type Placement struct {
 	Replicas []int32
 	ISR      []int32
 	Eligible []int32 // those that may lead without loss though they are not in sync (KIP-966)
+	MinISR   int     // with fewer in sync nothing is committed
 }
 
 // Node is one node as clients find it.
@@ -202,6 +203,17 @@ func (c *conn) txnFault(op broker.Operation, id string) wire.ErrorCode {
 		return wire.NotCoordinator
 	}
 	return wire.None
+}
+
+// few says whether too few replicas are in sync for what is to be on least of them.
+func (p *Placement) few(least int) bool { return len(p.ISR) < max(p.MinISR, least) }
+
+// storable is a fault, or that the coordinator cannot store anything now, as Kafka says it: the client would wait for an answer until it gives up.
+func (c *conn) storable(fault wire.ErrorCode) wire.ErrorCode {
+	if h := c.l.h; fault == wire.None && h.cluster != nil && h.view().coordinator().few(0) {
+		return wire.CoordinatorNotAvailable
+	}
+	return fault
 }
 
 // controls says whether this node changes topics.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
@@ -330,6 +331,38 @@ func TestAcksOfReplicas(t *testing.T) {
 	}
 	expectCode, _ := produced(r, produceTo(tr, 9, -1, patience, oneBatch("e", 77, 0, 5)))
 	expect(t, "a gap in the sequence", expectCode.ErrorCode, wire.OutOfOrderSequenceNumber)
+}
+
+// TestTooFewInSync: with fewer replicas in sync than the cluster or the topic wants, acks=all is refused before anything is stored, and so is what a
+// coordinator would have to store; acks=1 is not.
+func TestTooFewInSync(t *testing.T) {
+	tr := ledTrio(t)
+	r := tr.raw(leaderAt)
+	commit := &kmsg.OffsetCommitRequest{Version: 8, Group: "g", Generation: -1, Topics: []kmsg.OffsetCommitRequestTopic{{Topic: "t", Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Offset: 0}}}}}
+	txn := "x"
+	begin := &kmsg.InitProducerIDRequest{Version: 4, TransactionalID: &txn, TransactionTimeoutMillis: 10000, ProducerID: -1, ProducerEpoch: -1}
+	try := func(what string, produce, coordinator wire.ErrorCode) {
+		t.Helper()
+		p, _ := produced(r, produceTo(tr, 9, -1, patience, oneBatch("a", -1, 0, 0)))
+		expect(t, what+": acks=all", p.ErrorCode, produce)
+		expect(t, what+": commit", r.ask(commit).(*kmsg.OffsetCommitResponse).Topics[0].Partitions[0].ErrorCode, coordinator)
+		expect(t, what+": begin", r.ask(begin).(*kmsg.InitProducerIDResponse).ErrorCode, coordinator)
+	}
+	try("two of three", wire.None, wire.None)
+	tr.inSync(1)
+	try("one of three", wire.NotEnoughReplicas, wire.CoordinatorNotAvailable)
+	if p, _ := produced(r, produceTo(tr, 9, 1, patience, oneBatch("a", -1, 0, 0))); p.ErrorCode != 0 || p.BaseOffset != 1 {
+		t.Errorf("acks=1: %s at %d: what was refused is stored", wire.ErrorCode(p.ErrorCode), p.BaseOffset)
+	}
+	tr.inSync(2)
+	configured := make(chan error, 1)
+	tr.leading().b.ConfigureTopic(tr.leading().b.Topic(0, "t"), func([]broker.Setting) ([]broker.Setting, error) {
+		return []broker.Setting{{Key: "min.insync.replicas", Value: "3"}}, nil
+	}, func(_ *broker.TopicSpec, err error) { configured <- err })
+	if err := <-configured; err != nil {
+		t.Fatal(err)
+	}
+	try("a topic that wants three", wire.NotEnoughReplicas, wire.None)
 }
 
 // TestWaitersAreSentAway: when leadership goes, what waits is answered at once, and sessions of fetches are forgotten.

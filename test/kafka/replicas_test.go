@@ -110,6 +110,7 @@ func (tr *trio) tell(leads int) {
 	defer tr.mu.Unlock()
 	for i, n := range tr.nodes {
 		v := tr.mu.view
+		v.All.MinISR = len(v.All.Replicas)/2 + 1
 		v.All.Leads = i == leads
 		n.view.Store(&v)
 	}
@@ -145,6 +146,18 @@ func (tr *trio) lead(i int) *replicaNode {
 	testx.Eventually(tr.t, patience, n.b.Leading, "the leader opens")
 	tr.tell(i)
 	return n
+}
+
+// inSync says how many nodes, from the first on, are in sync, as far as the doors know.
+func (tr *trio) inSync(n int) {
+	tr.mu.Lock()
+	tr.mu.view.All.ISR = nil
+	for _, o := range tr.nodes[:n] {
+		tr.mu.view.All.ISR = append(tr.mu.view.All.ISR, o.id)
+	}
+	leader := int(tr.mu.view.All.Leader) - 1
+	tr.mu.Unlock()
+	tr.tell(leader)
 }
 
 // resign leaves the nodes without a leader.
@@ -241,7 +254,16 @@ func startReplica(t *testing.T, tr *trio, id int32) *replicaNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.b = broker.New(broker.Options{Shards: replicaShards, Loops: 1, Replicated: true})
+	n.b = broker.New(broker.Options{Shards: replicaShards, Loops: 1, Replicated: true, ResolveTopic: func(list []broker.Setting) (cfg broker.TopicConfig) {
+		cfg.RetentionMillis, cfg.RetentionBytes = -1, -1
+		for _, e := range list {
+			if e.Key == "min.insync.replicas" {
+				n, _ := strconv.Atoi(e.Value)
+				cfg.MinInsyncReplicas = int32(n)
+			}
+		}
+		return cfg
+	}})
 	l := n.b.Local(0)
 	task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
 	loop := n.engine.Loops()[0]
