@@ -37,16 +37,16 @@ type Fed struct {
 // Inlet takes connections over pipes into an engine. It stands for a listener without a socket.
 type Inlet struct{ ln *listener }
 
-// Inlet makes one. Of the options, Name, Handler, FirstPacketTimeout, WriteTimeout, HighWater, LowWater and MaxInput count. It lives as long as
-// the engine.
-func (e *Engine) Inlet(o ListenerOptions) (*Inlet, error) {
+// Inlet makes one. Of the options, Name, Handler, FirstPacketTimeout, WriteTimeout, HighWater, LowWater and MaxInput count; Handler has to be
+// there. It lives as long as the engine.
+func (e *Engine) Inlet(o ListenerOptions) *Inlet {
 	o.TLS, o.WebSocket, o.Transport = nil, false, ""
 	if err := o.setDefaults(); err != nil {
-		return nil, err
+		panic("engine: inlet " + o.Name + ": " + err.Error())
 	}
 	ln := &listener{e: e, o: o}
 	ln.log.to = e.log
-	return &Inlet{ln}, nil
+	return &Inlet{ln}
 }
 
 // FeedOptions say what a connection over a pipe is.

@@ -24,9 +24,7 @@ func newFeeder(s *setup) *feeder {
 	s.t.Helper()
 	f := &feeder{}
 	var err error
-	if f.in, err = s.e.Inlet(s.o); err != nil {
-		s.t.Fatal(err)
-	}
+	f.in = s.e.Inlet(s.o)
 	if f.l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		s.t.Fatal(err)
 	}
@@ -185,10 +183,7 @@ func TestFed(t *testing.T) {
 	}
 	opened, closed := make(chan *Conn, 1), make(chan error, 1)
 	h := &hooks{open: func(c *Conn) { opened <- c }, close: func(_ *Conn, err error) { closed <- err }}
-	in, err := e.Inlet(ListenerOptions{Name: "carried", Handler: h, FirstPacketTimeout: -1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := e.Inlet(ListenerOptions{Name: "carried", Handler: h, FirstPacketTimeout: -1})
 	e.Start()
 	var pipe stillPipe
 	at := netip.MustParseAddrPort("[2001:db8::1]:77")

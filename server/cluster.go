@@ -193,6 +193,9 @@ func (n *node) startCluster(own *ownEntries) error {
 	}
 	n.cluster = g
 	n.catalog.group.shared = g
+	if n.o.leader != nil {
+		n.carryTo(n.o.leader, g.Mesh())
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), clusterStartTimeout)
 	defer cancel()
 	if err := g.Start(ctx, n.catalog.Catalog); err != nil {

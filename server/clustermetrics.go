@@ -3,6 +3,7 @@ package server
 import (
 	"strconv"
 
+	"github.com/sluicemq/sluice/cluster/carry"
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/meta"
 )
@@ -27,6 +28,13 @@ var clusterMetricHelp = map[string]string{
 	"sluice_link_clock_offset_seconds":       "A node's clock less this one's, as its connection began.|node",
 	"sluice_link_clock_warnings_total":       "Connections of nodes whose clock differed too much.",
 	"sluice_link_certificate_expiry_seconds": "When this node's certificate for the others ends, Unix time; 0 without one.",
+	"sluice_carry_clients":                   "MQTT clients that came in here and that the node that leads serves, now.",
+	"sluice_carry_waiting":                   "MQTT clients that wait for a node to lead.",
+	"sluice_carry_brought":                   "MQTT clients that other nodes have brought here, now.",
+	"sluice_carry_held_bytes":                "Bytes of carried clients that were received over the link and not taken yet.",
+	"sluice_carry_clients_total":             "MQTT clients that were carried to the node that leads.",
+	"sluice_carry_brought_total":             "MQTT clients that other nodes have brought here.",
+	"sluice_carry_ended_total":               "Carried MQTT clients that were refused or ended, by why: nobody led for too long, the leader did not take them, the leader was gone, too much was held of them.|reason",
 	"sluice_meta_group_leads":                "1 while this node leads the catalog's group, else 0.",
 	"sluice_meta_group_leader_known":         "1 while this node knows who leads the catalog's group, else 0.",
 	"sluice_meta_group_halted":               "1 once this node applies no changes of the catalog any more, else 0.",
@@ -40,6 +48,7 @@ func (c *collector) collectCluster(k sink) {
 		return
 	}
 	collectLink(k, g.Mesh())
+	collectCarry(k, c.s.node.carry)
 	bit := func(name string, on bool) {
 		v := 0.0
 		if on {
@@ -58,6 +67,24 @@ func (c *collector) collectCluster(k sink) {
 	for _, s := range []meta.NodeState{meta.NodeJoining, meta.NodeActive, meta.NodeRemoved} {
 		k.gauge("sluice_meta_nodes", float64(states[s.String()]), s.String())
 	}
+}
+
+// collectCarry tells of carried clients; d may be nil.
+func collectCarry(k sink, d *carry.Door) {
+	var s carry.Stats
+	if d != nil {
+		s = d.Stats()
+	}
+	k.gauge("sluice_carry_clients", float64(s.Carried))
+	k.gauge("sluice_carry_waiting", float64(s.Waiting))
+	k.gauge("sluice_carry_brought", float64(s.Brought))
+	k.gauge("sluice_carry_held_bytes", float64(s.HeldBytes))
+	k.counter("sluice_carry_clients_total", s.CarriedTotal)
+	k.counter("sluice_carry_brought_total", s.BroughtTotal)
+	k.counter("sluice_carry_ended_total", s.RefusedNobody, "nobody_leads")
+	k.counter("sluice_carry_ended_total", s.RefusedLeader, "refused")
+	k.counter("sluice_carry_ended_total", s.Lost, "leader_gone")
+	k.counter("sluice_carry_ended_total", s.Slow, "slow")
 }
 
 func collectLink(k sink, m *link.Mesh) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/cluster/carry"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
@@ -34,6 +35,7 @@ type nodeOptions struct {
 	tier     tierOptions
 	catalog  *catalogStore                                // nil: one of its own
 	cluster  func(own []meta.Entry) (ClusterGroup, error) // nil: the node is alone
+	leader   carry.Leader                                 // of the node's cluster; nil: each node serves its own clients
 	door     doorOptions
 	kafka    kafkaOptions
 }
@@ -75,6 +77,7 @@ type node struct {
 	broker  *broker.Broker
 	catalog *catalogStore
 	cluster ClusterGroup // nil: the node is alone
+	carry   *carry.Door  // brings MQTT clients to who leads; nil: they are all served here
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
 	storage storage
@@ -137,6 +140,7 @@ func newNode(o nodeOptions) (*node, error) {
 	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
 		Settings: &o.settings, Logger: o.logger})
+	n.serveCarried()
 	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {
 		if o.authz != nil {
 			o.authz.SetACLs(list)
@@ -175,8 +179,8 @@ func (n *node) scramUsers() *scramUsers {
 // listen opens one door and returns its address.
 func (n *node) listen(d door) (net.Addr, error) {
 	o := &n.o.door
-	lo := engine.ListenerOptions{Name: d.name, Network: d.network, Address: d.address, WebSocket: d.ws, Handler: n.mqtt,
-		FirstPacketTimeout: o.connectTimeout, HighWater: max(n.o.settings.QueueBytes/2, 4<<10)}
+	lo := n.mqttListener(d.name)
+	lo.Network, lo.Address, lo.WebSocket, lo.Handler = d.network, d.address, d.ws, n.mqttHandler()
 	if d.kafka {
 		// A Kafka client may be silent from the start: it is idle, and the handler's own deadline ends that.
 		o = &n.o.kafka.door
@@ -196,6 +200,9 @@ func (n *node) listen(d door) (net.Addr, error) {
 // drain stops accepting, says goodbye to every client, and waits until they are gone or ctx ends.
 func (n *node) drain(ctx context.Context) error {
 	n.engine.CloseListeners()
+	if n.carry != nil {
+		n.carry.Shutdown()
+	}
 	n.mqtt.Shutdown(wire.ServerShuttingDown)
 	n.kafka.Shutdown()
 	return n.engine.Drain(ctx)

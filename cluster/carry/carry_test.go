@@ -309,6 +309,35 @@ func TestMemory(t *testing.T) {
 	wantRead(t, quick, "still")
 }
 
+// A node that goes ends the connections of those whom it carries, and those who wait, and takes in nobody.
+func TestShutdown(t *testing.T) {
+	leads, carries, r := two(t, &talk{}, func(o *Options) { o.Wait = time.Minute })
+	carried := carries.dial()
+	write(t, carried, "hello")
+	wantRead(t, carried, "hello")
+	r.who.Store(0)
+	waits, silent := carries.dial(), carries.dial()
+	write(t, waits, "v5")
+	testx.Eventually(t, patience, func() bool { return carries.d.Stats().Waiting == 1 && carries.e.Stats().Opened == 3 }, "it waits")
+	carries.d.Shutdown()
+	wantEnd(t, carried, "")
+	wantEnd(t, waits, "NO5")
+	wantEnd(t, silent, "NO\x00")
+	late := carries.dial()
+	write(t, late, "v5")
+	wantEnd(t, late, "NO5")
+	testx.Eventually(t, patience, func() bool { return leads.d.Stats().Brought == 0 }, "the leader has let go")
+	m, err := link.New(link.Options{ID: 9, Token: []byte("a token")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	early := New(Options{Mesh: m, Engine: carries.e, Leader: leaderOf{r, 2}})
+	if _, err := early.accept(nil, []byte{1, 0, 0, 0, 0, 0}); err == nil {
+		t.Error("a client is taken before anybody serves")
+	}
+}
+
 // Whoever carries garbage, or clients that nobody takes, is answered by the end of that client alone.
 func TestHostileNode(t *testing.T) {
 	leads, carries, _ := two(t, &talk{})

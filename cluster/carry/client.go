@@ -48,7 +48,7 @@ type client struct {
 func (cl *client) data(b []byte) int {
 	switch cl.state {
 	case stateNew:
-		version, enough := cl.d.o.Protocol.Version(b)
+		version, enough := cl.d.protocol().Version(b)
 		if !enough {
 			return 0
 		}
@@ -73,8 +73,8 @@ func (cl *client) begin(b []byte) int {
 		return len(b)
 	case here:
 		cl.state = stateGone
-		d.o.Protocol.OnOpen(cl.c) // the state is the protocol's from here on
-		return d.o.Protocol.OnData(cl.c, b)
+		d.protocol().OnOpen(cl.c) // the state is the protocol's from here on
+		return d.protocol().OnData(cl.c, b)
 	case !known:
 		return cl.await()
 	}
@@ -140,8 +140,20 @@ func (cl *client) send(b []byte) (n int) {
 // refuse ends a client that nobody has answered.
 func (cl *client) refuse() {
 	cl.state = stateEnding
-	cl.d.o.Protocol.Unavailable(cl.c, cl.version)
+	cl.d.protocol().Unavailable(cl.c, cl.version)
 	cl.c.CloseAfterFlush(errRefused, byeTimeout) // if that has not
+}
+
+// leave ends the connection because this node goes. Who has been answered is told nothing: it may have the half of a packet.
+func (cl *client) leave() {
+	switch cl.state {
+	case stateNew, stateWaiting:
+		cl.refuse()
+	case stateCarried:
+		cl.state = stateEnding
+		cl.c.CloseAfterFlush(errLeaving, byeTimeout)
+	default:
+	}
 }
 
 // gone is the end of the client's connection.

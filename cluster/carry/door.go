@@ -27,12 +27,9 @@ type Protocol interface {
 
 // Options of a Door.
 type Options struct {
-	Mesh     *link.Mesh
-	Engine   *engine.Engine
-	Leader   Leader
-	Protocol Protocol
-	// Listeners are those whose clients other nodes may bring here: their names and limits.
-	Listeners []engine.ListenerOptions
+	Mesh   *link.Mesh
+	Engine *engine.Engine
+	Leader Leader
 
 	Wait   time.Duration // how long a client waits for somebody to lead; 0: 2 s
 	Memory int64         // bytes that may be held of all carried clients, at either end; 0: 64 MiB
@@ -60,7 +57,7 @@ const (
 type Door struct {
 	o      Options
 	log    *slog.Logger
-	inlets map[string]*engine.Inlet
+	serves atomic.Pointer[serving]
 	loops  []doorLoop
 	closed atomic.Bool
 	held   atomic.Int64
@@ -68,6 +65,12 @@ type Door struct {
 	carried, waiting, brought                     atomic.Int64
 	carriedTotal, broughtTotal                    atomic.Uint64
 	refusedNobody, refusedLeader, endedSlow, lost atomic.Uint64
+}
+
+// serving is what a Door has from Serve on.
+type serving struct {
+	protocol Protocol
+	inlets   map[string]*engine.Inlet
 }
 
 // doorLoop belongs to its loop.
@@ -90,29 +93,35 @@ type Stats struct {
 	Slow                       uint64 // ended because too much was held of them
 }
 
-// New makes a Door and registers it with the mesh, which must not be connected yet.
-func New(o Options) (*Door, error) {
+// New makes a Door and registers it with the mesh, which must not be connected yet. Clients that are brought before Serve are refused.
+func New(o Options) *Door {
 	if o.Wait == 0 {
 		o.Wait = defaultWait
 	}
 	if o.Memory == 0 {
 		o.Memory = defaultMemory
 	}
-	d := &Door{o: o, log: o.Logger, inlets: make(map[string]*engine.Inlet), loops: make([]doorLoop, len(o.Engine.Loops()))}
+	d := &Door{o: o, log: o.Logger, loops: make([]doorLoop, len(o.Engine.Loops()))}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
-	for _, lo := range o.Listeners {
-		lo.Handler = o.Protocol
-		in, err := o.Engine.Inlet(lo)
-		if err != nil {
-			return nil, err
-		}
-		d.inlets[lo.Name] = in
-	}
 	o.Mesh.Handle(link.KindTunnel, d.accept)
-	return d, nil
+	return d
 }
+
+// Serve says what serves clients. listeners are those whose clients other nodes may bring here: their names and limits. It comes before any listener
+// has the Door for its handler.
+func (d *Door) Serve(p Protocol, listeners []engine.ListenerOptions) {
+	s := &serving{protocol: p, inlets: make(map[string]*engine.Inlet)}
+	for _, lo := range listeners {
+		lo.Handler = p
+		s.inlets[lo.Name] = d.o.Engine.Inlet(lo)
+	}
+	d.serves.Store(s)
+}
+
+// protocol is what serves clients; Serve has been called.
+func (d *Door) protocol() Protocol { return d.serves.Load().protocol }
 
 // Stats gathers what was counted. Any goroutine may call it.
 func (d *Door) Stats() Stats {
@@ -121,13 +130,37 @@ func (d *Door) Stats() Stats {
 		RefusedLeader: d.refusedLeader.Load(), Lost: d.lost.Load(), Slow: d.endedSlow.Load()}
 }
 
-// Close has the Door take nobody in any more.
-func (d *Door) Close() { d.closed.Store(true) }
+// Shutdown has the Door take in nobody any more, and ends the connections of those who are carried, who come back to another node. Any goroutine may
+// call it.
+func (d *Door) Shutdown() {
+	d.closed.Store(true)
+	for _, l := range d.o.Engine.Loops() {
+		l.Post(&farewell{})
+	}
+}
+
+// farewell ends a loop's carried clients, some at a time.
+type farewell struct{ at int }
+
+// walkStep is how many connections are looked at in one go.
+const walkStep = 1024
+
+// Run makes it an engine.Task.
+func (f *farewell) Run(l *engine.Loop) {
+	f.at = l.States(f.at, walkStep, func(state any) {
+		if cl, ok := state.(*client); ok {
+			cl.leave()
+		}
+	})
+	if f.at >= 0 {
+		l.Post(f)
+	}
+}
 
 // OnOpen takes a client in. Where it belongs is decided by then, or when it speaks.
 func (d *Door) OnOpen(c *engine.Conn) {
 	if _, here, _ := d.o.Leader.Leader(); here {
-		d.o.Protocol.OnOpen(c)
+		d.protocol().OnOpen(c)
 		return
 	}
 	c.SetState(&client{d: d, c: c})
@@ -138,13 +171,13 @@ func (d *Door) OnData(c *engine.Conn, b []byte) int {
 	if cl, ok := c.State().(*client); ok {
 		return cl.data(b)
 	}
-	return d.o.Protocol.OnData(c, b)
+	return d.protocol().OnData(c, b)
 }
 
 // OnDrain tells the protocol, of its own clients. What a carried one has taken is told by the messages themselves.
 func (d *Door) OnDrain(c *engine.Conn) {
 	if _, ok := c.State().(*client); !ok {
-		d.o.Protocol.OnDrain(c)
+		d.protocol().OnDrain(c)
 	}
 }
 
@@ -154,7 +187,7 @@ func (d *Door) OnClose(c *engine.Conn, err error) {
 		cl.gone()
 		return
 	}
-	d.o.Protocol.OnClose(c, err)
+	d.protocol().OnClose(c, err)
 }
 
 // wait has a client wait for a leader, within bounds.
@@ -205,6 +238,7 @@ func (d *Door) look(loop *engine.Loop) {
 
 var (
 	errLeaderGone = errors.New("the node that served the client does not any more")
+	errLeaving    = errors.New("this node goes down")
 	errRefused    = errors.New("nobody can serve the client now")
 	errSlow       = errors.New("too much waits for carried clients, and this one takes nothing")
 )

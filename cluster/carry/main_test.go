@@ -120,13 +120,12 @@ func start(t testing.TB, id link.NodeID, r *reign, p *talk, with ...func(*Option
 		{Name: "tls", Address: "127.0.0.1:0", TLS: secure},
 		{Name: "unix", Network: "unix", Address: filepath.Join(t.TempDir(), "s")},
 	}
-	o := Options{Mesh: n.m, Engine: n.e, Leader: leaderOf{r, id}, Protocol: p, Listeners: lists, Logger: quiet}
+	o := Options{Mesh: n.m, Engine: n.e, Leader: leaderOf{r, id}, Logger: quiet}
 	for _, f := range with {
 		f(&o)
 	}
-	if n.d, err = New(o); err != nil {
-		t.Fatal(err)
-	}
+	n.d = New(o)
+	n.d.Serve(p, lists)
 	for _, lo := range lists {
 		lo.Handler = n.d
 		a, err := n.e.Listen(lo)
@@ -146,7 +145,7 @@ func start(t testing.TB, id link.NodeID, r *reign, p *talk, with ...func(*Option
 }
 
 func (n *node) stop() {
-	n.d.Close()
+	n.d.Shutdown()
 	n.m.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

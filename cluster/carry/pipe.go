@@ -44,7 +44,11 @@ func (d *Door) accept(ch *link.Channel, b []byte) (link.Receiver, error) {
 	if _, here, _ := d.o.Leader.Leader(); !here || d.closed.Load() {
 		return nil, errors.New("this node does not lead")
 	}
-	in := d.inlets[p.head.listener]
+	s := d.serves.Load()
+	if s == nil {
+		return nil, errors.New("this node has not started yet")
+	}
+	in := s.inlets[p.head.listener]
 	if in == nil {
 		return nil, fmt.Errorf("no clients of %q are taken here", p.head.listener)
 	}
