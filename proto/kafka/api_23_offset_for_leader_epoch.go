@@ -31,8 +31,12 @@ func offsetForLeaderEpoch(r *request, m *kmsg.OffsetForLeaderEpochRequest) {
 			default:
 				p := topic.Partition(ask.Partition)
 				pl := v.of(p)
-				if o.ErrorCode = int16(h.leaderFault(pl, ask.CurrentLeaderEpoch)); o.ErrorCode == 0 && ask.LeaderEpoch >= 0 && ask.LeaderEpoch <= pl.Epoch {
-					asks = append(asks, epochAsk{p, ask.LeaderEpoch, pl.Epoch, [2]int{i, k}})
+				switch o.ErrorCode = int16(h.leaderFault(pl, ask.CurrentLeaderEpoch)); {
+				case o.ErrorCode != 0 || ask.LeaderEpoch < 0 || ask.LeaderEpoch > pl.Epoch:
+				case ask.LeaderEpoch == pl.Epoch: // whether it has records or not
+					o.LeaderEpoch, o.EndOffset = pl.Epoch, int64(p.HighWatermark())
+				default:
+					asks = append(asks, epochAsk{p, ask.LeaderEpoch, [2]int{i, k}})
 				}
 			}
 			out.Partitions = append(out.Partitions, o)
@@ -44,11 +48,7 @@ func offsetForLeaderEpoch(r *request, m *kmsg.OffsetForLeaderEpochRequest) {
 		a := &asks[i]
 		core.EpochEnd(a.part, record.Epoch(a.epoch), func(epoch record.Epoch, end record.Offset, err error) {
 			o := &resp.Topics[a.place[0]].Partitions[a.place[1]]
-			switch o.ErrorCode = int16(codeOf(err)); {
-			case err != nil:
-			case a.epoch == a.leader: // records of it or not, it is the one that is told
-				o.LeaderEpoch, o.EndOffset = a.epoch, int64(end)
-			default:
+			if o.ErrorCode = int16(codeOf(err)); err == nil {
 				o.LeaderEpoch, o.EndOffset = int32(epoch), int64(end)
 			}
 			done()
@@ -58,7 +58,7 @@ func offsetForLeaderEpoch(r *request, m *kmsg.OffsetForLeaderEpochRequest) {
 
 // epochAsk is one epoch whose end is looked for, and where the answer belongs.
 type epochAsk struct {
-	part          *broker.Partition
-	epoch, leader int32
-	place         [2]int
+	part  *broker.Partition
+	epoch int32
+	place [2]int
 }
