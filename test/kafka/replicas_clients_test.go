@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -12,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -157,5 +159,51 @@ func TestTransactionsMoveWithTheLeader(t *testing.T) {
 	}
 	if err := p.ProduceSync(ctx, &kgo.Record{Value: []byte("fenced")}).FirstErr(); err == nil {
 		t.Error("a producer that was fenced writes at the next leader")
+	}
+}
+
+// TestConsumerFindsWhatIsLost: after an election that has lost what a consumer has read, it finds out by the epochs, and where the loss begins (KIP-320).
+func TestConsumerFindsWhatIsLost(t *testing.T) {
+	tr := ledTrio(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c := tr.client(followerAt, kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"t": {0: kgo.NewOffset().AtStart()}}))
+	write := func(n int) {
+		t.Helper()
+		for range n {
+			if p, _ := produced(tr.raw(leaderAt), produceTo(tr, 9, 1, patience, oneBatch("a", -1, 0, 0))); p.ErrorCode != 0 {
+				t.Fatal(wire.ErrorCode(p.ErrorCode))
+			}
+		}
+		consume(t, c, n)
+	}
+	write(2)
+	s, leader := tr.shardOf("t"), tr.nodes[leaderAt].b
+	testx.Eventually(t, patience, func() bool { return tr.nodes[followerAt].b.Replica(s).Durable == leader.Replica(s).Last }, "the follower has it")
+	tr.hold(true)
+	for s := range record.ShardID(replicaShards) {
+		if err := leader.SetInSync(s, 1, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(3)
+	tr.leadWith(followerAt, nil)
+	if p := epochEnd(tr.raw(followerAt), "t", 1, 2); p.LeaderEpoch != 1 || p.EndOffset != 2 {
+		t.Errorf("epoch 1 ends with %d at %d", p.LeaderEpoch, p.EndOffset)
+	}
+	for {
+		fs := c.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatal("the consumer has not found the loss")
+		}
+		for _, e := range fs.Errors() {
+			var loss *kgo.ErrDataLoss
+			if errors.As(e.Err, &loss) {
+				if loss.ConsumedTo != 5 || loss.ResetTo != 2 {
+					t.Errorf("%+v", loss)
+				}
+				return
+			}
+		}
 	}
 }

@@ -122,6 +122,18 @@ func (tr *trio) tell(leads int) {
 // lead makes the i-th node the leader, and waits until it takes requests.
 func (tr *trio) lead(i int) *replicaNode {
 	tr.t.Helper()
+	var others []uint64
+	for k, o := range tr.nodes {
+		if k != i {
+			others = append(others, uint64(o.id))
+		}
+	}
+	return tr.leadWith(i, others)
+}
+
+// leadWith is lead with these in sync beside it.
+func (tr *trio) leadWith(i int, others []uint64) *replicaNode {
+	tr.t.Helper()
 	tr.resign()
 	n := tr.nodes[i]
 	tr.mu.Lock()
@@ -129,12 +141,6 @@ func (tr *trio) lead(i int) *replicaNode {
 	tr.mu.view.All.Leader = n.id
 	epoch := record.Epoch(tr.mu.view.All.Epoch)
 	tr.mu.Unlock()
-	var others []uint64
-	for _, o := range tr.nodes {
-		if o != n {
-			others = append(others, uint64(o.id))
-		}
-	}
 	for s := range record.ShardID(replicaShards) {
 		n.b.Lead(s, epoch, others, func(err error) {
 			if err != nil {
