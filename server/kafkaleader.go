@@ -26,7 +26,7 @@ type kafkaLeader struct {
 	mesh    *link.Mesh
 	cluster kafka.Cluster
 	broker  *broker.Broker
-	topics  kafka.Catalog
+	topics  *topicCatalog
 }
 
 var _ kafka.Leader = (*kafkaLeader)(nil)
@@ -39,8 +39,9 @@ type createTopics struct {
 
 type createdTopics struct{ Results []kafka.TopicResult }
 
-// serve registers what this node does for others. Before the link has connections.
+// serve registers what this node does for others, and has its topics know how many nodes there are. Before the link has connections, and the door.
 func (k *kafkaLeader) serve() {
+	k.topics.nodes = k.cluster
 	k.mesh.Serve(methodProducerID, k.serveProducerID)
 	k.mesh.Serve(methodCreateTopics, k.serveCreateTopics)
 }

@@ -13,7 +13,9 @@ import (
 // ledBy is a cluster in which a node leads.
 type ledBy int32
 
-func (l ledBy) View() *kafka.View { return &kafka.View{All: kafka.Placement{Leader: int32(l)}} }
+func (l ledBy) View() *kafka.View {
+	return &kafka.View{Nodes: []kafka.Node{{ID: 1}, {ID: 2}}, All: kafka.Placement{Leader: int32(l)}}
+}
 
 // leaderPair is a node that answers by a link as the leader does, and the link of another one, number 1.
 func leaderPair(t *testing.T) (n *node, asks *link.Mesh) {
@@ -34,7 +36,7 @@ func leaderPair(t *testing.T) (n *node, asks *link.Mesh) {
 	}
 	asks = mesh(1)
 	leads := mesh(2)
-	(&kafkaLeader{mesh: leads, broker: n.broker, topics: n.topics}).serve()
+	(&kafkaLeader{mesh: leads, cluster: ledBy(2), broker: n.broker, topics: n.topics}).serve()
 	at, err := leads.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -71,8 +73,8 @@ func TestKafkaLeader(t *testing.T) {
 	}
 	compact := "compact"
 	res := create(k, kafka.TopicCreation{Name: "a", Partitions: 3, ReplicationFactor: 1, Configs: []kafka.ConfigEntry{{Key: "cleanup.policy", Value: &compact}}},
-		kafka.TopicCreation{Name: "b", Partitions: 10_001})
-	if len(res) != 2 || res[0].Code != wire.None || res[1].Code != wire.InvalidPartitions || res[1].Message == "" {
+		kafka.TopicCreation{Name: "b", Partitions: 10_001}, kafka.TopicCreation{Name: "d", Partitions: 1, ReplicationFactor: 2}, kafka.TopicCreation{Name: "e", Partitions: 1, ReplicationFactor: 3})
+	if len(res) != 4 || res[2].Code != wire.None || res[3].Code != wire.InvalidReplicationFactor || res[0].Code != wire.None || res[1].Code != wire.InvalidPartitions || res[1].Message == "" {
 		t.Errorf("%+v", res)
 	}
 	if a := n.broker.Topic(0, "a"); a == nil || len(a.Partitions()) != 3 || !a.Spec().Config.Compact || n.broker.Topic(0, "b") != nil {

@@ -20,7 +20,7 @@ func inCluster(t *testing.T, own int32, v *View) *conn {
 	t.Cleanup(b.Close)
 	h := &Handler{broker: b, quotas: &broker.Quotas{}, nodeID: own, cluster: (*fixed)(v)}
 	s := DefaultSettings()
-	s.Advertised = "own:1"
+	s.Advertised, s.AdvertisedTLS = "own:1", "own:11"
 	h.Set(s)
 	return &conn{link: &pausing{}, l: newLoopState(h, new(engine.Loop), b.Local(0))}
 }
@@ -44,7 +44,7 @@ func TestEndpoints(t *testing.T) {
 		t.Errorf("the leader's address: %v", got)
 	}
 	c.tls = true
-	if got, want := c.endpoints(v), []wire.Node{{ID: 1, Host: "own", Port: 1}, {ID: 2, Host: "two", Port: 22, Rack: "r"}}; !slices.Equal(got, want) {
+	if got, want := c.endpoints(v), []wire.Node{{ID: 1, Host: "own", Port: 11}, {ID: 2, Host: "two", Port: 22, Rack: "r"}}; !slices.Equal(got, want) {
 		t.Errorf("TLS: %v, want %v", got, want)
 	}
 	for knows, want := range map[bool]wire.ErrorCode{true: wire.ListenerNotFound, false: wire.LeaderNotAvailable} {
