@@ -21,9 +21,14 @@ func describeCluster(r *request, m *kmsg.DescribeClusterRequest) {
 	if m.IncludeClusterAuthorizedOperations {
 		resp.ClusterAuthorizedOperations = r.c.clusterOperations()
 	}
-	for _, at := range r.c.endpoints(v) {
+	for i := range v.Nodes {
+		at, ok := r.c.endpoint(&v.Nodes[i])
+		fenced := !r.c.l.h.up(&v.Nodes[i])
+		if !ok || fenced && !m.IncludeFencedBrokers {
+			continue
+		}
 		b := kmsg.NewDescribeClusterResponseBroker()
-		b.NodeID, b.Host, b.Port = at.ID, at.Host, at.Port
+		b.NodeID, b.Host, b.Port, b.IsFenced = at.ID, at.Host, at.Port, fenced
 		if at.Rack != "" {
 			b.Rack = &at.Rack
 		}

@@ -89,23 +89,25 @@ func (v *View) find(id int32) *Node {
 	return nil
 }
 
-// endpoint is where the client reaches a node by a listener of the kind that it has come by. ok false: the node is down, or has none.
+// endpoint is where a node has a listener of the kind that the client has come by. ok false: it has none.
 func (c *conn) endpoint(n *Node) (at wire.Node, ok bool) {
 	a := n.Plain
 	if c.tls {
 		a = n.TLS
 	}
-	own := n.ID == c.l.h.nodeID
-	if a == (Address{}) && own {
+	if a == (Address{}) && n.ID == c.l.h.nodeID {
 		a.Host, a.Port = c.address()
 	}
-	return wire.Node{ID: n.ID, Host: a.Host, Port: a.Port, Rack: n.Rack}, a != Address{} && (n.Alive || own)
+	return wire.Node{ID: n.ID, Host: a.Host, Port: a.Port, Rack: n.Rack}, a != Address{}
 }
+
+// up says whether a node can be asked. The one that answers can.
+func (h *Handler) up(n *Node) bool { return n.Alive || n.ID == h.nodeID }
 
 // endpoints are those of all nodes that the client can reach.
 func (c *conn) endpoints(v *View) (list []wire.Node) {
 	for i := range v.Nodes {
-		if at, ok := c.endpoint(&v.Nodes[i]); ok {
+		if at, ok := c.endpoint(&v.Nodes[i]); ok && c.l.h.up(&v.Nodes[i]) {
 			list = append(list, at)
 		}
 	}
@@ -115,7 +117,7 @@ func (c *conn) endpoints(v *View) (list []wire.Node) {
 // leaderOf is the leader as the client reaches it, and what is wrong if it does not: as Kafka says it, to clients that know the word.
 func (c *conn) leaderOf(v *View, p *Placement, knowsListeners bool) (at wire.Node, code wire.ErrorCode) {
 	n := v.find(p.Leader)
-	if n == nil || !n.Alive && n.ID != c.l.h.nodeID {
+	if n == nil || !c.l.h.up(n) {
 		return wire.Node{ID: -1, Port: -1}, wire.LeaderNotAvailable
 	}
 	at, ok := c.endpoint(n)

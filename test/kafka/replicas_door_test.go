@@ -57,6 +57,10 @@ func TestReplicasAreNamed(t *testing.T) {
 		if len(dc.Brokers) != 2 || dc.ControllerID != 1 || dc.Brokers[1].NodeID != 2 {
 			t.Errorf("node %d: %+v", i+1, dc)
 		}
+		all := &kmsg.DescribeClusterRequest{Version: 2, EndpointType: 1, IncludeFencedBrokers: true}
+		if dc = tr.raw(i).ask(all).(*kmsg.DescribeClusterResponse); len(dc.Brokers) != 3 || dc.Brokers[1].IsFenced || !dc.Brokers[2].IsFenced || dc.Brokers[2].NodeID != 3 {
+			t.Errorf("node %d: %+v", i+1, dc)
+		}
 		dp := kmsg.NewPtrDescribeTopicPartitionsRequest()
 		dp.ResponsePartitionLimit = 10
 		dp.Topics = []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: "t"}}
