@@ -73,8 +73,9 @@ func TestKafkaLeader(t *testing.T) {
 	}
 	compact := "compact"
 	res := create(k, kafka.TopicCreation{Name: "a", Partitions: 3, ReplicationFactor: 1, Configs: []kafka.ConfigEntry{{Key: "cleanup.policy", Value: &compact}}},
-		kafka.TopicCreation{Name: "b", Partitions: 10_001}, kafka.TopicCreation{Name: "d", Partitions: 1, ReplicationFactor: 2}, kafka.TopicCreation{Name: "e", Partitions: 1, ReplicationFactor: 3})
-	if len(res) != 4 || res[2].Code != wire.None || res[3].Code != wire.InvalidReplicationFactor || res[0].Code != wire.None || res[1].Code != wire.InvalidPartitions || res[1].Message == "" {
+		kafka.TopicCreation{Name: "b", Partitions: 10_001}, kafka.TopicCreation{Name: "d", Partitions: 1, ReplicationFactor: 2}, kafka.TopicCreation{Name: "e", Partitions: 1, ReplicationFactor: 3},
+		kafka.TopicCreation{Name: "a/b", Partitions: 1}, kafka.TopicCreation{Name: "f"})
+	if len(res) != 6 || res[4].Code != wire.InvalidTopicException || res[5].Code != wire.InvalidPartitions || res[2].Code != wire.None || res[3].Code != wire.InvalidReplicationFactor || res[0].Code != wire.None || res[1].Code != wire.InvalidPartitions || res[1].Message == "" {
 		t.Errorf("%+v", res)
 	}
 	if a := n.broker.Topic(0, "a"); a == nil || len(a.Partitions()) != 3 || !a.Spec().Config.Compact || n.broker.Topic(0, "b") != nil {

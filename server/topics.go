@@ -122,6 +122,10 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 		return refuse(wire.TopicAlreadyExists, "topic '"+t.Name+"' already exists")
 	case int(t.ReplicationFactor) > c.replicationMax():
 		return refuse(wire.InvalidReplicationFactor, fmt.Sprintf("the replication factor is larger than the number of nodes, %d", c.replicationMax()))
+	case !kafka.ValidTopicName(t.Name):
+		return refuse(wire.InvalidTopicException, "no topic has this name")
+	case t.Partitions == 0:
+		return refuse(wire.InvalidPartitions, "a topic has at least one partition")
 	case t.Partitions > partitionsMax:
 		return refuse(wire.InvalidPartitions, "a topic has at most 10000 partitions")
 	}
