@@ -247,6 +247,31 @@ func TestEndWhilePaused(t *testing.T) {
 	})
 }
 
+// TestPauseAgain: a handler that takes a part of what is kept, and pauses again, has no more kept than what had been read.
+func TestPauseAgain(t *testing.T) {
+	everyWay(t, func(t *testing.T, w way) {
+		const size, step = 2 << 20, 20_000
+		var took, most int // the loop's
+		done := make(chan int, 1)
+		h := &hooks{data: func(c *Conn, b []byte) int {
+			most = max(most, len(b))
+			n := min(len(b), step)
+			if took += n; took >= size {
+				done <- most
+			}
+			c.PauseRead()
+			c.Loop().Post(TaskFunc(func(*Loop) { c.ResumeRead() }))
+			return n
+		}}
+		s := start(t, w, h)
+		c := s.dial()
+		go func() { _, _ = c.Write(pattern(size)) }()
+		if most := testx.Receive(t, done, patience); most > 3*readBytes {
+			t.Errorf("%d bytes were kept", most)
+		}
+	})
+}
+
 func sumOf(b []byte) (n int64) {
 	for _, x := range b {
 		n += int64(x)

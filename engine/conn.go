@@ -209,6 +209,15 @@ func (c *Conn) ResumeRead() {
 	}
 }
 
+// readyToRead tells whether the transport is to read now. What is kept since a pause is delivered first: a handler that takes a part of it and pauses
+// again would have more kept with each turn.
+func (c *Conn) readyToRead() bool {
+	if c.flags&flagReady != 0 {
+		c.redeliver()
+	}
+	return c.wantsRead()
+}
+
 // wantsRead tells whether the transport is to read.
 func (c *Conn) wantsRead() bool { return c.flags&(flagPaused|flagThrottled|flagClosed|flagEOF) == 0 }
 

@@ -168,8 +168,12 @@ func (c *Conn) event(ev uint32) {
 	if ev&(unix.EPOLLIN|unix.EPOLLHUP|unix.EPOLLERR) == 0 || c.flags&flagClosed != 0 {
 		return
 	}
+	read := c.readyToRead()
+	if c.flags&flagClosed != 0 {
+		return
+	}
 	switch {
-	case c.wantsRead():
+	case read:
 		c.readable()
 	case ev&unix.EPOLLERR != 0:
 		c.shut(sockError(int(c.fd)))

@@ -118,7 +118,7 @@ func (f *Fed) Run(*Loop) {
 		c.writable()
 	}
 	took := 0
-	for c.wantsRead() {
+	for c.readyToRead() {
 		p, err := f.pipe.Next()
 		if len(p) > 0 {
 			took += len(p)

@@ -150,7 +150,7 @@ func (n *netpollConn) Run(l *Loop) {
 		n.dropHeld()
 		return
 	}
-	for c.wantsRead() {
+	for c.readyToRead() {
 		n.mu.Lock()
 		n.blocks, n.mu.held = n.mu.held, n.blocks[:0]
 		n.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 
 // carryTo has MQTT clients of this node served by the one that leads. It comes before the mesh is connected.
 func (n *node) carryTo(l carry.Leader, m *link.Mesh) {
-	n.carry = carry.New(carry.Options{Mesh: m, Engine: n.engine, Leader: l, Logger: n.o.logger})
+	n.carry = carry.New(carry.Options{Mesh: m, Engine: n.engine, Leader: l, Wait: n.o.election, Logger: n.o.logger})
 }
 
 // serveCarried takes in what other nodes bring.

@@ -69,7 +69,7 @@ func carryNode(t *testing.T, id link.NodeID, r *oneLeads, with ...func(*nodeOpti
 		t.Fatal(err)
 	}
 	n, url = testNode(t, vfs.NewMem(), append(with, func(o *nodeOptions) {
-		o.leader = knows{r, id}
+		o.leader, o.election = knows{r, id}, 500*time.Millisecond
 		o.cluster = func([]meta.Entry) (ClusterGroup, error) {
 			return &linkGroup{fakeGroup: fakeGroup{mesh: m}, l: l}, nil
 		}

@@ -36,6 +36,7 @@ type nodeOptions struct {
 	catalog  *catalogStore                                // nil: one of its own
 	cluster  func(own []meta.Entry) (ClusterGroup, error) // nil: the node is alone
 	leader   carry.Leader                                 // of the node's cluster; nil: each node serves its own clients
+	election time.Duration                                // how long a client waits for somebody to lead; 0: carry's own
 	door     doorOptions
 	kafka    kafkaOptions
 }

@@ -31,13 +31,14 @@ type Options struct {
 	Engine *engine.Engine
 	Leader Leader
 
-	Wait   time.Duration // how long a client waits for somebody to lead; 0: 2 s
+	Wait   time.Duration // how long a client waits for somebody to lead; 0: 5 s
 	Memory int64         // bytes that may be held of all carried clients, at either end; 0: 64 MiB
 	Logger *slog.Logger  // nil: slog.Default
 }
 
 const (
-	defaultWait   = 2 * time.Second
+	// defaultWait is longer than an election takes: some clients give up when they are refused.
+	defaultWait   = 5 * time.Second
 	defaultMemory = 64 << 20
 
 	// heldFair is what a client may have held while there is too much of all.

@@ -133,7 +133,7 @@ func (p *pipe) Done() {
 }
 
 // sendMost is the largest message to a client's node: what a turn has made leaves in as few as can be.
-const sendMost = 32 << 10
+const sendMost = 16 << 10
 
 // Send makes it an engine.Pipe: bufs are copied into messages, of which one is enough for most turns.
 func (p *pipe) Send(bufs [][]byte) (n int, err error) {

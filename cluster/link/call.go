@@ -402,8 +402,7 @@ func (ch *Channel) answer(b *alloc.Block) bool {
 		return false
 	}
 	ch.queue.push(entry{data: b.Bytes(), ref: b})
-	ch.queued += n
-	c.mu.queued += n
+	c.countLocked(ch, n)
 	c.readyLocked(ch)
 	return true
 }

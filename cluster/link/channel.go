@@ -75,6 +75,7 @@ type Channel struct {
 	ready   bool
 	stalled bool
 	wants   bool // Room
+	listed  bool // in conn.mu.wanting
 	asked   bool // the peer has closed it
 	counted bool // in conn.mu.answers
 	slot    bool // in conn.mu.open
@@ -164,15 +165,13 @@ func (ch *Channel) put(ref alloc.Ref, p []byte, wait bool) error {
 			return ErrEnded
 		case c.roomLocked(ch, n):
 			ch.queue.push(entry{data: p, ref: ref})
-			ch.queued += n
-			c.mu.queued += n
+			c.countLocked(ch, n)
 			c.readyLocked(ch)
 			return nil
 		case !wait:
 			c.stats().busy.Add(1)
-			if !ch.wants {
-				ch.wants = true
-				c.mu.wanting = append(c.mu.wanting, ch)
+			if ch.wants = true; !ch.fullLocked(n) {
+				c.listLocked(ch)
 			}
 			return ErrBusy
 		}
@@ -225,8 +224,7 @@ func (c *conn) dropLocked(ch *Channel, keepEnd bool) {
 		}
 		ch.queue.pop()
 	}
-	c.mu.queued -= ch.queued
-	ch.queued = 0
+	c.countLocked(ch, -ch.queued)
 	if had && keepEnd {
 		ch.queue.push(entry{end: true})
 	}

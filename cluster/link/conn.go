@@ -63,9 +63,10 @@ type conn struct {
 		first      ready  // raft
 		others     ready
 		grants     []*Channel
-		wanting    []*Channel
+		wanting    [2][]*Channel // those whose own queue has room, and that wait for memory alone: tunnels in the second
 		dropped    []alloc.Ref
-		queued     int
+		queued     int // of all channels
+		tunnels    int // of it, of tunnels
 		waiting    int
 		answers    int
 		ping       bool

@@ -41,13 +41,13 @@ type Limits struct {
 }
 
 // kindLimits are the defaults. A window is at least 4 largest frames of a turn, so that a channel fills a wire with a round trip of
-// milliseconds; what clients are carried by are many, so theirs are small.
+// milliseconds; what clients are carried by are many, so theirs are small, and hold least where many of them stand still.
 var kindLimits = [numKinds]Limits{
 	KindRaft:        {Window: 4 << 20, Queue: 4 << 20, Message: 64 << 20, Channels: 256},
 	KindSnapshot:    {Window: 4 << 20, Queue: 2 << 20, Message: 8 << 20, Channels: 16},
 	KindReplication: {Window: 8 << 20, Queue: 8 << 20, Message: 64 << 20, Channels: 256},
 	KindRequest:     {Window: 4 << 20, Queue: 4 << 20, Message: 64 << 20, Channels: 16},
-	KindTunnel:      {Window: 64 << 10, Queue: 64 << 10, Message: 1 << 20, Channels: 65536},
+	KindTunnel:      {Window: 64 << 10, Queue: 16 << 10, Message: 1 << 20, Channels: 65536},
 }
 
 const (

@@ -549,3 +549,56 @@ func TestAddressChanges(t *testing.T) {
 	}
 	testx.Eventually(t, wait, func() bool { return len(a.Connected()) == 1 }, "connected")
 }
+
+// However many clients of tunnels stand still, half of what may wait for a peer is left for the rest; and each of them hears when there is room.
+func TestTunnelsLeaveRoom(t *testing.T) {
+	const memory = 256 << 10
+	still, rest := &collector{hold: true}, &collector{}
+	a := newNode(t, 1, func(o *Options) {
+		o.PeerMemory = memory
+		o.Limits = map[Kind]Limits{KindTunnel: {Window: windowLeast, Queue: 16 << 10}}
+	}, nil)
+	b := newNode(t, 2, func(o *Options) { o.Limits = map[Kind]Limits{KindTunnel: {Window: windowLeast}} }, func(m *Mesh) {
+		collect(still, KindTunnel)(m)
+		collect(rest, KindReplication)(m)
+	})
+	join(t, a, b)
+	part := make([]byte, 8<<10)
+	var tunnels []*collector
+	for range 60 {
+		r := &collector{}
+		ch, err := a.Open(2, KindTunnel, nil, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			err := ch.TrySend(part)
+			if errors.Is(err, ErrBusy) {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		tunnels = append(tunnels, r)
+	}
+	if n := a.Stats().Queued[2]; n > memory/2+len(part) {
+		t.Errorf("%d bytes of tunnels wait", n)
+	}
+	ch, err := a.Open(2, KindReplication, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.TrySend(make([]byte, memory/4)); err != nil {
+		t.Errorf("a frame of the log: %v", err)
+	}
+	testx.Eventually(t, wait, func() bool { return rest.len() == 1 }, "it comes")
+	still.release()
+	for i, r := range tunnels {
+		testx.Eventually(t, wait, func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.rooms > 0
+		}, "tunnel", i, "hears of room")
+	}
+}

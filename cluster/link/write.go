@@ -87,12 +87,43 @@ func (c *conn) readyLocked(ch *Channel) {
 	c.wakeLocked()
 }
 
-// roomLocked says whether n more bytes may wait for ch.
+// roomLocked says whether n more bytes may wait for ch. Tunnels are many and their clients may all stand still: they get half of the memory, so that
+// nothing else waits for them.
 func (c *conn) roomLocked(ch *Channel, n int) bool {
-	if ch.queued > 0 && ch.queued+n > c.m.limits[ch.kind].Queue {
+	switch {
+	case ch.fullLocked(n):
+		return false
+	case ch.kind == KindTunnel && c.mu.tunnels > 0 && c.mu.tunnels+n > c.m.o.PeerMemory/2:
 		return false
 	}
 	return ch.kind == KindRaft || c.mu.queued == 0 || c.mu.queued+n <= c.m.o.PeerMemory
+}
+
+// fullLocked says whether the channel's own queue is too full for n more bytes.
+func (ch *Channel) fullLocked(n int) bool {
+	return ch.queued > 0 && ch.queued+n > ch.c.m.limits[ch.kind].Queue
+}
+
+// countLocked counts n more bytes that wait for ch.
+func (c *conn) countLocked(ch *Channel, n int) {
+	ch.queued += n
+	c.mu.queued += n
+	if ch.kind == KindTunnel {
+		c.mu.tunnels += n
+	}
+}
+
+// listLocked has a channel that wants room hear of it once there is memory.
+func (c *conn) listLocked(ch *Channel) {
+	if ch.listed {
+		return
+	}
+	ch.listed = true
+	list := &c.mu.wanting[0]
+	if ch.kind == KindTunnel {
+		list = &c.mu.wanting[1]
+	}
+	*list = append(*list, ch)
 }
 
 func (c *conn) hasWorkLocked() bool {
@@ -210,8 +241,10 @@ func (w *writer) takeLocked(ch *Channel, most int) int {
 		ch.credit -= cost(n)
 		taken += cost(n)
 		if n == rest {
-			ch.queued -= cost(len(e.data))
-			c.mu.queued -= cost(len(e.data))
+			c.countLocked(ch, -cost(len(e.data)))
+			if ch.wants && ch.queued <= c.m.limits[ch.kind].Queue/2 {
+				c.listLocked(ch)
+			}
 			if e.ref != nil {
 				w.release = append(w.release, e.ref)
 			}
@@ -228,20 +261,19 @@ func (w *writer) wakeSendersLocked() {
 	if c.mu.waiting > 0 {
 		c.mu.room.Broadcast()
 	}
-	kept := c.mu.wanting[:0]
-	for _, ch := range c.mu.wanting {
-		switch {
-		case ch.ended.Load():
-			ch.wants = false
-		case ch.queued <= c.m.limits[ch.kind].Queue/2 && c.mu.queued <= c.m.o.PeerMemory/2:
-			ch.wants = false
-			w.room = append(w.room, ch)
-		default:
-			kept = append(kept, ch)
+	for i := range c.mu.wanting {
+		list := c.mu.wanting[i]
+		if len(list) == 0 || c.mu.queued > c.m.o.PeerMemory/2 || i == 1 && c.mu.tunnels > c.m.o.PeerMemory/4 {
+			continue
 		}
+		for k, ch := range list {
+			if ch.wants, ch.listed = false, false; !ch.ended.Load() {
+				w.room = append(w.room, ch)
+			}
+			list[k] = nil
+		}
+		c.mu.wanting[i] = list[:0]
 	}
-	clear(c.mu.wanting[len(kept):])
-	c.mu.wanting = kept
 }
 
 // write writes the turn.
