@@ -40,6 +40,23 @@ func (p *pending) grow(l *Loop, n int) {
 	p.in, p.block = in, b
 }
 
+// Unread puts bytes back in front of what waits to be taken: OnData gets them again. Not inside of OnData.
+func (c *Conn) Unread(b []byte) {
+	if len(b) == 0 || c.flags&(flagClosed|flagClosing) != 0 {
+		return
+	}
+	p := c.pending()
+	in := append(append(c.loop.pool.Get(len(b)+len(p.in)), b...), p.in...)
+	if p.in != nil {
+		p.drop(c.loop)
+	}
+	p.in = in
+	if c.flags&(flagPaused|flagReady) == 0 {
+		c.flags |= flagReady
+		c.loop.ready = append(c.loop.ready, c)
+	}
+}
+
 // Held is what holds the bytes that OnData was called with, nil if they die when it returns. Whoever retains it may keep views of them.
 func (c *Conn) Held() alloc.Ref {
 	if c.flags&flagInData == 0 || c.pend == nil || c.pend.block == nil {

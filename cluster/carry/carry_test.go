@@ -98,7 +98,7 @@ func TestEnds(t *testing.T) {
 	_ = testx.Receive(t, why, patience)
 	c = carries.dial()
 	write(t, c, "die")
-	wantEnd(t, c, "NO\x69") // nothing had been answered: it is told in its own words
+	wantEnd(t, c, "")
 	_ = testx.Receive(t, why, patience)
 	c = carries.dial()
 	if _, err := c.Write(big); err != nil {
@@ -147,21 +147,55 @@ func TestLeaderRefuses(t *testing.T) {
 	r.who.Store(0)
 	other := &reign{}
 	other.who.Store(1) // the node that carries takes 1 for the leader, which knows better
-	carries.d.o.Leader = leaderOf{other, 2}
+	carries.d.o.Leader, carries.d.o.Wait = leaderOf{other, 2}, 100*time.Millisecond
 	c := carries.dial()
 	write(t, c, "v5")
 	wantEnd(t, c, "NO5")
-	if st := carries.d.Stats(); st.RefusedLeader != 1 {
-		t.Errorf("%+v", st)
-	}
 	other.who.Store(7) // nobody has heard of
-	carries.d.o.Wait = 100 * time.Millisecond
 	c = carries.dial()
 	write(t, c, "v5")
 	wantEnd(t, c, "NO5")
-	if st := carries.d.Stats(); st.RefusedNobody != 1 {
+	if st := carries.d.Stats(); st.RefusedNobody+st.RefusedLeader != 2 || st.Carried != 0 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// A client that a leader has not answered is taken to the next one, or served here, and all that it has said counts once.
+func TestNextLeader(t *testing.T) {
+	mute := &talk{data: func(_ *engine.Conn, b []byte) int { return len(b) }}
+	leads, carries, r := two(t, mute, func(o *Options) { o.Wait = time.Minute })
+	third := start(t, 3, r, &talk{})
+	join(t, leads, carries, third)
+	there, here := carries.dial(), carries.dial()
+	for _, c := range []net.Conn{there, here} {
+		write(t, c, "v5 hello")
+	}
+	large := carries.dial()
+	if _, err := large.Write(pattern(2 * firstMost)); err != nil {
+		t.Fatal(err)
+	}
+	testx.Eventually(t, patience, func() bool { return leads.d.Stats().Brought == 3 && leads.e.Stats().BytesIn >= 2*firstMost }, "the first leader has them")
+	write(t, there, ", and more")
+	r.who.Store(3)
+	leads.m.Close()
+	wantRead(t, there, "v5 hello, and more")
+	wantRead(t, here, "v5 hello")
+	if b, err := io.ReadAll(large); err != nil || !bytes.HasPrefix(b, []byte("NO")) {
+		t.Errorf("one that has said too much to say it again: %q, %v", b, err)
+	}
+	_ = large.Close()
+	testx.Eventually(t, patience, func() bool {
+		st := carries.d.Stats()
+		return st.Carried == 2 && st.Waiting == 0 && st.RefusedLeader == 1
+	}, "two are carried, one was refused")
+	third.m.Close()
+	wantEnd(t, there, "")
+	r.who.Store(0)
+	c := carries.dial()
+	write(t, c, "v5 here")
+	testx.Eventually(t, patience, func() bool { return carries.d.Stats().Waiting == 1 }, "it waits")
+	r.who.Store(2)
+	wantRead(t, c, "v5 here")
 }
 
 // When the way to the leader is cut, in the middle of what it writes, its clients' connections end, and they are served again when they come back.
@@ -235,6 +269,38 @@ func TestSlowClient(t *testing.T) {
 	}
 	testx.Receive(t, drained, patience)
 	testx.Eventually(t, patience, func() bool { return carries.d.Stats().HeldBytes == 0 }, "nothing is held")
+}
+
+// A loop of the leader's that stands still holds up its own clients alone, at most a window of what each sends, and goes on where it was.
+func TestStalledLoop(t *testing.T) {
+	stall, stalled := make(chan struct{}), make(chan struct{})
+	p := &talk{data: func(c *engine.Conn, b []byte) int {
+		if bytes.HasPrefix(b, []byte("stall")) {
+			close(stalled)
+			<-stall
+		}
+		c.Write(b)
+		return len(b)
+	}}
+	leads, carries, _ := two(t, p)
+	first, second := carries.dial(), carries.dial() // the leader gives them to one loop and the other
+	write(t, first, "hello")
+	wantRead(t, first, "hello")
+	write(t, second, "hello")
+	wantRead(t, second, "hello")
+	write(t, first, "stall")
+	<-stalled
+	go func() { _, _ = first.Write(pattern(1 << 20)) }()
+	testx.Eventually(t, patience, func() bool { return leads.d.Stats().HeldBytes >= 32<<10 }, "it waits for the loop")
+	for range 50 {
+		write(t, second, "are you there?")
+		wantRead(t, second, "are you there?")
+	}
+	if held := leads.d.Stats().HeldBytes; held > 65<<10 {
+		t.Errorf("%d bytes are held", held)
+	}
+	close(stall)
+	wantRead(t, first, "stall"+string(pattern(1<<20)))
 }
 
 // A client that sends without end, to a leader that does not read, is not read from either, and nothing of it is lost.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/engine"
@@ -25,10 +26,13 @@ type client struct {
 	d        *Door
 	c        *engine.Conn
 	ch       *link.Channel // from stateCarried on
-	since    int64         // that it waits, monotonic
+	since    int64         // that it speaks, monotonic
+	again    int64         // when it may be tried again, after a leader has not taken it
+	first    []byte        // all that it has sent, until it is answered, so that another leader can be given it; nil: it was too much
 	version  byte
 	state    state
 	answered bool // something has come from the leader
+	keep     bool // first is all that it has sent
 
 	held atomic.Int64 // bytes of messages that its peer has not taken
 	mu   struct {
@@ -53,6 +57,9 @@ func (cl *client) data(b []byte) int {
 			return 0
 		}
 		cl.version = version
+		if cl.since == 0 {
+			cl.since = max(cl.c.Loop().NowMono(), 1)
+		}
 		return cl.begin(b)
 	case stateCarried:
 		return cl.send(b)
@@ -91,9 +98,6 @@ func (cl *client) begin(b []byte) int {
 }
 
 func (cl *client) await() int {
-	if cl.since == 0 {
-		cl.since = max(cl.c.Loop().NowMono(), 1)
-	}
 	cl.state = stateWaiting
 	cl.c.PauseRead()
 	cl.d.wait(cl)
@@ -113,7 +117,7 @@ func (cl *client) open(node link.NodeID) error {
 	if err != nil {
 		return err
 	}
-	cl.ch, cl.state = ch, stateCarried
+	cl.ch, cl.state, cl.keep = ch, stateCarried, true
 	cl.c.SetDeadline(0)
 	cl.d.carried.Add(1)
 	cl.d.carriedTotal.Add(1)
@@ -122,6 +126,7 @@ func (cl *client) open(node link.NodeID) error {
 
 // send passes on what the client has sent, as far as there is room.
 func (cl *client) send(b []byte) (n int) {
+	defer func() { cl.remember(b[:n]) }()
 	for n < len(b) {
 		part := b[n:min(len(b), n+partBytes)]
 		err := cl.ch.TrySend(part)
@@ -135,6 +140,39 @@ func (cl *client) send(b []byte) (n int) {
 		n += len(part)
 	}
 	return n
+}
+
+// firstMost is how much of what a client sends is remembered until it is answered: most send a CONNECT and wait.
+const firstMost = 4 << 10
+
+func (cl *client) remember(b []byte) {
+	switch {
+	case cl.answered || !cl.keep:
+	case len(cl.first)+len(b) > firstMost:
+		cl.first, cl.keep = nil, false
+	default:
+		cl.first = append(cl.first, b...)
+	}
+}
+
+// retryAfter is how soon a client that a leader has not taken is offered to it again.
+const retryAfter = 500 * time.Millisecond
+
+// retry has a client wait for another leader, or the same one, if what it has said can be said again: the one that was asked has gone, or leads no more.
+func (cl *client) retry() bool {
+	now := cl.c.Loop().NowMono()
+	if !cl.keep || len(cl.first) == 0 || cl.d.closed.Load() || now-cl.since >= int64(cl.d.o.Wait) {
+		return false
+	}
+	cl.d.carried.Add(-1)
+	cl.ch, cl.keep, cl.again = nil, false, now+int64(retryAfter)
+	cl.mu.Lock()
+	cl.mu.ended, cl.mu.end, cl.mu.room = false, nil, false
+	cl.mu.Unlock()
+	_ = cl.await() // pauses
+	cl.c.Unread(cl.first)
+	cl.first = nil
+	return true
 }
 
 // refuse ends a client that nobody has answered.
@@ -229,7 +267,7 @@ func (cl *client) Run(*engine.Loop) {
 		cl.d.endedSlow.Add(1)
 		cl.c.Close(errSlow)
 	}
-	if room {
+	if room && cl.state == stateCarried {
 		cl.c.ResumeRead()
 	}
 	for i, m := range got {
@@ -250,7 +288,7 @@ const spareMost = 4
 // write queues a message for the client. What is copied is let go of at once, so that most messages cost no more than their bytes; of what waits behind
 // that the leader hears by its credit, for it is let go of when the kernel has it.
 func (cl *client) write(m link.Message) {
-	cl.answered = true
+	cl.answered, cl.first = true, nil
 	p := m.Bytes()
 	if len(p) < copyBelow && cl.c.Queued() < queueSmall {
 		cl.c.Write(p)
@@ -285,6 +323,9 @@ func (h *held) Release() {
 // when they are told to go.
 func (cl *client) finish(end error) {
 	if !cl.answered && end != nil {
+		if cl.retry() {
+			return
+		}
 		cl.d.refusedLeader.Add(1)
 		cl.refuse()
 		return

@@ -88,7 +88,7 @@ type Stats struct {
 	HeldBytes int64 // of carried clients' bytes
 
 	CarriedTotal, BroughtTotal uint64
-	RefusedNobody              uint64 // clients that were refused because nobody led for too long
+	RefusedNobody              uint64 // clients that were refused because nobody took them for too long
 	RefusedLeader              uint64 // clients that the leader did not take
 	Lost                       uint64 // carried clients that were ended because their leader was gone
 	Slow                       uint64 // ended because too much was held of them
@@ -218,7 +218,7 @@ func (d *Door) look(loop *engine.Loop) {
 		switch {
 		case cl.state != stateWaiting:
 			d.waiting.Add(-1)
-		case ready:
+		case ready && loop.NowMono() >= cl.again:
 			d.waiting.Add(-1)
 			cl.state = stateNew
 			cl.c.ResumeRead() // what it has said comes again

@@ -24,6 +24,7 @@ type pipe struct {
 	cur   link.Message // what Next gave; of the loop
 	tls   *tls.ConnectionState
 	asked bool // for tls
+	sent  bool // something was written; of the loop
 
 	mu struct {
 		sync.Mutex
@@ -142,6 +143,7 @@ func (p *pipe) Send(bufs [][]byte) (n int, err error) {
 		left += len(b)
 	}
 	at := 0 // in bufs[0]
+	p.sent = true
 	for left > 0 {
 		block := alloc.NewBlock(min(left, sendMost))
 		dst := block.Bytes()
@@ -181,8 +183,12 @@ func (p *pipe) Close() {
 		p.d.held.Add(-int64(len(m.Bytes())))
 		m.Release()
 	}
-	if !ended {
-		p.ch.Abort("the node that leads has closed the connection")
+	switch {
+	case ended:
+	case p.sent:
+		p.ch.Abort("the node that leads has closed the connection") // what is queued may never be read
+	default:
+		p.ch.Close() // in order: this leader has seen the client, so no other is to be asked
 	}
 	p.d.brought.Add(-1)
 }
