@@ -240,6 +240,9 @@ func (h *Handler) placed(replicas []int32) bool {
 	return true
 }
 
+// anywhere has the requests that any node answers by itself.
+var anywhere = [apiKeys]bool{wire.APIVersions: true, wire.SASLHandshake: true, wire.SASLAuthenticate: true, wire.Metadata: true, wire.FindCoordinator: true, wire.DescribeCluster: true}
+
 // LeaderChanged tells the Handler that View may name another leader, or another epoch: fetches that wait are answered if this node may not answer them
 // any more, and sessions of fetches are forgotten. Any goroutine.
 func (h *Handler) LeaderChanged() {
@@ -248,16 +251,39 @@ func (h *Handler) LeaderChanged() {
 	}
 }
 
+// leaderChanged takes over who leads. As long as nobody does, or this node is about to, new requests for a leader are not read, for a while: a client that
+// was refused would ask for metadata, find what it knows, and be slow to ask again.
 func (l *loopState) leaderChanged() {
 	v := l.h.view()
+	leads := l.h.leads(&v.All)
+	if await := !leads && (v.All.Leader < 0 || v.All.Leader == l.h.nodeID); await {
+		l.awaiting = true
+		l.core.SetTimer(&l.awaited, l.h.leaderWait, l.stopAwaiting)
+	} else {
+		l.core.StopTimer(&l.awaited)
+		l.stopAwaiting()
+	}
 	for c := l.first; c != nil; {
 		next := c.next
-		if c.fetches != nil && (c.fetches.leader != v.All.Epoch || !l.h.leads(&v.All)) {
+		if c.fetches != nil && (c.fetches.leader != v.All.Epoch || !leads) {
 			c.fetches = nil
 		}
 		if r := c.first; r != nil && r.fetch != nil && r.fetch.waiting && !r.fetch.over && r.fetch.cold == 0 { // what is being read is committed
 			r.fetch.reconsider(v)
 		}
+		c = next
+	}
+}
+
+// stopAwaiting reads the requests that wait for a leader.
+func (l *loopState) stopAwaiting() {
+	if !l.awaiting {
+		return
+	}
+	l.awaiting = false
+	for c := l.first; c != nil; {
+		next := c.next
+		c.unblock(blockLeader)
 		c = next
 	}
 }

@@ -19,11 +19,12 @@ const pipelined = 64
 
 // What reading waits for; see conn.block.
 const (
-	blockOrder = 1 << iota // the answers to what came before
-	blockBusy              // the core's lists are full
-	blockSlow              // the client reads too slowly what it has asked for
-	blockQuota             // the client is over a quota
-	blockJoin              // a produce request waits for its partitions to be part of its transaction
+	blockOrder  = 1 << iota // the answers to what came before
+	blockBusy               // the core's lists are full
+	blockSlow               // the client reads too slowly what it has asked for
+	blockQuota              // the client is over a quota
+	blockJoin               // a produce request waits for its partitions to be part of its transaction
+	blockLeader             // nobody leads yet, or this node is about to
 )
 
 // queuedMax is how many bytes of answers may wait in memory for a client that goes on asking.
@@ -132,6 +133,10 @@ func (c *conn) take(q *wire.Request) (took bool, err error) {
 	}
 	if r := c.resumed; r != nil {
 		return serve(r, q)
+	}
+	if c.l.awaiting && !anywhere[q.Key] {
+		c.block(blockLeader)
+		return false, nil
 	}
 	if c.running > 0 && (q.Key != wire.Produce || c.last.call.Key != wire.Produce || c.running >= pipelined) {
 		c.block(blockOrder)

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,6 +51,7 @@ type Options struct {
 	Leader       Leader        // nil: what only the leader can do is refused elsewhere
 	LogDir       func() LogDir // nil: nothing is kept
 	Settings     *Settings     // nil: DefaultSettings
+	LeaderWait   time.Duration // for which requests wait when there is no leader; 0: 2 s
 	Logger       *slog.Logger  // nil: slog.Default
 }
 
@@ -71,8 +73,9 @@ type Handler struct {
 	cancel       context.CancelFunc
 	working      sync.WaitGroup
 	nodeID       int32
-	cluster      Cluster       // nil: the node is alone
-	leader       Leader        // nil: nobody is asked
+	cluster      Cluster // nil: the node is alone
+	leader       Leader  // nil: nobody is asked
+	leaderWait   time.Duration
 	alone        View          // what is known then
 	logDir       func() LogDir // asks the volume: off the loops
 	logPath      string        // of it
@@ -104,7 +107,7 @@ func (e everybody) Quick(c broker.Credentials) (broker.Identity, bool, error) {
 // NewHandler makes a Handler. Close it after its engine.
 func NewHandler(o Options) *Handler {
 	h := &Handler{broker: o.Broker, catalog: o.Catalog, users: o.Users, authn: o.Authn, authz: o.Authz, acls: o.ACLs,
-		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, cluster: o.Cluster, leader: o.Leader, alone: aloneView(o.NodeID), logDir: o.LogDir, log: o.Logger, now: time.Now}
+		quotas: o.Quotas, quotaCatalog: o.QuotaCatalog, nodeID: o.NodeID, cluster: o.Cluster, leader: o.Leader, leaderWait: cmp.Or(o.LeaderWait, 2*time.Second), alone: aloneView(o.NodeID), logDir: o.LogDir, log: o.Logger, now: time.Now}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.recheck, _ = o.Authn.(Rechecker)
 	h.sasl, _ = o.Authn.(broker.SASLAuthenticator)

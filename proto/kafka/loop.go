@@ -23,6 +23,9 @@ type loopState struct {
 	n        counters
 	shown    published
 
+	awaiting bool // requests for the leader wait: see leaderChanged
+	awaited  broker.LoopTimer
+
 	logSecond int64
 	logLines  int
 }

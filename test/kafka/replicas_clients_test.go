@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -19,7 +20,7 @@ import (
 
 // TestFollowerAsksTheLeader: a client that asks any node gets a producer id, and its topic is made, whichever it asks.
 func TestFollowerAsksTheLeader(t *testing.T) {
-	tr := newTrio(t, 2)
+	tr := newTrio(t, 2, 10*time.Millisecond)
 	r := tr.raw(followerAt)
 	none := r.ask(&kmsg.InitProducerIDRequest{Version: 4, ProducerID: -1, ProducerEpoch: -1}).(*kmsg.InitProducerIDResponse)
 	expect(t, "a producer id without a leader", none.ErrorCode, wire.CoordinatorLoadInProgress)

@@ -22,7 +22,7 @@ const (
 // ledTrio has node 1 lead and node 2 follow, and the topic "t" of two partitions.
 func ledTrio(t *testing.T) *trio {
 	t.Helper()
-	tr := newTrio(t, 2)
+	tr := newTrio(t, 2, 0)
 	tr.lead(leaderAt)
 	tr.topic("t", 2)
 	return tr
@@ -335,6 +335,37 @@ func TestAcksOfReplicas(t *testing.T) {
 	}
 	expectCode, _ := produced(r, produceTo(tr, 9, -1, patience, oneBatch("e", 77, 0, 5)))
 	expect(t, "a gap in the sequence", expectCode.ErrorCode, wire.OutOfOrderSequenceNumber)
+}
+
+// TestRequestsAwaitALeader: while nobody leads, and while the next leader begins, requests for a leader wait, and then are answered by it, or with where
+// it is; those that any node answers do not wait.
+func TestRequestsAwaitALeader(t *testing.T) {
+	tr := newTrio(t, 2, patience)
+	tr.lead(leaderAt)
+	tr.topic("t", 1)
+	tr.resign()
+	m := produceTo(tr, 10, -1, patience, oneBatch("a", -1, 0, 0))
+	old, next := tr.raw(leaderAt), tr.raw(followerAt)
+	for _, r := range []*raw{old, next} {
+		if err := r.send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(t, "a coordinator while nobody leads", coordinator(tr, followerAt, 4).ErrorCode, wire.CoordinatorNotAvailable)
+	tr.lead(followerAt)
+	got, err := next.receive(m, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := got.(*kmsg.ProduceResponse).Topics[0].Partitions[0]; p.ErrorCode != 0 || p.BaseOffset != 0 {
+		t.Errorf("the next leader: %s at %d", wire.ErrorCode(p.ErrorCode), p.BaseOffset)
+	}
+	if got, err = old.receive(m, patience); err != nil {
+		t.Fatal(err)
+	}
+	if p := got.(*kmsg.ProduceResponse).Topics[0].Partitions[0]; wire.ErrorCode(p.ErrorCode) != wire.NotLeaderOrFollower || p.CurrentLeader.LeaderID != 2 {
+		t.Errorf("the old leader: %s, %+v", wire.ErrorCode(p.ErrorCode), p.CurrentLeader)
+	}
 }
 
 // TestTooFewInSync: with fewer replicas in sync than the cluster or the topic wants, acks=all is refused before anything is stored, and so is what a

@@ -36,6 +36,7 @@ type trio struct {
 		view    door.View
 		stopped bool // nothing is carried
 	}
+	wait time.Duration // of requests without a leader
 	stop chan struct{}
 	done sync.WaitGroup
 }
@@ -82,10 +83,10 @@ func (tr *trio) CreateTopics(tenant uint32, list []door.TopicCreation, done func
 	(&replicaCatalog{b: n.b}).CreateTopics(tenant, list, false, done)
 }
 
-// newTrio starts as many nodes, and says that there is another one, which is down.
-func newTrio(t *testing.T, nodes int) *trio {
+// newTrio starts as many nodes, and says that there is another one, which is down. wait is how long requests wait for a leader; 0: as in the product.
+func newTrio(t *testing.T, nodes int, wait time.Duration) *trio {
 	t.Helper()
-	tr := &trio{t: t, stop: make(chan struct{})}
+	tr := &trio{t: t, stop: make(chan struct{}), wait: wait}
 	tr.mu.view = door.View{All: door.Placement{Leader: -1, Eligible: []int32{}}}
 	for i := range nodes {
 		n := startReplica(t, tr, int32(i+1))
@@ -285,7 +286,7 @@ func startReplica(t *testing.T, tr *trio, id int32) *replicaNode {
 	if err := log.Start(n.log); err != nil {
 		t.Fatal(err)
 	}
-	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n, Leader: tr})
+	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n, Leader: tr, LeaderWait: tr.wait})
 	n.engine.Start()
 	at, err := n.engine.Listen(engine.ListenerOptions{Name: "kafka", Network: "tcp", Address: "127.0.0.1:0", Handler: n.door, FirstPacketTimeout: -1, HighWater: 1 << 20})
 	if err != nil {
