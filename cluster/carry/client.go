@@ -34,6 +34,7 @@ type client struct {
 	answered bool // something has come from the leader
 	keep     bool // first is all that it has sent
 
+	took int64        // when it has taken a message last, monotonic
 	held atomic.Int64 // bytes of messages that its peer has not taken
 	mu   struct {
 		sync.Mutex
@@ -41,7 +42,6 @@ type client struct {
 		end    error // why the channel has ended
 		ended  bool
 		room   bool // the channel takes more
-		slow   bool // too much is held
 		posted bool
 		gone   bool
 	}
@@ -219,8 +219,9 @@ func (cl *client) Receive(_ *link.Channel, m link.Message) {
 		m.Release()
 		return
 	}
-	if own, all := cl.held.Add(n), cl.d.held.Add(n); all > cl.d.o.Memory && own > heldFair {
-		cl.mu.slow = true
+	cl.held.Add(n)
+	if cl.d.held.Add(n) > cl.d.o.Memory {
+		cl.d.sweep()
 	}
 	cl.mu.got = append(cl.mu.got, m)
 	cl.postLocked()
@@ -254,19 +255,24 @@ func (cl *client) done(m link.Message) {
 	n := int64(len(m.Bytes()))
 	cl.held.Add(-n)
 	cl.d.held.Add(-n)
+	cl.took = cl.c.Loop().NowMono()
 	m.Release()
+}
+
+// stuck ends a client that has taken nothing for a while of what is held of it.
+func (cl *client) stuck(now int64) {
+	if cl.state == stateCarried && cl.held.Load() > heldFair && now-cl.took > int64(stuckAfter) {
+		cl.d.endedSlow.Add(1)
+		cl.c.Close(errSlow)
+	}
 }
 
 // Run is the loop's part: it writes what has come, and sees to what has happened.
 func (cl *client) Run(*engine.Loop) {
 	cl.mu.Lock()
-	got, ended, end, room, slow := cl.mu.got, cl.mu.ended, cl.mu.end, cl.mu.room, cl.mu.slow
+	got, ended, end, room := cl.mu.got, cl.mu.ended, cl.mu.end, cl.mu.room
 	cl.mu.got, cl.mu.room, cl.mu.posted = cl.spare[:0], false, false
 	cl.mu.Unlock()
-	if cl.state == stateCarried && slow {
-		cl.d.endedSlow.Add(1)
-		cl.c.Close(errSlow)
-	}
 	if room && cl.state == stateCarried {
 		cl.c.ResumeRead()
 	}

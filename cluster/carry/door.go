@@ -32,19 +32,21 @@ type Options struct {
 	Leader Leader
 
 	Wait   time.Duration // how long a client waits for somebody to lead; 0: 5 s
-	Memory int64         // bytes that may be held of all carried clients, at either end; 0: 64 MiB
+	Memory int64         // bytes that may be held for all carried clients of this node; above it those who take nothing are ended; 0: 32 MiB
 	Logger *slog.Logger  // nil: slog.Default
 }
 
 const (
 	// defaultWait is longer than an election takes: some clients give up when they are refused.
 	defaultWait   = 5 * time.Second
-	defaultMemory = 64 << 20
+	defaultMemory = 32 << 20
 
-	// heldFair is what a client may have held while there is too much of all.
-	heldFair = 16 << 10
+	// heldFair is what a client may have held while there is too much of all, and stuckAfter how long it may take nothing of more.
+	heldFair   = 16 << 10
+	stuckAfter = time.Second
+	sweepEvery = 250 * time.Millisecond
 	// partBytes is the largest message that is made of a client's bytes: a quarter of a window, so that credit comes back while others are under way.
-	partBytes = 16 << 10
+	partBytes = 8 << 10
 	// copyBelow is the size below which a message for a client is copied, if less than queueSmall is queued for it.
 	copyBelow, queueSmall = 4 << 10, 16 << 10
 	// lookEvery is how often a node looks whether there is a leader for those who wait.
@@ -56,12 +58,13 @@ const (
 // Door is the handler of listeners of a node of a cluster: it serves a client by the protocol where this node leads, and carries it to the leader
 // otherwise. Its Handler methods run on the client's loop.
 type Door struct {
-	o      Options
-	log    *slog.Logger
-	serves atomic.Pointer[serving]
-	loops  []doorLoop
-	closed atomic.Bool
-	held   atomic.Int64
+	o        Options
+	log      *slog.Logger
+	serves   atomic.Pointer[serving]
+	loops    []doorLoop
+	closed   atomic.Bool
+	sweeping atomic.Bool
+	held     atomic.Int64
 
 	carried, waiting, brought                     atomic.Int64
 	carriedTotal, broughtTotal                    atomic.Uint64
@@ -136,21 +139,39 @@ func (d *Door) Stats() Stats {
 func (d *Door) Shutdown() {
 	d.closed.Store(true)
 	for _, l := range d.o.Engine.Loops() {
-		l.Post(&farewell{})
+		l.Post(&walk{do: (*client).leave})
 	}
 }
 
-// farewell ends a loop's carried clients, some at a time.
-type farewell struct{ at int }
+// sweep looks for clients that take nothing, because too much is held of all. Any goroutine may call it.
+func (d *Door) sweep() {
+	if d.sweeping.Swap(true) {
+		return
+	}
+	for _, l := range d.o.Engine.Loops() {
+		l.Post(&walk{do: func(cl *client) { cl.stuck(l.NowMono()) }})
+	}
+	time.AfterFunc(sweepEvery, func() {
+		if d.sweeping.Store(false); d.held.Load() > d.o.Memory && !d.closed.Load() {
+			d.sweep()
+		}
+	})
+}
+
+// walk does something with a loop's carried clients, some at a time.
+type walk struct {
+	at int
+	do func(*client)
+}
 
 // walkStep is how many connections are looked at in one go.
 const walkStep = 1024
 
 // Run makes it an engine.Task.
-func (f *farewell) Run(l *engine.Loop) {
+func (f *walk) Run(l *engine.Loop) {
 	f.at = l.States(f.at, walkStep, func(state any) {
 		if cl, ok := state.(*client); ok {
-			cl.leave()
+			f.do(cl)
 		}
 	})
 	if f.at >= 0 {

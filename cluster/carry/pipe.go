@@ -30,7 +30,6 @@ type pipe struct {
 		sync.Mutex
 		got    []link.Message
 		first  int
-		bytes  int64
 		end    error
 		closed bool
 	}
@@ -81,11 +80,7 @@ func (p *pipe) Receive(_ *link.Channel, m link.Message) {
 		return
 	}
 	p.mu.got = append(p.mu.got, m)
-	p.mu.bytes += n
-	if p.d.held.Add(n) > p.d.o.Memory && p.mu.bytes > heldFair && p.mu.end == nil {
-		p.mu.end = errSlow
-		p.d.endedSlow.Add(1)
-	}
+	p.d.held.Add(n)
 	p.mu.Unlock()
 	p.fed.Wake()
 }
@@ -112,9 +107,6 @@ func (p *pipe) Next() ([]byte, error) {
 	if p.mu.first == len(p.mu.got) {
 		return nil, p.mu.end
 	}
-	if errors.Is(p.mu.end, errSlow) {
-		return nil, errSlow
-	}
 	p.cur = p.mu.got[p.mu.first]
 	p.mu.got[p.mu.first] = link.Message{}
 	if p.mu.first++; p.mu.first == len(p.mu.got) {
@@ -122,7 +114,6 @@ func (p *pipe) Next() ([]byte, error) {
 			p.mu.got = nil
 		}
 	}
-	p.mu.bytes -= int64(len(p.cur.Bytes()))
 	return p.cur.Bytes(), nil
 }
 
@@ -176,7 +167,7 @@ func (p *pipe) CloseWrite() { p.ch.Close() }
 // Close makes it an engine.Pipe.
 func (p *pipe) Close() {
 	p.mu.Lock()
-	got, ended := p.mu.got[p.mu.first:], p.mu.end != nil && !errors.Is(p.mu.end, errSlow)
+	got, ended := p.mu.got[p.mu.first:], p.mu.end != nil
 	p.mu.got, p.mu.first, p.mu.closed = nil, 0, true
 	p.mu.Unlock()
 	for _, m := range got {

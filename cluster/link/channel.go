@@ -46,7 +46,7 @@ func (m Message) Release() {
 	if m.block == nil {
 		return
 	}
-	m.c.c.charge(-m.block.Cap())
+	m.c.c.charge(m.c.kind, -m.block.Cap())
 	m.block.Release()
 	m.c.consumed(int(m.cost))
 }

@@ -45,6 +45,7 @@ type conn struct {
 
 	live     atomic.Bool  // between Up and Down
 	memory   atomic.Int64 // that received messages pin
+	tunnels  atomic.Int64 // of it, those of tunnels
 	lastRead atomic.Int64 // clock.Mono
 	writing  atomic.Int64 // since when, clock.Mono; 0: not
 	lastSent atomic.Int64
@@ -216,7 +217,7 @@ func (c *conn) closed(ch *Channel, err error) {
 
 func (ch *Channel) forget() {
 	if a := &ch.assembly; a.block != nil {
-		ch.c.charge(-a.block.Cap())
+		ch.c.charge(ch.kind, -a.block.Cap())
 		a.block.Release()
 		*a = assembly{}
 	}
@@ -446,12 +447,12 @@ func (c *conn) assemble(ch *Channel, flags uint8, total int, p []byte) error {
 	}
 	if a.block == nil {
 		a.block, a.total = alloc.NewBlock(min(total, 1<<20)), total
-		c.charge(a.block.Cap())
+		c.charge(ch.kind, a.block.Cap())
 	}
 	if a.have+len(p) > a.total {
 		return failure(ReasonMalformed, "%v channel %d: a message longer than its length", ch.kind, ch.id)
 	}
-	c.grow(a, a.have+len(p))
+	c.grow(ch.kind, a, a.have+len(p))
 	a.have += copy(a.block.Bytes()[a.have:], p)
 	a.held += cost(len(p))
 	if flags&flagMore != 0 {
@@ -469,36 +470,48 @@ func (c *conn) assemble(ch *Channel, flags uint8, total int, p []byte) error {
 	}
 	block, held := a.block, a.held
 	*a = assembly{}
-	c.charge(-block.Cap())
+	c.charge(ch.kind, -block.Cap())
 	c.deliver(ch, block, held)
 	return nil
 }
 
 // grow makes room for n bytes of the message, doubling what there is.
-func (c *conn) grow(a *assembly, n int) {
+func (c *conn) grow(k Kind, a *assembly, n int) {
 	if n <= a.block.Len() {
 		return
 	}
 	b := alloc.NewBlock(min(a.total, max(n, 2*a.block.Len())))
 	copy(b.Bytes(), a.block.Bytes()[:a.have])
-	c.charge(b.Cap() - a.block.Cap())
+	c.charge(k, b.Cap()-a.block.Cap())
 	a.block.Release()
 	a.block = b
 }
 
-// charge counts memory that received messages pin.
-func (c *conn) charge(n int) {
+// charge counts memory that received messages of a kind pin.
+func (c *conn) charge(k Kind, n int) {
 	c.memory.Add(int64(n))
 	c.m.memory.Add(int64(n))
+	if k == KindTunnel {
+		c.tunnels.Add(int64(n))
+		c.m.tunnels.Add(int64(n))
+	}
 }
 
-// tooMuch says whether memory for what is received has run out. What consensus needs is bounded by its windows alone.
+// tooMuch says whether memory for what is received has run out. What consensus needs is bounded by its windows alone; tunnels, which are many, get half,
+// so that nothing else is ended for them.
 func (c *conn) tooMuch(ch *Channel) bool {
-	return ch.kind != KindRaft && (c.memory.Load() > int64(c.m.o.PeerMemory) || c.m.memory.Load() > int64(c.m.o.Memory))
+	switch ch.kind {
+	case KindRaft:
+		return false
+	case KindTunnel:
+		return c.tunnels.Load() > int64(c.m.o.PeerMemory/2) || c.m.tunnels.Load() > c.m.o.Memory/2
+	default:
+		return c.memory.Load() > int64(c.m.o.PeerMemory) || c.m.memory.Load() > c.m.o.Memory
+	}
 }
 
 func (c *conn) deliver(ch *Channel, block *alloc.Block, held int) {
-	c.charge(block.Cap())
+	c.charge(ch.kind, block.Cap())
 	m := Message{block: block, c: ch, cost: int32(held)}
 	if ch.ended.Load() || ch.recv == nil {
 		m.Release()

@@ -47,7 +47,7 @@ var kindLimits = [numKinds]Limits{
 	KindSnapshot:    {Window: 4 << 20, Queue: 2 << 20, Message: 8 << 20, Channels: 16},
 	KindReplication: {Window: 8 << 20, Queue: 8 << 20, Message: 64 << 20, Channels: 256},
 	KindRequest:     {Window: 4 << 20, Queue: 4 << 20, Message: 64 << 20, Channels: 16},
-	KindTunnel:      {Window: 64 << 10, Queue: 16 << 10, Message: 1 << 20, Channels: 65536},
+	KindTunnel:      {Window: 32 << 10, Queue: 16 << 10, Message: 1 << 20, Channels: 65536},
 }
 
 const (

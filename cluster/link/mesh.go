@@ -83,6 +83,7 @@ type Mesh struct {
 	incarnation uint64
 	counters    counters
 	memory      atomic.Int64
+	tunnels     atomic.Int64
 	ctx         context.Context
 	stop        context.CancelFunc
 	wg          sync.WaitGroup

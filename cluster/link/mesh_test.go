@@ -602,3 +602,45 @@ func TestTunnelsLeaveRoom(t *testing.T) {
 		}, "tunnel", i, "hears of room")
 	}
 }
+
+// Tunnels whose messages are not let go of are ended when they have half of the memory; what else comes is not.
+func TestTunnelsAreEndedAlone(t *testing.T) {
+	still, rest := &collector{hold: true}, &collector{}
+	a := newNode(t, 1, nil, nil)
+	b := newNode(t, 2, func(o *Options) {
+		o.PeerMemory = 256 << 10
+		o.Limits = map[Kind]Limits{KindTunnel: {Window: windowLeast}}
+	}, func(m *Mesh) {
+		collect(still, KindTunnel)(m)
+		collect(rest, KindReplication)(m)
+	})
+	join(t, a, b)
+	ended := &collector{}
+	for range 40 {
+		ch, err := a.Open(2, KindTunnel, nil, ended)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ch.TrySend(make([]byte, 8<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testx.Eventually(t, wait, func() bool {
+		ended.mu.Lock()
+		defer ended.mu.Unlock()
+		return ended.closings > 0 && ReasonOf(ended.reason) == ReasonMemory
+	}, "one too many is ended")
+	ch, err := a.Open(2, KindReplication, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.TrySend(make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	testx.Eventually(t, wait, func() bool { return rest.len() == 1 }, "a frame of the log comes")
+	if n := b.Stats().MemoryBytes; n > 160<<10 {
+		t.Errorf("%d bytes are pinned", n)
+	}
+	still.release()
+	testx.Eventually(t, wait, func() bool { return b.Stats().MemoryBytes == 0 && b.tunnels.Load() == 0 }, "all is counted back")
+}
