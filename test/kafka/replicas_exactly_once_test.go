@@ -32,7 +32,7 @@ func TestExactlyOnceMovesWithTheLeader(t *testing.T) {
 	at := tr.nodes[followerAt].addr
 	s, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(at.Host+":"+strconv.Itoa(int(at.Port))), kgo.TransactionalID("move"), kgo.ConsumerGroup("mover"), kgo.ConsumeTopics("t"),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DefaultProduceTopic("out"), kgo.FetchMaxBytes(1<<10),
-		kgo.FetchMaxPartitionBytes(1<<10), kgo.MetadataMinAge(50*time.Millisecond))
+		kgo.FetchMaxPartitionBytes(1<<10), kgo.MetadataMinAge(50*time.Millisecond), kgo.FetchMaxWait(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
