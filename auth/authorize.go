@@ -7,8 +7,8 @@ import (
 	"github.com/sluicemq/sluice/broker"
 )
 
-// What may be done is asked in this order, and the first that has something to say decides: super users may do everything; the rule
-// file speaks of topics; then the catalog's ACLs, of which one that denies counts before all that allow; then openness.
+// What may be done is asked in this order, and the first that has something to say decides: super users may do everything; the
+// client's own rules, unless one of the next ones denies it; the rule file speaks of topics; then the catalog's ACLs, of which one that denies counts before all that allow; then openness.
 
 // openness says what is allowed that no rule is about. A rule file leaves no topic open, and not the cluster's own affairs, by which
 // clients could give themselves rights.
@@ -57,25 +57,46 @@ func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []
 }
 
 func (rs *ruleSet) authorize(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
-	if rs.open.all {
+	mine := ownOf(id)
+	if rs.open.all && mine == nil {
 		return true, ByOpenness
 	}
 	if rs.isSuper(id) {
 		return true, BySuperUsers
 	}
+	say := silent
+	if mine != nil {
+		if say = mine.judge(id, action, topic); say == denied {
+			return false, ByClient
+		}
+	}
+	v, by := rs.said(id, action, topic, say == silent)
+	switch {
+	case v == denied:
+		return false, by
+	case say == allowed:
+		return true, ByClient
+	case v == silent:
+		return rs.open.topics, ByOpenness
+	}
+	return v == allowed, by
+}
+
+// said is what the rule file says, else the ACLs. A client with rules of its own is not let in by the file, only kept out: first is false, and what the
+// file allows is asked of the ACLs too.
+func (rs *ruleSet) said(id *broker.Identity, action broker.Action, topic []byte, first bool) (verdict, Decider) {
 	if rs.acl != nil {
-		if v := rs.acl.judge(id, action, topic); v != silent {
-			return v == allowed, ByFile
+		if v := rs.acl.judge(id, action, topic); v == denied || v != silent && first {
+			return v, ByFile
 		}
 	}
 	if rs.grants.count == 0 {
-		return rs.open.topics, ByOpenness
+		return silent, ByOpenness
 	}
-	v := rs.aclsSay(id, action, topic)
-	if v == silent {
-		return rs.open.topics, ByOpenness
+	if v := rs.aclsSay(id, action, topic); v != silent {
+		return v, ByCatalog
 	}
-	return v == allowed, ByCatalog
+	return silent, ByOpenness
 }
 
 // aclsSay asks the ACLs about an MQTT topic or filter.
@@ -100,14 +121,21 @@ func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.Res
 }
 
 func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
-	if rs.open.all {
+	mine := ownOf(id)
+	if rs.open.all && mine == nil {
 		return true, ByOpenness
 	}
 	if rs.isSuper(id) {
 		return true, BySuperUsers
 	}
+	say := silent
+	if mine != nil && t == broker.ResourceTopic {
+		if say = listSays(mine.judge, id, op, name); say == denied {
+			return false, ByClient
+		}
+	}
 	if rs.acl != nil && t == broker.ResourceTopic {
-		if v := rs.fileSays(id, op, name); v != silent {
+		if v := listSays(rs.acl.judge, id, op, name); v == denied || v != silent && say == silent {
 			return v == allowed, ByFile
 		}
 	}
@@ -118,7 +146,10 @@ func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.Res
 			v = silent
 		}
 	}
-	if v == silent {
+	switch {
+	case say == allowed && v != denied:
+		return true, ByClient
+	case v == silent:
 		return rs.openFor(t), ByOpenness
 	}
 	return v == allowed, ByCatalog
@@ -127,8 +158,14 @@ func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.Res
 // AllowsAny says whether there can be a resource of the type that the client may do op with.
 func (p *Provider) AllowsAny(id *broker.Identity, op broker.Operation, t broker.ResourceType) bool {
 	rs := p.rules.Load()
-	if rs.open.all || rs.isSuper(id) {
+	mine := ownOf(id)
+	if rs.open.all && mine == nil || rs.isSuper(id) {
 		return true
+	}
+	if mine != nil && t == broker.ResourceTopic {
+		if some := mine.acl.allowsSome(id); some || mine.exact {
+			return some
+		}
 	}
 	if rs.acl != nil && t == broker.ResourceTopic && rs.acl.allowsSome(id) {
 		return true
@@ -155,14 +192,14 @@ func (rs *ruleSet) openFor(t broker.ResourceType) bool {
 	}
 }
 
-// fileSays asks the rule file, which knows two actions, about a topic: who may read it may subscribe, who may do anything else that
+// listSays asks a list of rules, which knows two actions, about a topic: who may read it may subscribe, who may do anything else that
 // changes it or what is in it may publish, and who may do either may know that it is there.
-func (rs *ruleSet) fileSays(id *broker.Identity, op broker.Operation, name []byte) verdict {
+func listSays(judge func(*broker.Identity, broker.Action, []byte) verdict, id *broker.Identity, op broker.Operation, name []byte) verdict {
 	switch op {
 	case broker.OperationRead:
-		return rs.acl.judge(id, broker.ActionSubscribe, name)
+		return judge(id, broker.ActionSubscribe, name)
 	case broker.OperationDescribe, broker.OperationDescribeConfigs:
-		sub, pub := rs.acl.judge(id, broker.ActionSubscribe, name), rs.acl.judge(id, broker.ActionPublish, name)
+		sub, pub := judge(id, broker.ActionSubscribe, name), judge(id, broker.ActionPublish, name)
 		switch {
 		case sub == allowed || pub == allowed:
 			return allowed
@@ -171,6 +208,6 @@ func (rs *ruleSet) fileSays(id *broker.Identity, op broker.Operation, name []byt
 		}
 		return silent
 	default:
-		return rs.acl.judge(id, broker.ActionPublish, name)
+		return judge(id, broker.ActionPublish, name)
 	}
 }

@@ -13,6 +13,7 @@ type Decider uint8
 // The deciders, in the order in which they are asked.
 const (
 	BySuperUsers Decider = iota + 1
+	ByClient             // rules that came with the client's own credentials
 	ByFile
 	ByCatalog
 	ByOpenness // nothing was said: openness decides

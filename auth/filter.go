@@ -77,29 +77,11 @@ func parseLevel(s string) (level, error) {
 	if !strings.Contains(s, "%") {
 		return level{kind: levelText, text: s}, nil
 	}
-	l := level{kind: levelVar}
-	for rest := s; rest != ""; {
-		i := strings.IndexByte(rest, '%')
-		if i < 0 {
-			l.parts = append(l.parts, part{text: rest})
-			break
-		}
-		if i > 0 {
-			l.parts = append(l.parts, part{text: rest[:i]})
-		}
-		if i+1 == len(rest) {
-			return l, fmt.Errorf("%q ends in a lone %%; want %%c, %%u or %%%%", s)
-		}
-		switch rest[i+1] {
-		case 'c', 'u':
-			l.parts = append(l.parts, part{v: rest[i+1]})
-		case '%':
-			l.parts = append(l.parts, part{text: "%"})
-		default:
-			return l, fmt.Errorf("unknown %%%c in %q; want %%c, %%u or %%%%", rest[i+1], s)
-		}
-		rest = rest[i+2:]
+	parts, err := parseParts(s)
+	if err != nil {
+		return level{}, err
 	}
+	l := level{kind: levelVar, parts: parts}
 	for _, p := range l.parts {
 		if p.v != 0 {
 			return l, nil
@@ -110,6 +92,33 @@ func parseLevel(s string) (level, error) {
 		b.WriteString(p.text)
 	}
 	return level{kind: levelText, text: b.String()}, nil
+}
+
+// parseParts reads text in which %c and %u stand for client id and user name, and %% for a percent sign.
+func parseParts(s string) (parts []part, err error) {
+	for rest := s; rest != ""; {
+		i := strings.IndexByte(rest, '%')
+		if i < 0 {
+			parts = append(parts, part{text: rest})
+			break
+		}
+		if i > 0 {
+			parts = append(parts, part{text: rest[:i]})
+		}
+		if i+1 == len(rest) {
+			return nil, fmt.Errorf("%q ends in a lone %%; want %%c, %%u or %%%%", s)
+		}
+		switch rest[i+1] {
+		case 'c', 'u':
+			parts = append(parts, part{v: rest[i+1]})
+		case '%':
+			parts = append(parts, part{text: "%"})
+		default:
+			return nil, fmt.Errorf("unknown %%%c in %q; want %%c, %%u or %%%%", rest[i+1], s)
+		}
+		rest = rest[i+2:]
+	}
+	return parts, nil
 }
 
 func (p part) value(id *broker.Identity) string {

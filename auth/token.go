@@ -3,10 +3,13 @@ package auth
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,7 +24,7 @@ const OAuthBearer = "OAUTHBEARER"
 // tokenBytesMax bounds a client's message with a token.
 const tokenBytesMax = 64 << 10
 
-// JWTOptions say which tokens are good. One of KeyFile and KeyURL is set.
+// JWTOptions say which tokens are good. One of KeyFile, KeyURL and Secret is set at least, and not both of the first two.
 type JWTOptions struct {
 	KeyFile    string // of a JSON Web Key Set; read anew by Reload
 	KeyURL     string
@@ -31,23 +34,36 @@ type JWTOptions struct {
 	Audience   []string      // of which a token has to have one; empty: any
 	Claim      string        // that names the user
 	ClockSkew  time.Duration
-	Algorithms []string // of signatures that are taken; all of them asymmetric
+	Algorithms []string // of signatures that are taken; those of secrets are taken with Secret alone
+	Secret     []byte   // shared with who makes tokens, for HS256, HS384 and HS512; nil: there is none
+	Require    []string // NAME=VALUE: claims that a token has to have, with %c for the client id and %u for the user in a value
+	ACLClaim   string   // that has the client's own rules; empty: none has
 }
 
 // tokens verifies tokens. It is immutable but for the keys that it fetches.
 type tokens struct {
 	o      JWTOptions
 	parser *jwt.Parser
+	must   []requirement
 	source keySource
 }
 
-// TokenAlgorithms are the algorithms that can be taken: none by which whoever can verify a token can make one.
+// TokenAlgorithms are the algorithms that can be taken for the keys of a set: none by which whoever can verify a token can make one.
 var TokenAlgorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
 
 // loadTokens reads the keys of a file, or keeps those that old has fetched from the same place.
 func loadTokens(o *JWTOptions, now func() time.Time, logger *slog.Logger, old *tokens) (*tokens, error) {
 	t := &tokens{o: *o}
+	for _, text := range o.Require {
+		r, err := parseRequirement(text)
+		if err != nil {
+			return nil, err
+		}
+		t.must = append(t.must, r)
+	}
 	switch {
+	case o.KeyFile == "" && o.KeyURL == "":
+		t.source = fixedKeys{&keySet{}}
 	case o.KeyFile != "":
 		data, err := readFile(o.KeyFile)
 		if err != nil {
@@ -65,7 +81,11 @@ func loadTokens(o *JWTOptions, now func() time.Time, logger *slog.Logger, old *t
 			logger.Warn("the keys of tokens cannot be fetched", "url", o.KeyURL, "err", err)
 		})
 	}
-	options := []jwt.ParserOption{jwt.WithValidMethods(o.Algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(o.ClockSkew), jwt.WithTimeFunc(now), jwt.WithIssuedAt()}
+	algorithms := o.Algorithms
+	if len(o.Secret) > 0 {
+		algorithms = append(slices.Clone(algorithms), "HS256", "HS384", "HS512")
+	}
+	options := []jwt.ParserOption{jwt.WithValidMethods(algorithms), jwt.WithExpirationRequired(), jwt.WithLeeway(o.ClockSkew), jwt.WithTimeFunc(now), jwt.WithIssuedAt()}
 	if o.Issuer != "" {
 		options = append(options, jwt.WithIssuer(o.Issuer))
 	}
@@ -78,16 +98,48 @@ func loadTokens(o *JWTOptions, now func() time.Time, logger *slog.Logger, old *t
 
 var errUnknownKey = errors.New("no key that is known has signed the token")
 
-// verify says whose token it is, and until when, in Unix milliseconds. It may have to fetch keys.
-func (t *tokens) verify(ctx context.Context, token string) (user string, expires int64, err error) {
-	var claims jwt.MapClaims
+// pass is what a token that is good says of who has it.
+type pass struct {
+	user    string
+	expires int64 // Unix milliseconds
+	own     *own  // nil: nothing
+}
+
+// take writes what the pass says into an identity.
+func (p *pass) take(id *broker.Identity) {
+	id.Source, id.User, id.Expires = OAuthBearer, p.user, p.expires
+	if p.own != nil {
+		id.Own = p.own
+	}
+}
+
+// hmacKey gives the secret to tokens of HMAC, and to no others: a public key never is a secret, nor the other way round.
+func (t *tokens) hmacKey(tok *jwt.Token) (key []byte, is bool) {
+	if _, is = tok.Method.(*jwt.SigningMethodHMAC); !is {
+		return nil, false
+	}
+	return t.o.Secret, true
+}
+
+// claims are those of a token that is signed by a key that is known, and that holds now. It may have to fetch keys.
+func (t *tokens) claims(ctx context.Context, token string) (claims jwt.MapClaims, err error) {
+	if len(token) > tokenBytesMax {
+		return nil, errors.New("the token is too long")
+	}
 	for _, fresh := range []bool{false, true} {
-		set, ferr := t.source.keys(ctx, fresh)
-		if ferr != nil {
-			return "", 0, fmt.Errorf("no keys: %w", ferr)
-		}
+		var none error
 		claims = jwt.MapClaims{}
 		_, err = t.parser.ParseWithClaims(token, claims, func(tok *jwt.Token) (any, error) {
+			if key, is := t.hmacKey(tok); is {
+				if len(key) == 0 {
+					return nil, errors.New("no secret is shared")
+				}
+				return key, nil
+			}
+			var set *keySet
+			if set, none = t.source.keys(ctx, fresh); none != nil {
+				return nil, fmt.Errorf("no keys: %w", none)
+			}
 			id, _ := tok.Header["kid"].(string)
 			keys, known := set.find(id, tok.Method.Alg())
 			if !known || len(keys) == 0 {
@@ -103,17 +155,89 @@ func (t *tokens) verify(ctx context.Context, token string) (user string, expires
 			break
 		}
 	}
+	return claims, err
+}
+
+// verify says what a token gives the client that shows it. It may have to fetch keys.
+func (t *tokens) verify(ctx context.Context, token, clientID string) (p pass, err error) {
+	claims, err := t.claims(ctx, token)
 	if err != nil {
-		return "", 0, err
+		return pass{}, err
 	}
-	if user, _ = claims[t.o.Claim].(string); user == "" || len(user) > userBytesMax {
-		return "", 0, fmt.Errorf("the token has no claim %q that names the user", t.o.Claim)
+	if p.user, _ = claims[t.o.Claim].(string); p.user == "" || len(p.user) > userBytesMax {
+		return pass{}, fmt.Errorf("the token has no claim %q that names the user", t.o.Claim)
 	}
 	exp, err := claims.GetExpirationTime()
 	if err != nil || exp == nil {
-		return "", 0, errors.New("the token has no end")
+		return pass{}, errors.New("the token has no end")
 	}
-	return user, exp.UnixMilli(), nil
+	p.expires = exp.UnixMilli()
+	for i := range t.must {
+		if err := t.must[i].check(claims, clientID, p.user); err != nil {
+			return pass{}, err
+		}
+	}
+	if t.o.ACLClaim == "" || claims[t.o.ACLClaim] == nil {
+		return p, nil
+	}
+	data, err := json.Marshal(claims[t.o.ACLClaim])
+	if err == nil {
+		p.own, err = parseOwn(data)
+	}
+	if err != nil {
+		return pass{}, fmt.Errorf("claim %q: %w", t.o.ACLClaim, err)
+	}
+	return p, nil
+}
+
+// requirement is a claim that a token has to have.
+type requirement struct {
+	claim string
+	want  []part
+}
+
+// parseRequirement reads NAME=VALUE.
+func parseRequirement(text string) (r requirement, err error) {
+	var value string
+	var ok bool
+	if r.claim, value, ok = strings.Cut(text, "="); !ok || r.claim == "" {
+		return r, fmt.Errorf("want NAME=VALUE for a claim, found %q", text)
+	}
+	r.want, err = parseParts(value)
+	return r, err
+}
+
+// check compares: a claim that is a list has to have the value in it.
+func (r *requirement) check(claims jwt.MapClaims, clientID, user string) error {
+	var b strings.Builder
+	for _, p := range r.want {
+		switch p.v {
+		case 'c':
+			b.WriteString(clientID)
+		case 'u':
+			b.WriteString(user)
+		default:
+			b.WriteString(p.text)
+		}
+	}
+	want := b.String()
+	switch v := claims[r.claim].(type) {
+	case string:
+		if v == want {
+			return nil
+		}
+	case bool:
+		if strconv.FormatBool(v) == want {
+			return nil
+		}
+	case []any:
+		for _, e := range v {
+			if e == any(want) {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("claim %q is not what this client has to have", r.claim)
 }
 
 // bearerConversation is the server's part in OAUTHBEARER. A token that is not good is answered with a status; the client then says that it has
@@ -146,15 +270,16 @@ func (b *bearerConversation) Step(ctx context.Context, message []byte) (answer [
 	if rs.tokens == nil {
 		return nil, false, refuse(broker.ErrNotAuthorized, errors.New("tokens are not taken any more"))
 	}
-	user, expires, err := rs.tokens.verify(ctx, token)
+	p, err := rs.tokens.verify(ctx, token, b.id.ClientID)
 	if err != nil {
 		b.failed = err
 		return []byte(`{"status":"invalid_token"}`), false, nil
 	}
-	if as != "" && as != user {
+	if as != "" && as != p.user {
 		return nil, false, refuse(broker.ErrBadCredentials, errors.New("the client asks to act as another user"))
 	}
-	b.id.User, b.id.Expires, b.done = user, expires, true
+	p.take(&b.id)
+	b.done = true
 	return []byte{}, true, nil
 }
 
@@ -197,12 +322,12 @@ func tokenLike(password []byte) bool {
 
 // byToken lets a client in whose password is a token of the user that it names, if it names one.
 func (rs *ruleSet) byToken(ctx context.Context, c *broker.Credentials) (broker.Identity, error) {
-	user, expires, err := rs.tokens.verify(ctx, string(c.Password))
-	if err == nil && c.HasUsername && c.Username != "" && c.Username != user {
-		err = fmt.Errorf("the token is of %q", user)
+	p, err := rs.tokens.verify(ctx, string(c.Password), c.ClientID)
+	if err == nil && c.HasUsername && c.Username != "" && c.Username != p.user {
+		err = fmt.Errorf("the token is of %q", p.user)
 	}
 	if err == nil {
-		if a, known := rs.account(user); known && a.Disabled {
+		if a, known := rs.account(p.user); known && a.Disabled {
 			err = errors.New("the user is disabled")
 		}
 	}
@@ -210,7 +335,7 @@ func (rs *ruleSet) byToken(ctx context.Context, c *broker.Credentials) (broker.I
 		return broker.Identity{}, refuse(broker.ErrBadCredentials, err)
 	}
 	id := rs.identity(c)
-	id.Source, id.User, id.Expires = OAuthBearer, user, expires
+	p.take(&id)
 	return id, nil
 }
 

@@ -455,7 +455,7 @@ func TestKeysThatDoNotCome(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	b.now = b.now.Add(retryPause)
-	if _, _, err := b.rules.Load().tokens.verify(ctx, "x"); err == nil {
+	if _, err := b.rules.Load().tokens.verify(ctx, signers()["ed"].token(t, b.claims()), "c"); err == nil {
 		t.Error("verified after the end")
 	}
 }
@@ -470,7 +470,7 @@ func TestOneFetchAtATime(t *testing.T) {
 	answers := make(chan error, 20)
 	for range 20 {
 		go func() {
-			_, _, err := b.rules.Load().tokens.verify(t.Context(), token)
+			_, err := b.rules.Load().tokens.verify(t.Context(), token, "c")
 			answers <- err
 		}()
 	}

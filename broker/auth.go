@@ -30,6 +30,8 @@ type Identity struct {
 	Secret uint64
 	// Expires is when what the client has shown ends to hold, in Unix milliseconds; 0: never.
 	Expires int64
+	// Own is what an Authorizer goes by for this client alone, as it was told when the client came in: a pointer, or nil. It means nothing elsewhere.
+	Own any
 
 	// Generation of the users and rules in force when the client came in; what changed since decides whether it may stay.
 	Generation uint64

@@ -161,7 +161,7 @@ type Auth struct {
 	JWT                JWT  `key:"jwt"`
 }
 
-// JWT says which tokens vouch for a user: in SASL OAUTHBEARER of Kafka's clients, and in place of a password. Tokens are taken once one of the two sources of keys is set.
+// JWT says which tokens vouch for a user: in SASL OAUTHBEARER of Kafka's clients, and in place of a password. Tokens are taken once a source of keys or a secret is set.
 type JWT struct {
 	// File with the public keys that tokens are signed with, a JSON Web Key Set.
 	JWKSFile string `key:"jwks_file" default:"" reload:"live"`
@@ -172,12 +172,20 @@ type JWT struct {
 	JWKSRefresh time.Duration `key:"jwks_refresh" default:"1h" min:"10s" max:"168h" reload:"live"`
 	// Longest time of a fetch.
 	JWKSTimeout time.Duration `key:"jwks_timeout" default:"10s" min:"100ms" max:"30s" reload:"live"`
+	// Secret that is shared with who makes tokens, of 32 bytes at least: `file:PATH` or `env:NAME`. With one, tokens of HS256, HS384 and HS512 are taken, by
+	// this secret alone. Whoever has it can make tokens: prefer keys.
+	Secret Secret `key:"secret" default:"" reload:"live"`
 	// Issuer (`iss`) that a token must have. Empty is any.
 	Issuer string `key:"issuer" default:"" reload:"live"`
 	// Audiences, one of which a token must have (`aud`). Empty is any.
 	Audience []string `key:"audience" default:"" reload:"live"`
 	// Claim that names the user.
 	PrincipalClaim string `key:"principal_claim" default:"sub" reload:"live"`
+	// Claims that a token must have, as `NAME=VALUE`. In a value `%c` is the client id, `%u` the user that the token names, `%%` a percent sign:
+	// `device=%c` ties a token to one client id. Of a claim that is a list one entry must be the value.
+	Require []string `key:"require" default:"" reload:"live"`
+	// Claim with the client's own rules for publish and subscribe; docs/security.md has its form. Empty: claims give no rights.
+	ACLClaim string `key:"acl_claim" default:"acl" reload:"live"`
 	// How far the clocks of who made a token and of this node may differ.
 	ClockSkew time.Duration `key:"clock_skew" default:"30s" min:"0s" max:"10m" reload:"live"`
 	// Algorithms of signatures that are taken.
@@ -185,7 +193,7 @@ type JWT struct {
 }
 
 // IsSet says whether tokens are taken.
-func (j *JWT) IsSet() bool { return j.JWKSFile != "" || j.JWKSURL != "" }
+func (j *JWT) IsSet() bool { return j.JWKSFile != "" || j.JWKSURL != "" || j.Secret.IsSet() }
 
 // Journal is the durable log.
 type Journal struct {

@@ -211,14 +211,19 @@ func Loopback(addr string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+// secretBytesMin is the least length of a secret of HMAC: that of SHA-256, as RFC 7518 has it.
+const secretBytesMin = 32
+
 // validateJWT looks at where the keys of tokens come from.
 func (l *loader) validateJWT(c *Config) {
 	j := &c.Auth.JWT
 	if !j.IsSet() {
-		if needs := errors.New("needs auth.jwt.jwks_file or auth.jwt.jwks_url, the keys that tokens are signed with"); j.Issuer != "" {
+		if needs := errors.New("needs auth.jwt.jwks_file, auth.jwt.jwks_url or auth.jwt.secret, by which tokens are signed"); j.Issuer != "" {
 			l.reject("auth.jwt.issuer", needs)
 		} else if len(j.Audience) > 0 {
 			l.reject("auth.jwt.audience", needs)
+		} else if len(j.Require) > 0 {
+			l.reject("auth.jwt.require", needs)
 		}
 		return
 	}
@@ -230,6 +235,9 @@ func (l *loader) validateJWT(c *Config) {
 		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !Loopback(net.JoinHostPort(u.Hostname(), "1"))) {
 			l.reject("auth.jwt.jwks_url", fmt.Errorf("want https://…, or http:// on loopback: whoever can change the keys can make tokens; found %q", j.JWKSURL))
 		}
+	}
+	if n := len(j.Secret.Reveal()); j.Secret.IsSet() && n < secretBytesMin {
+		l.reject("auth.jwt.secret", fmt.Errorf("want at least %d bytes, found %d: a short one can be guessed from any token", secretBytesMin, n))
 	}
 	if j.PrincipalClaim == "" {
 		l.reject("auth.jwt.principal_claim", errors.New("want the name of a claim, found nothing"))

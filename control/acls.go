@@ -353,6 +353,8 @@ func whyOf(allowed, denied bool, by auth.Decider) string {
 	switch {
 	case by == auth.BySuperUsers:
 		return "the user is one of auth.super_users"
+	case by == auth.ByClient:
+		return "the client's own credentials decide"
 	case by == auth.ByFile && allowed:
 		return "a line of auth.acl_file allows it"
 	case by == auth.ByFile:

@@ -13,7 +13,8 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 		Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
 	if j := &a.JWT; j.IsSet() {
 		o.JWT = &auth.JWTOptions{KeyFile: j.JWKSFile, KeyURL: j.JWKSURL, Refresh: j.JWKSRefresh, Timeout: j.JWKSTimeout, Issuer: j.Issuer,
-			Audience: j.Audience, Claim: j.PrincipalClaim, ClockSkew: j.ClockSkew, Algorithms: j.Algorithms}
+			Audience: j.Audience, Claim: j.PrincipalClaim, ClockSkew: j.ClockSkew, Algorithms: j.Algorithms,
+			Secret: []byte(j.Secret.Reveal()), Require: j.Require, ACLClaim: j.ACLClaim}
 	}
 	o.Logger = s.log
 	if set := certs.now.Load(); set.tls != nil {

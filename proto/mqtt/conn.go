@@ -96,11 +96,12 @@ type principal struct {
 	tenant       uint32
 	generation   uint64
 	secret       uint64
+	own          any // a pointer
 }
 
 // principal gives id's, the last one of the loop if it is the same: many clients are anonymous, or come by one account.
 func (l *loopState) principal(id *broker.Identity) *principal {
-	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation, secret: id.Secret}
+	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation, secret: id.Secret, own: id.Own}
 	if l.who == nil || *l.who != p {
 		kept := p // p itself would be on the heap for those who are alike as well
 		l.who = &kept
@@ -112,7 +113,7 @@ func (l *loopState) principal(id *broker.Identity) *principal {
 func (c *conn) identity() *broker.Identity {
 	id := &c.l.identity
 	*id = broker.Identity{User: c.who.user, Source: c.who.source, Tenant: c.who.tenant, Generation: c.who.generation, Secret: c.who.secret,
-		ClientID: c.clientID(), Remote: c.link.Remote().Addr()}
+		Own: c.who.own, ClientID: c.clientID(), Remote: c.link.Remote().Addr()}
 	return id
 }
 
