@@ -15,7 +15,7 @@ func epochsAt(t *testing.T, epochs []record.Epoch) (tb *testBroker, starts []rec
 	s := tb.sender()
 	for i, e := range epochs {
 		if i == 0 || e != epochs[i-1] {
-			tb.b.Lead(trioShard, e, nil, func(err error) {
+			tb.b.Lead(trioShard, e, nil, 1, func(err error) {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -86,7 +86,7 @@ func TestLeading(t *testing.T) {
 		if tb.b.Leading() {
 			t.Errorf("it leads with %d shards of %d", s, modelShards)
 		}
-		tb.b.Lead(s, 1, nil, func(error) {})
+		tb.b.Lead(s, 1, nil, 1, func(error) {})
 		tb.pump()
 	}
 	if !tb.b.Leading() {

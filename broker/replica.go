@@ -50,6 +50,7 @@ type ReplicaState struct {
 	Last          uint64 // the last frame that it was given, or has made
 	Durable       uint64 // the last one that its log has
 	HighWatermark uint64 // the last one that all in-sync replicas have, as far as it knows
+	TooFew        bool   // it leads, and too few replicas are in sync for anything to be committed
 	Applied       uint64 // the last one that its tables have
 }
 
@@ -102,6 +103,7 @@ type replica struct {
 	durable, hw uint64
 	told        uint64 // the high watermark, as the leader has told it; it may lie above durable
 	peers       []peer
+	least       int // in-sync replicas, this one included, below which the high watermark stands still
 	epochs      []EpochStart
 	saved       int // of them the checkpoint has so many
 
@@ -149,7 +151,8 @@ func (b *Broker) Replica(shard record.ShardID) ReplicaState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.rep
-	return ReplicaState{Role: r.role, Epoch: r.epoch, Open: r.open, Synced: r.synced, Last: s.mu.index, Durable: r.durable, HighWatermark: r.hw, Applied: s.mu.applied}
+	return ReplicaState{Role: r.role, Epoch: r.epoch, Open: r.open, Synced: r.synced, Last: s.mu.index, Durable: r.durable, HighWatermark: r.hw,
+		TooFew: r.tooFew(), Applied: s.mu.applied}
 }
 
 // ReplicaHistory gives the starts of the leaders' epochs, as far as the replica knows, and the last frame that its log has. Any goroutine.
@@ -163,15 +166,16 @@ func (b *Broker) ReplicaHistory(shard record.ShardID) (epochs []EpochStart, end 
 	return slices.Clone(s.rep.epochs), s.rep.durable
 }
 
-// Lead makes the node the leader of a shard in an epoch that no other leader has had; others are the nodes that are in sync beside it. It takes
+// Lead makes the node the leader of a shard in an epoch that no other leader has had; others are the nodes that are in sync beside it, least how many have
+// to be, itself included, for anything to be committed (KIP-966). It takes
 // commands once all that its log has is committed. done runs on the shard's home loop. Errors: ErrStaleEpoch.
-func (b *Broker) Lead(shard record.ShardID, epoch record.Epoch, others []uint64, done func(error)) {
+func (b *Broker) Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error)) {
 	s, err := b.replicated(shard)
 	if err != nil {
 		done(err)
 		return
 	}
-	s.home.Run(func() { done(s.home.lead(s, epoch, others)) })
+	s.home.Run(func() { done(s.home.lead(s, epoch, others, least)) })
 }
 
 // FollowLeader makes the node a follower of the shard's leader in this epoch, whose ReplicaHistory it gets. What the replica has beyond the leader,
@@ -348,6 +352,20 @@ func (r *replica) peerOf(node uint64) *peer {
 	return &r.peers[len(r.peers)-1]
 }
 
+// tooFew says whether a leader has too few replicas in sync for anything to be committed.
+func (r *replica) tooFew() bool {
+	if r.role != RoleLeader {
+		return false
+	}
+	n := 1
+	for i := range r.peers {
+		if r.peers[i].inSync {
+			n++
+		}
+	}
+	return n < r.least
+}
+
 // common is the last frame that a replica with these epochs and this end has in common with another one (KIP-101).
 func common(own []EpochStart, end uint64, other []EpochStart, otherEnd uint64) uint64 {
 	for i := len(own) - 1; i >= 0; i-- {
@@ -377,6 +395,9 @@ func (b *Broker) advance(s *shard) {
 			if p := &r.peers[i]; p.inSync {
 				hw = min(hw, p.index)
 			}
+		}
+		if r.tooFew() {
+			hw = 0
 		}
 	case RoleFollower:
 		hw = min(hw, r.told)

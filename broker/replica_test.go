@@ -42,7 +42,7 @@ func newTrio(t *testing.T) *trio {
 
 func (tr *trio) lead(tb *testBroker, epoch record.Epoch, others ...uint64) {
 	tr.t.Helper()
-	tb.b.Lead(trioShard, epoch, others, func(err error) {
+	tb.b.Lead(trioShard, epoch, others, 1, func(err error) {
 		if err != nil {
 			tr.t.Errorf("lead: %v", err)
 		}

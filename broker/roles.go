@@ -10,7 +10,7 @@ import (
 
 // lead makes the shard's replica its leader. Its log is what it is; the frame that it begins its epoch with comes behind, and when that is
 // committed, so is all before it, and the shard opens.
-func (l *Local) lead(s *shard, epoch record.Epoch, others []uint64) error {
+func (l *Local) lead(s *shard, epoch record.Epoch, others []uint64, least int) error {
 	s.mu.Lock()
 	r := s.rep
 	last := r.lastEpoch()
@@ -22,7 +22,7 @@ func (l *Local) lead(s *shard, epoch record.Epoch, others []uint64) error {
 		return err
 	}
 	s.mu.Lock()
-	r.peers = r.peers[:0]
+	r.peers, r.least = r.peers[:0], least
 	for _, n := range others {
 		r.peerOf(n).inSync = true
 	}

@@ -143,7 +143,7 @@ func (tr *trio) leadWith(i int, others []uint64) *replicaNode {
 	epoch := record.Epoch(tr.mu.view.All.Epoch)
 	tr.mu.Unlock()
 	for s := range record.ShardID(replicaShards) {
-		n.b.Lead(s, epoch, others, func(err error) {
+		n.b.Lead(s, epoch, others, 1, func(err error) {
 			if err != nil {
 				tr.t.Error(err)
 			}

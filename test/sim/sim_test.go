@@ -134,7 +134,7 @@ func (w *world) hear(n *node, s record.ShardID, p placement) {
 		return
 	}
 	others := slices.DeleteFunc(slices.Clone(p.isr), func(id uint64) bool { return id == n.id })
-	n.b.Lead(s, p.epoch, others, func(err error) {
+	n.b.Lead(s, p.epoch, others, 1, func(err error) {
 		if err != nil && !errors.Is(err, broker.ErrStaleEpoch) {
 			w.t.Errorf("node %d, shard %d, epoch %d: %v", n.id, s, p.epoch, err)
 		}
