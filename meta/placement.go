@@ -153,7 +153,39 @@ func unneeded(s *Snapshot, n *Node) error {
 	return nil
 }
 
-// RemoveNode takes a node out of the cluster for good; nil if it was. Shards have to be moved away before.
+// without gives the entries by which a node has no shards any more. lost: its data are gone; it keeps its place, and is in sync with none. ErrNodeInUse: it
+// leads one, or too few would be left in sync; ErrUnclean: what was acknowledged may be nowhere else.
+func without(s *Snapshot, id NodeID, lost bool) (all []Entry, err error) {
+	isIt := func(o NodeID) bool { return o == id }
+	for _, sh := range s.Shards() {
+		if !slices.Contains(sh.Replicas, id) {
+			continue
+		}
+		next := *sh
+		next.ISR, next.Eligible = slices.DeleteFunc(slices.Clone(sh.ISR), isIt), slices.DeleteFunc(slices.Clone(sh.Eligible), isIt)
+		if !lost {
+			next.Replicas = slices.DeleteFunc(slices.Clone(sh.Replicas), isIt)
+		}
+		switch {
+		case !lost && sh.Leader == id:
+			return nil, fmt.Errorf("%w: node %d leads shard %d: have another one lead first", ErrNodeInUse, id, sh.ID)
+		case !lost && slices.Contains(sh.ISR, id) && len(next.ISR) <= len(next.Replicas)/2:
+			return nil, fmt.Errorf("%w: without node %d fewer than the majority of shard %d are in sync", ErrNodeInUse, id, sh.ID)
+		case len(next.ISR)+len(next.Eligible) == 0:
+			return nil, fmt.Errorf("%w: node %d is the only one that has all of shard %d", ErrUnclean, id, sh.ID)
+		case sh.Leader == id:
+			next.Leader, next.Epoch = 0, sh.Epoch+1
+		}
+		list, err := SetShard(s, next)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+// RemoveNode takes a node out of the cluster for good, and out of the shards that it has; nil if it was. It may lead none.
 func RemoveNode(s *Snapshot, id NodeID) ([]Entry, error) {
 	if n := s.Node(id); n != nil && n.State == NodeRemoved {
 		return nil, nil
@@ -165,22 +197,17 @@ func RemoveNode(s *Snapshot, id NodeID) ([]Entry, error) {
 	if err := unneeded(s, n); err != nil {
 		return nil, err
 	}
-	held, some := 0, uint32(0)
-	for _, sh := range s.Shards() {
-		if slices.Contains(sh.Replicas, id) {
-			held++
-			some = sh.ID
-		}
-	}
-	if held > 0 {
-		return nil, fmt.Errorf("%w: node %d has replicas of %d shards, %d among them", ErrNodeInUse, id, held, some)
+	shards, err := without(s, id, false)
+	if err != nil {
+		return nil, err
 	}
 	next := *n
 	next.State, next.Disk, next.Address, next.Kafka = NodeRemoved, "", "", Endpoints{}
-	return []Entry{next.Entry()}, nil
+	return append(shards, next.Entry()), nil
 }
 
-// ReplaceNode lets a node join anew with another data directory, since its own is lost. It keeps its number and its shards.
+// ReplaceNode lets a node join anew with another data directory, since its own is lost. It keeps its number and its shards, and is in
+// sync with none.
 func ReplaceNode(s *Snapshot, id NodeID) ([]Entry, error) {
 	n, err := member(s, id)
 	if err != nil {
@@ -192,10 +219,14 @@ func ReplaceNode(s *Snapshot, id NodeID) ([]Entry, error) {
 	if n.Replica >= ReplicaMax {
 		return nil, fmt.Errorf("%w: node %d was replaced %d times; add one with another number", ErrNodeInUse, id, n.Replica)
 	}
+	shards, err := without(s, id, true)
+	if err != nil {
+		return nil, err
+	}
 	next := *n
 	next.State, next.Disk, next.Kafka = NodeJoining, "", Endpoints{}
 	next.Replica++
-	return []Entry{next.Entry()}, nil
+	return append(shards, next.Entry()), nil
 }
 
 // RaiseLevel lets the cluster use what level brings; nil if it does.

@@ -175,6 +175,12 @@ func (g *Group) Barrier(ctx context.Context) error {
 	}
 }
 
+// Reign tells in which term of the group this node leads it, as far as it knows. ok false: it does not.
+func (g *Group) Reign() (term uint64, ok bool) {
+	replica, term, known, err := g.host.GetLeaderID(shardID)
+	return term, err == nil && known && replica == g.id.replica()
+}
+
 // Leader is the node that leads the group, as far as this one knows.
 func (g *Group) Leader() (id meta.NodeID, known bool) {
 	replica, _, ok, err := g.host.GetLeaderID(shardID)

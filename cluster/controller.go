@@ -1,0 +1,357 @@
+package cluster
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/cluster/replica"
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// Core is what is asked of a *broker.Broker.
+type Core interface {
+	Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error))
+	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64) error
+	Resign(shard record.ShardID, done func())
+	Leading() bool // all shards take commands
+}
+
+// Streams are the *replica.Replicas.
+type Streams interface {
+	Lead(epoch record.Epoch)
+	Follow(leader link.NodeID, epoch record.Epoch)
+	Rest()
+	Followers() []replica.Follower
+}
+
+// Group is the catalog's group.
+type Group interface {
+	// Leader is who leads it, as far as this node knows.
+	Leader() (id meta.NodeID, known bool)
+	// Reign tells in which term of the group this node leads it; ok false: it does not, as far as it knows.
+	Reign() (term uint64, ok bool)
+	// Barrier returns once the majority has agreed, after the call, on who leads; or when ctx ends.
+	Barrier(ctx context.Context) error
+}
+
+// Mesh is the *link.Mesh.
+type Mesh interface {
+	Go(to link.NodeID, method uint16, body []byte, timeout time.Duration, done func(link.Message, error)) (*link.Pending, error)
+	Serve(method uint16, f func(*link.Request))
+}
+
+// Options are what a Controller is made with.
+type Options struct {
+	Node     meta.NodeID
+	Catalog  *meta.Catalog
+	Group    Group
+	Mesh     Mesh
+	Core     Core
+	Streams  Streams
+	Shards   int
+	Lease    time.Duration
+	Replicas int           // of each shard, at most
+	Lag      time.Duration // a follower that lacks something for so long is not in sync any more
+	// Changed is told of each new State, in order, on the Controller's goroutine.
+	Changed func(State)
+	Clock   clock.Clock  // nil: the system's
+	Logger  *slog.Logger // nil: none
+}
+
+// State is who leads, as this node knows.
+type State struct {
+	Leader  meta.NodeID // 0: nobody, or it is not known
+	Epoch   uint32
+	Leading bool // this node does, its lease is not over, and all shards take commands
+	Alive   []meta.NodeID
+}
+
+func (s *State) equal(o *State) bool {
+	return s.Leader == o.Leader && s.Epoch == o.Epoch && s.Leading == o.Leading && slices.Equal(s.Alive, o.Alive)
+}
+
+const (
+	// beats is how many heartbeats there are in a lease.
+	beats = 5
+	// openLeases is after how many leases a node lets go whose shards do not open: another one may do better.
+	openLeases = 20
+)
+
+// Controller is a node's part in who leads. Its methods may be called from any goroutine.
+type Controller struct {
+	o     Options
+	clk   clock.Clock
+	log   *slog.Logger
+	state atomic.Pointer[State]
+	woken chan struct{}
+	begun atomic.Bool // the group is up
+	ctx   context.Context
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+
+	// What follows belongs to run.
+	lease    time.Duration // until when (Mono) this node may lead
+	alive    []meta.NodeID // as the controller has said
+	resigned uint32
+	leading  uint32        // the epoch in which it leads, or is about to; 0: it does not
+	opened   bool          // all shards have taken commands in it
+	since    time.Duration // when it began
+	inSync   []meta.NodeID // as the core was told
+	follows  struct {
+		leader meta.NodeID
+		epoch  uint32
+	}
+	changing bool // of those in sync, is under way
+	reign    reign
+	beaten   time.Duration // when it sent the last heartbeat
+	said     heartbeat     // in that
+
+	mu struct {
+		sync.Mutex
+		beating  bool // a heartbeat is under way
+		granted  time.Duration
+		grant    grant
+		draining bool
+		move     meta.NodeID
+		pending  []pending // heartbeats that wait for a confirmation
+		heard    map[meta.NodeID]heard
+		ended    []func() // changes that run is to take up
+	}
+}
+
+// heard is the last heartbeat of a node that was granted.
+type heard struct {
+	at time.Duration
+	heartbeat
+}
+
+// pending is a heartbeat that has come and is not granted yet.
+type pending struct {
+	from meta.NodeID
+	at   time.Duration
+	hb   heartbeat
+	done func(*grant) // nil: refused
+}
+
+// New makes a Controller, and takes its requests from the mesh. It comes before anybody is connected.
+func New(o Options) *Controller {
+	c := &Controller{o: o, clk: o.Clock, log: o.Logger, woken: make(chan struct{}, 1)}
+	if c.clk == nil {
+		c.clk = clock.Real{}
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.mu.heard = make(map[meta.NodeID]heard)
+	c.reign.ask = make(chan struct{}, 1)
+	c.ctx, c.stop = context.WithCancel(context.Background())
+	c.state.Store(&State{})
+	o.Mesh.Serve(methodHeartbeat, c.serveHeartbeat)
+	o.Mesh.Serve(methodMove, c.serveMove)
+	o.Mesh.Serve(methodDrain, c.serveDrain)
+	return c
+}
+
+// Start begins: the group is up, and the core's loops run.
+func (c *Controller) Start() {
+	c.begun.Store(true)
+	if sh := c.o.Catalog.Load().Shard(0); sh != nil {
+		c.resigned = sh.Epoch // what an earlier run of this node led, it does not lead any more
+	}
+	cancel := c.o.Catalog.Subscribe(func(old, now *meta.Snapshot) {
+		if meta.ShardsChanged(old, now) || meta.NodesChanged(old, now) {
+			c.wake()
+		}
+	})
+	c.wg.Go(func() {
+		defer cancel()
+		c.run()
+	})
+	c.wg.Go(c.confirm)
+}
+
+// State is who leads. It takes no lock.
+func (c *Controller) State() State { return *c.state.Load() }
+
+// Moved tells that a shard's ReplicaState has changed. It is cheap, and never blocks.
+func (c *Controller) Moved() {
+	if s := c.state.Load(); s.Leader == c.o.Node && !s.Leading {
+		c.wake()
+	}
+}
+
+func (c *Controller) wake() {
+	select {
+	case c.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Close lets go of everything, and returns when nothing runs any more.
+func (c *Controller) Close() {
+	c.stop()
+	c.wg.Wait()
+}
+
+func (c *Controller) run() {
+	tick := c.o.Lease / beats
+	for {
+		c.turn()
+		over := make(chan struct{})
+		t := c.clk.AfterFunc(tick, func() { close(over) })
+		select {
+		case <-over:
+		case <-c.woken:
+		case <-c.ctx.Done():
+			t.Stop()
+			c.resign("the node stops")
+			c.publish(c.o.Catalog.Load().Shard(0))
+			return
+		}
+		t.Stop()
+	}
+}
+
+// turn looks at everything once.
+func (c *Controller) turn() {
+	c.takeUp()
+	s := c.o.Catalog.Load()
+	sh := s.Shard(0)
+	now := c.clk.Mono()
+	if c.leading != 0 && (now >= c.lease || sh == nil || sh.Leader != c.o.Node || sh.Epoch != c.leading) {
+		why := "another node leads"
+		if now >= c.lease {
+			why = "the lease is over"
+		}
+		c.resign(why)
+	}
+	if c.leading != 0 && !c.opened && now-c.since > openLeases*c.o.Lease {
+		c.resign("shards do not open")
+	}
+	c.drain(sh)
+	c.beat(now)
+	c.role(sh, now)
+	c.lead(s, sh, now)
+	c.govern(s, now)
+	c.publish(sh)
+}
+
+// takeUp takes over what other goroutines have left.
+func (c *Controller) takeUp() {
+	c.mu.Lock()
+	if c.mu.granted > 0 {
+		c.lease = max(c.lease, c.mu.granted+c.o.Lease)
+		c.alive = c.mu.grant.alive
+	}
+	ended := c.mu.ended
+	c.mu.ended = nil
+	c.mu.Unlock()
+	for _, fn := range ended {
+		fn()
+	}
+}
+
+// later has run call fn.
+func (c *Controller) later(fn func()) {
+	c.mu.Lock()
+	c.mu.ended = append(c.mu.ended, fn)
+	c.mu.Unlock()
+	c.wake()
+}
+
+// role makes the node what the catalog says.
+func (c *Controller) role(sh *meta.Shard, now time.Duration) {
+	switch {
+	case sh == nil:
+	case sh.Leader == c.o.Node:
+		if c.leading == 0 && sh.Epoch > c.resigned && now < c.lease && !c.isDraining() {
+			c.begin(sh, now)
+		}
+	case sh.Leader != c.follows.leader || sh.Epoch != c.follows.epoch:
+		c.follows.leader, c.follows.epoch = sh.Leader, sh.Epoch
+		if sh.Leader == 0 {
+			c.o.Streams.Rest()
+			return
+		}
+		c.log.Info("this node follows", "leader", sh.Leader, "epoch", sh.Epoch)
+		c.o.Streams.Follow(link.NodeID(sh.Leader), record.Epoch(sh.Epoch))
+	}
+}
+
+// begin leads all shards.
+func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
+	c.log.Info("this node leads", "epoch", sh.Epoch, "in_sync", sh.ISR)
+	c.leading, c.opened, c.since = sh.Epoch, false, now
+	c.follows.leader, c.follows.epoch = 0, 0
+	c.inSync = sh.ISR
+	c.o.Streams.Rest()
+	epoch, others := record.Epoch(sh.Epoch), c.others(sh.ISR)
+	for i := range c.o.Shards {
+		c.o.Core.Lead(record.ShardID(i), epoch, others, LeastInSync(len(sh.Replicas)), func(err error) {
+			if err != nil {
+				c.log.Error("a shard cannot be led", "shard", i, "epoch", epoch, "err", err)
+			}
+		})
+	}
+	c.o.Streams.Lead(epoch)
+}
+
+// others are those of a list beside this node, as the core has them.
+func (c *Controller) others(list []meta.NodeID) (out []uint64) {
+	for _, id := range list {
+		if id != c.o.Node {
+			out = append(out, uint64(id))
+		}
+	}
+	return out
+}
+
+// resign lets go of all shards, and waits until it has.
+func (c *Controller) resign(why string) {
+	if c.leading == 0 {
+		return
+	}
+	c.log.Info("this node does not lead any more", "epoch", c.leading, "why", why)
+	c.resigned = max(c.resigned, c.leading)
+	c.leading, c.opened, c.changing = 0, false, false
+	gone := make(chan struct{}, c.o.Shards)
+	for i := range c.o.Shards {
+		c.o.Core.Resign(record.ShardID(i), func() { gone <- struct{}{} })
+	}
+	for range c.o.Shards {
+		<-gone
+	}
+	c.o.Streams.Rest()
+	c.publish(nil)
+}
+
+// publish makes what is known now the State.
+func (c *Controller) publish(sh *meta.Shard) {
+	next := State{Alive: c.alive}
+	if sh != nil {
+		next.Leader, next.Epoch = sh.Leader, sh.Epoch
+		next.Leading = c.leading != 0 && c.leading == sh.Epoch && c.opened
+		if sh.Leader == c.o.Node && c.leading == 0 {
+			next.Leader = 0 // it has let go: who comes is not known yet
+		}
+	}
+	if old := c.state.Load(); !old.equal(&next) {
+		c.state.Store(&next)
+		if c.o.Changed != nil {
+			c.o.Changed(next)
+		}
+	}
+}
+
+func (c *Controller) isDraining() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.draining
+}

@@ -1,0 +1,32 @@
+// Package cluster says who leads: it is what makes nodes that share a catalog one broker. It owns leases, elections, and which nodes are in sync. It never
+// sees a record or a client: the broker (Core) and the streams between nodes (Streams, cluster/replica) do what it says, the catalog (meta) keeps it, and
+// server wires them.
+//
+// All shards have one leader at a time, and move together, in one change of the catalog.
+//
+// # Leases
+//
+// The node that leads the catalog's group is the controller. Each node sends it a heartbeat every fifth of a lease, and counts its lease from the moment
+// at which it sent the last one that was granted; the controller counts from when it received that, which is later. A node that leads lets go of
+// all shards before its lease is over, and the controller elects another one only after: so at no moment do two nodes lead.
+//
+// A heartbeat is granted after the controller has made sure, by asking the majority of the catalog's group, that it led the group after the heartbeat had
+// come. So a controller that was replaced grants nothing that was sent after its successor was elected, and the successor elects nobody until it
+// has reigned for a lease: whatever its predecessors granted is over by then.
+//
+// A controller that does not know yet that it was replaced could still propose. Therefore a reign begins with a change of all shards' entries (their Change
+// moves, nothing else): what an older controller proposes after that has not seen it, is refused by the catalog, and is made anew by a function that looks
+// first whether its reign goes on.
+//
+// A node that has let go of its shards, or was started anew, says so (resigned): then another one is elected at once, with nothing to wait for.
+//
+// # In sync
+//
+// The leader lets a follower in once that has all that is committed: first its own acknowledgements wait for the follower, then the catalog says so. Who is
+// taken out is taken out of the catalog first. The controller takes out nodes whose lease is over. When fewer would be left than the majority of the replicas,
+// those taken out stay eligible (KIP-966): nothing is acknowledged meanwhile, so they lack nothing that was.
+//
+// # Goroutines and locks
+//
+// One goroutine makes all decisions of a node (Controller.run). State is an atomic pointer. Controller.mu is a leaf.
+package cluster

@@ -1,0 +1,263 @@
+package cluster
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// reign is the controller's time in office.
+type reign struct {
+	term  uint64        // 0: this node is not the controller
+	since time.Duration // when its first change was made
+	busy  bool          // a change of the catalog is under way
+	begun atomic.Uint64 // the term in which that was made; confirm reads it
+	ask   chan struct{}
+}
+
+var (
+	errDeposed = errors.New("cluster: this node is not the controller any more")
+	errNothing = errors.New("cluster: nothing is to change")
+)
+
+// margin is by how much longer than a lease the controller waits: clocks do not run alike.
+func (c *Controller) margin() time.Duration { return c.o.Lease / 10 }
+
+// govern does what the controller does.
+func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
+	term, ok := c.o.Group.Reign()
+	r := &c.reign
+	switch {
+	case !ok || s.Cluster() == nil:
+		r.term = 0
+		return
+	case r.busy:
+		return
+	case r.term != term || r.begun.Load() != term:
+		r.term = term
+		c.forget()
+		c.change(term, touch, func(err error) {
+			if err == nil {
+				r.begun.Store(term)
+				r.since = c.clk.Mono()
+			}
+		})
+		return
+	}
+	known, move := c.known(now)
+	whole := now-r.since > c.o.Lease+c.margin() // before that, who is silent may have been granted a lease by another controller
+	sh := s.Shard(0)
+	if sh != nil && !whole {
+		for id := range known {
+			if k := known[id]; !k.Alive {
+				k.Alive = slices.Contains(sh.ISR, id) || slices.Contains(sh.Eligible, id)
+				known[id] = k
+			}
+		}
+		for _, id := range sh.Replicas {
+			if _, ok := known[id]; !ok {
+				known[id] = Known{Alive: true}
+			}
+		}
+	}
+	want, changed := next(s, sh, known, c.o.Replicas, move)
+	if move != 0 && sh != nil && sh.Leader == move {
+		c.mu.Lock()
+		c.mu.move = 0
+		c.mu.Unlock()
+	}
+	if !changed || !whole && sh != nil && unheard(&want, sh, c) {
+		return
+	}
+	if sh == nil || want.Leader != sh.Leader {
+		c.log.Info("the controller changes who leads", "leader", want.Leader, "epoch", want.Epoch, "in_sync", want.ISR, "eligible", want.Eligible)
+	}
+	c.change(term, func(s *meta.Snapshot) (meta.Shard, bool) {
+		now := s.Shard(0)
+		if (now == nil) != (sh == nil) || now != nil && now.Change != sh.Change {
+			return meta.Shard{}, false // it is looked at again
+		}
+		return want, true
+	}, func(error) {})
+}
+
+// unheard says whether a leader would be elected of whom this controller has heard nothing.
+func unheard(want, have *meta.Shard, c *Controller) bool {
+	if want.Leader == have.Leader || want.Leader == 0 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.mu.heard[want.Leader]
+	return !ok
+}
+
+// touch is a reign's first change.
+func touch(s *meta.Snapshot) (meta.Shard, bool) {
+	if sh := s.Shard(0); sh != nil {
+		return clone(sh), true
+	}
+	return meta.Shard{}, false
+}
+
+// forget has the controller know nothing of nodes.
+func (c *Controller) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.mu.heard)
+}
+
+// known is what the controller knows of nodes.
+func (c *Controller) known(now time.Duration) (known map[meta.NodeID]Known, move meta.NodeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	known = make(map[meta.NodeID]Known, len(c.mu.heard))
+	for id, h := range c.mu.heard {
+		known[id] = Known{Alive: now <= h.at+c.o.Lease+c.margin(), Resigned: h.resigned, Draining: h.draining}
+	}
+	return known, c.mu.move
+}
+
+// change changes all shards alike, as long as the reign lasts.
+func (c *Controller) change(term uint64, rule func(*meta.Snapshot) (meta.Shard, bool), done func(error)) {
+	c.reign.busy = true
+	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
+		if now, ok := c.o.Group.Reign(); !ok || now != term {
+			return nil, errDeposed
+		}
+		want, ok := rule(s)
+		if !ok {
+			return nil, errNothing
+		}
+		return c.entries(s, &want)
+	}, func(err error) {
+		if errors.Is(err, errNothing) {
+			err = nil
+		}
+		if err != nil && !errors.Is(err, errDeposed) {
+			c.log.Warn("the shards' placement could not be changed", "err", err)
+		}
+		c.later(func() {
+			c.reign.busy = false
+			done(err)
+		})
+	})
+}
+
+// entries are those of all shards, placed like want.
+func (c *Controller) entries(s *meta.Snapshot, want *meta.Shard) ([]meta.Entry, error) {
+	return c.entriesBy(meta.SetShard, s, want)
+}
+
+func (c *Controller) entriesBy(rule func(*meta.Snapshot, meta.Shard) ([]meta.Entry, error), s *meta.Snapshot, want *meta.Shard) (all []meta.Entry, err error) {
+	for i := range c.o.Shards {
+		one := *want
+		one.ID, one.Change = uint32(i), 0
+		if have := s.Shard(one.ID); have != nil {
+			one.Change = have.Change
+		}
+		list, err := rule(s, one)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
+// lead looks after those in sync, while this node leads.
+func (c *Controller) lead(_ *meta.Snapshot, sh *meta.Shard, now time.Duration) {
+	if c.leading == 0 {
+		return
+	}
+	if !c.opened && c.o.Core.Leading() {
+		c.opened = true
+		c.log.Info("all shards take commands", "epoch", c.leading, "after", (now - c.since).Round(time.Millisecond))
+	}
+	if c.changing {
+		return
+	}
+	if !slices.Equal(c.inSync, sh.ISR) { // the controller has taken somebody out
+		c.inSync = sh.ISR
+		c.tell(sh.ISR)
+	}
+	want := c.wanted(sh, now)
+	if slices.Equal(want, sh.ISR) {
+		return
+	}
+	for _, id := range want {
+		if !slices.Contains(sh.ISR, id) && !c.tell(want) {
+			c.tell(sh.ISR)
+			return
+		}
+	}
+	c.changing = true
+	epoch, base := c.leading, sh.Change
+	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
+		have := s.Shard(0)
+		if have == nil || have.Epoch != epoch || have.Leader != c.o.Node || have.Change != base {
+			return nil, errNothing
+		}
+		next := clone(have)
+		leave(&next, want)
+		return c.entries(s, &next)
+	}, func(err error) {
+		c.later(func() {
+			if c.leading != epoch {
+				return
+			}
+			c.changing = false
+			if err != nil {
+				c.tell(c.o.Catalog.Load().Shard(0).ISR)
+				return
+			}
+			c.log.Info("nodes in sync", "nodes", want, "epoch", epoch)
+			c.inSync = want
+			c.tell(want)
+		})
+	})
+}
+
+// tell tells the core who is in sync; false: one of them lacks something.
+func (c *Controller) tell(inSync []meta.NodeID) bool {
+	others := c.others(inSync)
+	ok := true
+	for i := range c.o.Shards {
+		if err := c.o.Core.SetInSync(record.ShardID(i), record.Epoch(c.leading), others); err != nil {
+			ok = false
+		}
+	}
+	return ok
+}
+
+// wanted are those that ought to be in sync, by what their streams say.
+func (c *Controller) wanted(sh *meta.Shard, now time.Duration) []meta.NodeID {
+	caught := make(map[meta.NodeID]time.Duration)
+	for _, f := range c.o.Streams.Followers() {
+		if f.CaughtUp > 0 {
+			caught[meta.NodeID(f.Node)] = f.CaughtUp
+		}
+	}
+	want := []meta.NodeID{c.o.Node}
+	for _, id := range sh.Replicas {
+		if id == c.o.Node {
+			continue
+		}
+		at, ok := caught[id]
+		in := slices.Contains(sh.ISR, id)
+		switch {
+		case in && now-max(at, c.since) <= c.o.Lag:
+			want = append(want, id)
+		case !in && ok && now-at <= c.o.Lease && slices.Contains(c.alive, id):
+			want = append(want, id)
+		}
+	}
+	sortNodes(want)
+	return want
+}
+
+func sortNodes(list []meta.NodeID) { slices.Sort(list) }

@@ -1,0 +1,192 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// ErrNotInSync says that a node cannot lead, since it may lack something.
+var ErrNotInSync = errors.New("cluster: the node is not in sync")
+
+// drain lets go if the node is to stop and another one can lead.
+func (c *Controller) drain(sh *meta.Shard) {
+	if c.leading == 0 || sh == nil || !c.isDraining() {
+		return
+	}
+	for _, id := range sh.ISR {
+		if id != c.o.Node && slices.Contains(c.alive, id) {
+			c.resign("the node drains")
+			return
+		}
+	}
+}
+
+// SetDraining says whether the node is to lead no more, as far as another one can.
+func (c *Controller) SetDraining(draining bool) {
+	c.mu.Lock()
+	c.mu.draining = draining
+	c.mu.Unlock()
+	c.wake()
+}
+
+// Drain has the node lead no more, and returns when another one does, or nobody else can; or with ctx.
+func (c *Controller) Drain(ctx context.Context) error {
+	c.SetDraining(true)
+	return c.until(ctx, func(sh *meta.Shard) bool {
+		if st := c.State(); sh.Leader == c.o.Node && len(st.Alive) <= 1 {
+			return true // nobody else is there
+		}
+		return sh.Leader != c.o.Node && sh.Leader != 0 || len(sh.ISR) <= 1
+	})
+}
+
+// until waits for the catalog to say something of the shards.
+func (c *Controller) until(ctx context.Context, done func(*meta.Shard) bool) error {
+	for {
+		if sh := c.o.Catalog.Load().Shard(0); sh == nil || done(sh) {
+			return nil
+		}
+		over := make(chan struct{})
+		t := c.clk.AfterFunc(c.o.Lease/(4*beats), func() { close(over) })
+		select {
+		case <-over:
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// ask sends a request to another node, and waits for its answer.
+func (c *Controller) ask(ctx context.Context, to meta.NodeID, method uint16, body []byte) error {
+	answered := make(chan error, 1)
+	_, err := c.o.Mesh.Go(link.NodeID(to), method, body, askWait, func(m link.Message, err error) {
+		m.Release()
+		answered <- err
+	})
+	if err != nil {
+		return fmt.Errorf("ask node %d: %w", to, err)
+	}
+	select {
+	case err = <-answered:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("ask node %d: %w", to, err)
+	}
+	return nil
+}
+
+// askWait is how long another node may take to answer what is asked for an operator.
+const askWait = 5 * time.Second
+
+// DrainNode is SetDraining of any node, and, if it is to drain, waits until it does not lead.
+func (c *Controller) DrainNode(ctx context.Context, id meta.NodeID, draining bool) error {
+	if id == c.o.Node {
+		c.SetDraining(draining)
+	} else {
+		body := []byte{wireVersion, 1}
+		if draining {
+			body[1] = 0
+		}
+		if err := c.ask(ctx, id, methodDrain, body); err != nil {
+			return err
+		}
+	}
+	if !draining {
+		return nil
+	}
+	return c.until(ctx, func(sh *meta.Shard) bool { return sh.Leader != id || len(sh.ISR) <= 1 })
+}
+
+func (c *Controller) serveDrain(r *link.Request) {
+	b := r.Body.Bytes()
+	if len(b) != 2 || b[0] != wireVersion || b[1] > 1 {
+		r.Fail(errWire.Error())
+		return
+	}
+	c.SetDraining(b[1] == 0)
+	r.Reply(nil)
+}
+
+// Move has leadership move to a node that is in sync, and returns when it has. Errors: ErrNotInSync, meta.ErrNoMajority, that of ctx.
+func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
+	sh := c.o.Catalog.Load().Shard(0)
+	if sh == nil || !slices.Contains(sh.ISR, to) {
+		return fmt.Errorf("%w: node %d", ErrNotInSync, to)
+	}
+	at, known := c.o.Group.Leader()
+	switch {
+	case !known:
+		return meta.ErrNoMajority
+	case at == c.o.Node:
+		c.setMove(to)
+	default:
+		if err := c.ask(ctx, at, methodMove, []byte{wireVersion, byte(to), byte(to >> 8)}); err != nil {
+			return err
+		}
+	}
+	return c.until(ctx, func(sh *meta.Shard) bool { return sh.Leader == to })
+}
+
+func (c *Controller) setMove(to meta.NodeID) {
+	c.mu.Lock()
+	c.mu.move = to
+	c.mu.Unlock()
+	c.wake()
+}
+
+// reigns is Group.Reign, once there is a group.
+func (c *Controller) reigns() (term uint64, ok bool) {
+	if !c.begun.Load() {
+		return 0, false
+	}
+	return c.o.Group.Reign()
+}
+
+func (c *Controller) serveMove(r *link.Request) {
+	b := r.Body.Bytes()
+	if len(b) != 3 || b[0] != wireVersion {
+		r.Fail(errWire.Error())
+		return
+	}
+	if _, ok := c.reigns(); !ok {
+		r.Fail("this node is not the controller")
+		return
+	}
+	c.setMove(meta.NodeID(uint32(b[1]) | uint32(b[2])<<8))
+	r.Reply(nil)
+}
+
+// ErrLed says that there is no need for an unclean election: a node leads, or one is there that lacks nothing.
+var ErrLed = errors.New("cluster: a node leads, or one can that lacks nothing")
+
+// ElectUnclean has a node lead that may lack what was acknowledged. Errors: ErrLed; those of the catalog.
+func (c *Controller) ElectUnclean(ctx context.Context, id meta.NodeID) error {
+	done := make(chan error, 1)
+	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
+		have := s.Shard(0)
+		switch {
+		case have == nil:
+			return nil, meta.ErrNoCluster
+		case have.Leader != 0 || slices.Contains(have.ISR, id) || slices.Contains(have.Eligible, id):
+			return nil, ErrLed
+		}
+		want := clone(have)
+		want.Leader, want.Epoch, want.ISR, want.Eligible = id, have.Epoch+1, []meta.NodeID{id}, nil
+		return c.entriesBy(meta.ElectUnclean, s, &want)
+	}, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

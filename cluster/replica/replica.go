@@ -1,0 +1,223 @@
+// Package replica carries the frames of shards between nodes: from the leader's log to the followers' logs, over the nodes' link. One stream for each
+// pair of nodes carries all shards. It owns the streams alone: who leads is said by its owner, and what a replica is by the broker (Core).
+//
+// A follower opens the stream, in the epoch that it was told. The leader answers with the epochs that each of its shards has had, the follower takes back
+// what it has beyond that (KIP-101) and says from where on it wants each shard. The leader goes through its log once, from the oldest of these places, and
+// sends what comes, as soon as its own log has it. The follower says how far its log is, and the leader how far all are who count.
+//
+// Bytes: docs/format/replication.md. Goroutines: a follower has two, one that hands frames on and one that acknowledges; a leader has one for each follower,
+// which reads the log. A stream that breaks is opened again by the follower, from the start.
+package replica
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
+	"github.com/sluicemq/sluice/journal"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// Core is what the streams ask of a *broker.Broker.
+type Core interface {
+	Replica(shard record.ShardID) broker.ReplicaState
+	ReplicaHistory(shard record.ShardID) (epochs []broker.EpochStart, end uint64)
+	FollowLeader(shard record.ShardID, epoch record.Epoch, history []broker.EpochStart, end uint64, done func(from uint64, err error))
+	Follow(shard record.ShardID, epoch record.Epoch, frames []byte) error
+	Acked(shard record.ShardID, epoch record.Epoch, node, index uint64) error
+	Watermark(shard record.ShardID, epoch record.Epoch, index uint64) error
+}
+
+// Log is what they ask of a *journal.Log.
+type Log interface {
+	ShardPosition(shard record.ShardID, index uint64) journal.Position
+	Scan(from journal.Position) (*journal.Scanner, error)
+}
+
+// Options are what Replicas are made with.
+type Options struct {
+	Mesh   *link.Mesh
+	Core   Core
+	Log    Log
+	Shards int
+	// Behind is told that what this node's log has cannot be continued from the leader's: the leader's does not reach back so far, or the replica has
+	// applied what the leader does not have. It has to be made anew from a copy. It is told once for each leader's epoch, on a goroutine of its own.
+	Behind func(leader link.NodeID, err error)
+	Clock  clock.Clock  // nil: the system's
+	Logger *slog.Logger // nil: none
+}
+
+// Follower is where a node stands that follows this one.
+type Follower struct {
+	Node link.NodeID
+	// CaughtUp is the latest moment (Clock.Mono) of which it is known that the follower's log has all that this node's log had then. 0: none yet.
+	CaughtUp time.Duration
+	Lag      uint64 // frames that it lacks now, of all shards
+}
+
+// again is how long a follower waits until it opens its stream anew.
+var again = pace.Backoff{First: 20 * time.Millisecond, Most: time.Second}
+
+// Replicas are a node's streams. Its methods may be called from any goroutine.
+type Replicas struct {
+	o   Options
+	clk clock.Clock
+	log *slog.Logger
+
+	serving atomic.Pointer[[]*served] // for Moved
+	fetched atomic.Pointer[fetcher]   // likewise
+	wg      sync.WaitGroup
+	mu      struct {
+		sync.Mutex
+		closed  bool
+		leading record.Epoch // 0: it does not lead
+		serving []*served
+		fetch   *fetcher
+	}
+}
+
+// New makes them, and takes the mesh's channels for replication. It comes before anybody is connected.
+func New(o Options) *Replicas {
+	r := &Replicas{o: o, clk: o.Clock, log: o.Logger}
+	if r.clk == nil {
+		r.clk = clock.Real{}
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.publishLocked()
+	o.Mesh.Handle(link.KindReplication, r.accept)
+	return r
+}
+
+// publishLocked lets Moved see what there is.
+func (r *Replicas) publishLocked() {
+	list := append([]*served(nil), r.mu.serving...)
+	r.serving.Store(&list)
+	r.fetched.Store(r.mu.fetch)
+}
+
+// Lead serves the followers that come in this epoch, and nobody else any more. The core leads all shards in it already.
+func (r *Replicas) Lead(epoch record.Epoch) { r.change(epoch, 0, 0) }
+
+// Follow has this node follow a leader in all shards, until told otherwise.
+func (r *Replicas) Follow(leader link.NodeID, epoch record.Epoch) { r.change(0, leader, epoch) }
+
+// Rest ends both.
+func (r *Replicas) Rest() { r.change(0, 0, 0) }
+
+func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record.Epoch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.closed {
+		return
+	}
+	if r.mu.leading != leading {
+		for _, s := range r.mu.serving {
+			s.end("the node does not lead any more")
+		}
+		r.mu.serving = nil
+	}
+	r.mu.leading = leading
+	if f := r.mu.fetch; f != nil && (f.leader != leader || f.epoch != epoch) {
+		f.stop()
+		r.mu.fetch = nil
+	}
+	if r.mu.fetch == nil && leader != 0 {
+		f := newFetcher(r, leader, epoch)
+		r.mu.fetch = f
+		r.wg.Go(f.run)
+	}
+	r.publishLocked()
+}
+
+// Moved tells that a shard's ReplicaState has changed. It is cheap, and never blocks: broker.Options.ShardMoved.
+func (r *Replicas) Moved(shard record.ShardID) {
+	for _, s := range *r.serving.Load() {
+		s.moved.mark(shard)
+	}
+	if f := r.fetched.Load(); f != nil {
+		f.moved.mark(shard)
+		f.room.ring()
+	}
+}
+
+// Followers are those that are connected.
+func (r *Replicas) Followers() (list []Follower) {
+	r.mu.Lock()
+	serving := r.mu.serving
+	r.mu.Unlock()
+	for _, s := range serving {
+		if f, ok := s.follower(); ok {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// Close ends all streams, and returns when nothing runs any more. The mesh is closed before or after.
+func (r *Replicas) Close() {
+	r.change(0, 0, 0)
+	r.mu.Lock()
+	r.mu.closed = true
+	r.mu.Unlock()
+	r.wg.Wait()
+}
+
+// bell wakes one goroutine, however often it is rung.
+type bell chan struct{}
+
+func newBell() bell { return make(bell, 1) }
+
+func (b bell) ring() {
+	select {
+	case b <- struct{}{}:
+	default: // it rings already
+	}
+}
+
+// marks are shards that something has happened to.
+type marks struct {
+	bits []atomic.Uint64
+	bell bell
+}
+
+func newMarks(shards int) *marks {
+	return &marks{bits: make([]atomic.Uint64, (shards+63)/64), bell: newBell()}
+}
+
+func (m *marks) mark(shard record.ShardID) {
+	w, bit := &m.bits[shard/64], uint64(1)<<(shard%64)
+	if w.Load()&bit == 0 {
+		w.Or(bit)
+	}
+	m.bell.ring()
+}
+
+// take calls fn for each, and forgets them before.
+func (m *marks) take(fn func(record.ShardID)) {
+	for i := range m.bits {
+		for b := m.bits[i].Swap(0); b != 0; b &= b - 1 {
+			fn(record.ShardID(i*64 + trailing(b)))
+		}
+	}
+}
+
+// within ends with the earlier of a context and a stream.
+func within(ctx context.Context, ended <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
+}

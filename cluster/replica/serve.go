@@ -1,0 +1,301 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/journal"
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// served is the leader's end of one follower's stream.
+type served struct {
+	r     *Replicas
+	ch    *link.Channel
+	epoch record.Epoch
+	moved *marks
+	from  chan []uint64 // what the follower wants first, once
+	ended chan struct{}
+
+	hist []history // of the leader, in its epoch
+	next []uint64  // the frames to be sent next
+	told []uint64  // watermarks
+
+	mu struct {
+		sync.Mutex
+		over     bool
+		started  bool
+		acked    []uint64
+		target   []uint64 // ends of this node's log at targetAt
+		targetAt time.Duration
+		caughtUp time.Duration
+	}
+}
+
+// accept takes a follower's stream.
+func (r *Replicas) accept(ch *link.Channel, head []byte) (link.Receiver, error) {
+	epoch, err := decodeHead(head)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.closed || r.mu.leading == 0 || r.mu.leading != epoch {
+		return nil, fmt.Errorf("this node does not lead in epoch %d", epoch)
+	}
+	for i, s := range r.mu.serving {
+		if s.ch.Peer() == ch.Peer() {
+			s.end("another stream of the same node has come")
+			r.mu.serving = append(r.mu.serving[:i:i], r.mu.serving[i+1:]...)
+			break
+		}
+	}
+	s := &served{r: r, ch: ch, epoch: epoch, moved: newMarks(r.o.Shards), from: make(chan []uint64, 1), ended: make(chan struct{})}
+	s.mu.acked = make([]uint64, r.o.Shards)
+	r.mu.serving = append(r.mu.serving, s)
+	r.publishLocked()
+	r.wg.Go(s.run)
+	return s, nil
+}
+
+// Receive takes what the follower says.
+func (s *served) Receive(ch *link.Channel, m link.Message) {
+	defer m.Release()
+	b := m.Bytes()
+	err := errMessage
+	switch {
+	case len(b) > 0 && b[0] == msgFrom:
+		var from []uint64
+		if from, err = decodeFrom(b[1:], s.r.o.Shards); err == nil {
+			select {
+			case s.from <- from:
+			default:
+				err = errMessage // it was said already
+			}
+		}
+	case len(b) > 0 && b[0] == msgAcks:
+		err = s.acks(b[1:])
+	}
+	if err != nil {
+		ch.Abort(err.Error())
+	}
+}
+
+func (s *served) acks(b []byte) error {
+	node := uint64(s.ch.Peer())
+	return eachPair(b, s.r.o.Shards, func(shard record.ShardID, index uint64) {
+		s.mu.Lock()
+		s.mu.acked[shard] = index
+		s.mu.Unlock()
+		_ = s.r.o.Core.Acked(shard, s.epoch, node, index) // the end of the epoch ends the stream
+	})
+}
+
+// Closed ends it.
+func (s *served) Closed(*link.Channel, error) {
+	r := s.r
+	r.mu.Lock()
+	for i := range r.mu.serving {
+		if r.mu.serving[i] == s {
+			r.mu.serving = append(r.mu.serving[:i:i], r.mu.serving[i+1:]...)
+			break
+		}
+	}
+	r.publishLocked()
+	r.mu.Unlock()
+	s.over()
+}
+
+func (s *served) over() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.mu.over {
+		s.mu.over = true
+		close(s.ended)
+	}
+}
+
+func (s *served) end(why string) {
+	s.over()
+	s.ch.Abort(why)
+}
+
+func (s *served) run() {
+	err := s.serve()
+	if err == nil || errors.Is(err, link.ErrEnded) || errors.Is(err, journal.ErrClosed) {
+		s.end("the stream is over")
+		return
+	}
+	s.r.log.Warn("a follower is not served any more", "node", s.ch.Peer(), "epoch", s.epoch, "err", err)
+	s.end(err.Error())
+}
+
+// serve sends until the stream ends.
+func (s *served) serve() error {
+	shards := s.r.o.Shards
+	s.hist, s.told = make([]history, shards), make([]uint64, shards)
+	msg := []byte{msgHistory}
+	for i := range s.hist {
+		h := &s.hist[i]
+		h.epochs, h.end = s.r.o.Core.ReplicaHistory(record.ShardID(i))
+		msg = appendHistory(msg, h)
+	}
+	if err := s.ch.Send(msg); err != nil {
+		return err
+	}
+	select {
+	case s.next = <-s.from:
+	case <-s.ended:
+		return nil
+	}
+	sc, err := s.r.o.Log.Scan(s.place())
+	if err != nil {
+		if errors.Is(err, journal.ErrGone) {
+			return errors.Join(err, s.ch.Send([]byte{msgGone}))
+		}
+		return err
+	}
+	defer sc.Close()
+	s.mu.Lock()
+	s.mu.started = true
+	s.mu.Unlock()
+	for i := range shards {
+		s.moved.mark(record.ShardID(i))
+	}
+	ctx, cancel := within(context.Background(), s.ended)
+	defer cancel()
+	return s.pump(ctx, sc)
+}
+
+// place is where the log has to be read from so that no shard misses anything.
+func (s *served) place() (at journal.Position) {
+	for i, from := range s.next {
+		p := s.r.o.Log.ShardPosition(record.ShardID(i), from)
+		if i == 0 || p.Before(at) {
+			at = p
+		}
+	}
+	return at
+}
+
+// pump sends frames as the log has them, and watermarks behind them.
+func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
+	out := []byte{msgFrames}
+	for ctx.Err() == nil {
+		group, _, err := sc.Next()
+		if err != nil {
+			if errors.Is(err, journal.ErrGone) {
+				return errors.Join(err, s.ch.Send([]byte{msgGone}))
+			}
+			return err
+		}
+		if out, err = s.add(out, group); err != nil {
+			return err
+		}
+		if len(group) > 0 && len(out) < framesBytes {
+			continue
+		}
+		if len(out) > 1 {
+			if err := s.ch.Send(out); err != nil {
+				return err
+			}
+			out = out[:1]
+		}
+		if err := s.watermarks(); err != nil {
+			return err
+		}
+		if len(group) > 0 {
+			continue
+		}
+		select {
+		case <-sc.Ready():
+		case <-s.moved.bell:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// add takes a group's frames that the follower is to have. What a truncation has taken back is in the log as well: its epoch is another one's.
+func (s *served) add(out, group []byte) ([]byte, error) {
+	for len(group) > 0 {
+		f, size, err := record.ViewFrame(group)
+		if err != nil {
+			return out, err
+		}
+		frame := group[:size]
+		group = group[size:]
+		if f.Kind != record.KindRecords && f.Kind != record.KindCommand || int(f.Shard) >= len(s.next) || f.Index < s.next[f.Shard] {
+			continue
+		}
+		h := &s.hist[f.Shard]
+		if f.Epoch != s.epoch && f.Epoch != epochAt(h.epochs, f.Index) {
+			continue
+		}
+		if f.Index != s.next[f.Shard] {
+			return out, errors.Join(fmt.Errorf("shard %d: the log goes on with frame %d, %d is asked for: %w", f.Shard, f.Index, s.next[f.Shard], journal.ErrGone), s.ch.Send([]byte{msgGone}))
+		}
+		s.next[f.Shard]++
+		out = append(out, frame...)
+		if len(out) >= framesBytes {
+			if err := s.ch.Send(out); err != nil {
+				return out, err
+			}
+			out = out[:1]
+		}
+	}
+	return out, nil
+}
+
+// watermarks tells those that have moved.
+func (s *served) watermarks() error {
+	msg := []byte{msgWatermarks}
+	s.moved.take(func(shard record.ShardID) {
+		if hw := s.r.o.Core.Replica(shard).HighWatermark; hw > s.told[shard] {
+			s.told[shard] = hw
+			msg = appendPair(msg, shard, hw)
+		}
+	})
+	if len(msg) == 1 {
+		return nil
+	}
+	return s.ch.Send(msg)
+}
+
+// follower is where it stands. It is caught up at a moment at which this node's log had ended where the follower's does now.
+func (s *served) follower() (f Follower, ok bool) {
+	now := s.r.clk.Mono()
+	ends := make([]uint64, s.r.o.Shards)
+	for i := range ends {
+		ends[i] = s.r.o.Core.Replica(record.ShardID(i)).Durable
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.over || !s.mu.started {
+		return f, false
+	}
+	reached, current := s.mu.target != nil, true
+	for i, a := range s.mu.acked {
+		reached = reached && a >= s.mu.target[i]
+		if a < ends[i] {
+			current = false
+			f.Lag += ends[i] - a
+		}
+	}
+	switch {
+	case current:
+		s.mu.caughtUp = now
+		s.mu.target, s.mu.targetAt = ends, now
+	case reached:
+		s.mu.caughtUp = s.mu.targetAt
+		s.mu.target, s.mu.targetAt = ends, now
+	case s.mu.target == nil:
+		s.mu.target, s.mu.targetAt = ends, now
+	}
+	f.Node, f.CaughtUp = s.ch.Peer(), s.mu.caughtUp
+	return f, true
+}

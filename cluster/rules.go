@@ -1,0 +1,131 @@
+package cluster
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/sluicemq/sluice/meta"
+)
+
+// The rules: functions of the catalog and of what the controller knows of the nodes. All shards are placed alike, so a rule is made for shard 0
+// and counts for all of them. They do no I/O and read no clock.
+
+// Known is what the controller knows of a node.
+type Known struct {
+	Alive bool // its lease is not over
+	// Resigned is the highest epoch in which the node has let go of its shards, or will not take them.
+	Resigned uint32
+	Draining bool // it is about to stop: it does not want to lead
+}
+
+// LeastInSync is how many replicas have to be in sync for anything to be acknowledged: the majority of all.
+func LeastInSync(replicas int) int { return replicas/2 + 1 }
+
+// place is where shards shall lie: up to most nodes that keep a journal and are active, spread over racks, the ones that have them first.
+func place(s *meta.Snapshot, have []meta.NodeID, most int) []meta.NodeID {
+	var list []*meta.Node
+	for _, n := range s.Nodes() {
+		if n.State == meta.NodeActive && n.Roles&meta.RoleJournal != 0 {
+			list = append(list, n)
+		}
+	}
+	slices.SortFunc(list, func(a, b *meta.Node) int { return cmp.Compare(a.ID, b.ID) })
+	out := slices.Clone(have) // who is replaced or away stays: its place is its own until it is removed
+	racks := make(map[string]bool)
+	for _, id := range out {
+		if n := s.Node(id); n != nil {
+			racks[n.Rack] = true
+		}
+	}
+	for _, other := range []bool{true, false} { // first those in racks that have none
+		for _, n := range list {
+			if len(out) < most && !slices.Contains(out, n.ID) && (!other || n.Rack == "" || !racks[n.Rack]) {
+				out = append(out, n.ID)
+				racks[n.Rack] = true
+			}
+		}
+	}
+	return out
+}
+
+// next is what the controller makes of the shards' placement; false if nothing is to change.
+func next(s *meta.Snapshot, have *meta.Shard, known map[meta.NodeID]Known, most int, move meta.NodeID) (out meta.Shard, changed bool) {
+	if have == nil {
+		first := place(s, nil, 1)
+		if len(first) == 0 {
+			return out, false
+		}
+		return meta.Shard{Epoch: 1, Leader: first[0], Replicas: first, ISR: first}, true
+	}
+	out = clone(have)
+	out.Replicas = place(s, out.Replicas, most)
+	fence(&out, known)
+	elect(&out, have, known, move)
+	return out, !same(&out, have)
+}
+
+func clone(sh *meta.Shard) meta.Shard {
+	out := *sh
+	out.Replicas, out.ISR, out.Eligible = slices.Clone(sh.Replicas), slices.Clone(sh.ISR), slices.Clone(sh.Eligible)
+	return out
+}
+
+func same(a, b *meta.Shard) bool {
+	return a.Leader == b.Leader && a.Epoch == b.Epoch && slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.Eligible, b.Eligible)
+}
+
+// fence takes out of those in sync whose lease is over.
+func fence(sh *meta.Shard, known map[meta.NodeID]Known) {
+	alive := slices.DeleteFunc(slices.Clone(sh.ISR), func(id meta.NodeID) bool { return !known[id].Alive })
+	if len(alive) == len(sh.ISR) {
+		return
+	}
+	leave(sh, alive)
+}
+
+// leave makes those the ones in sync. Who goes stays eligible while too few are left: nothing is acknowledged then.
+func leave(sh *meta.Shard, inSync []meta.NodeID) {
+	if len(inSync) >= LeastInSync(len(sh.Replicas)) {
+		sh.ISR, sh.Eligible = inSync, nil
+		return
+	}
+	eligible := slices.Concat(sh.Eligible, sh.ISR)
+	eligible = slices.DeleteFunc(eligible, func(id meta.NodeID) bool { return slices.Contains(inSync, id) })
+	slices.Sort(eligible)
+	eligible = slices.Compact(eligible)
+	sh.ISR, sh.Eligible = inSync, eligible
+}
+
+// elect finds a leader where there is none that can lead, or another one is wanted.
+func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
+	can := func(id meta.NodeID) bool {
+		k := known[id]
+		return k.Alive && (slices.Contains(sh.ISR, id) || slices.Contains(sh.Eligible, id))
+	}
+	leads := sh.Leader != 0 && slices.Contains(sh.ISR, sh.Leader) && known[sh.Leader].Alive && known[sh.Leader].Resigned < sh.Epoch
+	if leads {
+		return // wherever it is to move: the leader lets go first
+	}
+	pick := meta.NodeID(0)
+	for _, willing := range []bool{true, false} { // one that is about to stop only if there is no other
+		for _, list := range [][]meta.NodeID{{move}, sh.Replicas} {
+			for _, id := range list {
+				if pick == 0 && id != 0 && can(id) && (!willing || !known[id].Draining) && slices.Contains(sh.Replicas, id) {
+					pick = id
+				}
+			}
+		}
+	}
+	if pick == 0 {
+		if sh.Leader = 0; had.Leader != 0 {
+			sh.Epoch = had.Epoch + 1
+		}
+		return
+	}
+	sh.Leader, sh.Epoch = pick, had.Epoch+1
+	if !slices.Contains(sh.ISR, pick) {
+		sh.ISR = append(sh.ISR, pick)
+		slices.Sort(sh.ISR)
+		sh.Eligible = slices.DeleteFunc(sh.Eligible, func(id meta.NodeID) bool { return id == pick })
+	}
+}

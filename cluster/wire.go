@@ -1,0 +1,68 @@
+package cluster
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/sluicemq/sluice/meta"
+)
+
+// Methods of requests between nodes.
+const (
+	methodHeartbeat = 0x0c01 // heartbeat -> grant
+	methodMove      = 0x0c02 // {version, node u32} -> {}
+	methodDrain     = 0x0c03 // {version, end u8} -> {}
+)
+
+const wireVersion = 1
+
+// aliveMax bounds the nodes in a grant.
+const aliveMax = meta.NodesMax
+
+var errWire = errors.New("cluster: a message that is none")
+
+// heartbeat is what a node says of itself.
+type heartbeat struct {
+	resigned uint32
+	draining bool
+}
+
+func (h *heartbeat) encode() []byte {
+	b := []byte{wireVersion, 0}
+	if h.draining {
+		b[1] = 1
+	}
+	return binary.LittleEndian.AppendUint32(b, h.resigned)
+}
+
+func decodeHeartbeat(b []byte) (h heartbeat, err error) {
+	if len(b) != 6 || b[0] != wireVersion || b[1] > 1 {
+		return h, errWire
+	}
+	return heartbeat{draining: b[1] == 1, resigned: binary.LittleEndian.Uint32(b[2:])}, nil
+}
+
+// grant is the controller's answer.
+type grant struct {
+	yield meta.NodeID // not 0: whoever leads is to let go, so that this node leads
+	alive []meta.NodeID
+}
+
+func (g *grant) encode() []byte {
+	b := binary.LittleEndian.AppendUint32([]byte{wireVersion}, uint32(g.yield))
+	for _, id := range g.alive {
+		b = binary.LittleEndian.AppendUint32(b, uint32(id))
+	}
+	return b
+}
+
+func decodeGrant(b []byte) (g grant, err error) {
+	if len(b) < 5 || b[0] != wireVersion || (len(b)-5)%4 != 0 || (len(b)-5)/4 > aliveMax {
+		return g, errWire
+	}
+	g.yield = meta.NodeID(binary.LittleEndian.Uint32(b[1:]))
+	for b = b[5:]; len(b) > 0; b = b[4:] {
+		g.alive = append(g.alive, meta.NodeID(binary.LittleEndian.Uint32(b)))
+	}
+	return g, nil
+}
