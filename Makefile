@@ -14,7 +14,7 @@ FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 ARGS      ?=
 
-.PHONY: help run build test check generate interop perf-check perf-instructions bench profile compare fuzz clean
+.PHONY: help run build test check generate interop perf-check perf-instructions bench profile compare fuzz cluster clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ build: ## build bin/sluice: one static, stripped binary
 
 run: build ## build and start one node with the default configuration, data in ./data (ARGS="--set key=value")
 	exec ./bin/sluice start $(ARGS)
+
+cluster: build ## build and start three nodes of one cluster on this machine, data in CLUSTER=./cluster-data, until Ctrl-C
+	exec ./tools/cluster.sh ./bin/sluice $(or $(CLUSTER),./cluster-data)
 
 bin/testrun: $(wildcard internal/testrun/*.go)
 	@mkdir -p bin

@@ -46,8 +46,9 @@ type Options struct {
 	Quotas      Quotas
 	Bindings    Bindings
 	Backups     Backups
-	Tier        Tier  // nil: the node has no store
-	Nodes       Nodes // nil: the node is alone
+	Tier        Tier   // nil: the node has no store
+	Nodes       Nodes  // nil: the node is alone
+	Shards      Shards // likewise
 	Node        meta.NodeID
 	Logger      *slog.Logger // nil: slog.Default
 	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
@@ -145,6 +146,7 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	api.RegisterBackupsServer(g, &backupService{s: s})
 	api.RegisterTiersServer(g, &tierService{s: s})
 	api.RegisterNodesServer(g, &nodeService{s: s})
+	api.RegisterShardsServer(g, &shardService{s: s})
 	reflection.Register(g)
 	return g
 }

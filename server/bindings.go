@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
@@ -34,7 +36,9 @@ var ErrBindingConfigured = errors.New("the filter is bound in the configuration:
 type binder struct {
 	topics     *topicCatalog
 	catalog    *meta.Catalog
-	partitions func() int // of a topic that is made
+	leads      func() bool
+	lacks      atomic.Bool // a topic is not there yet that another node makes
+	partitions func() int  // of a topic that is made
 	logger     *slog.Logger
 
 	mu         sync.Mutex // one change of the core's at a time
@@ -48,20 +52,18 @@ type binder struct {
 
 // newBinder has the bindings count that there are, and from then on those that the catalog gets.
 func newBinder(ctx context.Context, n *node, configured config.Bindings, partitions func() int) (*binder, error) {
-	b := &binder{topics: n.topics, catalog: n.catalog.Catalog, partitions: partitions, logger: n.o.logger,
+	b := &binder{topics: n.topics, catalog: n.catalog.Catalog, leads: n.member.leads, partitions: partitions, logger: n.o.logger,
 		changed: make(chan struct{}, 1), done: make(chan struct{})}
 	b.cancel = n.catalog.Subscribe(func(old, now *meta.Snapshot) {
 		if meta.BindingsChanged(old, now) {
-			select {
-			case b.changed <- struct{}{}:
-			default:
-			}
+			b.changedSoon()
 		}
 	})
 	if err := b.configure(ctx, configured); err != nil {
 		b.cancel()
 		return nil, err
 	}
+	n.member.onLead(b.changedSoon)
 	run, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	go b.follow(run)
@@ -71,11 +73,17 @@ func newBinder(ctx context.Context, n *node, configured config.Bindings, partiti
 // follow takes over what the catalog gets.
 func (b *binder) follow(ctx context.Context) {
 	defer close(b.done)
+	tick := time.NewTicker(bindAgain)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.changed:
+		case <-tick.C:
+			if !b.lacks.Load() {
+				continue
+			}
 		}
 		if err := b.bind(ctx); err != nil && ctx.Err() == nil {
 			b.logger.Error("bindings of the catalog are not in force", "err", err)
@@ -104,15 +112,32 @@ func (b *binder) configure(ctx context.Context, configured config.Bindings) erro
 	return err
 }
 
-// bind makes the topics of bindings that are not there, and has the bindings count.
+// changedSoon has follow bind anew.
+func (b *binder) changedSoon() {
+	select {
+	case b.changed <- struct{}{}:
+	default: // it is about to
+	}
+}
+
+// bindAgain is how long a node that follows waits for the topic of a binding.
+const bindAgain = 200 * time.Millisecond
+
+// bind makes the topics of bindings that are not there, and has the bindings count. A node that does not lead makes none: bindings without count later.
 func (b *binder) bind(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	leads, lacks := b.leads(), false
+	defer func() { b.lacks.Store(lacks) }()
 	var list []*broker.Binding
 	add := func(c *config.Binding) error {
 		bd, err := parseBinding(c)
 		if err != nil {
 			return fmt.Errorf("bindings: %w", err)
+		}
+		if !leads && b.topics.b.Topic(0, c.Topic) == nil {
+			lacks = true
+			return nil
 		}
 		if err := b.makeTopic(ctx, c.Topic, c.Partitions); err != nil {
 			return fmt.Errorf("bindings: make topic %q: %w", c.Topic, err)

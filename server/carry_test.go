@@ -70,7 +70,7 @@ func carryNode(t *testing.T, id link.NodeID, r *oneLeads, with ...func(*nodeOpti
 	}
 	n, url = testNode(t, vfs.NewMem(), append(with, func(o *nodeOptions) {
 		o.leader, o.election = knows{r, id}, 500*time.Millisecond
-		o.cluster = func([]meta.Entry) (ClusterGroup, error) {
+		o.cluster = func([]meta.Entry, func(*link.Mesh)) (ClusterGroup, error) {
 			return &linkGroup{fakeGroup: fakeGroup{mesh: m}, l: l}, nil
 		}
 	})...)

@@ -32,6 +32,10 @@ type ClusterGroup interface {
 	Mesh() *link.Mesh
 	// Reload reads the certificates between nodes again. On error those that count stay.
 	Reload() error
+	// Reign tells in which term of the group this node leads it; ok false: it does not, as far as it knows.
+	Reign() (term uint64, ok bool)
+	// Barrier returns once the majority of the group has agreed, after the call, on who leads.
+	Barrier(ctx context.Context) error
 	// Advertise has the catalog say where Kafka's clients reach this node.
 	Advertise(kafka meta.Endpoints)
 	Close() error
@@ -88,12 +92,12 @@ func checkCluster(cfg *config.Config, o *Options) error {
 }
 
 // clusterMaker makes the node's group once what the node had while it was alone is known; nil for a node that is alone.
-func (s *Server) clusterMaker(cfg *config.Config) func(own []meta.Entry) (ClusterGroup, error) {
+func (s *Server) clusterMaker(cfg *config.Config) func(own []meta.Entry, register func(*link.Mesh)) (ClusterGroup, error) {
 	if !cfg.Clustered() {
 		return nil
 	}
-	return func(own []meta.Entry) (ClusterGroup, error) {
-		o := ClusterOptions{Dir: clusterDir(cfg), Entries: own, Config: cfg, Logger: s.log}
+	return func(own []meta.Entry, register func(*link.Mesh)) (ClusterGroup, error) {
+		o := ClusterOptions{Register: register, Dir: clusterDir(cfg), Entries: own, Config: cfg, Logger: s.log}
 		known, err := knownCluster(cfg)
 		if err != nil {
 			return nil, err
@@ -187,14 +191,17 @@ func (e *ownEntries) forget(b *broker.Broker, logger *slog.Logger) {
 
 // startCluster makes the node one of its cluster: the catalog is the group's from here on.
 func (n *node) startCluster(own *ownEntries) error {
-	g, err := n.o.cluster(own.list())
+	g, err := n.o.cluster(own.list(), n.member.join)
 	if err != nil {
 		return err
 	}
 	n.cluster = g
 	n.catalog.group.shared = g
-	if n.o.leader != nil {
+	switch {
+	case n.o.leader != nil:
 		n.carryTo(n.o.leader, g.Mesh())
+	case n.member != nil:
+		n.carryTo(n.member, g.Mesh())
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), clusterStartTimeout)
 	defer cancel()

@@ -24,7 +24,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}
 	if s.node.cluster != nil {
-		o.Nodes = s.node.cluster
+		o.Nodes, o.Shards = s.node.cluster, s.node.member
 	}
 	o.Called = s.countCalls()
 	secure := s.cfg.Load().TLSSet()

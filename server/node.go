@@ -13,6 +13,8 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/cluster/carry"
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
@@ -33,12 +35,14 @@ type nodeOptions struct {
 	authz    authorizer
 	storage  storageOptions
 	tier     tierOptions
-	catalog  *catalogStore                                // nil: one of its own
-	cluster  func(own []meta.Entry) (ClusterGroup, error) // nil: the node is alone
-	leader   carry.Leader                                 // of the node's cluster; nil: each node serves its own clients
-	election time.Duration                                // how long a client waits for somebody to lead; 0: carry's own
-	door     doorOptions
-	kafka    kafkaOptions
+	catalog  *catalogStore                                                           // nil: one of its own
+	cluster  func(own []meta.Entry, register func(*link.Mesh)) (ClusterGroup, error) // nil: the node is alone
+	// clusterConfig is the configuration of a node whose shards are replicated; nil for one that is alone.
+	clusterConfig *config.Config
+	leader        carry.Leader  // who serves MQTT's clients; nil: who leads, as the node's own controller knows
+	election      time.Duration // how long a client waits for somebody to lead; 0: carry's own
+	door          doorOptions
+	kafka         kafkaOptions
 }
 
 // authorizer answers what both protocols ask, by one set of rules.
@@ -78,6 +82,7 @@ type node struct {
 	broker  *broker.Broker
 	catalog *catalogStore
 	cluster ClusterGroup // nil: the node is alone
+	member  *member      // likewise
 	carry   *carry.Door  // brings MQTT clients to who leads; nil: they are all served here
 	mqtt    *mqtt.Handler
 	kafka   *kafka.Handler
@@ -112,8 +117,10 @@ func newNode(o nodeOptions) (*node, error) {
 	var own ownEntries
 	if o.cluster != nil {
 		changed = own.take
+		n.member = newMember(n)
 	}
-	n.broker = broker.New(broker.Options{EntryChanged: changed, Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
+	n.broker = broker.New(broker.Options{Replicated: n.member != nil, ShardMoved: n.member.shardMoved, EntryChanged: changed,
+		Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
 		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
 	n.catalog.group.b = n.broker
 	for i, el := range loops {
@@ -126,7 +133,9 @@ func newNode(o nodeOptions) (*node, error) {
 	}
 	n.tier = openTiering(&o.tier, n.broker, o.logger)
 	o.storage.past = n.tier.past()
+	n.topics = &topicCatalog{b: n.broker}
 	if n.storage, err = openStorage(o.storage, n.broker, o.logger); err != nil {
+		n.member.close()
 		n.broker.Close()
 		return nil, errors.Join(err, n.engine.Close(context.Background()), n.tier.close())
 	}
@@ -134,10 +143,27 @@ func newNode(o nodeOptions) (*node, error) {
 		err = n.startCluster(&own)
 	}
 	if err = errors.Join(err, n.catalog.Recovered()); err != nil {
+		n.member.close()
 		err = errors.Join(err, n.closeCluster(), n.engine.Close(context.Background()))
 		n.broker.Close()
 		return nil, errors.Join(err, n.storage.close(), n.tier.close())
 	}
+	n.openHandlers(loops)
+	n.tier.recovered(n.storage)
+	n.engine.Start()
+	n.tier.start(o.tier, n.storage, o.storage.clock)
+	n.member.start(n, &own)
+	n.catalog.makeSalt(func(err error) {
+		if err != nil {
+			o.logger.Warn("the salts of SCRAM users who are not there change with the next start", "err", err)
+		}
+	})
+	return n, nil
+}
+
+// openHandlers makes what serves the protocols, and has it follow the catalog.
+func (n *node) openHandlers(loops []*engine.Loop) {
+	o := &n.o
 	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
 		Settings: &o.settings, Logger: o.logger})
@@ -148,24 +174,15 @@ func newNode(o nodeOptions) (*node, error) {
 			n.mqtt.Recheck()
 		}
 	})
-	n.topics = &topicCatalog{b: n.broker, cluster: n.o.kafka.cluster}
-	n.kafka = kafka.NewHandler(kafka.Options{Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
+	n.topics.cluster = n.o.kafka.cluster
+	n.kafka = kafka.NewHandler(kafka.Options{Cluster: n.member.kafkaCluster(), Leader: n.member.kafkaLeader(),
+		Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
 		LogDir:   logDir(&o.storage),
 		Settings: &o.kafka.settings, Logger: o.logger})
 	n.users = watchUsers(n.catalog.Catalog, func() {
 		n.mqtt.Recheck()
 		n.kafka.Recheck()
 	})
-	n.tier.recovered(n.storage)
-	n.engine.Start()
-	n.tier.start(o.tier, n.storage, o.storage.clock)
-	own.forget(n.broker, o.logger)
-	n.catalog.makeSalt(func(err error) {
-		if err != nil {
-			o.logger.Warn("the salts of SCRAM users who are not there change with the next start", "err", err)
-		}
-	})
-	return n, nil
 }
 
 // scramUsers are the catalog's, but for those whom the password file has.
@@ -200,6 +217,7 @@ func (n *node) listen(d door) (net.Addr, error) {
 
 // drain stops accepting, says goodbye to every client, and waits until they are gone or ctx ends.
 func (n *node) drain(ctx context.Context) error {
+	n.member.drain(ctx)
 	n.engine.CloseListeners()
 	if n.carry != nil {
 		n.carry.Shutdown()
@@ -218,6 +236,7 @@ func (n *node) close(ctx context.Context) error {
 		if n.binder != nil {
 			n.binder.close()
 		}
+		n.member.close()
 		groupErr := n.closeCluster()
 		if n.memory != nil {
 			n.memory.close()

@@ -107,6 +107,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 		return ready, errors.Join(err, s.Close())
 	}
 	s.registerMetrics()
+	s.node.member.awaitLeader(ctx)
 	if s.node.binder, err = newBinder(ctx, s.node, cfg.Bindings, func() int { return s.cfg.Load().Kafka.Partitions }); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
@@ -210,7 +211,8 @@ func writeFileSynced(path, text string) error {
 func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 	l := &cfg.Listeners.MQTT
 	return nodeOptions{
-		logger: s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
+		clusterConfig: clusterConfigOf(cfg),
+		logger:        s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
 		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate, catalog: s.catalog,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,

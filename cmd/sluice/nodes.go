@@ -43,8 +43,8 @@ func (r *nodeRow) cells() []string {
 
 func newNodeCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("node", "See and change the nodes that share one catalog of users, rules, quotas and bindings",
-		nodeList(f), nodeAdd(f), nodeRemove(f), nodeReplace(f))
+	return f.group("node", "See and change the nodes of a cluster",
+		nodeList(f), nodeAdd(f), nodeDrain(f), nodeRemove(f), nodeReplace(f))
 }
 
 func nodeList(f *controlFlags) *cobra.Command {

@@ -381,6 +381,58 @@ func (x *ReplaceNodeRequest) GetId() uint32 {
 	return 0
 }
 
+type DrainNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	End           bool                   `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"` // the node may lead again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DrainNodeRequest) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *DrainNodeRequest) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -410,12 +462,16 @@ const file_node_proto_rawDesc = "" +
 	"\x11RemoveNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\"$\n" +
 	"\x12ReplaceNodeRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\rR\x02id2\xb1\x02\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\"4\n" +
+	"\x10DrainNodeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end2\xf8\x02\n" +
 	"\x05Nodes\x12Q\n" +
 	"\x04List\x12#.sluice.control.v1.ListNodesRequest\x1a$.sluice.control.v1.ListNodesResponse\x12A\n" +
 	"\x03Add\x12!.sluice.control.v1.AddNodeRequest\x1a\x17.sluice.control.v1.Node\x12G\n" +
 	"\x06Remove\x12$.sluice.control.v1.RemoveNodeRequest\x1a\x17.sluice.control.v1.Node\x12I\n" +
-	"\aReplace\x12%.sluice.control.v1.ReplaceNodeRequest\x1a\x17.sluice.control.v1.NodeB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
+	"\aReplace\x12%.sluice.control.v1.ReplaceNodeRequest\x1a\x17.sluice.control.v1.Node\x12E\n" +
+	"\x05Drain\x12#.sluice.control.v1.DrainNodeRequest\x1a\x17.sluice.control.v1.NodeB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -429,7 +485,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_node_proto_goTypes = []any{
 	(*Node)(nil),               // 0: sluice.control.v1.Node
 	(*ListNodesRequest)(nil),   // 1: sluice.control.v1.ListNodesRequest
@@ -437,6 +493,7 @@ var file_node_proto_goTypes = []any{
 	(*AddNodeRequest)(nil),     // 3: sluice.control.v1.AddNodeRequest
 	(*RemoveNodeRequest)(nil),  // 4: sluice.control.v1.RemoveNodeRequest
 	(*ReplaceNodeRequest)(nil), // 5: sluice.control.v1.ReplaceNodeRequest
+	(*DrainNodeRequest)(nil),   // 6: sluice.control.v1.DrainNodeRequest
 }
 var file_node_proto_depIdxs = []int32{
 	0, // 0: sluice.control.v1.ListNodesResponse.nodes:type_name -> sluice.control.v1.Node
@@ -444,12 +501,14 @@ var file_node_proto_depIdxs = []int32{
 	3, // 2: sluice.control.v1.Nodes.Add:input_type -> sluice.control.v1.AddNodeRequest
 	4, // 3: sluice.control.v1.Nodes.Remove:input_type -> sluice.control.v1.RemoveNodeRequest
 	5, // 4: sluice.control.v1.Nodes.Replace:input_type -> sluice.control.v1.ReplaceNodeRequest
-	2, // 5: sluice.control.v1.Nodes.List:output_type -> sluice.control.v1.ListNodesResponse
-	0, // 6: sluice.control.v1.Nodes.Add:output_type -> sluice.control.v1.Node
-	0, // 7: sluice.control.v1.Nodes.Remove:output_type -> sluice.control.v1.Node
-	0, // 8: sluice.control.v1.Nodes.Replace:output_type -> sluice.control.v1.Node
-	5, // [5:9] is the sub-list for method output_type
-	1, // [1:5] is the sub-list for method input_type
+	6, // 5: sluice.control.v1.Nodes.Drain:input_type -> sluice.control.v1.DrainNodeRequest
+	2, // 6: sluice.control.v1.Nodes.List:output_type -> sluice.control.v1.ListNodesResponse
+	0, // 7: sluice.control.v1.Nodes.Add:output_type -> sluice.control.v1.Node
+	0, // 8: sluice.control.v1.Nodes.Remove:output_type -> sluice.control.v1.Node
+	0, // 9: sluice.control.v1.Nodes.Replace:output_type -> sluice.control.v1.Node
+	0, // 10: sluice.control.v1.Nodes.Drain:output_type -> sluice.control.v1.Node
+	6, // [6:11] is the sub-list for method output_type
+	1, // [1:6] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -466,7 +525,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	Nodes_Add_FullMethodName     = "/sluice.control.v1.Nodes/Add"
 	Nodes_Remove_FullMethodName  = "/sluice.control.v1.Nodes/Remove"
 	Nodes_Replace_FullMethodName = "/sluice.control.v1.Nodes/Replace"
+	Nodes_Drain_FullMethodName   = "/sluice.control.v1.Nodes/Drain"
 )
 
 // NodesClient is the client API for Nodes service.
@@ -36,10 +37,14 @@ type NodesClient interface {
 	List(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 	// Add lets a node join: until it has, nothing else changes.
 	Add(ctx context.Context, in *AddNodeRequest, opts ...grpc.CallOption) (*Node, error)
-	// Remove takes a node out for good; its number is not given again. FAILED_PRECONDITION for the node that is asked, and for one that shards are on.
+	// Remove takes a node out for good; its number is not given again. FAILED_PRECONDITION for the node that is asked, and for one that leads or is
+	// needed for the majority of those in sync.
 	Remove(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// Replace lets a node whose data are lost join again with an empty data directory, under its number.
 	Replace(ctx context.Context, in *ReplaceNodeRequest, opts ...grpc.CallOption) (*Node, error)
+	// Drain has another node lead, if this one does, and this one lead no more until it is started anew or Drain ends that. It returns when another node leads, or
+	// none can.
+	Drain(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*Node, error)
 }
 
 type nodesClient struct {
@@ -90,6 +95,16 @@ func (c *nodesClient) Replace(ctx context.Context, in *ReplaceNodeRequest, opts 
 	return out, nil
 }
 
+func (c *nodesClient) Drain(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*Node, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Node)
+	err := c.cc.Invoke(ctx, Nodes_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodesServer is the server API for Nodes service.
 // All implementations must embed UnimplementedNodesServer
 // for forward compatibility.
@@ -101,10 +116,14 @@ type NodesServer interface {
 	List(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 	// Add lets a node join: until it has, nothing else changes.
 	Add(context.Context, *AddNodeRequest) (*Node, error)
-	// Remove takes a node out for good; its number is not given again. FAILED_PRECONDITION for the node that is asked, and for one that shards are on.
+	// Remove takes a node out for good; its number is not given again. FAILED_PRECONDITION for the node that is asked, and for one that leads or is
+	// needed for the majority of those in sync.
 	Remove(context.Context, *RemoveNodeRequest) (*Node, error)
 	// Replace lets a node whose data are lost join again with an empty data directory, under its number.
 	Replace(context.Context, *ReplaceNodeRequest) (*Node, error)
+	// Drain has another node lead, if this one does, and this one lead no more until it is started anew or Drain ends that. It returns when another node leads, or
+	// none can.
+	Drain(context.Context, *DrainNodeRequest) (*Node, error)
 	mustEmbedUnimplementedNodesServer()
 }
 
@@ -126,6 +145,9 @@ func (UnimplementedNodesServer) Remove(context.Context, *RemoveNodeRequest) (*No
 }
 func (UnimplementedNodesServer) Replace(context.Context, *ReplaceNodeRequest) (*Node, error) {
 	return nil, status.Error(codes.Unimplemented, "method Replace not implemented")
+}
+func (UnimplementedNodesServer) Drain(context.Context, *DrainNodeRequest) (*Node, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
 }
 func (UnimplementedNodesServer) mustEmbedUnimplementedNodesServer() {}
 func (UnimplementedNodesServer) testEmbeddedByValue()               {}
@@ -220,6 +242,24 @@ func _Nodes_Replace_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Nodes_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).Drain(ctx, req.(*DrainNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Nodes_ServiceDesc is the grpc.ServiceDesc for Nodes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -242,6 +282,10 @@ var Nodes_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Replace",
 			Handler:    _Nodes_Replace_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _Nodes_Drain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

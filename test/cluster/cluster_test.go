@@ -83,6 +83,16 @@ func (n *node) must(args ...string) string {
 	return out
 }
 
+// eventually runs the command line against the node until it does what is asked.
+func (n *node) eventually(args ...string) {
+	n.t.Helper()
+	var err error
+	testx.Eventually(n.t, soon, func() bool {
+		_, err = n.run("", args...)
+		return err == nil
+	}, "node", n.id, "does", strings.Join(args, " "), &err)
+}
+
 // sees waits until a listing of the node has a text.
 func (n *node) sees(text string, args ...string) {
 	n.t.Helper()
@@ -174,7 +184,8 @@ func TestLoneNodeBecomesThree(t *testing.T) {
 	oneAway(t, all)
 	twoAway(t, all)
 
-	one.must("node", "remove", "3")
+	one.eventually("shard", "move", "--to", "1")
+	one.eventually("node", "remove", "3")
 	if _, err := one.run("", "node", "remove", "1"); err == nil || !strings.Contains(err.Error(), "another node") {
 		t.Errorf("node 1 removes itself: %v", err)
 	}

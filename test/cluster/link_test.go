@@ -88,7 +88,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		t.Errorf("the log:\n%s", log)
 	}
 	two.start()
-	two.must("node", "remove", "1")
+	two.eventually("shard", "move", "--to", "2")
+	two.eventually("node", "remove", "1")
 	refusedBy := func() bool {
 		err := stranger(t, addr, link.Options{ID: 1, Token: token})
 		return link.ReasonOf(err) == link.ReasonNotAdmitted && strings.Contains(err.Error(), "was removed")

@@ -155,6 +155,28 @@ type Receiver struct {
 		order    map[string]int // highest number by sender
 		disorder []string
 		refused  []string // DISCONNECTs from the broker
+		client   *mqttclient.Client
+		ended    bool
+	}
+}
+
+// End ends the receiver's connection, and each that it still makes.
+func (r *Receiver) End() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.ended = true
+	if r.mu.client != nil {
+		_ = r.mu.client.Close()
+	}
+}
+
+// using remembers the connection for End.
+func (r *Receiver) using(c *mqttclient.Client) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.client = c
+	if r.mu.ended {
+		_ = c.Close()
 	}
 }
 
@@ -179,8 +201,10 @@ func (r *Receiver) Attach(url, filter string) error {
 	if err := r.Connect(url); err != nil {
 		return err
 	}
+	r.using(r.C)
 	if !r.subscribed {
 		if _, err := r.C.Subscribe(wire.FilterRequest{Filter: []byte(filter), QoS: r.QoS}); err != nil {
+			_ = r.C.Close()
 			return fmt.Errorf("subscribe %s: %w", r.ID, err)
 		}
 		r.subscribed = true

@@ -1,0 +1,135 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicemq/sluice/control/api"
+)
+
+func init() { register(newShardCommand) }
+
+// shardStatus is who has the shards, in every output.
+type shardStatus struct {
+	Asked       uint32            `json:"asked" yaml:"asked"`
+	Shards      uint32            `json:"shards" yaml:"shards"`
+	Leader      uint32            `json:"leader" yaml:"leader"`
+	Epoch       uint32            `json:"epoch" yaml:"epoch"`
+	Open        bool              `json:"open" yaml:"open"`
+	Replicas    []uint32          `json:"replicas" yaml:"replicas"`
+	InSync      []uint32          `json:"in_sync" yaml:"in_sync"`
+	Eligible    []uint32          `json:"eligible" yaml:"eligible"`
+	Alive       []uint32          `json:"alive" yaml:"alive"`
+	LeastInSync uint32            `json:"least_in_sync" yaml:"least_in_sync"`
+	Lag         map[uint32]uint64 `json:"lag" yaml:"lag"` // frames, of followers; from the leader alone
+}
+
+func newShardCommand() *cobra.Command {
+	f := &controlFlags{}
+	return f.group("shard", "See who leads and who is in sync, and change who leads", shardShow(f), shardMove(f), shardElect(f))
+}
+
+// show writes one line for each node that has the shards.
+func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error {
+	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64)}
+	for _, w := range r.Followers {
+		v.Lag[w.Node] = w.Lag
+	}
+	rows := [][]string{{"NODE", "ROLE", "IN SYNC", "ALIVE", "LAG"}}
+	for _, id := range r.Replicas {
+		role, sync, alive, lag := "follows", "no", "no", ""
+		if id == r.Leader {
+			role = "leads, epoch " + strconv.FormatUint(uint64(r.Epoch), 10)
+		}
+		switch {
+		case slices.Contains(r.InSync, id):
+			sync = "yes"
+		case slices.Contains(r.Eligible, id):
+			sync = "no, lacks nothing"
+		}
+		if slices.Contains(r.Alive, id) {
+			alive = "yes"
+		}
+		if n, ok := v.Lag[id]; ok {
+			lag = strconv.FormatUint(n, 10)
+		}
+		rows = append(rows, []string{strconv.FormatUint(uint64(id), 10), role, sync, alive, lag})
+	}
+	return f.output.write(cmd.OutOrStdout(), &v, rows)
+}
+
+// shardCall is a command that shows how the shards lie afterwards.
+func shardCall(f *controlFlags, c *cobra.Command, do func(k *controlCall) (*api.ShardStatus, error)) *cobra.Command {
+	c.Args = atMost(0)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		return f.call(cmd, func(k *controlCall) error {
+			r, err := do(k)
+			if err != nil {
+				return err
+			}
+			return f.showShards(cmd, r)
+		})
+	}
+	f.output.add(c)
+	return c
+}
+
+func shardShow(f *controlFlags) *cobra.Command {
+	return shardCall(f, &cobra.Command{Use: "status", Short: "Show who leads the shards and who is in sync",
+		Long: "Show who leads the shards and who is in sync. All shards have one leader at a time. LAG is how many frames of the log a node lacks that follows; it is known\n" +
+			"to the node that leads."},
+		func(k *controlCall) (*api.ShardStatus, error) {
+			return ask(k, api.NewShardsClient(k).Status, &api.ShardStatusRequest{})
+		})
+}
+
+func shardMove(f *controlFlags) *cobra.Command {
+	r := &api.MoveShardsRequest{}
+	c := shardCall(f, &cobra.Command{Use: "move --to NODE", Short: "Have another node lead that is in sync", Example: "  sluice shard move --to 2"},
+		func(k *controlCall) (*api.ShardStatus, error) {
+			if r.To == 0 {
+				return nil, misused("give --to: the node that is to lead")
+			}
+			return ask(k, api.NewShardsClient(k).Move, r)
+		})
+	c.Flags().Uint32Var(&r.To, "to", 0, "the node that is to lead")
+	_ = c.RegisterFlagCompletionFunc("to", cobra.NoFileCompletions)
+	return c
+}
+
+func shardElect(f *controlFlags) *cobra.Command {
+	r := &api.ElectUncleanRequest{}
+	accept := false
+	c := shardCall(f, &cobra.Command{Use: "elect --node NODE --accept-loss", Short: "Have a node lead that may lack what was acknowledged",
+		Long: strings.TrimSpace(`
+Have a node lead that may lack what was acknowledged, where no node that lacks nothing will come back. What was acknowledged and is on none but the nodes that are lost
+is lost with them: messages, offsets, sessions. Nodes that have more than the new leader take that back, and are made anew from a copy of it where they cannot.`)},
+		func(k *controlCall) (*api.ShardStatus, error) {
+			if r.Node == 0 || !accept {
+				return nil, misused("give --node and --accept-loss: what was acknowledged and is on lost nodes alone is lost")
+			}
+			return ask(k, api.NewShardsClient(k).ElectUnclean, r)
+		})
+	c.Flags().Uint32Var(&r.Node, "node", 0, "the node that is to lead")
+	c.Flags().BoolVar(&accept, "accept-loss", false, "say that what may be lost may be lost")
+	_ = c.RegisterFlagCompletionFunc("node", cobra.NoFileCompletions)
+	return c
+}
+
+func nodeDrain(f *controlFlags) *cobra.Command {
+	end := false
+	c := nodeChange(f, &cobra.Command{
+		Use: "drain NODE", Short: "Have another node lead, and this one lead no more until it is started anew",
+		Long: "Have another node lead, if this one does, and this one lead no more until it is started anew, or --end is given. A node that is stopped by SIGTERM does so\n" +
+			"by itself.",
+		Example: fmt.Sprintf("  sluice node drain %d", 2),
+	}, func(k *controlCall, id uint32) (*api.Node, error) {
+		return ask(k, api.NewNodesClient(k).Drain, &api.DrainNodeRequest{Id: id, End: end})
+	})
+	c.Flags().BoolVar(&end, "end", false, "let the node lead again")
+	return c
+}

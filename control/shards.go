@@ -1,0 +1,105 @@
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// Shards are who leads the shards of a cluster, and who has them.
+type Shards interface {
+	// Placement is what this node knows.
+	Placement() Placement
+	// Move returns when another node leads.
+	Move(ctx context.Context, to meta.NodeID) error
+	// ElectUnclean has a node lead that may lack what was acknowledged.
+	ElectUnclean(ctx context.Context, id meta.NodeID) error
+	// Drain has a node lead no more, or end that.
+	Drain(ctx context.Context, id meta.NodeID, end bool) error
+}
+
+// Placement is who has the shards, which lie alike.
+type Placement struct {
+	Shard     *meta.Shard // nil: not said yet
+	Shards    int
+	Leader    meta.NodeID // 0: none, as this node knows
+	Open      bool        // this node leads, and takes commands
+	Alive     []meta.NodeID
+	Least     int
+	Followers map[meta.NodeID]uint64 // frames that they lack
+}
+
+var (
+	// ErrNotInSync says that a node cannot lead, since it may lack something.
+	ErrNotInSync = errors.New("control: the node is not in sync")
+	// ErrLed says that there is no need for an unclean election.
+	ErrLed = errors.New("control: a node leads, or one can that lacks nothing")
+	// ErrNotMoved says that a change of who leads was asked for and has not come about.
+	ErrNotMoved = errors.New("control: leadership has not moved yet")
+)
+
+// shardService is the service Shards.
+type shardService struct {
+	api.UnsafeShardsServer // a method that is missing does not compile
+	s                      *Server
+}
+
+func nodeNumbers(list []meta.NodeID) (out []uint32) {
+	for _, id := range list {
+		out = append(out, uint32(id))
+	}
+	return out
+}
+
+func (c *shardService) shown() *api.ShardStatus {
+	p := c.s.o.Shards.Placement()
+	out := &api.ShardStatus{Asked: uint32(c.s.o.Node), Shards: uint32(p.Shards), Leader: uint32(p.Leader), Open: p.Open, Alive: nodeNumbers(p.Alive), LeastInSync: uint32(p.Least)}
+	if sh := p.Shard; sh != nil {
+		out.Epoch, out.Replicas, out.InSync, out.Eligible = sh.Epoch, nodeNumbers(sh.Replicas), nodeNumbers(sh.ISR), nodeNumbers(sh.Eligible)
+		for _, id := range sh.Replicas {
+			if lag, ok := p.Followers[id]; ok {
+				out.Followers = append(out.Followers, &api.ShardFollower{Node: uint32(id), Lag: lag})
+			}
+		}
+	}
+	return out
+}
+
+// Status shows who leads and who is in sync.
+func (c *shardService) Status(context.Context, *api.ShardStatusRequest) (*api.ShardStatus, error) {
+	if c.s.o.Shards == nil {
+		return nil, alone("show shards")
+	}
+	return c.shown(), nil
+}
+
+func (c *shardService) change(what string, id uint32, do func(meta.NodeID) error) (*api.ShardStatus, error) {
+	switch {
+	case c.s.o.Shards == nil:
+		return nil, alone(what)
+	case id == 0 || id > meta.NodeIDMax:
+		return nil, wrong("%s: want a node's number from 1 to %d", what, meta.NodeIDMax)
+	}
+	if err := do(meta.NodeID(id)); err != nil {
+		return nil, refuse(err, what, "")
+	}
+	return c.shown(), nil
+}
+
+// Move has another node lead.
+func (c *shardService) Move(ctx context.Context, r *api.MoveShardsRequest) (*api.ShardStatus, error) {
+	return c.change(fmt.Sprintf("move the lead to node %d", r.To), r.To, func(id meta.NodeID) error { return c.s.o.Shards.Move(ctx, id) })
+}
+
+// ElectUnclean has a node lead that may lack what was acknowledged.
+func (c *shardService) ElectUnclean(ctx context.Context, r *api.ElectUncleanRequest) (*api.ShardStatus, error) {
+	return c.change(fmt.Sprintf("elect node %d", r.Node), r.Node, func(id meta.NodeID) error { return c.s.o.Shards.ElectUnclean(ctx, id) })
+}
+
+// Drain has a node lead no more.
+func (c *nodeService) Drain(ctx context.Context, r *api.DrainNodeRequest) (*api.Node, error) {
+	return c.change("drain", r.Id, func(id meta.NodeID) error { return c.s.o.Shards.Drain(ctx, id, r.End) })
+}

@@ -1,0 +1,284 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/cluster"
+	"github.com/sluicemq/sluice/cluster/carry"
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/cluster/replica"
+	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/proto/kafka"
+)
+
+// member is what makes a node one of several: who leads, what is replicated, and how clients come to the node that leads. A nil one is that of a node that is
+// alone.
+type member struct {
+	n        *node
+	own      meta.NodeID
+	replicas *replica.Replicas
+	control  *cluster.Controller
+	kafka    *kafkaCluster
+	asks     *kafkaLeader
+
+	mu struct {
+		sync.Mutex
+		led  []func() // called each time the node has begun to lead
+		wake *sync.Cond
+		due  bool
+		over bool
+	}
+	done chan struct{}
+}
+
+// join takes what the node shall carry from the link, before anybody is connected.
+func (m *member) join(mesh *link.Mesh) {
+	if m == nil {
+		return
+	}
+	n := m.n
+	cfg := n.o.clusterConfig
+	m.own = meta.NodeID(cfg.Node.ID)
+	m.replicas = replica.New(replica.Options{Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Shards: cfg.Cluster.Shards, Behind: m.behind, Logger: n.o.logger})
+	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Mesh: mesh, Core: n.broker, Streams: m.replicas,
+		Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
+	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
+	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}
+	m.asks.serve()
+}
+
+// lateGroup is the node's group for the controller, which is made before it.
+type lateGroup struct{ n *node }
+
+// Leader is who leads the group.
+func (g lateGroup) Leader() (meta.NodeID, bool) { return g.n.cluster.Leader() }
+
+// Reign is the term in which this node does.
+func (g lateGroup) Reign() (uint64, bool) { return g.n.cluster.Reign() }
+
+// Barrier asks the majority.
+func (g lateGroup) Barrier(ctx context.Context) error { return g.n.cluster.Barrier(ctx) }
+
+var _ carry.Leader = (*member)(nil)
+
+// Leader makes it a carry.Leader.
+func (m *member) Leader() (node link.NodeID, here, known bool) {
+	s := m.control.State()
+	return link.NodeID(s.Leader), s.Leading, s.Leader != 0 && (s.Leader != m.own || s.Leading)
+}
+
+// shardMoved is told of each step of a shard.
+func (m *member) shardMoved(shard record.ShardID) {
+	if m == nil || m.replicas == nil {
+		return
+	}
+	m.replicas.Moved(shard)
+	m.control.Moved()
+}
+
+// changed takes over who leads.
+func (m *member) changed(s cluster.State) {
+	m.kafka.lead(leadership{leader: s.Leader, epoch: s.Epoch, leading: s.Leading, alive: s.Alive})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s.Leading {
+		m.mu.due = true
+		m.mu.wake.Signal()
+	}
+}
+
+// behind is told that the node's log cannot be continued.
+func (m *member) behind(leader link.NodeID, err error) {
+	m.n.o.logger.Error("this node's log does not go on to the leader's: it follows no more, and needs a copy", "leader", leader, "err", err)
+}
+
+// onLead has fn called each time that the node has begun to lead, one at a time.
+func (m *member) onLead(fn func()) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.led = append(m.mu.led, fn)
+	m.mu.due = true
+	m.mu.wake.Signal()
+}
+
+// newMember makes it, nil for a node that is alone. Its parts come with join.
+func newMember(n *node) *member {
+	if n.o.clusterConfig == nil {
+		return nil
+	}
+	m := &member{n: n, done: make(chan struct{})}
+	m.mu.wake = sync.NewCond(&m.mu)
+	go m.run()
+	return m
+}
+
+func (m *member) run() {
+	defer close(m.done)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for {
+		for !m.mu.due && !m.mu.over {
+			m.mu.wake.Wait()
+		}
+		if m.mu.over {
+			return
+		}
+		m.mu.due = false
+		list := m.mu.led
+		m.mu.Unlock()
+		if m.leads() {
+			for _, fn := range list {
+				fn()
+			}
+		}
+		m.mu.Lock()
+	}
+}
+
+// start begins to follow or to lead; a node that is alone has nothing to begin. own are the entries that the core has from when the node was alone.
+func (m *member) start(n *node, own *ownEntries) {
+	if m == nil {
+		own.forget(n.broker, n.o.logger)
+		return
+	}
+	m.kafka.onMove(m.n.kafka.LeaderChanged)
+	m.onLead(func() { own.forget(m.n.broker, m.n.o.logger) })
+	m.control.Start()
+}
+
+// kafkaCluster is the cluster as Kafka's door sees it; nil for a node that is alone.
+func (m *member) kafkaCluster() kafka.Cluster {
+	if m == nil {
+		return nil
+	}
+	return m.kafka
+}
+
+// kafkaLeader asks the node that leads.
+func (m *member) kafkaLeader() kafka.Leader {
+	if m == nil {
+		return nil
+	}
+	return m.asks
+}
+
+// leads tells whether the node takes commands for all shards.
+func (m *member) leads() bool { return m == nil || m.control != nil && m.control.State().Leading }
+
+// startLeaderWait bounds how long a node that starts waits until somebody leads. Clients that come earlier wait, too.
+const startLeaderWait = 20 * time.Second
+
+// awaitLeader returns when somebody leads, as far as this node knows, or after a while.
+func (m *member) awaitLeader(ctx context.Context) {
+	if m == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, startLeaderWait)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, _, known := m.Leader(); known {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			m.n.o.logger.Warn("nobody leads yet; clients wait")
+			return
+		}
+	}
+}
+
+// drain has another node lead, if one can.
+func (m *member) drain(ctx context.Context) {
+	if m == nil {
+		return
+	}
+	if err := m.control.Drain(ctx); err != nil {
+		m.n.o.logger.Warn("no other node has taken over the lead in time", "err", err)
+	}
+}
+
+// close ends it. The loops still run.
+func (m *member) close() {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	m.mu.over = true
+	m.mu.wake.Signal()
+	m.mu.Unlock()
+	<-m.done
+	if m.control == nil {
+		return
+	}
+	m.control.Close()
+	m.replicas.Close()
+	m.kafka.close()
+	m.n.broker.MarkWatermarks()
+}
+
+// clusterConfigOf is what of the configuration a node of a cluster is made of; nil for one that is alone.
+func clusterConfigOf(cfg *config.Config) *config.Config {
+	if !cfg.Clustered() {
+		return nil
+	}
+	return cfg
+}
+
+var _ replica.Core = (*broker.Broker)(nil)
+
+var _ control.Shards = (*member)(nil)
+
+// Placement makes it a control.Shards.
+func (m *member) Placement() control.Placement {
+	s := m.control.State()
+	p := control.Placement{Shard: m.n.catalog.Load().Shard(0), Shards: m.n.o.shards, Leader: s.Leader, Open: s.Leading, Alive: s.Alive, Followers: make(map[meta.NodeID]uint64)}
+	if p.Shard != nil {
+		p.Least = cluster.LeastInSync(len(p.Shard.Replicas))
+	}
+	for _, f := range m.replicas.Followers() {
+		p.Followers[meta.NodeID(f.Node)] = f.Lag
+	}
+	return p
+}
+
+// Move makes it a control.Shards.
+func (m *member) Move(ctx context.Context, to meta.NodeID) error {
+	return shardsFault(m.control.Move(ctx, to))
+}
+
+// ElectUnclean makes it a control.Shards.
+func (m *member) ElectUnclean(ctx context.Context, id meta.NodeID) error {
+	return shardsFault(m.control.ElectUnclean(ctx, id))
+}
+
+// Drain makes it a control.Shards.
+func (m *member) Drain(ctx context.Context, id meta.NodeID, end bool) error {
+	return shardsFault(m.control.DrainNode(ctx, id, !end))
+}
+
+// shardsFault marks errors as the control plane tells them apart.
+func shardsFault(err error) error {
+	switch {
+	case errors.Is(err, cluster.ErrNotInSync):
+		return fmt.Errorf("%w: %w", control.ErrNotInSync, err)
+	case errors.Is(err, cluster.ErrLed):
+		return fmt.Errorf("%w: %w", control.ErrLed, err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return control.ErrNotMoved
+	}
+	return err
+}

@@ -1,0 +1,255 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+	"github.com/sluicemq/sluice/test/common"
+)
+
+// dial connects an MQTT client to a node.
+func dial(t *testing.T, n *common.Node, id string, expiry uint32) (*mqttclient.Client, *wire.Connack) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	c, ack, err := mqttclient.Connect(ctx, mqttclient.Options{URL: "mqtt://" + n.MQTT, Connect: wire.Connect{ClientID: []byte(id), SessionExpiry: expiry}})
+	if err != nil {
+		t.Fatalf("%s at node %d: %v", id, n.ID, err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c, ack
+}
+
+func publish(t *testing.T, c *mqttclient.Client, topic, payload string, retain bool) {
+	t.Helper()
+	reason, err := c.Publish(&wire.PublishOut{QoS: 1, Retain: retain, Topic: []byte(topic), Payload: []byte(payload)})
+	if err != nil || reason.Failed() {
+		t.Fatalf("publish to %s: %v, %v", topic, reason, err)
+	}
+}
+
+func receive(t *testing.T, c *mqttclient.Client, want string) {
+	t.Helper()
+	m, err := c.Receive(longest)
+	if err != nil || string(m.Payload) != want {
+		t.Fatalf("%q, %v; want %q", m.Payload, err, want)
+	}
+}
+
+// Any node takes any client, and all clients see one broker.
+func TestThreeAreOne(t *testing.T) {
+	c := common.StartCluster(t, 3)
+	t.Run("mqtt", func(t *testing.T) { threeByMQTT(t, c) })
+	t.Run("kafka", func(t *testing.T) { threeByKafka(t, c) })
+	if t.Failed() {
+		t.Log(c.Logs())
+	}
+}
+
+func threeByMQTT(t *testing.T, c *common.Cluster) {
+	const kept = 3600
+	for i, n := range c.Nodes {
+		other := c.Nodes[(i+1)%3]
+		sub, _ := dial(t, n, fmt.Sprint("sub-", i), kept)
+		if _, err := sub.Subscribe(wire.FilterRequest{Filter: fmt.Appendf(nil, "one/%d/#", i), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+		pub, _ := dial(t, other, fmt.Sprint("pub-", i), 0)
+		publish(t, pub, fmt.Sprintf("one/%d/a", i), "live", false)
+		receive(t, sub, "live")
+		if err := sub.Disconnect(); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, pub, fmt.Sprintf("one/%d/a", i), "kept", false)
+		publish(t, pub, fmt.Sprintf("retained/%d", i), "stays", true)
+		// The session goes on through another node, and is taken over by a third.
+		again, ack := dial(t, other, fmt.Sprint("sub-", i), kept)
+		if !ack.SessionPresent {
+			t.Errorf("the session of node %d is not there at node %d", n.ID, other.ID)
+		}
+		receive(t, again, "kept")
+		dial(t, c.Nodes[(i+2)%3], fmt.Sprint("sub-", i), kept)
+		packets, err := again.WaitClosed(longest)
+		if err != nil || len(packets) == 0 {
+			t.Fatalf("taken over: %v, %v", packets, err)
+		}
+		if d, err := packets[len(packets)-1].Disconnect(); err != nil || d.Reason != wire.SessionTakenOver {
+			t.Errorf("taken over: %v, %v", d.Reason, err)
+		}
+	}
+	for i, n := range c.Nodes {
+		sub, _ := dial(t, n, fmt.Sprint("late-", i), 0)
+		if _, err := sub.Subscribe(wire.FilterRequest{Filter: fmt.Appendf(nil, "retained/%d", (i+1)%3), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+		receive(t, sub, "stays")
+	}
+}
+
+func threeByKafka(t *testing.T, c *common.Cluster) {
+	ctx, cancel := context.WithTimeout(context.Background(), longest)
+	defer cancel()
+	for i, n := range c.Nodes {
+		topic := fmt.Sprint("topic-", i)
+		w, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.DefaultProduceTopic(topic), kgo.UnknownTopicRetries(-1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		adm := kadm.NewClient(w)
+		if _, err := adm.CreateTopic(ctx, 2, -1, nil, topic); err != nil {
+			t.Fatalf("create a topic by node %d: %v", n.ID, err)
+		}
+		if err := w.ProduceSync(ctx, kgo.StringRecord("first"), kgo.StringRecord("second")).FirstErr(); err != nil {
+			t.Fatalf("produce by node %d: %v", n.ID, err)
+		}
+		leader := c.Leader().ID
+		for _, o := range c.Nodes {
+			metadataOf(ctx, t, o, topic, leader)
+		}
+		r, err := kgo.NewClient(kgo.SeedBrokers(c.Nodes[(i+1)%3].Kafka), kgo.ConsumeTopics(topic), kgo.ConsumerGroup(fmt.Sprint("group-", i)),
+			kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		var got []string
+		for len(got) < 2 && ctx.Err() == nil {
+			r.PollFetches(ctx).EachRecord(func(r *kgo.Record) { got = append(got, string(r.Value)) })
+		}
+		if slices.Sort(got); !slices.Equal(got, []string{"first", "second"}) {
+			t.Errorf("read %v", got)
+		}
+	}
+}
+
+// metadataOf waits until a node has it that all three have the topic and who leads.
+func metadataOf(ctx context.Context, t *testing.T, n *common.Node, topic string, leader int) {
+	t.Helper()
+	cl, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.MetadataMinAge(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	var m kadm.Metadata
+	testx.Eventually(t, longest, func() bool {
+		m, err = kadm.NewClient(cl).Metadata(ctx, topic)
+		if err != nil || len(m.Brokers) != 3 || int(m.Controller) != leader || len(m.Topics[topic].Partitions) != 2 {
+			return false
+		}
+		for _, p := range m.Topics[topic].Partitions {
+			if int(p.Leader) != leader || len(p.Replicas) != 3 || len(p.ISR) != 3 {
+				return false
+			}
+		}
+		return true
+	}, "metadata of node", n.ID)
+}
+
+// gaps measures how long a client of each protocol stood still at most.
+type gaps struct {
+	mqtt, kafka atomic.Int64 // ns
+}
+
+// watchGaps publishes as long as it is not told to stop: by MQTT through one node, as a client that reconnects, and to Kafka's topic.
+func watchGaps(t *testing.T, c *common.Cluster, n *common.Node, stop chan struct{}) (g *gaps, wait func()) {
+	t.Helper()
+	g = new(gaps)
+	l := &load{t: t, c: c}
+	cl := l.open(kgo.DefaultProduceTopic("gaps"), kgo.AllowAutoTopicCreation(), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+	ended := make(chan struct{}, 2)
+	stopped := func() bool {
+		select {
+		case <-stop:
+			return true
+		default:
+			return false
+		}
+	}
+	note := func(to *atomic.Int64, last *time.Time) {
+		now := time.Now()
+		if !last.IsZero() {
+			to.Store(max(to.Load(), int64(now.Sub(*last))))
+		}
+		*last = now
+	}
+	go func() {
+		defer func() { ended <- struct{}{} }()
+		var last time.Time
+		for !stopped() {
+			ctx, cancel := context.WithTimeout(context.Background(), longest)
+			if err := cl.ProduceSync(ctx, kgo.StringRecord("x")).FirstErr(); err == nil {
+				note(&g.kafka, &last)
+			}
+			cancel()
+		}
+	}()
+	go func() {
+		defer func() { ended <- struct{}{} }()
+		var last time.Time
+		for !stopped() {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			mc, _, err := mqttclient.Connect(ctx, mqttclient.Options{URL: "mqtt://" + n.MQTT, Connect: wire.Connect{ClientID: []byte("gaps"), SessionExpiry: 60}})
+			cancel()
+			for err == nil && !stopped() {
+				if _, err = mc.Publish(&wire.PublishOut{QoS: 1, Topic: []byte("gaps/x"), Payload: []byte("x")}); err == nil {
+					note(&g.mqtt, &last)
+				}
+			}
+			if mc != nil {
+				_ = mc.Close()
+			}
+		}
+	}()
+	return g, func() {
+		<-ended
+		<-ended
+		cl.Close()
+	}
+}
+
+// A node that leads is killed: clients of the two others go on. How long they stood still is told, and bounded by what a starved machine needs.
+func TestLeaderLost(t *testing.T) {
+	c := common.StartCluster(t, 3)
+	was := c.Leader()
+	stop := make(chan struct{})
+	g, wait := watchGaps(t, c, c.Nodes[was.ID%3], stop)
+	testx.Eventually(t, longest, func() bool { return g.kafka.Load() > 0 && g.mqtt.Load() > 0 }, "clients publish")
+	g.kafka.Store(0)
+	g.mqtt.Store(0)
+	was.Kill()
+	if now := c.Leader(); now == was {
+		t.Error("the node that was killed leads")
+	}
+	testx.Eventually(t, longest, func() bool { return g.kafka.Load() > 0 && g.mqtt.Load() > 0 }, "clients go on")
+	close(stop)
+	wait()
+	t.Logf("longest time without an acknowledgement: MQTT %v, Kafka %v", time.Duration(g.mqtt.Load()).Round(time.Millisecond), time.Duration(g.kafka.Load()).Round(time.Millisecond))
+	was.Start()
+	c.AwaitSynced()
+}
+
+// All nodes are restarted in turn, in order: nothing stands still for long.
+func TestRollingRestart(t *testing.T) {
+	c := common.StartCluster(t, 3)
+	stop := make(chan struct{})
+	g, wait := watchGaps(t, c, c.Nodes[0], stop)
+	for _, n := range c.Nodes {
+		n.Stop()
+		n.Start()
+		c.AwaitSynced()
+	}
+	close(stop)
+	wait()
+	t.Logf("longest time without an acknowledgement: MQTT at node 1 %v, Kafka %v", time.Duration(g.mqtt.Load()).Round(time.Millisecond), time.Duration(g.kafka.Load()).Round(time.Millisecond))
+}

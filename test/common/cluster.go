@@ -1,0 +1,204 @@
+package common
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sluicemq/sluice/internal/testx"
+)
+
+// patience bounds what elections, joins and copies take on a machine that others work on as well.
+const patience = 60 * time.Second
+
+// Cluster is several processes that are the nodes of one cluster. Their addresses stay the same over restarts.
+type Cluster struct {
+	Nodes []*Node
+	t     testing.TB
+}
+
+// Node is one process of a Cluster. Its methods are for one goroutine at a time; what clients need of it, Kafka and MQTT, never changes.
+type Node struct {
+	ID          int
+	Kafka, MQTT string // addresses
+	Dir         string
+
+	settings []string
+	t        testing.TB
+	mu       sync.Mutex
+	broker   *Broker // nil: it is down
+}
+
+// clusterSettings keep nodes small: several of them share a machine.
+var clusterSettings = []string{"engine.loops=1", "cluster.shards=8", "journal.segment_size=8MiB", "journal.group_size=1MiB", "limits.packet_size=256KiB"}
+
+// StartCluster starts n nodes, has them join, and waits until all are in sync.
+func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t}
+	var first string
+	for id := 1; id <= n; id++ {
+		at := testx.ClosedAddr(t)
+		own := []string{"listeners.cluster=" + at}
+		if id == 1 {
+			first = at
+		} else {
+			own = append(own, "cluster.peers="+first)
+		}
+		c.AddNode(at, append(own, settings...)...)
+	}
+	c.AwaitSynced()
+	return c
+}
+
+// AddNode starts one more node, which joins at the address between nodes that others reach it at.
+func (c *Cluster) AddNode(at string, settings ...string) *Node {
+	c.t.Helper()
+	n := &Node{ID: len(c.Nodes) + 1, t: c.t, Dir: c.t.TempDir(), Kafka: testx.ClosedAddr(c.t), MQTT: testx.ClosedAddr(c.t)}
+	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=127.0.0.1:0", "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
+	n.settings = append(n.settings, settings...)
+	if len(c.Nodes) > 0 {
+		c.Must("node", "add", strconv.Itoa(n.ID), "--address", at)
+	}
+	c.Nodes = append(c.Nodes, n)
+	n.Start()
+	return n
+}
+
+// Start starts the node again.
+func (n *Node) Start() {
+	n.t.Helper()
+	b := Start(n.t, n.Dir, n.settings...)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.broker = b
+}
+
+// Broker is the process, nil while there is none.
+func (n *Node) Broker() *Broker {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.broker
+}
+
+func (n *Node) take() *Broker {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	b := n.broker
+	n.broker = nil
+	return b
+}
+
+// Kill is kill -9.
+func (n *Node) Kill() { n.take().Kill() }
+
+// Stop ends the node in order.
+func (n *Node) Stop() {
+	n.t.Helper()
+	if err := n.take().Stop(); err != nil {
+		n.t.Errorf("node %d: %v", n.ID, err)
+	}
+}
+
+// Run runs the command line against the node.
+func (n *Node) Run(args ...string) (string, error) {
+	n.t.Helper()
+	b := n.Broker()
+	if b == nil {
+		return "", fmt.Errorf("node %d is down", n.ID)
+	}
+	cmd := exec.Command(Binary(n.t), append(args, "--server", b.Listeners["grpc"])...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s at node %d: %w: %s", strings.Join(args, " "), n.ID, err, errs.String())
+	}
+	return out.String(), nil
+}
+
+// Must runs the command line against any node until one does it.
+func (c *Cluster) Must(args ...string) (out string) {
+	c.t.Helper()
+	var err error
+	testx.Eventually(c.t, patience, func() bool {
+		for _, n := range c.Nodes {
+			if out, err = n.Run(args...); err == nil {
+				return true
+			}
+		}
+		return false
+	}, strings.Join(args, " "))
+	return out
+}
+
+// Status is what `sluice shard status` shows.
+type Status struct {
+	Leader   int
+	Epoch    uint32
+	Replicas []int
+	InSync   []int `json:"in_sync"`
+}
+
+// Status is what a node knows of the shards, false while it knows no leader.
+func (n *Node) Status() (s Status, ok bool) {
+	n.t.Helper()
+	out, err := n.Run("shard", "status", "--output", "json")
+	if err != nil || json.Unmarshal([]byte(out), &s) != nil {
+		return s, false
+	}
+	return s, s.Leader != 0
+}
+
+// Leader waits until some node that runs leads, and gives it.
+func (c *Cluster) Leader() (leader *Node) {
+	c.t.Helper()
+	testx.Eventually(c.t, patience, func() bool {
+		for _, n := range c.Nodes {
+			if n.Broker() == nil {
+				continue
+			}
+			if s, ok := n.Status(); ok && s.Leader == n.ID {
+				leader = n
+				return true
+			}
+		}
+		return false
+	}, "a node leads")
+	return leader
+}
+
+// AwaitSynced waits until all nodes are in sync.
+func (c *Cluster) AwaitSynced() {
+	c.t.Helper()
+	var last Status
+	testx.Eventually(c.t, patience, func() bool {
+		s, ok := c.Leader().Status()
+		last = s
+		return ok && len(s.InSync) == len(c.Nodes)
+	}, "all nodes are in sync", last)
+}
+
+// KafkaAddrs are the nodes' addresses for Kafka clients.
+func (c *Cluster) KafkaAddrs() (list []string) {
+	for _, n := range c.Nodes {
+		list = append(list, n.Kafka)
+	}
+	return list
+}
+
+// Logs is what all nodes that run have to say, for a test that has failed.
+func (c *Cluster) Logs() string {
+	var b strings.Builder
+	for _, n := range c.Nodes {
+		if p := n.Broker(); p != nil {
+			fmt.Fprintf(&b, "--- node %d\n%s\n", n.ID, p.Log())
+		}
+	}
+	return b.String()
+}
