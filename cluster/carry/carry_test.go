@@ -143,11 +143,12 @@ func TestNobodyLeads(t *testing.T) {
 
 // A leader that is not reached is waited for; one that refuses has its clients answered.
 func TestLeaderRefuses(t *testing.T) {
-	_, carries, r := two(t, &talk{})
-	r.who.Store(0)
-	other := &reign{}
-	other.who.Store(1) // the node that carries takes 1 for the leader, which knows better
-	carries.d.o.Leader, carries.d.o.Wait = leaderOf{other, 2}, 100*time.Millisecond
+	// The node that carries takes 1 for the leader, which knows better.
+	nobody, other := &reign{}, &reign{}
+	other.who.Store(1)
+	leads := start(t, 1, nobody, &talk{})
+	carries := start(t, 2, other, &talk{}, func(o *Options) { o.Wait = 100 * time.Millisecond })
+	join(t, leads, carries)
 	c := carries.dial()
 	write(t, c, "v5")
 	wantEnd(t, c, "NO5")

@@ -116,7 +116,7 @@ func start(t testing.TB, id link.NodeID, r *reign, p *talk, with ...func(*Option
 	secure := n.cert.ServerConfig()
 	secure.ClientAuth = tls.RequestClientCert
 	lists := []engine.ListenerOptions{
-		{Name: "tcp", Address: "127.0.0.1:0", FirstPacketTimeout: 5 * time.Second},
+		{Name: "tcp", Address: "127.0.0.1:0", FirstPacketTimeout: time.Minute},
 		{Name: "tls", Address: "127.0.0.1:0", TLS: secure},
 		{Name: "unix", Network: "unix", Address: filepath.Join(t.TempDir(), "s")},
 	}
