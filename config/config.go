@@ -74,8 +74,12 @@ type MQTTListeners struct {
 	// The reactor below the listeners: `epoll` (Linux), `netpoll`, or `auto`, which picks for each listener by the figures in
 	// docs/performance.md.
 	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`
-	// PROXY protocol before the first byte of a connection. This version has none: only `off` is accepted.
-	ProxyProtocol string `key:"proxy_protocol" default:"off" oneof:"off"`
+	// The listeners that stand behind a load balancer which speaks the PROXY protocol, by their names in this section. Each connection
+	// there has to begin with a header of it, version 1 or 2, and has the address that it tells. Needs `listeners.mqtt.proxy_trusted`.
+	ProxyProtocol []string `key:"proxy_protocol" default:"off" oneof:"off|tcp|tls|ws|wss|unix"`
+	// The addresses of these load balancers, `10.0.0.7` or `10.0.0.0/24`. A connection from elsewhere is closed. Whoever may connect to a
+	// unix socket is trusted.
+	ProxyTrusted []string `key:"proxy_trusted" default:"" reload:"live"`
 	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.
 	AcceptRate int `key:"accept_rate" default:"0" min:"0" reload:"live"`
 	// Time a client has for the TLS and WebSocket handshakes.
@@ -102,6 +106,11 @@ type KafkaListeners struct {
 	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`
 	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.
 	AcceptRate int `key:"accept_rate" default:"0" min:"0" reload:"live"`
+	// The listeners behind a load balancer which speaks the PROXY protocol; see `listeners.mqtt.proxy_protocol`. Needs
+	// `listeners.kafka.proxy_trusted`.
+	ProxyProtocol []string `key:"proxy_protocol" default:"off" oneof:"off|tcp|tls"`
+	// The addresses of these load balancers; see `listeners.mqtt.proxy_trusted`.
+	ProxyTrusted []string `key:"proxy_trusted" default:"" reload:"live"`
 }
 
 // TLS is what the TLS and WSS listeners show and ask for. The files are read again on reload.

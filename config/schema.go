@@ -267,10 +267,10 @@ func (k *Key) checkOneOf(text string) error {
 
 // refused explains values that a reader of the design may try.
 var refused = map[string]string{
-	"listeners.mqtt.proxy_protocol=v1":   "this version does not read the PROXY protocol, want off",
-	"listeners.mqtt.proxy_protocol=v2":   "this version does not read the PROXY protocol, want off",
-	"listeners.mqtt.proxy_protocol=on":   "this version does not read the PROXY protocol, want off",
-	"listeners.mqtt.proxy_protocol=auto": "this version does not read the PROXY protocol, want off",
+	"listeners.mqtt.proxy_protocol=v1":   "both versions are read; want off, or the listeners that get a header, such as [tcp, wss]",
+	"listeners.mqtt.proxy_protocol=v2":   "both versions are read; want off, or the listeners that get a header, such as [tcp, wss]",
+	"listeners.mqtt.proxy_protocol=on":   "both versions are read; want off, or the listeners that get a header, such as [tcp, wss]",
+	"listeners.mqtt.proxy_protocol=auto": "both versions are read; want off, or the listeners that get a header, such as [tcp, wss]",
 }
 
 func orList(vals []string) string {

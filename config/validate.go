@@ -43,6 +43,7 @@ func (l *loader) validate() {
 	l.validateTLS(c)
 	l.validateAddresses(c)
 	l.validateExposure(c)
+	l.validateProxies(c)
 	l.validateJWT(c)
 	l.validateTier(c)
 	l.validateCluster(c)

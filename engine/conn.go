@@ -109,6 +109,8 @@ type extension struct {
 	ws  *wsState
 	np  *netpollConn
 	fed *Fed // there is no socket
+
+	proxy bool // the header of the PROXY protocol is to come
 }
 
 // Loop is the loop that owns c. Any goroutine may ask.
@@ -315,6 +317,11 @@ func (c *Conn) opened() {
 func (c *Conn) input(buf []byte, off, n int) {
 	c.loop.local.bytesIn += int64(n)
 	c.in += uint64(n)
+	c.route(buf, off, n)
+}
+
+// route hands input to the lowest layer that there is.
+func (c *Conn) route(buf []byte, off, n int) {
 	switch {
 	case c.flags&flagClosing != 0: // read only so that the peer can go on and read
 	case c.ext == nil:
@@ -323,6 +330,8 @@ func (c *Conn) input(buf []byte, off, n int) {
 		c.handshakeInput(buf[off : off+n])
 	case c.ext.tls != nil:
 		c.tlsInput(buf[off : off+n])
+	case c.ext.proxy:
+		c.proxyInput(buf, off, n)
 	default:
 		c.plainInput(buf, off, n)
 	}

@@ -40,7 +40,7 @@ type Inlet struct{ ln *listener }
 // Inlet makes one. Of the options, Name, Handler, FirstPacketTimeout, WriteTimeout, HighWater, LowWater and MaxInput count; Handler has to be
 // there. It lives as long as the engine.
 func (e *Engine) Inlet(o ListenerOptions) *Inlet {
-	o.TLS, o.WebSocket, o.Transport = nil, false, ""
+	o.TLS, o.WebSocket, o.Transport, o.Proxy = nil, false, "", nil
 	if err := o.setDefaults(); err != nil {
 		panic("engine: inlet " + o.Name + ": " + err.Error())
 	}

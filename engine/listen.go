@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -30,12 +31,17 @@ type ListenerOptions struct {
 	WSOrigins      []string // if set, a request whose Origin is not in it is refused; one without Origin (no browser) is not
 	WSMessageMax   int64    // bytes of one message, over all its fragments; 0: 256 MiB and 64 KiB
 
+	// Proxy makes it a listener for proxies: each connection begins with a header of the PROXY protocol, version 1 or 2, below TLS and
+	// WebSocket, and the client's address in it is that of the connection. Proxy tells for the address of each connection whether it is a
+	// trusted proxy's; others are closed at once. It is not asked about Unix sockets, whose peers are trusted. Any goroutine may call it.
+	Proxy func(netip.Addr) bool
+
 	Transport string // epoll, netpoll, or auto (default): see docs/adr/0002-transport.md
 
 	// AcceptRate says how many connections are taken in a second, 0 for no limit; it is asked for each of them. A tenth of it may come
 	// at once; what is over waits in the backlog. nil: no limit.
 	AcceptRate         func() int
-	HandshakeTimeout   time.Duration // for TLS and WebSocket handshake together; 0: 10 s
+	HandshakeTimeout   time.Duration // for TLS and WebSocket handshake together, and before them for the PROXY protocol's header; 0: 10 s
 	FirstPacketTimeout time.Duration // from OnOpen until the handler sets a deadline of its own; 0: 10 s, negative: none
 	WriteTimeout       time.Duration // a peer that takes none of its output for so long is closed; 0: 1 min, negative: none
 
@@ -97,6 +103,8 @@ type listener struct {
 	done    chan struct{}
 	log     limitedLog
 
+	proxyLog proxyLog
+
 	tokens  float64 // AcceptRate's bucket
 	filled  time.Time
 	batch   []accepted
@@ -121,7 +129,7 @@ func newListener(e *Engine, o ListenerOptions) (*listener, error) {
 		return nil, err
 	}
 	ln := &listener{e: e, o: o, stop: make(chan struct{}), done: make(chan struct{})}
-	ln.log.to = e.log
+	ln.log.to, ln.proxyLog.to = e.log, e.log
 	switch o.Transport {
 	case "", "auto":
 		ln.netpoll = !epollHere
@@ -325,6 +333,12 @@ func (ln *listener) pace() time.Duration {
 func (ln *listener) admit(a accepted) {
 	e := ln.e
 	ln.tokens--
+	if ln.o.Proxy != nil && !ln.trusts(&a.peer) {
+		e.accepts.untrusted.Add(1)
+		_ = unix.Close(a.fd)
+		ln.log.warn("connection refused", "listener", ln.o.Name, "address", a.peer.addrPort().String(), "err", ErrProxyTrust)
+		return
+	}
 	if n, most := e.open.Add(1), e.maxConns(); most > 0 && n > int64(most) {
 		e.open.Add(-1)
 		e.accepts.maxConns.Add(1)
@@ -367,6 +381,15 @@ func (o *opening) Run(l *Loop) {
 		c.shut(err)
 		return
 	}
+	if c.lst.o.Proxy != nil {
+		c.beginProxy()
+		return
+	}
+	c.begin()
+}
+
+// begin puts up the layers below the handler.
+func (c *Conn) begin() {
 	switch {
 	case c.lst.o.TLS != nil:
 		c.beginTLS()

@@ -31,6 +31,8 @@ type Refused struct {
 	HandshakesFull int64 // too many TLS handshakes wait
 	Handshake      int64 // TLS handshake failed
 	Upgrade        int64 // WebSocket handshake failed
+	Proxy          int64 // no header of the PROXY protocol where one is asked for, or a bad one
+	Untrusted      int64 // from no trusted proxy
 	Timeout        int64 // nothing, or not enough, came in time
 	Shutdown       int64
 }
@@ -39,12 +41,14 @@ type Refused struct {
 type loopCounters struct {
 	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups, controls         int64
 	refusedFull, refusedHandshake, refusedUpgrade, refusedTimeout, refusedShutdown, handshakes int64
+	refusedProxy                                                                               int64
 }
 
 // sharedCounters are what others see of them, as of the end of the last turn. The loop alone writes, so it needs no atomic add.
 type sharedCounters struct {
 	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups, controls         atomic.Int64
 	refusedFull, refusedHandshake, refusedUpgrade, refusedTimeout, refusedShutdown, handshakes atomic.Int64
+	refusedProxy                                                                               atomic.Int64
 	poolBytes, waits                                                                           atomic.Int64
 }
 
@@ -63,6 +67,7 @@ func (l *Loop) publish() {
 	publishOne(&s.refusedFull, n.refusedFull)
 	publishOne(&s.refusedHandshake, n.refusedHandshake)
 	publishOne(&s.refusedUpgrade, n.refusedUpgrade)
+	publishOne(&s.refusedProxy, n.refusedProxy)
 	publishOne(&s.refusedTimeout, n.refusedTimeout)
 	publishOne(&s.refusedShutdown, n.refusedShutdown)
 	publishOne(&s.handshakes, n.handshakes)
@@ -95,6 +100,7 @@ func (e *Engine) Stats() Stats {
 		s.Refused.HandshakesFull += n.refusedFull.Load()
 		s.Refused.Handshake += n.refusedHandshake.Load()
 		s.Refused.Upgrade += n.refusedUpgrade.Load()
+		s.Refused.Proxy += n.refusedProxy.Load()
 		s.Refused.Timeout += n.refusedTimeout.Load()
 		s.Refused.Shutdown += n.refusedShutdown.Load()
 		s.BufferBytes += n.poolBytes.Load()
@@ -105,11 +111,12 @@ func (e *Engine) Stats() Stats {
 	s.DescriptorsOut = a.noDescriptor.Load()
 	s.AcceptErrors = a.errors.Load()
 	s.Refused.MaxConns = a.maxConns.Load()
+	s.Refused.Untrusted = a.untrusted.Load()
 	s.Refused.NoDescriptor = a.spared.Load()
 	return s
 }
 
 // acceptCounters are shared by the acceptors; an accept costs far more than an atomic add.
 type acceptCounters struct {
-	accepted, noDescriptor, errors, maxConns, spared atomic.Int64
+	accepted, noDescriptor, errors, maxConns, spared, untrusted atomic.Int64
 }

@@ -229,7 +229,8 @@ func (c *collector) collectEngine(k sink) {
 		n      int64
 	}{
 		{"limit", r.MaxConns}, {"no_descriptor", r.NoDescriptor}, {"handshakes_full", r.HandshakesFull}, {"tls_handshake", r.Handshake},
-		{"websocket_upgrade", r.Upgrade}, {"timeout", r.Timeout}, {"shutdown", r.Shutdown},
+		{"websocket_upgrade", r.Upgrade}, {"proxy_header", r.Proxy}, {"proxy_untrusted", r.Untrusted},
+		{"timeout", r.Timeout}, {"shutdown", r.Shutdown},
 	} {
 		k.counter("sluice_engine_refused_total", uint64(x.n), x.reason)
 	}

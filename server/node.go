@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -67,6 +70,8 @@ type doorOptions struct {
 	handshakeTimeout time.Duration
 	connectTimeout   time.Duration
 	tls              *tls.Config
+	proxied          []string              // the listeners that proxies connect to, by the last part of their names
+	proxies          func(netip.Addr) bool // whether an address is a trusted proxy's
 }
 
 // door is one listener to open.
@@ -207,6 +212,9 @@ func (n *node) listen(d door) (net.Addr, error) {
 	lo.Transport, lo.AcceptRate, lo.HandshakeTimeout = o.transport, o.acceptRate, o.handshakeTimeout
 	if d.tls {
 		lo.TLS = o.tls
+	}
+	if _, kind, _ := strings.Cut(d.name, "."); slices.Contains(o.proxied, kind) {
+		lo.Proxy = o.proxies
 	}
 	addr, err := n.engine.Listen(lo)
 	if err != nil {

@@ -49,6 +49,7 @@ type Server struct {
 	node     *node
 	gate     *auth.Provider
 	certs    *certificates
+	proxies  proxies
 	catalog  *catalogStore
 	http     *httpServer
 	control  *control.Server
@@ -65,6 +66,7 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	}
 	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore()}
 	s.cfg.Store(&cfg)
+	s.proxies.take(&cfg)
 	var err error
 	if s.certs, err = loadCertificates(&cfg); err != nil {
 		return nil, err
@@ -223,9 +225,11 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 		},
 		tier: tierOptionsOf(cfg),
 		door: doorOptions{transport: l.Transport, acceptRate: func() int { return s.cfg.Load().Listeners.MQTT.AcceptRate },
-			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.config()},
+			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.config(),
+			proxied: l.ProxyProtocol, proxies: s.proxies.mqtt.trusts},
 		kafka: kafkaOptions{node: int32(cfg.Node.ID), settings: kafkaSettings(cfg), door: doorOptions{transport: cfg.Listeners.Kafka.Transport,
-			acceptRate: func() int { return s.cfg.Load().Listeners.Kafka.AcceptRate }, handshakeTimeout: l.HandshakeTimeout, tls: s.certs.config()}},
+			acceptRate: func() int { return s.cfg.Load().Listeners.Kafka.AcceptRate }, handshakeTimeout: l.HandshakeTimeout, tls: s.certs.config(),
+			proxied: cfg.Listeners.Kafka.ProxyProtocol, proxies: s.proxies.kafka.trusts}},
 	}
 }
 
@@ -318,6 +322,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	}
 	config.TakeLive(&merged, &next)
 	s.cfg.Store(&merged)
+	s.proxies.take(&merged)
 	s.node.broker.SetLimits(brokerLimits(&merged))
 	s.node.broker.SetShareStrategy(shareStrategy(&merged))
 	s.node.sys.every(merged.MQTT.SysInterval)
