@@ -162,7 +162,7 @@ func (p *Provider) AllowsAny(id *broker.Identity, op broker.Operation, t broker.
 	if rs.open.all && mine == nil || rs.isSuper(id) {
 		return true
 	}
-	if mine != nil && t == broker.ResourceTopic {
+	if mine != nil && mine.acl != nil && t == broker.ResourceTopic {
 		if some := mine.acl.allowsSome(id); some || mine.exact {
 			return some
 		}
@@ -174,6 +174,9 @@ func (p *Provider) AllowsAny(id *broker.Identity, op broker.Operation, t broker.
 }
 
 func (rs *ruleSet) isSuper(id *broker.Identity) bool {
+	if mine := ownOf(id); mine != nil && mine.super {
+		return true
+	}
 	if len(rs.super) == 0 {
 		return false
 	}

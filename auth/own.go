@@ -22,8 +22,9 @@ const (
 // own is what was said of one client when it came in: by its token, or by who was asked about it. It is immutable, and counts from super users
 // on, with the denials of the rule file and of the catalog before it.
 type own struct {
-	acl   *acl
+	acl   *acl // nil: there are no rules
 	exact bool // what acl does not allow is denied; else others are asked
+	super bool // it may do everything
 }
 
 // ownOf gives what was said of a client; nil: nothing.
@@ -34,6 +35,9 @@ func ownOf(id *broker.Identity) *own {
 
 // judge is acl.judge for a client's own rules.
 func (o *own) judge(id *broker.Identity, action broker.Action, topic []byte) verdict {
+	if o.acl == nil {
+		return silent
+	}
 	v := o.acl.judge(id, action, topic)
 	if v == silent && o.exact {
 		return denied

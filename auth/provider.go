@@ -34,7 +34,8 @@ type Options struct {
 	SaltKey func() []byte
 	// RepeatedNonce accepts in SCRAM what librdkafka before 2.6.1 sends as nonce: its own once more before the whole one.
 	RepeatedNonce bool
-	JWT           *JWTOptions // nil: tokens are not taken
+	JWT           *JWTOptions      // nil: tokens are not taken
+	HTTP          *CallbackOptions // nil: no server is asked
 
 	Logger *slog.Logger // nil: slog.Default
 
@@ -50,8 +51,10 @@ type ruleSet struct {
 	generation uint64
 	users      *users // nil: no password file
 	mapping    mapping
-	tokens     *tokens // nil: none are taken
-	acl        *acl    // nil: no rule file
+	tokens     *tokens   // nil: none are taken
+	callback   *callback // nil: no server is asked
+	answers    *answers
+	acl        *acl // nil: no rule file
 	grants     *grants
 	super      map[string]struct{}
 	open       openness
@@ -82,6 +85,7 @@ type Provider struct {
 
 var (
 	_ broker.QuickAuthenticator = (*Provider)(nil)
+	_ broker.LaneAuthenticator  = (*Provider)(nil)
 	_ broker.SASLAuthenticator  = (*Provider)(nil)
 	_ broker.Authorizer         = (*Provider)(nil)
 	_ broker.ResourceAuthorizer = (*Provider)(nil)
@@ -129,7 +133,7 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if o.CertificateUser == "" {
 		o.CertificateUser = "off"
 	}
-	rs = &ruleSet{o: o, generation: 1, grants: &grants{}}
+	rs = &ruleSet{o: o, generation: 1, grants: &grants{}, answers: &answers{}}
 	if o.PasswordFile != "" {
 		if rs.users, err = loadUsers(o.PasswordFile); err != nil {
 			return nil, fmt.Errorf("password file: %w", err)
@@ -155,6 +159,13 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 		if rs.tokens, err = loadTokens(o.JWT, o.Now, o.Logger, was); err != nil {
 			return nil, fmt.Errorf("keys of tokens: %w", err)
 		}
+	}
+	if o.HTTP != nil {
+		var was *callback
+		if old != nil {
+			was = old.callback
+		}
+		rs.callback = newCallback(&o, was)
 	}
 	rs.settle()
 	if rs.verdicts, err = newVerdicts(o.CacheTTL); err != nil {
@@ -202,6 +213,10 @@ func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, 
 		return id, true, nil
 	case rs.tokens != nil && tokenLike(c.Password):
 		return id, false, nil
+	case rs.asksServer(c):
+		if id, known, passed, err := rs.byAnswer(c); !passed {
+			return id, known, err
+		}
 	}
 	return rs.byPassword(c, d)
 }
@@ -274,6 +289,13 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 		if id, done, err := rs.byPassword(c, &d); done {
 			return id, err
 		}
+	} else if rs.asksServer(c) {
+		if id, passed, err := rs.byServer(ctx, c); !passed {
+			return id, err
+		}
+		if id, done, err := rs.byPassword(c, &d); done {
+			return id, err
+		}
 	}
 	if p.waiting.Add(1) > p.queue+int64(cap(p.sem)) {
 		p.waiting.Add(-1)
@@ -313,6 +335,8 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 		return rs.recheckUser(id)
 	case OAuthBearer:
 		return rs.recheckToken(id)
+	case sourceHTTP:
+		return rs.recheckAnswer(id)
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}

@@ -25,7 +25,7 @@ type Identity struct {
 	ClientID string
 	Remote   netip.Addr // the zero value for a peer on a unix socket
 	Tenant   uint32
-	Source   string // what vouched for it: "password", "certificate", "anonymous", or a SASL mechanism
+	Source   string // what vouched for it: "password", "certificate", "anonymous", "http", or a SASL mechanism
 	// Secret names the stored password that vouched for it, so that a change of that shows. It means nothing elsewhere; 0: none did.
 	Secret uint64
 	// Expires is when what the client has shown ends to hold, in Unix milliseconds; 0: never.
@@ -66,6 +66,21 @@ type Authenticator interface {
 type QuickAuthenticator interface {
 	Authenticator
 	Quick(c Credentials) (id Identity, done bool, err error)
+}
+
+// The lanes in which clients wait for an Authenticator.
+const (
+	LaneHere   = iota // nobody else is asked
+	LaneKeys          // a server of keys may be
+	LaneServer        // a server is asked about the client
+	Lanes             // how many there are
+)
+
+// LaneAuthenticator is an Authenticator that may ask others. Lane says which, so that clients who wait for one that is slow do not hold up
+// the rest. It never blocks.
+type LaneAuthenticator interface {
+	Authenticator
+	Lane(c Credentials) int
 }
 
 // Conversation is one client's way through a SASL mechanism, for one goroutine at a time. Step takes a message of the client, which is a view, and

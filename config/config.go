@@ -133,8 +133,8 @@ type TLS struct {
 // Auth says who may come in and what they may do. docs/security.md explains the files.
 type Auth struct {
 	// Clients without credentials: `off` refuses them, `loopback` admits those that connect over loopback or a unix socket,
-	// `everywhere` admits them on every listener. `auto` is `loopback` while none of `auth.password_file`, `auth.certificate_user` and
-	// `auth.jwt` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
+	// `everywhere` admits them on every listener. `auto` is `loopback` while none of `auth.password_file`, `auth.certificate_user`,
+	// `auth.jwt` and `auth.http` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
 	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
 	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
 	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`
@@ -166,8 +166,9 @@ type Auth struct {
 	// a reconnect storm does not cost one argon2 each. 0 turns it off. A reload forgets everything.
 	CacheTTL time.Duration `key:"cache_ttl" default:"5m" min:"0s" max:"24h"`
 	// Accept what librdkafka before 2.6.1 sends as nonce in SCRAM: its own once more before the whole one. Kafka refuses it since 3.9.
-	SCRAMRepeatedNonce bool `key:"scram_repeated_nonce" default:"false" reload:"live"`
-	JWT                JWT  `key:"jwt"`
+	SCRAMRepeatedNonce bool     `key:"scram_repeated_nonce" default:"false" reload:"live"`
+	JWT                JWT      `key:"jwt"`
+	HTTP               AuthHTTP `key:"http"`
 }
 
 // JWT says which tokens vouch for a user: in SASL OAUTHBEARER of Kafka's clients, and in place of a password. Tokens are taken once a source of keys or a secret is set.
@@ -199,6 +200,22 @@ type JWT struct {
 	ClockSkew time.Duration `key:"clock_skew" default:"30s" min:"0s" max:"10m" reload:"live"`
 	// Algorithms of signatures that are taken.
 	Algorithms []string `key:"algorithms" default:"[RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA]" oneof:"RS256|RS384|RS512|PS256|PS384|PS512|ES256|ES384|ES512|EdDSA" reload:"live"`
+}
+
+// AuthHTTP names a server that is asked about clients whose name no user of this node has. docs/security.md has what it is told and what it may answer.
+type AuthHTTP struct {
+	// Where the server is asked: `https`, or `http` on loopback, since passwords go there. Empty: nobody is asked.
+	URL string `key:"url" default:"" reload:"live"`
+	// How: `post` with a JSON object, or `get` with the same fields in the query, where servers may log them.
+	Method string `key:"method" default:"post" oneof:"post|get" reload:"live"`
+	// Sent as `Authorization: Bearer`: `file:PATH` or `env:NAME`.
+	Token Secret `key:"token" default:"" reload:"live"`
+	// Longest time of one question.
+	Timeout time.Duration `key:"timeout" default:"5s" min:"10ms" max:"30s" reload:"live"`
+	// Questions at once; `auth.queue` more clients may wait.
+	Concurrency int `key:"concurrency" default:"32" min:"1" max:"64" reload:"live"`
+	// How long an answer counts for a client that comes with exactly the same; a refusal for a tenth of it. 0 asks each time.
+	CacheTTL time.Duration `key:"cache_ttl" default:"10s" min:"0s" max:"24h" reload:"live"`
 }
 
 // IsSet says whether tokens are taken.

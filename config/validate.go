@@ -16,7 +16,7 @@ func (c *Config) Anonymous() string {
 	if c.Auth.Anonymous != "auto" {
 		return c.Auth.Anonymous
 	}
-	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" && !c.Auth.JWT.IsSet() {
+	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" && !c.Auth.JWT.IsSet() && c.Auth.HTTP.URL == "" {
 		return "loopback"
 	}
 	return "off"
@@ -45,6 +45,9 @@ func (l *loader) validate() {
 	l.validateExposure(c)
 	l.validateProxies(c)
 	l.validateJWT(c)
+	if u := c.Auth.HTTP.URL; u != "" && !secure(u) {
+		l.reject("auth.http.url", fmt.Errorf("want https://…, or http:// on loopback: passwords go there; found %q", u))
+	}
 	l.validateTier(c)
 	l.validateCluster(c)
 	if c.Auth.AllowEveryone == "false" && len(c.Auth.SuperUsers) == 0 {
@@ -212,6 +215,12 @@ func Loopback(addr string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
+// secure says whether nobody on the way can read or change what a URL is asked.
+func secure(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Host != "" && (u.Scheme == "https" || u.Scheme == "http" && Loopback(net.JoinHostPort(u.Hostname(), "1")))
+}
+
 // secretBytesMin is the least length of a secret of HMAC: that of SHA-256, as RFC 7518 has it.
 const secretBytesMin = 32
 
@@ -232,8 +241,7 @@ func (l *loader) validateJWT(c *Config) {
 		l.reject("auth.jwt.jwks_url", errors.New("want one of auth.jwt.jwks_file and auth.jwt.jwks_url, found both"))
 	}
 	if j.JWKSURL != "" {
-		u, err := url.Parse(j.JWKSURL)
-		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !Loopback(net.JoinHostPort(u.Hostname(), "1"))) {
+		if !secure(j.JWKSURL) {
 			l.reject("auth.jwt.jwks_url", fmt.Errorf("want https://…, or http:// on loopback: whoever can change the keys can make tokens; found %q", j.JWKSURL))
 		}
 	}
@@ -271,10 +279,10 @@ func (l *loader) validateExposure(c *Config) {
 		}
 		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss" || a.key == "listeners.kafka.tls"
 		// Off by name: users come into the catalog later, and nobody comes in before.
-		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || overTLS && c.Auth.CertificateUser != "off" {
+		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}
-		ways := "set auth.password_file (`sluice passwd` makes its lines) or auth.jwt, or auth.anonymous: off to let in users of the catalog alone"
+		ways := "set auth.password_file (`sluice passwd` makes its lines), auth.jwt or auth.http, or auth.anonymous: off to let in users of the catalog alone"
 		if overTLS {
 			ways += " or auth.certificate_user with tls.client_ca"
 		}

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"strings"
+
 	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/config"
 )
@@ -15,6 +17,10 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 		o.JWT = &auth.JWTOptions{KeyFile: j.JWKSFile, KeyURL: j.JWKSURL, Refresh: j.JWKSRefresh, Timeout: j.JWKSTimeout, Issuer: j.Issuer,
 			Audience: j.Audience, Claim: j.PrincipalClaim, ClockSkew: j.ClockSkew, Algorithms: j.Algorithms,
 			Secret: []byte(j.Secret.Reveal()), Require: j.Require, ACLClaim: j.ACLClaim}
+	}
+	if h := &a.HTTP; h.URL != "" {
+		o.HTTP = &auth.CallbackOptions{URL: h.URL, Method: strings.ToUpper(h.Method), Token: h.Token.Reveal(), Timeout: h.Timeout,
+			Concurrency: h.Concurrency, CacheTTL: h.CacheTTL}
 	}
 	o.Logger = s.log
 	if set := certs.now.Load(); set.tls != nil {

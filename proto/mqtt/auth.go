@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"hash/maphash"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -39,7 +40,14 @@ func (c *conn) verify(password []byte) {
 	if timeout > 0 {
 		c.link.SetDeadline(c.l.loop.NowMono() + int64(timeout))
 	}
-	if !h.pool.submit(&verification{c: c, authn: h.authn, creds: st.creds, timeout: timeout}) {
+	lane, v := broker.LaneHere, &verification{c: c, authn: h.authn, creds: st.creds}
+	if h.lanes != nil {
+		lane = h.lanes.Lane(st.creds)
+	}
+	if timeout > 0 {
+		v.until = time.Now().Add(timeout)
+	}
+	if !h.pools[lane].submit(v) {
 		c.verified(broker.Identity{}, broker.ErrAuthBusy)
 		return
 	}
@@ -68,22 +76,24 @@ func (c *conn) verified(id broker.Identity, err error) {
 
 // verification is one client's credentials on their way through the pool and back to the loop.
 type verification struct {
-	c       *conn
-	authn   broker.Authenticator
-	creds   broker.Credentials
-	timeout time.Duration
-	id      broker.Identity
-	err     error
+	c     *conn
+	authn broker.Authenticator
+	creds broker.Credentials
+	until time.Time // the client is gone then; zero: it waits for ever
+	id    broker.Identity
+	err   error
 }
 
 // work runs on a goroutine of the pool.
 func (v *verification) work(ctx context.Context) {
-	if v.timeout > 0 {
+	if !v.until.IsZero() {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, v.timeout)
+		ctx, cancel = context.WithDeadline(ctx, v.until)
 		defer cancel()
 	}
-	v.id, v.err = v.authn.Authenticate(ctx, v.creds)
+	if v.err = ctx.Err(); v.err == nil { // else it has waited too long: nobody need find out any more
+		v.id, v.err = v.authn.Authenticate(ctx, v.creds)
+	}
 	v.c.l.loop.Post(v)
 }
 
@@ -98,9 +108,15 @@ func (v *verification) Run(*engine.Loop) {
 	}
 }
 
-// authPool verifies so many clients at a time, and lets so many wait.
+// laneWorkers is how many clients at a time are verified in a lane where others are asked.
+const laneWorkers = 64
+
+// authPool verifies so many clients at a time, and lets so many wait. Its goroutines are started as clients come.
 type authPool struct {
-	jobs   chan *verification
+	jobs    chan *verification
+	workers int32
+	running atomic.Int32
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -115,10 +131,7 @@ func (p *authPool) start(workers, waiting int) {
 	}
 	p.jobs = make(chan *verification, waiting)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	for range workers {
-		p.wg.Add(1)
-		go p.run()
-	}
+	p.workers = int32(workers)
 }
 
 func (p *authPool) run() {
@@ -137,10 +150,14 @@ func (p *authPool) run() {
 func (p *authPool) submit(v *verification) bool {
 	select {
 	case p.jobs <- v:
-		return true
 	default:
 		return false
 	}
+	if n := p.running.Load(); n < p.workers && p.running.CompareAndSwap(n, n+1) {
+		p.wg.Add(1)
+		go p.run()
+	}
+	return true
 }
 
 func (p *authPool) close() {

@@ -41,7 +41,8 @@ type Handler struct {
 	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
 	pressure atomic.Int32            // how short of memory the node is
 	loops    []*loopState
-	pool     authPool
+	lanes    broker.LaneAuthenticator // nil: all wait in the first lane
+	pools    [broker.Lanes]authPool
 	stops    []func()
 	closing  sync.Once
 }
@@ -72,7 +73,11 @@ func newHandler(o *Options) *Handler {
 		o.Settings = &s
 	}
 	h.Set(*o.Settings)
-	h.pool.start(o.AuthWorkers, o.AuthWaiting)
+	h.lanes, _ = o.Authenticator.(broker.LaneAuthenticator)
+	h.pools[broker.LaneHere].start(o.AuthWorkers, o.AuthWaiting)
+	for i := broker.LaneHere + 1; i < broker.Lanes; i++ {
+		h.pools[i].start(laneWorkers, o.AuthWaiting)
+	}
 	return h
 }
 
@@ -104,13 +109,15 @@ func (h *Handler) queueBytes() int {
 	return n
 }
 
-// Close ends what the Handler itself runs: the pool that verifies clients, and its tickers. Clients that wait are dropped.
+// Close ends what the Handler itself runs: the pools that verify clients, and its tickers. Clients that wait are dropped.
 func (h *Handler) Close() {
 	h.closing.Do(func() {
 		for _, stop := range h.stops {
 			stop()
 		}
-		h.pool.close()
+		for i := range h.pools {
+			h.pools[i].close()
+		}
 	})
 }
 
