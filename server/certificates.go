@@ -21,6 +21,8 @@ type certificates struct {
 
 type certificateSet struct {
 	tls     *tls.Config         // nil: no certificate is set
+	mqtt    *tls.Config         // the same for those who speak MQTT right above it
+	web     *tls.Config         // and for WebSocket
 	revoked map[string]struct{} // serial numbers
 	issuer  []byte
 	expires time.Time
@@ -53,12 +55,20 @@ func loadCertificates(cfg *config.Config) (*certificates, error) {
 	case "required":
 		set.tls.ClientAuth = tls.RequireAndVerifyClientCert
 	default:
+		set.negotiate()
 		return c, nil
 	}
 	if err := set.loadClientCA(cfg); err != nil {
 		return nil, err
 	}
+	set.negotiate()
 	return c, nil
+}
+
+// negotiate names the protocols by ALPN: a client that asks for others alone has come to the wrong door, and one that asks for none is served.
+func (set *certificateSet) negotiate() {
+	set.mqtt, set.web = set.tls.Clone(), set.tls.Clone()
+	set.mqtt.NextProtos, set.web.NextProtos = []string{"mqtt"}, []string{"http/1.1"}
 }
 
 func (set *certificateSet) loadClientCA(cfg *config.Config) error {
@@ -126,12 +136,24 @@ func (c *certificates) take(n *certificates) { c.now.Store(n.now.Load()) }
 
 // config is what listeners are given: it asks for the certificates in force at each handshake.
 func (c *certificates) config() *tls.Config {
+	return c.configOf(func(set *certificateSet) *tls.Config { return set.tls })
+}
+
+// mqttConfig is config with ALPN for MQTT right above TLS, webConfig with that for WebSocket.
+func (c *certificates) mqttConfig() *tls.Config {
+	return c.configOf(func(set *certificateSet) *tls.Config { return set.mqtt })
+}
+
+func (c *certificates) webConfig() *tls.Config {
+	return c.configOf(func(set *certificateSet) *tls.Config { return set.web })
+}
+
+func (c *certificates) configOf(of func(*certificateSet) *tls.Config) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		set := c.now.Load()
-		if set.tls == nil {
-			return nil, errors.New("no certificate is set")
+		if cfg := of(c.now.Load()); cfg != nil {
+			return cfg, nil
 		}
-		return set.tls, nil
+		return nil, errors.New("no certificate is set")
 	}}
 }
 

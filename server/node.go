@@ -70,6 +70,7 @@ type doorOptions struct {
 	handshakeTimeout time.Duration
 	connectTimeout   time.Duration
 	tls              *tls.Config
+	wss              *tls.Config           // for WebSocket; nil: tls
 	proxied          []string              // the listeners that proxies connect to, by the last part of their names
 	proxies          func(netip.Addr) bool // whether an address is a trusted proxy's
 }
@@ -212,6 +213,9 @@ func (n *node) listen(d door) (net.Addr, error) {
 	lo.Transport, lo.AcceptRate, lo.HandshakeTimeout = o.transport, o.acceptRate, o.handshakeTimeout
 	if d.tls {
 		lo.TLS = o.tls
+		if d.ws && o.wss != nil {
+			lo.TLS = o.wss
+		}
 	}
 	if _, kind, _ := strings.Cut(d.name, "."); slices.Contains(o.proxied, kind) {
 		lo.Proxy = o.proxies
