@@ -249,6 +249,9 @@ func (c *Controller) takeUp() {
 	if c.mu.granted > 0 {
 		c.lease = max(c.lease, c.mu.granted+c.o.Lease)
 		c.alive = c.mu.grant.alive
+		if c.clk.Mono() > c.mu.granted+2*c.o.Lease {
+			c.alive = nil // nobody says so any more
+		}
 	}
 	ended := c.mu.ended
 	c.mu.ended = nil

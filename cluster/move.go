@@ -39,7 +39,7 @@ func (c *Controller) SetDraining(draining bool) {
 func (c *Controller) Drain(ctx context.Context) error {
 	c.SetDraining(true)
 	return c.until(ctx, func(sh *meta.Shard) bool {
-		if st := c.State(); sh.Leader == c.o.Node && len(st.Alive) <= 1 {
+		if st := c.State(); len(st.Alive) <= 1 {
 			return true // nobody else is there
 		}
 		return sh.Leader != c.o.Node && sh.Leader != 0 || len(sh.ISR) <= 1

@@ -14,6 +14,7 @@ import (
 	"github.com/sluicemq/sluice/cluster/replica"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
@@ -28,6 +29,7 @@ type member struct {
 	control  *cluster.Controller
 	kafka    *kafkaCluster
 	asks     *kafkaLeader
+	seeds    *seeds
 
 	mu struct {
 		sync.Mutex
@@ -53,6 +55,7 @@ func (m *member) join(mesh *link.Mesh) {
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
 	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}
 	m.asks.serve()
+	m.serveSeeds(mesh)
 }
 
 // lateGroup is the node's group for the controller, which is made before it.
@@ -93,11 +96,6 @@ func (m *member) changed(s cluster.State) {
 		m.mu.due = true
 		m.mu.wake.Signal()
 	}
-}
-
-// behind is told that the node's log cannot be continued.
-func (m *member) behind(leader link.NodeID, err error) {
-	m.n.o.logger.Error("this node's log does not go on to the leader's: it follows no more, and needs a copy", "leader", leader, "err", err)
 }
 
 // onLead has fn called each time that the node has begun to lead, one at a time.
@@ -173,6 +171,13 @@ func (m *member) kafkaLeader() kafka.Leader {
 	return m.asks
 }
 
+func (m *member) clock() clock.Clock {
+	if m.n.o.storage.clock != nil {
+		return m.n.o.storage.clock
+	}
+	return clock.Real{}
+}
+
 // leads tells whether the node takes commands for all shards.
 func (m *member) leads() bool { return m == nil || m.control != nil && m.control.State().Leading }
 
@@ -224,8 +229,10 @@ func (m *member) close() {
 	if m.control == nil {
 		return
 	}
+	m.seeds.cancel()
 	m.control.Close()
 	m.replicas.Close()
+	m.seeds.close()
 	m.kafka.close()
 	m.n.broker.MarkWatermarks()
 }

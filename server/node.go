@@ -42,6 +42,7 @@ type nodeOptions struct {
 	cluster  func(own []meta.Entry, register func(*link.Mesh)) (ClusterGroup, error) // nil: the node is alone
 	// clusterConfig is the configuration of a node whose shards are replicated; nil for one that is alone.
 	clusterConfig *config.Config
+	again         func()        // asks for the node to be started anew, with data that have been exchanged
 	leader        carry.Leader  // who serves MQTT's clients; nil: who leads, as the node's own controller knows
 	election      time.Duration // how long a client waits for somebody to lead; 0: carry's own
 	door          doorOptions

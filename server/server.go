@@ -57,6 +57,7 @@ type Server struct {
 	capacity *capacity // nil without a model
 	flushes  prometheus.Histogram
 	ready    atomic.Bool
+	again    chan struct{}
 }
 
 // New checks what can be checked before anything is opened.
@@ -64,7 +65,7 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore()}
+	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), again: make(chan struct{}, 1)}
 	s.cfg.Store(&cfg)
 	s.proxies.take(&cfg)
 	var err error
@@ -84,6 +85,9 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	ready := Ready{Node: cfg.Node.ID, Listeners: make(map[string]string)}
 	if err := fixShards(cfg); err != nil {
 		return ready, err
+	}
+	if err := installSeed(cfg); err != nil {
+		return ready, fmt.Errorf("take the copy of another node's data: %w", err)
 	}
 	if err := checkCluster(cfg, &s.o); err != nil {
 		return ready, err
@@ -213,8 +217,8 @@ func writeFileSynced(path, text string) error {
 func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 	l := &cfg.Listeners.MQTT
 	return nodeOptions{
-		clusterConfig: clusterConfigOf(cfg),
-		logger:        s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
+		clusterConfig: clusterConfigOf(cfg), again: s.startAgain,
+		logger: s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
 		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate, catalog: s.catalog,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
@@ -334,6 +338,16 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 		_ = s.o.Level.UnmarshalText([]byte(merged.Log.Level))
 	}
 	return append(report, "certificates, users and rules read again; connections that they no longer allow are closed"), nil
+}
+
+// Again gives a value when the node is to be closed and another Server started in its place, since it has got another node's data for its own.
+func (s *Server) Again() <-chan struct{} { return s.again }
+
+func (s *Server) startAgain() {
+	select {
+	case s.again <- struct{}{}:
+	default: // it is asked for
+	}
 }
 
 // Drain stops accepting, tells clients and waits for them. Readiness is false from its first moment.

@@ -97,23 +97,38 @@ func (f *startFlags) run(out io.Writer) error {
 	// Signals are taken before the node exists: one that comes while it starts must end it in order.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	s, err := server.New(loaded.Config, server.Options{Logger: logger, Version: version, Level: level, Cluster: clustergroup.New})
-	if err != nil {
-		return err
+	for again := false; ; again = true {
+		s, err := server.New(loaded.Config, server.Options{Logger: logger, Version: version, Level: level, Cluster: clustergroup.New})
+		if err != nil {
+			return err
+		}
+		ready, err := s.Start(context.Background())
+		if err != nil {
+			return err
+		}
+		if !again {
+			if err := tellReady(out, &ready); err != nil {
+				return errors.Join(err, s.Close())
+			}
+		}
+		logger.Info("node is ready", "version", version, "node", ready.Node, "startup_ms", ready.StartupMS)
+		if over, err := f.serve(s, signals, logger); over || err != nil {
+			return err
+		}
+		if next, err := f.load(); err == nil { // what was changed meanwhile counts
+			loaded = next
+		}
 	}
-	ready, err := s.Start(context.Background())
-	if err != nil {
-		return err
-	}
+}
+
+// tellReady writes the one line on standard output.
+func tellReady(out io.Writer, ready *server.Ready) error {
 	line, err := json.Marshal(ready)
 	if err != nil {
-		return errors.Join(err, s.Close())
+		return err
 	}
-	if _, err := fmt.Fprintf(out, "ready %s\n", line); err != nil {
-		return errors.Join(err, s.Close())
-	}
-	logger.Info("node is ready", "version", version, "node", ready.Node, "startup_ms", ready.StartupMS)
-	return f.serve(s, signals, logger)
+	_, err = fmt.Fprintf(out, "ready %s\n", line)
+	return err
 }
 
 func newLogger(format string, level slog.Leveler) *slog.Logger {
@@ -124,15 +139,19 @@ func newLogger(format string, level slog.Leveler) *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }
 
-// serve waits for signals until one ends the node.
-func (f *startFlags) serve(s *server.Server, signals <-chan os.Signal, logger *slog.Logger) error {
-	for sig := range signals {
-		if sig == syscall.SIGHUP {
-			f.reload(s, logger)
-			continue
+// serve waits for signals until one ends the node. over false: another one is to take its place.
+func (f *startFlags) serve(s *server.Server, signals <-chan os.Signal, logger *slog.Logger) (over bool, err error) {
+	for waiting := true; waiting; {
+		select {
+		case <-s.Again():
+			return false, s.Close()
+		case sig := <-signals:
+			if waiting = sig == syscall.SIGHUP; waiting {
+				f.reload(s, logger)
+			} else {
+				logger.Info("draining", "signal", sig.String())
+			}
 		}
-		logger.Info("draining", "signal", sig.String())
-		break
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -149,10 +168,10 @@ func (f *startFlags) serve(s *server.Server, signals <-chan os.Signal, logger *s
 			if err == nil {
 				logger.Info("stopped")
 			}
-			return err
+			return true, err
 		case sig := <-signals:
 			if sig != syscall.SIGHUP {
-				return fmt.Errorf("ended by a second signal (%s) before it was drained", sig)
+				return true, fmt.Errorf("ended by a second signal (%s) before it was drained", sig)
 			}
 		}
 	}

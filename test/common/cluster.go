@@ -27,6 +27,7 @@ type Cluster struct {
 type Node struct {
 	ID          int
 	Kafka, MQTT string // addresses
+	Between     string // where the other nodes reach it
 	Dir         string
 
 	settings []string
@@ -60,7 +61,7 @@ func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
 // AddNode starts one more node, which joins at the address between nodes that others reach it at.
 func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	c.t.Helper()
-	n := &Node{ID: len(c.Nodes) + 1, t: c.t, Dir: c.t.TempDir(), Kafka: testx.ClosedAddr(c.t), MQTT: testx.ClosedAddr(c.t)}
+	n := &Node{ID: len(c.Nodes) + 1, t: c.t, Dir: c.t.TempDir(), Kafka: testx.ClosedAddr(c.t), MQTT: testx.ClosedAddr(c.t), Between: at}
 	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=127.0.0.1:0", "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
 	n.settings = append(n.settings, settings...)
 	if len(c.Nodes) > 0 {

@@ -1,0 +1,119 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+	"github.com/sluicemq/sluice/test/common"
+)
+
+// A node that was alone for long becomes three by two that join: its log does not reach back any more, so they get a copy; and so does one that was replaced.
+// Then it is killed, and all that it had while it was alone is there at those that are left.
+func TestCopies(t *testing.T) {
+	small := []string{"journal.segment_size=1MiB", "journal.group_size=256KiB", "limits.packet_size=64KiB", "journal.checkpoint_interval=200ms"}
+	c := common.StartCluster(t, 1, small...)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*longest)
+	defer cancel()
+	l := &load{t: t, c: c}
+	const records = 1000
+	produce(ctx, t, l, "gone", 0, 5*records)
+	produce(ctx, t, l, "copied", 0, records)
+	sub, _ := dial(t, c.Nodes[0], "kept", 3600)
+	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("kept/#"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := sub.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+	pub, _ := dial(t, c.Nodes[0], "pub", 0)
+	publish(t, pub, "kept/a", "waits", true)
+	c.Must("topic", "delete", "gone")
+	testx.Eventually(t, longest, func() bool { return !firstSegment(t, c.Nodes[0].Dir) }, "the log has let go of its first segment")
+
+	for range 2 {
+		at := testx.ClosedAddr(t)
+		c.AddNode(at, append(small, "listeners.cluster="+at, "cluster.peers="+c.Nodes[0].Between)...)
+	}
+	c.AwaitSynced()
+	for _, n := range c.Nodes[1:] {
+		if !strings.Contains(n.Broker().Log(), "starts anew with it") {
+			t.Errorf("node %d got no copy", n.ID)
+		}
+	}
+	produce(ctx, t, l, "copied", records, 1000)
+	c.Leader().Kill()
+	checkRecords(ctx, t, l, records+1000)
+	for _, n := range c.Nodes {
+		if n.Broker() == nil {
+			continue
+		}
+		again, ack := dial(t, n, "kept", 3600)
+		if !ack.SessionPresent {
+			t.Errorf("node %d has no session", n.ID)
+		}
+		receive(t, again, "waits")
+		break
+	}
+	if t.Failed() {
+		t.Log(c.Logs())
+	}
+}
+
+// firstSegment says whether the log still begins where it began.
+func firstSegment(t *testing.T, dir string) bool {
+	t.Helper()
+	_, err := os.Stat(filepath.Join(dir, "journal", "wal", "0000000000000001.log"))
+	return err == nil
+}
+
+// produce writes numbered records of 1 KiB, and waits for them.
+func produce(ctx context.Context, t *testing.T, l *load, topic string, from, n int) {
+	t.Helper()
+	cl := l.open(kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
+	defer cl.Close()
+	if from == 0 {
+		if _, err := kadm.NewClient(cl).CreateTopic(ctx, 1, -1, nil, topic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill := make([]byte, 1000)
+	for i := from; i < from+n; i++ {
+		cl.Produce(ctx, &kgo.Record{Value: fmt.Appendf(nil, "%d %s", i, fill)}, func(_ *kgo.Record, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := cl.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkRecords reads all of them from the begin.
+func checkRecords(ctx context.Context, t *testing.T, l *load, n int) {
+	t.Helper()
+	cl := l.open(kgo.ConsumeTopics("copied"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	defer cl.Close()
+	for next := 0; next < n; {
+		fs := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			t.Fatalf("%d records of %d", next, n)
+		}
+		fs.EachRecord(func(r *kgo.Record) {
+			var i int
+			if _, err := fmt.Sscan(string(r.Value), &i); err != nil || i != next {
+				t.Fatalf("record %d at %d, want %d", i, r.Offset, next)
+			}
+			next++
+		})
+	}
+}
