@@ -23,6 +23,7 @@ type Options struct {
 	Mapping         string   // rules that make a user of that field; see parseMapping. Empty: it is the user
 	ACLFile         string   // empty: none
 	SuperUsers      []string // may do everything
+	ClientIDs       []string // forms that client ids of MQTT may have, with %u for the user and * for any characters; none: all may
 	OpenWithoutACL  string   // auto, true or false: whether what no ACL is about is allowed; empty: auto
 	CacheTTL        time.Duration
 	Concurrency     int // hashes at once; 0: half the cores, at least one
@@ -51,6 +52,7 @@ type ruleSet struct {
 	generation uint64
 	users      *users // nil: no password file
 	mapping    mapping
+	ids        []idPattern
 	tokens     *tokens   // nil: none are taken
 	callback   *callback // nil: no server is asked
 	answers    *answers
@@ -151,6 +153,9 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if rs.mapping, err = parseMapping(o.Mapping); err != nil {
 		return nil, fmt.Errorf("auth.certificate_mapping: %w", err)
 	}
+	if rs.ids, err = parseIDs(o.ClientIDs); err != nil {
+		return nil, fmt.Errorf("auth.client_ids: %w", err)
+	}
 	if o.JWT != nil {
 		var was *tokens
 		if old != nil {
@@ -193,9 +198,13 @@ func (rs *ruleSet) follow(old *ruleSet) {
 }
 
 // Quick answers what needs no hash: certificates, anonymous clients, pairs of user and password seen a moment ago.
-func (p *Provider) Quick(c broker.Credentials) (broker.Identity, bool, error) {
+func (p *Provider) Quick(c broker.Credentials) (id broker.Identity, done bool, err error) {
 	rs := p.rules.Load()
-	return rs.quick(&c, nil)
+	id, done, err = rs.quick(&c, nil)
+	if done {
+		id, err = rs.named(id, err)
+	}
+	return id, done, err
 }
 
 // quick answers at once if it can. If not, and d is there, d is the digest to remember the answer under.
@@ -270,7 +279,7 @@ func (p *Provider) Authenticate(ctx context.Context, c broker.Credentials) (brok
 		id, err := p.authenticate(ctx, rs, &c)
 		// A reload or a change of the user while the hash was being made: the answer is by what is gone, so ask again.
 		if p.rules.Load().verdicts == rs.verdicts && !errors.Is(err, errChanged) || ctx.Err() != nil || errors.Is(err, broker.ErrAuthBusy) {
-			return id, err
+			return rs.named(id, err)
 		}
 	}
 }
@@ -330,6 +339,9 @@ var errChanged = errors.New("the user is being changed")
 // Recheck tells whether a client that is in would still come in: nil, or why not. certs are those that it showed.
 func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error {
 	rs := p.rules.Load()
+	if err := rs.checkID(id); err != nil {
+		return err
+	}
 	switch id.Source {
 	case sourcePassword, SCRAMSHA256, SCRAMSHA512:
 		return rs.recheckUser(id)

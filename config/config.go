@@ -155,6 +155,9 @@ type Auth struct {
 	ACLFile string `key:"acl_file" default:"" reload:"live"`
 	// Users that may do everything, whatever rules and ACLs say; the user of clients without credentials is `ANONYMOUS`.
 	SuperUsers []string `key:"super_users" default:"" reload:"live"`
+	// Forms that the client ids of MQTT clients may have: `%u` is the user, `%%` a percent sign, `*` stands for any characters. `[%u, "%u-*"]` keeps users from
+	// taking over each other's sessions. Empty: every id is allowed to everybody.
+	ClientIDs []string `key:"client_ids" default:"" reload:"live"`
 	// Whether what no ACL is about is allowed, Kafka's `allow.everyone.if.no.acl.found`. `auto` is `true` until `auth.super_users`
 	// names somebody. What `auth.acl_file` leaves closed stays so: topics, and with `auto` the cluster's own affairs.
 	AllowEveryone string `key:"allow_everyone_if_no_acl_found" default:"auto" oneof:"auto|true|false" reload:"live"`

@@ -11,7 +11,7 @@ import (
 func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Options {
 	a := &cfg.Auth
 	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser, Mapping: a.CertificateMapping,
-		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
+		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, ClientIDs: a.ClientIDs, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
 		Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
 	if j := &a.JWT; j.IsSet() {
 		o.JWT = &auth.JWTOptions{KeyFile: j.JWKSFile, KeyURL: j.JWKSURL, Refresh: j.JWKSRefresh, Timeout: j.JWKSTimeout, Issuer: j.Issuer,

@@ -73,3 +73,18 @@ func TestTokenWithRules(t *testing.T) {
 		t.Error("the log shows a secret")
 	}
 }
+
+// A client id of another form than those that are allowed is refused.
+func TestClientIDForms(t *testing.T) {
+	i := newIssuer(t)
+	c := start(t, "auth.jwt.jwks_file="+i.file(t), "auth.client_ids=[%u, %u-*]")
+	token := i.token(t, "ann", time.Minute)
+	for id, ok := range map[string]bool{"ann": true, "ann-7": true, "bob": false, "annie": false} {
+		if _, err := c.mqttAs(id, "ann", token); (err == nil) != ok {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	if err := c.comesIn(i.mechanism(t, "ann", time.Minute)); err != nil {
+		t.Errorf("a Kafka client: %v", err)
+	}
+}
