@@ -80,6 +80,9 @@ type MQTTListeners struct {
 	// The addresses of these load balancers, `10.0.0.7` or `10.0.0.0/24`. A connection from elsewhere is closed. Whoever may connect to a
 	// unix socket is trusted.
 	ProxyTrusted []string `key:"proxy_trusted" default:"" reload:"live"`
+	// Connections that one listener has open at once; the next ones are closed, as over `limits.connections`, which counts all of them. 0 is no
+	// limit of its own.
+	Connections int `key:"connections" default:"0" min:"0" reload:"live"`
 	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.
 	AcceptRate int `key:"accept_rate" default:"0" min:"0" reload:"live"`
 	// Time a client has for the TLS and WebSocket handshakes.
@@ -104,6 +107,9 @@ type KafkaListeners struct {
 	AdvertisedTLS string `key:"advertised_tls" default:""`
 	// The reactor below the listeners; see `listeners.mqtt.transport`.
 	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`
+	// Connections that one listener has open at once; the next ones are closed, as over `limits.connections`, which counts all of them. 0 is no
+	// limit of its own.
+	Connections int `key:"connections" default:"0" min:"0" reload:"live"`
 	// Connections accepted in a second by one listener; the rest wait in the kernel's queue. 0 is no limit.
 	AcceptRate int `key:"accept_rate" default:"0" min:"0" reload:"live"`
 	// The listeners behind a load balancer which speaks the PROXY protocol; see `listeners.mqtt.proxy_protocol`. Needs

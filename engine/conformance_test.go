@@ -645,6 +645,45 @@ func TestEvery(t *testing.T) {
 	stop()
 }
 
+// A listener that is full refuses, and leaves room at another one of the engine.
+func TestListenerMaxConns(t *testing.T) {
+	for _, w := range ways() {
+		if w.layer != "tcp" {
+			continue
+		}
+		t.Run(w.name(), func(t *testing.T) {
+			s := start(t, w, echo(), func(_ *Options, o *ListenerOptions) { o.MaxConns = func() int { return 1 } })
+			other := s.o
+			other.MaxConns = func() int { return 0 }
+			first := s.dial()
+			write(t, first, []byte("x"))
+			wantRead(t, first, "x")
+			if _, err := s.dialRaw().Read(make([]byte, 1)); err == nil {
+				t.Error("a second connection is open")
+			}
+			full := s.addr
+			var err error
+			if s.addr, err = s.e.Listen(other); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				c := s.dial()
+				write(t, c, []byte("x"))
+				wantRead(t, c, "x")
+			}
+			s.addr = full
+			_ = first.Close()
+			testx.Eventually(t, patience, func() bool { return s.e.Stats().Open == 2 })
+			again := s.dial()
+			write(t, again, []byte("x"))
+			wantRead(t, again, "x")
+			if r := s.e.Stats().Refused; r.ListenerConns != 1 || r.MaxConns != 0 {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
 func TestMaxConns(t *testing.T) {
 	everyWay(t, func(t *testing.T, w way) {
 		var most atomic.Int64

@@ -286,7 +286,7 @@ func (c *Conn) shut(err error) {
 	c.sockClose()
 	l.freeSlot(c)
 	l.local.closed++
-	l.e.open.Add(-1)
+	c.lst.leave()
 	l.gone = append(l.gone, c)
 }
 

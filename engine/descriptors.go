@@ -51,8 +51,9 @@ func (e *Engine) refuseWithSpare(fd int) {
 	e.spare.open()
 }
 
-// limitedLog lets a line through once a second, with the number of those that it held back.
+// limitedLog lets a line through once a second, with the number of those that it held back. Any goroutine may use it.
 type limitedLog struct {
+	mu   sync.Mutex
 	to   *slog.Logger
 	last time.Time
 	held int
@@ -60,6 +61,8 @@ type limitedLog struct {
 
 func (g *limitedLog) warn(msg string, args ...any) {
 	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if !g.last.IsZero() && now.Sub(g.last) < time.Second {
 		g.held++
 		return

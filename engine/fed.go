@@ -40,12 +40,12 @@ type Inlet struct{ ln *listener }
 // Inlet makes one. Of the options, Name, Handler, FirstPacketTimeout, WriteTimeout, HighWater, LowWater and MaxInput count; Handler has to be
 // there. It lives as long as the engine.
 func (e *Engine) Inlet(o ListenerOptions) *Inlet {
-	o.TLS, o.WebSocket, o.Transport, o.Proxy = nil, false, "", nil
+	o.TLS, o.WebSocket, o.Transport, o.Proxy, o.MaxConns = nil, false, "", nil, nil
 	if err := o.setDefaults(); err != nil {
 		panic("engine: inlet " + o.Name + ": " + err.Error())
 	}
 	ln := &listener{e: e, o: o}
-	ln.log.to = e.log
+	ln.log.to, ln.headers.to = e.log, e.log
 	return &Inlet{ln}
 }
 
@@ -68,10 +68,7 @@ func (in *Inlet) Open(o FeedOptions) (*Fed, error) {
 	if e.refuses.Load() {
 		return nil, ErrShutdown
 	}
-	if n, most := e.open.Add(1), e.maxConns(); most > 0 && n > int64(most) {
-		e.open.Add(-1)
-		e.accepts.maxConns.Add(1)
-		ln.log.warn("connection refused: too many are open", "listener", ln.o.Name, "limit", most)
+	if !ln.enter() {
 		return nil, ErrTooMany
 	}
 	c := &Conn{lst: ln, id: e.nextID.Add(1), fd: -1, peer: peerOfAddr(o.Remote)}
@@ -84,7 +81,7 @@ func (in *Inlet) Open(o FeedOptions) (*Fed, error) {
 	e.accepts.accepted.Add(1)
 	if !c.loop.post((*opening)(c)) {
 		e.accepts.accepted.Add(-1)
-		e.open.Add(-1)
+		ln.leave()
 		return nil, ErrShutdown
 	}
 	return f, nil

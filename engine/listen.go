@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -37,6 +38,10 @@ type ListenerOptions struct {
 	Proxy func(netip.Addr) bool
 
 	Transport string // epoll, netpoll, or auto (default): see docs/adr/0002-transport.md
+
+	// MaxConns says how many connections of this listener may be open, 0 for no limit beside Options.MaxConns; it is asked for each that
+	// comes. nil: no limit.
+	MaxConns func() int
 
 	// AcceptRate says how many connections are taken in a second, 0 for no limit; it is asked for each of them. A tenth of it may come
 	// at once; what is over waits in the backlog. nil: no limit.
@@ -102,8 +107,8 @@ type listener struct {
 	stop    chan struct{}
 	done    chan struct{}
 	log     limitedLog
-
-	proxyLog proxyLog
+	headers limitedLog   // of those that the PROXY protocol lacks
+	open    atomic.Int64 // connections
 
 	tokens  float64 // AcceptRate's bucket
 	filled  time.Time
@@ -129,7 +134,7 @@ func newListener(e *Engine, o ListenerOptions) (*listener, error) {
 		return nil, err
 	}
 	ln := &listener{e: e, o: o, stop: make(chan struct{}), done: make(chan struct{})}
-	ln.log.to, ln.proxyLog.to = e.log, e.log
+	ln.log.to, ln.headers.to = e.log, e.log
 	switch o.Transport {
 	case "", "auto":
 		ln.netpoll = !epollHere
@@ -339,17 +344,41 @@ func (ln *listener) admit(a accepted) {
 		ln.log.warn("connection refused", "listener", ln.o.Name, "address", a.peer.addrPort().String(), "err", ErrProxyTrust)
 		return
 	}
-	if n, most := e.open.Add(1), e.maxConns(); most > 0 && n > int64(most) {
-		e.open.Add(-1)
-		e.accepts.maxConns.Add(1)
+	if !ln.enter() {
 		_ = unix.Close(a.fd)
-		ln.log.warn("connection refused: too many are open", "listener", ln.o.Name, "limit", most)
 		return
 	}
 	e.accepts.accepted.Add(1)
 	c := &Conn{lst: ln, id: e.nextID.Add(1), fd: int32(a.fd), peer: a.peer}
 	c.loop = e.loops[int(e.next.Add(1)-1)%len(e.loops)]
 	c.loop.Post((*opening)(c))
+}
+
+// enter counts a connection in, unless as many are open as may be.
+func (ln *listener) enter() bool {
+	e := ln.e
+	all, here := e.open.Add(1), ln.open.Add(1)
+	most, mostHere := e.maxConns(), 0
+	if ln.o.MaxConns != nil {
+		mostHere = ln.o.MaxConns()
+	}
+	switch {
+	case most > 0 && all > int64(most):
+		e.accepts.maxConns.Add(1)
+		ln.log.warn("connection refused: too many are open", "listener", ln.o.Name, "limit", most)
+	case mostHere > 0 && here > int64(mostHere):
+		e.accepts.listenerConns.Add(1)
+		ln.log.warn("connection refused: too many are open at this listener", "listener", ln.o.Name, "limit", mostHere)
+	default:
+		return true
+	}
+	ln.leave()
+	return false
+}
+
+func (ln *listener) leave() {
+	ln.open.Add(-1)
+	ln.e.open.Add(-1)
 }
 
 // answer tells what a failed accept means, and how long to leave it alone.

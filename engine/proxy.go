@@ -3,17 +3,10 @@ package engine
 import (
 	"errors"
 	"net/netip"
-	"sync"
 )
 
 // ErrProxyTrust is why a connection was refused: on a listener for proxies, who comes from elsewhere could say to be anybody.
 var ErrProxyTrust = errors.New("PROXY protocol: the address is not one of a trusted proxy")
-
-// proxyLog is a listener's, for its loops.
-type proxyLog struct {
-	sync.Mutex
-	limitedLog
-}
 
 // beginProxy waits for the header.
 func (c *Conn) beginProxy() {
@@ -29,9 +22,7 @@ func (c *Conn) proxyInput(buf []byte, off, n int) {
 	if err != nil {
 		c.loop.local.refusedProxy++
 		ln := c.lst
-		ln.proxyLog.Lock()
-		ln.proxyLog.warn("connection refused: no header of the PROXY protocol", "listener", ln.o.Name, "proxy", c.peer.addrPort().String(), "err", err)
-		ln.proxyLog.Unlock()
+		ln.headers.warn("connection refused: no header of the PROXY protocol", "listener", ln.o.Name, "proxy", c.peer.addrPort().String(), "err", err)
 		c.shut(err)
 		return
 	}

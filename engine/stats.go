@@ -27,6 +27,7 @@ type Stats struct {
 // Refused counts connections that never got to the handler, by reason.
 type Refused struct {
 	MaxConns       int64 // over Options.MaxConns
+	ListenerConns  int64 // over ListenerOptions.MaxConns
 	NoDescriptor   int64 // no descriptor left: taken with the spare one, and closed
 	HandshakesFull int64 // too many TLS handshakes wait
 	Handshake      int64 // TLS handshake failed
@@ -110,6 +111,7 @@ func (e *Engine) Stats() Stats {
 	s.Open = s.Accepted - s.Closed
 	s.DescriptorsOut = a.noDescriptor.Load()
 	s.AcceptErrors = a.errors.Load()
+	s.Refused.ListenerConns = a.listenerConns.Load()
 	s.Refused.MaxConns = a.maxConns.Load()
 	s.Refused.Untrusted = a.untrusted.Load()
 	s.Refused.NoDescriptor = a.spared.Load()
@@ -118,5 +120,5 @@ func (e *Engine) Stats() Stats {
 
 // acceptCounters are shared by the acceptors; an accept costs far more than an atomic add.
 type acceptCounters struct {
-	accepted, noDescriptor, errors, maxConns, spared, untrusted atomic.Int64
+	accepted, noDescriptor, errors, maxConns, spared, untrusted, listenerConns atomic.Int64
 }

@@ -228,7 +228,7 @@ func (c *collector) collectEngine(k sink) {
 		reason string
 		n      int64
 	}{
-		{"limit", r.MaxConns}, {"no_descriptor", r.NoDescriptor}, {"handshakes_full", r.HandshakesFull}, {"tls_handshake", r.Handshake},
+		{"limit", r.MaxConns}, {"listener_limit", r.ListenerConns}, {"no_descriptor", r.NoDescriptor}, {"handshakes_full", r.HandshakesFull}, {"tls_handshake", r.Handshake},
 		{"websocket_upgrade", r.Upgrade}, {"proxy_header", r.Proxy}, {"proxy_untrusted", r.Untrusted},
 		{"timeout", r.Timeout}, {"shutdown", r.Shutdown},
 	} {

@@ -68,6 +68,7 @@ type kafkaOptions struct {
 type doorOptions struct {
 	transport        string
 	acceptRate       func() int
+	maxConns         func() int
 	handshakeTimeout time.Duration
 	connectTimeout   time.Duration
 	tls              *tls.Config
@@ -211,7 +212,7 @@ func (n *node) listen(d door) (net.Addr, error) {
 		o = &n.o.kafka.door
 		lo.Handler, lo.FirstPacketTimeout, lo.HighWater = n.kafka, -1, 1<<20
 	}
-	lo.Transport, lo.AcceptRate, lo.HandshakeTimeout = o.transport, o.acceptRate, o.handshakeTimeout
+	lo.Transport, lo.AcceptRate, lo.MaxConns, lo.HandshakeTimeout = o.transport, o.acceptRate, o.maxConns, o.handshakeTimeout
 	if d.tls {
 		lo.TLS = o.tls
 		if d.ws && o.wss != nil {

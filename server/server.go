@@ -230,10 +230,10 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 		tier: tierOptionsOf(cfg),
 		door: doorOptions{transport: l.Transport, acceptRate: func() int { return s.cfg.Load().Listeners.MQTT.AcceptRate },
 			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.mqttConfig(), wss: s.certs.webConfig(),
-			proxied: l.ProxyProtocol, proxies: s.proxies.mqtt.trusts},
+			maxConns: func() int { return s.cfg.Load().Listeners.MQTT.Connections }, proxied: l.ProxyProtocol, proxies: s.proxies.mqtt.trusts},
 		kafka: kafkaOptions{node: int32(cfg.Node.ID), settings: kafkaSettings(cfg), door: doorOptions{transport: cfg.Listeners.Kafka.Transport,
 			acceptRate: func() int { return s.cfg.Load().Listeners.Kafka.AcceptRate }, handshakeTimeout: l.HandshakeTimeout, tls: s.certs.config(),
-			proxied: cfg.Listeners.Kafka.ProxyProtocol, proxies: s.proxies.kafka.trusts}},
+			maxConns: func() int { return s.cfg.Load().Listeners.Kafka.Connections }, proxied: cfg.Listeners.Kafka.ProxyProtocol, proxies: s.proxies.kafka.trusts}},
 	}
 }
 

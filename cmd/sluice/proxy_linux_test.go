@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/internal/testx"
 )
 
@@ -55,6 +56,37 @@ func TestProxyProtocol(t *testing.T) {
 		t.Error("a connection without a header was let in")
 	}
 	testx.Eventually(t, 10*time.Second, n.said("no header of the PROXY protocol"))
+	n.signal(t, syscall.SIGTERM)
+	if code := n.end(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+// A listener's own bound of connections counts from a reload on, and is of that protocol alone.
+func TestListenerConnections(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.yaml")
+	rewrite(t, path, "listeners: {mqtt: {connections: 1}}\n")
+	n, at := begin(t, t.TempDir(), "--config", path)
+	connect := func() error {
+		c, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: "mqtt://" + at["mqtt.tcp"]})
+		if err == nil {
+			t.Cleanup(func() { _ = c.Close() })
+		}
+		return err
+	}
+	if err := connect(); err != nil {
+		t.Fatal(err)
+	}
+	if connect() == nil {
+		t.Fatal("a second connection came in")
+	}
+	testx.Eventually(t, 10*time.Second, n.said("too many are open at this listener"))
+	rewrite(t, path, "listeners: {mqtt: {connections: 2}}\n")
+	n.signal(t, syscall.SIGHUP)
+	testx.Eventually(t, 10*time.Second, func() bool { return connect() == nil }, "room for a second one after a reload")
+	if connect() == nil {
+		t.Error("a third connection came in")
+	}
 	n.signal(t, syscall.SIGTERM)
 	if code := n.end(t); code != 0 {
 		t.Errorf("exit code %d", code)
