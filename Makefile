@@ -14,7 +14,7 @@ FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 ARGS      ?=
 
-.PHONY: help run build test check generate interop perf-check perf-instructions bench profile compare fuzz cluster clean
+.PHONY: help run build test check generate interop perf-check perf-instructions bench profile compare fuzz cluster chaos clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ run: build ## build and start one node with the default configuration, data in .
 
 cluster: build ## build and start three nodes of one cluster on this machine, data in CLUSTER=./cluster-data, until Ctrl-C
 	exec ./tools/cluster.sh ./bin/sluice $(or $(CLUSTER),./cluster-data)
+
+chaos: ## three nodes are killed, stopped and paused in turn, FAULTS=500 times, while clients of both protocols run (ARGS="-chaos.seed N")
+	$(GO) test ./test/cluster -run TestChaos -v -count=1 -timeout 0 -chaos.faults $(or $(FAULTS),500) $(ARGS)
 
 bin/testrun: $(wildcard internal/testrun/*.go)
 	@mkdir -p bin
