@@ -79,22 +79,23 @@ func (s *State) equal(o *State) bool {
 
 const (
 	// beats is how many heartbeats there are in a lease.
-	beats = 5
+	beats = 10
 	// openLeases is after how many leases a node lets go whose shards do not open: another one may do better.
 	openLeases = 20
 )
 
 // Controller is a node's part in who leads. Its methods may be called from any goroutine.
 type Controller struct {
-	o     Options
-	clk   clock.Clock
-	log   *slog.Logger
-	state atomic.Pointer[State]
-	woken chan struct{}
-	begun atomic.Bool // the group is up
-	ctx   context.Context
-	stop  context.CancelFunc
-	wg    sync.WaitGroup
+	o       Options
+	clk     clock.Clock
+	log     *slog.Logger
+	state   atomic.Pointer[State]
+	woken   chan struct{}
+	begun   atomic.Bool // the group is up
+	silence time.Duration
+	ctx     context.Context
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
 
 	// What follows belongs to run.
 	lease    time.Duration // until when (Mono) this node may lead
@@ -108,7 +109,8 @@ type Controller struct {
 		leader meta.NodeID
 		epoch  uint32
 	}
-	changing bool // of those in sync, is under way
+	changing bool          // of those in sync, is under way
+	holdAdd  time.Duration // nobody is taken in before that: the controller has just taken somebody out
 	reign    reign
 	beaten   time.Duration // when it sent the last heartbeat
 	said     heartbeat     // in that
@@ -119,6 +121,7 @@ type Controller struct {
 		granted  time.Duration
 		grant    grant
 		draining bool
+		leaving  bool
 		move     meta.NodeID
 		pending  []pending // heartbeats that wait for a confirmation
 		heard    map[meta.NodeID]heard
@@ -159,8 +162,10 @@ func New(o Options) *Controller {
 	return c
 }
 
-// Start begins: the group is up, and the core's loops run.
-func (c *Controller) Start() {
+// Start begins: the group is up, and the core's loops run. silence is for how long at least the majority of the group has heard nothing of any earlier leader
+// when one is elected; 0: that is not known.
+func (c *Controller) Start(silence time.Duration) {
+	c.silence = silence
 	c.begun.Store(true)
 	if sh := c.o.Catalog.Load().Shard(0); sh != nil {
 		c.resigned = sh.Epoch // what an earlier run of this node led, it does not lead any more

@@ -6,13 +6,14 @@
 //
 // # Leases
 //
-// The node that leads the catalog's group is the controller. Each node sends it a heartbeat every fifth of a lease, and counts its lease from the moment
+// The node that leads the catalog's group is the controller. Each node sends it a heartbeat every tenth of a lease, and counts its lease from the moment
 // at which it sent the last one that was granted; the controller counts from when it received that, which is later. A node that leads lets go of
 // all shards before its lease is over, and the controller elects another one only after: so at no moment do two nodes lead.
 //
 // A heartbeat is granted after the controller has made sure, by asking the majority of the catalog's group, that it led the group after the heartbeat had
 // come. So a controller that was replaced grants nothing that was sent after its successor was elected, and the successor elects nobody until it
-// has reigned for a lease: whatever its predecessors granted is over by then.
+// has reigned for a lease, less the time for which the majority had heard nothing of its predecessor when it was elected (silence, of Start): whatever its
+// predecessors granted is over by then.
 //
 // A controller that does not know yet that it was replaced could still propose. Therefore a reign begins with a change of all shards' entries (their Change
 // moves, nothing else): what an older controller proposes after that has not seen it, is refused by the catalog, and is made anew by a function that looks

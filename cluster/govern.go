@@ -25,7 +25,7 @@ var (
 )
 
 // margin is by how much longer than a lease the controller waits: clocks do not run alike.
-func (c *Controller) margin() time.Duration { return c.o.Lease / 10 }
+func (c *Controller) margin() time.Duration { return c.o.Lease / 20 }
 
 // govern does what the controller does.
 func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
@@ -49,7 +49,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 		return
 	}
 	known, move := c.known(now)
-	whole := now-r.since > c.o.Lease+c.margin() // before that, who is silent may have been granted a lease by another controller
+	whole := now-r.since > c.o.Lease+c.margin()-c.silence // before that, who is silent may have been granted a lease by another controller
 	sh := s.Shard(0)
 	if sh != nil && !whole {
 		for id := range known {
@@ -117,7 +117,7 @@ func (c *Controller) known(now time.Duration) (known map[meta.NodeID]Known, move
 	defer c.mu.Unlock()
 	known = make(map[meta.NodeID]Known, len(c.mu.heard))
 	for id, h := range c.mu.heard {
-		known[id] = Known{Alive: now <= h.at+c.o.Lease+c.margin(), Resigned: h.resigned, Draining: h.draining}
+		known[id] = Known{Alive: now <= h.at+c.o.Lease+c.margin(), Resigned: h.resigned, Draining: h.draining, Leaving: h.leaving}
 	}
 	return known, c.mu.move
 }
@@ -182,7 +182,7 @@ func (c *Controller) lead(_ *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 		return
 	}
 	if !slices.Equal(c.inSync, sh.ISR) { // the controller has taken somebody out
-		c.inSync = sh.ISR
+		c.inSync, c.holdAdd = sh.ISR, now+c.o.Lease/2
 		c.tell(sh.ISR)
 	}
 	want := c.wanted(sh, now)
@@ -252,7 +252,7 @@ func (c *Controller) wanted(sh *meta.Shard, now time.Duration) []meta.NodeID {
 		switch {
 		case in && now-max(at, c.since) <= c.o.Lag:
 			want = append(want, id)
-		case !in && ok && now-at <= c.o.Lease && slices.Contains(c.alive, id):
+		case !in && ok && now >= c.holdAdd && now-at <= c.o.Lease && slices.Contains(c.alive, id):
 			want = append(want, id)
 		}
 	}

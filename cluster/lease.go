@@ -12,7 +12,7 @@ import (
 func (c *Controller) beat(now time.Duration) {
 	to, known := c.o.Group.Leader()
 	c.mu.Lock()
-	hb := heartbeat{resigned: c.resigned, draining: c.mu.draining}
+	hb := heartbeat{resigned: c.resigned, draining: c.mu.draining, leaving: c.mu.leaving}
 	if !known || c.mu.beating || hb == c.said && now-c.beaten < c.o.Lease/beats-c.o.Lease/(8*beats) {
 		c.mu.Unlock()
 		return
@@ -142,7 +142,7 @@ func (c *Controller) confirmed(list []pending) *grant {
 	}
 	g := &grant{yield: c.mu.move}
 	for id, h := range c.mu.heard {
-		if now < h.at+c.o.Lease {
+		if now < h.at+c.o.Lease && !h.leaving {
 			g.alive = append(g.alive, id)
 		}
 	}

@@ -35,14 +35,18 @@ func (c *Controller) SetDraining(draining bool) {
 	c.wake()
 }
 
-// Drain has the node lead no more, and returns when another one does, or nobody else can; or with ctx.
-func (c *Controller) Drain(ctx context.Context) error {
-	c.SetDraining(true)
+// Leave has the node lead no more, and nobody wait for it: it is about to stop. It returns when that is so, or cannot be; or with ctx.
+func (c *Controller) Leave(ctx context.Context) error {
+	c.mu.Lock()
+	c.mu.draining, c.mu.leaving = true, true
+	c.mu.Unlock()
+	c.wake()
 	return c.until(ctx, func(sh *meta.Shard) bool {
-		if st := c.State(); len(st.Alive) <= 1 {
-			return true // nobody else is there
+		others := slices.DeleteFunc(slices.Clone(c.State().Alive), func(id meta.NodeID) bool { return id == c.o.Node || !slices.Contains(sh.ISR, id) })
+		if len(others) < LeastInSync(len(sh.Replicas)) { // it is needed: whoever is there will wait for its return
+			return len(others) == 0 || sh.Leader != c.o.Node && sh.Leader != 0
 		}
-		return sh.Leader != c.o.Node && sh.Leader != 0 || len(sh.ISR) <= 1
+		return sh.Leader != c.o.Node && sh.Leader != 0 && !slices.Contains(sh.ISR, c.o.Node)
 	})
 }
 

@@ -15,7 +15,8 @@ type Known struct {
 	Alive bool // its lease is not over
 	// Resigned is the highest epoch in which the node has let go of its shards, or will not take them.
 	Resigned uint32
-	Draining bool // it is about to stop: it does not want to lead
+	Draining bool // it does not want to lead
+	Leaving  bool // it is about to stop: nobody is to wait for it, where enough others are in sync
 }
 
 // LeastInSync is how many replicas have to be in sync for anything to be acknowledged: the majority of all.
@@ -74,9 +75,13 @@ func same(a, b *meta.Shard) bool {
 	return a.Leader == b.Leader && a.Epoch == b.Epoch && slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.Eligible, b.Eligible)
 }
 
-// fence takes out of those in sync whose lease is over.
+// fence takes out of those in sync whose lease is over, or who are about to stop.
 func fence(sh *meta.Shard, known map[meta.NodeID]Known) {
 	alive := slices.DeleteFunc(slices.Clone(sh.ISR), func(id meta.NodeID) bool { return !known[id].Alive })
+	stay := slices.DeleteFunc(slices.Clone(alive), func(id meta.NodeID) bool { return known[id].Leaving && id != sh.Leader })
+	if len(stay) >= LeastInSync(len(sh.Replicas)) {
+		alive = stay
+	}
 	if len(alive) == len(sh.ISR) {
 		return
 	}
@@ -100,7 +105,7 @@ func leave(sh *meta.Shard, inSync []meta.NodeID) {
 func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 	can := func(id meta.NodeID) bool {
 		k := known[id]
-		return k.Alive && (slices.Contains(sh.ISR, id) || slices.Contains(sh.Eligible, id))
+		return k.Alive && !k.Leaving && (slices.Contains(sh.ISR, id) || slices.Contains(sh.Eligible, id))
 	}
 	leads := sh.Leader != 0 && slices.Contains(sh.ISR, sh.Leader) && known[sh.Leader].Alive && known[sh.Leader].Resigned < sh.Epoch
 	if leads {

@@ -24,22 +24,26 @@ var errWire = errors.New("cluster: a message that is none")
 // heartbeat is what a node says of itself.
 type heartbeat struct {
 	resigned uint32
-	draining bool
+	draining bool // it does not want to lead
+	leaving  bool // it is about to stop: nobody is to wait for it
 }
 
 func (h *heartbeat) encode() []byte {
 	b := []byte{wireVersion, 0}
 	if h.draining {
-		b[1] = 1
+		b[1] |= 1
+	}
+	if h.leaving {
+		b[1] |= 2
 	}
 	return binary.LittleEndian.AppendUint32(b, h.resigned)
 }
 
 func decodeHeartbeat(b []byte) (h heartbeat, err error) {
-	if len(b) != 6 || b[0] != wireVersion || b[1] > 1 {
+	if len(b) != 6 || b[0] != wireVersion || b[1] > 3 {
 		return h, errWire
 	}
-	return heartbeat{draining: b[1] == 1, resigned: binary.LittleEndian.Uint32(b[2:])}, nil
+	return heartbeat{draining: b[1]&1 != 0, leaving: b[1]&2 != 0, resigned: binary.LittleEndian.Uint32(b[2:])}, nil
 }
 
 // grant is the controller's answer.

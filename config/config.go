@@ -419,7 +419,7 @@ type Cluster struct {
 	Replicas int `key:"replicas" default:"3" min:"1" max:"15"`
 	// How long a node may lead after it was heard by the majority. When the one that leads is lost, another one leads soon after this; a machine that stands still for
 	// longer loses the lead. The same on all nodes.
-	Lease time.Duration `key:"lease" default:"750ms" min:"100ms" max:"1m"`
+	Lease time.Duration `key:"lease" default:"1250ms" min:"100ms" max:"1m"`
 	// How long a node that follows may lack something before acknowledgements do not wait for it any more.
 	ReplicaLag time.Duration `key:"replica_lag" default:"10s" min:"1s" max:"10m"`
 }

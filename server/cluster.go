@@ -34,6 +34,8 @@ type ClusterGroup interface {
 	Reload() error
 	// Reign tells in which term of the group this node leads it; ok false: it does not, as far as it knows.
 	Reign() (term uint64, ok bool)
+	// Silence is for how long at least the majority has heard nothing of any earlier leader when one is elected.
+	Silence() time.Duration
 	// Barrier returns once the majority of the group has agreed, after the call, on who leads.
 	Barrier(ctx context.Context) error
 	// Advertise has the catalog say where Kafka's clients reach this node.

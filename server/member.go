@@ -152,7 +152,7 @@ func (m *member) start(n *node, own *ownEntries) {
 	}
 	m.kafka.onMove(m.n.kafka.LeaderChanged)
 	m.onLead(func() { own.forget(m.n.broker, m.n.o.logger) })
-	m.control.Start()
+	m.control.Start(m.n.cluster.Silence())
 }
 
 // kafkaCluster is the cluster as Kafka's door sees it; nil for a node that is alone.
@@ -211,7 +211,7 @@ func (m *member) drain(ctx context.Context) {
 	if m == nil {
 		return
 	}
-	if err := m.control.Drain(ctx); err != nil {
+	if err := m.control.Leave(ctx); err != nil {
 		m.n.o.logger.Warn("no other node has taken over the lead in time", "err", err)
 	}
 }

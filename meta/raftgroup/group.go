@@ -32,7 +32,7 @@ const (
 // Times, in ticks.
 const (
 	tick           = 50 * time.Millisecond
-	electionTicks  = 20 // a leader that is silent for one to two seconds is replaced
+	electionTicks  = 10 // a leader that is silent for half a second to a second is replaced
 	heartbeatTicks = 2
 )
 
@@ -189,6 +189,9 @@ func (g *Group) Start(ctx context.Context, c *meta.Catalog) error {
 	if err := g.startHost(); err != nil {
 		return err
 	}
+	if err := g.rest(ctx); err != nil {
+		return err
+	}
 	if err := g.startReplica(ctx); err != nil {
 		return err
 	}
@@ -212,6 +215,21 @@ func (g *Group) Start(ctx context.Context, c *meta.Catalog) error {
 		g.tender()
 	})
 	return g.firstCatalog(ctx)
+}
+
+// rest has a node that comes back not vote before it has been silent as long as one that was there (Silence): it does not know any more when it last heard of a
+// leader. One that has never had others has nobody to wrong.
+func (g *Group) rest(ctx context.Context) error {
+	others := 0
+	for _, n := range g.catalog.Load().Nodes() {
+		if n.ID != g.o.Node && n.State != meta.NodeRemoved {
+			others++
+		}
+	}
+	if others == 0 {
+		return nil
+	}
+	return sleep(ctx, electionTicks*g.o.Tick)
 }
 
 // firstCatalog waits until a node that has just joined has the catalog: without its users and rules nobody may be let in.
