@@ -203,15 +203,16 @@ func (b *Broker) Resign(shard record.ShardID, done func()) {
 	})
 }
 
-// SetInSync tells the leader which nodes beside it are in sync. One that is more may not lack what is committed. Errors: ErrStaleEpoch, ErrGap.
+// SetInSync tells the leader which nodes beside it are in sync, and how many have to be, as Lead does. One that is more may not lack what is committed. Errors: ErrStaleEpoch, ErrGap.
 // Any goroutine.
-func (b *Broker) SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64) error {
+func (b *Broker) SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error {
 	return b.asLeader(shard, epoch, func(r *replica) error {
 		for _, n := range others {
 			if p := r.peerOf(n); !p.inSync && p.index < max(r.hw, r.claim) {
 				return ErrGap
 			}
 		}
+		r.least = least
 		for i := range r.peers {
 			r.peers[i].inSync = slices.Contains(others, r.peers[i].node)
 		}

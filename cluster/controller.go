@@ -18,7 +18,7 @@ import (
 // Core is what is asked of a *broker.Broker.
 type Core interface {
 	Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error))
-	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64) error
+	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error
 	Resign(shard record.ShardID, done func())
 	Leading() bool // all shards take commands
 }
@@ -105,6 +105,7 @@ type Controller struct {
 	opened   bool          // all shards have taken commands in it
 	since    time.Duration // when it began
 	inSync   []meta.NodeID // as the core was told
+	replicas int           // likewise: how many there are
 	follows  struct {
 		leader meta.NodeID
 		epoch  uint32
@@ -298,7 +299,7 @@ func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
 	c.log.Info("this node leads", "epoch", sh.Epoch, "in_sync", sh.ISR)
 	c.leading, c.opened, c.since = sh.Epoch, false, now
 	c.follows.leader, c.follows.epoch = 0, 0
-	c.inSync = sh.ISR
+	c.inSync, c.replicas = sh.ISR, len(sh.Replicas)
 	c.o.Streams.Rest()
 	epoch, others := record.Epoch(sh.Epoch), c.others(sh.ISR)
 	for i := range c.o.Shards {

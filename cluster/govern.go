@@ -64,7 +64,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 			}
 		}
 	}
-	want, changed := next(s, sh, known, c.o.Replicas, move)
+	want, changed := next(s, sh, known, move)
 	if move != 0 && sh != nil && sh.Leader == move {
 		c.mu.Lock()
 		c.mu.move = 0
@@ -170,7 +170,7 @@ func (c *Controller) entriesBy(rule func(*meta.Snapshot, meta.Shard) ([]meta.Ent
 }
 
 // lead looks after those in sync, while this node leads.
-func (c *Controller) lead(_ *meta.Snapshot, sh *meta.Shard, now time.Duration) {
+func (c *Controller) lead(s *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 	if c.leading == 0 {
 		return
 	}
@@ -181,28 +181,33 @@ func (c *Controller) lead(_ *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 	if c.changing {
 		return
 	}
-	if !slices.Equal(c.inSync, sh.ISR) { // the controller has taken somebody out
-		c.inSync, c.holdAdd = sh.ISR, now+c.o.Lease/2
-		c.tell(sh.ISR)
+	if !slices.Equal(c.inSync, sh.ISR) || c.replicas != len(sh.Replicas) { // the controller, or an operator, has taken somebody out
+		c.inSync, c.replicas, c.holdAdd = sh.ISR, len(sh.Replicas), now+c.o.Lease/2
+		c.tell(sh.ISR, len(sh.Replicas))
 	}
-	want := c.wanted(sh, now)
+	want, replicas := c.wanted(s, sh, now)
 	if slices.Equal(want, sh.ISR) {
 		return
 	}
 	for _, id := range want {
-		if !slices.Contains(sh.ISR, id) && !c.tell(want) {
-			c.tell(sh.ISR)
+		if !slices.Contains(sh.ISR, id) && !c.tell(want, len(replicas)) {
+			c.tell(sh.ISR, len(sh.Replicas))
 			return
 		}
 	}
 	c.changing = true
-	epoch, base := c.leading, sh.Change
+	c.changeInSync(want, replicas, sh.Change, c.leading)
+}
+
+// changeInSync has the catalog say who is in sync. As long as it is not known whether it does, acknowledgements wait for all who may be.
+func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epoch uint32) {
 	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
 		have := s.Shard(0)
 		if have == nil || have.Epoch != epoch || have.Leader != c.o.Node || have.Change != base {
 			return nil, errNothing
 		}
 		next := clone(have)
+		next.Replicas = replicas
 		leave(&next, want)
 		return c.entries(s, &next)
 	}, func(err error) {
@@ -210,40 +215,45 @@ func (c *Controller) lead(_ *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 			if c.leading != epoch {
 				return
 			}
-			c.changing = false
-			if err != nil {
-				c.tell(c.o.Catalog.Load().Shard(0).ISR)
+			if errors.Is(err, meta.ErrUnknown) {
+				c.changeInSync(want, replicas, base, epoch)
 				return
 			}
-			c.log.Info("nodes in sync", "nodes", want, "epoch", epoch)
-			c.inSync = want
-			c.tell(want)
+			c.changing = false
+			if sh := c.o.Catalog.Load().Shard(0); err == nil {
+				c.log.Info("nodes in sync", "nodes", want, "epoch", epoch)
+				c.inSync, c.replicas = want, len(replicas)
+			} else {
+				c.inSync, c.replicas = sh.ISR, len(sh.Replicas)
+			}
+			c.tell(c.inSync, c.replicas)
 		})
 	})
 }
 
 // tell tells the core who is in sync; false: one of them lacks something.
-func (c *Controller) tell(inSync []meta.NodeID) bool {
-	others := c.others(inSync)
+func (c *Controller) tell(inSync []meta.NodeID, replicas int) bool {
+	others, least := c.others(inSync), LeastInSync(replicas)
 	ok := true
 	for i := range c.o.Shards {
-		if err := c.o.Core.SetInSync(record.ShardID(i), record.Epoch(c.leading), others); err != nil {
+		if err := c.o.Core.SetInSync(record.ShardID(i), record.Epoch(c.leading), others, least); err != nil {
 			ok = false
 		}
 	}
 	return ok
 }
 
-// wanted are those that ought to be in sync, by what their streams say.
-func (c *Controller) wanted(sh *meta.Shard, now time.Duration) []meta.NodeID {
+// wanted are those that ought to be in sync, by what their streams say, and who has the shards then: a node gets its place when it has all there is, so
+// that nobody waits for one that is new.
+func (c *Controller) wanted(s *meta.Snapshot, sh *meta.Shard, now time.Duration) (want, replicas []meta.NodeID) {
 	caught := make(map[meta.NodeID]time.Duration)
 	for _, f := range c.o.Streams.Followers() {
 		if f.CaughtUp > 0 {
 			caught[meta.NodeID(f.Node)] = f.CaughtUp
 		}
 	}
-	want := []meta.NodeID{c.o.Node}
-	for _, id := range sh.Replicas {
+	want, replicas = []meta.NodeID{c.o.Node}, slices.Clone(sh.Replicas)
+	for _, id := range place(s, sh.Replicas, c.o.Replicas) {
 		if id == c.o.Node {
 			continue
 		}
@@ -254,10 +264,13 @@ func (c *Controller) wanted(sh *meta.Shard, now time.Duration) []meta.NodeID {
 			want = append(want, id)
 		case !in && ok && now >= c.holdAdd && now-at <= c.o.Lease && slices.Contains(c.alive, id):
 			want = append(want, id)
+			if !slices.Contains(replicas, id) {
+				replicas = append(replicas, id)
+			}
 		}
 	}
 	sortNodes(want)
-	return want
+	return want, replicas
 }
 
 func sortNodes(list []meta.NodeID) { slices.Sort(list) }

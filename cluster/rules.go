@@ -49,8 +49,8 @@ func place(s *meta.Snapshot, have []meta.NodeID, most int) []meta.NodeID {
 	return out
 }
 
-// next is what the controller makes of the shards' placement; false if nothing is to change.
-func next(s *meta.Snapshot, have *meta.Shard, known map[meta.NodeID]Known, most int, move meta.NodeID) (out meta.Shard, changed bool) {
+// next is what the controller makes of the shards' placement; false if nothing is to change. Who is new gets its place from the leader, when it has caught up.
+func next(s *meta.Snapshot, have *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) (out meta.Shard, changed bool) {
 	if have == nil {
 		first := place(s, nil, 1)
 		if len(first) == 0 {
@@ -59,7 +59,6 @@ func next(s *meta.Snapshot, have *meta.Shard, known map[meta.NodeID]Known, most 
 		return meta.Shard{Epoch: 1, Leader: first[0], Replicas: first, ISR: first}, true
 	}
 	out = clone(have)
-	out.Replicas = place(s, out.Replicas, most)
 	fence(&out, known)
 	elect(&out, have, known, move)
 	return out, !same(&out, have)
@@ -131,6 +130,6 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 	if !slices.Contains(sh.ISR, pick) {
 		sh.ISR = append(sh.ISR, pick)
 		slices.Sort(sh.ISR)
-		sh.Eligible = slices.DeleteFunc(sh.Eligible, func(id meta.NodeID) bool { return id == pick })
+		leave(sh, sh.ISR) // who is eligible beside it stays so, or is not needed any more
 	}
 }

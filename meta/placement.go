@@ -176,6 +176,9 @@ func without(s *Snapshot, id NodeID, lost bool) (all []Entry, err error) {
 		case sh.Leader == id:
 			next.Leader, next.Epoch = 0, sh.Epoch+1
 		}
+		if len(next.ISR) > len(next.Replicas)/2 {
+			next.Eligible = nil // what is acknowledged from now on they may lack
+		}
 		list, err := SetShard(s, next)
 		if err != nil {
 			return nil, err

@@ -183,7 +183,7 @@ func TestConsumerFindsWhatIsLost(t *testing.T) {
 	testx.Eventually(t, patience, func() bool { return tr.nodes[followerAt].b.Replica(s).Durable == leader.Replica(s).Last }, "the follower has it")
 	tr.hold(true)
 	for s := range record.ShardID(replicaShards) {
-		if err := leader.SetInSync(s, 1, nil); err != nil {
+		if err := leader.SetInSync(s, 1, nil, 1); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -209,7 +209,7 @@ func (w *world) resize(s record.ShardID, grow bool) {
 	}
 	others := slices.DeleteFunc(slices.Clone(isr), func(o uint64) bool { return o == leader.id })
 	// What the leader takes on counts at once, what it takes off once the controller has it: here both are one step.
-	if leader.b.SetInSync(s, p.epoch, others) == nil {
+	if leader.b.SetInSync(s, p.epoch, others, 1) == nil {
 		p.isr = isr
 		w.counts["in-sync replicas changed"]++
 	}
