@@ -35,6 +35,13 @@ var clusterMetricHelp = map[string]string{
 	"sluice_carry_clients_total":             "MQTT clients that were carried to the node that leads.",
 	"sluice_carry_brought_total":             "MQTT clients that other nodes have brought here.",
 	"sluice_carry_ended_total":               "Carried MQTT clients that were refused or ended, by why: nobody led for too long, the leader did not take them, the leader was gone, too much was held of them.|reason",
+	"sluice_cluster_leads":                   "1 while this node leads all shards and they take commands, else 0.",
+	"sluice_cluster_leader_known":            "1 while this node knows who leads the shards, else 0.",
+	"sluice_cluster_epoch":                   "The epoch of the shards' leader; it grows with each.",
+	"sluice_cluster_in_sync":                 "Nodes in sync, the one that leads included.",
+	"sluice_cluster_least_in_sync":           "Nodes that have to be in sync for anything to be acknowledged.",
+	"sluice_cluster_replicas":                "Nodes that have the shards.",
+	"sluice_cluster_lag_frames":              "Frames of the log that the nodes lack which follow, the most of any; where it leads alone.",
 	"sluice_meta_group_leads":                "1 while this node leads the catalog's group, else 0.",
 	"sluice_meta_group_leader_known":         "1 while this node knows who leads the catalog's group, else 0.",
 	"sluice_meta_group_halted":               "1 once this node applies no changes of the catalog any more, else 0.",
@@ -60,6 +67,7 @@ func (c *collector) collectCluster(k sink) {
 	bit("sluice_meta_group_leader_known", known)
 	bit("sluice_meta_group_leads", known && int(leader) == c.s.cfg.Load().Node.ID)
 	bit("sluice_meta_group_halted", g.Halted() != nil)
+	c.s.node.member.collect(k, bit)
 	states := make(map[string]int)
 	for _, n := range c.s.catalog.Load().Nodes() {
 		states[n.State.String()]++

@@ -262,6 +262,29 @@ func (m *member) Placement() control.Placement {
 	return p
 }
 
+// collect tells of who leads. A nil member tells of nobody.
+func (m *member) collect(k sink, bit func(name string, on bool)) {
+	var p control.Placement
+	if m != nil {
+		p = m.Placement()
+	}
+	sh := p.Shard
+	if sh == nil {
+		sh = new(meta.Shard)
+	}
+	lag := uint64(0)
+	for _, n := range p.Followers {
+		lag = max(lag, n)
+	}
+	bit("sluice_cluster_leads", p.Open)
+	bit("sluice_cluster_leader_known", p.Leader != 0)
+	k.gauge("sluice_cluster_epoch", float64(sh.Epoch))
+	k.gauge("sluice_cluster_in_sync", float64(len(sh.ISR)))
+	k.gauge("sluice_cluster_least_in_sync", float64(p.Least))
+	k.gauge("sluice_cluster_replicas", float64(len(sh.Replicas)))
+	k.gauge("sluice_cluster_lag_frames", float64(lag))
+}
+
 // Move makes it a control.Shards.
 func (m *member) Move(ctx context.Context, to meta.NodeID) error {
 	return shardsFault(m.control.Move(ctx, to))

@@ -330,7 +330,9 @@ func (w *tierWorld) offload() {
 	err := w.wait("offload", 500*time.Millisecond, ch)
 	if errors.Is(err, errDied) {
 		cancel()
-		_ = <-ch // what a node says that has died
+		if late := <-ch; late != nil {
+			w.t.Logf("of a node that has died: %v", late)
+		}
 	}
 	if err != nil && !w.dying && !w.store.failing() && !errors.Is(err, offload.ErrBusy) {
 		w.t.Fatalf("offload: %v", err)
@@ -465,7 +467,9 @@ func (w *tierWorld) rebuild() (*api.TierResult, error) {
 	err := w.wait("rebuild", 500*time.Millisecond, ch)
 	if errors.Is(err, errDied) {
 		cancel()
-		_ = <-ch
+		if late := <-ch; late != nil {
+			w.t.Logf("of a node that has died: %v", late)
+		}
 		return nil, err
 	}
 	return out, err

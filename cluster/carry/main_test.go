@@ -243,4 +243,3 @@ type kept struct {
 }
 
 func (k *kept) add(b []byte) { k.mu.Lock(); k.b = append(k.b, b...); k.mu.Unlock() }
-func (k *kept) len() int     { k.mu.Lock(); defer k.mu.Unlock(); return len(k.b) }

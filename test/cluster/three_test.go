@@ -57,6 +57,7 @@ func TestThreeAreOne(t *testing.T) {
 }
 
 func threeByMQTT(t *testing.T, c *common.Cluster) {
+	t.Helper()
 	const kept = 3600
 	for i, n := range c.Nodes {
 		other := c.Nodes[(i+1)%3]
@@ -97,6 +98,7 @@ func threeByMQTT(t *testing.T, c *common.Cluster) {
 }
 
 func threeByKafka(t *testing.T, c *common.Cluster) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), longest)
 	defer cancel()
 	for i, n := range c.Nodes {

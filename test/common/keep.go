@@ -8,18 +8,19 @@ import (
 
 // KeepSending has a sender publish, at the next of the URLs each time its connection ends, until stop is closed and all is answered. It fails the
 // test if the session is gone that was there.
-func KeepSending(t testing.TB, s *Sender, urls []string, stop <-chan struct{}) {
+func KeepSending(tb testing.TB, s *Sender, urls []string, stop <-chan struct{}) {
+	tb.Helper()
 	for i := 0; ; i++ {
 		if err := s.Connect(urls[i%len(urls)]); err != nil {
 			if strings.Contains(err.Error(), "is gone") {
-				t.Error(err)
+				tb.Error(err)
 				return
 			}
 			time.Sleep(20 * time.Millisecond) // a client's own pause
 			continue
 		}
 		if err := s.Run(stop); err != nil {
-			t.Error(err)
+			tb.Error(err)
 			return
 		}
 		select {
@@ -34,7 +35,8 @@ func KeepSending(t testing.TB, s *Sender, urls []string, stop <-chan struct{}) {
 
 // KeepReceiving has a receiver take messages, at the next of the URLs each time its connection ends, until stop is closed. ready is called once it
 // is subscribed.
-func KeepReceiving(t testing.TB, r *Receiver, filter string, urls []string, stop <-chan struct{}, ready func()) {
+func KeepReceiving(tb testing.TB, r *Receiver, filter string, urls []string, stop <-chan struct{}, ready func()) {
+	tb.Helper()
 	go func() {
 		<-stop
 		r.End()
@@ -47,7 +49,7 @@ func KeepReceiving(t testing.TB, r *Receiver, filter string, urls []string, stop
 		}
 		err := r.Attach(urls[i%len(urls)], filter)
 		if err != nil && strings.Contains(err.Error(), "is gone") {
-			t.Error(err)
+			tb.Error(err)
 			return
 		}
 		if err != nil {
