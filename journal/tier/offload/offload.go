@@ -274,8 +274,8 @@ func (f *Offloader) Run(ctx context.Context) {
 	defer leave()
 	var fails backoff
 	for ctx.Err() == nil {
-		err := f.Turn(ctx)
-		pause := max(f.o.Interval, planShare*f.planned)
+		more, planned, err := f.oneTurn(ctx)
+		pause := max(f.o.Interval, planShare*planned)
 		switch {
 		case errors.Is(err, ErrBusy):
 			// A command has asked for a turn: it does what there is to do.
@@ -283,7 +283,7 @@ func (f *Offloader) Run(ctx context.Context) {
 			pause = fails.next(err)
 		default:
 			fails = backoff{}
-			if f.more {
+			if more {
 				continue
 			}
 		}
@@ -331,18 +331,25 @@ func (f *Offloader) Close() {
 
 // Turn does what is due, once, and returns when that is done or has failed. ErrBusy: another turn is under way.
 func (f *Offloader) Turn(ctx context.Context) error {
+	_, _, err := f.oneTurn(ctx)
+	return err
+}
+
+// oneTurn is Turn, and tells whether the turn ended before its work, and what planning has taken.
+func (f *Offloader) oneTurn(ctx context.Context) (more bool, planned time.Duration, err error) {
 	ctx, leave, err := f.enter(ctx)
 	if err != nil {
-		return err
+		return false, 0, err
 	}
 	defer leave()
 	select {
 	case <-f.one:
 	default:
-		return ErrBusy
+		return false, 0, ErrBusy
 	}
 	defer func() { f.one <- struct{}{} }()
-	return f.turn(ctx, false)
+	err = f.turn(ctx, false)
+	return f.more, f.planned, err
 }
 
 // flushEvery is how long Flush waits between two turns.
