@@ -24,11 +24,17 @@ type node struct {
 	st   *store // nil: it is down
 	b    *broker.Broker
 	l    *broker.Local
-	told [shards]placement // the controller's news that came here
+	told [shards]placement      // the controller's news that came here
+	sync atomic.Pointer[func()] // called with each flush of the disk; nil: nothing
 }
 
 // start opens the node on what its disk holds.
 func (n *node) start() error {
+	n.mem.OnSync = func(string, string) { // before anybody else has the disk
+		if fn := n.sync.Load(); fn != nil {
+			(*fn)()
+		}
+	}
 	log, err := journal.Open(journal.Options{Dir: "log", FS: n.mem, Clock: n.clk, SegmentBytes: 256 << 10, TailBytes: 64 << 10, GroupBytesMax: 32 << 10, RewriteRate: -1})
 	if err != nil {
 		return fmt.Errorf("open node %d: %w", n.id, err)
@@ -63,13 +69,14 @@ func (n *node) kill(rnd *rand.Rand, clean bool) {
 	case n.st.awake.Load() && rnd.IntN(2) == 0:
 		own := rand.New(rand.NewPCG(rnd.Uint64(), 1))
 		var once atomic.Bool
-		n.mem.OnSync = func(string, string) {
+		crash := func() {
 			if once.CompareAndSwap(false, true) {
 				image = n.mem.Crash(vfs.Cut{Rand: own})
 			}
 		}
+		n.sync.Store(&crash)
 		n.st.commit()
-		n.mem.OnSync = nil
+		n.sync.Store(nil)
 	}
 	if image == nil {
 		image = n.mem.Crash(vfs.Cut{Rand: rnd})
