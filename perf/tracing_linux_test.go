@@ -105,10 +105,10 @@ func TestParseStrace(t *testing.T) {
 	}
 }
 
-// schedulers are the calls by which the runtime lets threads sleep and wakes them: how many there are is the machine's business.
+// schedulers are the calls by which the runtime lets threads sleep and wakes them, and gives memory back: how many there are is the machine's business.
 var schedulers = map[string]bool{"futex": true, "nanosleep": true, "clock_nanosleep": true, "sched_yield": true, "epoll_pwait": true,
 	"epoll_pwait2": true, "epoll_wait": true, "tgkill": true, "rt_sigreturn": true, "rt_sigprocmask": true, "restart_syscall": true,
-	"clone": true, "clone3": true, "sigaltstack": true}
+	"clone": true, "clone3": true, "sigaltstack": true, "madvise": true}
 
 // TestBudgetTraced checks the engine's counters against strace's, and that a message makes no system calls of any other kind.
 func TestBudgetTraced(t *testing.T) {
