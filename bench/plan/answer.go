@@ -177,13 +177,13 @@ func (m *Model) Ask(f *Fleet, modelName string) (*Answer, error) {
 	}
 	a.Warnings = append(a.Warnings, m.beyond(f.load(float64(a.Nodes), f.Burst), u.Events)...)
 	if a.Nodes > 1 {
-		a.Warnings = append(a.Warnings, "there is no cluster yet (docs/limits.md): each node is a broker by itself, and a message reaches those clients "+
+		a.Warnings = append(a.Warnings, "nodes share no work (docs/limits.md): here each node is a broker by itself, and a message reaches those clients "+
 			"alone that are on the node of its publisher; the fleet has to be split so, and what has to see everything connects to each node "+
 			"(on_every_node)")
 	}
 	if f.Survive > 0 {
-		a.Warnings = append(a.Warnings, "a spare node takes over no sessions and no data without a cluster: its clients have to be sent there, and what the "+
-			"lost node kept is not there")
+		a.Warnings = append(a.Warnings, "a spare node takes over no sessions and no data: its clients have to be sent there, and what the lost node kept is not "+
+			"there; to keep it, make a cluster of three of each node (docs/operate/cluster.md)")
 	}
 	return a, nil
 }
