@@ -11,6 +11,7 @@ import (
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/cluster/replica"
 	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/meta"
 )
@@ -168,9 +169,6 @@ func New(o Options) *Controller {
 func (c *Controller) Start(silence time.Duration) {
 	c.silence = silence
 	c.begun.Store(true)
-	if sh := c.o.Catalog.Load().Shard(0); sh != nil {
-		c.resigned = sh.Epoch // what an earlier run of this node led, it does not lead any more
-	}
 	cancel := c.o.Catalog.Subscribe(func(old, now *meta.Snapshot) {
 		if meta.ShardsChanged(old, now) || meta.NodesChanged(old, now) {
 			c.wake()
@@ -207,11 +205,15 @@ func (c *Controller) Close() {
 }
 
 func (c *Controller) run() {
-	tick := c.o.Lease / beats
+	c.catchUp()
 	for {
 		c.turn()
+		wait := c.o.Lease / beats
+		if c.leading != 0 {
+			wait = min(wait, max(c.leaseEnd()-c.clk.Mono(), 0))
+		}
 		over := make(chan struct{})
-		t := c.clk.AfterFunc(tick, func() { close(over) })
+		t := c.clk.AfterFunc(wait, func() { close(over) })
 		select {
 		case <-over:
 		case <-c.woken:
@@ -225,15 +227,34 @@ func (c *Controller) run() {
 	}
 }
 
+// catchUp waits until the catalog has all that was decided before this run of the node: what an earlier run led, it does not lead any more.
+func (c *Controller) catchUp() {
+	for c.ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(c.ctx, c.o.Lease)
+		err := c.o.Group.Barrier(ctx)
+		cancel()
+		if err == nil {
+			break
+		}
+		_ = pace.Sleep(c.ctx, c.clk, c.o.Lease/beats)
+	}
+	if sh := c.o.Catalog.Load().Shard(0); sh != nil {
+		c.resigned = sh.Epoch
+	}
+}
+
+// leaseEnd is when this node lets go: so much before its lease is over as letting go may take.
+func (c *Controller) leaseEnd() time.Duration { return c.lease - c.o.Lease/20 }
+
 // turn looks at everything once.
 func (c *Controller) turn() {
 	c.takeUp()
 	s := c.o.Catalog.Load()
 	sh := s.Shard(0)
 	now := c.clk.Mono()
-	if c.leading != 0 && (now >= c.lease || sh == nil || sh.Leader != c.o.Node || sh.Epoch != c.leading) {
+	if c.leading != 0 && (now >= c.leaseEnd() || sh == nil || sh.Leader != c.o.Node || sh.Epoch != c.leading) {
 		why := "another node leads"
-		if now >= c.lease {
+		if now >= c.leaseEnd() {
 			why = "the lease is over"
 		}
 		c.resign(why)
@@ -280,7 +301,7 @@ func (c *Controller) role(sh *meta.Shard, now time.Duration) {
 	switch {
 	case sh == nil:
 	case sh.Leader == c.o.Node:
-		if c.leading == 0 && sh.Epoch > c.resigned && now < c.lease && !c.isDraining() {
+		if c.leading == 0 && sh.Epoch > c.resigned && now < c.leaseEnd() && !c.isDraining() {
 			c.begin(sh, now)
 		}
 	case sh.Leader != c.follows.leader || sh.Epoch != c.follows.epoch:
