@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -99,11 +100,18 @@ func Start(t testing.TB, dir string, settings ...string) *Broker {
 // TryStart is Start for a node that may refuse.
 func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 	t.Helper()
+	return TryStartBy(t, nil, dir, settings...)
+}
+
+// TryStartBy is TryStart by a command that runs another one in its place, such as `ip netns exec NAME`.
+func TryStartBy(t testing.TB, by []string, dir string, settings ...string) (*Broker, error) {
+	t.Helper()
 	args := append([]string{"start", "--data", dir}, testx.Flags(append(testx.Listeners("mqtt.tcp", "mqtt.ws", "http"), settings...)...)...)
 	if file := filepath.Join(dir, "sluice.yaml"); exists(file) {
 		args = append(args, "--config", file)
 	}
-	b := &Broker{t: t, cmd: exec.Command(Binary(t), args...), log: new(lockedBuffer), done: make(chan error, 1)}
+	args = append(append(slices.Clone(by), Binary(t)), args...)
+	b := &Broker{t: t, cmd: exec.Command(args[0], args[1:]...), log: new(lockedBuffer), done: make(chan error, 1)}
 	b.cmd.Stderr = b.log
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := b.cmd.StdoutPipe()

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +23,7 @@ const patience = 60 * time.Second
 type Cluster struct {
 	Nodes []*Node
 	t     testing.TB
+	where func(id int) (by []string, host string)
 }
 
 // Node is one process of a Cluster. Its methods are for one goroutine at a time; what clients need of it, Kafka and MQTT, never changes.
@@ -31,6 +34,7 @@ type Node struct {
 	Dir         string
 
 	settings []string
+	by       []string // what the node is started by
 	t        testing.TB
 	mu       sync.Mutex
 	broker   *Broker // nil: it is down
@@ -42,10 +46,17 @@ var clusterSettings = []string{"engine.loops=1", "cluster.shards=8", "journal.se
 // StartCluster starts n nodes, has them join, and waits until all are in sync.
 func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t}
+	return StartClusterBy(t, n, func(int) ([]string, string) { return nil, "" }, settings...)
+}
+
+// StartClusterBy is StartCluster with nodes that are started by another command (TryStartBy), on a host of their own: where says both of node id, an empty
+// host is loopback.
+func StartClusterBy(t testing.TB, n int, where func(id int) (by []string, host string), settings ...string) *Cluster {
+	t.Helper()
+	c := &Cluster{t: t, where: where}
 	var first string
 	for id := 1; id <= n; id++ {
-		at := testx.ClosedAddr(t)
+		at := c.address(id, 7000)
 		own := []string{"listeners.cluster=" + at}
 		if id == 1 {
 			first = at
@@ -58,10 +69,20 @@ func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
 	return c
 }
 
+// address is one of node id: a free one on loopback, or a port of its host.
+func (c *Cluster) address(id, port int) string {
+	if _, host := c.where(id); host != "" {
+		return net.JoinHostPort(host, strconv.Itoa(port))
+	}
+	return testx.ClosedAddr(c.t)
+}
+
 // AddNode starts one more node, which joins at the address between nodes that others reach it at.
 func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	c.t.Helper()
-	n := &Node{ID: len(c.Nodes) + 1, t: c.t, Dir: c.t.TempDir(), Kafka: testx.ClosedAddr(c.t), MQTT: testx.ClosedAddr(c.t), Between: at}
+	id := len(c.Nodes) + 1
+	n := &Node{ID: id, t: c.t, Dir: c.t.TempDir(), Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
+	n.by, _ = c.where(id)
 	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=127.0.0.1:0", "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
 	n.settings = append(n.settings, settings...)
 	if len(c.Nodes) > 0 {
@@ -75,7 +96,10 @@ func (c *Cluster) AddNode(at string, settings ...string) *Node {
 // Start starts the node again.
 func (n *Node) Start() {
 	n.t.Helper()
-	b := Start(n.t, n.Dir, n.settings...)
+	b, err := TryStartBy(n.t, n.by, n.Dir, n.settings...)
+	if err != nil {
+		n.t.Fatal(err)
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.broker = b
@@ -114,7 +138,8 @@ func (n *Node) Run(args ...string) (string, error) {
 	if b == nil {
 		return "", fmt.Errorf("node %d is down", n.ID)
 	}
-	cmd := exec.Command(Binary(n.t), append(args, "--server", b.Listeners["grpc"])...)
+	args = append(append(slices.Clone(n.by), Binary(n.t)), append(slices.Clone(args), "--server", b.Listeners["grpc"])...)
+	cmd := exec.Command(args[0], args[1:]...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -144,6 +169,7 @@ type Status struct {
 	Epoch    uint32
 	Replicas []int
 	InSync   []int `json:"in_sync"`
+	Open     bool
 }
 
 // Status is what a node knows of the shards, false while it knows no leader.
