@@ -27,7 +27,7 @@ start() {
 start 1
 for n in 2 3; do
   if [ ! -e "$dir/$n/catalog" ]; then
-    "$bin" node add $n --address 127.0.0.1:700$n --server 127.0.0.1:9440
+    "$bin" node add $n --address 127.0.0.1:700$n --server 127.0.0.1:9440 >/dev/null
   fi
   start $n --set cluster.peers=$first
 done
