@@ -376,9 +376,10 @@ func (c *collector) collectTier(k sink) {
 	k.counter("sluice_tier_retries_total", uint64(r.Retries), "read")
 	k.counter("sluice_tier_damaged_reads_total", uint64(r.Lost), "lost")
 	k.counter("sluice_tier_damaged_reads_total", uint64(r.Corrupt), "corrupt")
-	for op := range storeOps {
-		k.counter("sluice_tier_requests_total", uint64(t.store.requests[op].Load()), storeOpNames[op], storeOpCosts[op])
-		k.seconds("sluice_tier_request_seconds_total", time.Duration(t.store.busy[op].Load()), storeOpNames[op])
+	for op := range tier.Ops {
+		k.counter("sluice_tier_requests_total", uint64(t.store.requests(op)), op.String(), op.Cost())
+		k.counter("sluice_tier_calls_total", uint64(t.store.calls.Load(op)), op.String())
+		k.seconds("sluice_tier_request_seconds_total", time.Duration(t.store.busy[op].Load()), op.String())
 	}
 	for kind, name := range storeKinds {
 		k.counter("sluice_tier_errors_total", uint64(t.store.errors[kind].Load()), name)
@@ -418,8 +419,9 @@ var tierMetricHelp = map[string]string{
 	"sluice_tier_failed_turns_total":             "Turns of offloading that have failed.",
 	"sluice_tier_retries_total":                  "Requests that were tried again.|by",
 	"sluice_tier_damaged_reads_total":            "Reads that found an object lost, or other bytes than were written.|reason",
-	"sluice_tier_requests_total":                 "Requests to the store, by the class by which stores ask for money.|op,cost",
-	"sluice_tier_request_seconds_total":          "Time of requests until they were answered; of a read until its bytes begin.|op",
+	"sluice_tier_requests_total":                 "Requests that the store was sent, by the class by which stores ask for money: each part of an upload, its begin and its end, pages of lists, what was tried again.|op,cost",
+	"sluice_tier_calls_total":                    "What was wanted of the store, each by one request or several: an upload in parts is one.|op",
+	"sluice_tier_request_seconds_total":          "Time of calls until they were answered; of a read until its bytes begin.|op",
 	"sluice_tier_errors_total":                   "Requests that have failed.|kind",
 	"sluice_tier_sent_bytes_total":               "Bytes of objects stored.",
 	"sluice_tier_received_bytes_total":           "Bytes read from the store.",

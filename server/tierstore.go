@@ -62,24 +62,6 @@ func storeName(kind string, settings map[string]string) string {
 	return strings.ToValidUTF8(name[:min(len(name), history.MaxStore-copyNameMax)], "?")
 }
 
-// storeOp numbers the requests of a store.
-type storeOp int
-
-// The requests, as metrics name them.
-const (
-	opPut storeOp = iota
-	opGet
-	opStat
-	opList
-	opDelete
-	storeOps
-)
-
-var storeOpNames = [storeOps]string{"put", "get", "stat", "list", "delete"}
-
-// storeOpCosts are the classes by which stores ask for money: writes and lists are some ten times as dear as reads, and deletes are free.
-var storeOpCosts = [storeOps]string{"write", "read", "read", "write", "free"}
-
 // storeKinds are the kinds of errors that are counted: what was asked for and is not there is none.
 var storeKinds = map[tier.Kind]string{tier.Permanent: "permanent", tier.Unavailable: "unavailable", tier.Throttled: "throttled", tier.Full: "full", tier.Denied: "denied"}
 
@@ -90,11 +72,12 @@ type countedStore struct {
 	name   string
 	opener func(context.Context) (tier.Store, error)
 
-	requests [storeOps]atomic.Int64
+	calls    tier.Requests
+	asked    atomic.Pointer[tier.Requests] // what the store has asked its service for; nil: it does not tell, or was not opened
 	errors   [tier.Canceled + 1]atomic.Int64
 	sent     atomic.Int64
 	received atomic.Int64
-	busy     [storeOps]atomic.Int64 // nanoseconds
+	busy     [tier.Ops]atomic.Int64 // nanoseconds
 
 	mu struct {
 		sync.Mutex
@@ -125,29 +108,44 @@ func (s *countedStore) open(ctx context.Context) (tier.Store, error) {
 		if err != nil {
 			return nil, tier.Wrap(ctx, s.kind, "open", s.name, tier.Unavailable, err)
 		}
+		if m, ok := store.(tier.Metered); ok {
+			s.asked.Store(m.Requests())
+		}
 		s.mu.store = store
 	}
 	return s.mu.store, nil
 }
 
-// do makes a request, and counts it.
-func (s *countedStore) do(ctx context.Context, op storeOp, fn func(tier.Store) error) error {
+// requests tells how many there were: of a store that does not count them itself, calls.
+func (s *countedStore) requests(op tier.Op) int64 {
+	if m := s.asked.Load(); m != nil {
+		return m.Load(op)
+	}
+	return s.calls.Load(op)
+}
+
+// do makes a call, and counts it.
+func (s *countedStore) do(ctx context.Context, op tier.Op, fn func(tier.Store) error) error {
 	store, err := s.open(ctx)
 	if err == nil {
-		s.requests[op].Add(1)
+		s.calls.Add(op, 1)
 		began := time.Now()
 		err = fn(store)
 		s.busy[op].Add(int64(time.Since(began)))
 	}
+	s.failed(err)
+	return err
+}
+
+func (s *countedStore) failed(err error) {
 	if kind, ok := tier.KindOf(err); err != nil && ok {
 		s.errors[kind].Add(1)
 	}
-	return err
 }
 
 // Put makes it a tier.Store, as the others do.
 func (s *countedStore) Put(ctx context.Context, name string, r io.Reader, size int64, o tier.PutOptions) error {
-	return s.do(ctx, opPut, func(t tier.Store) error {
+	return s.do(ctx, tier.OpPut, func(t tier.Store) error {
 		err := t.Put(ctx, name, r, size, o)
 		if err == nil {
 			s.sent.Add(size)
@@ -158,7 +156,7 @@ func (s *countedStore) Put(ctx context.Context, name string, r io.Reader, size i
 
 // Get reads.
 func (s *countedStore) Get(ctx context.Context, name string, rng tier.Range) (body io.ReadCloser, info tier.Info, err error) {
-	err = s.do(ctx, opGet, func(t tier.Store) (err error) {
+	err = s.do(ctx, tier.OpGet, func(t tier.Store) (err error) {
 		body, info, err = t.Get(ctx, name, rng)
 		return err
 	})
@@ -170,7 +168,7 @@ func (s *countedStore) Get(ctx context.Context, name string, rng tier.Range) (bo
 
 // Stat tells about an object.
 func (s *countedStore) Stat(ctx context.Context, name string) (info tier.Info, err error) {
-	err = s.do(ctx, opStat, func(t tier.Store) (err error) {
+	err = s.do(ctx, tier.OpStat, func(t tier.Store) (err error) {
 		info, err = t.Stat(ctx, name)
 		return err
 	})
@@ -179,7 +177,7 @@ func (s *countedStore) Stat(ctx context.Context, name string) (info tier.Info, e
 
 // List lists.
 func (s *countedStore) List(ctx context.Context, prefix, after string, limit int) (page []tier.Info, more bool, err error) {
-	err = s.do(ctx, opList, func(t tier.Store) (err error) {
+	err = s.do(ctx, tier.OpList, func(t tier.Store) (err error) {
 		page, more, err = t.List(ctx, prefix, after, limit)
 		return err
 	})
@@ -188,19 +186,23 @@ func (s *countedStore) List(ctx context.Context, prefix, after string, limit int
 
 // Delete removes.
 func (s *countedStore) Delete(ctx context.Context, name string) error {
-	return s.do(ctx, opDelete, func(t tier.Store) error { return t.Delete(ctx, name) })
+	return s.do(ctx, tier.OpDelete, func(t tier.Store) error { return t.Delete(ctx, name) })
 }
 
 // Sweep makes it a tier.Sweeper; a store that is none has nothing to sweep.
 func (s *countedStore) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	store, err := s.open(ctx)
 	if err != nil {
+		s.failed(err)
 		return 0, err
 	}
-	if sw, ok := store.(tier.Sweeper); ok {
-		return sw.Sweep(ctx, age)
+	sw, ok := store.(tier.Sweeper)
+	if !ok {
+		return 0, nil
 	}
-	return 0, nil
+	n, err := sw.Sweep(ctx, age)
+	s.failed(err)
+	return n, err
 }
 
 // Close ends it for good.

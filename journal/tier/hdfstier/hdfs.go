@@ -43,8 +43,9 @@ var replicating = pace.Backoff{First: 10 * time.Millisecond, Most: time.Second}
 
 // Store is the directory.
 type Store struct {
-	o Options
-	p pool
+	o     Options
+	p     pool
+	asked tier.Requests
 }
 
 func (s *Store) path(name string) string { return s.o.Dir + "/" + name }
@@ -69,17 +70,17 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader, size int64, o
 	src := tier.Exactly(ctx, r, size)
 	tmp := s.path(tmpDir + "/" + unique())
 	err := s.p.with(ctx, func(ses *session) error {
-		c := ses.client
+		c := ses.ask()
 		if o.IfAbsent {
 			// The rename decides; this spares the bytes where the answer is known.
-			if _, err := c.Stat(s.object(name) + dataFile); err == nil {
+			if _, err := c.stat(s.object(name) + dataFile); err == nil {
 				return tier.ErrExists
 			}
 		}
 		if err := s.write(ctx, ses, tmp, src); err != nil {
 			return err
 		}
-		if err := c.MkdirAll(path.Dir(s.path(name)), 0o750); err != nil {
+		if err := c.mkdirAll(path.Dir(s.path(name))); err != nil {
 			return err
 		}
 		if o.IfAbsent {
@@ -106,7 +107,7 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader, size int64, o
 func (s *Store) clean(ctx context.Context, tmp string) {
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanFor)
 	defer cancel()
-	_ = s.p.do(cctx, func(c *hdfs.Client) error { return c.RemoveAll(tmp) })
+	_ = s.p.do(cctx, func(c asking) error { return c.removeAll(tmp) })
 }
 
 func unique() string {
@@ -117,11 +118,11 @@ func unique() string {
 
 // write makes the folder tmp with its file.
 func (s *Store) write(ctx context.Context, ses *session, tmp string, src *tier.ExactReader) error {
-	c := ses.client
-	if err := c.MkdirAll(tmp, 0o750); err != nil {
+	c := ses.ask()
+	if err := c.mkdirAll(tmp); err != nil {
 		return err
 	}
-	f, err := c.CreateFile(tmp+dataFile, s.o.Replication, s.o.BlockBytes, 0o640)
+	f, err := c.create(tmp+dataFile, s.o.Replication, s.o.BlockBytes)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,7 @@ func (s *Store) write(ctx context.Context, ses *session, tmp string, src *tier.E
 		return err
 	}
 	for n, from := 1, time.Now(); ; n++ {
-		err := f.Close()
+		err := c.end(f)
 		if !hdfs.IsErrReplicating(err) || time.Since(from) > closeFor {
 			return err
 		}
@@ -160,15 +161,15 @@ func (w *writer) Write(p []byte) (int, error) {
 }
 
 // publishOnce gives the folder tmp its name, which must be free.
-func publishOnce(c *hdfs.Client, tmp, object string) error {
-	err := c.Rename(tmp, object)
+func publishOnce(c asking, tmp, object string) error {
+	err := c.rename(tmp, object)
 	if err == nil || !isRemote(err) {
 		return err
 	}
-	if _, serr := c.Stat(object + dataFile); serr != nil {
+	if _, serr := c.stat(object + dataFile); serr != nil {
 		return err
 	}
-	if rerr := c.RemoveAll(tmp); rerr != nil {
+	if rerr := c.removeAll(tmp); rerr != nil {
 		return rerr
 	}
 	return tier.ErrExists
@@ -176,17 +177,17 @@ func publishOnce(c *hdfs.Client, tmp, object string) error {
 
 // publish gives what is in the folder tmp its name: into the object's folder if it is there, or as that folder. Between the two others may
 // make the folder, or remove it.
-func publish(c *hdfs.Client, tmp, object string) error {
+func publish(c asking, tmp, object string) error {
 	var err error
 	for range 10 {
-		if err = c.Rename(tmp+dataFile, object+dataFile); err == nil {
-			_ = c.Remove(tmp) // empty; swept if it stays
+		if err = c.rename(tmp+dataFile, object+dataFile); err == nil {
+			_ = c.remove(tmp) // empty; swept if it stays
 			return nil
 		}
 		if !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
-		if err = c.Rename(tmp, object); err == nil || !isRemote(err) {
+		if err = c.rename(tmp, object); err == nil || !isRemote(err) {
 			return err
 		}
 	}
@@ -227,7 +228,7 @@ type body struct {
 }
 
 func (b *body) open(ses *session, p string, rng tier.Range) (tier.Info, error) {
-	f, err := ses.client.Open(p)
+	f, err := ses.ask().open(p)
 	if err != nil {
 		return tier.Info{}, err
 	}
@@ -278,15 +279,15 @@ func (s *Store) Stat(ctx context.Context, name string) (info tier.Info, err erro
 	if err := errors.Join(tier.CheckName(name), ctx.Err()); err != nil {
 		return info, s.wrap(ctx, "stat", name, err)
 	}
-	err = s.p.do(ctx, func(c *hdfs.Client) error {
+	err = s.p.do(ctx, func(c asking) error {
 		info, err = s.stat(c, name)
 		return err
 	})
 	return info, s.wrap(ctx, "stat", name, err)
 }
 
-func (s *Store) stat(c *hdfs.Client, name string) (tier.Info, error) {
-	fi, err := c.Stat(s.object(name) + dataFile)
+func (s *Store) stat(c asking, name string) (tier.Info, error) {
+	fi, err := c.stat(s.object(name) + dataFile)
 	if err != nil {
 		return tier.Info{}, err
 	}
@@ -295,7 +296,7 @@ func (s *Store) stat(c *hdfs.Client, name string) (tier.Info, error) {
 
 // List walks the folders; each object that it gives is one question more to the name node. See tier.Store.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) (page []tier.Info, more bool, err error) {
-	err = s.p.do(ctx, func(c *hdfs.Client) error {
+	err = s.p.do(ctx, func(c asking) error {
 		page, more, err = tier.Walk(ctx, prefix, after, limit, func(folder string) ([]tier.Entry, error) { return s.entries(c, folder) })
 		return err
 	})
@@ -305,11 +306,11 @@ func (s *Store) List(ctx context.Context, prefix, after string, limit int) (page
 	return page, more, nil
 }
 
-func (s *Store) entries(c *hdfs.Client, folder string) ([]tier.Entry, error) {
+func (s *Store) entries(c asking, folder string) ([]tier.Entry, error) {
 	if f := strings.TrimSuffix(folder, "/"); f != "" && tier.CheckName(f) != nil {
 		return nil, nil // no object's
 	}
-	infos, err := c.ReadDir(path.Clean(s.path(folder)))
+	infos, err := c.readDir(path.Clean(s.path(folder)))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
@@ -337,10 +338,10 @@ func (s *Store) entries(c *hdfs.Client, folder string) ([]tier.Entry, error) {
 func (s *Store) Delete(ctx context.Context, name string) error {
 	err := errors.Join(tier.CheckName(name), ctx.Err())
 	if err == nil {
-		err = s.p.do(ctx, func(c *hdfs.Client) error {
-			err := c.Remove(s.object(name) + dataFile)
+		err = s.p.do(ctx, func(c asking) error {
+			err := c.remove(s.object(name) + dataFile)
 			if err == nil || errors.Is(err, os.ErrNotExist) {
-				_ = c.Remove(s.object(name)) // an empty folder is no object
+				_ = c.remove(s.object(name)) // an empty folder is no object
 				return nil
 			}
 			return err
@@ -352,8 +353,8 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 // Sweep removes folders of Puts that have failed, if they are older than age. See tier.Sweeper.
 func (s *Store) Sweep(ctx context.Context, age time.Duration) (n int, err error) {
 	before := time.Now().Add(-age)
-	err = s.p.do(ctx, func(c *hdfs.Client) error {
-		infos, err := c.ReadDir(s.path(tmpDir))
+	err = s.p.do(ctx, func(c asking) error {
+		infos, err := c.readDir(s.path(tmpDir))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
@@ -364,7 +365,7 @@ func (s *Store) Sweep(ctx context.Context, age time.Duration) (n int, err error)
 			if !fi.ModTime().Before(before) {
 				continue
 			}
-			if err := c.RemoveAll(s.path(tmpDir + "/" + fi.Name())); err != nil {
+			if err := c.removeAll(s.path(tmpDir + "/" + fi.Name())); err != nil {
 				return err
 			}
 			n++

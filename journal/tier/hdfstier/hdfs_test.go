@@ -105,3 +105,43 @@ func TestSettings(t *testing.T) {
 		}
 	}
 }
+
+// TestRequestsReal: operations of the name node, against the cluster of TestContractReal.
+func TestRequestsReal(t *testing.T) {
+	nodes := os.Getenv("SLUICE_TEST_HDFS")
+	if nodes == "" {
+		t.Skip("SLUICE_TEST_HDFS=host:port names no cluster")
+	}
+	user := os.Getenv("SLUICE_TEST_HDFS_USER")
+	if user == "" {
+		user = "root"
+	}
+	s, err := Open(ctx, Options{NameNodes: strings.Split(nodes, ","), User: user, Replication: 2, Dir: fmt.Sprintf("/requests-%x", time.Now().UnixNano())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := s.Put(ctx, "a", strings.NewReader("x"), 1, tier.PutOptions{IfAbsent: true}); err != nil {
+		t.Fatal(err)
+	}
+	body, _, err := s.Get(ctx, "a", tier.Range{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = body.Close()
+	if _, _, err := s.List(ctx, "", "", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(ctx, "a"); err != nil {
+		t.Fatal(err)
+	}
+	got := func(op tier.Op) int64 { return s.Requests().Load(op) }
+	// Folder, file, end (tried again until it has its replicas), the folder that it comes into, and the new name.
+	if got(tier.OpPut) < 5 || got(tier.OpGet) != 1 || got(tier.OpStat) == 0 || got(tier.OpList) == 0 || got(tier.OpDelete) != 2 {
+		t.Errorf("counted %d put, %d get, %d stat, %d list, %d delete", got(tier.OpPut), got(tier.OpGet), got(tier.OpStat), got(tier.OpList), got(tier.OpDelete))
+	}
+}

@@ -68,13 +68,16 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Dial == nil {
 		o.Dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
-	return &Store{o: o, p: pool{o: o}}, nil
+	s := &Store{o: o, p: pool{o: o}}
+	s.p.asked = &s.asked
+	return s, nil
 }
 
 // pool keeps sessions for the next call: the client does one thing at a time, and none of its calls can be ended but with its connections.
 type pool struct {
-	o  Options
-	mu struct {
+	o     Options
+	asked *tier.Requests
+	mu    struct {
 		sync.Mutex
 		idle   []*session
 		closed bool
@@ -139,9 +142,12 @@ func (p *pool) with(ctx context.Context, f func(*session) error) error {
 	return err
 }
 
-func (p *pool) do(ctx context.Context, f func(*hdfs.Client) error) error {
-	return p.with(ctx, func(ses *session) error { return f(ses.client) })
+func (p *pool) do(ctx context.Context, f func(asking) error) error {
+	return p.with(ctx, func(ses *session) error { return f(ses.ask()) })
 }
+
+// ask is its client, whose operations are counted.
+func (ses *session) ask() asking { return asking{ses.client, ses.p.asked} }
 
 // release gives the session back: for the next call, if nothing has happened to its connections.
 func (ses *session) release(err error) {

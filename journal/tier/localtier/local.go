@@ -41,9 +41,10 @@ type Options struct {
 
 // Store is the directory.
 type Store struct {
-	dir  string
-	fs   vfs.LinkFS
-	bufs sync.Pool
+	dir   string
+	fs    vfs.LinkFS
+	bufs  sync.Pool
+	asked tier.Requests
 
 	mu struct {
 		sync.Mutex
@@ -73,6 +74,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+// Requests are files and folders that were asked for: a list reads folders, and looks at each file in them. See tier.Metered.
+func (s *Store) Requests() *tier.Requests { return &s.asked }
 
 // Close has nothing to end.
 func (s *Store) Close() error { return nil }
@@ -129,6 +133,7 @@ func (s *Store) Put(ctx context.Context, name string, r io.Reader, size int64, o
 	if err := errors.Join(tier.CheckName(name), ctx.Err()); err != nil {
 		return s.wrap(ctx, "put", name, err)
 	}
+	s.asked.Add(tier.OpPut, 1)
 	if o.IfAbsent {
 		// Link decides; this spares the bytes where the answer is known.
 		if info, err := s.fs.Stat(s.path(name)); err == nil && !info.Dir {
@@ -255,7 +260,7 @@ func (s *Store) forget(folder string) {
 
 // Get opens a file. See tier.Store.
 func (s *Store) Get(ctx context.Context, name string, rng tier.Range) (io.ReadCloser, tier.Info, error) {
-	info, err := s.stat(ctx, name)
+	info, err := s.stat(ctx, tier.OpGet, name)
 	if err != nil {
 		return nil, tier.Info{}, s.wrap(ctx, "get", name, err)
 	}
@@ -276,14 +281,16 @@ func (s *Store) Get(ctx context.Context, name string, rng tier.Range) (io.ReadCl
 
 // Stat looks at a file. See tier.Store.
 func (s *Store) Stat(ctx context.Context, name string) (tier.Info, error) {
-	info, err := s.stat(ctx, name)
+	info, err := s.stat(ctx, tier.OpStat, name)
 	return info, s.wrap(ctx, "stat", name, err)
 }
 
-func (s *Store) stat(ctx context.Context, name string) (tier.Info, error) {
+// stat looks at the file that op is about.
+func (s *Store) stat(ctx context.Context, op tier.Op, name string) (tier.Info, error) {
 	if err := errors.Join(tier.CheckName(name), ctx.Err()); err != nil {
 		return tier.Info{}, err
 	}
+	s.asked.Add(op, 1)
 	fi, err := s.fs.Stat(s.path(name))
 	if err != nil {
 		return tier.Info{}, err
@@ -333,6 +340,7 @@ func (s *Store) entries(folder string) ([]tier.Entry, error) {
 	if f := strings.TrimSuffix(folder, "/"); f != "" && tier.CheckName(f) != nil {
 		return nil, nil // no object's
 	}
+	s.asked.Add(tier.OpList, 1)
 	names, err := s.fs.List(s.path(folder))
 	if vfs.IsNotExist(err) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, nil // the prefix names no folder
@@ -345,6 +353,7 @@ func (s *Store) entries(folder string) ([]tier.Entry, error) {
 		if tier.CheckName(name) != nil {
 			continue
 		}
+		s.asked.Add(tier.OpStat, 1)
 		fi, err := s.fs.Stat(s.path(folder + name))
 		if vfs.IsNotExist(err) {
 			continue
@@ -361,7 +370,7 @@ func (s *Store) entries(folder string) ([]tier.Entry, error) {
 
 // Delete removes a file. Its folder stays. See tier.Store.
 func (s *Store) Delete(ctx context.Context, name string) error {
-	_, err := s.stat(ctx, name)
+	_, err := s.stat(ctx, tier.OpDelete, name)
 	if err == nil {
 		err = s.fs.Remove(s.path(name))
 	}
@@ -376,6 +385,7 @@ func (s *Store) Delete(ctx context.Context, name string) error {
 
 // Sweep removes temporary files that are older than age. See tier.Sweeper.
 func (s *Store) Sweep(ctx context.Context, age time.Duration) (int, error) {
+	s.asked.Add(tier.OpList, 1)
 	names, err := s.fs.List(s.path(tmpDir))
 	if err != nil {
 		return 0, s.wrap(ctx, "sweep", tmpDir, err)
@@ -383,8 +393,10 @@ func (s *Store) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	n, before := 0, time.Now().Add(-age)
 	for _, name := range names {
 		p := s.path(tmpDir + "/" + name)
+		s.asked.Add(tier.OpStat, 1)
 		fi, err := s.fs.Stat(p)
 		if err == nil && fi.ModTime.Before(before) {
+			s.asked.Add(tier.OpDelete, 1)
 			if err = s.fs.Remove(p); err == nil {
 				n++
 			}

@@ -275,3 +275,39 @@ func TestSweep(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRequestsCounted: files, and the folders and files that a list looks at.
+func TestRequestsCounted(t *testing.T) {
+	ctx := context.Background()
+	s, err := Open(ctx, Options{Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a/1", "a/2", "b/1"} {
+		if err := s.Put(ctx, name, bytes.NewReader([]byte("x")), 1, tier.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body, _, err := s.Get(ctx, "a/1", tier.Range{})
+	_, serr := s.Stat(ctx, "a/2")
+	if err = errors.Join(err, serr, body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if page, _, err := s.List(ctx, "", "", 0); err != nil || len(page) != 3 {
+		t.Fatal(page, err)
+	}
+	if _, err := s.Sweep(ctx, time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(ctx, "b/1"); err != nil {
+		t.Fatal(err)
+	}
+	var got [tier.Ops]int64
+	for op := range got {
+		got[op] = s.Requests().Load(tier.Op(op))
+	}
+	// The list reads the directory and its two folders, and looks at all five; .tmp, which has no object's name, alone is the sweep's.
+	if want := [tier.Ops]int64{tier.OpPut: 3, tier.OpGet: 1, tier.OpStat: 1 + 5, tier.OpList: 3 + 1, tier.OpDelete: 1}; got != want {
+		t.Errorf("counted %v, not %v", got, want)
+	}
+}

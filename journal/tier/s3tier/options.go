@@ -117,7 +117,7 @@ func (s *Store) open() error {
 		return err
 	}
 	core, err := minio.NewCore(u.Host, &minio.Options{
-		Creds: creds, Secure: u.Scheme == "https", Transport: s.hc, Region: o.Region, MaxRetries: 1,
+		Creds: creds, Secure: u.Scheme == "https", Transport: &meter{next: s.hc, asked: &s.asked, style: o.Style, where: o.Bucket}, Region: o.Region, MaxRetries: 1,
 		BucketLookup: map[string]minio.BucketLookupType{"path": minio.BucketLookupPath, "virtual": minio.BucketLookupDNS}[o.Style],
 	})
 	if err != nil {
@@ -162,7 +162,7 @@ func transport(o *Options) (*http.Transport, error) {
 func (s *Store) credentials() (*credentials.Credentials, error) {
 	o := &s.o
 	file := &credentials.FileAWSCredentials{Filename: o.CredentialsFile, Profile: o.Profile}
-	machine := &credentials.IAM{}
+	machine := &credentials.IAM{Client: &http.Client{Transport: s.hc}} // the service's own counts requests
 	switch o.Credentials {
 	case "static":
 		if o.AccessKey == "" || o.SecretKey == "" {

@@ -47,6 +47,7 @@ type Store struct {
 	hc     *http.Transport
 	prefix string      // "", or ends with a slash
 	parts  chan []byte // free buffers, and the bound of them: made when first needed
+	asked  tier.Requests
 
 	cond struct {
 		sync.Mutex
