@@ -18,6 +18,7 @@ type Config struct {
 	Listeners Listeners `key:"listeners"`
 	TLS       TLS       `key:"tls"`
 	Auth      Auth      `key:"auth"`
+	Control   Control   `key:"control"`
 	Journal   Journal   `key:"journal"`
 	Backup    Backup    `key:"backup"`
 	Tier      Tier      `key:"tier"`
@@ -50,7 +51,7 @@ type Listeners struct {
 	MQTT  MQTTListeners  `key:"mqtt"`
 	Kafka KafkaListeners `key:"kafka"`
 	// The control plane, gRPC: what `sluice topic`, `sluice group` and their like speak. Another address than loopback needs
-	// `auth.control_token`, and speaks TLS once `tls.cert` is set.
+	// `auth.control_token` or `control.principals`, and speaks TLS once `tls.cert` is set.
 	GRPC Addrs `key:"grpc" default:"127.0.0.1:1228"`
 	// The other nodes of a cluster: one address. With it the node is one of a cluster, for good; without, it is alone. It speaks mutual TLS, with
 	// `cluster.cert`, `cluster.key` and `cluster.ca`.
@@ -144,8 +145,8 @@ type Auth struct {
 	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
 	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
 	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`
-	// Secret that callers of the control plane show (`--token`): `file:PATH`, `env:NAME` or as it is. Without one it answers on
-	// loopback alone.
+	// Secret by which callers of the control plane are admins (`--token`): `file:PATH`, `env:NAME` or as it is. Without one, and without
+	// `control.principals`, it answers on loopback alone, where everybody is an admin then.
 	ControlToken Secret `key:"control_token" default:"" reload:"live"`
 	// Users and their argon2id hashes, a line each, made by `sluice passwd`.
 	PasswordFile string `key:"password_file" default:"" reload:"live"`
@@ -229,6 +230,14 @@ type AuthHTTP struct {
 
 // IsSet says whether tokens are taken.
 func (j *JWT) IsSet() bool { return j.JWKSFile != "" || j.JWKSURL != "" || j.Secret.IsSet() }
+
+// Control is who may call the control plane (`listeners.grpc`) beside those who know `auth.control_token`. docs/operate/control.md explains roles.
+type Control struct {
+	// Who else may call, and what: a list of `{name: grafana, role: viewer, token: file:/etc/sluice/grafana.token}`. `role` is `viewer`, who reads,
+	// `operator`, who runs the node, or `admin`, who may everything; `token` is `file:PATH` or `env:NAME` of at least 16 bytes, which no other
+	// principal has. The log has a caller's `name`.
+	Principals Principals `key:"principals" default:"[]" reload:"live"`
+}
 
 // Journal is the durable log.
 type Journal struct {

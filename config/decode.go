@@ -49,6 +49,10 @@ func (d *decoder) entry(name string, where Source, v *yaml.Node) {
 		d.bindings(k, v)
 		return
 	}
+	if k := byName[name]; k != nil && k.Kind == "principals" {
+		d.principals(k, v)
+		return
+	}
 	if k := byName[name]; k != nil && k.Kind == "settings" {
 		d.settings(k, v)
 		return

@@ -175,7 +175,7 @@ func (l *loader) assign(k *Key, r raw, at Source) {
 		l.settingsText(r.text, at)
 		return
 	}
-	err := k.set(&l.out.Config, r, func(name string) (string, bool) { v, ok := l.env[name]; return v, ok })
+	err := k.set(&l.out.Config, r, l.lookupEnv)
 	if err != nil {
 		l.problem(at, k.Name, err)
 		return

@@ -34,6 +34,8 @@ var (
 	typeStrings  = reflect.TypeFor[[]string]()
 	typeBindings = reflect.TypeFor[Bindings]()
 	typeSettings = reflect.TypeFor[Settings]()
+
+	typePrincipals = reflect.TypeFor[Principals]()
 )
 
 var (
@@ -94,6 +96,8 @@ func kindOf(t reflect.Type) string {
 		return "bindings"
 	case typeSettings:
 		return "settings"
+	case typePrincipals:
+		return "principals"
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -111,7 +115,8 @@ type raw struct {
 	list   []string
 	isList bool
 
-	bindings *Bindings
+	bindings   *Bindings
+	principals *Principals
 }
 
 // rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
@@ -154,6 +159,16 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 			r.bindings = &bs
 		}
 		v.Set(reflect.ValueOf(*r.bindings))
+		return nil
+	case "principals":
+		if r.principals == nil {
+			ps, err := parsePrincipalsText(r.text, lookup)
+			if err != nil {
+				return err
+			}
+			r.principals = &ps
+		}
+		v.Set(reflect.ValueOf(*r.principals))
 		return nil
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)

@@ -44,6 +44,7 @@ func (l *loader) validate() {
 	l.validateAddresses(c)
 	l.validateExposure(c)
 	l.validateProxies(c)
+	l.validateControl(c)
 	l.validateJWT(c)
 	if u := c.Auth.HTTP.URL; u != "" && !secure(u) {
 		l.reject("auth.http.url", fmt.Errorf("want https://…, or http:// on loopback: passwords go there; found %q", u))
@@ -271,9 +272,9 @@ func (l *loader) validateExposure(c *Config) {
 			continue
 		}
 		if a.key == "listeners.grpc" {
-			if !c.Auth.ControlToken.IsSet() {
+			if !c.ControlClosed() {
 				l.reject(a.key, fmt.Errorf("%s can be reached from a network and the control plane changes everything: "+
-					"set auth.control_token to file:PATH or env:NAME of a secret, which callers then show by --token, or listen on 127.0.0.1", a.addr))
+					"set auth.control_token to file:PATH or env:NAME of a secret, which callers then show by --token, name them in control.principals, or listen on 127.0.0.1", a.addr))
 			}
 			continue
 		}

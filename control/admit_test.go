@@ -20,30 +20,30 @@ func TestAdmit(t *testing.T) {
 		code                       codes.Code
 		says                       string
 	}{
-		{"", "127.0.0.1", "", "/x/List", codes.OK, ""},
-		{"", "127.8.8.8", "", "/x/List", codes.OK, ""},
-		{"", "::1", "", "/x/List", codes.OK, ""},
-		{"", "::ffff:127.0.0.1", "", "/x/List", codes.OK, ""},
-		{"", "192.0.2.1", "", "/x/List", codes.Unauthenticated, "set auth.control_token"},
-		{"", "2001:db8::1", "Bearer ", "/x/List", codes.Unauthenticated, "set auth.control_token"},
-		{"secret", "127.0.0.1", "", "/x/List", codes.Unauthenticated, "none was shown"},
-		{"secret", "192.0.2.1", "Bearer secret", "/x/List", codes.OK, ""},
-		{"secret", "192.0.2.1", "secret", "/x/List", codes.Unauthenticated, "is not that of"},
-		{"secret", "192.0.2.1", "Bearer secre", "/x/List", codes.Unauthenticated, "is not that of"},
-		{"secret", "192.0.2.1", "Bearer " + strings.Repeat("s", 10_000), "/x/List", codes.Unauthenticated, "is not that of"},
+		{"", "127.0.0.1", "", "/sluice.control.v1.Topics/List", codes.OK, ""},
+		{"", "127.8.8.8", "", "/sluice.control.v1.Topics/List", codes.OK, ""},
+		{"", "::1", "", "/sluice.control.v1.Topics/List", codes.OK, ""},
+		{"", "::ffff:127.0.0.1", "", "/sluice.control.v1.Topics/List", codes.OK, ""},
+		{"", "192.0.2.1", "", "/sluice.control.v1.Topics/List", codes.Unauthenticated, "set auth.control_token or control.principals"},
+		{"", "2001:db8::1", "Bearer ", "/sluice.control.v1.Topics/List", codes.Unauthenticated, "set auth.control_token or control.principals"},
+		{"secret", "127.0.0.1", "", "/sluice.control.v1.Topics/List", codes.Unauthenticated, "none was shown"},
+		{"secret", "192.0.2.1", "Bearer secret", "/sluice.control.v1.Topics/List", codes.OK, ""},
+		{"secret", "192.0.2.1", "secret", "/sluice.control.v1.Topics/List", codes.Unauthenticated, "is not one of"},
+		{"secret", "192.0.2.1", "Bearer secre", "/sluice.control.v1.Topics/List", codes.Unauthenticated, "is not one of"},
+		{"secret", "192.0.2.1", "Bearer " + strings.Repeat("s", 10_000), "/sluice.control.v1.Topics/List", codes.Unauthenticated, "is not one of"},
 		{"secret", "192.0.2.1", "", "/grpc.health.v1.Health/Check", codes.OK, ""},
 	} {
-		s := New(Options{Token: func() string { return tt.token }, Logger: slog.New(slog.DiscardHandler)})
+		s := New(Options{Principals: func() *Principals { return NewPrincipals(tt.token, nil) }, Logger: slog.New(slog.DiscardHandler)})
 		ctx := peer.NewContext(context.Background(), &peer.Peer{Addr: &net.TCPAddr{IP: net.ParseIP(tt.from), Port: 7}})
 		if tt.shown != "" {
 			ctx = metadata.NewIncomingContext(ctx, metadata.Pairs("authorization", tt.shown))
 		}
-		err := s.admit(ctx, tt.method)
+		_, err := s.admit(ctx, tt.method)
 		if status.Code(err) != tt.code || !strings.Contains(status.Convert(err).Message(), tt.says) {
 			t.Errorf("%+v: %v", tt, err)
 		}
 	}
-	if err := New(Options{Logger: slog.New(slog.DiscardHandler)}).admit(context.Background(), "/x/List"); status.Code(err) != codes.Unauthenticated {
+	if _, err := New(Options{Logger: slog.New(slog.DiscardHandler)}).admit(context.Background(), "/sluice.control.v1.Topics/List"); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a caller from nowhere: %v", err)
 	}
 }

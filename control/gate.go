@@ -2,8 +2,6 @@ package control
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"net"
 	"net/netip"
 	"strings"
@@ -11,8 +9,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
@@ -29,44 +25,26 @@ func (r *refusals) mayLog(now time.Time) bool {
 	return r.lines.Add(1) <= refusalsLogged
 }
 
-// admit lets a call in, or says how to be let in. Health is for everybody: probes have no secret, and it tells none.
-func (s *Server) admit(ctx context.Context, method string) error {
-	if strings.HasPrefix(method, "/grpc.health.v1.Health/") {
-		return nil
+// admit lets a call in and says whose it is, or says how to be let in.
+func (s *Server) admit(ctx context.Context, method string) (caller, error) {
+	if rules[method].open {
+		return caller{name: "anonymous"}, nil
 	}
-	want := s.o.Token()
-	if want == "" {
-		if fromLoopback(ctx) {
-			return nil
-		}
-		return s.refuse(ctx, method, status.Error(codes.Unauthenticated,
-			"the node has no token for its control plane: it answers on loopback alone; set auth.control_token"))
+	c, err := s.identify(ctx)
+	if err == nil {
+		err = c.may(method)
 	}
-	md, _ := metadata.FromIncomingContext(ctx)
-	for _, v := range md.Get("authorization") {
-		if token, ok := strings.CutPrefix(v, "Bearer "); ok && same(token, want) {
-			return nil
-		}
+	if err != nil {
+		return c, s.refuse(ctx, method, c, err)
 	}
-	if len(md.Get("authorization")) == 0 {
-		return s.refuse(ctx, method, status.Error(codes.Unauthenticated,
-			"the node asks for the token of its control plane (auth.control_token), and none was shown: give it by --token or SLUICE_TOKEN"))
-	}
-	return s.refuse(ctx, method, status.Error(codes.Unauthenticated,
-		"the token is not that of the node's control plane (auth.control_token)"))
+	return c, nil
 }
 
-func (s *Server) refuse(ctx context.Context, method string, err error) error {
+func (s *Server) refuse(ctx context.Context, method string, c caller, err error) error {
 	if s.refused.mayLog(time.Now()) {
-		s.log.Warn("a call of the control plane is refused", "remote", remote(ctx), "method", method, "err", status.Convert(err).Message())
+		s.log.Warn("a call of the control plane is refused", "principal", c.name, "remote", remote(ctx), "method", method, "err", status.Convert(err).Message())
 	}
 	return err
-}
-
-// same compares secrets in a time that says nothing about them, their length included.
-func same(a, b string) bool {
-	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
-	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
 func fromLoopback(ctx context.Context) bool {
@@ -93,7 +71,8 @@ func remote(ctx context.Context) string {
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	began := time.Now()
 	defer func() { s.o.Called(methodName(info.FullMethod), status.Code(err).String(), time.Since(began)) }()
-	if err := s.admit(ctx, info.FullMethod); err != nil {
+	who, err := s.admit(ctx, info.FullMethod)
+	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -105,17 +84,20 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	defer func() { <-s.work }()
 	resp, err = handle(ctx, req)
-	if !reads(info.FullMethod) {
-		s.log.Info("control", "method", info.FullMethod, "subject", subject(req), "remote", remote(ctx), "code", status.Code(err).String())
+	if rules[info.FullMethod].changes {
+		s.log.Info("control", "method", info.FullMethod, "subject", subject(req), "principal", who.name, "role", who.role.String(), "remote", remote(ctx), "code", status.Code(err).String())
 	}
 	return resp, err
 }
 
-// stream stands before the calls of reflection and of health's watch.
+// stream stands before the calls that answer more than once: what is long, reflection, health's watch.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	err := s.admit(ss.Context(), info.FullMethod)
+	who, err := s.admit(ss.Context(), info.FullMethod)
 	if err == nil {
 		err = handle(srv, ss)
+		if rules[info.FullMethod].changes {
+			s.log.Info("control", "method", info.FullMethod, "principal", who.name, "role", who.role.String(), "remote", remote(ss.Context()), "code", status.Code(err).String())
+		}
 	}
 	s.o.Called(methodName(info.FullMethod), status.Code(err).String(), -1)
 	return err
@@ -125,17 +107,6 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 func methodName(full string) string {
 	service, name, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
 	return service[strings.LastIndexByte(service, '.')+1:] + "." + name
-}
-
-// reads says that a method changes nothing.
-func reads(method string) bool {
-	_, name, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
-	for _, verb := range []string{"List", "Describe", "Find", "Check", "Explain", "Watch"} {
-		if strings.HasPrefix(name, verb) {
-			return true
-		}
-	}
-	return false
 }
 
 // subject is what a request is about, for the log.

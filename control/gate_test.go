@@ -3,6 +3,8 @@ package control_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	reflectpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
+	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/control"
 	"github.com/sluicemq/sluice/control/api"
 	"github.com/sluicemq/sluice/internal/testx"
@@ -27,7 +30,7 @@ func TestToken(t *testing.T) {
 		return err
 	}
 	wants(t, list(t.Context()), codes.Unauthenticated, "none was shown: give it by --token")
-	wants(t, list(withToken(t.Context(), "wrong")), codes.Unauthenticated, "the token is not that of")
+	wants(t, list(withToken(t.Context(), "wrong")), codes.Unauthenticated, "the token is not one of")
 	wants(t, list(withToken(t.Context(), "s3cret-token")), codes.OK, "")
 	if log := n.log.String(); strings.Contains(log, "s3cret") || strings.Contains(log, "wrong") || !strings.Contains(log, "is refused") {
 		t.Errorf("the log is %s", log)
@@ -85,7 +88,7 @@ func TestReflectionAndHealth(t *testing.T) {
 
 func TestTLSOffLoopback(t *testing.T) {
 	cert := testx.TempCert(t)
-	s := control.New(control.Options{TLS: cert.ServerConfig(), Token: func() string { return "x" }})
+	s := control.New(control.Options{TLS: cert.ServerConfig(), Principals: func() *control.Principals { return control.NewPrincipals("x", nil) }})
 	defer s.Close(t.Context())
 	addr, err := s.Listen("127.0.0.1:0", false)
 	if err != nil {
@@ -172,4 +175,60 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 	_, err = n.groups().List(t.Context(), &api.ListGroupsRequest{PageSize: 1001})
 	wants(t, err, codes.InvalidArgument, "want 1 to 1000")
+}
+
+// Who has a role comes in by a token of its own, may what the role may, and loses it with a reload.
+func TestPrincipals(t *testing.T) {
+	const viewer, operator = "viewer-token-of-16", "operator-token-of-16"
+	dir := t.TempDir()
+	at := map[string]string{}
+	for name, token := range map[string]string{"eve": viewer, "olaf": operator} {
+		at[name] = filepath.Join(dir, name)
+		if err := os.WriteFile(at[name], []byte(token+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := "control.principals=[{name: eve, role: viewer, token: 'file:" + at["eve"] + "'}, {name: olaf, role: operator, token: 'file:" + at["olaf"] + "'}]"
+	n := start(t, set)
+	list := func(ctx context.Context) error {
+		_, err := n.topics().List(ctx, &api.ListTopicsRequest{})
+		return err
+	}
+	create := func(ctx context.Context, name string) error {
+		_, err := n.topics().Create(ctx, &api.CreateTopicRequest{Name: name})
+		return err
+	}
+	eve, olaf := withToken(t.Context(), viewer), withToken(t.Context(), operator)
+	wants(t, list(t.Context()), codes.Unauthenticated, "none was shown")
+	wants(t, list(eve), codes.OK, "")
+	wants(t, create(eve, "a"), codes.PermissionDenied, `Topics.Create needs the role operator, and "eve" is viewer`)
+	wants(t, create(olaf, "a"), codes.OK, "")
+	_, err := api.NewUsersClient(n.conn).Delete(olaf, &api.DeleteUserRequest{Name: "x"})
+	wants(t, err, codes.PermissionDenied, `Users.Delete needs the role admin, and "olaf" is operator`)
+	b, err := api.NewBackupsClient(n.conn).Create(eve, &api.CreateBackupRequest{})
+	if err == nil {
+		_, err = b.Recv()
+	}
+	wants(t, err, codes.PermissionDenied, "needs the role operator")
+
+	swapped := strings.NewReplacer("name: eve, role: viewer", "name: olga, role: operator", "role: operator, token: 'file:"+at["olaf"], "role: viewer, token: 'file:"+at["olaf"]).Replace(set)
+	loaded, err := config.Load(config.LoadOptions{Set: append(append([]string{}, n.set...), swapped)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := n.s.Reload(loaded.Config)
+	if err != nil || !strings.Contains(strings.Join(report, "\n"), "control.principals: [{name: \"olga\", role: operator") {
+		t.Fatalf("%v, %v", report, err)
+	}
+	wants(t, create(eve, "b"), codes.OK, "")
+	wants(t, create(olaf, "c"), codes.PermissionDenied, `"olaf" is viewer`)
+	log := n.log.String() + strings.Join(report, "\n")
+	if strings.Contains(log, viewer) || strings.Contains(log, operator) {
+		t.Errorf("a token is in the log: %s", log)
+	}
+	for _, want := range []string{"principal=eve", "principal=olaf role=operator", "principal=olga role=operator"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("%s is not in the log: %s", want, log)
+		}
+	}
 }

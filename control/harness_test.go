@@ -29,6 +29,7 @@ type node struct {
 	at   map[string]string
 	conn *grpc.ClientConn
 	log  *lockedLog
+	set  []string // its configuration but for what start was given
 }
 
 type lockedLog struct {
@@ -52,6 +53,7 @@ func start(t *testing.T, set ...string) *node {
 	t.Helper()
 	n := &node{t: t, log: new(lockedLog)}
 	base := append(testx.Listeners("mqtt.tcp", "kafka.tcp", "grpc"), "node.data="+t.TempDir(), "journal.segment_size=8MiB", "mqtt.sys_interval=0s")
+	n.set = base
 	loaded, err := config.Load(config.LoadOptions{Set: append(base, set...)})
 	if err != nil {
 		t.Fatal(err)

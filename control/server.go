@@ -51,8 +51,8 @@ type Options struct {
 	Shards      Shards // likewise
 	Node        meta.NodeID
 	Logger      *slog.Logger // nil: slog.Default
-	// Token is the secret that a caller has to show; it is asked at each call. Empty: callers on loopback come in without, nobody else does.
-	Token func() string
+	// Principals are who may call; it is asked at each call. nil: whoever is on loopback may everything.
+	Principals func() *Principals
 	// TLS is for listeners on other addresses than loopback. nil: they speak in the clear.
 	TLS *tls.Config
 	// ValidTopic says whether a topic may have this name.
@@ -95,8 +95,8 @@ func New(o Options) *Server {
 	if s.o.Called == nil {
 		s.o.Called = func(string, string, time.Duration) {}
 	}
-	if s.o.Token == nil {
-		s.o.Token = func() string { return "" }
+	if s.o.Principals == nil {
+		s.o.Principals = func() *Principals { return new(Principals) }
 	}
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // it never fails

@@ -16,11 +16,12 @@ import (
 
 // startControl opens the control plane.
 func (s *Server) startControl(addrs config.Addrs) error {
+	s.principals.Store(controlPrincipals(s.cfg.Load()))
 	o := control.Options{
 		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Logger: s.log,
 		Catalog: s.node.catalog.Catalog, Gate: s.gate, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bindings: controlBindings{s.node.binder}, Backups: &backups{s: s}, Tier: controlTier(s.node.tier),
 		Node:       meta.NodeID(s.cfg.Load().Node.ID),
-		Token:      func() string { return s.cfg.Load().Auth.ControlToken.Reveal() },
+		Principals: s.principals.Load,
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}
 	if s.node.cluster != nil {
@@ -43,6 +44,15 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		}
 	}
 	return nil
+}
+
+// controlPrincipals are who may call the control plane.
+func controlPrincipals(cfg *config.Config) *control.Principals {
+	list := make([]control.Principal, len(cfg.Control.Principals))
+	for i, p := range cfg.Control.Principals {
+		list[i] = control.Principal{Name: p.Name, Role: control.ParseRole(p.Role), Token: p.Token.Reveal()}
+	}
+	return control.NewPrincipals(cfg.Auth.ControlToken.Reveal(), list)
 }
 
 // countCalls counts what the control plane is asked. Methods are those that it has, codes those of gRPC.

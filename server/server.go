@@ -43,21 +43,23 @@ type Ready struct {
 
 // Server is one node. New, Start, then Reload any number of times, Drain, Close.
 type Server struct {
-	o        Options
-	cfg      atomic.Pointer[config.Config]
-	log      *slog.Logger
-	node     *node
-	gate     *auth.Provider
-	certs    *certificates
-	proxies  proxies
-	catalog  *catalogStore
-	http     *httpServer
-	control  *control.Server
-	metrics  *prometheus.Registry
-	capacity *capacity // nil without a model
-	flushes  prometheus.Histogram
-	ready    atomic.Bool
-	again    chan struct{}
+	o       Options
+	cfg     atomic.Pointer[config.Config]
+	log     *slog.Logger
+	node    *node
+	gate    *auth.Provider
+	certs   *certificates
+	proxies proxies
+	catalog *catalogStore
+	http    *httpServer
+	control *control.Server
+
+	principals atomic.Pointer[control.Principals]
+	metrics    *prometheus.Registry
+	capacity   *capacity // nil without a model
+	flushes    prometheus.Histogram
+	ready      atomic.Bool
+	again      chan struct{}
 }
 
 // New checks what can be checked before anything is opened.
@@ -326,6 +328,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	}
 	config.TakeLive(&merged, &next)
 	s.cfg.Store(&merged)
+	s.principals.Store(controlPrincipals(&merged))
 	s.proxies.take(&merged)
 	s.node.broker.SetLimits(brokerLimits(&merged))
 	s.node.broker.SetShareStrategy(shareStrategy(&merged))

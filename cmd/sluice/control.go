@@ -41,7 +41,7 @@ type controlFlags struct {
 func (f *controlFlags) add(c *cobra.Command) {
 	fs := c.PersistentFlags()
 	fs.StringVar(&f.server, "server", "", "control plane of the node: HOST:PORT, or grpcs://HOST:PORT for TLS (default "+serverVariable+", or "+defaultControl+")")
-	fs.StringVar(&f.token, "token", "", "its auth.control_token: file:PATH, env:NAME or the token, which others on this machine can then see (default "+tokenVariable+")")
+	fs.StringVar(&f.token, "token", "", "its auth.control_token, or one of control.principals: file:PATH, env:NAME or the token, which others on this machine can then see (default "+tokenVariable+")")
 	fs.StringVar(&f.ca, "ca", "", "PEM file with the authorities to trust for grpcs:// (default: the system's)")
 	fs.BoolVar(&f.insecure, "insecure", false, "do not check the server's certificate")
 	fs.DurationVar(&f.timeout, "timeout", controlTimeout, "how long one call may take")

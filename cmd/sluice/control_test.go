@@ -193,7 +193,7 @@ func TestControlToken(t *testing.T) {
 	inProcess(t, "auth.control_token=a-token")
 	path := file(t, "token", "a-token\n")
 	says(t, 1, "none was shown: give it by --token", "topic", "list")
-	says(t, 1, "the token is not that of", "topic", "list", "--token", "other")
+	says(t, 1, "the token is not one of", "topic", "list", "--token", "other")
 	says(t, 0, "NAME", "topic", "list", "--token", "a-token")
 	says(t, 0, "NAME", "topic", "list", "--token", "file:"+path)
 	says(t, 1, "read the token", "topic", "list", "--token", "file:"+path+".absent")
