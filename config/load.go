@@ -208,7 +208,7 @@ func (l *loader) flag(kv string) {
 
 // foreign are variables with our prefix that are not ours: what Kubernetes sets for a service named sluice, what the commands
 // that ask a node take, and what tests use.
-var foreign = regexp.MustCompile(`^SLUICE_(CONFIG$|SERVER$|TOKEN$|TEST_|BENCH_|(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)$)`)
+var foreign = regexp.MustCompile(`^SLUICE_(CONFIG$|SERVER$|TOKEN$|CA$|CERT$|KEY$|TEST_|BENCH_|(.*_)?(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT|PORT_\d+_(TCP|UDP)(_(PROTO|PORT|ADDR))?)$)`)
 
 func (l *loader) environment() {
 	names := make([]string, 0, len(l.env))

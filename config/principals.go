@@ -13,9 +13,10 @@ import (
 
 // Principal is somebody who may call the control plane; docs/operate/control.md explains roles.
 type Principal struct {
-	Name  string // as the log has it
-	Role  string // viewer, operator or admin
-	Token Secret // what it shows
+	Name        string // as the log has it
+	Role        string // viewer, operator or admin
+	Token       Secret // what it shows; not set: it has none
+	Certificate string // a name in the certificate that it shows; empty: it has none
 }
 
 // Principals is the list of them.
@@ -25,7 +26,14 @@ type Principals []Principal
 func (ps Principals) String() string {
 	parts := make([]string, len(ps))
 	for i, p := range ps {
-		parts[i] = fmt.Sprintf("{name: %s, role: %s, token: %s}", quote(p.Name), p.Role, quote(p.Token.String()))
+		parts[i] = fmt.Sprintf("{name: %s, role: %s", quote(p.Name), p.Role)
+		if p.Token.IsSet() {
+			parts[i] += ", token: " + quote(p.Token.String())
+		}
+		if p.Certificate != "" {
+			parts[i] += ", certificate: " + quote(p.Certificate)
+		}
+		parts[i] += "}"
 	}
 	return "[" + strings.Join(parts, ", ") + "]"
 }
@@ -67,6 +75,8 @@ func parsePrincipals(n *yaml.Node, env lookup) (ps Principals, bad *yaml.Node, e
 				return nil, item, fmt.Errorf("there are two principals of the name %q", p.Name)
 			case p.Token.IsSet() && ps[i].Token.Reveal() == p.Token.Reveal():
 				return nil, item, fmt.Errorf("%s and %s have the same token: nobody could tell them apart", ps[i].Name, p.Name)
+			case p.Certificate != "" && ps[i].Certificate == p.Certificate:
+				return nil, item, fmt.Errorf("%s and %s have the same certificate: nobody could tell them apart", ps[i].Name, p.Name)
 			}
 		}
 		ps = append(ps, p)
@@ -94,8 +104,12 @@ func parsePrincipal(item *yaml.Node, env lookup) (p Principal, bad *yaml.Node, e
 			if p.Token, err = principalToken(v.Value, env); err != nil {
 				return p, v, fmt.Errorf("token: %w", err)
 			}
+		case "certificate":
+			if p.Certificate = v.Value; p.Certificate == "" {
+				return p, v, errors.New("certificate: want the common name, or another name, of the certificate, found nothing")
+			}
 		default:
-			return p, k, fmt.Errorf("a principal has no key %q: want name, role or token", k.Value)
+			return p, k, fmt.Errorf("a principal has no key %q: want name, role, token or certificate", k.Value)
 		}
 	}
 	switch {
@@ -105,8 +119,8 @@ func parsePrincipal(item *yaml.Node, env lookup) (p Principal, bad *yaml.Node, e
 		return p, item, fmt.Errorf("the name %s is that of callers without a principal", p.Name)
 	case p.Role == "":
 		return p, item, fmt.Errorf("the principal %s needs a role: %s", p.Name, orList(controlRoles))
-	case !p.Token.IsSet():
-		return p, item, fmt.Errorf("the principal %s needs a token", p.Name)
+	case !p.Token.IsSet() && p.Certificate == "":
+		return p, item, fmt.Errorf("the principal %s needs a token or a certificate", p.Name)
 	}
 	return p, nil, nil
 }
@@ -148,7 +162,14 @@ func parsePrincipalsText(text string, env lookup) (Principals, error) {
 
 // validateControl looks at whether the principals can be told from each other and from the token that is admin.
 func (l *loader) validateControl(c *Config) {
+	if c.Control.CRL != "" && c.Control.ClientCA == "" {
+		l.reject("control.crl", errors.New("needs control.client_ca, whose certificates it revokes"))
+	}
 	for _, p := range c.Control.Principals {
+		if p.Certificate != "" && (c.Control.ClientCA == "" || !c.TLSSet()) {
+			l.reject("control.principals", fmt.Errorf("the certificate of %s needs control.client_ca, which vouches for it, and tls.cert and tls.key: certificates come over TLS alone", p.Name))
+			return
+		}
 		if c.Auth.ControlToken.IsSet() && p.Token.Reveal() == c.Auth.ControlToken.Reveal() {
 			l.reject("control.principals", fmt.Errorf("the token of %s is auth.control_token, which is that of an admin", p.Name))
 		}

@@ -19,7 +19,7 @@ func TestPrincipals(t *testing.T) {
 		{`[{name: a, role: viewer, token: 'file:/absent/token'}]`, "no such file"},
 		{`[{name: a, role: root, token: env:T}]`, `role: want viewer, operator or admin, found "root"`},
 		{`[{name: a, token: env:T}]`, "the principal a needs a role"},
-		{`[{name: a, role: admin}]`, "the principal a needs a token"},
+		{`[{name: a, role: admin}]`, "the principal a needs a token or a certificate"},
 		{`[{role: admin, token: env:T}]`, "a principal needs a name"},
 		{`[{name: a b, role: admin, token: env:T}]`, "a principal needs a name of at most 100 bytes without spaces"},
 		{`[{name: loopback, role: admin, token: env:T}]`, "the name loopback is that of callers without a principal"},
@@ -27,6 +27,9 @@ func TestPrincipals(t *testing.T) {
 		{`[{name: a, roles: admin, token: env:T}]`, `a principal has no key "roles"`},
 		{`[{name: a, role: admin, token: env:T}, {name: a, role: viewer, token: 'file:` + file + `'}]`, `two principals of the name "a"`},
 		{`[{name: a, role: admin, token: env:T}, {name: b, role: viewer, token: env:T}]`, "a and b have the same token"},
+		{`[{name: a, role: admin, certificate: x}, {name: b, role: viewer, certificate: x}]`, "a and b have the same certificate"},
+		{`[{name: a, role: admin, certificate: ''}]`, "certificate: want the common name"},
+		{`[{name: a, role: admin, certificate: x}]`, "the certificate of a needs control.client_ca"},
 	} {
 		_, err := Load(LoadOptions{Set: []string{"control.principals=" + tt.list}, Environ: environ})
 		if err == nil || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), secret) {
@@ -36,6 +39,13 @@ func TestPrincipals(t *testing.T) {
 	list := `[{name: a, role: viewer, token: env:T}, {name: b, role: admin, token: 'file:` + file + `'}]`
 	if _, err := Load(LoadOptions{Set: []string{"control.principals=" + list, "auth.control_token=env:T"}, Environ: environ}); err == nil || !strings.Contains(err.Error(), "the token of a is auth.control_token") {
 		t.Errorf("a principal with the token of all: %v", err)
+	}
+	if _, err := Load(LoadOptions{Set: []string{"control.crl=x"}}); err == nil || !strings.Contains(err.Error(), "needs control.client_ca") {
+		t.Errorf("revocations of nobody: %v", err)
+	}
+	got, err := Load(LoadOptions{Set: []string{"control.client_ca=x", "tls.cert=x", "tls.key=file:" + file, "control.principals=[{name: a, role: admin, certificate: 'CN, with comma'}]"}})
+	if err != nil || got.Config.Control.Principals.String() != `[{name: "a", role: admin, certificate: "CN, with comma"}]` {
+		t.Errorf("%v, %v", got, err)
 	}
 	yaml := write(t, "c.yaml", "listeners: {grpc: \"0.0.0.0:0\"}\ncontrol:\n  principals:\n    - {name: a, role: viewer, token: env:T}\n    - {name: b, role: root, token: env:T}\n")
 	if _, err := Load(LoadOptions{File: yaml, Environ: environ}); err == nil || !strings.Contains(err.Error(), "c.yaml:5:23: control.principals: role: want") {

@@ -53,8 +53,8 @@ func start(t *testing.T, set ...string) *node {
 	t.Helper()
 	n := &node{t: t, log: new(lockedLog)}
 	base := append(testx.Listeners("mqtt.tcp", "kafka.tcp", "grpc"), "node.data="+t.TempDir(), "journal.segment_size=8MiB", "mqtt.sys_interval=0s")
-	n.set = base
-	loaded, err := config.Load(config.LoadOptions{Set: append(base, set...)})
+	n.set = append(base, set...)
+	loaded, err := config.Load(config.LoadOptions{Set: n.set})
 	if err != nil {
 		t.Fatal(err)
 	}

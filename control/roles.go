@@ -4,10 +4,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
@@ -94,8 +98,10 @@ var rules = func() map[string]rule {
 type Principal struct {
 	Name string
 	Role Role
-	// Token is what it shows; New and the Server keep its hash alone. Empty: it has none.
+	// Token is what it shows; its hash alone is kept. Empty: it has none.
 	Token string
+	// Certificate is a name in the certificate that it shows: the common name or an alternative one. Empty: it has none.
+	Certificate string
 }
 
 // Principals are all who may call; it is built anew for another configuration. The zero value lets in whoever calls from loopback, as an admin.
@@ -106,7 +112,10 @@ type Principals struct {
 type principal struct {
 	name  string
 	role  Role
-	token [sha256.Size]byte
+	token [sha256.Size]byte // hash
+
+	hasToken    bool
+	certificate string
 }
 
 // controlToken is the name of who shows auth.control_token.
@@ -116,12 +125,14 @@ const controlToken = "control_token"
 func NewPrincipals(token string, list []Principal) *Principals {
 	p := new(Principals)
 	if token != "" {
-		p.list = append(p.list, principal{controlToken, RoleAdmin, sha256.Sum256([]byte(token))})
+		p.list = append(p.list, principal{name: controlToken, role: RoleAdmin, token: sha256.Sum256([]byte(token)), hasToken: true})
 	}
 	for _, e := range list {
-		if e.Token != "" {
-			p.list = append(p.list, principal{e.Name, e.Role, sha256.Sum256([]byte(e.Token))})
+		n := principal{name: e.Name, role: e.Role, hasToken: e.Token != "", certificate: e.Certificate}
+		if n.hasToken {
+			n.token = sha256.Sum256([]byte(e.Token))
 		}
+		p.list = append(p.list, n)
 	}
 	return p
 }
@@ -131,12 +142,34 @@ func (p *Principals) byToken(token string) (caller, bool) {
 	h := sha256.Sum256([]byte(token))
 	found := -1
 	for i := range p.list {
-		found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(h[:], p.list[i].token[:]), i, found)
+		if p.list[i].hasToken {
+			found = subtle.ConstantTimeSelect(subtle.ConstantTimeCompare(h[:], p.list[i].token[:]), i, found)
+		}
 	}
 	if found < 0 {
 		return caller{}, false
 	}
 	return caller{p.list[found].name, p.list[found].role}, true
+}
+
+// byCertificate finds who has a name that a certificate has.
+func (p *Principals) byCertificate(c *x509.Certificate) (caller, bool) {
+	names := append([]string{c.Subject.CommonName}, c.DNSNames...)
+	names = append(names, c.EmailAddresses...)
+	for _, u := range c.URIs {
+		names = append(names, u.String())
+	}
+	for i := range p.list {
+		if e := &p.list[i]; e.certificate != "" && slices.Contains(names, e.certificate) {
+			return caller{e.name, e.role}, true
+		}
+	}
+	return caller{}, false
+}
+
+// certificates says whether any of them has one.
+func (p *Principals) certificates() bool {
+	return slices.ContainsFunc(p.list, func(e principal) bool { return e.certificate != "" })
 }
 
 // caller is who has made a call.
@@ -165,11 +198,46 @@ func (s *Server) identify(ctx context.Context) (caller, error) {
 		}
 	}
 	if len(shown) == 0 {
-		return caller{}, status.Error(codes.Unauthenticated,
-			"the node asks for a token of its control plane (auth.control_token, control.principals), and none was shown: give it by --token or SLUICE_TOKEN")
+		return s.identifyByCertificate(ctx, ps)
 	}
 	return caller{}, status.Error(codes.Unauthenticated,
 		"the token is not one of the node's control plane (auth.control_token, control.principals)")
+}
+
+// identifyByCertificate finds out who calls without a token. A certificate is checked anew at each call: it ends, and it is revoked, on connections
+// that are open too.
+func (s *Server) identifyByCertificate(ctx context.Context, ps *Principals) (caller, error) {
+	chain := shownCertificates(ctx)
+	if len(chain) == 0 || s.o.VerifyCaller == nil {
+		or := ""
+		if ps.certificates() {
+			or = ", or show a certificate by --cert and --key (grpcs://)"
+		}
+		return caller{}, status.Error(codes.Unauthenticated,
+			"the node asks for a token of its control plane (auth.control_token, control.principals), and none was shown: give it by --token or SLUICE_TOKEN"+or)
+	}
+	who := quoted(chain[0].Subject.CommonName)
+	if err := s.o.VerifyCaller(chain); err != nil {
+		return caller{}, status.Errorf(codes.Unauthenticated, "the certificate of %s is not good here: %v (control.client_ca)", who, err)
+	}
+	c, ok := ps.byCertificate(chain[0])
+	if !ok {
+		return caller{}, status.Errorf(codes.Unauthenticated, "the certificate of %s is no principal's (control.principals)", who)
+	}
+	return c, nil
+}
+
+// shownCertificates are those that a caller has shown in its handshake, its own first.
+func shownCertificates(ctx context.Context) []*x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil
+	}
+	return info.State.PeerCertificates
 }
 
 // may says whether c may call a method.

@@ -61,7 +61,8 @@ func as(token string) context.Context {
 
 // For each role and each method: those may whose role is the method's or above it.
 func TestRolesOfAllMethods(t *testing.T) {
-	ps := NewPrincipals("token-of-the-node", []Principal{{"eve", RoleViewer, "token-of-eve"}, {"olaf", RoleOperator, "token-of-olaf"}, {"ann", RoleAdmin, "token-of-ann"}, {"none", RoleAdmin, ""}})
+	ps := NewPrincipals("token-of-the-node", []Principal{{Name: "eve", Role: RoleViewer, Token: "token-of-eve"}, {Name: "olaf", Role: RoleOperator, Token: "token-of-olaf"},
+		{Name: "ann", Role: RoleAdmin, Token: "token-of-ann"}, {Name: "none", Role: RoleAdmin}})
 	s := New(Options{Principals: func() *Principals { return ps }, Logger: slog.New(slog.DiscardHandler)})
 	for method, r := range rules {
 		for _, who := range []struct {

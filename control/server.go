@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"fmt"
 	"log/slog"
@@ -53,6 +54,8 @@ type Options struct {
 	Logger      *slog.Logger // nil: slog.Default
 	// Principals are who may call; it is asked at each call. nil: whoever is on loopback may everything.
 	Principals func() *Principals
+	// VerifyCaller says what is wrong with the certificates that a caller has shown, its own first; it is asked at each call. nil: no certificate is good.
+	VerifyCaller func(chain []*x509.Certificate) error
 	// TLS is for listeners on other addresses than loopback. nil: they speak in the clear.
 	TLS *tls.Config
 	// ValidTopic says whether a topic may have this name.

@@ -30,7 +30,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 	o.Called = s.countCalls()
 	secure := s.cfg.Load().TLSSet()
 	if secure {
-		o.TLS = s.certs.config()
+		o.TLS, o.VerifyCaller = s.certs.controlConfig(), s.certs.verifyCaller
 	}
 	s.control = control.New(o)
 	for _, a := range addrs {
@@ -50,7 +50,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 func controlPrincipals(cfg *config.Config) *control.Principals {
 	list := make([]control.Principal, len(cfg.Control.Principals))
 	for i, p := range cfg.Control.Principals {
-		list[i] = control.Principal{Name: p.Name, Role: control.ParseRole(p.Role), Token: p.Token.Reveal()}
+		list[i] = control.Principal{Name: p.Name, Role: control.ParseRole(p.Role), Token: p.Token.Reveal(), Certificate: p.Certificate}
 	}
 	return control.NewPrincipals(cfg.Auth.ControlToken.Reveal(), list)
 }

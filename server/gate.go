@@ -24,7 +24,7 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 	}
 	o.Logger = s.log
 	if set := certs.now.Load(); set.tls != nil {
-		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.isRevoked
+		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.revoked.has
 	}
 	return o
 }

@@ -129,15 +129,20 @@ func trust(cfg *tls.Config, file string) error {
 }
 
 func (f *clientFlags) tlsConfig() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: f.insecure}
-	if err := trust(cfg, f.ca); err != nil {
+	return tlsConfig(f.ca, f.cert, f.key, f.insecure)
+}
+
+// tlsConfig trusts the authorities in ca, the system's if that is empty, and shows the certificate in cert, if any.
+func tlsConfig(ca, cert, key string, insecure bool) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: insecure}
+	if err := trust(cfg, ca); err != nil {
 		return nil, err
 	}
-	if (f.cert == "") != (f.key == "") {
+	if (cert == "") != (key == "") {
 		return nil, misused("--cert and --key go together")
 	}
-	if f.cert != "" {
-		pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			return nil, fmt.Errorf("read the client certificate: %w", err)
 		}

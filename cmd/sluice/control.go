@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"os"
@@ -25,6 +25,9 @@ const defaultControl = "127.0.0.1:1228"
 const (
 	serverVariable = "SLUICE_SERVER"
 	tokenVariable  = "SLUICE_TOKEN"
+	caVariable     = "SLUICE_CA"
+	certVariable   = "SLUICE_CERT"
+	keyVariable    = "SLUICE_KEY"
 )
 
 // controlTimeout is how long one call may take.
@@ -33,6 +36,7 @@ const controlTimeout = 30 * time.Second
 // controlFlags are what all commands share that speak to the control plane.
 type controlFlags struct {
 	server, token, ca string
+	cert, key         string
 	insecure          bool
 	timeout           time.Duration
 	output            output
@@ -42,10 +46,14 @@ func (f *controlFlags) add(c *cobra.Command) {
 	fs := c.PersistentFlags()
 	fs.StringVar(&f.server, "server", "", "control plane of the node: HOST:PORT, or grpcs://HOST:PORT for TLS (default "+serverVariable+", or "+defaultControl+")")
 	fs.StringVar(&f.token, "token", "", "its auth.control_token, or one of control.principals: file:PATH, env:NAME or the token, which others on this machine can then see (default "+tokenVariable+")")
-	fs.StringVar(&f.ca, "ca", "", "PEM file with the authorities to trust for grpcs:// (default: the system's)")
+	fs.StringVar(&f.ca, "ca", "", "PEM file with the authorities to trust for grpcs:// (default "+caVariable+", or the system's)")
+	fs.StringVar(&f.cert, "cert", "", "PEM file with the certificate to show in place of a token, for grpcs:// (default "+certVariable+")")
+	fs.StringVar(&f.key, "key", "", "PEM file with its private key (default "+keyVariable+", or the file of --cert)")
 	fs.BoolVar(&f.insecure, "insecure", false, "do not check the server's certificate")
 	fs.DurationVar(&f.timeout, "timeout", controlTimeout, "how long one call may take")
-	_ = c.MarkPersistentFlagFilename("ca", "pem", "crt")
+	for _, name := range []string{"ca", "cert", "key"} {
+		_ = c.MarkPersistentFlagFilename(name, "pem", "crt", "key")
+	}
 	_ = c.RegisterFlagCompletionFunc("server", cobra.NoFileCompletions)
 	_ = c.RegisterFlagCompletionFunc("token", cobra.NoFileCompletions)
 }
@@ -99,8 +107,8 @@ func (f *controlFlags) target() (address string, secure bool, err error) {
 	if host, port, ok := strings.Cut(address, ":"); !ok && host != "" || port == "" && host == "" || strings.Contains(address, "/") {
 		return "", false, misused("--server %q: want HOST:PORT or grpcs://HOST:PORT", address)
 	}
-	if (f.ca != "" || f.insecure) && !secure {
-		return "", false, misused("--ca and --insecure are for TLS: want --server grpcs://%s", address)
+	if (f.ca != "" || f.cert != "" || f.key != "" || f.insecure) && !secure {
+		return "", false, misused("--ca, --cert, --key and --insecure are for TLS: want --server grpcs://%s", address)
 	}
 	return address, secure, nil
 }
@@ -117,8 +125,12 @@ func (f *controlFlags) dial() (*grpc.ClientConn, error) {
 	}
 	creds := insecure.NewCredentials()
 	if secure {
-		cfg := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: f.insecure}
-		if err := trust(cfg, f.ca); err != nil {
+		ca, cert, key := cmp.Or(f.ca, os.Getenv(caVariable)), cmp.Or(f.cert, os.Getenv(certVariable)), cmp.Or(f.key, os.Getenv(keyVariable))
+		if key == "" {
+			key = cert
+		}
+		cfg, err := tlsConfig(ca, cert, key, f.insecure)
+		if err != nil {
 			return nil, err
 		}
 		creds = credentials.NewTLS(cfg)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"os"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -51,4 +52,32 @@ func TestControlOverTLS(t *testing.T) {
 	says(t, 1, "no certificate in PEM form", "topic", "list", "--server", at, "--ca", cert.ServerKeyFile)
 	says(t, 1, "no token came", "topic", "list", "--server", at, "--ca", cert.CAFile, "--token", "another")
 	says(t, 1, "is --server right", "topic", "list", "--server", ln.Addr().String())
+}
+
+// A certificate is shown in place of a token, by flags, by variables, and by one file that has the key too.
+func TestControlByCertificate(t *testing.T) {
+	cert := testx.TempCert(t)
+	at := inProcess(t, "listeners.grpc=0.0.0.0:0", "tls.cert="+cert.ServerCertFile, "tls.key="+cert.ServerKeyFile, "control.client_ca="+cert.CAFile,
+		"control.principals=[{name: ci, role: operator, certificate: client}]")
+	_, port, _ := net.SplitHostPort(at["grpc"])
+	t.Setenv(serverVariable, "grpcs://127.0.0.1:"+port)
+	t.Setenv(caVariable, cert.CAFile)
+	says(t, 1, "or show a certificate by --cert and --key", "topic", "list")
+	says(t, 0, "made", "topic", "create", "made", "--cert", cert.ClientCertFile, "--key", cert.ClientKeyFile)
+	says(t, 1, `Users.Delete needs the role admin, and "ci" is operator`, "user", "delete", "x", "--cert", cert.ClientCertFile, "--key", cert.ClientKeyFile)
+	says(t, 1, "read the client certificate", "topic", "list", "--cert", cert.ClientCertFile)
+	says(t, 2, "are for TLS", "topic", "list", "--server", "127.0.0.1:1", "--cert", cert.ClientCertFile)
+	both := ""
+	for _, name := range []string{cert.ClientCertFile, cert.ClientKeyFile} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both += string(b)
+	}
+	says(t, 0, "made", "topic", "list", "--cert", file(t, "both.pem", both))
+	t.Setenv(certVariable, cert.ClientCertFile)
+	t.Setenv(keyVariable, cert.ClientKeyFile)
+	says(t, 0, "made", "topic", "list")
+	says(t, 1, `Bindings.Add needs the role admin`, "binding", "add", "a/#", "--topic", "made", "--key", "level:2") // that key is the record's
 }
