@@ -111,3 +111,47 @@ func (m *Manifest) Within(p record.PartitionID, first, last record.Offset) []*Ob
 	}
 	return out
 }
+
+// Whole tells whether readers see all that an object has: each of its runs stands in its row, and is live.
+func (m *Manifest) Whole(id object.ID) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	e := m.mu.objects[id]
+	if e == nil || e.live < len(e.runs) {
+		return false
+	}
+	bytes := int64(object.HeaderSize)
+	for i := range e.runs {
+		bytes += e.runs[i].bytes
+	}
+	return bytes == e.size-e.tail
+}
+
+// Live tells whether readers see a run, by its number in its object.
+func (m *Manifest) Live(id object.ID, index int) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	e := m.mu.objects[id]
+	return e != nil && slices.ContainsFunc(e.runs, func(r run) bool { return r.live && int(r.index) == index })
+}
+
+// Replaced tells whether what an object has of p between two offsets, both included, counts for nobody who finds it in the store: live runs of newer
+// objects take its place.
+func (m *Manifest) Replaced(p record.PartitionID, id object.ID, first, last record.Offset) bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	part := m.mu.parts[p]
+	if part == nil {
+		return false
+	}
+	for _, r := range part.chain {
+		flags := object.RunFlags(r.flags)
+		if !flags.Has(object.Replaces) || !r.obj.id.After(id) || r.first > first && !flags.Has(object.Begins) {
+			continue
+		}
+		if first = max(first, r.last+1); first > last {
+			return true
+		}
+	}
+	return false
+}

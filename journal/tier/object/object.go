@@ -18,7 +18,7 @@ import (
 
 // Sizes of what stands in an object.
 const (
-	headerSize  = 64
+	headerSize  = HeaderSize
 	trailerSize = 48
 	runSize     = 104
 	blockSize   = 40
@@ -28,6 +28,8 @@ const (
 	tailMagic = "SLUICEOE"
 	format    = 1
 
+	// HeaderSize is what an object has before the batches of its first run. Runs lie behind each other, up to the tail.
+	HeaderSize = 64
 	// BlockBytes is when a block ends, without Options.BlockBytes.
 	BlockBytes = 256 << 10
 	// TailGuess is how many bytes of an object's end are read when the tail's size is not known.

@@ -108,6 +108,10 @@ func (f *Offloader) gatherRun(l *layout, g *group, i int) {
 	r.aborted = f.aborted(d.p.Partition, first, r.until-1)
 	if d.p.Compact {
 		r.flags = object.Sparse
+		if _, _, ok := f.o.Manifest.Bounds(d.p.Partition); !ok && first > 0 {
+			// What the store may have of it is over, and what lies between that and this has never been there.
+			r.flags |= object.Replaces | object.Begins
+		}
 	}
 	l.memory += runMemory + 2*int64(len(d.p.Name)) + 96*int64(len(r.aborted))
 	l.runs = append(l.runs, r)

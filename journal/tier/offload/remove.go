@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/history"
 	"github.com/sluicemq/sluice/journal/tier/object"
 )
 
@@ -90,6 +91,9 @@ func (f *Offloader) forget(ctx context.Context) error {
 			f.stats.Left.Add(1)
 			continue
 		}
+		if slices.ContainsFunc(o.Runs, func(r history.Run) bool { return r.Flags.Has(object.Sparse) }) {
+			continue // a search removes it: not before what is older
+		}
 		room--
 		s.objs = append(s.objs, doomed{name: o.ID.Name(), size: o.Size})
 	}
@@ -160,6 +164,9 @@ type search struct {
 	orphans int
 	missing int
 	held    int // orphans that stay
+
+	last     lasting
+	outlives int // orphans that stay for the sake of older objects
 }
 
 // ownEpochs are those of the objects that nobody but this node has written. What is not in one of them is never removed from the store.
@@ -208,7 +215,9 @@ func (f *Offloader) scan(ctx context.Context) error {
 		f.more = true
 		return nil
 	case err == nil:
-		err = f.lost(ctx, s, nil)
+		if err = f.lost(ctx, s, nil); err == nil {
+			err = f.outlived(ctx, s)
+		}
 	}
 	f.search = nil
 	if err != nil {
@@ -230,6 +239,10 @@ var errEnough = errors.New("offload: enough for this turn")
 
 // orphan removes an object that has no row, if it is ours and old enough.
 func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier.Info) error {
+	if f.o.Manifest.Whole(id) {
+		return nil
+	}
+	s.last.parts = append(s.last.parts, id)
 	if !s.own[id.Epoch] || f.o.Manifest.Has(id) || f.underWay(i.Name) || f.clk.Now().Sub(i.ModTime) < f.o.OrphanGrace {
 		return nil
 	}
@@ -254,14 +267,26 @@ func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier
 		s.held++
 		return nil
 	}
+	switch sum, err := f.tail(ctx, id); {
+	case err != nil:
+		return err
+	case sum != nil && slices.ContainsFunc(sum.Runs, sparse):
+		s.last.late = append(s.last.late, lateObject{id: id, size: i.Size, put: i.ModTime})
+		return nil
+	}
 	s.orphans++
+	return f.deleteOrphan(ctx, i.Name, i.Size, i.ModTime)
+}
+
+// deleteOrphan removes an object that has no row.
+func (f *Offloader) deleteOrphan(ctx context.Context, name string, size int64, put time.Time) (err error) {
 	f.step("orphan")
-	if err = f.again(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, i.Name) }); err != nil {
+	if err = f.again(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, name) }); err != nil {
 		return err
 	}
 	f.step("orphan-deleted")
 	f.stats.Orphans.Add(1)
-	f.log.Info("removed an object that no row of the manifest tells of", "object", i.Name, "bytes", i.Size, "put", i.ModTime)
+	f.log.Info("removed an object that no row of the manifest tells of", "object", name, "bytes", size, "put", put)
 	return nil
 }
 

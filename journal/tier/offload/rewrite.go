@@ -128,7 +128,7 @@ func (r *rewriting) batch(b record.Batch, seen bool) error {
 
 // stays tells whether the runs need not be written anew: the pass has changed nothing, and they are not too small.
 func (r *rewriting) stays() bool {
-	if r.changed || r.rest >= 0 {
+	if r.changed || r.rest >= 0 || r.begins() {
 		return false
 	}
 	bytes := int64(0)
@@ -136,6 +136,12 @@ func (r *rewriting) stays() bool {
 		bytes += r.runs[i].Bytes
 	}
 	return len(r.runs) == 1 || 2*bytes >= r.c.f.o.ObjectBytes
+}
+
+// begins tells whether the runs are the first ones, below which the partition had others once, and do not say that they take the place of those. They
+// have to: objects with those may be there still, and deletions go that the pass finds behind them.
+func (r *rewriting) begins() bool {
+	return r.from == r.c.first && r.from > 0 && !r.runs[0].Flags.Has(object.Replaces|object.Begins)
 }
 
 // leave notes in the manifest that the pass has seen the runs.
