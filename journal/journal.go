@@ -305,10 +305,13 @@ func (l *Log) checkFormat() error {
 	case !vfs.IsNotExist(err):
 		return err
 	}
-	if names, err := l.fs.List(l.o.Dir + "/wal"); err == nil && len(names) > 0 {
-		return &CorruptError{Path: path, Reason: "it is missing, but there is a log"}
+	folders := []string{"wal", "partitions", "checkpoint"}
+	for _, dir := range folders {
+		if names, err := l.fs.List(l.o.Dir + "/" + dir); err == nil && len(names) > 0 {
+			return &CorruptError{Path: path, Reason: "it is missing, but there is a log"}
+		}
 	}
-	for _, dir := range []string{"wal", "partitions", "checkpoint"} {
+	for _, dir := range folders {
 		if err := l.fs.MkdirAll(l.o.Dir + "/" + dir); err != nil {
 			return err
 		}

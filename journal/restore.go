@@ -19,6 +19,9 @@ import (
 // restoreStep is how much of a file, or of rows, is written at once.
 const restoreStep = 1 << 20
 
+// fileBytesMax is more than any file of a log has: all of it is written, whatever a backup has of it.
+const fileBytesMax = 1 << 33
+
 // ErrNotEmpty means that a directory that is to be written anew holds something.
 var ErrNotEmpty = errors.New("journal: directory is not empty")
 
@@ -72,7 +75,7 @@ func (f *BackupFile) checkName() error {
 	default:
 		ok = false
 	}
-	if !ok || f.Size < 0 || f.Full < f.Size {
+	if !ok || f.Size < 0 || f.Full < f.Size || f.Full > fileBytesMax {
 		return &CorruptError{Path: f.Name, Reason: "a log has no such file"}
 	}
 	return nil
@@ -147,14 +150,31 @@ func (r *Restorer) Rows(read func(put func(key, value []byte) error) error) erro
 
 // checkRow tells whether a checkpoint store has such a row, as far as the log knows.
 func checkRow(key, value []byte) error {
-	ok := len(key) >= 2 && (key[0] == keyLog || key[0] == keyShard && len(key) >= 4)
-	if ok && key[0] == keyLog && key[1] == rowReplay {
-		ok = len(value) == 16
+	ok := false
+	switch {
+	case len(key) < 2:
+	case key[0] == keyShard:
+		ok = len(key) >= 4 && (key[3] == rowOfShard || key[3] == rowApplied && len(key) == 4 && len(value) == 24 && getPosition(value[8:]).Offset >= 0)
+	case key[0] == keyLog && key[1] == rowReplay:
+		ok = len(key) == 2 && len(value) == 16 && getPosition(value).Offset >= 0
+	case key[0] == keyLog && key[1] == rowPartition:
+		ok = len(key) == 10 && len(value) == 17 && areBounds(value)
+	case key[0] == keyLog && key[1] == rowCut:
+		ok = len(key) == 26 && key[18] < 0x80 && len(value) == 8 && value[7] < 0x80 // no offset is negative
 	}
 	if !ok {
-		return &CorruptError{Path: "checkpoint", Reason: fmt.Sprintf("no row has the key %.40x", key)}
+		return &CorruptError{Path: "checkpoint", Reason: fmt.Sprintf("there is no row of key %.40x with %d bytes, or not with these", key, len(value))}
 	}
 	return nil
+}
+
+// offsetMax is more than any log comes to: what is behind it can be counted on.
+const offsetMax = 1 << 62
+
+// areBounds tells whether a partition can begin and end at the offsets that b begins with.
+func areBounds(b []byte) bool {
+	start, end := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[8:])
+	return start <= end && end <= offsetMax
 }
 
 // Finish makes a log of the directory.
@@ -190,60 +210,89 @@ func AppendBounds(dst []byte, b *PartitionBounds) []byte {
 	return binary.LittleEndian.AppendUint64(dst, uint64(b.Bytes))
 }
 
-// ReadBounds reads what AppendBounds wrote; io.EOF: there is no more.
+// ReadBounds reads what AppendBounds wrote; io.EOF: there is no more. What no partition can have is a *CorruptError; errors of r come as they are.
 func ReadBounds(r io.Reader) (b PartitionBounds, err error) {
 	var raw [40]byte
-	if _, err := io.ReadFull(r, raw[:]); err != nil {
-		return b, err
+	if n, err := io.ReadFull(r, raw[:]); err != nil {
+		return b, cutAt("bounds", n, err)
 	}
 	b.Partition = record.PartitionID(binary.LittleEndian.Uint64(raw[:]))
 	b.Start = record.Offset(binary.LittleEndian.Uint64(raw[8:]))
 	b.Local = record.Offset(binary.LittleEndian.Uint64(raw[16:]))
 	b.End = record.Offset(binary.LittleEndian.Uint64(raw[24:]))
 	b.Bytes = int64(binary.LittleEndian.Uint64(raw[32:]))
+	if b.Start < 0 || b.Start > b.End || b.Local < 0 || b.Local > b.End || b.End > offsetMax || b.Bytes < 0 {
+		return PartitionBounds{}, &CorruptError{Path: "bounds", Reason: fmt.Sprintf("no partition is as %+v", b)}
+	}
 	return b, nil
 }
 
-// rowBytesMax is more than any row has.
-const rowBytesMax = 512 << 20
+// cutAt is what reading n bytes of something that is longer has ended with: io.EOF at its begin, and behind that an error by name.
+func cutAt(what string, n int, err error) error {
+	if n > 0 && (err == io.EOF || err == io.ErrUnexpectedEOF) { //nolint:errorlint // a reader's own errors may wrap them
+		return &CorruptError{Path: what, Reason: "it has been cut"}
+	}
+	return err
+}
 
-// ReadRow reads what AppendRow wrote, into buffers that it may use again; io.EOF: there is no more.
-func ReadRow(r interface {
+// rowBytesMax is more than any row has, and rowLengthMax how many bytes say so.
+const (
+	rowBytesMax  = 512 << 20
+	rowLengthMax = 5
+)
+
+// rowReader is what rows are read from.
+type rowReader interface {
 	io.Reader
 	io.ByteReader
-}, key, value []byte) (k, v []byte, err error) {
-	if k, err = readSized(r, key); err != nil {
+}
+
+// ReadRow reads what AppendRow wrote, into buffers that it may use again; io.EOF: there is no more. What is no row is a *CorruptError; errors of r come
+// as they are. It takes memory in proportion to what is there, not to what is said to be.
+func ReadRow(r rowReader, key, value []byte) (k, v []byte, err error) {
+	n, err := readLength(r)
+	if err != nil {
 		return nil, nil, err
 	}
-	if v, err = readSized(r, value); errors.Is(err, io.EOF) {
-		err = io.ErrUnexpectedEOF
+	if k, err = readSized(r, key, n); err != nil {
+		return nil, nil, err
 	}
+	if n, err = readLength(r); err != nil {
+		return nil, nil, cutAt("checkpoint", 1, err)
+	}
+	v, err = readSized(r, value, n)
 	return k, v, err
 }
 
-func readSized(r interface {
-	io.Reader
-	io.ByteReader
-}, buf []byte) ([]byte, error) {
-	n, err := binary.ReadUvarint(r)
-	if err != nil {
-		return nil, err
+// readLength reads an uvarint of as few bytes as can be.
+func readLength(r io.ByteReader) (n int, err error) {
+	for i := range rowLengthMax {
+		c, err := r.ReadByte()
+		if err != nil {
+			return 0, cutAt("checkpoint", i, err)
+		}
+		n |= int(c&0x7f) << (7 * i)
+		if c >= 0x80 {
+			continue
+		}
+		if c == 0 && i > 0 || n > rowBytesMax {
+			break
+		}
+		return n, nil
 	}
-	if n > rowBytesMax {
-		return nil, &CorruptError{Path: "checkpoint", Reason: fmt.Sprintf("a row of %d bytes", n)}
-	}
-	// It grows with what is there, not with what is said to be there.
+	return 0, &CorruptError{Path: "checkpoint", Reason: "no row is that long"}
+}
+
+// readSized reads n bytes.
+func readSized(r io.Reader, buf []byte, n int) ([]byte, error) {
 	buf = buf[:0]
-	for left := int(n); left > 0; {
+	for left := n; left > 0; {
 		step := min(left, max(cap(buf)-len(buf), restoreStep))
 		buf = slices.Grow(buf, step)
 		k, err := io.ReadFull(r, buf[len(buf):len(buf)+step])
 		buf, left = buf[:len(buf)+k], left-k
-		if errors.Is(err, io.EOF) {
-			err = io.ErrUnexpectedEOF
-		}
 		if err != nil {
-			return buf, err
+			return buf, cutAt("checkpoint", 1, err)
 		}
 	}
 	return buf, nil

@@ -14,6 +14,7 @@ import (
 	"github.com/sluicemq/sluice/journal/tier/history"
 	"github.com/sluicemq/sluice/journal/tier/offload"
 	"github.com/sluicemq/sluice/journal/tier/rebuild"
+	"github.com/sluicemq/sluice/proto/kafka"
 )
 
 // What a topic gets that is made from the store: what was lost with the disk is not guessed, but nothing is thrown away before somebody has looked.
@@ -74,7 +75,7 @@ func (r *rebuilding) run(ctx context.Context, mint offload.Mint) (err error) {
 		r.wrong("%v", e)
 	}
 	for _, o := range r.found.Older {
-		w.note("read the store", "topic %s was deleted and made again: what the store has of its older self (%s, %d bytes) is left alone", o.Name, uuid(o.ID), o.Bytes)
+		w.note("read the store", "topic %s was deleted and made again: what the store has of its older self (%s, %d bytes) is left alone", tame(o.Name), uuid(o.ID), o.Bytes)
 	}
 	r.ids = make([]record.PartitionID, len(r.found.Parts))
 	numbers := make(map[*rebuild.Partition]int, len(r.found.Parts))
@@ -122,7 +123,7 @@ func (r *rebuilding) holds() (names []string) {
 	for _, f := range r.found.Topics {
 		t := r.t.b.Topic(tierTenant, f.Name)
 		if t == nil || slices.ContainsFunc(f.Parts, func(p *rebuild.Partition) bool {
-			return p != nil && (t.Partition(p.Index) == nil || t.Partition(p.Index).HighWatermark() == 0)
+			return t.Partition(p.Index) == nil || t.Partition(p.Index).HighWatermark() == 0
 		}) {
 			names = append(names, f.Name)
 		}
@@ -139,13 +140,10 @@ func (r *rebuilding) wrong(format string, args ...any) {
 func (r *rebuilding) topic(ctx context.Context, f *rebuild.Topic, numbers map[*rebuild.Partition]int) error {
 	t := r.t.b.Topic(tierTenant, f.Name)
 	if why := r.refuses(t, f); why != "" {
-		r.wrong("topic %s is left alone: %s", f.Name, why)
+		r.wrong("topic %s is left alone: %s", tame(f.Name), why)
 		return nil
 	}
 	for _, p := range f.Parts {
-		if p == nil {
-			continue
-		}
 		r.out.Partitions++
 		r.out.Records += int64(p.End - p.Start)
 		for _, g := range p.Gaps {
@@ -163,9 +161,7 @@ func (r *rebuilding) topic(ctx context.Context, f *rebuild.Topic, numbers map[*r
 		return fmt.Errorf("topic %s: %w", f.Name, err)
 	}
 	for _, p := range f.Parts {
-		if p != nil {
-			r.ids[numbers[p]] = t.Partition(p.Index).ID()
-		}
+		r.ids[numbers[p]] = t.Partition(p.Index).ID()
 	}
 	return r.restore(ctx, t, f)
 }
@@ -173,18 +169,28 @@ func (r *rebuilding) topic(ctx context.Context, f *rebuild.Topic, numbers map[*r
 func (r *rebuilding) planned(t *broker.Topic, f *rebuild.Topic) string {
 	switch {
 	case t == nil:
-		return fmt.Sprintf("would be made, with %d partitions and %d bytes", len(f.Parts), f.Bytes)
+		return fmt.Sprintf("would be made, with %d partitions and %d bytes", f.Partitions(), f.Bytes)
 	case emptyTopic(t):
 		return fmt.Sprintf("is there and empty, and would get %d bytes", f.Bytes)
 	}
 	return "is there already"
 }
 
+// tame is a name from a store as it can be shown: it may be anything.
+func tame(name string) string {
+	if kafka.ValidTopicName(name) {
+		return name
+	}
+	return fmt.Sprintf("%.80q", name)
+}
+
 // refuses says why a topic cannot be brought back.
 func (r *rebuilding) refuses(t *broker.Topic, f *rebuild.Topic) string {
 	switch {
-	case len(f.Parts) > partitionsMax:
-		return fmt.Sprintf("it has %d partitions", len(f.Parts))
+	case !kafka.ValidTopicName(f.Name):
+		return "no topic can have that name"
+	case f.Partitions() > partitionsMax:
+		return fmt.Sprintf("it has %d partitions", f.Partitions())
 	case t == nil || t.Dropped():
 		return ""
 	case emptyTopic(t):
@@ -193,9 +199,6 @@ func (r *rebuilding) refuses(t *broker.Topic, f *rebuild.Topic) string {
 		return "another topic of this name has records; to bring the old one back, delete that first, or rebuild on a node without it"
 	}
 	for _, p := range f.Parts {
-		if p == nil {
-			continue
-		}
 		mine := t.Partition(p.Index)
 		if mine == nil || mine.HighWatermark() != 0 && mine.HighWatermark() < p.End {
 			return fmt.Sprintf("partition %d has records, and ends before what the store has of it (%d)", p.Index, p.End)
@@ -208,9 +211,6 @@ func (r *rebuilding) refuses(t *broker.Topic, f *rebuild.Topic) string {
 // store has, or it has nothing of its own.
 func (r *rebuilding) adopted(t *broker.Topic, f *rebuild.Topic) bool {
 	for _, p := range f.Parts {
-		if p == nil {
-			continue
-		}
 		mine := t.Partition(p.Index)
 		if mine == nil {
 			return false
@@ -234,19 +234,19 @@ func (r *rebuilding) ready(ctx context.Context, t *broker.Topic, f *rebuild.Topi
 	b := r.t.b
 	if t == nil {
 		err := awaitSpec(ctx, func(done func(*broker.TopicSpec, error)) {
-			b.CreateTopic(tierTenant, f.Name, f.ID, len(f.Parts), rebuiltFor(f), done)
+			b.CreateTopic(tierTenant, f.Name, f.ID, f.Partitions(), rebuiltFor(f), done)
 		})
 		if err != nil {
 			return nil, err
 		}
-		r.w.note("topics", "topic %s is made, with %d partitions, %s: set what it shall keep", f.Name, len(f.Parts), settingNames(rebuiltFor(f)))
+		r.w.note("topics", "topic %s is made, with %d partitions, %s: set what it shall keep", f.Name, f.Partitions(), settingNames(rebuiltFor(f)))
 		if t = b.Topic(tierTenant, f.Name); t == nil {
 			return nil, broker.ErrUnknownTopic // somebody has deleted it since
 		}
 		return t, nil
 	}
-	if len(t.Partitions()) < len(f.Parts) {
-		err := awaitSpec(ctx, func(done func(*broker.TopicSpec, error)) { b.GrowTopic(t, len(f.Parts), true, done) })
+	if len(t.Partitions()) < f.Partitions() {
+		err := awaitSpec(ctx, func(done func(*broker.TopicSpec, error)) { b.GrowTopic(t, f.Partitions(), true, done) })
 		if err != nil {
 			return nil, err
 		}
@@ -295,8 +295,8 @@ func awaitDone(ctx context.Context, start func(done func(error))) error {
 func (r *rebuilding) restore(ctx context.Context, t *broker.Topic, f *rebuild.Topic) error {
 	g := newBounded(rebuildAtOnce)
 	for _, p := range f.Parts {
-		if p == nil || t.Partition(p.Index).HighWatermark() != 0 {
-			continue // nothing, or restored by a try before
+		if t.Partition(p.Index).HighWatermark() != 0 {
+			continue // restored by a try before
 		}
 		err := g.do(ctx, func(done func(error)) {
 			r.t.b.RestorePartition(t.Partition(p.Index), p.Start, p.End, abortedOf(p), done)

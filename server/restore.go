@@ -304,7 +304,7 @@ func restoreRows(j *journal.Restorer, src io.Reader) error {
 		var key, value []byte
 		for {
 			var err error
-			if key, value, err = journal.ReadRow(in, key, value); errors.Is(err, io.EOF) {
+			if key, value, err = journal.ReadRow(in, key, value); err == io.EOF { //nolint:errorlint // its own; an error may wrap another's
 				return nil
 			}
 			if err == nil {
@@ -330,8 +330,12 @@ func (r *restorer) reading(ctx context.Context, f *backup.File, fn func(io.Reade
 	if err := fn(counted); err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}
-	if n, err := src.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: it goes on behind its end: %w", f.Name, errors.Join(backup.ErrDamaged, err))
+	n, err := src.Read(make([]byte, 1))
+	switch {
+	case n != 0:
+		return fmt.Errorf("%s: it goes on behind its end: %w", f.Name, backup.ErrDamaged)
+	case err != io.EOF: //nolint:errorlint // the reader's own
+		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	return nil
 }
@@ -447,11 +451,14 @@ func (r *restorer) bounds(ctx context.Context) (map[record.PartitionID]journal.P
 		in := bufio.NewReader(src)
 		for {
 			b, err := journal.ReadBounds(in)
-			if errors.Is(err, io.EOF) {
+			if err == io.EOF { //nolint:errorlint // its own
 				return nil
 			}
 			if err != nil {
 				return err
+			}
+			if _, twice := all[b.Partition]; twice {
+				return fmt.Errorf("%w: it has partition %d twice", backup.ErrDamaged, b.Partition)
 			}
 			all[b.Partition] = b
 		}

@@ -98,6 +98,20 @@ type sourceError struct{ err error }
 func (e *sourceError) Error() string { return "read what is to be put: " + e.err.Error() }
 func (e *sourceError) Unwrap() error { return e.err }
 
+// cutError is an error of a connection that has ended before it had said all. To who reads an object io.EOF says that it has come whole: so
+// it is io.ErrUnexpectedEOF here, and never that.
+type cutError struct{ err error }
+
+func (e *cutError) Error() string { return e.err.Error() }
+
+// Is finds what it is about, but no end.
+func (e *cutError) Is(target error) bool {
+	return target == io.ErrUnexpectedEOF || target != io.EOF && errors.Is(e.err, target)
+}
+
+// As finds what it is about.
+func (e *cutError) As(target any) bool { return errors.As(e.err, target) }
+
 // Wrap makes an *Error of err: of the context's kind if that has ended, of its own if it wraps a sentinel, of kind otherwise. What the
 // source of a Put has done wrong is no fault of the store, and Permanent. Nil stays nil, and an *Error as it is.
 func Wrap(ctx context.Context, store, op, name string, kind Kind, err error) error {
@@ -119,6 +133,9 @@ func Wrap(ctx context.Context, store, op, name string, kind Kind, err error) err
 		if k != int(Canceled) && errors.Is(err, s) {
 			kind = Kind(k)
 		}
+	}
+	if errors.Is(err, io.EOF) {
+		err = &cutError{err}
 	}
 	return &Error{Store: store, Op: op, Name: name, Kind: kind, Err: err}
 }

@@ -29,7 +29,7 @@ import (
 //     fixed amount, a List one page.
 //   - No promise of order among concurrent calls for one name: one of them is the last.
 //
-// Errors are of type *Error, or wrap one; errors.Is finds the sentinels below. When ctx ends, a call returns soon, with an error
+// Errors are of type *Error, or wrap one; errors.Is finds the sentinels below, and never io.EOF. When ctx ends, a call returns soon, with an error
 // that wraps ctx.Err(); so does the reader that Get gave. No method retries for longer than one short backoff: package upload does, and
 // whoever reads.
 type Store interface {

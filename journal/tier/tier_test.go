@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -93,5 +94,18 @@ func TestSettings(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not tell %q", err, want)
 		}
+	}
+}
+
+// TestNoEnd: to who reads an object io.EOF says that all has come. No store's error is taken for it, though a connection has ended with it.
+func TestNoEnd(t *testing.T) {
+	cause := &net.OpError{Op: "read", Err: io.EOF}
+	err := Wrap(context.Background(), "s3", "get", "a", Unavailable, fmt.Errorf("Get http://x: %w", cause))
+	if errors.Is(err, io.EOF) || !errors.Is(err, io.ErrUnexpectedEOF) || !Temporary(err) {
+		t.Errorf("%v", err)
+	}
+	var op *net.OpError
+	if !errors.As(err, &op) || op != cause || !strings.Contains(err.Error(), "Get http://x: read: EOF") {
+		t.Errorf("the cause is lost: %v", err)
 	}
 }

@@ -230,7 +230,7 @@ func readSmall(ctx context.Context, s tier.Store, id, object string, most int64)
 		if info.Size > most {
 			return &DamagedError{id, object, fmt.Sprintf("it has %d bytes", info.Size)}
 		}
-		b, err = io.ReadAll(body)
+		b, err = io.ReadAll(io.LimitReader(body, most))
 		return err
 	})
 	return b, err
@@ -267,19 +267,23 @@ func readManifest(ctx context.Context, s tier.Store, id string) (*Manifest, erro
 func (m *Manifest) check(id string) error {
 	damaged := func(reason string) error { return &DamagedError{id, manifestName, reason} }
 	if m.ID != id {
-		return damaged("it is that of backup " + m.ID)
+		return damaged(fmt.Sprintf("it is that of backup %.80q", m.ID))
 	}
+	total := int64(0)
 	for i := range m.Files {
 		f := &m.Files[i]
 		size := int64(0)
 		for k := range f.Parts {
 			if f.Parts[k].Size < 0 || f.Parts[k].Size > math.MaxInt64-size || tier.CheckName(objectName(id, f.Parts[k].Object)) != nil {
-				return damaged("bad part of " + f.Name)
+				return damaged(fmt.Sprintf("bad part of %.80q", f.Name))
 			}
 			size += f.Parts[k].Size
 		}
 		if size != f.Size {
-			return damaged(fmt.Sprintf("%s has %d bytes, and its parts %d", f.Name, f.Size, size))
+			return damaged(fmt.Sprintf("%.80q has %d bytes, and its parts %d", f.Name, f.Size, size))
+		}
+		if total += size; total < 0 {
+			return damaged("its files have more bytes than can be")
 		}
 	}
 	return nil

@@ -38,6 +38,8 @@ const (
 	MaxTail = 64 << 20
 	// MaxName bounds a topic's name.
 	MaxName = 1024
+	// offsetMax is more than any log comes to: what is behind it can be counted on.
+	offsetMax = 1 << 62
 )
 
 // NoTime is the time of what has none: batches of control records alone.

@@ -141,6 +141,8 @@ func (p *tailParser) run(r *Run, i int) error {
 		return p.corrupt(i, "a run does not begin where the one before it ends, or has no bytes of the object")
 	case firstBlock != p.nBlocks || firstAbort != p.nAborts || firstName != p.nNames:
 		return p.corrupt(i, "a run's entries do not begin where those before end")
+	case r.Index < 0 || r.Last > offsetMax:
+		return p.corrupt(i, "a run is of no partition, or goes on behind all offsets")
 	case blocks == 0 || blocks > len(p.blocks)/blockSize || aborts > len(p.aborts)/abortSize || name > len(p.names) || name > MaxName:
 		return p.corrupt(i, "a run has more entries than there are, or none")
 	}

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -45,13 +46,24 @@ type Found struct {
 
 // Topic is one that has records in the store.
 type Topic struct {
-	ID    [16]byte
-	Name  string
-	Parts []*Partition // by index; nil where the store has nothing
-	Bytes int64        // of batches
+	ID   [16]byte
+	Name string
+	// Parts are the partitions that the store has something of, by their index; it may have been one of many.
+	Parts []*Partition
+	Bytes int64 // of batches
 	// Compacted: some of it is of the time when the topic was compacted, so that offsets may be missing.
 	Compacted bool
 	Written   int64 // when the last object of it was put, in milliseconds of Unix time
+
+	byIndex map[int32]*Partition
+}
+
+// Partitions is how many the topic has had at least.
+func (t *Topic) Partitions() int {
+	if len(t.Parts) == 0 {
+		return 0
+	}
+	return int(t.Parts[len(t.Parts)-1].Index) + 1
 }
 
 // Partition is what the store holds of one.
@@ -211,8 +223,10 @@ func (c *scan) read(ctx context.Context, l listed, total int) error {
 	case err == nil:
 		c.take(sum, l.put)
 	case errors.Is(err, tier.ErrNotFound): // it was removed meanwhile
-	case errors.Is(err, object.ErrCorrupt), !kind:
+	case errors.Is(err, object.ErrCorrupt):
 		c.found.Damaged = append(c.found.Damaged, err)
+	case !kind:
+		c.found.Damaged = append(c.found.Damaged, fmt.Errorf("object %s: %w", l.id.Name(), err))
 	default:
 		return fmt.Errorf("read the tail of %s: %w", l.id.Name(), err)
 	}
@@ -232,19 +246,16 @@ func (c *scan) take(sum *object.Summary, put int64) {
 	c.found.Objects = append(c.found.Objects, history.NewObject(sum, "", func(r *object.Run) (record.PartitionID, bool) {
 		t := c.topics[r.ID]
 		if t == nil {
-			t = &Topic{ID: r.ID, Name: r.Name}
+			t = &Topic{ID: r.ID, Name: r.Name, byIndex: make(map[int32]*Partition)}
 			c.topics[r.ID] = t
 		}
 		if put >= t.Written { // a topic's name may change
 			t.Written, t.Name = put, r.Name
 		}
-		for int(r.Index) >= len(t.Parts) {
-			t.Parts = append(t.Parts, nil)
-		}
-		p := t.Parts[r.Index]
+		p := t.byIndex[r.Index]
 		if p == nil {
 			p = &Partition{Topic: t, Index: r.Index, Start: math.MaxInt64}
-			t.Parts[r.Index] = p
+			t.byIndex[r.Index] = p
 			p.numbers = []record.PartitionID{record.PartitionID(len(c.parts))}
 			c.parts = append(c.parts, p)
 		}
@@ -335,11 +346,10 @@ func (c *scan) finish() *Found {
 		f.Topics = append(f.Topics, t)
 	}
 	for _, t := range f.Topics {
+		t.Parts = slices.SortedFunc(maps.Values(t.byIndex), func(a, b *Partition) int { return cmp.Compare(a.Index, b.Index) })
 		for _, p := range t.Parts {
-			if p != nil {
-				p.finish()
-				f.Parts = append(f.Parts, p)
-			}
+			p.finish()
+			f.Parts = append(f.Parts, p)
 		}
 	}
 	// Numbers are those of Parts now.
@@ -369,31 +379,25 @@ func (c *scan) finish() *Found {
 // continues takes over what an older topic of the name has, if each of its partitions ends where this one's begins, or before.
 func (t *Topic) continues(old *Topic) bool {
 	common := false
-	for i := range min(len(t.Parts), len(old.Parts)) {
-		if t.Parts[i] == nil || old.Parts[i] == nil {
-			continue
-		}
-		if t.Parts[i].Start < old.Parts[i].End {
+	for i, p := range t.byIndex {
+		was := old.byIndex[i]
+		if was != nil && p.Start < was.End {
 			return false
 		}
-		common = true
+		common = common || was != nil
 	}
 	if !common {
 		return false
 	}
 	t.Bytes += old.Bytes
-	for i, p := range old.Parts {
-		for i >= len(t.Parts) {
-			t.Parts = append(t.Parts, nil)
+	for i, p := range old.byIndex {
+		q := t.byIndex[i]
+		if q == nil {
+			p.Topic, t.byIndex[i] = t, p
+			continue
 		}
-		switch q := t.Parts[i]; {
-		case p == nil:
-		case q == nil:
-			p.Topic, t.Parts[i] = t, p
-		default:
-			q.Start, q.Bytes = p.Start, q.Bytes+p.Bytes
-			q.runs, q.numbers, q.Aborted = append(q.runs, p.runs...), append(q.numbers, p.numbers...), append(q.Aborted, p.Aborted...)
-		}
+		q.Start, q.Bytes = p.Start, q.Bytes+p.Bytes
+		q.runs, q.numbers, q.Aborted = append(q.runs, p.runs...), append(q.numbers, p.numbers...), append(q.Aborted, p.Aborted...)
 	}
 	return true
 }
