@@ -44,6 +44,7 @@ type SessionInfo struct {
 	Queued, QueuedBytes int64
 	Oldest              int64 // Unix milliseconds before which nothing of that was queued; 0: nothing is queued
 	Positions           []SessionPosition
+	Dropped             []DropCount // of what its queues held, since the node has started
 }
 
 // SessionPosition is how far a session has come in one shard.
@@ -126,6 +127,13 @@ func (b *Broker) sessionInfo(sess *Session, positions bool) (info SessionInfo, o
 	position := slices.Clone(d.position)
 	s.mu.Unlock()
 	info.Subscriptions = len(d.subscriptions())
+	if drops := d.drops.Load(); drops != nil {
+		for r := range DropReasons {
+			if n := drops[r].Load(); n > 0 {
+				info.Dropped = append(info.Dropped, DropCount{Reason: r.String(), N: uint64(n)})
+			}
+		}
+	}
 	at := map[uint16]*SessionPosition{}
 	for _, p := range b.backlogOf(sess, position) {
 		info.Queued += p.n

@@ -199,6 +199,7 @@ func (l *Local) offer(f *feed, m *Message, opts uint32, ids []uint32, ref Ref) b
 	}
 	if m.Deadline != 0 && m.Deadline <= l.b.nowMilli() {
 		l.b.stats.QueueDropped[DropExpired].Add(1)
+		f.c.sess.d.dropped(DropExpired, 1)
 		f.done(ref)
 		l.progressed(f)
 		return true
@@ -345,7 +346,9 @@ func (l *Local) dropTo(c *Client, sess *Session, to []shardSeq, why DropReason) 
 		if fs := f.at(t.shard); t.seq > fs.cursor {
 			for _, p := range l.b.backlogOf(sess, []shardSeq{{t.shard, fs.cursor}}) {
 				if p.shard == t.shard {
-					l.b.stats.QueueDropped[why].Add(p.n - p.block.above(t.seq))
+					n := p.n - p.block.above(t.seq)
+					l.b.stats.QueueDropped[why].Add(n)
+					sess.d.dropped(why, n)
 				}
 			}
 			fs.cursor = t.seq

@@ -174,7 +174,10 @@ func (l *Local) moveSession(sess *Session, to []shardSeq, dropped *[DropReasons]
 		l.b.dirtyShard(home)
 	}
 	for r, n := range dropped {
-		l.b.stats.QueueDropped[r].Add(n)
+		if n > 0 {
+			l.b.stats.QueueDropped[r].Add(n)
+			sess.d.dropped(DropReason(r), n)
+		}
 	}
 }
 

@@ -134,6 +134,17 @@ type durable struct {
 	position  []shardSeq
 	inflight  []outEntry
 	owed      []owedRetained
+	drops     atomic.Pointer[[DropReasons]atomic.Int64] // nil until something was dropped; since the node has started
+}
+
+// dropped counts messages that the session's queues held, and that it will not get.
+func (d *durable) dropped(why DropReason, n int64) {
+	p := d.drops.Load()
+	if p == nil {
+		d.drops.CompareAndSwap(nil, new([DropReasons]atomic.Int64))
+		p = d.drops.Load()
+	}
+	p[why].Add(n)
 }
 
 // durableSubscription is one subscription of a durable session. number is its filter's durable number: 0 at QoS 0 (see lowered), which

@@ -78,8 +78,9 @@ var rules = func() map[string]rule {
 		"Backups":       {"Create": operate, "List": view, "Verify": inspect, "Delete": operate},
 		"Tiers": {"Describe": view, "DescribeTopic": view, "Verify": inspect, "Rebuild": operate, "Prefetch": operate, "Offload": operate,
 			"Adopt": operate},
-		"Nodes":  {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate},
-		"Shards": {"Status": view, "Move": operate, "ElectUnclean": govern},
+		"Explanations": {"ExplainClient": view},
+		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate},
+		"Shards":       {"Status": view, "Move": operate, "ElectUnclean": govern},
 	} {
 		for method, r := range methods {
 			all["/sluice.control.v1."+service+"/"+method] = r

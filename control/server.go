@@ -150,6 +150,7 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	api.RegisterTiersServer(g, &tierService{s: s})
 	api.RegisterNodesServer(g, &nodeService{s: s})
 	api.RegisterShardsServer(g, &shardService{s: s})
+	api.RegisterExplanationsServer(g, &explainService{s: s})
 	reflection.Register(g)
 	return g
 }

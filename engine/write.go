@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"syscall"
+	"time"
 
 	"github.com/sluicemq/sluice/alloc"
 )
@@ -31,6 +32,7 @@ type outQueue struct {
 	frameSize int  // bytes in it, without header
 
 	deadline uint32 // tick at which the connection ends unless the kernel takes something before; counts while blocked
+	since    int64  // monotonic ns: the kernel has taken nothing from then on; counts while blocked
 
 	cipher  []byte // TLS: records that the kernel has not taken, from cipherAt on
 	cipherN int
@@ -128,6 +130,30 @@ func (c *Conn) Queued() int {
 		return 0
 	}
 	return c.out.size + c.out.cipherN
+}
+
+// Stalled is for how long the kernel has taken nothing of what is queued; 0: it takes what it is given.
+func (c *Conn) Stalled() time.Duration {
+	if c.out == nil || c.flags&(flagBlocked|flagClosed) != flagBlocked {
+		return 0
+	}
+	return max(time.Duration(c.loop.now-c.out.since), 1)
+}
+
+// SocketState is what the kernel knows of the way to a peer.
+type SocketState struct {
+	Unsent  int           // bytes that it holds, and has not sent
+	Full    bool          // it may not send them: the peer has confirmed all that was sent, and has no room for more
+	Repeats int           // times in a row that it has sent or asked again without an answer
+	RTT     time.Duration // smoothed
+}
+
+// Socket asks the kernel, in one system call; ok false: it does not say.
+func (c *Conn) Socket() (s SocketState, ok bool) {
+	if c.flags&flagClosed != 0 || c.fd < 0 || c.peer.size == 0 {
+		return s, false
+	}
+	return sockState(int(c.fd))
 }
 
 func (c *Conn) markDirty() {
@@ -313,6 +339,9 @@ func (c *Conn) send(q *outQueue) bool {
 	case q.size+q.cipherN == 0:
 		c.dropOutput()
 	case n < offered:
+		if n > 0 || q.since == 0 {
+			q.since = c.loop.now
+		}
 		c.block()
 	default:
 		c.markDirty() // the kernel took all it was offered, and there is more: next turn

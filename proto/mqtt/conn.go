@@ -81,6 +81,7 @@ type extra struct {
 	quota *quotaState
 
 	expires int64 // see conn.expires
+	drops   *[dropReasons]uint64
 }
 
 func (c *conn) extras() *extra {

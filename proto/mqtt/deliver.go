@@ -13,6 +13,7 @@ type outbound struct {
 	flight idTable // identifiers in use, with their state
 	queue  messageQueue
 	slow   slowNote
+	heard  int64  // when the client last acknowledged something, or had nothing to
 	nextID uint16 // the last one that was taken
 }
 
@@ -67,9 +68,9 @@ func (c *conn) Deliver(m *broker.Message, d *broker.Delivery) (packetID uint16, 
 	if d.QoS == 0 {
 		switch {
 		case c.flags&flagOverQuota != 0:
-			c.l.dropped(DropQuota)
+			c.dropped(DropQuota)
 		case c.overBound():
-			c.l.dropped(DropSlowReader)
+			c.dropped(DropSlowReader)
 			c.markSlow()
 		default:
 			c.send(m, d, 0)
@@ -104,6 +105,9 @@ func (c *conn) sendAcked(m *broker.Message, d *broker.Delivery) uint16 {
 	if kept {
 		state |= sentKept
 	}
+	if out.flight.len() == 0 {
+		out.heard = c.l.loop.NowMono()
+	}
 	out.flight.put(id, state)
 	if c.flags&flagSlow != 0 {
 		out.slow.since = c.l.loop.NowMono() // it takes something
@@ -134,7 +138,7 @@ func (o *outbound) takeID() uint16 {
 func (c *conn) enqueue(m *broker.Message, d *broker.Delivery) {
 	q := &c.outbound().queue
 	if q.bytes()+queuedSize(m, d) > c.l.h.queueBytes() {
-		c.l.dropped(DropQueueFull)
+		c.dropped(DropQueueFull)
 		if c.l.h.settings.Load().OnFullDrop {
 			return
 		}
@@ -180,7 +184,7 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	if m.Deadline != 0 {
 		left := m.Deadline - l.loop.NowUnixMilli()
 		if left <= 0 {
-			l.dropped(DropExpired)
+			c.dropped(DropExpired)
 			return false
 		}
 		out.HasExpiry, out.Expiry = true, uint32(min((left+999)/1000, 1<<32-1))
@@ -199,7 +203,7 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	}
 	size := wire.SizePublish(c.version, out)
 	if size > maxPacketSize || c.maxPacket != 0 && size > int(c.maxPacket) {
-		l.dropped(DropTooLarge)
+		c.dropped(DropTooLarge)
 		return false
 	}
 	switch {
@@ -302,6 +306,7 @@ func (c *conn) onAck(h *wire.Header) (took bool, err error) {
 // landed ends a message that was in flight.
 func (c *conn) landed(id uint16, state uint8) {
 	c.out.flight.del(id)
+	c.out.heard = c.l.loop.NowMono()
 	if state&sentKept != 0 {
 		c.l.core.Acked(c.client, id)
 	}
@@ -330,6 +335,7 @@ func (c *conn) onPubrec(a *wire.Ack, state uint8) (took bool, err error) {
 		c.landed(a.PacketID, state)
 		return true, nil
 	}
+	c.out.heard = c.l.loop.NowMono()
 	if state&sentKept == 0 {
 		c.out.flight.put(a.PacketID, sentPubrel)
 		c.reply(wire.PUBREL, a.PacketID, wire.Success, "")
@@ -370,6 +376,10 @@ func (c *conn) release(id uint16) {
 	if c.state != stateUp {
 		return
 	}
-	c.outbound().flight.put(id, sentPubrel|sentKept)
+	out := c.outbound()
+	if out.flight.len() == 0 {
+		out.heard = c.l.loop.NowMono()
+	}
+	out.flight.put(id, sentPubrel|sentKept)
 	c.reply(wire.PUBREL, id, wire.Success, "")
 }

@@ -174,6 +174,7 @@ type core interface {
 	Acked(c *broker.Client, packetID uint16)
 	Received(c *broker.Client, packetID uint16, t broker.Token) (broker.Outcome, error)
 	Ready(c *broker.Client)
+	Waits(c *broker.Client) broker.ClientWaits
 	Subscribed(c *broker.Client, visit func(group, filter []byte))
 	SetTimer(t *broker.LoopTimer, d time.Duration, fn func())
 	StopTimer(t *broker.LoopTimer)

@@ -102,6 +102,3 @@ func (l *loopState) show() {
 
 // sent counts an outgoing packet.
 func (l *loopState) sent(t wire.PacketType) { l.n.PacketsOut[t&15]++ }
-
-// dropped counts a message that is not given on.
-func (l *loopState) dropped(why Drop) { l.n.Dropped[why]++ }

@@ -101,7 +101,7 @@ func (c *conn) judgePublish(p *wire.Publish, s *Settings) (*failure, Drop) {
 // refusePublish drops a message and says so where the version has a word for it. MQTT 3 has none: what the client may not do is
 // acknowledged all the same (3.3.5-2), and a message that was lost for another reason ends the connection.
 func (c *conn) refusePublish(p *wire.Publish, why *failure, drop Drop) error {
-	c.l.dropped(drop)
+	c.dropped(drop)
 	if p.QoS == 0 {
 		return nil
 	}
@@ -166,7 +166,7 @@ func (c *conn) route(p *wire.Publish) (took bool, err error) {
 			return false, nil
 		}
 		if errors.Is(err, broker.ErrNotLeader) {
-			l.dropped(DropUnavailable)
+			c.dropped(DropUnavailable)
 			return true, failElsewhere // no answer: the client sends it again, to who leads
 		}
 		return true, c.refusePublish(p, coreFailure(err), dropOf(err))
@@ -222,7 +222,7 @@ func (c *conn) publishDone(seq uint32, r broker.Result) {
 	code := wire.Success
 	if r.Err != nil {
 		why := coreFailure(r.Err)
-		c.l.dropped(dropOf(r.Err))
+		c.dropped(dropOf(r.Err))
 		if c.version != wire.V5 || why.code == wire.ServerShuttingDown {
 			c.end(*why)
 			return

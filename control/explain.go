@@ -1,0 +1,151 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/control/api"
+)
+
+// explaining is a Connection that can say what it holds and waits for.
+type explaining interface {
+	Connection
+	// Explain is Describe for the state; ok false: as there. It may cost a system call.
+	Explain() (s broker.ClientState, ok bool)
+}
+
+// explainService is the service Explanations.
+type explainService struct {
+	api.UnsafeExplanationsServer // a method that is missing does not compile
+	s                            *Server
+}
+
+// explained is one connection at one moment.
+type explained struct {
+	info  broker.ClientInfo
+	state broker.ClientState
+	delay time.Duration // that its loop took to come round
+}
+
+// explain looks at one slice of connections.
+func (e *explainService) explain(ctx context.Context, at broker.RowPlace, want func(*broker.ClientInfo) bool) (list []explained, next broker.RowPlace, end bool, err error) {
+	type found struct {
+		list []explained
+		next broker.RowPlace
+		end  bool
+	}
+	asked := time.Now()
+	f, err := await(ctx, func(done func(found)) {
+		var f found
+		var delay time.Duration
+		e.s.o.Connections.Visit(at, sliceRows, func(c Connection) {
+			if delay == 0 {
+				delay = max(time.Since(asked), 1)
+			}
+			info, ok := c.Describe()
+			if !ok || !want(&info) {
+				return
+			}
+			x := explained{info: info, delay: delay}
+			if c, ok := c.(explaining); ok {
+				x.state, _ = c.Explain()
+			}
+			f.list = append(f.list, x)
+		}, func(next broker.RowPlace, end bool) {
+			f.next, f.end = next, end
+			done(f)
+		})
+	})
+	return f.list, f.next, f.end, err
+}
+
+// ExplainClient shows what holds a client.
+func (e *explainService) ExplainClient(ctx context.Context, r *api.ExplainClientRequest) (*api.ExplainClientResponse, error) {
+	what, want, err := which("explain", r.Id, r.Connection)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.ExplainClientResponse{}
+	kept := r.Id
+	var at broker.RowPlace
+	for end := false; !end; {
+		var list []explained
+		if list, at, end, err = e.explain(ctx, at, want); err != nil {
+			return nil, err
+		}
+		for i := range list {
+			if x := &list[i]; len(out.Connections) < detailRows {
+				if x.info.Kept {
+					kept = x.info.ClientID
+				}
+				out.Connections = append(out.Connections, shownExplanation(x))
+			}
+		}
+	}
+	if kept != "" {
+		if info, ok := e.s.o.Broker.Session(tenant, kept); ok {
+			out.Session, out.SessionDropped = shownSession(&info), shownDrops(info.Dropped)
+			if len(out.Connections) == 0 {
+				out.Holders = away(&info, time.Now())
+			}
+		}
+	}
+	if len(out.Connections) == 0 && out.Session == nil {
+		return nil, missing("%s: it is not connected, and has no session that is kept; sluice client list shows who is connected", what)
+	}
+	return out, nil
+}
+
+// away is what holds a session without a connection.
+func away(s *broker.SessionInfo, now time.Time) []*api.Holder {
+	text := "it is not connected"
+	if s.Ends != 0 && s.Expiry != broker.NeverExpires {
+		text += fmt.Sprintf(" for %s", span(now.Sub(time.UnixMilli(s.Ends).Add(-s.Expiry))))
+		text += fmt.Sprintf("; its session ends in %s", span(time.UnixMilli(s.Ends).Sub(now)))
+	}
+	if s.Queued > 0 {
+		text += fmt.Sprintf("; %d messages wait for it in the log", s.Queued)
+	}
+	return []*api.Holder{{Kind: "away", Why: text}}
+}
+
+func shownExplanation(x *explained) *api.ClientExplanation {
+	s, w := &x.state, &x.state.Core
+	out := &api.ClientExplanation{Client: shownClient(&x.info), Holders: judge(&x.info, s, x.delay), ReceiveMax: int64(s.ReceiveMax), Window: int64(s.Window),
+		SilentUs: s.Silent.Microseconds(), OutBytes: int64(s.OutBytes), OutBound: int64(s.OutBound), StalledUs: s.Stalled.Microseconds(),
+		Unanswered: int64(s.Unanswered), SendOwedUs: s.SendOwed.Microseconds(), ReadOwedUs: s.ReadOwed.Microseconds(), Commits: int64(w.Commits),
+		Behind: w.Behind, Resend: int64(w.Resend), Reading: int64(w.Reading), Granting: int64(w.Granting), Retained: int64(w.Retained),
+		Replays: int64(w.Replays), Pressure: pressureName(s.Pressure), Dropped: shownDrops(s.Dropped), LoopDelayUs: x.delay.Microseconds()}
+	if w.Storage != nil {
+		out.Storage = plainError(w.Storage)
+	}
+	for _, p := range s.NotRead {
+		out.NotRead = append(out.NotRead, p.String())
+	}
+	if n := s.Network; n != nil {
+		out.Network = &api.Network{Unsent: int64(n.Unsent), Full: n.Full, Repeats: int32(n.Repeats), RttUs: n.RTT.Microseconds()}
+	}
+	return out
+}
+
+func shownDrops(list []broker.DropCount) map[string]int64 {
+	if len(list) == 0 {
+		return nil
+	}
+	m := make(map[string]int64, len(list))
+	for _, d := range list {
+		m[d.Reason] = int64(d.N)
+	}
+	return m
+}
+
+func pressureName(level int) string {
+	names := [...]string{"none", "shed", "refuse"}
+	return names[min(max(level, 0), len(names)-1)]
+}
+
+// plainError is an error of the core without its package's name.
+func plainError(err error) string { return text(strings.TrimPrefix(err.Error(), "broker: ")) }
