@@ -171,6 +171,25 @@ func (b *Broker) sessionInfo(sess *Session, positions bool) (info SessionInfo, o
 	return info, true
 }
 
+// Unreleased gives the identifiers of QoS 2 messages that a kept session has published and not released. known: there is such a session.
+func (b *Broker) Unreleased(tenant uint32, id string) (ids []uint16, known bool) {
+	s := b.shardOf(tenant, []byte(id))
+	s.mu.Lock()
+	sess := s.mu.sessions.get(sessionKey{tenant, id})
+	if sess == nil || !s.kept(sess) || sess.d.ending {
+		s.mu.Unlock()
+		return nil, false
+	}
+	number := sess.d.id
+	s.mu.Unlock()
+	for _, other := range b.shards {
+		other.mu.Lock()
+		ids = append(ids, other.mu.received[number]...)
+		other.mu.Unlock()
+	}
+	return ids, true
+}
+
 // open counts what a receiver has still to finish.
 func open(list []outEntry) (n int) {
 	for i := range list {

@@ -30,6 +30,11 @@ type Config struct {
 	// subscribers under it), a template such as `plant/${key}/temp`, or `off`. The longest filter that matches takes a message. A topic that is not
 	// there is made, with `kafka.partitions` partitions where the binding has no `partitions`. docs/mapping.md says what becomes of a message.
 	Bindings Bindings `key:"bindings" default:"[]" reload:"live"`
+	// Other MQTT brokers that messages go to and come from: a list of `{name: hq, addresses: [mqtts://broker:8883], version: 5, client_id: plant-7, user: plant,
+	// password: file:/etc/sluice/hq, keep_alive: 60s, ca: ca.pem, cert: own.pem, key: own.key, insecure: false, topics: [{filter: plant/#, direction: out, qos: 2,
+	// local_prefix: "", remote_prefix: site7/}]}`. `version` is `5` or `3.1.1`, `direction` is `out`, `in` or `both`, `client_id` is the name unless given, and
+	// `password` can be `file:PATH` or `env:NAME`. docs/bridge.md says what is kept and what is promised.
+	Bridges  Bridges  `key:"bridges" default:"[]" reload:"live"`
 	Engine   Engine   `key:"engine"`
 	Capacity Capacity `key:"capacity"`
 	Cluster  Cluster  `key:"cluster"`

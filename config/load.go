@@ -70,6 +70,8 @@ type LoadOptions struct {
 	Flags   []Flag   // flags with a name of their own
 	// CheckBinding says what is wrong with a binding's filter and rules, which this package cannot read. nil: nothing is.
 	CheckBinding func(*Binding) error
+	// CheckBridge says what is wrong with a bridge's addresses and filters, likewise.
+	CheckBridge func(*Bridge) error
 	// CheckTier says what a store has against its settings, without asking it. nil: nothing.
 	CheckTier func(store string, settings map[string]string) []TierFault
 }
@@ -93,6 +95,7 @@ type loader struct {
 	problems Problems
 
 	checkBinding func(*Binding) error
+	checkBridge  func(*Bridge) error
 	checkTier    func(store string, settings map[string]string) []TierFault
 }
 
@@ -118,7 +121,7 @@ func newLoader(environ []string) *loader {
 // Load reads all sources and validates the outcome. The error is of type Problems, unless the file cannot be read.
 func Load(o LoadOptions) (*Loaded, error) {
 	l := newLoader(o.Environ)
-	l.checkBinding, l.checkTier = o.CheckBinding, o.CheckTier
+	l.checkBinding, l.checkBridge, l.checkTier = o.CheckBinding, o.CheckBridge, o.CheckTier
 	if o.File != "" {
 		data, err := readFile(o.File)
 		if err != nil {

@@ -33,6 +33,7 @@ var (
 	typeSecret   = reflect.TypeFor[Secret]()
 	typeStrings  = reflect.TypeFor[[]string]()
 	typeBindings = reflect.TypeFor[Bindings]()
+	typeBridges  = reflect.TypeFor[Bridges]()
 	typeSettings = reflect.TypeFor[Settings]()
 
 	typePrincipals = reflect.TypeFor[Principals]()
@@ -94,6 +95,8 @@ func kindOf(t reflect.Type) string {
 		return "list"
 	case typeBindings:
 		return "bindings"
+	case typeBridges:
+		return "bridges"
 	case typeSettings:
 		return "settings"
 	case typePrincipals:
@@ -116,6 +119,7 @@ type raw struct {
 	isList bool
 
 	bindings   *Bindings
+	bridges    *Bridges
 	principals *Principals
 }
 
@@ -150,26 +154,8 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return setAddrs(v, r)
 	case "list":
 		return k.setList(v, r)
-	case "bindings":
-		if r.bindings == nil {
-			bs, err := parseBindingsText(r.text)
-			if err != nil {
-				return err
-			}
-			r.bindings = &bs
-		}
-		v.Set(reflect.ValueOf(*r.bindings))
-		return nil
-	case "principals":
-		if r.principals == nil {
-			ps, err := parsePrincipalsText(r.text, lookup)
-			if err != nil {
-				return err
-			}
-			r.principals = &ps
-		}
-		v.Set(reflect.ValueOf(*r.principals))
-		return nil
+	case "bindings", "bridges", "principals":
+		return k.setNodes(v, r, lookup)
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)
 		if err != nil {
@@ -202,6 +188,40 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return err
 	}
 	v.SetInt(n)
+	return nil
+}
+
+// setNodes is set for the keys that hold a list of mappings.
+func (k *Key) setNodes(v reflect.Value, r raw, lookup func(string) (string, bool)) error {
+	switch k.Kind {
+	case "bindings":
+		if r.bindings == nil {
+			bs, err := parseBindingsText(r.text)
+			if err != nil {
+				return err
+			}
+			r.bindings = &bs
+		}
+		v.Set(reflect.ValueOf(*r.bindings))
+	case "principals":
+		if r.principals == nil {
+			ps, err := parsePrincipalsText(r.text, lookup)
+			if err != nil {
+				return err
+			}
+			r.principals = &ps
+		}
+		v.Set(reflect.ValueOf(*r.principals))
+	case "bridges":
+		if r.bridges == nil {
+			bs, err := parseBridgesText(r.text, lookup)
+			if err != nil {
+				return err
+			}
+			r.bridges = &bs
+		}
+		v.Set(reflect.ValueOf(*r.bridges))
+	}
 	return nil
 }
 

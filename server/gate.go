@@ -1,9 +1,13 @@
 package server
 
 import (
+	"crypto/x509"
+	"fmt"
 	"strings"
 
 	"github.com/sluicemq/sluice/auth"
+	"github.com/sluicemq/sluice/bridge"
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
 )
 
@@ -27,4 +31,30 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.revoked.has
 	}
 	return o
+}
+
+// bridgeListener is the name of the door through which the node's own bridges come: it has no address.
+const bridgeListener = "bridge"
+
+// insiders lets the node's bridges in beside those whom the gate lets in, and nobody else under a bridge's client id.
+type insiders struct{ *auth.Provider }
+
+// Quick makes it a broker.QuickAuthenticator. A bridge may do what its configuration says, whatever rules there are.
+func (g insiders) Quick(c broker.Credentials) (id broker.Identity, done bool, err error) {
+	bridges := strings.HasPrefix(c.ClientID, bridge.SessionPrefix)
+	if c.Listener == bridgeListener && bridges {
+		return broker.Identity{User: c.ClientID, ClientID: c.ClientID, Source: bridgeListener, Own: auth.Everything(), Generation: g.Generation()}, true, nil
+	}
+	if bridges {
+		return id, true, fmt.Errorf("%w: client ids that begin with %s are for bridges", broker.ErrNotAuthorized, bridge.SessionPrefix)
+	}
+	return g.Provider.Quick(c)
+}
+
+// Recheck tells whether a client may stay.
+func (g insiders) Recheck(id *broker.Identity, certs []*x509.Certificate) error {
+	if id.Source == bridgeListener {
+		return nil
+	}
+	return g.Provider.Recheck(id, certs)
 }

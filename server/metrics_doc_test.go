@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -41,6 +42,8 @@ func exported(t *testing.T) map[string]string {
 	cfg.Listeners.MQTT.TCP = config.Addrs{"127.0.0.1:0"}
 	cfg.Listeners.MQTT.TLS, cfg.Listeners.MQTT.WS, cfg.Listeners.MQTT.WSS, cfg.Listeners.MQTT.Unix = nil, nil, nil, nil
 	cfg.Listeners.HTTP, cfg.Listeners.Kafka.TCP, cfg.Listeners.GRPC = config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}
+	cfg.Bridges = config.Bridges{{Name: "hq", Addresses: []string{"127.0.0.1:1"}, Version: "5", ClientID: "hq", KeepAlive: time.Minute,
+		Topics: []config.BridgeTopic{{Filter: "#", Direction: "out"}}}}
 	s, err := New(cfg, Options{Version: "test"})
 	if err != nil {
 		t.Fatal(err)

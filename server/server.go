@@ -54,6 +54,7 @@ type Server struct {
 	http    *httpServer
 	control *control.Server
 
+	bridges    *bridges
 	principals atomic.Pointer[control.Principals]
 	metrics    *prometheus.Registry
 	capacity   *capacity // nil without a model
@@ -70,7 +71,10 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), again: make(chan struct{}, 1)}
 	s.cfg.Store(&cfg)
 	s.proxies.take(&cfg)
-	var err error
+	err := checkBridges(cfg.Bridges)
+	if err != nil {
+		return nil, err
+	}
 	if s.certs, err = loadCertificates(&cfg); err != nil {
 		return nil, err
 	}
@@ -133,7 +137,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	if s.node.cluster != nil {
 		s.node.cluster.Advertise(kafkaEndpoints(&cfg.Listeners.Kafka, ready.Listeners, s.node.cluster.Address()))
 	}
-	if err = s.startControl(cfg.Listeners.GRPC); err != nil {
+	if err = errors.Join(s.startBridges(cfg.Bridges), s.startControl(cfg.Listeners.GRPC)); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
 	for i, addr := range s.control.Addresses() {
@@ -221,7 +225,7 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 	return nodeOptions{
 		clusterConfig: clusterConfigOf(cfg), again: s.startAgain,
 		logger: s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
-		settings: mqttSettings(cfg), authn: s.gate, authz: s.gate, catalog: s.catalog,
+		settings: mqttSettings(cfg), authn: insiders{s.gate}, authz: s.gate, catalog: s.catalog,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
 			flushInterval: cfg.Journal.FlushInterval, segmentBytes: int64(cfg.Journal.SegmentSize), maxBytes: int64(cfg.Journal.MaxBytes),
@@ -306,6 +310,9 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkBridges(next.Bridges); err != nil {
+		return nil, err
+	}
 	if err := s.node.binder.configure(context.Background(), next.Bindings); err != nil {
 		return nil, err
 	}
@@ -337,6 +344,9 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.node.mqtt.Recheck()
 	s.node.kafka.Set(kafkaSettings(&merged))
 	s.node.kafka.Recheck()
+	if err := s.bridges.configure(merged.Bridges); err != nil {
+		report = append(report, "bridges: "+err.Error())
+	}
 	if s.o.Level != nil {
 		_ = s.o.Level.UnmarshalText([]byte(merged.Log.Level))
 	}
@@ -357,6 +367,7 @@ func (s *Server) startAgain() {
 func (s *Server) Drain(ctx context.Context) error {
 	s.ready.Store(false)
 	s.control.Drain()
+	s.bridges.close()
 	return s.node.drain(ctx)
 }
 
@@ -375,6 +386,7 @@ func (s *Server) Close() error {
 	if s.control != nil {
 		s.control.Close(ctx)
 	}
+	s.bridges.close()
 	s.capacity.close()
 	s.capacity = nil
 	if s.node != nil {

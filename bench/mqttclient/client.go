@@ -1,4 +1,4 @@
-// Package mqttclient is a small blocking MQTT client for tests, for sluice pub and sub, and for the slow paths of bench.
+// Package mqttclient is a small blocking MQTT client for tests, for sluice pub and sub, for bridges, and for the slow paths of bench.
 //
 // It owns one connection and the bytes read from it, and says on the wire exactly what its caller asks for: it can also
 // send what no client should (SendRaw) and see every packet that comes back (ReadPacket). It never reconnects, pings or
@@ -35,6 +35,8 @@ type Options struct {
 type Client struct {
 	Version byte          // of the protocol, which decides how packets are read and written
 	Timeout time.Duration // of every exchange
+	// MaxPacket is the largest packet that is read; a larger one is an error. 0: there is no bound.
+	MaxPacket uint32
 
 	conn    net.Conn
 	in      []byte // bytes that have come and are not yet a whole packet
@@ -70,6 +72,11 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Over makes a Client of a transport that is open, with nothing of MQTT sent yet.
+func Over(conn net.Conn, version byte, timeout time.Duration) *Client {
+	return &Client{Version: version, Timeout: timeout, conn: conn}
 }
 
 // Connect dials, sends CONNECT and waits for CONNACK. A refusal is a *RefusedError; the connection is closed then. The
@@ -151,9 +158,18 @@ func (c *Client) ReadPacket(timeout time.Duration) (Packet, error) {
 	return c.readPacket(time.Now().Add(timeout))
 }
 
+// Buffered tells whether ReadPacket has a whole packet, or what is wrong with it, without reading from the transport.
+func (c *Client) Buffered() bool {
+	if len(c.waiting) > 0 {
+		return true
+	}
+	_, err := wire.Scan(c.in, c.MaxPacket, c.Version)
+	return !errors.Is(err, wire.ErrShort)
+}
+
 func (c *Client) readPacket(deadline time.Time) (Packet, error) {
 	for {
-		h, err := wire.Scan(c.in, 0, c.Version)
+		h, err := wire.Scan(c.in, c.MaxPacket, c.Version)
 		if err == nil {
 			raw := append([]byte(nil), c.in[:h.Size]...)
 			h.Body = raw[h.Size-len(h.Body):]
@@ -274,6 +290,15 @@ func (c *Client) Publish(p *wire.PublishOut) (wire.ReasonCode, error) {
 		return wire.UnspecifiedError, fmt.Errorf("send PUBREL: %w", err)
 	}
 	return c.awaitAck(wire.PUBCOMP, out.PacketID)
+}
+
+// Release sends PUBREL for an identifier that nothing is published under, and waits for the PUBCOMP, whatever it says.
+func (c *Client) Release(id uint16) error {
+	if err := c.SendRaw(wire.AppendShortAck(nil, wire.PUBREL, id)); err != nil {
+		return fmt.Errorf("send PUBREL: %w", err)
+	}
+	_, err := c.await(wire.PUBCOMP, id)
+	return err
 }
 
 func (c *Client) awaitAck(t wire.PacketType, id uint16) (wire.ReasonCode, error) {

@@ -69,7 +69,7 @@ func completeKeys(_ *cobra.Command, _ []string, _ string) ([]cobra.Completion, c
 }
 
 func (f *startFlags) load() (*config.Loaded, error) {
-	o := config.LoadOptions{File: f.file, Environ: os.Environ(), Set: f.set, CheckBinding: server.CheckBinding, CheckTier: server.CheckTier}
+	o := config.LoadOptions{File: f.file, Environ: os.Environ(), Set: f.set, CheckBinding: server.CheckBinding, CheckBridge: server.CheckBridge, CheckTier: server.CheckTier}
 	for _, v := range []config.Flag{{Name: "--data", Key: "node.data", Value: f.data},
 		{Name: "--log-level", Key: "log.level", Value: f.level}, {Name: "--log-format", Key: "log.format", Value: f.format}} {
 		if v.Value != "" {

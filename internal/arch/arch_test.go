@@ -41,6 +41,7 @@ var rules = []rule{
 	{pkg: "bench/compare", may: []string{"bench", "bench/ladder", "internal/*"}},
 	{pkg: "bench/ladder", may: []string{"bench", "internal/*"}, test: []string{"bench/brokertest"}},
 	{pkg: "bench/**", may: []string{"bench/*", "proto/*/wire", "alloc", "internal/*"}},
+	{pkg: "bridge", may: []string{"bench/mqttclient", "proto/mqtt/wire", "broker/topics", "engine", "internal/*"}, test: []string{"bench/brokertest"}},
 	{pkg: "broker", may: []string{"broker/topics", "alloc", "journal/record", "journal/record/compress", "internal/*"}, test: []string{"journal"}},
 	{pkg: "broker/topics", may: []string{"alloc", "internal/*"}},
 	{pkg: "cluster", may: []string{"cluster/link", "cluster/replica", "meta", "broker", "journal/record", "internal/*"}},
