@@ -248,6 +248,12 @@ type Control struct {
 	ClientCA string `key:"client_ca" default:"" reload:"live"`
 	// Revoked certificates of principals: a CRL of a `control.client_ca`, PEM or DER.
 	CRL string `key:"crl" default:"" reload:"live"`
+	// File to which each change by the control plane is written, and each one refused: who, by which role, from where, what, what was before and what is after,
+	// a JSON object a line; passwords and tokens are not in it. It is opened anew at each reload. Empty: the log alone has changes, without before and after.
+	Audit string `key:"audit" default:"" reload:"live"`
+	// Whether a change that cannot be written to `control.audit` is refused: then each change is written down before it is made, and again with what came of it,
+	// and the node does not start without the file. Otherwise a record that cannot be written is lost, counted and warned of.
+	AuditRequired bool `key:"audit_required" default:"false" reload:"live"`
 }
 
 // Journal is the durable log.

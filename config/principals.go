@@ -165,6 +165,9 @@ func (l *loader) validateControl(c *Config) {
 	if c.Control.CRL != "" && c.Control.ClientCA == "" {
 		l.reject("control.crl", errors.New("needs control.client_ca, whose certificates it revokes"))
 	}
+	if c.Control.AuditRequired && c.Control.Audit == "" {
+		l.reject("control.audit_required", errors.New("needs control.audit, the file that changes are written to"))
+	}
 	for _, p := range c.Control.Principals {
 		if p.Certificate != "" && (c.Control.ClientCA == "" || !c.TLSSet()) {
 			l.reject("control.principals", fmt.Errorf("the certificate of %s needs control.client_ca, which vouches for it, and tls.cert and tls.key: certificates come over TLS alone", p.Name))

@@ -43,6 +43,9 @@ func TestPrincipals(t *testing.T) {
 	if _, err := Load(LoadOptions{Set: []string{"control.crl=x"}}); err == nil || !strings.Contains(err.Error(), "needs control.client_ca") {
 		t.Errorf("revocations of nobody: %v", err)
 	}
+	if _, err := Load(LoadOptions{Set: []string{"control.audit_required=true"}}); err == nil || !strings.Contains(err.Error(), "needs control.audit") {
+		t.Errorf("a trail that goes nowhere: %v", err)
+	}
 	got, err := Load(LoadOptions{Set: []string{"control.client_ca=x", "tls.cert=x", "tls.key=file:" + file, "control.principals=[{name: a, role: admin, certificate: 'CN, with comma'}]"}})
 	if err != nil || got.Config.Control.Principals.String() != `[{name: "a", role: admin, certificate: "CN, with comma"}]` {
 		t.Errorf("%v, %v", got, err)

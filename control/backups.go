@@ -83,7 +83,6 @@ func (s *backupService) run(stream grpc.ServerStreamingServer[api.BackupProgress
 	if err == nil {
 		err = stream.Send(&api.BackupProgress{Id: b.ID, Done: b.Bytes, Total: b.Bytes, Backup: apiBackup(&b)})
 	}
-	s.s.log.Info("control", "method", "Backups."+verb, "subject", b.ID+id, "remote", remote(stream.Context()), "code", status.Code(err).String())
 	return err
 }
 

@@ -41,6 +41,23 @@ func (c *bindingService) shown(b *broker.Binding) *api.Binding {
 	return out
 }
 
+// find gives the binding of a filter, nil if there is none.
+func (c *bindingService) find(filter string) *broker.Binding {
+	for _, b := range c.s.o.Broker.Bindings() {
+		if b.Filter == filter {
+			return b
+		}
+	}
+	return nil
+}
+
+// was notes how a filter is bound before a change.
+func (c *bindingService) was(ctx context.Context, filter string) {
+	if b := c.find(filter); b != nil {
+		was(ctx, c.shown(b))
+	}
+}
+
 // Add binds a filter.
 func (c *bindingService) Add(ctx context.Context, r *api.AddBindingRequest) (*api.Binding, error) {
 	what := "bind " + quoted(r.Filter)
@@ -53,14 +70,13 @@ func (c *bindingService) Add(ctx context.Context, r *api.AddBindingRequest) (*ap
 	if t := c.s.o.Broker.Topic(tenant, r.Topic); t != nil && r.Partitions != 0 && len(t.Partitions()) != int(r.Partitions) {
 		return nil, wrong("%s: stream %s is there, with %d partitions; leave the number out", what, quoted(r.Topic), len(t.Partitions()))
 	}
+	c.was(ctx, r.Filter)
 	err := c.s.o.Bindings.Add(ctx, meta.Binding{Filter: r.Filter, Topic: r.Topic, Key: cmp.Or(r.Key, "topic"), Deliver: cmp.Or(r.Deliver, "key")}, int(r.Partitions))
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
-	for _, b := range c.s.o.Broker.Bindings() {
-		if b.Filter == r.Filter {
-			return c.shown(b), nil
-		}
+	if b := c.find(r.Filter); b != nil {
+		return c.shown(b), nil
 	}
 	return &api.Binding{Filter: r.Filter, Topic: r.Topic}, nil // somebody has deleted it since
 }
@@ -94,6 +110,7 @@ func (c *bindingService) List(_ context.Context, r *api.ListBindingsRequest) (*a
 
 // Delete takes a binding away.
 func (c *bindingService) Delete(ctx context.Context, r *api.DeleteBindingRequest) (*api.DeleteBindingResponse, error) {
+	c.was(ctx, r.Filter)
 	if err := c.s.o.Bindings.Delete(ctx, r.Filter); err != nil {
 		return nil, refuse(err, "delete binding "+quoted(r.Filter), "")
 	}

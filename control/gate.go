@@ -13,16 +13,16 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// refusals bounds how many refused callers are logged in a second.
+// refusals bounds how many lines are written in a second.
 type refusals struct{ second, lines atomic.Int64 }
 
 const refusalsLogged = 5
 
-func (r *refusals) mayLog(now time.Time) bool {
+func (r *refusals) mayLog(now time.Time, most int64) bool {
 	if sec := now.Unix(); r.second.Swap(sec) != sec {
 		r.lines.Store(0)
 	}
-	return r.lines.Add(1) <= refusalsLogged
+	return r.lines.Add(1) <= most
 }
 
 // admit lets a call in and says whose it is, or says how to be let in.
@@ -41,7 +41,7 @@ func (s *Server) admit(ctx context.Context, method string) (caller, error) {
 }
 
 func (s *Server) refuse(ctx context.Context, method string, c caller, err error) error {
-	if s.refused.mayLog(time.Now()) {
+	if s.refused.mayLog(time.Now(), refusalsLogged) {
 		s.log.Warn("a call of the control plane is refused", "principal", c.name, "remote", remote(ctx), "method", method, "err", status.Convert(err).Message())
 	}
 	return err
@@ -67,12 +67,13 @@ func remote(ctx context.Context) string {
 	return ""
 }
 
-// unary stands before every call: who may, how many at once, for how long; what changes something is logged.
+// unary stands before every call: who may, how many at once, for how long; what changes something leaves its trace.
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (resp any, err error) {
 	began := time.Now()
 	defer func() { s.o.Called(methodName(info.FullMethod), status.Code(err).String(), time.Since(began)) }()
 	who, err := s.admit(ctx, info.FullMethod)
 	if err != nil {
+		s.refusedChange(ctx, who, info.FullMethod, req, err)
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -83,23 +84,28 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	defer func() { <-s.work }()
-	resp, err = handle(ctx, req)
 	if rules[info.FullMethod].changes {
-		s.log.Info("control", "method", info.FullMethod, "subject", subject(req), "principal", who.name, "role", who.role.String(), "remote", remote(ctx), "code", status.Code(err).String())
+		return s.changing(ctx, who, info.FullMethod, req, handle)
 	}
-	return resp, err
+	return handle(ctx, req)
 }
 
 // stream stands before the calls that answer more than once: what is long, reflection, health's watch.
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	who, err := s.admit(ss.Context(), info.FullMethod)
-	if err == nil {
+	ctx, method := ss.Context(), info.FullMethod
+	who, err := s.admit(ctx, method)
+	switch {
+	case err != nil:
+		s.refusedChange(ctx, who, method, nil, err)
+	case rules[method].changes:
+		s.log.Info("control", "method", method, "principal", who.name, "role", who.role.String(), "remote", remote(ctx), "code", "begins")
+		c := &changingStream{ServerStream: ss, s: s, caller: who, method: method}
+		err = handle(srv, c)
+		c.ended(err)
+	default:
 		err = handle(srv, ss)
-		if rules[info.FullMethod].changes {
-			s.log.Info("control", "method", info.FullMethod, "principal", who.name, "role", who.role.String(), "remote", remote(ss.Context()), "code", status.Code(err).String())
-		}
 	}
-	s.o.Called(methodName(info.FullMethod), status.Code(err).String(), -1)
+	s.o.Called(methodName(method), status.Code(err).String(), -1)
 	return err
 }
 
@@ -107,17 +113,4 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 func methodName(full string) string {
 	service, name, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
 	return service[strings.LastIndexByte(service, '.')+1:] + "." + name
-}
-
-// subject is what a request is about, for the log.
-func subject(req any) string {
-	switch r := req.(type) {
-	case interface{ GetName() string }:
-		return short(r.GetName())
-	case interface{ GetId() string }:
-		return short(r.GetId())
-	case interface{ GetGroup() string }:
-		return short(r.GetGroup())
-	}
-	return ""
 }

@@ -71,13 +71,16 @@ func (c *nodeService) List(context.Context, *api.ListNodesRequest) (*api.ListNod
 }
 
 // change makes one change of a node, and shows the node as it is then.
-func (c *nodeService) change(what string, id uint32, do func(meta.NodeID) error) (*api.Node, error) {
+func (c *nodeService) change(ctx context.Context, what string, id uint32, do func(meta.NodeID) error) (*api.Node, error) {
 	what = fmt.Sprintf("%s node %d", what, id)
 	switch {
 	case c.s.o.Nodes == nil:
 		return nil, alone(what)
 	case id == 0 || id > meta.NodeIDMax:
 		return nil, wrong("%s: want a node's number from 1 to %d", what, meta.NodeIDMax)
+	}
+	if n := c.s.o.Catalog.Load().Node(meta.NodeID(id)); n != nil {
+		was(ctx, c.shown(n))
 	}
 	if err := do(meta.NodeID(id)); err != nil {
 		return nil, refuse(err, what, "")
@@ -90,7 +93,7 @@ func (c *nodeService) change(what string, id uint32, do func(meta.NodeID) error)
 
 // Add lets a node join.
 func (c *nodeService) Add(ctx context.Context, r *api.AddNodeRequest) (*api.Node, error) {
-	return c.change("add", r.Id, func(id meta.NodeID) error {
+	return c.change(ctx, "add", r.Id, func(id meta.NodeID) error {
 		if err := meta.CheckNodeAddress(r.Address); err != nil {
 			return wrong("add node %d: %v", id, err)
 		}
@@ -103,10 +106,10 @@ func (c *nodeService) Add(ctx context.Context, r *api.AddNodeRequest) (*api.Node
 
 // Remove takes a node out for good.
 func (c *nodeService) Remove(ctx context.Context, r *api.RemoveNodeRequest) (*api.Node, error) {
-	return c.change("remove", r.Id, func(id meta.NodeID) error { return c.s.o.Nodes.Remove(ctx, id) })
+	return c.change(ctx, "remove", r.Id, func(id meta.NodeID) error { return c.s.o.Nodes.Remove(ctx, id) })
 }
 
 // Replace lets a node join again with an empty data directory.
 func (c *nodeService) Replace(ctx context.Context, r *api.ReplaceNodeRequest) (*api.Node, error) {
-	return c.change("replace", r.Id, func(id meta.NodeID) error { return c.s.o.Nodes.Replace(ctx, id) })
+	return c.change(ctx, "replace", r.Id, func(id meta.NodeID) error { return c.s.o.Nodes.Replace(ctx, id) })
 }

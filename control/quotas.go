@@ -107,6 +107,9 @@ func (c *quotaService) Set(ctx context.Context, r *api.SetQuotaRequest) (*api.Qu
 		}
 		q.Set[k], q.Rate[k] = true, v
 	}
+	if have := c.find(e); have != nil {
+		was(ctx, have)
+	}
 	if err := awaitError(ctx, func(done func(error)) { c.s.o.Quotas.Alter(q, [broker.QuotaKinds]bool{}, done) }); err != nil {
 		return nil, refuse(err, what, "")
 	}
@@ -198,6 +201,7 @@ func (c *quotaService) Delete(ctx context.Context, r *api.DeleteQuotaRequest) (*
 	if have == nil {
 		return nil, status.Errorf(codes.NotFound, "%s: there is none; sluice quota list shows what is there", what)
 	}
+	was(ctx, have)
 	if len(r.Keys) == 0 {
 		for k := range remove {
 			remove[k] = true

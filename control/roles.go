@@ -150,7 +150,7 @@ func (p *Principals) byToken(token string) (caller, bool) {
 	if found < 0 {
 		return caller{}, false
 	}
-	return caller{p.list[found].name, p.list[found].role}, true
+	return caller{p.list[found].name, p.list[found].role, "token"}, true
 }
 
 // byCertificate finds who has a name that a certificate has.
@@ -162,7 +162,7 @@ func (p *Principals) byCertificate(c *x509.Certificate) (caller, bool) {
 	}
 	for i := range p.list {
 		if e := &p.list[i]; e.certificate != "" && slices.Contains(names, e.certificate) {
-			return caller{e.name, e.role}, true
+			return caller{e.name, e.role, "certificate"}, true
 		}
 	}
 	return caller{}, false
@@ -177,6 +177,7 @@ func (p *Principals) certificates() bool {
 type caller struct {
 	name string
 	role Role
+	by   string // token, certificate or loopback
 }
 
 // identify finds out who calls. Its error says how to say so.
@@ -184,7 +185,7 @@ func (s *Server) identify(ctx context.Context) (caller, error) {
 	ps := s.o.Principals()
 	if len(ps.list) == 0 {
 		if fromLoopback(ctx) {
-			return caller{"loopback", RoleAdmin}, nil
+			return caller{"loopback", RoleAdmin, "loopback"}, nil
 		}
 		return caller{}, status.Error(codes.Unauthenticated,
 			"the node has no token for its control plane: it answers on loopback alone; set auth.control_token or control.principals")

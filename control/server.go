@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -77,8 +78,12 @@ type Server struct {
 	heavy   chan struct{} // and for each that takes much memory
 	start   uint64        // tells page tokens of this run from those of another
 	refused refusals
-	jobs    context.Context // of what is long: ends with Drain or Close
-	endJobs context.CancelFunc
+
+	audit          *auditFile
+	refusedChanges refusals
+	omitted        atomic.Int64    // refused changes without a record
+	jobs           context.Context // of what is long: ends with Drain or Close
+	endJobs        context.CancelFunc
 
 	mu struct {
 		sync.Mutex
@@ -95,6 +100,7 @@ func New(o Options) *Server {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	s.audit = newAuditFile(s.log)
 	if s.o.Called == nil {
 		s.o.Called = func(string, string, time.Duration) {}
 	}
@@ -193,4 +199,5 @@ func (s *Server) Close(ctx context.Context) {
 		<-done
 	}
 	s.serving.Wait()
+	s.audit.close()
 }

@@ -102,6 +102,7 @@ func (c *sessionService) Delete(ctx context.Context, r *api.DeleteSessionRequest
 	if !ok {
 		return nil, noSession(what, nil)
 	}
+	was(ctx, shownSession(&before))
 	for {
 		err := awaitError(ctx, func(done func(error)) { c.s.o.Broker.EndSession(tenant, r.Id, done) })
 		switch {

@@ -76,13 +76,14 @@ func (c *shardService) Status(context.Context, *api.ShardStatusRequest) (*api.Sh
 	return c.shown(), nil
 }
 
-func (c *shardService) change(what string, id uint32, do func(meta.NodeID) error) (*api.ShardStatus, error) {
+func (c *shardService) change(ctx context.Context, what string, id uint32, do func(meta.NodeID) error) (*api.ShardStatus, error) {
 	switch {
 	case c.s.o.Shards == nil:
 		return nil, alone(what)
 	case id == 0 || id > meta.NodeIDMax:
 		return nil, wrong("%s: want a node's number from 1 to %d", what, meta.NodeIDMax)
 	}
+	was(ctx, c.shown())
 	if err := do(meta.NodeID(id)); err != nil {
 		return nil, refuse(err, what, "")
 	}
@@ -91,15 +92,15 @@ func (c *shardService) change(what string, id uint32, do func(meta.NodeID) error
 
 // Move has another node lead.
 func (c *shardService) Move(ctx context.Context, r *api.MoveShardsRequest) (*api.ShardStatus, error) {
-	return c.change(fmt.Sprintf("move the lead to node %d", r.To), r.To, func(id meta.NodeID) error { return c.s.o.Shards.Move(ctx, id) })
+	return c.change(ctx, fmt.Sprintf("move the lead to node %d", r.To), r.To, func(id meta.NodeID) error { return c.s.o.Shards.Move(ctx, id) })
 }
 
 // ElectUnclean has a node lead that may lack what was acknowledged.
 func (c *shardService) ElectUnclean(ctx context.Context, r *api.ElectUncleanRequest) (*api.ShardStatus, error) {
-	return c.change(fmt.Sprintf("elect node %d", r.Node), r.Node, func(id meta.NodeID) error { return c.s.o.Shards.ElectUnclean(ctx, id) })
+	return c.change(ctx, fmt.Sprintf("elect node %d", r.Node), r.Node, func(id meta.NodeID) error { return c.s.o.Shards.ElectUnclean(ctx, id) })
 }
 
 // Drain has a node lead no more.
 func (c *nodeService) Drain(ctx context.Context, r *api.DrainNodeRequest) (*api.Node, error) {
-	return c.change("drain", r.Id, func(id meta.NodeID) error { return c.s.o.Shards.Drain(ctx, id, r.End) })
+	return c.change(ctx, "drain", r.Id, func(id meta.NodeID) error { return c.s.o.Shards.Drain(ctx, id, r.End) })
 }

@@ -129,7 +129,6 @@ func (t *tierService) do(job TierJob, what string, out grpc.ServerStreamingServe
 	defer cancel()
 	defer context.AfterFunc(s.jobs, cancel)() // the node goes
 	began := time.Now()
-	s.log.Info("control", "method", "Tiers."+what, "remote", remote(ctx), "code", "begins")
 	result, err := s.o.Tier.Do(ctx, job, func(p *api.TierProgress) {
 		for i := range p.Notes {
 			p.Notes[i] = text(p.Notes[i])
@@ -149,6 +148,5 @@ func (t *tierService) do(job TierJob, what string, out grpc.ServerStreamingServe
 		result.TookMs = time.Since(began).Milliseconds()
 		err = out.Send(&api.TierProgress{Phase: "done", Result: result})
 	}
-	s.log.Info("control", "method", "Tiers."+what, "remote", remote(ctx), "code", status.Code(err).String(), "took", time.Since(began).Round(time.Millisecond))
 	return err
 }

@@ -244,6 +244,7 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 		}
 		return storedSettings(s), nil
 	}
+	was(ctx, t.summary(topic))
 	if r.ValidateOnly {
 		settings, err := alter(topic.Spec().Settings)
 		if err != nil {
@@ -283,6 +284,7 @@ func (t *topicService) Delete(ctx context.Context, r *api.DeleteTopicRequest) (*
 	if topic == nil {
 		return nil, missing("%s: there is none; sluice topic list shows what is there", what)
 	}
+	was(ctx, t.summary(topic))
 	err := awaitError(ctx, func(done func(error)) { t.s.o.Broker.DeleteTopic(topic, done) })
 	if err != nil {
 		next := ""

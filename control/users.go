@@ -151,6 +151,9 @@ func (c *userService) change(ctx context.Context, what, name string, change func
 		return status.Errorf(codes.FailedPrecondition, "%s: it is one of auth.password_file, which counts before the catalog: "+
 			"change it there (sluice passwd --file), and reload", what)
 	}
+	if u := c.shown(name); u != nil {
+		was(ctx, u)
+	}
 	err := awaitError(ctx, func(done func(error)) {
 		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
 			next, err := change(s.User(name))

@@ -33,6 +33,11 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		o.TLS, o.VerifyCaller = s.certs.controlConfig(), s.certs.verifyCaller
 	}
 	s.control = control.New(o)
+	if err := s.checkAudit(s.cfg.Load()); err != nil {
+		return err
+	}
+	s.control.SetAudit(s.cfg.Load().Control.Audit, s.cfg.Load().Control.AuditRequired)
+	s.countAudit()
 	for _, a := range addrs {
 		loopback := config.Loopback(a)
 		addr, err := s.control.Listen(a, loopback)
@@ -53,6 +58,28 @@ func controlPrincipals(cfg *config.Config) *control.Principals {
 		list[i] = control.Principal{Name: p.Name, Role: control.ParseRole(p.Role), Token: p.Token.Reveal(), Certificate: p.Certificate}
 	}
 	return control.NewPrincipals(cfg.Auth.ControlToken.Reveal(), list)
+}
+
+// checkAudit looks at the file of the audit trail before anything counts: an error if there must be one, else a warning.
+func (s *Server) checkAudit(cfg *config.Config) error {
+	if cfg.Control.Audit == "" {
+		return nil
+	}
+	err := control.CheckAudit(cfg.Control.Audit)
+	if err != nil && !cfg.Control.AuditRequired {
+		s.log.Error("the audit trail of the control plane cannot be written: its records are lost", "err", err)
+		return nil
+	}
+	return err
+}
+
+// countAudit counts the records of the audit trail.
+func (s *Server) countAudit() {
+	s.metrics.MustRegister(
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sluice_control_audit_records_total", Help: "Records written to control.audit."},
+			func() float64 { written, _ := s.control.AuditRecords(); return float64(written) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "sluice_control_audit_lost_total", Help: "Records of changes that could not be written to control.audit."},
+			func() float64 { _, lost := s.control.AuditRecords(); return float64(lost) }))
 }
 
 // countCalls counts what the control plane is asked. Methods are those that it has, codes those of gRPC.

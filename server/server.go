@@ -313,6 +313,9 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err := checkBridges(next.Bridges); err != nil {
 		return nil, err
 	}
+	if err := s.checkAudit(&next); err != nil {
+		return nil, err
+	}
 	if err := s.node.binder.configure(context.Background(), next.Bindings); err != nil {
 		return nil, err
 	}
@@ -350,6 +353,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if s.o.Level != nil {
 		_ = s.o.Level.UnmarshalText([]byte(merged.Log.Level))
 	}
+	s.control.Reloaded(report, merged.Control.Audit, merged.Control.AuditRequired)
 	return append(report, "certificates, users and rules read again; connections that they no longer allow are closed"), nil
 }
 
