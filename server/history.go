@@ -338,9 +338,11 @@ func (s *logStorage) Excess(p record.PartitionID, before, bytes int64) record.Of
 	start, _, ok := s.past.bounds(p)
 	if local := s.LocalStart(p); ok && start < local {
 		o := s.past.m.ExcessBelow(p, local, before, max(bytes-s.log.Size(p), 0))
+		// The log may have nothing of it, nor know that there is such a partition: a rebuild has brought it back.
 		if o < local {
 			return o
 		}
+		return max(o, s.log.Excess(p, before, bytes))
 	}
 	return s.log.Excess(p, before, bytes)
 }

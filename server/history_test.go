@@ -491,12 +491,26 @@ func TestPastAlone(t *testing.T) {
 		}
 	}
 	all()
+	retained := func() {
+		t.Helper()
+		for id, p := range w.model {
+			if got := w.s.Excess(id, math.MaxInt64, math.MaxInt64); got != p.end {
+				t.Errorf("retention takes partition %d up to %d, it ends at %d", id, got, p.end)
+			}
+			if got := w.s.Excess(id, math.MinInt64, math.MaxInt64); got > p.start {
+				t.Errorf("retention takes %d of partition %d, which is to keep all", got, id)
+			}
+		}
+	}
+	retained() // of which the log knows nothing
 	for range 10 {
 		w.put()
 	}
 	all()
+	retained()
 	w.restart()
 	all()
+	retained()
 	if err := w.s.log.Close(); err != nil {
 		t.Fatal(err)
 	}

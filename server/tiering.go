@@ -363,6 +363,7 @@ func (c *collector) collectTier(k sink) {
 	k.gauge("sluice_tier_lag_seconds", t.lag(time.Now()).Seconds())
 	k.gauge("sluice_tier_waiting_bytes", float64(st.WaitingBytes.Load()))
 	k.gauge("sluice_tier_missing_objects", float64(st.Missing.Load()))
+	k.gauge("sluice_tier_foreign_objects", float64(st.Foreign.Load()))
 	k.counter("sluice_tier_offloaded_bytes_total", uint64(st.Bytes.Load()))
 	k.counter("sluice_tier_offloaded_objects_total", uint64(st.Objects.Load()))
 	k.counter("sluice_tier_deleted_objects_total", uint64(st.Deleted.Load()))
@@ -407,6 +408,7 @@ var tierMetricHelp = map[string]string{
 	"sluice_tier_dead_bytes":                     "Bytes of objects that nobody needs any more and that are about to be removed.",
 	"sluice_tier_lag_seconds":                    "How long the oldest of what is due for the store has waited.",
 	"sluice_tier_waiting_bytes":                  "Bytes due for the store, about.",
+	"sluice_tier_foreign_objects":                "Objects of other nodes that no row of this one tells of, when the store was last searched: what sluice tier adopt is for, if they are gone.",
 	"sluice_tier_missing_objects":                "Objects of the manifest that the last search of the store has not found.",
 	"sluice_tier_offloaded_bytes_total":          "Bytes of batches stored.",
 	"sluice_tier_offloaded_objects_total":        "Objects stored.",
@@ -415,7 +417,7 @@ var tierMetricHelp = map[string]string{
 	"sluice_tier_compactions_total":              "Passes of compaction over what lies in the store of a partition.",
 	"sluice_tier_compaction_read_bytes_total":    "Bytes of batches that passes have read; those whose keys they note twice.",
 	"sluice_tier_compaction_written_bytes_total": "Bytes of batches that passes have put.",
-	"sluice_tier_left_total":                     "Objects of other nodes that this one needs no more and has left in the store.",
+	"sluice_tier_left_total":                     "Objects of other nodes that this one needed no more and has left in the store, since it was started.",
 	"sluice_tier_failed_turns_total":             "Turns of offloading that have failed.",
 	"sluice_tier_retries_total":                  "Requests that were tried again.|by",
 	"sluice_tier_damaged_reads_total":            "Reads that found an object lost, or other bytes than were written.|reason",

@@ -171,8 +171,9 @@ func (n *node) replay(count int) (got []string) {
 	return got
 }
 
-// tiered tells whether all of temps is in the store, and nothing of it in the log.
-func (n *node) tiered() bool {
+// tiered tells whether all of a topic is in the store, and nothing of it in the log.
+func (n *node) tiered(topic string) bool {
+	n.Helper()
 	var v struct {
 		Partitions []struct {
 			LocalStart    int64 `json:"local_start"`
@@ -180,7 +181,7 @@ func (n *node) tiered() bool {
 			HighWatermark int64 `json:"high_watermark"`
 		} `json:"partitions"`
 	}
-	if err := json.Unmarshal([]byte(n.sluice("tier", "status", "temps", "-o", "json")), &v); err != nil {
+	if err := json.Unmarshal([]byte(n.sluice("tier", "status", topic, "-o", "json")), &v); err != nil {
 		n.Fatal(err)
 	}
 	for _, p := range v.Partitions {
@@ -196,7 +197,7 @@ func (n *node) offload() {
 	n.Helper()
 	testx.Eventually(n, patience, func() bool {
 		n.sluice("tier", "offload", "--all")
-		return n.tiered()
+		return n.tiered("temps")
 	}, "it does not leave the log")
 }
 

@@ -98,7 +98,7 @@ func (f *Offloader) Adopt(ctx context.Context, e record.Epoch, sure, dry bool) (
 	if err := f.change(ctx, 0, []Change{{Key: row.Key(), Value: row.Encode(nil)}}); err != nil {
 		return g, fmt.Errorf("offload: keep epoch %d: %w", e, err)
 	}
-	f.search = nil // it began without the epoch
+	f.search, f.scanAt = nil, 0 // it began without the epoch: the next turn begins another
 	f.log.Warn("adopted an epoch of a node that is gone", "epoch", e, "objects", g.Objects, "unknown", g.Unknown)
 	return g, nil
 }

@@ -42,6 +42,9 @@ func TestAdopt(t *testing.T) {
 	if n := len(w.s.objectNames()); n != len(left)+1 {
 		t.Fatalf("%d objects: what another node has written is removed", n)
 	}
+	if n := w.f.stats.Foreign.Load(); n != int64(len(left)) {
+		t.Errorf("%d objects of others are counted", n)
+	}
 	if _, err := adopt(t, w, 2, true, false); !errors.Is(err, ErrOwnEpoch) {
 		t.Error(err)
 	}
@@ -80,6 +83,9 @@ func TestAdopt(t *testing.T) {
 	}
 	if g := w.f.Status().Epoch; g != 2 {
 		t.Errorf("epoch %d", g)
+	}
+	if n := w.f.stats.Foreign.Load(); n != 0 {
+		t.Errorf("%d objects of others are counted", n)
 	}
 	w.check()
 }

@@ -164,6 +164,7 @@ type search struct {
 	orphans int
 	missing int
 	held    int // orphans that stay
+	foreign int // of other nodes' epochs, and no row tells of them
 
 	last     lasting
 	outlives int // orphans that stay for the sake of older objects
@@ -243,6 +244,9 @@ func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier
 		return nil
 	}
 	s.last.parts = append(s.last.parts, id)
+	if !s.own[id.Epoch] && !f.o.Manifest.Has(id) {
+		s.foreign++
+	}
 	if !s.own[id.Epoch] || f.o.Manifest.Has(id) || f.underWay(i.Name) || f.clk.Now().Sub(i.ModTime) < f.o.OrphanGrace {
 		return nil
 	}

@@ -30,6 +30,7 @@ type Stats struct {
 	WaitingBytes               atomic.Int64 // now, due and not stored; about
 	WaitingSince               atomic.Int64 // the time, in Unix milliseconds, since which the oldest of it is due; 0: there is none
 	WaitingPartitions, Missing atomic.Int64 // now; objects of the manifest that the last search has not found
+	Foreign                    atomic.Int64 // objects of other nodes' epochs of which no row tells, that the last search has found
 }
 
 // Phase says what a turn is at.
@@ -183,6 +184,7 @@ func (f *Offloader) committed() {
 func (f *Offloader) scanned(c *search) {
 	now := f.clk.Now()
 	f.stats.Missing.Store(int64(c.missing))
+	f.stats.Foreign.Store(int64(c.foreign))
 	f.tell(func(s *Status) { s.ScannedAt, s.Orphans, s.Missing = now, c.orphans, c.missing })
 }
 
