@@ -81,6 +81,7 @@ type peer struct {
 	node   uint64
 	index  uint64 // its log has all up to it
 	inSync bool
+	joins  bool // it is in sync since SetInSync, and was not seen yet to have all that was committed then
 }
 
 // waitingList is a list that is in the log and waits for the high watermark.
@@ -203,23 +204,26 @@ func (b *Broker) Resign(shard record.ShardID, done func()) {
 	})
 }
 
-// SetInSync tells the leader which nodes beside it are in sync, and how many have to be, as Lead does. One that is more may not lack what is committed. Errors: ErrStaleEpoch, ErrGap.
+// SetInSync tells the leader which nodes beside it are in sync, and how many have to be, as Lead does. From then on nothing is committed that one of them lacks.
+// Errors: ErrStaleEpoch; ErrGap: one that is more lacks, yet, what is committed already, and may not lead before another call has said that it does not.
 // Any goroutine.
 func (b *Broker) SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error {
 	return b.asLeader(shard, epoch, func(r *replica) error {
-		for _, n := range others {
-			if p := r.peerOf(n); !p.inSync && p.index < max(r.hw, r.claim) {
-				return ErrGap
-			}
-		}
 		r.least = least
 		for i := range r.peers {
-			r.peers[i].inSync = slices.Contains(others, r.peers[i].node)
+			p := &r.peers[i]
+			p.inSync = p.inSync && slices.Contains(others, p.node)
 		}
+		var err error
 		for _, n := range others {
-			r.peerOf(n).inSync = true
+			p := r.peerOf(n)
+			p.joins = p.joins || !p.inSync
+			p.inSync = true
+			if p.joins = p.joins && p.index < max(r.hw, r.claim); p.joins {
+				err = ErrGap
+			}
 		}
-		return nil
+		return err
 	})
 }
 

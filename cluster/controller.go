@@ -19,7 +19,7 @@ import (
 // Core is what is asked of a *broker.Broker.
 type Core interface {
 	Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error))
-	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error
+	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error // broker.ErrGap: one of them lacks something yet, and is waited for
 	Resign(shard record.ShardID, done func())
 	Leading() bool // all shards take commands
 }
@@ -42,18 +42,12 @@ type Group interface {
 	Barrier(ctx context.Context) error
 }
 
-// Mesh is the *link.Mesh.
-type Mesh interface {
-	Go(to link.NodeID, method uint16, body []byte, timeout time.Duration, done func(link.Message, error)) (*link.Pending, error)
-	Serve(method uint16, f func(*link.Request))
-}
-
 // Options are what a Controller is made with.
 type Options struct {
 	Node     meta.NodeID
 	Catalog  *meta.Catalog
 	Group    Group
-	Mesh     Mesh
+	Peers    Peers
 	Core     Core
 	Streams  Streams
 	Shards   int
@@ -99,7 +93,7 @@ type Controller struct {
 	wg      sync.WaitGroup
 
 	// What follows belongs to run.
-	lease    time.Duration // until when (Mono) this node may lead
+	lease    lease
 	alive    []meta.NodeID // as the controller has said
 	resigned uint32
 	leading  uint32        // the epoch in which it leads, or is about to; 0: it does not
@@ -112,6 +106,7 @@ type Controller struct {
 		epoch  uint32
 	}
 	changing bool          // of those in sync, is under way
+	adding   time.Duration // since when acknowledgements wait for one that is to be in sync and lacks something yet; 0: for none
 	holdAdd  time.Duration // nobody is taken in before that: the controller has just taken somebody out
 	reign    reign
 	beaten   time.Duration // when it sent the last heartbeat
@@ -119,14 +114,17 @@ type Controller struct {
 
 	mu struct {
 		sync.Mutex
-		beating  bool // a heartbeat is under way
-		granted  time.Duration
-		grant    grant
+		beating  bool          // a heartbeat is under way
+		granted  time.Duration // when the heartbeat was sent that the last grant answers
+		alive    []meta.NodeID // as that says
+		lease    lease
 		draining bool
 		leaving  bool
 		move     meta.NodeID
 		pending  []pending // heartbeats that wait for a confirmation
 		heard    map[meta.NodeID]heard
+		lent     lent
+		electing bool     // a change of who leads is under way, or may be: nobody is granted the lead
 		ended    []func() // changes that run is to take up
 	}
 }
@@ -137,12 +135,25 @@ type heard struct {
 	heartbeat
 }
 
+// lease is what lets a node lead: one epoch, until the clock (Mono) says end.
+type lease struct {
+	epoch uint32
+	end   time.Duration
+}
+
+// lent is the lead as this controller has granted it last.
+type lent struct {
+	to    meta.NodeID
+	epoch uint32
+	at    time.Duration // when the heartbeat came
+}
+
 // pending is a heartbeat that has come and is not granted yet.
 type pending struct {
 	from meta.NodeID
 	at   time.Duration
 	hb   heartbeat
-	done func(*grant) // nil: refused
+	done func(*grant) // nil: refused. It may not block
 }
 
 // New makes a Controller, and takes its requests from the mesh. It comes before anybody is connected.
@@ -158,9 +169,9 @@ func New(o Options) *Controller {
 	c.reign.ask = make(chan struct{}, 1)
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.state.Store(&State{})
-	o.Mesh.Serve(methodHeartbeat, c.serveHeartbeat)
-	o.Mesh.Serve(methodMove, c.serveMove)
-	o.Mesh.Serve(methodDrain, c.serveDrain)
+	o.Peers.Serve(methodHeartbeat, c.serveHeartbeat)
+	o.Peers.Serve(methodMove, c.serveMove)
+	o.Peers.Serve(methodDrain, c.serveDrain)
 	return c
 }
 
@@ -209,8 +220,13 @@ func (c *Controller) run() {
 	for {
 		c.turn()
 		wait := c.o.Lease / beats
-		if c.leading != 0 {
+		switch {
+		case c.adding != 0:
+			wait = c.o.Lease / (8 * beats)
+		case c.leading != 0:
 			wait = min(wait, max(c.leaseEnd()-c.clk.Mono(), 0))
+		case c.awaits(c.o.Catalog.Load().Shard(0)):
+			wait = c.o.Lease / (8 * beats)
 		}
 		over := make(chan struct{})
 		t := c.clk.AfterFunc(wait, func() { close(over) })
@@ -243,8 +259,19 @@ func (c *Controller) catchUp() {
 	}
 }
 
-// leaseEnd is when this node lets go: so much before its lease is over as letting go may take.
-func (c *Controller) leaseEnd() time.Duration { return c.lease - c.o.Lease/20 }
+// leaseEnd is when this node lets go: so much before its lease is over as clocks may differ.
+func (c *Controller) leaseEnd() time.Duration { return c.lease.end - c.o.Lease/20 }
+
+// mayLead says whether the catalog, as far as this node has it, and its lease have it lead. Both have to name one epoch: the catalog of a node may be behind,
+// and name it for an epoch that is over.
+func (c *Controller) mayLead(sh *meta.Shard, now time.Duration) bool {
+	return sh != nil && sh.Leader == c.o.Node && sh.Epoch == c.lease.epoch && now < c.leaseEnd()
+}
+
+// awaits says whether nothing but a grant of the lead is missing.
+func (c *Controller) awaits(sh *meta.Shard) bool {
+	return sh != nil && sh.Leader == c.o.Node && sh.Epoch > c.resigned && c.leading == 0 && !c.isDraining()
+}
 
 // turn looks at everything once.
 func (c *Controller) turn() {
@@ -252,7 +279,7 @@ func (c *Controller) turn() {
 	s := c.o.Catalog.Load()
 	sh := s.Shard(0)
 	now := c.clk.Mono()
-	if c.leading != 0 && (now >= c.leaseEnd() || sh == nil || sh.Leader != c.o.Node || sh.Epoch != c.leading) {
+	if c.leading != 0 && (!c.mayLead(sh, now) || sh.Epoch != c.leading) {
 		why := "another node leads"
 		if now >= c.leaseEnd() {
 			why = "the lease is over"
@@ -263,7 +290,7 @@ func (c *Controller) turn() {
 		c.resign("shards do not open")
 	}
 	c.drain(sh)
-	c.beat(now)
+	c.beat(now, sh)
 	c.role(sh, now)
 	c.lead(s, sh, now)
 	c.govern(s, now)
@@ -273,12 +300,9 @@ func (c *Controller) turn() {
 // takeUp takes over what other goroutines have left.
 func (c *Controller) takeUp() {
 	c.mu.Lock()
-	if c.mu.granted > 0 {
-		c.lease = max(c.lease, c.mu.granted+c.o.Lease)
-		c.alive = c.mu.grant.alive
-		if c.clk.Mono() > c.mu.granted+2*c.o.Lease {
-			c.alive = nil // nobody says so any more
-		}
+	c.lease, c.alive = c.mu.lease, c.mu.alive
+	if c.clk.Mono() > c.mu.granted+2*c.o.Lease {
+		c.alive = nil // nobody says so any more
 	}
 	ended := c.mu.ended
 	c.mu.ended = nil
@@ -301,7 +325,7 @@ func (c *Controller) role(sh *meta.Shard, now time.Duration) {
 	switch {
 	case sh == nil:
 	case sh.Leader == c.o.Node:
-		if c.leading == 0 && sh.Epoch > c.resigned && now < c.leaseEnd() && !c.isDraining() {
+		if c.awaits(sh) && c.mayLead(sh, now) {
 			c.begin(sh, now)
 		}
 	case sh.Leader != c.follows.leader || sh.Epoch != c.follows.epoch:
@@ -350,7 +374,7 @@ func (c *Controller) resign(why string) {
 	}
 	c.log.Info("this node does not lead any more", "epoch", c.leading, "why", why)
 	c.resigned = max(c.resigned, c.leading)
-	c.leading, c.opened, c.changing = 0, false, false
+	c.leading, c.opened, c.changing, c.adding = 0, false, false, 0
 	gone := make(chan struct{}, c.o.Shards)
 	for i := range c.o.Shards {
 		c.o.Core.Resign(record.ShardID(i), func() { gone <- struct{}{} })

@@ -15,6 +15,11 @@
 // has reigned for a lease, less the time for which the majority had heard nothing of its predecessor when it was elected (silence, of Start): whatever its
 // predecessors granted is over by then.
 //
+// A lease is of one epoch: a grant names the epoch that the shards have in the controller's catalog, and a node leads in that one alone. Its own catalog may be
+// behind, and name it for an epoch in which another one was elected since. From the moment at which a controller decides that another one is to lead until that is
+// in its catalog it names no epoch (electing). When it is not answered whether the change was made, it makes another one, which does not change who leads, until
+// one is: what was in doubt is in the catalog then, or refused for good (reign.doubt).
+//
 // A controller that does not know yet that it was replaced could still propose. Therefore a reign begins with a change of all shards' entries (their Change
 // moves, nothing else): what an older controller proposes after that has not seen it, is refused by the catalog, and is made anew by a function that looks
 // first whether its reign goes on.
@@ -24,8 +29,15 @@
 // # In sync
 //
 // The leader lets a follower in once that has all that is committed: first its own acknowledgements wait for the follower, then the catalog says so. Who is
-// taken out is taken out of the catalog first. The controller takes out nodes whose lease is over. When fewer would be left than the majority of the replicas,
+// taken out is taken out of the catalog first, and waited for until it is. While the catalog has fewer in sync than the majority of the replicas, nothing is
+// committed, whoever is about to be: who is eligible may lead without those. The controller takes out nodes whose lease is over. When fewer would be left than the majority of the replicas,
 // those taken out stay eligible (KIP-966): nothing is acknowledged meanwhile, so they lack nothing that was.
+//
+// # What is assumed
+//
+// Clocks that run alike within a twentieth, and goroutines that run: one that leads and finds that its lease is over lets go, but what other goroutines answer in
+// the moment before, on a machine that has stood still for longer than a lease, may be of a node that leads no more. Nothing is acknowledged by that: those
+// in sync follow another epoch.
 //
 // # Goroutines and locks
 //

@@ -12,9 +12,9 @@ import (
 
 // reign is the controller's time in office.
 type reign struct {
-	term  uint64        // 0: this node is not the controller
 	since time.Duration // when its first change was made
 	busy  bool          // a change of the catalog is under way
+	doubt bool          // nobody knows whether the last change is made, or will be
 	begun atomic.Uint64 // the term in which that was made; confirm reads it
 	ask   chan struct{}
 }
@@ -33,23 +33,46 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 	r := &c.reign
 	switch {
 	case !ok || s.Cluster() == nil:
-		r.term = 0
 		return
 	case r.busy:
 		return
-	case r.term != term || r.begun.Load() != term:
-		r.term = term
+	case r.begun.Load() != term:
 		c.forget()
 		c.change(term, touch, func(err error) {
 			if err == nil {
 				r.begun.Store(term)
 				r.since = c.clk.Mono()
+				c.settle()
+			}
+		})
+		return
+	case r.doubt: // after one that is made, the other one is refused
+		c.change(term, touch, func(err error) {
+			if err == nil {
+				c.settle()
 			}
 		})
 		return
 	}
+	if want, changed := c.decide(s, now); changed {
+		c.make(term, s.Shard(0), want)
+	}
+}
+
+// settle ends an election whose outcome is in the catalog, or never will be.
+func (c *Controller) settle() {
+	c.reign.doubt = false
+	c.mu.Lock()
+	c.mu.electing = false
+	c.mu.Unlock()
+}
+
+// decide makes of the shards' placement what the rules make of it. When that is another leader, nobody is granted the lead until it is settled.
+func (c *Controller) decide(s *meta.Snapshot, now time.Duration) (want meta.Shard, changed bool) {
+	c.mu.Lock() // no lease is granted between the look at them and electing
+	defer c.mu.Unlock()
 	known, move := c.known(now)
-	whole := now-r.since > c.o.Lease+c.margin()-c.silence // before that, who is silent may have been granted a lease by another controller
+	whole := now-c.reign.since > c.o.Lease+c.margin()-c.silence // before that, who is silent may have been granted a lease by another controller
 	sh := s.Shard(0)
 	if sh != nil && !whole {
 		for id := range known {
@@ -64,36 +87,51 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 			}
 		}
 	}
-	want, changed := next(s, sh, known, move)
+	want, changed = next(s, sh, known, move)
 	if move != 0 && sh != nil && sh.Leader == move {
-		c.mu.Lock()
 		c.mu.move = 0
-		c.mu.Unlock()
 	}
-	if !changed || !whole && sh != nil && unheard(&want, sh, c) {
-		return
+	if !changed || !elects(&want, sh) {
+		return want, changed
 	}
-	if sh == nil || want.Leader != sh.Leader {
-		c.log.Info("the controller changes who leads", "leader", want.Leader, "epoch", want.Epoch, "in_sync", want.ISR, "eligible", want.Eligible)
+	if sh != nil && !c.mayElect(&want, sh, now, whole) {
+		return want, false
 	}
+	c.mu.electing = true
+	c.log.Info("the controller changes who leads", "leader", want.Leader, "epoch", want.Epoch, "in_sync", want.ISR, "eligible", want.Eligible)
+	return want, true
+}
+
+func elects(want, have *meta.Shard) bool { return have == nil || want.Epoch != have.Epoch }
+
+// make has the catalog say what was decided of sh.
+func (c *Controller) make(term uint64, sh *meta.Shard, want meta.Shard) {
 	c.change(term, func(s *meta.Snapshot) (meta.Shard, bool) {
 		now := s.Shard(0)
 		if (now == nil) != (sh == nil) || now != nil && now.Change != sh.Change {
 			return meta.Shard{}, false // it is looked at again
 		}
 		return want, true
-	}, func(error) {})
+	}, func(err error) {
+		if err == nil {
+			c.settle()
+			return
+		}
+		c.reign.doubt = c.reign.doubt || elects(&want, sh)
+	})
 }
 
-// unheard says whether a leader would be elected of whom this controller has heard nothing.
-func unheard(want, have *meta.Shard, c *Controller) bool {
-	if want.Leader == have.Leader || want.Leader == 0 {
-		return false
+// mayElect says whether nobody has a lease any more that this controller, or one before it, has granted: but whole, who leads has to have said that it let go,
+// and it has to be known that who is to lead is there. The caller holds mu.
+func (c *Controller) mayElect(want, have *meta.Shard, now time.Duration, whole bool) bool {
+	if !whole {
+		_, heard := c.mu.heard[want.Leader]
+		if have.Leader == 0 || want.Leader != 0 && !heard {
+			return false
+		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, ok := c.mu.heard[want.Leader]
-	return !ok
+	l := &c.mu.lent
+	return l.to == 0 || now > l.at+c.o.Lease+c.margin() || c.mu.heard[l.to].resigned >= l.epoch
 }
 
 // touch is a reign's first change.
@@ -109,12 +147,11 @@ func (c *Controller) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.mu.heard)
+	c.mu.lent = lent{}
 }
 
-// known is what the controller knows of nodes.
+// known is what the controller knows of nodes. The caller holds mu.
 func (c *Controller) known(now time.Duration) (known map[meta.NodeID]Known, move meta.NodeID) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	known = make(map[meta.NodeID]Known, len(c.mu.heard))
 	for id, h := range c.mu.heard {
 		known[id] = Known{Alive: now <= h.at+c.o.Lease+c.margin(), Resigned: h.resigned, Draining: h.draining, Leaving: h.leaving}
@@ -183,20 +220,38 @@ func (c *Controller) lead(s *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 	}
 	if !slices.Equal(c.inSync, sh.ISR) || c.replicas != len(sh.Replicas) { // the controller, or an operator, has taken somebody out
 		c.inSync, c.replicas, c.holdAdd = sh.ISR, len(sh.Replicas), now+c.o.Lease/2
-		c.tell(sh.ISR, len(sh.Replicas))
+		c.tell(sh.ISR, LeastInSync(len(sh.Replicas)))
 	}
 	want, replicas := c.wanted(s, sh, now)
-	if slices.Equal(want, sh.ISR) {
+	if !c.admit(want, replicas, sh, now) {
 		return
-	}
-	for _, id := range want {
-		if !slices.Contains(sh.ISR, id) && !c.tell(want, len(replicas)) {
-			c.tell(sh.ISR, len(sh.Replicas))
-			return
-		}
 	}
 	c.changing = true
 	c.changeInSync(want, replicas, sh.Change, c.leading)
+}
+
+// admit has the core wait for those that are to be in sync and are not yet, and says whether the catalog is to be changed: once they lack nothing. Under load
+// they always do when they are looked at, if nobody waits for them.
+func (c *Controller) admit(want, replicas []meta.NodeID, sh *meta.Shard, now time.Duration) bool {
+	more := slices.ContainsFunc(want, func(id meta.NodeID) bool { return !slices.Contains(sh.ISR, id) })
+	least := LeastInSync(len(replicas))
+	if len(sh.ISR) < LeastInSync(len(sh.Replicas)) {
+		least = meta.ReplicasMax + 1 // until the catalog has them in sync, who is eligible may lead without them: nothing is committed yet
+	}
+	all := slices.Concat(sh.ISR, want) // who goes is waited for until the catalog has taken it out
+	sortNodes(all)
+	if more && c.tell(slices.Compact(all), least) || !more && c.adding == 0 {
+		c.adding = 0
+		return !slices.Equal(want, sh.ISR)
+	}
+	switch {
+	case more && c.adding == 0:
+		c.adding = now
+	case !more || now-c.adding > c.o.Lease/2: // it has gone, or does not come along
+		c.adding, c.holdAdd = 0, now+c.o.Lease
+		c.tell(sh.ISR, LeastInSync(len(sh.Replicas)))
+	}
+	return false
 }
 
 // changeInSync has the catalog say who is in sync. As long as it is not known whether it does, acknowledgements wait for all who may be.
@@ -226,15 +281,14 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 			} else {
 				c.inSync, c.replicas = sh.ISR, len(sh.Replicas)
 			}
-			c.tell(c.inSync, c.replicas)
+			c.tell(c.inSync, LeastInSync(c.replicas))
 		})
 	})
 }
 
-// tell tells the core who is in sync; false: one of them lacks something.
-func (c *Controller) tell(inSync []meta.NodeID, replicas int) bool {
-	others, least := c.others(inSync), LeastInSync(replicas)
-	ok := true
+// tell tells the core who is in sync, and how many have to be; false: one of them lacks something.
+func (c *Controller) tell(inSync []meta.NodeID, least int) bool {
+	others, ok := c.others(inSync), true
 	for i := range c.o.Shards {
 		if err := c.o.Core.SetInSync(record.ShardID(i), record.Epoch(c.leading), others, least); err != nil {
 			ok = false

@@ -4,16 +4,19 @@ import (
 	"context"
 	"time"
 
-	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/meta"
 )
 
-// beat sends a heartbeat, if none is under way.
-func (c *Controller) beat(now time.Duration) {
+// beat sends a heartbeat, if one is due and none is under way.
+func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
+	interval := c.o.Lease/beats - c.o.Lease/(8*beats)
+	if c.awaits(sh) && c.lease.epoch != sh.Epoch {
+		interval = c.o.Lease / (8 * beats)
+	}
 	to, known := c.o.Group.Leader()
 	c.mu.Lock()
 	hb := heartbeat{resigned: c.resigned, draining: c.mu.draining, leaving: c.mu.leaving}
-	if !known || c.mu.beating || hb == c.said && now-c.beaten < c.o.Lease/beats-c.o.Lease/(8*beats) {
+	if !known || c.mu.beating || hb == c.said && now-c.beaten < interval {
 		c.mu.Unlock()
 		return
 	}
@@ -23,7 +26,8 @@ func (c *Controller) beat(now time.Duration) {
 		c.mu.Lock()
 		c.mu.beating = false
 		if g != nil {
-			c.mu.granted, c.mu.grant = now, *g
+			c.mu.granted, c.mu.alive = now, g.alive
+			c.mu.lease = c.mu.lease.longer(g.epoch, now+c.o.Lease)
 		}
 		c.mu.Unlock()
 		if g != nil {
@@ -35,22 +39,26 @@ func (c *Controller) beat(now time.Duration) {
 		c.receive(pending{from: to, at: now, hb: hb, done: answered})
 		return
 	}
-	_, err := c.o.Mesh.Go(link.NodeID(to), methodHeartbeat, hb.encode(), c.o.Lease/2, func(m link.Message, err error) {
-		defer m.Release()
-		if err != nil {
-			answered(nil)
-			return
+	c.o.Peers.Ask(to, methodHeartbeat, hb.encode(), c.o.Lease/2, func(answer []byte, err error) {
+		if err == nil {
+			if g, err := decodeGrant(answer); err == nil {
+				answered(&g)
+				return
+			}
 		}
-		g, err := decodeGrant(m.Bytes())
-		if err != nil {
-			answered(nil)
-			return
-		}
-		answered(&g)
-	})
-	if err != nil {
 		answered(nil)
+	})
+}
+
+// longer is the lease with a grant more. A grant of an earlier epoch, or of none, takes nothing from it.
+func (l lease) longer(epoch uint32, end time.Duration) lease {
+	switch {
+	case epoch > l.epoch:
+		return lease{epoch, end}
+	case epoch == l.epoch:
+		l.end = max(l.end, end)
 	}
+	return l
 }
 
 // yield lets go, for another node to lead, as an operator has asked.
@@ -61,20 +69,22 @@ func (c *Controller) yield(to meta.NodeID) {
 	c.later(func() { c.resign("leadership moves") })
 }
 
-func (c *Controller) serveHeartbeat(r *link.Request) {
-	hb, err := decodeHeartbeat(r.Body.Bytes())
+func (c *Controller) serveHeartbeat(from meta.NodeID, body []byte, answer func([]byte, string)) {
+	hb, err := decodeHeartbeat(body)
 	if err != nil {
-		r.Fail(err.Error())
+		answer(nil, err.Error())
 		return
 	}
-	c.receive(pending{from: meta.NodeID(r.Peer), at: c.clk.Mono(), hb: hb, done: func(g *grant) {
+	c.receive(pending{from: from, at: c.clk.Mono(), hb: hb, done: func(g *grant) {
 		if g == nil {
-			r.Fail("this node is not the controller")
+			answer(nil, notController)
 			return
 		}
-		r.Reply(g.encode())
+		answer(g.encode(), "")
 	}})
 }
+
+const notController = "this node is not the controller"
 
 // receive has a heartbeat wait for the next confirmation.
 func (c *Controller) receive(p pending) {
@@ -132,15 +142,22 @@ func (c *Controller) confirmed(list []pending) *grant {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.clk.Mono()
+	g := &grant{yield: c.mu.move}
+	sh := c.o.Catalog.Load().Shard(0) // of after the reign's first change, and, as no election is under way, nobody makes another epoch of it before the leases are over
+	if sh != nil && !c.mu.electing {
+		g.epoch = sh.Epoch
+	}
 	for i := range list {
 		p := &list[i]
+		if g.epoch != 0 && p.from == sh.Leader {
+			c.mu.lent = lent{to: p.from, epoch: g.epoch, at: p.at}
+		}
 		h := heard{at: p.at, heartbeat: p.hb}
 		if had, ok := c.mu.heard[p.from]; !ok || had.heartbeat != p.hb {
 			c.wake()
 		}
 		c.mu.heard[p.from] = h
 	}
-	g := &grant{yield: c.mu.move}
 	for id, h := range c.mu.heard {
 		if now < h.at+c.o.Lease && !h.leaving {
 			g.alive = append(g.alive, id)

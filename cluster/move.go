@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/meta"
 )
 
@@ -70,13 +69,8 @@ func (c *Controller) until(ctx context.Context, done func(*meta.Shard) bool) err
 // ask sends a request to another node, and waits for its answer.
 func (c *Controller) ask(ctx context.Context, to meta.NodeID, method uint16, body []byte) error {
 	answered := make(chan error, 1)
-	_, err := c.o.Mesh.Go(link.NodeID(to), method, body, askWait, func(m link.Message, err error) {
-		m.Release()
-		answered <- err
-	})
-	if err != nil {
-		return fmt.Errorf("ask node %d: %w", to, err)
-	}
+	c.o.Peers.Ask(to, method, body, askWait, func(_ []byte, err error) { answered <- err })
+	var err error
 	select {
 	case err = <-answered:
 	case <-ctx.Done():
@@ -110,14 +104,13 @@ func (c *Controller) DrainNode(ctx context.Context, id meta.NodeID, draining boo
 	return c.until(ctx, func(sh *meta.Shard) bool { return sh.Leader != id || len(sh.ISR) <= 1 })
 }
 
-func (c *Controller) serveDrain(r *link.Request) {
-	b := r.Body.Bytes()
+func (c *Controller) serveDrain(_ meta.NodeID, b []byte, answer func([]byte, string)) {
 	if len(b) != 2 || b[0] != wireVersion || b[1] > 1 {
-		r.Fail(errWire.Error())
+		answer(nil, errWire.Error())
 		return
 	}
 	c.SetDraining(b[1] == 0)
-	r.Reply(nil)
+	answer(nil, "")
 }
 
 // Move has leadership move to a node that is in sync, and returns when it has. Errors: ErrNotInSync, meta.ErrNoMajority, that of ctx.
@@ -155,18 +148,17 @@ func (c *Controller) reigns() (term uint64, ok bool) {
 	return c.o.Group.Reign()
 }
 
-func (c *Controller) serveMove(r *link.Request) {
-	b := r.Body.Bytes()
+func (c *Controller) serveMove(_ meta.NodeID, b []byte, answer func([]byte, string)) {
 	if len(b) != 3 || b[0] != wireVersion {
-		r.Fail(errWire.Error())
+		answer(nil, errWire.Error())
 		return
 	}
 	if _, ok := c.reigns(); !ok {
-		r.Fail("this node is not the controller")
+		answer(nil, notController)
 		return
 	}
 	c.setMove(meta.NodeID(uint32(b[1]) | uint32(b[2])<<8))
-	r.Reply(nil)
+	answer(nil, "")
 }
 
 // ErrLed says that there is no need for an unclean election: a node leads, or one is there that lacks nothing.

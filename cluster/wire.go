@@ -10,11 +10,11 @@ import (
 // Methods of requests between nodes.
 const (
 	methodHeartbeat = 0x0c01 // heartbeat -> grant
-	methodMove      = 0x0c02 // {version, node u32} -> {}
+	methodMove      = 0x0c02 // {version, node u16} -> {}
 	methodDrain     = 0x0c03 // {version, end u8} -> {}
 )
 
-const wireVersion = 1
+const wireVersion = 2
 
 // aliveMax bounds the nodes in a grant.
 const aliveMax = meta.NodesMax
@@ -49,11 +49,13 @@ func decodeHeartbeat(b []byte) (h heartbeat, err error) {
 // grant is the controller's answer.
 type grant struct {
 	yield meta.NodeID // not 0: whoever leads is to let go, so that this node leads
+	epoch uint32      // whom the catalog names for it may lead in it, and in no other; 0: nobody is granted the lead
 	alive []meta.NodeID
 }
 
 func (g *grant) encode() []byte {
 	b := binary.LittleEndian.AppendUint32([]byte{wireVersion}, uint32(g.yield))
+	b = binary.LittleEndian.AppendUint32(b, g.epoch)
 	for _, id := range g.alive {
 		b = binary.LittleEndian.AppendUint32(b, uint32(id))
 	}
@@ -61,11 +63,11 @@ func (g *grant) encode() []byte {
 }
 
 func decodeGrant(b []byte) (g grant, err error) {
-	if len(b) < 5 || b[0] != wireVersion || (len(b)-5)%4 != 0 || (len(b)-5)/4 > aliveMax {
+	if len(b) < 9 || b[0] != wireVersion || (len(b)-9)%4 != 0 || (len(b)-9)/4 > aliveMax {
 		return g, errWire
 	}
-	g.yield = meta.NodeID(binary.LittleEndian.Uint32(b[1:]))
-	for b = b[5:]; len(b) > 0; b = b[4:] {
+	g.yield, g.epoch = meta.NodeID(binary.LittleEndian.Uint32(b[1:])), binary.LittleEndian.Uint32(b[5:])
+	for b = b[9:]; len(b) > 0; b = b[4:] {
 		g.alive = append(g.alive, meta.NodeID(binary.LittleEndian.Uint32(b)))
 	}
 	return g, nil

@@ -50,7 +50,7 @@ func (m *member) join(mesh *link.Mesh) {
 	cfg := n.o.clusterConfig
 	m.own = meta.NodeID(cfg.Node.ID)
 	m.replicas = replica.New(replica.Options{Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Shards: cfg.Cluster.Shards, Behind: m.behind, Logger: n.o.logger})
-	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Mesh: mesh, Core: n.broker, Streams: m.replicas,
+	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Peers: cluster.OverMesh(mesh), Core: n.broker, Streams: m.replicas,
 		Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
 	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}

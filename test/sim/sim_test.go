@@ -212,7 +212,9 @@ func (w *world) resize(s record.ShardID, grow bool) {
 	if leader.b.SetInSync(s, p.epoch, others, 1) == nil {
 		p.isr = isr
 		w.counts["in-sync replicas changed"]++
+		return
 	}
+	_ = leader.b.SetInSync(s, p.epoch, slices.DeleteFunc(slices.Clone(p.isr), func(o uint64) bool { return o == leader.id }), 1) // it is not waited for
 }
 
 func (w *world) kill(n *node) {
