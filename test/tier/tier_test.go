@@ -6,9 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -317,76 +315,5 @@ func killedWhileOffloading(t *testing.T, store *place) { //nolint:thelper // a t
 	n.offload()
 	if got := values(n.consume(total)); len(slices.Compact(got)) != total {
 		t.Errorf("%d records of %d", len(got), total)
-	}
-}
-
-// A store that cannot be used keeps a node neither from starting nor from taking records; when it is there, all goes out.
-func TestStoreGone(t *testing.T) {
-	t.Parallel()
-	store := filepath.Join(t.TempDir(), "store")
-	if err := os.WriteFile(store, []byte("no folder"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	n := start(t, t.TempDir(), local(store))
-	n.immediate()
-	written := 0
-	for written < 2000 {
-		n.produce(written, written+200)
-		written += 200
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, common.Binary(t), "tier", "offload", "--all", "--server", n.run.Listeners["grpc"])
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	testx.Eventually(t, patience, func() bool { return n.failed() }, "the store is not missed")
-	n.produce(written, written+200)
-	written += 200
-	if err := os.Remove(store); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("offload does not go on once the store is there: %v", err)
-	}
-	n.offload()
-	if got := values(n.consume(written)); len(slices.Compact(got)) != written {
-		t.Errorf("%d records of %d", len(got), written)
-	}
-}
-
-// failed tells whether requests to the store have failed.
-func (n *node) failed() bool {
-	n.Helper()
-	r, err := http.Get("http://" + n.run.Listeners["http"] + "/metrics")
-	if err != nil {
-		n.Fatal(err)
-	}
-	defer r.Body.Close()
-	defer http.DefaultClient.CloseIdleConnections()
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		n.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if strings.HasPrefix(line, "sluice_tier_errors_total") && !strings.HasSuffix(line, " 0\n") {
-			return true
-		}
-	}
-	return false
-}
-
-// A node whose history lies in a store does not start without it: readers would skip it.
-func TestStoreForgotten(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	n := start(t, dir, local(t.TempDir()))
-	n.immediate()
-	n.produce(0, 100)
-	n.offload()
-	n.run.Kill()
-	_, err := common.TryStart(t, dir, "listeners.kafka.tcp=127.0.0.1:0")
-	if err == nil || !strings.Contains(err.Error(), "tier.store is off") {
-		t.Errorf("it starts: %v", err)
 	}
 }
