@@ -1,7 +1,9 @@
 package auth
 
 import (
+	"crypto/pbkdf2"
 	"crypto/rand"
+	"crypto/sha512"
 	"crypto/subtle"
 	"encoding/base64"
 	"errors"
@@ -17,6 +19,8 @@ type Params struct {
 	MemoryKiB uint32
 	Time      uint32
 	Threads   uint8
+
+	rounds uint32 // of PBKDF2 with HMAC-SHA-512 in place of argon2id, which hashes of Mosquitto's come with; 0: argon2id
 }
 
 // DefaultParams are what new hashes are made with: 19 MiB and two passes, about 30 ms of one core.
@@ -34,6 +38,8 @@ const (
 	newSaltBytes   = 16
 	newHashBytes   = 32
 	phcPrefix      = "$argon2id$v=19$"
+	pbkdf2Prefix   = "$pbkdf2-sha512$i="
+	roundsMax      = 1 << 20 // about a second
 	phcBytesMax    = 512
 	passwordMax    = 65535 // MQTT's own bound
 	workFactorsMax = 8 << 20
@@ -64,12 +70,19 @@ func Hash(password []byte, p Params) (string, error) {
 // String gives the PHC form.
 func (h hashed) String() string {
 	b64 := base64.RawStdEncoding
+	if h.params.rounds > 0 {
+		return fmt.Sprintf("%s%d$%s$%s", pbkdf2Prefix, h.params.rounds, b64.EncodeToString([]byte(h.salt)), b64.EncodeToString([]byte(h.hash)))
+	}
 	return fmt.Sprintf("%sm=%d,t=%d,p=%d$%s$%s", phcPrefix, h.params.MemoryKiB, h.params.Time, h.params.Threads,
 		b64.EncodeToString([]byte(h.salt)), b64.EncodeToString([]byte(h.hash)))
 }
 
 // verify takes as long as the hash's costs say, whatever the password.
 func (h hashed) verify(password []byte) bool {
+	if h.params.rounds > 0 {
+		sum, err := pbkdf2.Key(sha512.New, string(password), []byte(h.salt), int(h.params.rounds), len(h.hash))
+		return err == nil && subtle.ConstantTimeCompare(sum, []byte(h.hash)) == 1
+	}
 	sum := argon2.IDKey(password, []byte(h.salt), h.params.Time, h.params.MemoryKiB, h.params.Threads, uint32(len(h.hash)))
 	return subtle.ConstantTimeCompare(sum, []byte(h.hash)) == 1
 }
@@ -90,11 +103,14 @@ func (p Params) check() error {
 
 var errPHC = errors.New("want $argon2id$v=19$m=MEMORY,t=TIME,p=THREADS$SALT$HASH")
 
-// parsePHC reads the one form that Hash writes.
+// parsePHC reads the form that Hash writes, and that of PBKDF2: `$pbkdf2-sha512$i=ROUNDS$SALT$HASH`.
 func parsePHC(s string) (hashed, error) {
 	var h hashed
 	if len(s) > phcBytesMax {
 		return h, errPHC
+	}
+	if rest, ok := strings.CutPrefix(s, pbkdf2Prefix); ok {
+		return parsePBKDF2(rest)
 	}
 	rest, ok := strings.CutPrefix(s, phcPrefix)
 	if !ok {
@@ -124,17 +140,38 @@ func parsePHC(s string) (hashed, error) {
 	if err := h.params.check(); err != nil {
 		return h, err
 	}
-	b64 := base64.RawStdEncoding.Strict()
-	salt, err := b64.DecodeString(fields[1])
-	if err != nil || len(salt) < saltMin || len(salt) > saltMax {
-		return h, fmt.Errorf("want a salt of %d to %d bytes in base64 without padding", saltMin, saltMax)
+	err := h.setSums(fields[1], fields[2])
+	return h, err
+}
+
+// parsePBKDF2 reads what comes behind its prefix.
+func parsePBKDF2(rest string) (h hashed, err error) {
+	fields := strings.Split(rest, "$")
+	if len(fields) != 3 {
+		return h, errors.New("want $pbkdf2-sha512$i=ROUNDS$SALT$HASH")
 	}
-	sum, err := b64.DecodeString(fields[2])
+	n, err := strconv.ParseUint(fields[0], 10, 32)
+	if err != nil || n < 1 || n > roundsMax || strconv.FormatUint(n, 10) != fields[0] {
+		return h, fmt.Errorf("want i from 1 to %d, found %q", roundsMax, fields[0])
+	}
+	h.params.rounds = uint32(n)
+	err = h.setSums(fields[1], fields[2])
+	return h, err
+}
+
+// setSums reads salt and hash.
+func (h *hashed) setSums(saltText, sumText string) error {
+	b64 := base64.RawStdEncoding.Strict()
+	salt, err := b64.DecodeString(saltText)
+	if err != nil || len(salt) < saltMin || len(salt) > saltMax {
+		return fmt.Errorf("want a salt of %d to %d bytes in base64 without padding", saltMin, saltMax)
+	}
+	sum, err := b64.DecodeString(sumText)
 	if err != nil || len(sum) < hashMin || len(sum) > hashMax {
-		return h, fmt.Errorf("want a hash of %d to %d bytes in base64 without padding", hashMin, hashMax)
+		return fmt.Errorf("want a hash of %d to %d bytes in base64 without padding", hashMin, hashMax)
 	}
 	h.salt, h.hash = string(salt), string(sum)
-	return h, nil
+	return nil
 }
 
 // CheckHash says what is wrong with a stored password, which Hash makes.

@@ -50,6 +50,24 @@ func TestKnownVector(t *testing.T) {
 	}
 }
 
+// The line is one of mosquitto_passwd's: `ada:$7$101$u1HnVOCUE3yunvPa...` of the password `secret`, in this file's form.
+func TestPBKDF2(t *testing.T) {
+	const line = "$pbkdf2-sha512$i=101$u1HnVOCUE3yunvPa$mFUONaGxfEW8XrPrxuZ7eeG01Lqzk/mmU9eZMN9ULh5Ki5bZq/gf/4B8bDo9/ODiuN58r+G10qhIbXIYYavDjQ"
+	h, err := parsePHC(line)
+	if err != nil || h.String() != line {
+		t.Fatalf("%v, %v", h, err)
+	}
+	if !h.verify([]byte("secret")) || h.verify([]byte("Secret")) || h.verify(nil) {
+		t.Error("verify took a wrong password or refused the right one")
+	}
+	for _, bad := range []string{"$pbkdf2-sha512$i=0$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "$pbkdf2-sha512$i=2000000$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+		"$pbkdf2-sha512$i=01$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc", "$pbkdf2-sha512$i=1$c29tZXNhbHQ", "$pbkdf2-sha512$i=1$c2E$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"} {
+		if _, err := parsePHC(bad); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
 func TestParsePHCRefuses(t *testing.T) {
 	const salt, sum = "c29tZXNhbHQ", "CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"
 	for _, s := range []string{

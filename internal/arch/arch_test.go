@@ -49,7 +49,7 @@ var rules = []rule{
 	{pkg: "cluster/cert", may: []string{"internal/*"}},
 	{pkg: "cluster/replica", may: []string{"cluster/link", "broker", "journal", "journal/record", "alloc", "internal/*"}},
 	{pkg: "cluster/link", may: []string{"alloc", "cluster/cert", "internal/*"}},
-	{pkg: "cmd/sluice", may: []string{"server", "server/clustergroup", "config", "auth", "cluster/cert", "bench", "bench/*", "bench/plan/measure", "control/api", "proto/*/wire", "internal/*"}},
+	{pkg: "cmd/sluice", may: []string{"server", "server/clustergroup", "config", "auth", "cluster/cert", "bench", "bench/*", "bench/plan/measure", "control/api", "migrate/*", "proto/*/wire", "internal/*"}},
 	{pkg: "control", may: []string{"control/api", "broker", "meta", "meta/*", "auth", "config", "journal/record", "internal/*"}, test: []string{"server", "bench/mqttclient", "proto/mqtt/wire"}},
 	{pkg: "control/api", unsafe: true}, // generated
 	{pkg: "config", may: []string{"internal/*"}},
@@ -70,6 +70,7 @@ var rules = []rule{
 	{pkg: "journal/tier/**", may: []string{"alloc", "journal/record", "journal/tier", "internal/*"}, test: []string{"journal/tier/*"}},
 	{pkg: "meta", may: []string{"internal/*"}},
 	{pkg: "meta/raftgroup", may: []string{"meta", "internal/*"}, test: []string{"cluster/link"}},
+	{pkg: "migrate/mosquitto", may: []string{"auth", "bench/mqttclient", "proto/mqtt/wire", "internal/*"}, test: []string{"broker", "config"}},
 	{pkg: "perf", may: []string{"**"}},
 	{pkg: "perf/**", may: []string{"**"}},
 	{pkg: "meta/topicconfig", may: []string{"internal/*"}},

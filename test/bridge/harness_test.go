@@ -3,24 +3,16 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/sluicemq/sluice/bench/mqttclient"
-	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )
@@ -32,17 +24,6 @@ const (
 	// quiet is how long nothing more may come.
 	quiet = 300 * time.Millisecond
 )
-
-// address is one that nobody listens on, for brokers that come back to where they were.
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 // broker is one side: a node, or Mosquitto.
 type broker struct {
@@ -58,7 +39,7 @@ func (b *broker) url() string { return "mqtt://" + b.addr }
 // node makes a node with these bridges, as YAML, and does not start it.
 func node(t *testing.T, bridges string, set ...string) *broker {
 	t.Helper()
-	b := &broker{T: t, addr: address(t)}
+	b := &broker{T: t, addr: common.FreeAddress(t)}
 	dir := t.TempDir()
 	var run *common.Broker
 	b.up = func() {
@@ -72,71 +53,10 @@ func node(t *testing.T, bridges string, set ...string) *broker {
 }
 
 // mosquitto makes a broker of that make.
-func mosquitto(t *testing.T, lines ...string) *broker {
+func mosquitto(t *testing.T) *broker {
 	t.Helper()
-	const path = "/usr/sbin/mosquitto"
-	if _, err := os.Stat(path); err != nil {
-		t.Skip("there is no ", path)
-	}
-	b := &broker{T: t, addr: address(t)}
-	dir := t.TempDir()
-	host, port, _ := net.SplitHostPort(b.addr)
-	conf := append([]string{"listener " + port + " " + host, "allow_anonymous true", "persistence true", "persistence_location " + dir + "/",
-		"autosave_interval 1", "max_queued_messages 0"}, lines...)
-	if os.Getuid() == 0 {
-		conf = append(conf, "user root")
-	}
-	file := filepath.Join(dir, "mosquitto.conf")
-	if err := os.WriteFile(file, []byte(strings.Join(conf, "\n")+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var cmd *exec.Cmd
-	out := &output{}
-	b.up = func() {
-		t.Helper()
-		cmd = exec.Command(path, "-c", file)
-		cmd.Stdout, cmd.Stderr = out, out
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		testx.Eventually(t, patience, func() bool {
-			c, err := net.Dial("tcp", b.addr)
-			if err == nil {
-				_ = c.Close()
-			}
-			return err == nil
-		}, "mosquitto listens")
-	}
-	b.kill = func() {
-		if cmd != nil && cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
-		}
-	}
-	b.log = out.String
-	t.Cleanup(func() { b.kill() })
-	return b
-}
-
-// output is what a process says.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-// Write makes it an io.Writer.
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-// String gives all of it.
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
+	m := common.NewMosquitto(t, "allow_anonymous true")
+	return &broker{T: t, addr: m.Address, up: m.Start, kill: m.Kill, log: m.Log}
 }
 
 // client connects to a broker.
