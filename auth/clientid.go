@@ -58,14 +58,17 @@ func (rs *ruleSet) checkID(id *broker.Identity) error {
 	return errClientID
 }
 
-// named takes an answer over if the client may have its id.
+// named takes an answer over if the client may have its id, and is not banned.
 func (rs *ruleSet) named(id broker.Identity, err error) (broker.Identity, error) {
-	if len(rs.ids) == 0 || err != nil {
+	if err != nil || len(rs.ids) == 0 && !rs.o.Bans.any() {
 		return id, err
 	}
-	who := id // on the heap only here: there are patterns
+	who := id // on the heap only here: there is something to ask
 	if err := rs.checkID(&who); err != nil {
 		return broker.Identity{}, refuse(broker.ErrNotAuthorized, err)
+	}
+	if err := rs.keptOut(&who); err != nil {
+		return broker.Identity{}, err
 	}
 	return id, nil
 }

@@ -38,6 +38,7 @@ type Options struct {
 	JWT           *JWTOptions      // nil: tokens are not taken
 	HTTP          *CallbackOptions // nil: no server is asked
 
+	Bans   *Bans        // nil: nobody is banned
 	Logger *slog.Logger // nil: slog.Default
 
 	ClientCAs *x509.CertPool               // authorities in force; nil: certificates are not verified again
@@ -210,6 +211,9 @@ func (p *Provider) Quick(c broker.Credentials) (id broker.Identity, done bool, e
 // quick answers at once if it can. If not, and d is there, d is the digest to remember the answer under.
 func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, done bool, err error) {
 	id = rs.identity(c)
+	if k := rs.early(c); k != 0 {
+		return id, true, rs.o.Bans.refusal(k)
+	}
 	switch {
 	case rs.o.CertificateUser != "off" && len(c.PeerCertificates) > 0:
 		id.Source = sourceCertificate
@@ -336,9 +340,12 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 // errChanged says that the user was changed while the answer was being found: ask again.
 var errChanged = errors.New("the user is being changed")
 
-// Recheck tells whether a client that is in would still come in: nil, or why not. certs are those that it showed.
+// Recheck tells whether a client that is in would still come in: nil, or why not; broker.ErrBanned if it was banned. certs are those that it showed.
 func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error {
 	rs := p.rules.Load()
+	if err := rs.recheckBans(id); err != nil {
+		return err
+	}
 	if err := rs.checkID(id); err != nil {
 		return err
 	}

@@ -51,11 +51,12 @@ var (
 	ErrBadCredentials = errors.New("bad user name or password")
 	ErrNotAuthorized  = errors.New("not authorized")
 	ErrAuthBusy       = errors.New("too many clients are being verified")
+	ErrBanned         = errors.New("banned")
 )
 
 // Authenticator says who a client is. Authenticate may take as long as a password hash takes and may wait for its turn:
 // it is called off the loops. It is safe for concurrent use. Errors wrap ErrBadCredentials, ErrNotAuthorized,
-// ErrAuthBusy or the context's error.
+// ErrAuthBusy, ErrBanned or the context's error.
 type Authenticator interface {
 	Authenticate(ctx context.Context, c Credentials) (Identity, error)
 }

@@ -352,7 +352,21 @@ type Limits struct {
 	// Bytes of a client identifier.
 	ClientIDBytes Size `key:"client_id_bytes" default:"65535" min:"23" max:"65535" reload:"live"`
 	// Retained messages that clients may leave on the node. 0 is no limit.
-	RetainedMessages int `key:"retained_messages" default:"0" min:"0" reload:"live"`
+	RetainedMessages int      `key:"retained_messages" default:"0" min:"0" reload:"live"`
+	Flapping         Flapping `key:"flapping"`
+}
+
+// Flapping bans for a while who connects too often: on this node, until its next start.
+type Flapping struct {
+	// Connections of a client id of MQTT within `limits.flapping.window` that are let in; with the next one the client id is banned. 0 is no limit.
+	Connects int `key:"connects" default:"0" min:"0" max:"1000000" reload:"live"`
+	// Connections of an address, or of the /64 of an IPv6 address, within the window, whatever becomes of them; with the next one it is banned, for every protocol. Many
+	// clients may share one. 0 is no limit.
+	AddressConnects int `key:"address_connects" default:"0" min:"0" max:"1000000" reload:"live"`
+	// Time in which connections are counted. It begins with the first of them.
+	Window time.Duration `key:"window" default:"1m" min:"1s" max:"1h" reload:"live"`
+	// How long a ban lasts.
+	Ban time.Duration `key:"ban" default:"5m" min:"1s" max:"24h" reload:"live"`
 }
 
 // MQTT is what the node offers to MQTT clients.

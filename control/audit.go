@@ -303,6 +303,9 @@ func subject(req any) string {
 		return short(r.GetId())
 	case interface{ GetGroup() string }:
 		return short(r.GetGroup())
+	case interface{ GetTarget() *api.BanTarget }:
+		t := r.GetTarget()
+		return short(t.GetClientId() + t.GetUser() + t.GetAddress())
 	case interface{ GetFilter() string }:
 		return short(r.GetFilter())
 	case interface{ GetTopic() string }:

@@ -74,6 +74,7 @@ var rules = func() map[string]rule {
 		"Users":         {"Add": govern, "List": view, "SetPassword": govern, "SetDisabled": govern, "Delete": govern},
 		"Acls":          {"Add": govern, "List": view, "Delete": govern, "Check": view},
 		"Quotas":        {"Set": govern, "List": view, "Delete": govern},
+		"Bans":          {"Add": operate, "List": view, "Remove": operate},
 		"Bindings":      {"Add": govern, "List": view, "Delete": govern, "Explain": view},
 		"Backups":       {"Create": operate, "List": view, "Verify": inspect, "Delete": operate},
 		"Tiers": {"Describe": view, "DescribeTopic": view, "Verify": inspect, "Rebuild": operate, "Prefetch": operate, "Offload": operate,

@@ -46,6 +46,7 @@ type Options struct {
 	Gate        *auth.Provider
 	ACLs        ACLs
 	Quotas      Quotas
+	Bans        Bans
 	Bindings    Bindings
 	Backups     Backups
 	Tier        Tier   // nil: the node has no store
@@ -151,6 +152,7 @@ func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	api.RegisterUsersServer(g, &userService{s: s})
 	api.RegisterAclsServer(g, &aclService{s: s})
 	api.RegisterQuotasServer(g, &quotaService{s: s})
+	api.RegisterBansServer(g, &banService{s: s})
 	api.RegisterBindingsServer(g, &bindingService{s: s})
 	api.RegisterBackupsServer(g, &backupService{s: s})
 	api.RegisterTiersServer(g, &tierService{s: s})

@@ -37,6 +37,11 @@ type ListenerOptions struct {
 	// trusted proxy's; others are closed at once. It is not asked about Unix sockets, whose peers are trusted. Any goroutine may call it.
 	Proxy func(netip.Addr) bool
 
+	// Admit tells whether connections from an address are taken; others are closed before anything is read of them, or, of clients behind
+	// proxies, once the header has told their address. It is not asked about Unix sockets. It does not block; any goroutine may call it. nil:
+	// all are.
+	Admit func(netip.Addr) bool
+
 	Transport string // epoll, netpoll, or auto (default): see docs/adr/0002-transport.md
 
 	// MaxConns says how many connections of this listener may be open, 0 for no limit beside Options.MaxConns; it is asked for each that
@@ -344,6 +349,11 @@ func (ln *listener) admit(a accepted) {
 		ln.log.warn("connection refused", "listener", ln.o.Name, "address", a.peer.addrPort().String(), "err", ErrProxyTrust)
 		return
 	}
+	if ln.o.Proxy == nil && !ln.admits(&a.peer) {
+		e.accepts.banned.Add(1)
+		_ = unix.Close(a.fd)
+		return
+	}
 	if !ln.enter() {
 		_ = unix.Close(a.fd)
 		return
@@ -352,6 +362,11 @@ func (ln *listener) admit(a accepted) {
 	c := &Conn{lst: ln, id: e.nextID.Add(1), fd: int32(a.fd), peer: a.peer}
 	c.loop = e.loops[int(e.next.Add(1)-1)%len(e.loops)]
 	c.loop.Post((*opening)(c))
+}
+
+// admits asks about an address.
+func (ln *listener) admits(a *peerAddr) bool {
+	return ln.o.Admit == nil || a.size == 0 || ln.o.Admit(a.addrPort().Addr())
 }
 
 // enter counts a connection in, unless as many are open as may be.

@@ -8,6 +8,9 @@ import (
 // ErrProxyTrust is why a connection was refused: on a listener for proxies, who comes from elsewhere could say to be anybody.
 var ErrProxyTrust = errors.New("PROXY protocol: the address is not one of a trusted proxy")
 
+// ErrBanned is why a connection whose client is behind a proxy was refused: ListenerOptions.Admit says so of its address.
+var ErrBanned = errors.New("the address is banned")
+
 // beginProxy waits for the header.
 func (c *Conn) beginProxy() {
 	c.extend().proxy = true
@@ -36,6 +39,12 @@ func (c *Conn) proxyInput(buf []byte, off, n int) {
 	c.ext.proxy = false
 	if *c.ext == (extension{}) {
 		c.ext = nil
+	}
+	if !c.lst.admits(&c.peer) {
+		c.loop.local.refusedBanned++
+		c.loop.pool.Put(in)
+		c.shut(ErrBanned)
+		return
 	}
 	c.begin()
 	// The header ended in this read, so what stands behind it fits where that was.

@@ -34,6 +34,7 @@ type Refused struct {
 	Upgrade        int64 // WebSocket handshake failed
 	Proxy          int64 // no header of the PROXY protocol where one is asked for, or a bad one
 	Untrusted      int64 // from no trusted proxy
+	Banned         int64 // from an address that ListenerOptions.Admit refuses
 	Timeout        int64 // nothing, or not enough, came in time
 	Shutdown       int64
 }
@@ -42,14 +43,14 @@ type Refused struct {
 type loopCounters struct {
 	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups, controls         int64
 	refusedFull, refusedHandshake, refusedUpgrade, refusedTimeout, refusedShutdown, handshakes int64
-	refusedProxy                                                                               int64
+	refusedProxy, refusedBanned                                                                int64
 }
 
 // sharedCounters are what others see of them, as of the end of the last turn. The loop alone writes, so it needs no atomic add.
 type sharedCounters struct {
 	opened, closed, bytesIn, bytesOut, reads, writes, writesBlocked, wakeups, controls         atomic.Int64
 	refusedFull, refusedHandshake, refusedUpgrade, refusedTimeout, refusedShutdown, handshakes atomic.Int64
-	refusedProxy                                                                               atomic.Int64
+	refusedProxy, refusedBanned                                                                atomic.Int64
 	poolBytes, waits                                                                           atomic.Int64
 }
 
@@ -69,6 +70,7 @@ func (l *Loop) publish() {
 	publishOne(&s.refusedHandshake, n.refusedHandshake)
 	publishOne(&s.refusedUpgrade, n.refusedUpgrade)
 	publishOne(&s.refusedProxy, n.refusedProxy)
+	publishOne(&s.refusedBanned, n.refusedBanned)
 	publishOne(&s.refusedTimeout, n.refusedTimeout)
 	publishOne(&s.refusedShutdown, n.refusedShutdown)
 	publishOne(&s.handshakes, n.handshakes)
@@ -102,6 +104,7 @@ func (e *Engine) Stats() Stats {
 		s.Refused.Handshake += n.refusedHandshake.Load()
 		s.Refused.Upgrade += n.refusedUpgrade.Load()
 		s.Refused.Proxy += n.refusedProxy.Load()
+		s.Refused.Banned += n.refusedBanned.Load()
 		s.Refused.Timeout += n.refusedTimeout.Load()
 		s.Refused.Shutdown += n.refusedShutdown.Load()
 		s.BufferBytes += n.poolBytes.Load()
@@ -114,11 +117,12 @@ func (e *Engine) Stats() Stats {
 	s.Refused.ListenerConns = a.listenerConns.Load()
 	s.Refused.MaxConns = a.maxConns.Load()
 	s.Refused.Untrusted = a.untrusted.Load()
+	s.Refused.Banned += a.banned.Load()
 	s.Refused.NoDescriptor = a.spared.Load()
 	return s
 }
 
 // acceptCounters are shared by the acceptors; an accept costs far more than an atomic add.
 type acceptCounters struct {
-	accepted, noDescriptor, errors, maxConns, spared, untrusted, listenerConns atomic.Int64
+	accepted, noDescriptor, errors, maxConns, spared, untrusted, listenerConns, banned atomic.Int64
 }

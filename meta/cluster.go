@@ -7,12 +7,13 @@ import (
 )
 
 // Level is the feature level of this program: what it reads and writes. A cluster's level is what all of its nodes can do.
-const Level = LevelEndpoints
+const Level = LevelBans
 
 // The feature levels.
 const (
 	LevelFirst     = 1
 	LevelEndpoints = 2 // nodes say where clients reach them
+	LevelBans      = 3 // there are entries that keep clients out
 )
 
 // ShardsMax bounds the shards of a cluster.

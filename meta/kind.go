@@ -31,6 +31,7 @@ const (
 	kindNode
 	kindShard
 	kindCluster
+	kindBan
 	kindCount
 )
 
@@ -49,6 +50,7 @@ var kinds = [kindCount]struct {
 	kindNode:    {"node", nodeKafka, decodeNode},
 	kindShard:   {"shard", 1, decodeShard},
 	kindCluster: {"cluster", 1, decodeCluster},
+	kindBan:     {"ban", 1, decodeBan},
 }
 
 // key is the key of an entry.
@@ -95,8 +97,9 @@ func (e *Entry) Check() error {
 // ClassCount is how many classes there are.
 const ClassCount = 6
 
-// classes are the kinds whose entries are changed looking at each other: who changes one has seen all of its class.
-var classes = [kindCount]uint8{kindUser: 0, kindBinding: 1, kindACL: 2, kindQuota: 3, kindSecret: 4, kindNode: 5, kindShard: 5, kindCluster: 5}
+// classes are the kinds whose entries are changed looking at each other: who changes one has seen all of its class. Bans are in that of quotas, since
+// states on disk have a place for so many classes.
+var classes = [kindCount]uint8{kindUser: 0, kindBinding: 1, kindACL: 2, kindQuota: 3, kindSecret: 4, kindNode: 5, kindShard: 5, kindCluster: 5, kindBan: 3}
 
 // Class numbers the class of an entry's kind. A group that is more than one node refuses a change that was made without having seen the last
 // one of its class. The numbers are on disk.

@@ -421,7 +421,7 @@ func TestConflicts(t *testing.T) {
 }
 
 func TestClasses(t *testing.T) {
-	for key, want := range map[string]int{"user/a": 0, "binding/a": 1, "acl/a": 2, "quota/a": 3, "secret/a": 4, "node/1": 5, "shard/1": 5, "cluster/this": 5} {
+	for key, want := range map[string]int{"user/a": 0, "binding/a": 1, "acl/a": 2, "quota/a": 3, "secret/a": 4, "node/1": 5, "shard/1": 5, "cluster/this": 5, "ban/a": 3} {
 		e := Entry{Key: key}
 		if got, err := e.Class(); err != nil || got != want || got >= ClassCount {
 			t.Errorf("%s: %d %v", key, got, err)

@@ -16,7 +16,7 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 	a := &cfg.Auth
 	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser, Mapping: a.CertificateMapping,
 		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, ClientIDs: a.ClientIDs, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
-		Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
+		Bans: s.bans, Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
 	if j := &a.JWT; j.IsSet() {
 		o.JWT = &auth.JWTOptions{KeyFile: j.JWKSFile, KeyURL: j.JWKSURL, Refresh: j.JWKSRefresh, Timeout: j.JWKSTimeout, Issuer: j.Issuer,
 			Audience: j.Audience, Claim: j.PrincipalClaim, ClockSkew: j.ClockSkew, Algorithms: j.Algorithms,

@@ -75,6 +75,9 @@ var metricHelp = map[string]string{
 	"sluice_capacity_predicted_cpu_seconds_total": "CPU time that capacity.model says for what the node has counted; with that key alone.",
 	"sluice_capacity_headroom_ratio":              "Share of the cores' time that the last minute left free; with capacity.model alone.",
 	"sluice_capacity_drift_ratio":                 "CPU time of the last minute over what capacity.model says for it, less 1; 0 without load.",
+	"sluice_auth_bans":                            "Bans that count now, those for flapping included.|kind",
+	"sluice_auth_banned_total":                    "Connections and clients refused for a ban.|kind",
+	"sluice_auth_flapping_total":                  "Times that somebody was banned for coming too often (limits.flapping).|kind",
 	"sluice_engine_accepted_total":                "Connections taken in by a listener.",
 	"sluice_engine_refused_total":                 "Connections ended before they could speak.|reason",
 	"sluice_engine_received_bytes_total":          "Bytes read from sockets, TLS and frames included.",
@@ -185,6 +188,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		k.seconds("sluice_broker_throttle_seconds_total", waited, kind.String())
 	}
 	c.collectEngine(k)
+	c.collectBans(k)
 	c.collectTier(k)
 	c.collectCluster(k)
 	c.collectBridges(k)
@@ -230,7 +234,7 @@ func (c *collector) collectEngine(k sink) {
 		n      int64
 	}{
 		{"limit", r.MaxConns}, {"listener_limit", r.ListenerConns}, {"no_descriptor", r.NoDescriptor}, {"handshakes_full", r.HandshakesFull}, {"tls_handshake", r.Handshake},
-		{"websocket_upgrade", r.Upgrade}, {"proxy_header", r.Proxy}, {"proxy_untrusted", r.Untrusted},
+		{"websocket_upgrade", r.Upgrade}, {"proxy_header", r.Proxy}, {"proxy_untrusted", r.Untrusted}, {"banned", r.Banned},
 		{"timeout", r.Timeout}, {"shutdown", r.Shutdown},
 	} {
 		k.counter("sluice_engine_refused_total", uint64(x.n), x.reason)

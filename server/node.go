@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/cluster/carry"
@@ -36,6 +37,7 @@ type nodeOptions struct {
 	settings mqtt.Settings
 	authn    broker.Authenticator
 	authz    authorizer
+	bans     *auth.Bans // nil: nobody is banned
 	storage  storageOptions
 	tier     tierOptions
 	catalog  *catalogStore                                                           // nil: one of its own
@@ -104,6 +106,7 @@ type node struct {
 	acls    *aclKeeper
 	quotas  broker.Quotas
 	limits  *quotaKeeper // gives them to quotas
+	bans    *banKeeper
 
 	stopTicks []func()
 	closing   sync.Once
@@ -173,8 +176,11 @@ func newNode(o nodeOptions) (*node, error) {
 func (n *node) openHandlers(loops []*engine.Loop) {
 	o := &n.o
 	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
+	if o.bans == nil {
+		o.bans = auth.NewBans(nil)
+	}
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
-		Settings: &o.settings, Logger: o.logger})
+		Flapping: flapping{o.bans}, Settings: &o.settings, Logger: o.logger})
 	n.serveCarried()
 	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {
 		if o.authz != nil {
@@ -187,10 +193,12 @@ func (n *node) openHandlers(loops []*engine.Loop) {
 		Broker: n.broker, Loops: loops, Users: n.scramUsers(), Catalog: n.topics, Authn: quick(o.authn), Authz: o.authz, ACLs: n.acls, Quotas: &n.quotas, QuotaCatalog: n.limits, NodeID: o.kafka.node,
 		LogDir:   logDir(&o.storage),
 		Settings: &o.kafka.settings, Logger: o.logger})
-	n.users = watchUsers(n.catalog.Catalog, func() {
+	recheck := func() {
 		n.mqtt.Recheck()
 		n.kafka.Recheck()
-	})
+	}
+	n.users = watchUsers(n.catalog.Catalog, recheck)
+	n.bans = keepBans(n.catalog.Catalog, o.bans, recheck)
 }
 
 // scramUsers are the catalog's, but for those whom the password file has.
@@ -206,6 +214,7 @@ func (n *node) scramUsers() *scramUsers {
 func (n *node) listen(d door) (net.Addr, error) {
 	o := &n.o.door
 	lo := n.mqttListener(d.name)
+	lo.Admit = n.o.bans.Admit
 	lo.Network, lo.Address, lo.WebSocket, lo.Handler = d.network, d.address, d.ws, n.mqttHandler()
 	if d.kafka {
 		// A Kafka client may be silent from the start: it is idle, and the handler's own deadline ends that.
@@ -267,6 +276,7 @@ func (n *node) close(ctx context.Context) error {
 		n.broker.Close()
 		n.acls.close()
 		n.limits.close()
+		n.bans.close()
 		n.closeErr = errors.Join(err, groupErr, n.storage.close(), n.tier.close())
 	})
 	return n.closeErr

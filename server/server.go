@@ -48,6 +48,7 @@ type Server struct {
 	log     *slog.Logger
 	node    *node
 	gate    *auth.Provider
+	bans    *auth.Bans
 	certs   *certificates
 	proxies proxies
 	catalog *catalogStore
@@ -68,9 +69,10 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), again: make(chan struct{}, 1)}
+	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), bans: auth.NewBans(nil), again: make(chan struct{}, 1)}
 	s.cfg.Store(&cfg)
 	s.proxies.take(&cfg)
+	s.bans.SetFlapping(flappingOptions(&cfg))
 	err := checkBridges(cfg.Bridges)
 	if err != nil {
 		return nil, err
@@ -225,7 +227,7 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 	return nodeOptions{
 		clusterConfig: clusterConfigOf(cfg), again: s.startAgain,
 		logger: s.log, loops: cfg.Engine.Loops, maxConns: func() int { return s.cfg.Load().Limits.Connections }, shards: cfg.Cluster.Shards, limits: brokerLimits(cfg), strategy: shareStrategy(cfg),
-		settings: mqttSettings(cfg), authn: insiders{s.gate}, authz: s.gate, catalog: s.catalog,
+		settings: mqttSettings(cfg), authn: insiders{s.gate}, authz: s.gate, bans: s.bans, catalog: s.catalog,
 		storage: storageOptions{
 			dir: filepath.Join(cfg.Node.Data, "journal"), durability: cfg.Journal.Durability,
 			flushInterval: cfg.Journal.FlushInterval, segmentBytes: int64(cfg.Journal.SegmentSize), maxBytes: int64(cfg.Journal.MaxBytes),
@@ -340,6 +342,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.cfg.Store(&merged)
 	s.principals.Store(controlPrincipals(&merged))
 	s.proxies.take(&merged)
+	s.bans.SetFlapping(flappingOptions(&merged))
 	s.node.broker.SetLimits(brokerLimits(&merged))
 	s.node.broker.SetShareStrategy(shareStrategy(&merged))
 	s.node.sys.every(merged.MQTT.SysInterval)

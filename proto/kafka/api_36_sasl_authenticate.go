@@ -42,6 +42,8 @@ func whyRefused(err error) string {
 	switch {
 	case errors.Is(err, broker.ErrAuthBusy):
 		return "too many clients are being verified: try again"
+	case errors.Is(err, broker.ErrBanned):
+		return "banned"
 	case errors.Is(err, errOtherUser):
 		return errOtherUser.Error()
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
@@ -19,9 +20,22 @@ type Rechecker interface {
 	Recheck(id *broker.Identity, certs []*x509.Certificate) error
 }
 
+// Flapping says which clients come too often. Neither method blocks; both are safe for concurrent use.
+type Flapping interface {
+	// Flapping says whether a client id has come too often, before anything is asked about the client.
+	Flapping(clientID string) bool
+	// Connected counts a client that is let in; false: it has come too often, and is not.
+	Connected(clientID string) bool
+}
+
 // verify asks who the client is: at once if that can be told at once, else by the pool.
 func (c *conn) verify(password []byte) {
 	h, st := c.l.h, c.setup
+	if h.flapping != nil && h.flapping.Flapping(st.creds.ClientID) {
+		c.misbehaved(*failBanned)
+		c.refuse(*failBanned)
+		return
+	}
 	if h.authn == nil {
 		c.admit(broker.Identity{Source: "anonymous"})
 		return
@@ -61,9 +75,13 @@ func (c *conn) verified(id broker.Identity, err error) {
 	// The user may have been changed, and everybody looked at again, between the answer and now.
 	if h := c.l.h; err == nil && h.recheck != nil {
 		who := &c.l.identity // what an interface is given would be on the heap
-		if *who = id; h.recheck.Recheck(who, c.certificates()) != nil {
+		*who = id
+		if err = h.recheck.Recheck(who, c.certificates()); err != nil && !errors.Is(err, broker.ErrBanned) {
 			err = broker.ErrNotAuthorized
 		}
+	}
+	if err == nil && c.l.h.flapping != nil && !c.l.h.flapping.Connected(c.setup.creds.ClientID) {
+		err = broker.ErrBanned
 	}
 	if err == nil {
 		c.admit(id)

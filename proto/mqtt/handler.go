@@ -20,6 +20,7 @@ type Options struct {
 	Loops         []*engine.Loop       // of the engine that the Handler's listeners belong to
 	Authenticator broker.Authenticator // nil: everybody comes in, anonymously
 	Authorizer    broker.Authorizer    // nil: everything is allowed
+	Flapping      Flapping             // nil: nobody comes too often
 	Quotas        *broker.Quotas       // nil: none
 	Settings      *Settings            // nil: DefaultSettings
 	Logger        *slog.Logger         // nil: slog.Default
@@ -35,6 +36,7 @@ type Handler struct {
 	quick    broker.QuickAuthenticator // nil if authn is none
 	recheck  Rechecker                 // nil if authn is none
 	authz    broker.Authorizer
+	flapping Flapping // nil: nobody comes too often
 	quotas   *broker.Quotas
 	log      *slog.Logger
 	settings atomic.Pointer[Settings]
@@ -59,7 +61,7 @@ func NewHandler(o Options) *Handler {
 }
 
 func newHandler(o *Options) *Handler {
-	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, quotas: o.Quotas, log: o.Logger}
+	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger}
 	if h.quotas == nil {
 		h.quotas = &broker.Quotas{}
 	}

@@ -43,6 +43,8 @@ var (
 	failWillPayload     = &failure{wire.PayloadFormatInvalid, "will payload is not UTF-8"}
 	failTakenOver       = &failure{wire.SessionTakenOver, "another connection uses the client identifier"}
 	failAdmin           = &failure{wire.AdministrativeAction, "ended by an administrator"}
+	failBanned          = &failure{wire.Banned, "banned"}
+	failBannedNow       = &failure{wire.AdministrativeAction, "banned"} // DISCONNECT has no other word for it
 	failNoLongerAllowed = &failure{wire.NotAuthorized, "no longer allowed"}
 	failReceiveMax      = &failure{wire.ReceiveMaximumExceeded, "more unanswered messages than the receive maximum"}
 	failAliasRange      = &failure{wire.TopicAliasInvalid, "topic alias is above the maximum"}
@@ -105,6 +107,8 @@ func connectFailure(err error) *failure {
 	switch {
 	case errors.Is(err, broker.ErrBadCredentials):
 		return failCredentials
+	case errors.Is(err, broker.ErrBanned):
+		return failBanned
 	case errors.Is(err, broker.ErrNotAuthorized):
 		return failNotAuthorized
 	case errors.Is(err, broker.ErrAuthBusy), errors.Is(err, broker.ErrBusy), errors.Is(err, context.DeadlineExceeded),

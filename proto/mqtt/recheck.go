@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
@@ -47,7 +48,14 @@ func (c *conn) recheck() {
 	if c.state != stateUp {
 		return
 	}
-	if h.recheck != nil && h.recheck.Recheck(c.identity(), c.certificates()) != nil || c.revoked() {
+	var why error
+	if h.recheck != nil {
+		why = h.recheck.Recheck(c.identity(), c.certificates())
+	}
+	switch {
+	case errors.Is(why, broker.ErrBanned):
+		c.end(*failBannedNow)
+	case why != nil || c.revoked():
 		c.end(*failNoLongerAllowed)
 	}
 }

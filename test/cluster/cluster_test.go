@@ -152,6 +152,7 @@ func TestLoneNodeBecomesThree(t *testing.T) {
 	one.must("acl", "add", "--user", "alone", "--operation", "publish", "--topic", "plant/#")
 	one.must("quota", "set", "--user", "alone", "--produce", "1MiB")
 	one.must("binding", "add", "plant/#", "--topic", "plants")
+	one.must("ban", "add", "--client-id", "mallory")
 	if _, err := one.run("", "node", "list"); err == nil || !strings.Contains(err.Error(), "alone") {
 		t.Errorf("nodes of a lone node: %v", err)
 	}
@@ -166,6 +167,7 @@ func TestLoneNodeBecomesThree(t *testing.T) {
 		n.sees("plant/#", "acl", "list")
 		n.sees("alone", "quota", "list")
 		n.sees("plants", "binding", "list")
+		n.sees("mallory", "ban", "list")
 	}
 	moved(one)
 
