@@ -118,6 +118,7 @@ func TestNothingOlderThanAGap(t *testing.T) {
 	o.MinObjectBytes = 1
 	k := newKeyed(t, 8, o)
 	defer func() { k.f.Close() }()
+	k.p.DirtyShare = 2 // there is no pass
 	k.put("key", "old")
 	k.turns(100)
 	k.hold("backup", true)
