@@ -328,3 +328,43 @@ func TestPiecesDamaged(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Of what had been let go of to the end a restart brings back what lies in a segment that something else has kept: nobody may take it for all there is.
+func TestLocalStartBeforeAGap(t *testing.T) {
+	o := smallOptions(Sync)
+	o.Dir, o.FS, o.LogBytesMax = "data", memDir(t), 1<<40
+	l := open(t, o)
+	put := func(p record.PartitionID, base record.Offset, size int) {
+		t.Helper()
+		if err := l.src.commit(t, recordsFrame(nil, p, base, 2, size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(1, 0, 100)
+	put(2, 0, 100) // keeps the segment
+	end := record.Offset(2)
+	for ; end < 200; end += 2 {
+		put(1, end, 2000)
+	}
+	for i := range 80 {
+		if err := l.src.commit(t, commandFrame(nil, 0, uint64(i+2), string(make([]byte, 4000)))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.checkpointed(t)
+	used := l.Used()
+	l.SetLocalStart(1, end)
+	testx.Eventually(t, waitFor, func() bool { return l.Used() < used-100_000 })
+	l.close(t)
+	k := known{}
+	k.tiered[0] = end
+	o.Elsewhere = k.elsewhere
+	l = open(t, o)
+	defer l.close(t)
+	if start, local := l.LogStart(1), l.LocalStart(1); start != 0 || local != end {
+		t.Errorf("from %d on, %d on in the log; want 0 and %d", start, local, end)
+	}
+	if start, local := l.LogStart(2), l.LocalStart(2); start != 0 || local != 0 {
+		t.Errorf("partition 2: from %d on, %d on in the log", start, local)
+	}
+}

@@ -431,10 +431,13 @@ func (l *Log) buryReplayed() {
 	l.keep.bury(dead)
 }
 
-// behindGap is where the last piece begins that has a gap before it which another place fills, with what comes before; 0: none has. A restart
+// behindGap is where the last piece begins, or the partition ends, that has a gap before it which another place fills, with what comes before; 0: none has. A restart
 // makes such gaps: local starts are forgotten, and of what lies below them a segment's index has what was there when it was written. Readers would
 // take a gap for records that are not there.
 func (p *partition) behindGap(start, end record.Offset) record.Offset {
+	if n := len(p.refs); n > 0 && p.refs[n-1].last+1 < p.end && start <= p.refs[n-1].last+1 && p.end <= end {
+		return p.end
+	}
 	for i := len(p.refs) - 1; i > 0; i-- {
 		gap, here := p.refs[i-1].last+1, p.refs[i].begin(0)
 		switch {
