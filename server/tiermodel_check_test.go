@@ -47,6 +47,13 @@ func (w *tierWorld) check() {
 	}
 	mt, i, _ := w.pick()
 	w.checkPart(mt, i)
+	for name, objects := range w.held {
+		for _, o := range objects {
+			if !w.store.has(o) {
+				w.t.Fatalf("object %s is gone, which %s needs", o, name)
+			}
+		}
+	}
 }
 
 func (w *tierWorld) checkAll() {
@@ -74,8 +81,9 @@ func (w *tierWorld) checkBounds(mt *tierTopic, i int) {
 		}
 	}
 	young := w.clk.Now().UnixMilli() - p.ms
+	latest := p.latest()
 	for _, r := range p.recs {
-		if r.offset < max(p.start, p.asked) || r.offset >= start {
+		if r.offset < max(p.start, p.asked) || r.offset >= start || mt.compact && (latest[r.key] != r.offset || r.value == "") {
 			continue
 		}
 		if (p.ms < 0 || r.at >= young) && (p.bytes < 0 || left < p.bytes) {
@@ -123,10 +131,7 @@ func (w *tierWorld) compare(p *tierPart, part *broker.Partition, from record.Off
 		end = part.LastStable()
 	}
 	seen := visible(list)
-	latest := map[string]record.Offset{}
-	for _, r := range p.recs {
-		latest[r.key] = r.offset
-	}
+	latest := p.latest()
 	for _, r := range p.recs {
 		if r.offset < from || r.offset >= end {
 			continue
@@ -137,7 +142,9 @@ func (w *tierWorld) compare(p *tierPart, part *broker.Partition, from record.Off
 		case hidden && ok:
 			return fmt.Errorf("offset %d, which was aborted, is shown", r.offset)
 		case hidden:
-		case !ok && (p.mt.compact && latest[r.key] != r.offset || r.offset < p.floor):
+		case !ok && p.mt.compact && latest[r.key] == r.offset && older(seen, &r):
+			return fmt.Errorf("offset %d is missing, and shown is what has its key, %s, and is older", r.offset, r.key)
+		case !ok && (p.mt.compact && (latest[r.key] != r.offset || r.value == "") || r.offset < p.floor):
 		case !ok:
 			return fmt.Errorf("offset %d of %d to %d is missing: %.10q, transaction %+v", r.offset, from, end, r.value, r.txn)
 		case have.key != r.key || have.value != r.value || have.at != r.at:
@@ -150,6 +157,25 @@ func (w *tierWorld) compare(p *tierPart, part *broker.Partition, from record.Off
 		}
 	}
 	return nil
+}
+
+// latest is where each key was written last.
+func (p *tierPart) latest() map[string]record.Offset {
+	latest := map[string]record.Offset{}
+	for _, r := range p.recs {
+		latest[r.key] = r.offset
+	}
+	return latest
+}
+
+// older tells whether something of a record's key that comes before it is shown.
+func older(seen map[record.Offset]tierRec, r *tierRec) bool {
+	for o, s := range seen {
+		if o < r.offset && s.key == r.key {
+			return true
+		}
+	}
+	return false
 }
 
 // checkTime looks for a record by its time.
@@ -215,6 +241,14 @@ func (s *memTier) failing() bool { return s.down.Load() || s.rate.Load() > 0 }
 func (s *memTier) fails() bool {
 	off := s.off.Load()
 	return s.down.Load() || off != nil && off.Load() || s.rate.Load() > s.rnd.Int64N(100)
+}
+
+// has tells whether an object is there.
+func (s *memTier) has(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.objects[name]
+	return ok
 }
 
 func (s *memTier) err(op, name string, k tier.Kind) error {

@@ -18,6 +18,7 @@ type tierTopic struct {
 	name     string
 	n        int
 	compact  bool
+	deletes  bool // beside that: DeleteRecords and retention
 	settings map[string]string
 	parts    []*tierPart
 }
@@ -143,6 +144,10 @@ func (w *tierWorld) batch(p *tierPart, x *tierTxn) *tierBatch {
 	at := w.clk.Now().UnixMilli()
 	for range 1 + w.rnd.IntN(4) {
 		w.serial++
+		if p.mt.compact && len(b.recs) > 0 && w.rnd.IntN(4) == 0 {
+			b.recs = append(b.recs, tierRec{key: fmt.Sprint("k", w.rnd.IntN(8)), at: at}) // a deletion
+			continue
+		}
 		r := tierRec{key: fmt.Sprint("k", w.rnd.IntN(8)), value: fmt.Sprintf("%d:%s", w.serial, strings.Repeat("x", w.rnd.IntN(1500))), at: at, txn: x}
 		b.recs = append(b.recs, r)
 	}
@@ -155,7 +160,11 @@ func (b *tierBatch) seal(who record.Producer, attr record.Attributes) {
 	bb.Begin(nil, b.recs[0].at)
 	for i := range b.recs {
 		r := &b.recs[i]
-		bb.Append(&record.Input{OffsetDelta: int32(i), Timestamp: r.at, Key: []byte(r.key), Value: []byte(r.value)})
+		in := record.Input{OffsetDelta: int32(i), Timestamp: r.at, Key: []byte(r.key)}
+		if r.value != "" {
+			in.Value = []byte(r.value)
+		}
+		bb.Append(&in)
 	}
 	b.raw = bb.Finish(&record.BatchOptions{Producer: who, Attributes: attr})
 	b.recs[0].size = len(b.raw)
@@ -366,7 +375,7 @@ func (w *tierWorld) endTxns() {
 func (w *tierWorld) deleteRecords() {
 	w.t.Helper()
 	mt, i, p := w.pick()
-	if mt.compact || p.end == 0 {
+	if mt.compact && !mt.deletes || p.end == 0 {
 		return
 	}
 	before := p.start + record.Offset(w.rnd.Int64N(int64(p.end-p.start)/2+1))
@@ -385,7 +394,7 @@ func (w *tierWorld) deleteRecords() {
 func (w *tierWorld) retention() {
 	w.t.Helper()
 	mt, _, _ := w.pick()
-	if mt.compact {
+	if mt.compact && !mt.deletes {
 		w.tick()
 		return
 	}
@@ -600,9 +609,9 @@ func (w *tierWorld) rebuilt() {
 				w.t.Fatalf("%s/%d: from %d to %d is back, and the store had it from %d to %d", mt.name, i, part.LogStart(), end, p.start, p.stored)
 			}
 			p.recs = slices.DeleteFunc(p.recs, func(r tierRec) bool { return r.offset >= end })
-			p.floor, p.start, p.end, p.asked, p.ms, p.bytes = p.start, part.LogStart(), end, 0, -1, -1
+			p.floor, p.start, p.end, p.asked, p.ms, p.bytes = min(max(p.floor, p.start), end), part.LogStart(), end, 0, -1, -1
 		}
-		if !mt.compact {
+		if !mt.compact || mt.deletes {
 			mt.settings["retention.ms"], mt.settings["retention.bytes"] = "-1", "-1"
 		}
 	}

@@ -29,7 +29,7 @@ var (
 )
 
 // TestTierModel runs random histories of a whole node with a store: topics of each kind are written (plainly, by idempotent producers, in
-// transactions), read, trimmed, compacted, offloaded and let go of; the store fails, the node is killed at any step and loses its disk, and a new one
+// transactions), read, trimmed, compacted, offloaded and let go of, held for backups; the store fails, the node is killed at any step and loses its disk, and a new one
 // is brought back from the store alone. At each moment what readers get is what a list of records says.
 func TestTierModel(t *testing.T) {
 	for i := range *tierSeeds {
@@ -81,6 +81,7 @@ type tierWorld struct {
 	given    map[int64]bool     // producer ids
 	ended    map[int64]txnState // how the last transaction of each ended
 	lastSent *tierPart
+	held     map[string][]string // by the names of backups: objects that stay
 	serial   int
 	dying    bool
 }
@@ -90,19 +91,36 @@ const tierTxns = 3
 
 // tierTopics are what is written to.
 func tierTopics(rnd *rand.Rand) []*tierTopic {
+	if rnd.IntN(3) == 0 {
+		return []*tierTopic{{name: "now", n: 1, settings: map[string]string{"tier.policy": "immediate"}}, tierKeys(rnd)}
+	}
 	return []*tierTopic{
 		{name: "now", n: 2, settings: map[string]string{"tier.policy": "immediate"}},
 		{name: "later", n: 1 + rnd.IntN(2), settings: map[string]string{"tier.policy": "archive", "local.retention.ms": "60000"}},
-		{name: "keys", n: 1, compact: true, settings: map[string]string{"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0"}},
+		tierKeys(rnd),
 		{name: "here", n: 1, settings: map[string]string{}},
 	}
+}
+
+// tierKeys is a compacted topic: it stays here, or is in the store, with partitions that share objects.
+func tierKeys(rnd *rand.Rand) *tierTopic {
+	mt := &tierTopic{name: "keys", n: 1 + rnd.IntN(4), compact: true, settings: map[string]string{
+		"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0", "delete.retention.ms": "600000"}}
+	if rnd.IntN(4) > 0 {
+		mt.settings["tier.policy"] = "immediate"
+	}
+	if rnd.IntN(2) == 0 {
+		mt.settings["cleanup.policy"], mt.deletes = "compact,delete", true
+		mt.settings["retention.ms"], mt.settings["retention.bytes"] = "-1", "-1"
+	}
+	return mt
 }
 
 func newTierWorld(t *testing.T, seed uint64) *tierWorld {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(seed, 6))
 	w := &tierWorld{t: t, rnd: rnd, clk: clock.NewManual(time.UnixMilli(1_700_000_000_000)), disk: vfs.NewMem(), topics: tierTopics(rnd),
-		pids: [tierTxns]int64{-1, -1, -1}, given: map[int64]bool{}, ended: map[int64]txnState{}}
+		pids: [tierTxns]int64{-1, -1, -1}, held: map[string][]string{}, given: map[int64]bool{}, ended: map[int64]txnState{}}
 	w.store = newMemTier(w.clk, seed)
 	t.Cleanup(w.runClock())
 	w.open()
@@ -157,7 +175,7 @@ func (w *tierWorld) start(power *mains) (*node, error) {
 	o := tierNodeOptions(&vfs.Fault{FS: w.disk, Judge: power.judge}, w.clk)
 	o.tier = tierOptions{store: "memory", settings: map[string]string{"bucket": w.place}, reader: history.ReaderOptions{CacheBytes: 64 << 10, Tries: 3, Wait: time.Millisecond},
 		open: func(context.Context) (tier.Store, error) { return w.store, nil },
-		offload: offload.Options{ObjectBytes: 32 << 10, MinObjectBytes: 1, Interval: 5 * time.Second, OrphanGrace: time.Hour, DeleteDelay: time.Minute,
+		offload: offload.Options{ObjectBytes: 32 << 10, MinObjectBytes: 1, Interval: 5 * time.Second, OrphanGrace: 10 * time.Minute, DeleteDelay: time.Minute,
 			Step: func(string) {
 				if w.killIn.Load() > 0 && w.killIn.Add(-1) == 0 {
 					power.fall()
@@ -230,11 +248,11 @@ var errDied = errors.New("the power is gone")
 // wait waits for an answer, and moves the clock meanwhile where pump says so. errDied: there will be none.
 func (w *tierWorld) wait(what string, pump time.Duration, ch <-chan error) error {
 	w.t.Helper()
-	limit := time.Now().Add(patience)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	dead := 0
-	for {
+	// Ticks are counted, not time: a machine that has none for this test gives none.
+	for left := patience / time.Millisecond; ; {
 		select {
 		case err := <-ch:
 			return err
@@ -247,8 +265,8 @@ func (w *tierWorld) wait(what string, pump time.Duration, ch <-chan error) error
 					return errDied
 				}
 			}
-			if time.Now().After(limit) {
-				w.t.Fatalf("%s: no answer", what)
+			if left--; left < 0 {
+				w.t.Fatalf("%s: no answer; the offloader: %+v", what, w.n.tier.out.Status())
 			}
 		}
 	}
@@ -307,6 +325,8 @@ func (w *tierWorld) operate() {
 		w.checkpoint()
 	case n < 92:
 		w.pass()
+	case n < 96:
+		w.hold()
 	default:
 		w.tick()
 	}
@@ -336,6 +356,44 @@ func (w *tierWorld) offload() {
 	}
 	if err != nil && !w.dying && !w.store.failing() && !errors.Is(err, offload.ErrBusy) {
 		w.t.Fatalf("offload: %v", err)
+	}
+}
+
+// hold has a backup need what the manifest has, or need it no more.
+func (w *tierWorld) hold() {
+	w.t.Helper()
+	name := fmt.Sprint("backup", w.rnd.IntN(2))
+	needs := w.rnd.IntN(3) > 0
+	w.say("%s needs what there is: %v", name, needs)
+	delete(w.held, name)
+	ch := make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var objects []string
+	out, m := w.n.tier.out, w.n.tier.manifest
+	go func() {
+		if !needs {
+			_, err := out.Release(ctx, name)
+			ch <- err
+			return
+		}
+		err := out.HoldAll(ctx, name)
+		for o := range m.All() {
+			objects = append(objects, o.ID.Name())
+		}
+		if err == nil {
+			err = out.Hold(ctx, name)
+		}
+		ch <- err
+	}()
+	switch err := w.wait("hold", 500*time.Millisecond, ch); {
+	case err == nil && needs:
+		w.held[name] = objects
+	case errors.Is(err, errDied):
+		cancel()
+		<-ch
+	case err != nil && !w.dying && !w.store.failing():
+		w.t.Fatalf("hold: %v", err)
 	}
 }
 

@@ -591,7 +591,7 @@ func TestPassModel(t *testing.T) {
 		k.p.MinLagMillis = []int64{0, 0, 50_000}[rnd.IntN(3)]
 		k.twin = record.Offset(max(0, rnd.IntN(600)-200))
 		t.Log("seed", seed)
-		for range 25 {
+		for range 40 {
 			switch rnd.IntN(8) {
 			case 0, 1:
 				k.write(rnd.IntN(30), 1+rnd.IntN(15))
