@@ -42,13 +42,14 @@ test: bin/testrun ## gofmt, vet and every test; needs Go alone; ends with "N pas
 check: bin/testrun ## what test leaves out: race detector, lint, generated files clean; names what it skips and why
 	@./bin/testrun -check
 
-generate: ## write the generated files anew (docs/configuration.md, cli.md, mqtt-conformance.md, operate/control.md; control/api; deps.txt)
+generate: ## write the generated files anew (docs/configuration.md, cli.md, mqtt-conformance.md, operate/control.md; control/api, control/openapi.json; deps.txt)
 	cd tools && $(GO) run ./protogen ../control/api # compiles *.proto without protoc; the modules of tools/go.mod are needed
 	$(GO) run ./config/gen
 	$(GO) run ./internal/conformance/gen
 	$(GO) test -count=1 -run 'UpToDate' ./cmd/sluice -args -update
 	$(GO) test -count=1 -run 'UpToDate' ./internal/arch -args -update
 	$(GO) test -count=1 -run 'UpToDate' ./server -args -update
+	$(GO) test -count=1 -run 'UpToDate' ./control -args -update
 
 interop: build ## foreign clients and suites against bin/sluice; installs them; writes a dated report
 	@if [ -x test/interop/run ]; then exec test/interop/run $(ARGS); \

@@ -248,6 +248,9 @@ type Control struct {
 	ClientCA string `key:"client_ca" default:"" reload:"live"`
 	// Revoked certificates of principals: a CRL of a `control.client_ca`, PEM or DER.
 	CRL string `key:"crl" default:"" reload:"live"`
+	// Where the control plane answers HTTP and JSON too, below `/api/v1/` of `listeners.http`: `loopback` for callers on this machine, `everywhere` on all of its
+	// addresses, where tokens cross the network in the clear, or `off`. Each call shows a token, on loopback too: `Authorization: Bearer`.
+	HTTP string `key:"http" default:"loopback" oneof:"off|loopback|everywhere" reload:"live"`
 	// File to which each change by the control plane is written, and each one refused: who, by which role, from where, what, what was before and what is after,
 	// a JSON object a line; passwords and tokens are not in it. It is opened anew at each reload. Empty: the log alone has changes, without before and after.
 	Audit string `key:"audit" default:"" reload:"live"`

@@ -88,10 +88,13 @@ type Server struct {
 
 	mu struct {
 		sync.Mutex
+		closed  bool
 		servers []*grpc.Server
 		addrs   []net.Addr
 	}
-	serving sync.WaitGroup
+	serving  sync.WaitGroup
+	services []service
+	calls    sync.WaitGroup // that do not come by gRPC
 }
 
 // New makes a control plane that listens nowhere yet.
@@ -101,7 +104,7 @@ func New(o Options) *Server {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.audit = newAuditFile(s.log)
+	s.audit, s.services = newAuditFile(s.log), servicesOf(s)
 	if s.o.Called == nil {
 		s.o.Called = func(string, string, time.Duration) {}
 	}
@@ -138,27 +141,53 @@ func (s *Server) Listen(address string, loopback bool) (net.Addr, error) {
 	return ln.Addr(), nil
 }
 
+// service is a service with who answers it.
+type service struct {
+	desc *grpc.ServiceDesc
+	impl any
+}
+
+// servicesOf are all services but those that gRPC has itself.
+func servicesOf(s *Server) []service {
+	return []service{
+		{&api.Topics_ServiceDesc, &topicService{s: s}},
+		{&api.Groups_ServiceDesc, &groupService{s: s}},
+		{&api.Clients_ServiceDesc, &clientService{s: s}},
+		{&api.Sessions_ServiceDesc, &sessionService{s: s}},
+		{&api.Subscriptions_ServiceDesc, &subscriptionService{s: s}},
+		{&api.Users_ServiceDesc, &userService{s: s}},
+		{&api.Acls_ServiceDesc, &aclService{s: s}},
+		{&api.Quotas_ServiceDesc, &quotaService{s: s}},
+		{&api.Bans_ServiceDesc, &banService{s: s}},
+		{&api.Bindings_ServiceDesc, &bindingService{s: s}},
+		{&api.Backups_ServiceDesc, &backupService{s: s}},
+		{&api.Tiers_ServiceDesc, &tierService{s: s}},
+		{&api.Nodes_ServiceDesc, &nodeService{s: s}},
+		{&api.Shards_ServiceDesc, &shardService{s: s}},
+		{&api.Explanations_ServiceDesc, &explainService{s: s}},
+	}
+}
+
+// enter begins a call that does not come by gRPC; calls.Done ends it. false: the Server is closed.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return false
+	}
+	s.calls.Add(1)
+	return true
+}
+
 func (s *Server) newGRPC(creds credentials.TransportCredentials) *grpc.Server {
 	g := grpc.NewServer(grpc.Creds(creds), grpc.MaxRecvMsgSize(requestBytes), grpc.MaxHeaderListSize(headerBytes),
 		grpc.MaxConcurrentStreams(streamsMax), grpc.ConnectionTimeout(10*time.Second), grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 10 * time.Minute, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.UnaryInterceptor(s.unary), grpc.StreamInterceptor(s.stream))
 	healthpb.RegisterHealthServer(g, s.health)
-	api.RegisterTopicsServer(g, &topicService{s: s})
-	api.RegisterGroupsServer(g, &groupService{s: s})
-	api.RegisterClientsServer(g, &clientService{s: s})
-	api.RegisterSessionsServer(g, &sessionService{s: s})
-	api.RegisterSubscriptionsServer(g, &subscriptionService{s: s})
-	api.RegisterUsersServer(g, &userService{s: s})
-	api.RegisterAclsServer(g, &aclService{s: s})
-	api.RegisterQuotasServer(g, &quotaService{s: s})
-	api.RegisterBansServer(g, &banService{s: s})
-	api.RegisterBindingsServer(g, &bindingService{s: s})
-	api.RegisterBackupsServer(g, &backupService{s: s})
-	api.RegisterTiersServer(g, &tierService{s: s})
-	api.RegisterNodesServer(g, &nodeService{s: s})
-	api.RegisterShardsServer(g, &shardService{s: s})
-	api.RegisterExplanationsServer(g, &explainService{s: s})
+	for _, e := range s.services {
+		g.RegisterService(e.desc, e.impl)
+	}
 	reflection.Register(g)
 	return g
 }
@@ -176,12 +205,13 @@ func (s *Server) Drain() {
 	s.health.Shutdown()
 }
 
-// Close takes no more calls and waits for those that run until ctx ends; then it cuts them off.
+// Close takes no more calls and waits for those that run until ctx ends; then it cuts them off. Calls over HTTP are cut off by who serves it: Close
+// waits for their ends.
 func (s *Server) Close(ctx context.Context) {
 	s.Drain()
 	s.mu.Lock()
 	servers := s.mu.servers
-	s.mu.servers = nil
+	s.mu.servers, s.mu.closed = nil, true
 	s.mu.Unlock()
 	var graceful sync.WaitGroup
 	for _, g := range servers {
@@ -201,5 +231,6 @@ func (s *Server) Close(ctx context.Context) {
 		<-done
 	}
 	s.serving.Wait()
+	s.calls.Wait()
 	s.audit.close()
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/sluicemq/sluice/config"
 )
 
-// httpServer answers /metrics, /healthz and /readyz.
+// httpServer answers /metrics, /healthz and /readyz, and /api/v1/.
 type httpServer struct {
 	server    *http.Server
 	listeners []net.Listener
@@ -31,6 +31,7 @@ func startHTTP(s *Server, addrs config.Addrs) (*httpServer, error) {
 		w.WriteHeader(code)
 		_, _ = fmt.Fprintln(w, text)
 	})
+	mux.Handle("/api/v1/", s.controlOverHTTP())
 	h := &httpServer{served: make(chan error, len(addrs))}
 	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
 		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
@@ -45,6 +46,27 @@ func startHTTP(s *Server, addrs config.Addrs) (*httpServer, error) {
 		go func() { h.served <- h.server.Serve(ln) }()
 	}
 	return h, nil
+}
+
+// controlOverHTTP is the control plane's HTTP API where control.http has it.
+func (s *Server) controlOverHTTP() http.Handler {
+	api := s.control.HTTP()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch where := s.cfg.Load().Control.HTTP; {
+		case where == "off":
+			http.NotFound(w, r)
+		case where == "loopback" && !atLoopback(r):
+			http.Error(w, "the control plane answers HTTP on loopback alone: put something that speaks TLS before it there, or set control.http", http.StatusForbidden)
+		default:
+			api.ServeHTTP(w, r)
+		}
+	})
+}
+
+// atLoopback says whether a request has come to an address of loopback, and so from this machine.
+func atLoopback(r *http.Request) bool {
+	a, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && a.IP.IsLoopback()
 }
 
 // readiness is what /readyz answers.
@@ -76,6 +98,9 @@ func (h *httpServer) addresses() map[string]string {
 
 func (h *httpServer) close(ctx context.Context) error {
 	err := h.server.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = h.server.Close() // who still waits is cut off
+	}
 	for _, ln := range h.listeners {
 		_ = ln.Close()
 	}

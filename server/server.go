@@ -387,6 +387,9 @@ func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var err error
+	if s.control != nil {
+		s.control.Drain() // what is long would have HTTP wait
+	}
 	if s.http != nil {
 		err = s.http.close(ctx)
 	}
