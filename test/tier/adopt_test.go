@@ -25,16 +25,7 @@ func TestAdopt(t *testing.T) { everywhere(t, adopt) }
 func adopt(t *testing.T, store *place) { //nolint:thelper // a test: its own lines are to be told
 	set := []string{"tier.delete_delay=1s", "tier.orphan_grace=10m", "kafka.check_interval=1s"}
 	n := start(t, t.TempDir(), store, set...)
-	n.immediate()
-	n.sluice("topic", "create", "gone", "--partitions", "8", "--set", "tier.policy=immediate", "--set", "local.retention.ms=1")
-	n.publish(0, 100)
-	n.produce(0, 900)
-	n.fill("gone", 2000)
-	want := n.consume(1000)
-	testx.Eventually(t, patience, func() bool {
-		n.sluice("tier", "offload", "--all")
-		return n.tiered("temps") && n.tiered("gone")
-	}, "they do not leave the log")
+	want := n.twoTopics()
 	n.run.Kill() // and nobody has its disk any more
 
 	dir := t.TempDir()
@@ -90,6 +81,24 @@ func adopt(t *testing.T, store *place) { //nolint:thelper // a test: its own lin
 	if left := n.metric("sluice_tier_left_total"); left != 0 {
 		t.Errorf("%v objects are left for a node that is gone", left)
 	}
+}
+
+// twoTopics has the topics gone and temps in the store, and gives what temps has.
+func (n *node) twoTopics() map[at]string {
+	n.Helper()
+	n.sluice("topic", "create", "gone", "--partitions", "8")
+	n.fill("gone", 2000)
+	n.publish(0, 100)
+	n.produce(0, 900)
+	want := n.consume(1000)
+	for _, topic := range []string{"gone", "temps"} { // so that what stays needed is younger than what does not: a node holds all up to that
+		n.sluice("topic", "alter", topic, "--set", "tier.policy=immediate", "--set", "local.retention.ms=1")
+		testx.Eventually(n, patience, func() bool {
+			n.sluice("tier", "offload", "--all")
+			return n.tiered(topic)
+		}, topic, "does not leave the log")
+	}
+	return want
 }
 
 // fill writes records to a topic.

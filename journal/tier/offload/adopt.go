@@ -99,6 +99,10 @@ func (f *Offloader) Adopt(ctx context.Context, e record.Epoch, sure, dry bool) (
 		return g, fmt.Errorf("offload: keep epoch %d: %w", e, err)
 	}
 	f.search, f.scanAt = nil, 0 // it began without the epoch: the next turn begins another
+	// The node's own hold, and that of the node that is gone, still have its objects: the next turn makes one of what is still others'.
+	if err := f.releaseForeign(ctx); err != nil {
+		f.log.Warn("what the epoch's objects are held by is left to the next search for orphans", "epoch", e, "err", err)
+	}
 	f.log.Warn("adopted an epoch of a node that is gone", "epoch", e, "objects", g.Objects, "unknown", g.Unknown)
 	return g, nil
 }

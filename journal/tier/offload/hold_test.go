@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier"
+	"github.com/sluicemq/sluice/journal/tier/object"
 )
 
 // later lets all waits of removal pass, and runs the turns that do it.
@@ -131,6 +132,41 @@ func TestHoldForeign(t *testing.T) {
 	}
 	if got := w.s.objectNames(); !slices.Equal(got, there) {
 		t.Errorf("%v stay of %v, which another node has written", got, there)
+	}
+}
+
+// TestAdoptHeld: what a node has held of another's is held no more once it has adopted that: nothing but itself needs it, and orphans among it go with the
+// search that begins then.
+func TestAdoptHeld(t *testing.T) {
+	w, _ := produced(t)
+	w.o.StoreName = "mem"
+	w.turn()
+	orphan := object.ID{Shard: 1, Epoch: 1}
+	for o := range w.m.All() {
+		orphan.Sequence = o.ID.Sequence - 1 // below what is needed, up to which all is held
+	}
+	needed := w.s.objectNames()
+	w.s.mu.Lock()
+	w.s.objects[orphan.Name()] = memObject{b: []byte("no row tells of it"), mod: w.clk.Now()}
+	w.s.mu.Unlock()
+	w.f.Close()
+	w.o.StoreName += " restored=1"
+	w.restart()
+	w.turn()
+	w.clk.Advance(w.f.o.OrphanGrace + time.Hour)
+	w.turn()
+	if h, err := w.f.holds(bg); err != nil || !h.has(orphan) {
+		t.Fatalf("%v %v", h, err)
+	}
+	if _, err := adopt(t, w, 1, false, false); err != nil {
+		t.Fatal(err)
+	}
+	w.turn()
+	if h, err := w.f.holds(bg); err != nil || len(h) > 0 {
+		t.Errorf("%v is still held: %v", h, err)
+	}
+	if got := w.s.objectNames(); !slices.Equal(got, needed) {
+		t.Errorf("%v stay, %v are needed", got, needed)
 	}
 }
 
