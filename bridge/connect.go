@@ -14,10 +14,6 @@ import (
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
-// bridgeBit in the protocol level says to brokers of version 3.1.1 that this is a bridge: what it publishes does not come back, and the
-// retain flag of what it gets is the publisher's. Mosquitto has brought it up; who does not know it refuses the level.
-const bridgeBit = 0x80
-
 // windowOld is how many messages are under way to a broker of version 3.1.1, which cannot say how many it takes: Mosquitto takes 20, unless it
 // is told otherwise, and ends the connection of whoever sends more.
 const windowOld = 20
@@ -76,21 +72,21 @@ func (b *Bridge) dialAddress(ctx context.Context, address string) (*side, error)
 	return newSide("other", c, ack), nil
 }
 
-// connect makes one connection. A broker that refuses the bridge's bit is asked again without it.
+// connect makes one connection. With version 3.1.1 it says that it is a bridge: what that publishes does not come back, and the retain flag of what it gets
+// is the publisher's. Who does not know this refuses it, and is asked again without.
 func (b *Bridge) connect(ctx context.Context, address string, secure *tls.Config, k wire.Connect) (*mqttclient.Client, *wire.Connack, error) {
 	o := mqttclient.Options{URL: address, TLS: secure, Connect: k, Timeout: b.o.Timeout}
 	if k.Version == wire.V311 && !b.plain {
-		o.Connect.Version |= bridgeBit
+		o.Connect.Bridge = true
 		c, ack, err := mqttclient.Connect(ctx, o)
 		if err == nil {
-			c.Version = wire.V311
 			return c, ack, nil
 		}
 		var refused *mqttclient.RefusedError
 		if !errors.As(err, &refused) && ack == nil && !dropped(err) || refused != nil && refused.Reason != wire.UnsupportedProtocolVersion {
 			return nil, nil, fmt.Errorf("%s: %w", address, err)
 		}
-		o.Connect.Version = k.Version
+		o.Connect.Bridge = false
 		if c, ack, err = mqttclient.Connect(ctx, o); err == nil {
 			b.plain = true
 			b.log.Warn("the other broker knows no bridges: what goes out by a topic of direction both comes back", "address", address)

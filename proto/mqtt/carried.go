@@ -41,6 +41,9 @@ func (*Handler) Version(b []byte) (version byte, enough bool) {
 	if at += 2 + name; len(b) <= at {
 		return 0, false
 	}
+	if b[at] == wire.V311|0x80 { // a bridge's
+		return wire.V311, true
+	}
 	return b[at], true
 }
 

@@ -35,6 +35,7 @@ const (
 	flagEnded                             // its session ends with it, whatever CONNECT asked for
 	flagMetered                           // in loopState.metered
 	flagOverQuota                         // what it was sent over its quota is not paid for yet
+	flagBridge                            // a bridge of version 3.1.1
 )
 
 // What reading waits for; see conn.block.

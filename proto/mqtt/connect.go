@@ -91,9 +91,7 @@ func (c *conn) onConnect(body []byte) error {
 	if p.ReceiveMaximum != 0 {
 		c.receiveMax = p.ReceiveMaximum
 	}
-	if !p.NoProblemInfo {
-		c.flags |= flagProblemInfo
-	}
+	c.flags |= saidFlags(&p)
 	st := c.l.newSetup()
 	st.clean, st.wantsInfo, st.aliasMax = p.CleanStart, p.RequestResponseInfo, p.TopicAliasMaximum
 	st.creds = broker.Credentials{
@@ -134,6 +132,17 @@ func (c *conn) onConnect(body []byte) error {
 	}
 	c.verify(p.Password)
 	return nil
+}
+
+// saidFlags are those that a CONNECT sets.
+func saidFlags(p *wire.Connect) (f connFlags) {
+	if !p.NoProblemInfo {
+		f |= flagProblemInfo
+	}
+	if p.Bridge {
+		f |= flagBridge
+	}
+	return f
 }
 
 // judge looks for what makes a CONNECT unacceptable whoever sends it.

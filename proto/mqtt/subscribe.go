@@ -47,6 +47,9 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 			l.codes = append(l.codes, why.code)
 			continue
 		}
+		if c.flags&flagBridge != 0 && filter.Share == nil { // what a bridge of version 5 would ask for
+			f.NoLocal, f.RetainAsPublished = true, true
+		}
 		granted := min(f.QoS, s.MaxQoS)
 		l.place = append(l.place, len(l.codes))
 		l.codes = append(l.codes, wire.ReasonCode(granted))

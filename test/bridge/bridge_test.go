@@ -3,6 +3,10 @@ package bridge
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,6 +30,7 @@ func TestRoutes(t *testing.T) {
 		there         func(*testing.T) *broker
 	}{
 		{"node 5", "5", func(t *testing.T) *broker { return node(t, "[]") }},
+		{"node 3.1.1", "3.1.1", func(t *testing.T) *broker { return node(t, "[]") }},
 		{"mosquitto 5", "5", func(t *testing.T) *broker { return mosquitto(t) }},
 		{"mosquitto 3.1.1", "3.1.1", func(t *testing.T) *broker { return mosquitto(t) }},
 	} {
@@ -57,6 +62,105 @@ func TestRoutes(t *testing.T) {
 				t.Logf("the node says:\n%s\n%s", here.log(), there.log())
 			}
 		})
+	}
+}
+
+// TestMosquittosBridge: a bridge of Mosquitto's is one here as well: what it brings does not go back over it, and what is retained stays so.
+func TestMosquittosBridge(t *testing.T) {
+	for _, version := range []string{"mqttv311", "mqttv50"} {
+		t.Run(version, func(t *testing.T) {
+			here := node(t, "[]")
+			here.up()
+			there := mosquitto(t, "connection x", "address "+here.addr, "bridge_protocol_version "+version, "topic both/# both 2", "notifications false")
+			there.up()
+			a, b := here.subscriber("#"), there.subscriber("#")
+			testx.Eventually(t, patience, func() bool { // it is there
+				here.publish("both/probe", "p", 0)
+				m, err := b.Receive(100 * time.Millisecond)
+				return err == nil && string(m.Topic) == "both/probe"
+			})
+			for m, err := a.Receive(quiet); err == nil; m, err = a.Receive(quiet) {
+				if string(m.Topic) != "both/probe" {
+					t.Fatalf("%s came", m.Topic)
+				}
+			}
+			for m, err := b.Receive(quiet); err == nil; m, err = b.Receive(quiet) {
+				if string(m.Topic) != "both/probe" {
+					t.Fatalf("%s came", m.Topic)
+				}
+			}
+			here.publish("both/1!", "from here", 2)
+			there.publish("both/2!", "from there", 1)
+			want(t, a, "both/1! from here 2", "both/2! from there 1")
+			want(t, b, "both/1! from here 2", "both/2! from there 1")
+		})
+	}
+}
+
+// TestSecure: over TLS, by a certificate's authority and a password, at the second address, since nobody is at the first.
+func TestSecure(t *testing.T) {
+	cert := testx.TempCert(t)
+	dir := t.TempDir()
+	there := node(t, "[]", "listeners.mqtt.tls="+common.FreeAddress(t), "tls.cert="+cert.ServerCertFile, "tls.key="+cert.ServerKeyFile, "auth.password_file="+users(t, dir), "auth.anonymous=loopback")
+	there.up()
+	secret := filepath.Join(dir, "pw")
+	if err := os.WriteFile(secret, []byte("wrong"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bridges := fmt.Sprintf(`[{name: hq, addresses: ["mqtts://%s", "mqtts://%s"], ca: %s, user: ada, password: "file:%s", topics: [{filter: "up/#", direction: out, qos: 1}]}]`,
+		common.FreeAddress(t), there.listener("mqtt.tls"), cert.CAFile, secret)
+	here := node(t, bridges)
+	here.up()
+	testx.Eventually(t, patience, func() bool { return strings.Contains(here.log(), "bad user name or password") }, "it is refused")
+	if strings.Contains(here.log(), "wrong") {
+		t.Errorf("a password is in the log:\n%s", here.log())
+	}
+	here.publish("up/1", "while it is refused", 1)
+	if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := there.subscriber("up/#")
+	here.hup() // the password is read anew
+	want(t, b, "up/1 while it is refused 1")
+	connected(here, "hq", "1")
+}
+
+// users is a password file with one user, ada, and her password, secret.
+func users(t *testing.T, dir string) string {
+	t.Helper()
+	file := filepath.Join(dir, "users")
+	cmd := exec.Command(common.Binary(t), "passwd", "--file", file, "ada")
+	cmd.Stdin = strings.NewReader("secret\n")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return file
+}
+
+// TestReload: a bridge that comes into the configuration starts, one that leaves it ends, and the others are left alone.
+func TestReload(t *testing.T) {
+	there := node(t, "[]")
+	there.up()
+	one := fmt.Sprintf(`{name: one, addresses: ["%s"], topics: [{filter: "one/#", direction: out, qos: 1}]}`, there.addr)
+	two := fmt.Sprintf(`{name: two, addresses: ["%s"], topics: [{filter: "two/#", direction: out, qos: 1}]}`, there.addr)
+	here := node(t, "["+one+"]")
+	here.up()
+	connected(here, "one", "1")
+	here.file("[" + one + ", " + two + "]")
+	here.hup()
+	connected(here, "two", "1")
+	b := there.subscriber("#")
+	here.publish("one/1", "x", 1)
+	here.publish("two/1", "x", 1)
+	want(t, b, "one/1 x 1", "two/1 x 1")
+	here.file("[" + two + "]")
+	here.hup()
+	connected(here, "one", "0")
+	here.publish("one/2", "x", 1)
+	here.publish("two/2", "x", 1)
+	want(t, b, "two/2 x 1")
+	if n := strings.Count(here.log(), "bridge is connected"); n != 2 {
+		t.Errorf("%d connections of bridges:\n%s", n, here.log())
 	}
 }
 

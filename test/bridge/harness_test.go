@@ -5,8 +5,11 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +35,11 @@ type broker struct {
 	up   func()
 	kill func() // without a goodbye
 	log  func() string
+
+	// Of a node alone.
+	file     func(bridges string) // replaces what its configuration file says
+	hup      func()
+	listener func(name string) string
 }
 
 func (b *broker) url() string { return "mqtt://" + b.addr }
@@ -42,9 +50,22 @@ func node(t *testing.T, bridges string, set ...string) *broker {
 	b := &broker{T: t, addr: common.FreeAddress(t)}
 	dir := t.TempDir()
 	var run *common.Broker
+	b.file = func(bridges string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "sluice.yaml"), []byte("bridges: "+bridges+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.file(bridges)
+	b.hup = func() {
+		if err := run.Signal(syscall.SIGHUP); err != nil {
+			t.Error(err)
+		}
+	}
+	b.listener = func(name string) string { return run.Listeners[name] }
 	b.up = func() {
 		t.Helper()
-		run = common.Start(t, dir, append([]string{"listeners.mqtt.tcp=" + b.addr, "listeners.mqtt.ws=off", "listeners.http=off", "bridges=" + bridges,
+		run = common.Start(t, dir, append([]string{"listeners.mqtt.tcp=" + b.addr, "listeners.mqtt.ws=off", "listeners.http=off",
 			"cluster.shards=8", "journal.checkpoint_interval=200ms", "journal.segment_size=4MiB", "journal.group_size=1MiB", "limits.packet_size=256KiB"}, set...)...)
 	}
 	b.kill = func() { run.Kill() }
@@ -53,9 +74,9 @@ func node(t *testing.T, bridges string, set ...string) *broker {
 }
 
 // mosquitto makes a broker of that make.
-func mosquitto(t *testing.T) *broker {
+func mosquitto(t *testing.T, lines ...string) *broker {
 	t.Helper()
-	m := common.NewMosquitto(t, "allow_anonymous true")
+	m := common.NewMosquitto(t, append([]string{"allow_anonymous true"}, lines...)...)
 	return &broker{T: t, addr: m.Address, up: m.Start, kill: m.Kill, log: m.Log}
 }
 

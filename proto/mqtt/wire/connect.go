@@ -4,6 +4,7 @@ package wire
 type Connect struct {
 	Version    byte // protocol level; set even with ErrUnsupportedVersion
 	CleanStart bool // clean session, before version 5
+	Bridge     bool // the other side is a broker; of version 3.1.1 alone
 	HasWill    bool
 	KeepAlive  uint16 // seconds; 0: never
 	ClientID   []byte
@@ -37,6 +38,9 @@ type Will struct {
 	Forward []byte
 }
 
+// bridgeBit in the protocol level says that it is a bridge that connects: Mosquitto's addition to version 3.1.1, which others have taken over.
+const bridgeBit = 0x80
+
 // Bits of the connect flags.
 const (
 	connectReserved   = 0x01
@@ -64,7 +68,9 @@ func (c *Connect) decode(b []byte) error {
 	if string(name) != "MQTT" && string(name) != "MQIsdp" {
 		return ErrProtocolName
 	}
-	c.Version, b = b[0], b[1:]
+	if c.Version, b = b[0], b[1:]; c.Version == V311|bridgeBit && len(name) == 4 {
+		c.Version, c.Bridge = V311, true
+	}
 	if old := len(name) == 6; (old && c.Version != V31) || (!old && c.Version != V311 && c.Version != V5) {
 		return ErrUnsupportedVersion
 	}
@@ -281,7 +287,11 @@ func AppendConnect(dst []byte, c *Connect) []byte {
 
 	dst = appendHeader(dst, CONNECT, 0, length)
 	dst = appendBytes(dst, View(name))
-	dst = appendUint16(append(dst, c.Version, c.flags()), c.KeepAlive)
+	level := c.Version
+	if c.Bridge && level == V311 {
+		level |= bridgeBit
+	}
+	dst = appendUint16(append(dst, level, c.flags()), c.KeepAlive)
 	if c.Version == V5 {
 		w := propWriter{dst: appendVarint(dst, uint32(props.size)), write: true}
 		c.props(&w)

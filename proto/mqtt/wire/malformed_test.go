@@ -161,7 +161,9 @@ func TestRefuseConnect(t *testing.T) {
 		{"level 6", V5, fromClient, "10 0D 0004 4D515454 06 02 0000 00 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
 		{"level 3 with the new name", V311, fromClient, "10 0C 0004 4D515454 03 02 0000 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
 		{"level 4 with the old name", V311, fromClient, "10 0E 0006 4D5149736470 04 02 0000 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
-		{"a bridge's level", V311, fromClient, "10 0C 0004 4D515454 84 02 0000 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
+		{"a bridge's level of version 3.1", V311, fromClient, "10 0C 0004 4D515454 83 02 0000 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
+		{"a bridge's level of version 5", V5, fromClient, "10 0D 0004 4D515454 85 02 0000 00 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
+		{"a bridge's level with the old name", V311, fromClient, "10 0E 0006 4D5149736470 84 02 0000 0000", ErrUnsupportedVersion, UnsupportedProtocolVersion},
 		{"reserved flag", V311, fromClient, "10 0C 0004 4D515454 04 03 0000 0000", errConnectFlags, c},
 		{"reserved flag, version 5", V5, fromClient, "10 0D 0004 4D515454 05 03 0000 00 0000", errConnectFlags, c},
 		{"will QoS without will", V311, fromClient, "10 0C 0004 4D515454 04 0A 0000 0000", errWillFlags, c},
@@ -200,11 +202,30 @@ func TestRefuseConnect(t *testing.T) {
 		{"CONNACK maximum QoS 2", V5, fromServer, "20 05 00 00 02 2402", errPropBool, ProtocolErrorCode},
 		{"CONNACK with bytes behind", V5, fromServer, "20 04 00 00 00 00", errTrailing, c},
 	})
-	for _, level := range []byte{0, 1, 2, 3, 6, 131, 132, 255} {
+	for _, level := range []byte{0, 1, 2, 3, 6, 131, 133, 255} {
 		c, err := DecodeConnect([]byte{0, 4, 'M', 'Q', 'T', 'T', level, 2, 0, 0, 0, 0})
 		if !errors.Is(err, ErrUnsupportedVersion) || c.Version != level {
 			t.Errorf("level %d: version %d, %v", level, c.Version, err)
 		}
+	}
+}
+
+// A bridge of version 3.1.1 says so in the protocol level, and is a client like others beside that.
+func TestBridgeLevel(t *testing.T) {
+	in := Connect{Version: V311, Bridge: true, ClientID: []byte("b"), KeepAlive: 9}
+	p := AppendConnect(nil, &in)
+	if p[8] != 0x84 {
+		t.Errorf("level %#x", p[8])
+	}
+	h, err := Scan(p, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := DecodeConnect(h.Body); err != nil || out.Version != V311 || !out.Bridge || string(out.ClientID) != "b" || out.KeepAlive != 9 {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if p := AppendConnect(nil, &Connect{Version: V5, Bridge: true}); p[8] != 5 {
+		t.Errorf("level %#x of version 5", p[8])
 	}
 }
 
