@@ -35,7 +35,7 @@ type Options struct {
 	Changed func(up bool)
 	Logger  *slog.Logger
 
-	RetryMin, RetryMax time.Duration // between attempts; 0: half a second and a minute
+	RetryMin, RetryMax time.Duration // between attempts; 0: half a second and half a minute
 	Timeout            time.Duration // of connecting and of each write; 0: 10 s
 }
 
@@ -97,7 +97,7 @@ func New(o Options) (*Bridge, error) {
 	b.log = b.log.With("bridge", o.Name)
 	b.counts[0].other, b.counts[1].other = &b.counts[1], &b.counts[0]
 	normal(&b.o.RetryMin, 500*time.Millisecond)
-	normal(&b.o.RetryMax, time.Minute)
+	normal(&b.o.RetryMax, 30*time.Second)
 	normal(&b.o.Timeout, 10*time.Second)
 	if len(o.Addresses) == 0 {
 		return nil, errors.New("a bridge needs an address")
