@@ -170,7 +170,7 @@ func (f *importFlags) copy(cmd *cobra.Command) error {
 			return err
 		}
 	}
-	if _, err := fmt.Fprintf(w, "%d retained messages with %d bytes copied, %d refused\n", done.Messages, done.Bytes, done.Failed); err != nil {
+	if _, err := fmt.Fprintf(w, "%d retained messages with %d bytes copied, %d refused, %d gone meanwhile\n", done.Messages, done.Bytes, done.Failed, done.Gone); err != nil {
 		return err
 	}
 	if err == nil && done.Failed > 0 {

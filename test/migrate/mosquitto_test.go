@@ -87,7 +87,8 @@ func TestFromMosquitto(t *testing.T) {
 		t.Fatal(err)
 	}
 	acl := file("acl", "user ada\ntopic readwrite plant/#\ntopic readwrite closed/#\ntopic deny closed/secret/#\n")
-	m := common.NewMosquitto(t, "allow_anonymous false", "password_file "+passwords, "acl_file "+acl)
+	// A queue that is shorter than what is retained, as it is by default where there are more than a thousand.
+	m := common.NewMosquitto(t, "max_inflight_messages 5", "max_queued_messages 10", "allow_anonymous false", "password_file "+passwords, "acl_file "+acl)
 	m.Start()
 	old := "mqtt://" + m.Address
 	p, err := connect(t, old, "ada", "secret")
@@ -95,12 +96,15 @@ func TestFromMosquitto(t *testing.T) {
 		t.Fatalf("%v\n%s", err, m.Log())
 	}
 	const n = 100
+	var was []string
 	for i := range n {
 		out := wire.PublishOut{Topic: fmt.Appendf(nil, "plant/%d/temp", i), Payload: bytes.Repeat([]byte{byte(i)}, 1+i*50), QoS: byte(i % 3), Retain: true}
 		if _, err := p.Publish(&out); err != nil {
 			t.Fatal(err)
 		}
+		was = append(was, fmt.Sprintf("%s %x %d true", out.Topic, out.Payload, out.QoS))
 	}
+	slices.Sort(was)
 	if _, err := p.Publish(&wire.PublishOut{Topic: []byte("plant/live"), QoS: 1, Payload: []byte("not retained")}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,8 +122,7 @@ func TestFromMosquitto(t *testing.T) {
 	if !strings.Contains(said, fmt.Sprint(n, " retained messages")) {
 		t.Errorf("it says: %s", said)
 	}
-	was, is := retained(t, old, "ada", "secret"), retained(t, b.URL(), "ada", "secret")
-	if len(was) != n || !slices.Equal(was, is) {
+	if is := retained(t, b.URL(), "ada", "secret"); !slices.Equal(was, is) {
 		t.Errorf("%d retained messages were there, %d are", len(was), len(is))
 	}
 	for _, pair := range [][2]string{{"ada", "wrong"}, {"eve", "secret"}} {
