@@ -51,6 +51,14 @@ func (g insiders) Quick(c broker.Credentials) (id broker.Identity, done bool, er
 	return g.Provider.Quick(c)
 }
 
+// Converse makes it a broker.SASLAuthenticator: by no mechanism does anybody come in as a bridge.
+func (g insiders) Converse(mechanism string, c broker.Credentials) broker.Conversation {
+	if strings.HasPrefix(c.ClientID, bridge.SessionPrefix) {
+		return nil
+	}
+	return g.Provider.Converse(mechanism, c)
+}
+
 // Recheck tells whether a client may stay.
 func (g insiders) Recheck(id *broker.Identity, certs []*x509.Certificate) error {
 	if id.Source == bridgeListener {
