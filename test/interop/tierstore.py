@@ -11,7 +11,7 @@ def contract(c, package, environment):
 
 
 def nodes(c, kind, environment):
-    go_test(c, environment, "./test/tier", f"^Test(DiskLost|KilledWhileOffloading)$/^{kind}$", r"    --- (PASS|FAIL|SKIP): ((Test\w+)/\w+) ", "no store is named")
+    go_test(c, environment, "./test/tier", f"^Test(DiskLost|KilledWhileOffloading|RebuildBesideCopy|Adopt|Compacted|Store.*|.*Backup.*)$/^{kind}$", r"    --- (PASS|FAIL|SKIP): ((Test\w+)/\w+) ", "no store is named")
 
 
 def go_test(c, environment, package, tests, result, why_skipped):
