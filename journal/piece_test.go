@@ -199,8 +199,16 @@ func TestLocalStart(t *testing.T) {
 	if start, local, end := l.LogStart(1), l.LocalStart(1), l.LogEnd(1); start != 0 || local != 101 || end != 2*n {
 		t.Errorf("start %d, local %d, end %d", start, local, end)
 	}
-	if got := l.Size(1); got >= size*4/5 {
+	got := l.Size(1)
+	if got >= size*4/5 {
 		t.Errorf("size %d of %d", got, size)
+	}
+	least, want := l.SizeAtLeast(1), int64(0)
+	for o := record.Offset(102); o < 2*n; o += 2 {
+		want += int64(len(recordsFrame(nil, 1, o, 2, 700)))
+	}
+	if least > want || least < want-32<<10 || got < want {
+		t.Errorf("size %d, at least %d, and frames behind the local start have %d", got, least, want)
 	}
 	if got := l.Excess(1, -1, 1<<40); got != 101 {
 		t.Errorf("nothing is in excess, and it is said to be at %d", got)

@@ -100,6 +100,24 @@ func (l *Log) Size(p record.PartitionID) (bytes int64) {
 	return 0
 }
 
+// SizeAtLeast is Size without the frames that share an entry of the index with what lies below the log start or the local start: Size counts these whole.
+func (l *Log) SizeAtLeast(p record.PartitionID) (bytes int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	part := l.mu.partitions[p]
+	if part == nil {
+		return 0
+	}
+	bytes = part.size()
+	if len(part.refs) > 0 {
+		r := part.refs[0]
+		if k := r.entries.search(part.floor()); k < r.entries.len() && r.entries.at(k).base < part.floor() {
+			bytes -= int64(r.after(k) - r.entries.at(k).before)
+		}
+	}
+	return bytes
+}
+
 func (p *partition) size() (bytes int64) {
 	for _, r := range p.refs {
 		bytes += r.bytes - r.dead

@@ -337,7 +337,8 @@ func (s *logStorage) LocalSize(p record.PartitionID) int64 { return s.log.Size(p
 func (s *logStorage) Excess(p record.PartitionID, before, bytes int64) record.Offset {
 	start, _, ok := s.past.bounds(p)
 	if local := s.LocalStart(p); ok && start < local {
-		o := s.past.m.ExcessBelow(p, local, before, max(bytes-s.log.Size(p), 0))
+		// What the log may count twice with the store stays, rather than that something goes too soon.
+		o := s.past.m.ExcessBelow(p, local, before, max(bytes-s.log.SizeAtLeast(p), 0))
 		// The log may have nothing of it, nor know that there is such a partition: a rebuild has brought it back.
 		if o < local {
 			return o
