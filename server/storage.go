@@ -221,7 +221,11 @@ func (s *logStorage) checkpoints() {
 		case <-tick.C:
 		}
 		now, written := time.Now(), s.log.Stats().Bytes.Load()
-		forced := !s.log.Rotating() && s.forced.Swap(false)
+		forced := s.forced.Swap(false) // first: who forces it has begun to rotate before
+		if forced && s.log.Rotating() {
+			s.forced.Store(true)
+			forced = false
+		}
 		if !forced && (written == bytes || now.Sub(last) < s.o.checkpointInterval && written-bytes < s.o.checkpointBytes) {
 			continue
 		}
