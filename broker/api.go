@@ -194,6 +194,8 @@ type SubscribeRequest struct {
 	NoLocal           bool
 	RetainAsPublished bool
 	RetainHandling    uint8 // 0 send retained, 1 only if the subscription is new, 2 never
+	// Exclusive: at most one session has the filter in this way; the others get ErrExclusive. Not together with Group.
+	Exclusive bool
 	// From is where in the streams behind the filter the subscription starts. A kept session's replay lives as long as its connection.
 	From ReplayFrom
 }

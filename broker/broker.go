@@ -91,6 +91,7 @@ type Broker struct {
 	locals     []*Local
 	shards     []*shard
 	index      *topics.Index
+	exclusive  exclusiveTable
 	retained   *retainedStore
 	openShards atomic.Int32 // of a node that is one of several: those that take commands
 	slots      slotTable

@@ -9,12 +9,13 @@ import (
 
 // Bits of topics.Entry.Options.
 const (
-	optQoS     = 3
-	optNoLocal = 1 << 2
-	optRAP     = 1 << 3
-	optDurable = 1 << 4 // counts for its filter's queue
-	optOwed    = 1 << 5 // of a command: the subscription is owed retained messages
-	optMade    = 1 << 6 // of a message in a relay's chunk: its topic was made by a binding
+	optQoS       = 3
+	optNoLocal   = 1 << 2
+	optRAP       = 1 << 3
+	optDurable   = 1 << 4 // counts for its filter's queue
+	optOwed      = 1 << 5 // of a command: the subscription is owed retained messages
+	optMade      = 1 << 6 // of a message in a relay's chunk: its topic was made by a binding
+	optExclusive = 1 << 7 // no other session may subscribe to the filter in this way
 )
 
 // target is one subscriber of a topic: its overlapping subscriptions merged.

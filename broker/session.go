@@ -535,6 +535,8 @@ func (l *Local) leaveSome(sess *Session) {
 		l.b.index.Unsubscribe(sess.tenant, group, filter, sess.slot)
 		if group != nil {
 			l.b.filters.part(sub, sess.slot)
+		} else {
+			l.b.exclusive.release(sess, filter)
 		}
 	}
 	if sess.subs = nil; rest > 0 {

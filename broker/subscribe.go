@@ -16,6 +16,9 @@ func (r *SubscribeRequest) options() uint32 {
 	if r.RetainAsPublished {
 		o |= optRAP
 	}
+	if r.Exclusive {
+		o |= optExclusive
+	}
 	return o
 }
 
@@ -29,7 +32,7 @@ type retainedJob struct {
 }
 
 // Subscribe adds or replaces subscriptions. errs, as long as reqs, receives what is wrong with single ones (ErrFilter,
-// ErrQuota); those are left out. Routed: all done, answer now; Pending: answer at Completed. Retained messages come after
+// ErrQuota, ErrExclusive); those are left out. Routed: all done, answer now; Pending: answer at Completed. Retained messages come after
 // that, in later turns.
 func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
 	if c.sess.d != nil {
@@ -50,10 +53,19 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 	sess := c.sess
 	opts := r.options()
+	if err := l.b.takeExclusive(sess, r); err != nil {
+		return err
+	}
 	id, isNew, err := l.b.index.Subscribe(c.tenant, r.Group, r.Filter,
 		topics.Entry{Subscriber: sess.slot, Options: opts, SubscriptionID: r.SubscriptionID})
 	if err != nil {
+		if r.Exclusive {
+			l.b.exclusive.release(sess, r.Filter)
+		}
 		return ErrFilter
+	}
+	if r.Group == nil && !r.Exclusive {
+		l.b.exclusive.release(sess, r.Filter) // replaced
 	}
 	if r.NoLocal {
 		c.flags |= clientNoLocal
@@ -67,6 +79,8 @@ func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
 			l.b.index.Unsubscribe(c.tenant, r.Group, r.Filter, sess.slot)
 			if r.Group != nil {
 				l.b.filters.part(id, sess.slot)
+			} else {
+				l.b.exclusive.release(sess, r.Filter)
 			}
 			return ErrQuota
 		}
@@ -144,6 +158,9 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			errs[i] = ErrQuota
 			continue
 		}
+		if errs[i] = l.b.reserveExclusive(sess, r); errs[i] != nil {
+			continue
+		}
 		var number uint64
 		if c.feed.queued(r, have, at) {
 			number = l.b.filters.reserve(c.tenant, string(r.Group), string(r.Filter))
@@ -165,6 +182,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	e := l.subscribeEntry(c, t, jobs, numbers)
 	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
 		l.b.settle(numbers)
+		l.b.settleExclusive(sess, jobs)
 		return 0, err
 	}
 	for k := range jobs {
@@ -180,10 +198,12 @@ func (l *Local) subscribeEntry(c *Client, t Token, jobs []subscribeJob, numbers 
 	return entry{
 		done: func() {
 			l.b.settle(numbers)
+			l.b.settleExclusive(c.sess, jobs)
 			l.Run(func() { l.subscribed(c, t, jobs) })
 		},
 		failed: func(err error) {
 			l.b.settle(numbers)
+			l.b.settleExclusive(c.sess, jobs)
 			l.Run(func() {
 				for k := range jobs {
 					if jobs[k].r.From.Kind != ReplayNone {
@@ -354,6 +374,7 @@ func (b *Broker) addSubscription(sess *Session, sub durableSubscription) (was ui
 		subs = append(subs, sub)
 	}
 	sess.d.subs.Store(&subs)
+	b.noteExclusive(sess, &sub)
 	if sub.opts&optNoLocal != 0 {
 		sess.d.noLocal.Store(true)
 	}
@@ -414,6 +435,9 @@ func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
 	if sub.number != 0 {
 		b.leaveFilter(sub.number, sess)
 	}
+	if sub.opts&optExclusive != 0 {
+		b.exclusive.release(sess, []byte(sub.filter))
+	}
 	id, existed := b.index.Unsubscribe(sess.tenant, groupBytes(sub.group), []byte(sub.filter), sess.slot)
 	if existed && sub.group != "" {
 		b.filters.part(id, sess.slot)
@@ -439,6 +463,8 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 			sess.dropLive(id)
 			if reqs[i].Group != nil {
 				l.b.filters.part(id, sess.slot)
+			} else {
+				l.b.exclusive.release(sess, reqs[i].Filter)
 			}
 		}
 		return Routed, nil

@@ -384,6 +384,8 @@ type MQTT struct {
 	SubscriptionIDs bool `key:"subscription_ids" default:"true" reload:"live"`
 	// Whether `$share/GROUP/FILTER` is offered.
 	Shared bool `key:"shared" default:"true" reload:"live"`
+	// Whether `$exclusive/FILTER` is offered: a filter that one session at a time is subscribed to in this way. Off, such a filter is refused with 0x8F.
+	ExclusiveSubscription bool `key:"exclusive_subscription" default:"false" reload:"live"`
 	// Which member of a shared subscription gets a message: `round_robin`, `sticky` (one until it leaves), `hash_topic`,
 	// `hash_client` (of the publisher), `least_inflight`.
 	SharedStrategy string `key:"shared_strategy" default:"round_robin" oneof:"round_robin|sticky|hash_topic|hash_client|least_inflight" reload:"live"`

@@ -29,6 +29,7 @@ type Settings struct {
 	Retain               bool
 	Wildcards            bool
 	Shared               bool
+	Exclusive            bool // offer $exclusive/FILTER
 	SubscriptionIDs      bool
 	ValidatePayload      bool   // check payloads that say they are UTF-8
 	AllowSysPublish      bool   // let clients publish below $SYS

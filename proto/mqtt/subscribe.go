@@ -35,7 +35,7 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 		if !ok {
 			break
 		}
-		filter, why := c.judgeFilter(&f, s)
+		filter, exclusive, why := c.judgeFilter(&f, s)
 		if why == nil && p.SubscriptionID != 0 && !s.SubscriptionIDs {
 			why = failSubIDs
 		}
@@ -54,7 +54,7 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 		l.place = append(l.place, len(l.codes))
 		l.codes = append(l.codes, wire.ReasonCode(granted))
 		l.reqs = append(l.reqs, broker.SubscribeRequest{
-			Filter: filter.Topic, Group: filter.Share, SubscriptionID: p.SubscriptionID, QoS: granted,
+			Filter: filter.Topic, Group: filter.Share, Exclusive: exclusive, SubscriptionID: p.SubscriptionID, QoS: granted,
 			NoLocal: f.NoLocal, RetainAsPublished: f.RetainAsPublished, RetainHandling: f.RetainHandling, From: from,
 		})
 	}
@@ -65,20 +65,21 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 }
 
 // judgeFilter takes a filter apart and looks for what makes it unacceptable.
-func (c *conn) judgeFilter(f *wire.FilterRequest, s *Settings) (wire.Filter, *failure) {
-	filter, err := wire.ParseFilter(f.Filter)
+func (c *conn) judgeFilter(f *wire.FilterRequest, s *Settings) (filter wire.Filter, exclusive bool, why *failure) {
+	full, exclusive := cutExclusive(f.Filter)
+	filter, err := wire.ParseFilter(full)
 	switch {
-	case err != nil, s.Topics.CheckFilter(filter.Topic) != nil:
-		return filter, failFilter
+	case err != nil, s.Topics.CheckFilter(filter.Topic) != nil, !exclusiveFits(&filter, exclusive, s):
+		return filter, exclusive, failFilter
 	case filter.Share != nil && !s.Shared:
-		return filter, failShared
+		return filter, exclusive, failShared
 	case filter.Wildcard && !s.Wildcards:
-		return filter, failWildcards
+		return filter, exclusive, failWildcards
 	}
-	if a := c.l.h.authz; a != nil && !a.Authorize(c.identity(), broker.ActionSubscribe, f.Filter) {
-		return filter, failSubscribeACL
+	if a := c.l.h.authz; a != nil && !a.Authorize(c.identity(), broker.ActionSubscribe, full) {
+		return filter, exclusive, failSubscribeACL
 	}
-	return filter, nil
+	return filter, exclusive, nil
 }
 
 // onUnsubscribe takes an UNSUBSCRIBE.
@@ -94,7 +95,8 @@ func (c *conn) onUnsubscribe(h *wire.Header) (took bool, err error) {
 		if !ok {
 			break
 		}
-		filter, err := wire.ParseFilter(f.Filter)
+		full, _ := cutExclusive(f.Filter)
+		filter, err := wire.ParseFilter(full)
 		if err != nil {
 			l.codes = append(l.codes, wire.TopicFilterInvalid)
 			continue
@@ -158,7 +160,7 @@ func requestCode(typ wire.PacketType, err error) wire.ReasonCode {
 		return wire.NoSubscriptionExisted
 	case errors.Is(err, broker.ErrFilter):
 		return wire.TopicFilterInvalid
-	case errors.Is(err, broker.ErrQuota) && typ == wire.SUBACK:
+	case (errors.Is(err, broker.ErrQuota) || errors.Is(err, broker.ErrExclusive)) && typ == wire.SUBACK:
 		return wire.QuotaExceeded
 	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, broker.ErrNoStream):
 		return wire.ImplementationSpecific
@@ -229,7 +231,7 @@ func codeText(code wire.ReasonCode) string {
 	case wire.SubscriptionIDsNotSupported:
 		return failSubIDs.detail
 	case wire.QuotaExceeded:
-		return failQuota.detail
+		return failSubscribeQuota
 	case wire.ImplementationSpecific:
 		return failNotStored
 	default: // told by what it is
