@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -49,6 +50,9 @@ type Message struct {
 	Retain    bool
 	// Publisher is the subscriber slot of the publishing session, for no-local; 0 for none.
 	Publisher uint32
+
+	// Trace is set while somebody asks what becomes of the message.
+	Trace trace.Mark
 
 	// Cache lets the receiving protocol keep an encoded form while one message is handed to many subscribers of one
 	// loop. The core sets it to the Local's own scratch and clears Cache.Kind between messages.
@@ -108,6 +112,7 @@ type Result struct {
 	Token   Token
 	Err     error
 	Matched bool // for a publish: somebody was subscribed
+	Trace   trace.Mark
 }
 
 // Subscriber is a connection as the core sees it. The protocol implements it; every method runs on the connection's

@@ -162,9 +162,13 @@ func (l *Local) deliverEntries(s *shard, p *pending) (acked uint64) {
 		matched := false
 		switch e.kind {
 		case entryRecord:
+			if e.trace != 0 {
+				l.traceKept(s, seq, e.trace)
+			}
 			if it.Next() && refs.next() && e.live {
 				l.props, _ = messageOf(m, it.Record(), l.props)
 				m.Publisher = e.pub
+				m.Trace = e.trace
 				matched = l.deliverKept(s, e.match, m, seq, refs)
 			}
 			seq++
@@ -183,7 +187,7 @@ func (l *Local) deliverEntries(s *shard, p *pending) (acked uint64) {
 		if e.c != nil && e.kind != entryCommand {
 			acked++
 		}
-		l.complete(e.c, Result{Token: e.tok, Matched: matched})
+		l.complete(e.c, Result{Token: e.tok, Matched: matched, Trace: e.trace})
 	}
 	return acked
 }
@@ -220,7 +224,7 @@ func (l *Local) failEntry(e *entry, err error) {
 		e.failed(err)
 		return
 	}
-	l.complete(e.c, Result{Token: e.tok, Err: err})
+	l.complete(e.c, Result{Token: e.tok, Err: err, Trace: e.trace})
 }
 
 // The commands of a shard. Their numbers are on disk.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -133,6 +134,7 @@ type Broker struct {
 	behindGroups atomic.Int64
 	fetcher      *fetcher
 	storePool    storePool
+	tracer       *trace.Tracer
 	compaction   compactor
 
 	producerIDs struct { // set aside and not given out yet
@@ -171,6 +173,7 @@ func New(o Options) *Broker {
 	for i := range o.Loops {
 		b.locals = append(b.locals, newLocal(b, i, o.Loops))
 	}
+	b.traceLoops()
 	for i := range o.Shards {
 		s := newShard(record.ShardID(i), b.locals[i%o.Loops])
 		if o.Replicated {

@@ -179,6 +179,7 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 	}
 	if fs.behind || f.stalled || f.fetching > 0 || f.due > 0 || f.parked != nil || f.retaining > 0 || f.lookAgain {
 		fs.behind = true
+		l.traceBehind(c, m, ref)
 		l.later(c)
 		return
 	}
@@ -187,6 +188,7 @@ func (l *Local) deliverQueued(c *Client, m *Message, opts uint32, ids []uint32, 
 		l.progressed(f)
 	} else if !l.offer(f, m, opts, ids, ref) {
 		fs.behind, f.stalled = true, true
+		l.traceBehind(c, m, ref)
 		return
 	}
 	fs.cursor = ref.Seq
@@ -200,6 +202,7 @@ func (l *Local) offer(f *feed, m *Message, opts uint32, ids []uint32, ref Ref) b
 	if m.Deadline != 0 && m.Deadline <= l.b.nowMilli() {
 		l.b.stats.QueueDropped[DropExpired].Add(1)
 		f.c.sess.d.dropped(DropExpired, 1)
+		l.traceDropped(f.c, m, ref, DropExpired)
 		f.done(ref)
 		l.progressed(f)
 		return true

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/internal/trace"
 )
 
 // Local is the core's part of one loop: its route cache, the bundles it has for other loops, and the inbox in which it gets
@@ -40,6 +41,7 @@ type Local struct {
 	limitWork   []*Session // to be checked against the limits
 	readers     []*Session
 
+	trace        *trace.Loop // nil: nobody asks what becomes of messages
 	times        turnTimes
 	timers       loopTimers
 	wakeFn       func(to *Local, what post) // wakeLater, made once

@@ -30,6 +30,9 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 		return 0, ErrQuota
 	}
 	mt := l.route(tenant, m.Topic)
+	if m.Trace != 0 {
+		l.traceRoute(tenant, m, mt)
+	}
 	for mt.bound != nil {
 		out, err := l.publishBound(c, m, mt.bound, dedupe, t)
 		if !errors.Is(err, errUnbound) {
@@ -84,7 +87,7 @@ func (l *Local) transient(c *Client, mt *match, m *Message, t Token) (Outcome, e
 		return 0, ErrBusy
 	}
 	p.sinceAtMost(l.times.began)
-	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m), match: mt})
+	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m), match: mt, trace: m.Trace})
 	first := s.markDirtyLocked()
 	s.mu.Unlock()
 	if first {
@@ -134,7 +137,7 @@ func (l *Local) journal(c *Client, tenant uint32, mt *match, m *Message, dedupe,
 	l.reference(p, c, m, mt, dedupe, waits, uint16(t))
 	p.size += len(p.extra) - before
 	s.appendRecordLocked(p, &in)
-	e := entry{kind: entryRecord, live: waits, pub: m.Publisher, match: mt}
+	e := entry{kind: entryRecord, live: waits, pub: m.Publisher, match: mt, trace: m.Trace}
 	if waits {
 		e.c, e.tok = c, t
 	}

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -85,7 +86,8 @@ type entry struct {
 	tok    Token
 	bundle *bundle // entryTransient: the message
 	match  *match  // entryRecord, entryTransient: who gets it, as it was when it came
-	pub    uint32  // publisher's slot, for no-local
+	trace  trace.Mark
+	pub    uint32 // publisher's slot, for no-local
 	kind   entryKind
 	live   bool        // entryRecord: route it to live subscribers after the commit
 	done   func()      // entryCommand: runs on the shard's home loop after apply, instead of a completion

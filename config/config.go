@@ -407,6 +407,8 @@ type MQTT struct {
 	ServerReference string `key:"server_reference" default:"" reload:"live"`
 	// Whether payloads that are declared as UTF-8 are checked.
 	ValidatePayloadFormat bool `key:"validate_payload_format" default:"false" reload:"live"`
+	// Whether what becomes of MQTT 5 messages with a user property `trace` is remembered, in a bounded ring, for `sluice explain --message`.
+	TraceProperty bool `key:"trace_property" default:"false" reload:"live"`
 	// How often `$SYS` topics are published. `0s` publishes none.
 	SysInterval time.Duration `key:"sys_interval" default:"10s" min:"0s" max:"24h" reload:"live"`
 }

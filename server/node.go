@@ -34,6 +34,7 @@ type nodeOptions struct {
 	maxConns func() int
 	limits   broker.Limits
 	strategy topics.Strategy
+	marks    bool // messages with a user property trace are traced
 	settings mqtt.Settings
 	authn    broker.Authenticator
 	authz    authorizer
@@ -142,6 +143,7 @@ func newNode(o nodeOptions) (*node, error) {
 		el.OnTurnEnd(l.EndTurn)
 		n.stopTicks = append(n.stopTicks, el.Every(time.Second, l.Tick))
 	}
+	n.broker.Tracer().Standing(o.marks) // once there is who wakes the loops
 	n.tier = openTiering(&o.tier, n.broker, o.logger)
 	o.storage.past = n.tier.past()
 	n.topics = &topicCatalog{b: n.broker}

@@ -235,7 +235,8 @@ func (s *Server) nodeOptions(cfg *config.Config) nodeOptions {
 			checkpointInterval: cfg.Journal.CheckpointInterval, checkpointBytes: int64(cfg.Journal.CheckpointSize),
 			flushed: func(d time.Duration) { s.flushes.Observe(d.Seconds()) },
 		},
-		tier: tierOptionsOf(cfg),
+		tier:  tierOptionsOf(cfg),
+		marks: cfg.MQTT.TraceProperty,
 		door: doorOptions{transport: l.Transport, acceptRate: func() int { return s.cfg.Load().Listeners.MQTT.AcceptRate },
 			handshakeTimeout: l.HandshakeTimeout, connectTimeout: l.ConnectTimeout, tls: s.certs.mqttConfig(), wss: s.certs.webConfig(),
 			maxConns: func() int { return s.cfg.Load().Listeners.MQTT.Connections }, proxied: l.ProxyProtocol, proxies: s.proxies.mqtt.trusts},
@@ -346,6 +347,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.bans.SetFlapping(flappingOptions(&merged))
 	s.node.broker.SetLimits(brokerLimits(&merged))
 	s.node.broker.SetShareStrategy(shareStrategy(&merged))
+	s.node.broker.Tracer().Standing(merged.MQTT.TraceProperty)
 	s.node.sys.every(merged.MQTT.SysInterval)
 	s.node.mqtt.Set(mqttSettings(&merged))
 	s.node.mqtt.Recheck()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,16 +17,27 @@ func init() { register(newExplainCommand) }
 
 func newExplainCommand() *cobra.Command {
 	f := &controlFlags{}
-	var client string
+	var client, message string
 	var connection uint64
 	c := &cobra.Command{
-		Use: "explain --client CLIENT", Short: "Say what holds a client now", Args: atMost(0),
+		Use: "explain (--client CLIENT | --message VALUE)", Short: "Say what holds a client now, or where a message has gone", Args: atMost(0),
 		Long: "Say what a client's connections and its kept session hold and wait for, and what holds it now: the client itself (peer, window), the network,\n" +
-			"a quota, memory, the log, the disk or its loop. The node answers from what it knows: it is no load, and nothing has to be turned on before.",
-		Example: "  sluice explain --client pump-17",
+			"a quota, memory, the log, the disk or its loop. The node answers from what it knows: it is no load, and nothing has to be turned on before.\n\n" +
+			"What has become of a message is remembered while `sluice trace` runs that is about it, and with mqtt.trace_property of those that have a user\n" +
+			"property `trace`: until newer ones have taken the place, 4,096 events a loop.",
+		Example: "  sluice explain --client pump-17\n  sluice pub -t orders -q 1 -m x -P trace=order-17; sluice explain --message order-17",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if (client == "") == (connection == 0) {
-				return misused("give --client or --connection")
+			n := 0
+			for _, set := range []bool{client != "", connection != 0, message != ""} {
+				if set {
+					n++
+				}
+			}
+			if n != 1 {
+				return misused("give --client, --connection or --message")
+			}
+			if message != "" {
+				return f.call(cmd, func(k *controlCall) error { return f.explainMessage(cmd, k, message) })
 			}
 			return f.call(cmd, func(k *controlCall) error {
 				r, err := ask(k, api.NewExplanationsClient(k).ExplainClient, &api.ExplainClientRequest{Id: client, Connection: connection})
@@ -39,10 +51,40 @@ func newExplainCommand() *cobra.Command {
 	f.add(c)
 	f.output.add(c)
 	c.Flags().StringVar(&client, "client", "", "the client with this id")
+	c.Flags().StringVar(&message, "message", "", "the messages whose user property trace has this value, or the one with this number in a trace: #17")
 	c.Flags().Uint64Var(&connection, "connection", 0, "in place of --client: one connection, by its number in `sluice client list`")
 	_ = c.RegisterFlagCompletionFunc("client", f.complete(0, completeClients))
+	_ = c.RegisterFlagCompletionFunc("message", cobra.NoFileCompletions)
 	_ = c.RegisterFlagCompletionFunc("connection", cobra.NoFileCompletions)
 	return c
+}
+
+// explainMessage prints what is remembered of messages.
+func (f *controlFlags) explainMessage(cmd *cobra.Command, k *controlCall, message string) error {
+	r := &api.ExplainMessageRequest{Trace: message}
+	if text, ok := strings.CutPrefix(message, "#"); ok {
+		if n, err := strconv.ParseUint(text, 10, 64); err == nil {
+			r = &api.ExplainMessageRequest{Message: n}
+		}
+	}
+	resp, err := ask(k, api.NewExplanationsClient(k).ExplainMessage, r)
+	if err != nil {
+		return err
+	}
+	v := struct {
+		Messages int64      `json:"messages" yaml:"messages"`
+		Events   []traceRow `json:"events" yaml:"events"`
+	}{resp.Messages, each(resp.Events, traceRowOf)}
+	w := cmd.OutOrStdout()
+	if f.output != "table" {
+		return f.output.write(w, &v, nil)
+	}
+	for i := range v.Events {
+		if _, err := fmt.Fprintln(w, v.Events[i].line()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // holderRow is what holds a client, in every output.

@@ -491,6 +491,364 @@ func (x *Network) GetRttUs() int64 {
 	return 0
 }
 
+// WatchTraceRequest has one of its fields.
+type WatchTraceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`   // what the client with this id publishes and gets, and its connections
+	Topic         string                 `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`     // what is published to topics that this MQTT filter matches, and who gets it
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // the same as client, of all clients from an address, or from a network: 10.0.0.0/8
+	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"` // messages whose user property trace has this value; * for any
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTraceRequest) Reset() {
+	*x = WatchTraceRequest{}
+	mi := &file_explain_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTraceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTraceRequest) ProtoMessage() {}
+
+func (x *WatchTraceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTraceRequest.ProtoReflect.Descriptor instead.
+func (*WatchTraceRequest) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *WatchTraceRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *WatchTraceRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *WatchTraceRequest) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *WatchTraceRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+type TraceEvents struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*TraceEvent          `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"` // in order
+	Lost          int64                  `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`    // that there was no room for, since the answer before
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceEvents) Reset() {
+	*x = TraceEvents{}
+	mi := &file_explain_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceEvents) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceEvents) ProtoMessage() {}
+
+func (x *TraceEvents) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceEvents.ProtoReflect.Descriptor instead.
+func (*TraceEvents) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *TraceEvents) GetEvents() []*TraceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *TraceEvents) GetLost() int64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+// TraceEvent is something that has happened to a message, or to a connection if message is 0.
+type TraceEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AtNs          int64                  `protobuf:"varint,1,opt,name=at_ns,json=atNs,proto3" json:"at_ns,omitempty"` // Unix nanoseconds
+	Message       uint64                 `protobuf:"varint,2,opt,name=message,proto3" json:"message,omitempty"`       // its number, in this run of the node
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`              // received, denied, busy, matched, nobody, stream, logged, answered, queued, sent, acknowledged, dropped, connected, refused, ended
+	Client        string                 `protobuf:"bytes,4,opt,name=client,proto3" json:"client,omitempty"`          // who has published it, is subscribed, or gets it
+	Text          string                 `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`              // received and sent: the topic; matched: the filter; stream: its name; else why, or where
+	Trace         string                 `protobuf:"bytes,6,opt,name=trace,proto3" json:"trace,omitempty"`            // received: the value of its user property trace
+	Size          int64                  `protobuf:"varint,7,opt,name=size,proto3" json:"size,omitempty"`             // bytes of the payload; matched without a client: how many more are subscribed
+	Qos           uint32                 `protobuf:"varint,8,opt,name=qos,proto3" json:"qos,omitempty"`
+	PacketId      uint32                 `protobuf:"varint,9,opt,name=packet_id,json=packetId,proto3" json:"packet_id,omitempty"`
+	Shard         uint32                 `protobuf:"varint,10,opt,name=shard,proto3" json:"shard,omitempty"` // logged: its place
+	Seq           uint64                 `protobuf:"varint,11,opt,name=seq,proto3" json:"seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TraceEvent) Reset() {
+	*x = TraceEvent{}
+	mi := &file_explain_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TraceEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TraceEvent) ProtoMessage() {}
+
+func (x *TraceEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TraceEvent.ProtoReflect.Descriptor instead.
+func (*TraceEvent) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TraceEvent) GetAtNs() int64 {
+	if x != nil {
+		return x.AtNs
+	}
+	return 0
+}
+
+func (x *TraceEvent) GetMessage() uint64 {
+	if x != nil {
+		return x.Message
+	}
+	return 0
+}
+
+func (x *TraceEvent) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TraceEvent) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *TraceEvent) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *TraceEvent) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
+}
+
+func (x *TraceEvent) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TraceEvent) GetQos() uint32 {
+	if x != nil {
+		return x.Qos
+	}
+	return 0
+}
+
+func (x *TraceEvent) GetPacketId() uint32 {
+	if x != nil {
+		return x.PacketId
+	}
+	return 0
+}
+
+func (x *TraceEvent) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *TraceEvent) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+type ExplainMessageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Trace         string                 `protobuf:"bytes,1,opt,name=trace,proto3" json:"trace,omitempty"`      // the value of its user property trace
+	Message       uint64                 `protobuf:"varint,2,opt,name=message,proto3" json:"message,omitempty"` // in place of it: its number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainMessageRequest) Reset() {
+	*x = ExplainMessageRequest{}
+	mi := &file_explain_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainMessageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainMessageRequest) ProtoMessage() {}
+
+func (x *ExplainMessageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainMessageRequest.ProtoReflect.Descriptor instead.
+func (*ExplainMessageRequest) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ExplainMessageRequest) GetTrace() string {
+	if x != nil {
+		return x.Trace
+	}
+	return ""
+}
+
+func (x *ExplainMessageRequest) GetMessage() uint64 {
+	if x != nil {
+		return x.Message
+	}
+	return 0
+}
+
+type ExplainMessageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*TraceEvent          `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`      // in order, 1000 at most
+	Messages      int64                  `protobuf:"varint,2,opt,name=messages,proto3" json:"messages,omitempty"` // that they are of
+	Standing      bool                   `protobuf:"varint,3,opt,name=standing,proto3" json:"standing,omitempty"` // mqtt.trace_property is set, or a trace runs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainMessageResponse) Reset() {
+	*x = ExplainMessageResponse{}
+	mi := &file_explain_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainMessageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainMessageResponse) ProtoMessage() {}
+
+func (x *ExplainMessageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainMessageResponse.ProtoReflect.Descriptor instead.
+func (*ExplainMessageResponse) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExplainMessageResponse) GetEvents() []*TraceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ExplainMessageResponse) GetMessages() int64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *ExplainMessageResponse) GetStanding() bool {
+	if x != nil {
+		return x.Standing
+	}
+	return false
+}
+
 var File_explain_proto protoreflect.FileDescriptor
 
 const file_explain_proto_rawDesc = "" +
@@ -551,9 +909,41 @@ const file_explain_proto_rawDesc = "" +
 	"\x06unsent\x18\x01 \x01(\x03R\x06unsent\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\x12\x18\n" +
 	"\arepeats\x18\x03 \x01(\x05R\arepeats\x12\x15\n" +
-	"\x06rtt_us\x18\x04 \x01(\x03R\x05rttUs2r\n" +
+	"\x06rtt_us\x18\x04 \x01(\x03R\x05rttUs\"u\n" +
+	"\x11WatchTraceRequest\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"X\n" +
+	"\vTraceEvents\x125\n" +
+	"\x06events\x18\x01 \x03(\v2\x1d.sluice.control.v1.TraceEventR\x06events\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\x03R\x04lost\"\xfc\x01\n" +
+	"\n" +
+	"TraceEvent\x12\x13\n" +
+	"\x05at_ns\x18\x01 \x01(\x03R\x04atNs\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\x04R\amessage\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06client\x18\x04 \x01(\tR\x06client\x12\x12\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12\x14\n" +
+	"\x05trace\x18\x06 \x01(\tR\x05trace\x12\x12\n" +
+	"\x04size\x18\a \x01(\x03R\x04size\x12\x10\n" +
+	"\x03qos\x18\b \x01(\rR\x03qos\x12\x1b\n" +
+	"\tpacket_id\x18\t \x01(\rR\bpacketId\x12\x14\n" +
+	"\x05shard\x18\n" +
+	" \x01(\rR\x05shard\x12\x10\n" +
+	"\x03seq\x18\v \x01(\x04R\x03seq\"G\n" +
+	"\x15ExplainMessageRequest\x12\x14\n" +
+	"\x05trace\x18\x01 \x01(\tR\x05trace\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\x04R\amessage\"\x87\x01\n" +
+	"\x16ExplainMessageResponse\x125\n" +
+	"\x06events\x18\x01 \x03(\v2\x1d.sluice.control.v1.TraceEventR\x06events\x12\x1a\n" +
+	"\bmessages\x18\x02 \x01(\x03R\bmessages\x12\x1a\n" +
+	"\bstanding\x18\x03 \x01(\bR\bstanding2\xaf\x02\n" +
 	"\fExplanations\x12b\n" +
-	"\rExplainClient\x12'.sluice.control.v1.ExplainClientRequest\x1a(.sluice.control.v1.ExplainClientResponseB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
+	"\rExplainClient\x12'.sluice.control.v1.ExplainClientRequest\x1a(.sluice.control.v1.ExplainClientResponse\x12e\n" +
+	"\x0eExplainMessage\x12(.sluice.control.v1.ExplainMessageRequest\x1a).sluice.control.v1.ExplainMessageResponse\x12T\n" +
+	"\n" +
+	"WatchTrace\x12$.sluice.control.v1.WatchTraceRequest\x1a\x1e.sluice.control.v1.TraceEvents0\x01B,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
 
 var (
 	file_explain_proto_rawDescOnce sync.Once
@@ -567,34 +957,45 @@ func file_explain_proto_rawDescGZIP() []byte {
 	return file_explain_proto_rawDescData
 }
 
-var file_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_explain_proto_goTypes = []any{
-	(*ExplainClientRequest)(nil),  // 0: sluice.control.v1.ExplainClientRequest
-	(*ExplainClientResponse)(nil), // 1: sluice.control.v1.ExplainClientResponse
-	(*Holder)(nil),                // 2: sluice.control.v1.Holder
-	(*ClientExplanation)(nil),     // 3: sluice.control.v1.ClientExplanation
-	(*Network)(nil),               // 4: sluice.control.v1.Network
-	nil,                           // 5: sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
-	nil,                           // 6: sluice.control.v1.ClientExplanation.DroppedEntry
-	(*Session)(nil),               // 7: sluice.control.v1.Session
-	(*Client)(nil),                // 8: sluice.control.v1.Client
+	(*ExplainClientRequest)(nil),   // 0: sluice.control.v1.ExplainClientRequest
+	(*ExplainClientResponse)(nil),  // 1: sluice.control.v1.ExplainClientResponse
+	(*Holder)(nil),                 // 2: sluice.control.v1.Holder
+	(*ClientExplanation)(nil),      // 3: sluice.control.v1.ClientExplanation
+	(*Network)(nil),                // 4: sluice.control.v1.Network
+	(*WatchTraceRequest)(nil),      // 5: sluice.control.v1.WatchTraceRequest
+	(*TraceEvents)(nil),            // 6: sluice.control.v1.TraceEvents
+	(*TraceEvent)(nil),             // 7: sluice.control.v1.TraceEvent
+	(*ExplainMessageRequest)(nil),  // 8: sluice.control.v1.ExplainMessageRequest
+	(*ExplainMessageResponse)(nil), // 9: sluice.control.v1.ExplainMessageResponse
+	nil,                            // 10: sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
+	nil,                            // 11: sluice.control.v1.ClientExplanation.DroppedEntry
+	(*Session)(nil),                // 12: sluice.control.v1.Session
+	(*Client)(nil),                 // 13: sluice.control.v1.Client
 }
 var file_explain_proto_depIdxs = []int32{
-	3, // 0: sluice.control.v1.ExplainClientResponse.connections:type_name -> sluice.control.v1.ClientExplanation
-	7, // 1: sluice.control.v1.ExplainClientResponse.session:type_name -> sluice.control.v1.Session
-	5, // 2: sluice.control.v1.ExplainClientResponse.session_dropped:type_name -> sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
-	2, // 3: sluice.control.v1.ExplainClientResponse.holders:type_name -> sluice.control.v1.Holder
-	8, // 4: sluice.control.v1.ClientExplanation.client:type_name -> sluice.control.v1.Client
-	2, // 5: sluice.control.v1.ClientExplanation.holders:type_name -> sluice.control.v1.Holder
-	4, // 6: sluice.control.v1.ClientExplanation.network:type_name -> sluice.control.v1.Network
-	6, // 7: sluice.control.v1.ClientExplanation.dropped:type_name -> sluice.control.v1.ClientExplanation.DroppedEntry
-	0, // 8: sluice.control.v1.Explanations.ExplainClient:input_type -> sluice.control.v1.ExplainClientRequest
-	1, // 9: sluice.control.v1.Explanations.ExplainClient:output_type -> sluice.control.v1.ExplainClientResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	3,  // 0: sluice.control.v1.ExplainClientResponse.connections:type_name -> sluice.control.v1.ClientExplanation
+	12, // 1: sluice.control.v1.ExplainClientResponse.session:type_name -> sluice.control.v1.Session
+	10, // 2: sluice.control.v1.ExplainClientResponse.session_dropped:type_name -> sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
+	2,  // 3: sluice.control.v1.ExplainClientResponse.holders:type_name -> sluice.control.v1.Holder
+	13, // 4: sluice.control.v1.ClientExplanation.client:type_name -> sluice.control.v1.Client
+	2,  // 5: sluice.control.v1.ClientExplanation.holders:type_name -> sluice.control.v1.Holder
+	4,  // 6: sluice.control.v1.ClientExplanation.network:type_name -> sluice.control.v1.Network
+	11, // 7: sluice.control.v1.ClientExplanation.dropped:type_name -> sluice.control.v1.ClientExplanation.DroppedEntry
+	7,  // 8: sluice.control.v1.TraceEvents.events:type_name -> sluice.control.v1.TraceEvent
+	7,  // 9: sluice.control.v1.ExplainMessageResponse.events:type_name -> sluice.control.v1.TraceEvent
+	0,  // 10: sluice.control.v1.Explanations.ExplainClient:input_type -> sluice.control.v1.ExplainClientRequest
+	8,  // 11: sluice.control.v1.Explanations.ExplainMessage:input_type -> sluice.control.v1.ExplainMessageRequest
+	5,  // 12: sluice.control.v1.Explanations.WatchTrace:input_type -> sluice.control.v1.WatchTraceRequest
+	1,  // 13: sluice.control.v1.Explanations.ExplainClient:output_type -> sluice.control.v1.ExplainClientResponse
+	9,  // 14: sluice.control.v1.Explanations.ExplainMessage:output_type -> sluice.control.v1.ExplainMessageResponse
+	6,  // 15: sluice.control.v1.Explanations.WatchTrace:output_type -> sluice.control.v1.TraceEvents
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_explain_proto_init() }
@@ -609,7 +1010,7 @@ func file_explain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_explain_proto_rawDesc), len(file_explain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Explanations_ExplainClient_FullMethodName = "/sluice.control.v1.Explanations/ExplainClient"
+	Explanations_ExplainClient_FullMethodName  = "/sluice.control.v1.Explanations/ExplainClient"
+	Explanations_ExplainMessage_FullMethodName = "/sluice.control.v1.Explanations/ExplainMessage"
+	Explanations_WatchTrace_FullMethodName     = "/sluice.control.v1.Explanations/WatchTrace"
 )
 
 // ExplanationsClient is the client API for Explanations service.
@@ -32,6 +34,12 @@ type ExplanationsClient interface {
 	// ExplainClient shows what a client's connections and its session hold and wait for, and what holds it now. NOT_FOUND: it is not connected, and
 	// no session of it is kept.
 	ExplainClient(ctx context.Context, in *ExplainClientRequest, opts ...grpc.CallOption) (*ExplainClientResponse, error)
+	// ExplainMessage shows what is remembered of messages: those with a user property trace, while mqtt.trace_property is set or a WatchTrace runs that is about
+	// them. NOT_FOUND: nothing is.
+	ExplainMessage(ctx context.Context, in *ExplainMessageRequest, opts ...grpc.CallOption) (*ExplainMessageResponse, error)
+	// WatchTrace tells what happens to messages and connections, from the call on until its caller goes. The first answer is empty: from then on nothing is
+	// missed that there is room for. RESOURCE_EXHAUSTED: as many run as may, seven.
+	WatchTrace(ctx context.Context, in *WatchTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceEvents], error)
 }
 
 type explanationsClient struct {
@@ -52,6 +60,35 @@ func (c *explanationsClient) ExplainClient(ctx context.Context, in *ExplainClien
 	return out, nil
 }
 
+func (c *explanationsClient) ExplainMessage(ctx context.Context, in *ExplainMessageRequest, opts ...grpc.CallOption) (*ExplainMessageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainMessageResponse)
+	err := c.cc.Invoke(ctx, Explanations_ExplainMessage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *explanationsClient) WatchTrace(ctx context.Context, in *WatchTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceEvents], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Explanations_ServiceDesc.Streams[0], Explanations_WatchTrace_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTraceRequest, TraceEvents]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Explanations_WatchTraceClient = grpc.ServerStreamingClient[TraceEvents]
+
 // ExplanationsServer is the server API for Explanations service.
 // All implementations must embed UnimplementedExplanationsServer
 // for forward compatibility.
@@ -62,6 +99,12 @@ type ExplanationsServer interface {
 	// ExplainClient shows what a client's connections and its session hold and wait for, and what holds it now. NOT_FOUND: it is not connected, and
 	// no session of it is kept.
 	ExplainClient(context.Context, *ExplainClientRequest) (*ExplainClientResponse, error)
+	// ExplainMessage shows what is remembered of messages: those with a user property trace, while mqtt.trace_property is set or a WatchTrace runs that is about
+	// them. NOT_FOUND: nothing is.
+	ExplainMessage(context.Context, *ExplainMessageRequest) (*ExplainMessageResponse, error)
+	// WatchTrace tells what happens to messages and connections, from the call on until its caller goes. The first answer is empty: from then on nothing is
+	// missed that there is room for. RESOURCE_EXHAUSTED: as many run as may, seven.
+	WatchTrace(*WatchTraceRequest, grpc.ServerStreamingServer[TraceEvents]) error
 	mustEmbedUnimplementedExplanationsServer()
 }
 
@@ -74,6 +117,12 @@ type UnimplementedExplanationsServer struct{}
 
 func (UnimplementedExplanationsServer) ExplainClient(context.Context, *ExplainClientRequest) (*ExplainClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainClient not implemented")
+}
+func (UnimplementedExplanationsServer) ExplainMessage(context.Context, *ExplainMessageRequest) (*ExplainMessageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainMessage not implemented")
+}
+func (UnimplementedExplanationsServer) WatchTrace(*WatchTraceRequest, grpc.ServerStreamingServer[TraceEvents]) error {
+	return status.Error(codes.Unimplemented, "method WatchTrace not implemented")
 }
 func (UnimplementedExplanationsServer) mustEmbedUnimplementedExplanationsServer() {}
 func (UnimplementedExplanationsServer) testEmbeddedByValue()                      {}
@@ -114,6 +163,35 @@ func _Explanations_ExplainClient_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Explanations_ExplainMessage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainMessageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExplanationsServer).ExplainMessage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Explanations_ExplainMessage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExplanationsServer).ExplainMessage(ctx, req.(*ExplainMessageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Explanations_WatchTrace_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTraceRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ExplanationsServer).WatchTrace(m, &grpc.GenericServerStream[WatchTraceRequest, TraceEvents]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Explanations_WatchTraceServer = grpc.ServerStreamingServer[TraceEvents]
+
 // Explanations_ServiceDesc is the grpc.ServiceDesc for Explanations service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -125,7 +203,17 @@ var Explanations_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ExplainClient",
 			Handler:    _Explanations_ExplainClient_Handler,
 		},
+		{
+			MethodName: "ExplainMessage",
+			Handler:    _Explanations_ExplainMessage_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchTrace",
+			Handler:       _Explanations_WatchTrace_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "explain.proto",
 }

@@ -36,6 +36,7 @@ const (
 	flagMetered                           // in loopState.metered
 	flagOverQuota                         // what it was sent over its quota is not paid for yet
 	flagBridge                            // a bridge of version 3.1.1
+	flagHeard                             // it has acknowledged something; looked at when OnData ends
 )
 
 // What reading waits for; see conn.block.
@@ -83,6 +84,7 @@ type extra struct {
 
 	expires int64 // see conn.expires
 	drops   *[dropReasons]uint64
+	traced  *tracedFlight
 }
 
 func (c *conn) extras() *extra {
@@ -125,6 +127,12 @@ func (c *conn) onData(b []byte) int {
 	c.flags |= flagInData
 	n, published := c.packets(b)
 	c.flags &^= flagInData
+	if c.flags&flagHeard != 0 {
+		c.flags &^= flagHeard
+		if c.out != nil {
+			c.out.heard = c.l.loop.NowMono()
+		}
+	}
 	if c.flags&flagMoveOn != 0 {
 		c.flags &^= flagMoveOn
 		c.moveOn()
@@ -238,6 +246,7 @@ func (c *conn) onDisconnect(body []byte) error {
 		req.HasExpiry, req.Expiry = true, c.l.h.settings.Load().expiry(d.SessionExpiry)
 	}
 	c.l.n.Disconnects[d.Reason]++
+	c.traceEnd("the client has said DISCONNECT")
 	c.flags |= flagGoodbye
 	c.detach(req)
 	c.state = stateClosing
@@ -251,6 +260,7 @@ func (c *conn) end(f failure) {
 	if c.state == stateClosing {
 		return
 	}
+	c.traceEnd(f.detail)
 	if c.state == stateUp && c.version == wire.V5 && f != *failElsewhere {
 		d := wire.Disconnect{Reason: f.code}
 		if c.flags&flagProblemInfo != 0 && f.code.Failed() {
@@ -311,8 +321,10 @@ func (c *conn) onClose(err error) {
 			c.l.n.Disconnects[wire.NotAuthorized]++
 		} else if errors.Is(err, engine.ErrIdle) && c.state == stateUp {
 			c.l.n.Disconnects[wire.KeepAliveTimeout]++
+			c.traceEnd("nothing has come from it for one and a half times its keep-alive")
 		} else if c.state == stateUp {
 			c.l.n.Lost++
+			c.traceEnd("its connection has ended without a DISCONNECT")
 		}
 	}
 	c.detach(broker.DisconnectRequest{PublishWill: true})

@@ -240,6 +240,7 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	}
 	c.l.n.Connected++
 	c.l.n.Connects[wire.Success]++
+	c.traceConnected()
 	c.connack(s, st, &r)
 	if c.version == wire.V5 {
 		c.aliasInMax, c.aliasOutMax = s.TopicAliasMax, min(st.aliasMax, s.TopicAliasMaxOut)
@@ -311,6 +312,7 @@ func (c *conn) refuse(f failure) {
 		f.code = wire.ServerUnavailable // CONNACK has no other word for it
 	}
 	c.l.n.Connects[f.code]++
+	c.traceRefused(&f)
 	a := wire.Connack{Reason: f.code}
 	if c.version == wire.V5 {
 		if c.flags&flagProblemInfo != 0 {

@@ -61,6 +61,9 @@ func (c *conn) Room() bool {
 
 // Deliver sends one message, or has it wait; see broker.Subscriber.
 func (c *conn) Deliver(m *broker.Message, d *broker.Delivery) (packetID uint16, ok bool) {
+	if c.l.trace != nil && c.l.fate == fateUnasked {
+		return c.deliverTraced(m, d)
+	}
 	kept := !d.Ref.Zero()
 	if c.state != stateUp {
 		return 0, !kept // what is not kept is lost with its session
@@ -146,6 +149,9 @@ func (c *conn) enqueue(m *broker.Message, d *broker.Delivery) {
 		return
 	}
 	q.push(c.l.loop.Pool(), m, d)
+	if c.l.fate != fateUnasked {
+		c.l.fate = fateQueued
+	}
 }
 
 // moveOn uses what room there is: for the connection's own queue, then for what the core holds.
@@ -160,7 +166,11 @@ func (c *conn) moveOn() {
 	l := c.l
 	for c.out != nil && !c.out.queue.empty() && c.room() {
 		l.ids = c.out.queue.peek(&l.queued, &l.handed, l.ids)
-		c.sendAcked(&l.queued, &l.handed)
+		if l.trace != nil {
+			c.sendTraced(&l.queued, &l.handed)
+		} else {
+			c.sendAcked(&l.queued, &l.handed)
+		}
 		c.out.queue.pop(l.loop.Pool())
 	}
 	if c.flags&flagStarved != 0 && c.room() && (c.out == nil || c.out.queue.empty()) {
@@ -306,7 +316,10 @@ func (c *conn) onAck(h *wire.Header) (took bool, err error) {
 // landed ends a message that was in flight.
 func (c *conn) landed(id uint16, state uint8) {
 	c.out.flight.del(id)
-	c.out.heard = c.l.loop.NowMono()
+	c.flags |= flagHeard
+	if c.l.trace != nil {
+		c.traceLanded(id)
+	}
 	if state&sentKept != 0 {
 		c.l.core.Acked(c.client, id)
 	}
@@ -335,7 +348,7 @@ func (c *conn) onPubrec(a *wire.Ack, state uint8) (took bool, err error) {
 		c.landed(a.PacketID, state)
 		return true, nil
 	}
-	c.out.heard = c.l.loop.NowMono()
+	c.flags |= flagHeard
 	if state&sentKept == 0 {
 		c.out.flight.put(a.PacketID, sentPubrel)
 		c.reply(wire.PUBREL, a.PacketID, wire.Success, "")

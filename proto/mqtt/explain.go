@@ -74,6 +74,9 @@ func (c *conn) Explain() (s broker.ClientState, ok bool) {
 // dropped counts a message of the connection's client, or to it, that is not given on.
 func (c *conn) dropped(why Drop) {
 	c.l.n.Dropped[why]++
+	if c.l.fate != fateUnasked {
+		c.l.fate = fateDropped + fate(why)
+	}
 	x := c.extras()
 	if x.drops == nil {
 		x.drops = new([dropReasons]uint64)

@@ -12,6 +12,7 @@ import (
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/trace"
 )
 
 // Options of a Handler.
@@ -54,6 +55,9 @@ func NewHandler(o Options) *Handler {
 	h := newHandler(&o)
 	for _, el := range o.Loops {
 		l := h.addLoop(el, o.Broker.Local(el.ID()))
+		o.Broker.Tracer().Attach(el.ID(), func(to *trace.Loop) {
+			el.Post(engine.TaskFunc(func(*engine.Loop) { l.trace = to }))
+		})
 		el.OnTurnEnd(l.endTurn)
 		h.stops = append(h.stops, el.Every(time.Second, l.tick))
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -56,10 +57,15 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 			return true, err
 		}
 	}
+	var mark trace.Mark
+	if c.l.trace != nil {
+		mark = c.traceReceived(&p)
+	}
 	if why, drop := c.judgePublish(&p, s); why != nil {
+		c.traceSaid(mark, trace.Denied, why.detail)
 		return true, c.refusePublish(&p, why, drop)
 	}
-	return c.route(&p)
+	return c.route(&p, mark)
 }
 
 // admitPublish looks at a QoS 1 or 2 message's identifier. done says that the packet needs no more: it was here before.
@@ -144,11 +150,11 @@ func (c *conn) acknowledge(a ack, detail string) {
 }
 
 // route gives the message to the core.
-func (c *conn) route(p *wire.Publish) (took bool, err error) {
+func (c *conn) route(p *wire.Publish, mark trace.Mark) (took bool, err error) {
 	l := c.l
 	m := &l.msg
 	*m = broker.Message{Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
-		Timestamp: l.loop.NowUnixMilli(), Publisher: c.client.Slot}
+		Timestamp: l.loop.NowUnixMilli(), Publisher: c.client.Slot, Trace: mark}
 	if c.version == wire.V5 {
 		m.Props, l.forward = p.Props.Forward(l.forward)
 		if p.Props.HasExpiry {
@@ -163,7 +169,11 @@ func (c *conn) route(p *wire.Publish) (took bool, err error) {
 	if err != nil {
 		if errors.Is(err, broker.ErrBusy) {
 			c.block(blockBusy)
+			c.traceSaid(mark, trace.Busy, "")
 			return false, nil
+		}
+		if mark != 0 {
+			c.traceSaid(mark, trace.Dropped, err.Error())
 		}
 		if errors.Is(err, broker.ErrNotLeader) {
 			c.dropped(DropUnavailable)
@@ -208,6 +218,9 @@ func (c *conn) routeAcked(p *wire.Publish, m *broker.Message) error {
 		}
 		return nil
 	}
+	if m.Trace != 0 {
+		c.traceAnswered(m.Trace, nil)
+	}
 	if in.acks.len() == 1 || seq == in.acks.head {
 		c.sendAcks()
 	}
@@ -220,6 +233,9 @@ func (c *conn) publishDone(seq uint32, r broker.Result) {
 		return
 	}
 	code := wire.Success
+	if r.Trace != 0 {
+		c.traceAnswered(r.Trace, r.Err)
+	}
 	if r.Err != nil {
 		why := coreFailure(r.Err)
 		c.dropped(dropOf(r.Err))

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/internal/trace"
 )
 
 // messageQueue holds messages that wait for a place in the window of a session that nothing outlives: copies, end to end in one
@@ -21,6 +22,7 @@ const queuedHead = 4 + 2 + 4 + 2 + 8 + 1 + 1
 const (
 	queuedRetain = 1 << iota
 	queuedDup
+	queuedTraced // a mark follows the payload: u64
 )
 
 func (q *messageQueue) empty() bool { return q.count == 0 }
@@ -30,7 +32,11 @@ func (q *messageQueue) bytes() int { return len(q.buf) - q.head }
 
 // queuedSize is how many bytes a message takes in a queue.
 func queuedSize(m *broker.Message, d *broker.Delivery) int {
-	return queuedHead + len(m.Topic) + len(m.Props) + 4*len(d.SubscriptionIDs) + len(m.Payload)
+	n := queuedHead + len(m.Topic) + len(m.Props) + 4*len(d.SubscriptionIDs) + len(m.Payload)
+	if m.Trace != 0 {
+		n += 8
+	}
+	return n
 }
 
 // push copies a message to the end. The caller has looked at the bound.
@@ -51,6 +57,9 @@ func (q *messageQueue) push(p *alloc.Pool, m *broker.Message, d *broker.Delivery
 	if d.Dup {
 		flags |= queuedDup
 	}
+	if m.Trace != 0 {
+		flags |= queuedTraced
+	}
 	b := binary.LittleEndian.AppendUint32(q.buf, uint32(n))
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(m.Topic)))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(m.Props)))
@@ -62,7 +71,11 @@ func (q *messageQueue) push(p *alloc.Pool, m *broker.Message, d *broker.Delivery
 	}
 	b = append(b, m.Topic...)
 	b = append(b, m.Props...)
-	q.buf = append(b, m.Payload...)
+	b = append(b, m.Payload...)
+	if m.Trace != 0 {
+		b = binary.LittleEndian.AppendUint64(b, uint64(m.Trace))
+	}
+	q.buf = b
 	q.count++
 }
 
@@ -74,6 +87,10 @@ func (q *messageQueue) peek(m *broker.Message, d *broker.Delivery, ids []uint32)
 	count := int(binary.LittleEndian.Uint16(b[10:]))
 	*m = broker.Message{Deadline: int64(binary.LittleEndian.Uint64(b[12:])), QoS: b[20]}
 	*d = broker.Delivery{QoS: b[20], Retain: b[21]&queuedRetain != 0, Dup: b[21]&queuedDup != 0}
+	if b[21]&queuedTraced != 0 {
+		m.Trace = trace.Mark(binary.LittleEndian.Uint64(b[len(b)-8:]))
+		b = b[:len(b)-8]
+	}
 	b = b[queuedHead:]
 	ids = ids[:0]
 	for range count {

@@ -1,0 +1,440 @@
+// Package trace remembers what happens to chosen messages, for as long as somebody asks: probes say which, each loop writes events into a ring of
+// its own, and streams read the rings. It knows neither MQTT nor the core: who calls Add says what has happened.
+//
+// Nobody asks: a loop has no *Loop, and looks at that one pointer of its own. Somebody does: it compares, and what a probe wants is written under
+// the ring's lock. A ring takes eventsPerSecond, and counts what it leaves out.
+package trace
+
+import (
+	"cmp"
+	"errors"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Kind is what has happened.
+type Kind uint8
+
+// The kinds.
+const (
+	Received     Kind = iota + 1 // a client has published it; Text: topic, Label: its trace property
+	Denied                       // it may not, or not so; Text: why
+	Busy                         // it was not taken yet: the log's list is full
+	Matched                      // Text: filter, Client: who is subscribed by it; without: Size more are
+	NoMatch                      // nobody is subscribed
+	Streamed                     // a binding has it; Text: the stream
+	Kept                         // it is in the log; Shard, Seq
+	Answered                     // its publisher was told; Text: why not, if it failed
+	Queued                       // it waits for room; Text: where
+	Sent                         // to Client, which knows it by PacketID; Text: topic
+	Acknowledged                 // by Client
+	Dropped                      // Text: why
+	Connected
+	Refused // a connection; Text: why
+	Ended   // a connection; Text: why
+	kinds
+)
+
+var kindNames = [kinds]string{Received: "received", Denied: "denied", Busy: "busy", Matched: "matched", NoMatch: "nobody", Streamed: "stream", Kept: "logged",
+	Answered: "answered", Queued: "queued", Sent: "sent", Acknowledged: "acknowledged", Dropped: "dropped", Connected: "connected", Refused: "refused",
+	Ended: "ended"}
+
+// String is the kind as the control plane says it.
+func (k Kind) String() string { return kindNames[k] }
+
+// Bounds.
+const (
+	ProbesMax       = 8 // one of them may be Standing's
+	ringEvents      = 4096
+	eventsPerSecond = 2000 // of a loop
+	textMax         = 256  // bytes of a text; the rest is cut off
+	refsMax         = 1024 // messages in the log that are known by their place; a power of two
+)
+
+// Mark is what a message bears that somebody asks about: which probes in its upper eight bits, its number in the others. 0: nobody does.
+type Mark uint64
+
+const numberBits = 56
+
+// Number tells messages apart, in one run of the node.
+func (m Mark) Number() uint64 { return uint64(m) & (1<<numberBits - 1) }
+
+func (m Mark) probes() uint8 { return uint8(m >> numberBits) }
+
+// Event is something that has happened.
+type Event struct {
+	At       int64 // Unix nanoseconds; Add sets it
+	Mark     Mark  // Add sets it
+	Seq      uint64
+	Client   string
+	Text     string
+	Label    string
+	Size     int32
+	Shard    uint16
+	PacketID uint16
+	Kind     Kind
+	QoS      uint8
+}
+
+// Probe says what is asked about: one of its fields.
+type Probe struct {
+	Client  string
+	Topic   func(topic []byte) bool // whether it is about a topic
+	Address netip.Prefix
+	Label   string // the value of the trace property
+	Labels  bool   // whatever the value
+}
+
+// ring is a loop's.
+type ring struct {
+	mu struct {
+		sync.Mutex
+		events []Event // ringEvents of them once there was one
+		n      uint64  // events that were written
+		second int64
+		taken  int
+		lost   [ProbesMax]uint64
+	}
+}
+
+// Tracer has a node's probes and rings. It is safe for concurrent use.
+type Tracer struct {
+	now    func() time.Time
+	rings  []ring
+	number atomic.Uint64
+	mu     struct {
+		sync.Mutex
+		probes   [ProbesMax]*Probe
+		attached []func(*Loop) // and of which loop
+		loops    []int
+		last     *armed
+		epoch    uint64
+	}
+	refs struct {
+		sync.Mutex
+		at [refsMax]ref
+	}
+}
+
+type ref struct {
+	seq   uint64
+	mark  Mark
+	shard uint16
+}
+
+// armed are the probes of one time.
+type armed struct {
+	probes    []numbered
+	epoch     uint64
+	addresses bool // some probe is about addresses
+	labels    bool // about labels
+}
+
+type numbered struct {
+	*Probe
+	bit uint8
+}
+
+// New makes a Tracer for so many loops.
+func New(loops int, now func() time.Time) *Tracer {
+	return &Tracer{now: now, rings: make([]ring, loops)}
+}
+
+// ErrBusy says that ProbesMax probes are armed already.
+var ErrBusy = errors.New("as many traces run as may")
+
+// Attach has set called with what a loop is to use from then on, nil for nothing, whenever probes come or go, and at once if there are some. set is
+// called on any goroutine and hands it to the loop.
+func (t *Tracer) Attach(loop int, set func(*Loop)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.attached, t.mu.loops = append(t.mu.attached, set), append(t.mu.loops, loop)
+	if t.mu.last != nil {
+		set(t.loop(loop, t.mu.last))
+	}
+}
+
+func (t *Tracer) loop(i int, a *armed) *Loop { return &Loop{t: t, a: a, r: &t.rings[i]} }
+
+// tellLocked tells the loops.
+func (t *Tracer) tellLocked() {
+	last := t.mu.last
+	t.mu.last = nil
+	if t.mu.probes != [ProbesMax]*Probe{} {
+		if last == nil {
+			t.mu.epoch++
+		}
+		a := &armed{epoch: t.mu.epoch}
+		for i, p := range t.mu.probes {
+			if p != nil {
+				a.probes = append(a.probes, numbered{p, 1 << i})
+				a.addresses = a.addresses || p.Address.IsValid()
+				a.labels = a.labels || p.Labels || p.Label != ""
+			}
+		}
+		t.mu.last = a
+	}
+	for i, set := range t.mu.attached {
+		if t.mu.last == nil {
+			set(nil)
+		} else {
+			set(t.loop(t.mu.loops[i], t.mu.last))
+		}
+	}
+}
+
+// Standing arms a probe of all messages with a trace property, for Find, or takes it away. It has no stream, and the last place.
+func (t *Tracer) Standing(on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := &t.mu.probes[ProbesMax-1]
+	if on == (*at != nil) {
+		return
+	}
+	*at = nil
+	if on {
+		*at = &Probe{Labels: true}
+	}
+	t.tellLocked()
+}
+
+// Open arms a probe. Close the stream.
+func (t *Tracer) Open(p Probe) (*Stream, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.mu.probes[:ProbesMax-1], nil)
+	if i < 0 {
+		return nil, ErrBusy
+	}
+	t.mu.probes[i] = &p
+	s := &Stream{t: t, probe: i, from: make([]uint64, len(t.rings)), lost: make([]uint64, len(t.rings))}
+	for k := range t.rings {
+		r := &t.rings[k]
+		r.mu.Lock()
+		s.from[k], s.lost[k] = r.mu.n, r.mu.lost[i]
+		r.mu.Unlock()
+	}
+	t.tellLocked()
+	return s, nil
+}
+
+// Stream gives what one probe sees.
+type Stream struct {
+	t     *Tracer
+	probe int
+	from  []uint64
+	lost  []uint64
+}
+
+// Close takes the probe away.
+func (s *Stream) Close() {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	s.t.mu.probes[s.probe] = nil
+	s.t.tellLocked()
+}
+
+// Read gives what has happened since the last Read, of all loops, in order; lost: how many events there was no room for.
+func (s *Stream) Read() (list []Event, lost uint64) {
+	until := s.t.now().UnixNano() // what comes from now on waits: another ring may have something that was before it
+	for i := range s.t.rings {
+		r := &s.t.rings[i]
+		r.mu.Lock()
+		if r.mu.n-s.from[i] > ringEvents {
+			lost += r.mu.n - ringEvents - s.from[i] // those of other probes too
+			s.from[i] = r.mu.n - ringEvents
+		}
+		for ; s.from[i] < r.mu.n; s.from[i]++ {
+			e := &r.mu.events[s.from[i]%ringEvents]
+			if e.At > until {
+				break
+			}
+			if e.Mark.probes()&(1<<s.probe) != 0 {
+				list = append(list, *e)
+			}
+		}
+		lost += r.mu.lost[s.probe] - s.lost[i]
+		s.lost[i] = r.mu.lost[s.probe]
+		r.mu.Unlock()
+	}
+	byTime(list)
+	return list, lost
+}
+
+func byTime(list []Event) {
+	slices.SortStableFunc(list, func(a, b Event) int { return cmp.Compare(a.At, b.At) })
+}
+
+// Find gives what the rings still have of the messages that want picks by one of their events, in order, and how many messages these are.
+func (t *Tracer) Find(want func(*Event) bool) (list []Event, messages int) {
+	numbers := make(map[uint64]bool)
+	t.each(func(e *Event) {
+		if n := e.Mark.Number(); n != 0 && want(e) {
+			numbers[n] = true
+		}
+	})
+	t.each(func(e *Event) {
+		if numbers[e.Mark.Number()] {
+			list = append(list, *e)
+		}
+	})
+	byTime(list)
+	return list, len(numbers)
+}
+
+// each calls fn with all events, those of one ring in order.
+func (t *Tracer) each(fn func(*Event)) {
+	for i := range t.rings {
+		r := &t.rings[i]
+		r.mu.Lock()
+		for k := range r.mu.events {
+			if e := &r.mu.events[k]; e.Kind != 0 {
+				fn(e)
+			}
+		}
+		r.mu.Unlock()
+	}
+}
+
+// Armed says how many probes there are, Standing's among them.
+func (t *Tracer) Armed() (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.mu.probes {
+		if p != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Loop is what one loop uses while somebody asks. It belongs to that loop.
+type Loop struct {
+	t *Tracer
+	a *armed
+	r *ring
+}
+
+// Epoch is another one whenever nobody has asked in between.
+func (l *Loop) Epoch() uint64 { return l.a.epoch }
+
+// Addresses says whether some probe is about addresses: else none need be given.
+func (l *Loop) Addresses() bool { return l.a.addresses }
+
+// Labels says the same of labels.
+func (l *Loop) Labels() bool { return l.a.labels }
+
+// Publishes gives a message that a client has published its mark; 0: nobody asks about it.
+func (l *Loop) Publishes(client string, from netip.Addr, topic, label []byte) Mark {
+	return l.t.mark(l.a.wants(client, from, topic, label), 0)
+}
+
+// Gets adds to a message's mark those who ask about one that is to get it. A message that nobody has asked about yet gets a number.
+func (l *Loop) Gets(m Mark, client string, to netip.Addr, topic, label []byte) Mark {
+	if m != 0 { // who asks about topic or label knows it already
+		topic, label = nil, nil
+	}
+	return l.t.mark(l.a.wants(client, to, topic, label), m)
+}
+
+// Peer gives the mark of a client's connection, without a number.
+func (l *Loop) Peer(client string, at netip.Addr) Mark {
+	return Mark(l.a.wants(client, at, nil, nil)) << numberBits
+}
+
+func (t *Tracer) mark(probes uint8, m Mark) Mark {
+	if probes == 0 {
+		return m
+	}
+	m |= Mark(probes) << numberBits
+	if m.Number() == 0 {
+		m |= Mark(t.number.Add(1) & (1<<numberBits - 1))
+	}
+	return m
+}
+
+// wants says which probes are about something.
+func (a *armed) wants(client string, addr netip.Addr, topic, label []byte) (probes uint8) {
+	for i := range a.probes {
+		switch p := a.probes[i].Probe; {
+		case p.Client != "":
+			if p.Client != client {
+				continue
+			}
+		case p.Topic != nil:
+			if len(topic) == 0 || !p.Topic(topic) {
+				continue
+			}
+		case p.Address.IsValid():
+			if !p.Address.Contains(addr) {
+				continue
+			}
+		case len(label) == 0 || !p.Labels && p.Label != string(label):
+			continue
+		}
+		probes |= a.probes[i].bit
+	}
+	return probes
+}
+
+// Add writes an event of a message, or of a connection, for those who ask about it.
+func (l *Loop) Add(m Mark, e Event) {
+	if m.probes() == 0 {
+		return
+	}
+	r := l.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e.At, e.Mark = l.t.now().UnixNano(), m
+	if second := e.At / int64(time.Second); second != r.mu.second {
+		r.mu.second, r.mu.taken = second, 0
+	}
+	if r.mu.taken >= eventsPerSecond {
+		for i := range r.mu.lost {
+			if m.probes()&(1<<i) != 0 {
+				r.mu.lost[i]++
+			}
+		}
+		return
+	}
+	if r.mu.events == nil {
+		r.mu.events = make([]Event, ringEvents)
+	}
+	r.mu.taken++
+	r.mu.events[r.mu.n%ringEvents] = e
+	r.mu.n++
+}
+
+// Text makes a text for an event: a copy, with what is too long cut off.
+func Text[T ~string | ~[]byte](s T) string {
+	if len(s) > textMax {
+		return string(s[:textMax]) + "…"
+	}
+	return string(s)
+}
+
+// Remember has Of know a message by its place in the log, until others take its place.
+func (l *Loop) Remember(m Mark, shard uint16, seq uint64) {
+	refs := &l.t.refs
+	refs.Lock()
+	defer refs.Unlock()
+	refs.at[place(shard, seq)] = ref{seq, m, shard}
+}
+
+// Of is the mark of a message in the log; 0: it has none, or too many others have come since.
+func (l *Loop) Of(shard uint16, seq uint64) Mark {
+	refs := &l.t.refs
+	refs.Lock()
+	defer refs.Unlock()
+	if r := &refs.at[place(shard, seq)]; r.seq == seq && r.shard == shard {
+		return r.mark
+	}
+	return 0
+}
+
+func place(shard uint16, seq uint64) uint64 {
+	return (seq + uint64(shard)*0x9e3779b97f4a7c15) % refsMax
+}

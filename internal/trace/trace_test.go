@@ -1,0 +1,201 @@
+package trace
+
+import (
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// loops is what a node's loops would have.
+type loops struct {
+	t    *Tracer
+	at   time.Time
+	have []*Loop
+}
+
+func newLoops(n int) *loops {
+	l := &loops{at: time.Unix(1000, 0), have: make([]*Loop, n)}
+	l.t = New(n, func() time.Time { l.at = l.at.Add(time.Microsecond); return l.at })
+	for i := range n {
+		l.t.Attach(i, func(to *Loop) { l.have[i] = to })
+	}
+	return l
+}
+
+func TestProbes(t *testing.T) {
+	l := newLoops(1)
+	if l.have[0] != nil {
+		t.Fatal("a loop has something though nobody asks")
+	}
+	open := func(p Probe) *Stream {
+		t.Helper()
+		s, err := l.t.Open(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	client, topic := open(Probe{Client: "c"}), open(Probe{Topic: func(b []byte) bool { return string(b) == "t" }})
+	address, label := open(Probe{Address: netip.MustParsePrefix("10.0.0.0/8")}), open(Probe{Label: "x"})
+	streams := []*Stream{client, topic, address, label}
+	near, far := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("11.1.2.3")
+	for _, tt := range []struct {
+		client, topic, label string
+		addr                 netip.Addr
+		want                 string // a letter for each stream
+	}{
+		{"c", "u", "", far, "y..."}, {"d", "t", "", far, ".y.."}, {"d", "u", "", near, "..y."}, {"d", "u", "x", far, "...y"}, {"c", "t", "x", near, "yyyy"},
+		{"d", "u", "y", far, "...."}, {"", "", "", netip.Addr{}, "...."},
+	} {
+		m := l.have[0].Publishes(tt.client, tt.addr, []byte(tt.topic), []byte(tt.label))
+		l.have[0].Add(m, Event{Kind: Received, Text: Text(tt.topic)})
+		got := ""
+		for _, s := range streams {
+			if list, _ := s.Read(); len(list) == 1 && list[0].Text == tt.topic && list[0].Mark.Number() != 0 {
+				got += "y"
+			} else if len(list) == 0 {
+				got += "."
+			} else {
+				t.Errorf("%v", list)
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%+v: %s, want %s", tt, got, tt.want)
+		}
+	}
+	one := l.have[0].Publishes("d", far, []byte("t"), nil)
+	both := l.have[0].Gets(one, "c", far, []byte("t"), nil)
+	if one.Number() != both.Number() || one.probes() != 1<<1 || both.probes() != 1<<1|1 {
+		t.Errorf("%x, %x", one, both)
+	}
+	for range ProbesMax - 1 - len(streams) {
+		streams = append(streams, open(Probe{Client: "x"}))
+	}
+	if _, err := l.t.Open(Probe{Client: "c"}); err == nil {
+		t.Error("one probe too many")
+	}
+	for _, s := range streams {
+		s.Close()
+	}
+	if l.have[0] != nil || l.t.Armed() != 0 {
+		t.Error("nobody asks any more, and a loop has something")
+	}
+}
+
+func TestOrderOfLoops(t *testing.T) {
+	l := newLoops(3)
+	s, err := l.t.Open(Probe{Client: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m := l.have[0].Publishes("c", netip.Addr{}, nil, nil)
+	for i := range 30 {
+		l.have[i%3].Add(m, Event{Kind: Sent, Seq: uint64(i)})
+	}
+	list, lost := s.Read()
+	for i := range list {
+		if list[i].Seq != uint64(i) {
+			t.Fatalf("%d is at %d", list[i].Seq, i)
+		}
+	}
+	if len(list) != 30 || lost != 0 {
+		t.Errorf("%d, %d lost", len(list), lost)
+	}
+	if list, _ := s.Read(); len(list) != 0 {
+		t.Errorf("again: %v", list)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	l := newLoops(1)
+	s, err := l.t.Open(Probe{Client: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	m := l.have[0].Publishes("c", netip.Addr{}, nil, nil)
+	l.at = time.Unix(2000, 0)
+	for range eventsPerSecond + 10 {
+		l.have[0].Add(m, Event{Kind: Sent})
+	}
+	if list, lost := s.Read(); len(list) != eventsPerSecond || lost != 10 {
+		t.Errorf("a second: %d, %d lost", len(list), lost)
+	}
+	for i := range 3 { // a reader that comes too late
+		l.at = time.Unix(int64(3000+i), 0)
+		for range eventsPerSecond {
+			l.have[0].Add(m, Event{Kind: Sent})
+		}
+	}
+	if list, lost := s.Read(); len(list) != ringEvents || lost != 3*eventsPerSecond-ringEvents {
+		t.Errorf("too late: %d, %d lost", len(list), lost)
+	}
+	if got := Text(strings.Repeat("x", 1000)); len(got) != textMax+len("…") {
+		t.Errorf("a text of %d bytes", len(got))
+	}
+}
+
+func TestFindByLabel(t *testing.T) {
+	l := newLoops(2)
+	l.t.Standing(true)
+	l.t.Standing(true)
+	if l.t.Armed() != 1 {
+		t.Fatal(l.t.Armed())
+	}
+	a, b := l.have[0].Publishes("p", netip.Addr{}, []byte("t"), []byte("a")), l.have[0].Publishes("p", netip.Addr{}, []byte("t"), []byte("b"))
+	if none := l.have[0].Publishes("p", netip.Addr{}, []byte("t"), nil); none != 0 {
+		t.Errorf("without the property: %x", none)
+	}
+	l.have[0].Add(a, Event{Kind: Received, Label: "a"})
+	l.have[0].Add(b, Event{Kind: Received, Label: "b"})
+	l.have[1].Add(a, Event{Kind: Sent})
+	l.have[0].Remember(a, 3, 77)
+	if l.have[1].Of(3, 77) != a || l.have[1].Of(3, 78) != 0 || l.have[1].Of(4, 77) != 0 {
+		t.Error("by its place in the log")
+	}
+	l.t.Standing(false)
+	if l.have[0] != nil {
+		t.Error("nobody asks any more")
+	}
+	list, n := l.t.Find(func(e *Event) bool { return e.Label == "a" })
+	if n != 1 || len(list) != 2 || list[0].Kind != Received || list[1].Kind != Sent {
+		t.Errorf("%d: %v", n, list)
+	}
+}
+
+// TestConcurrent is for the race detector, and counts.
+func TestConcurrent(t *testing.T) {
+	tr := New(2, time.Now)
+	var mu sync.Mutex
+	var have [2]*Loop
+	for i := range have {
+		tr.Attach(i, func(l *Loop) { mu.Lock(); have[i] = l; mu.Unlock() })
+	}
+	s, err := tr.Open(Probe{Client: "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var w sync.WaitGroup
+	for i := range have {
+		l := have[i]
+		w.Go(func() {
+			for range 500 {
+				l.Add(l.Publishes("c", netip.Addr{}, nil, nil), Event{Kind: Sent})
+			}
+		})
+	}
+	got := 0
+	for range 10 {
+		list, _ := s.Read()
+		got += len(list)
+	}
+	w.Wait()
+	list, lost := s.Read()
+	if got += len(list); got != 1000 || lost != 0 {
+		t.Errorf("%d, %d lost", got, lost)
+	}
+	s.Close()
+}
