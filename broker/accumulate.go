@@ -3,6 +3,7 @@ package broker
 import (
 	"sync"
 
+	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -18,8 +19,9 @@ type accumulation struct {
 
 // waiter is a publisher that waits for a record.
 type waiter struct {
-	c   *Client
-	tok Token
+	c     *Client
+	tok   Token
+	trace trace.Mark
 }
 
 // takenID is a QoS 2 packet identifier that is remembered with its record.

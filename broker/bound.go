@@ -45,7 +45,7 @@ func (l *Local) publishBound(c *Client, m *Message, to *boundTopic, dedupe bool,
 	}
 	acc := s.accumulateLocked(l.b, p, &in, n)
 	if m.QoS > 0 && c != nil {
-		acc.waiters = append(acc.waiters, waiter{c, t})
+		acc.waiters = append(acc.waiters, waiter{c, t, m.Trace})
 		s.mu.fill.sinceAtMost(l.times.began)
 		c.waiting++
 	}

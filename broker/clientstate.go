@@ -73,13 +73,7 @@ type ClientWaits struct {
 
 // Waits tells what c waits for. On its loop.
 func (l *Local) Waits(c *Client) (w ClientWaits) {
-	w = ClientWaits{Commits: int(c.waiting), Retained: len(c.jobs())}
-	if w.Storage = l.b.writable(); w.Storage == nil && l.b.reserved.Load() {
-		w.Storage = errReserved
-		if why := l.b.fullBy.Load(); why != nil {
-			w.Storage = *why
-		}
-	}
+	w = ClientWaits{Commits: int(c.waiting), Retained: len(c.jobs()), Storage: l.b.Storage()}
 	if c.more != nil {
 		w.Replays = len(c.more.replays)
 	}

@@ -228,7 +228,7 @@ func (l *Local) deliverBatches(p *pending) (acked uint64) {
 // answerWaiters answers the publishers of a batch that came record by record, and lets go of it.
 func (l *Local) answerWaiters(pb *pendingBatch, err error) (acked uint64) {
 	for _, w := range pb.acc.waiters {
-		l.complete(w.c, Result{Token: w.tok, Err: err, Matched: err == nil})
+		l.complete(w.c, Result{Token: w.tok, Err: err, Matched: err == nil, Trace: w.trace})
 		acked++
 	}
 	pb.acc.free()

@@ -259,3 +259,24 @@ func TestTracesAreBounded(t *testing.T) {
 		return err == nil
 	}, "a place for a trace")
 }
+
+func TestExplainTopic(t *testing.T) {
+	n := start(t, "bindings=[{filter: 'bound/#', topic: things, key: client}]")
+	f := n.follow(&api.WatchTraceRequest{Topic: "bound/a"})
+	pub := n.mqtt("pub", 0, 5)
+	n.subscriber("sub", "bound/#", 1, 0, 0)
+	n.publish(pub, "bound/a", 1, 2, 10)
+	f.has("stream  things", "answered pub")
+	r, err := n.explain().ExplainTopic(t.Context(), &api.ExplainTopicRequest{Topic: "bound/a", Client: "pub"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Binding == nil || r.Binding.Binding.Topic != "things" || r.Binding.Key != "pub" || !r.Publish.Allowed || r.Retained != nil || r.Storage != "" || r.Subscribers != 1 ||
+		len(r.Subscriptions) != 1 || r.Messages < 2 || r.Events["received"] != 2 || r.Events["stream"] != 2 {
+		t.Errorf("%v", r)
+	}
+	_, err = n.explain().ExplainTopic(t.Context(), &api.ExplainTopicRequest{})
+	wants(t, err, codes.InvalidArgument, "a topic has 1 to")
+	_, err = n.explain().ExplainTopic(t.Context(), &api.ExplainTopicRequest{Topic: "t", Host: "here"})
+	wants(t, err, codes.InvalidArgument, "want an IP address")
+}

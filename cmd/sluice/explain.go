@@ -15,48 +15,77 @@ import (
 
 func init() { register(newExplainCommand) }
 
+// explainFlags say what is asked about.
+type explainFlags struct {
+	*controlFlags
+	client, message, topic string
+	connection             uint64
+	user, host             string // with topic: as whom and from where
+}
+
 func newExplainCommand() *cobra.Command {
-	f := &controlFlags{}
-	var client, message string
-	var connection uint64
+	f := &explainFlags{controlFlags: &controlFlags{}}
 	c := &cobra.Command{
-		Use: "explain (--client CLIENT | --message VALUE)", Short: "Say what holds a client now, or where a message has gone", Args: atMost(0),
+		Use: "explain (--client CLIENT | --topic TOPIC | --message VALUE)", Short: "Say what holds a client, where a topic's messages go, or where one has gone",
+		Args: atMost(0),
 		Long: "Say what a client's connections and its kept session hold and wait for, and what holds it now: the client itself (peer, window), the network,\n" +
-			"a quota, memory, the log, the disk or its loop. The node answers from what it knows: it is no load, and nothing has to be turned on before.\n\n" +
+			"a quota, memory, the log, the disk or its loop. Or what becomes of a message that is published to an MQTT topic now: who gets it by which filter,\n" +
+			"whether it may be published (by --client as --user), what is retained, what it is bound to. The node answers from what it knows: nothing has to\n" +
+			"be turned on before.\n\n" +
 			"What has become of a message is remembered while `sluice trace` runs that is about it, and with mqtt.trace_property of those that have a user\n" +
 			"property `trace`: until newer ones have taken the place, 4,096 events a loop.",
-		Example: "  sluice explain --client pump-17\n  sluice pub -t orders -q 1 -m x -P trace=order-17; sluice explain --message order-17",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			n := 0
-			for _, set := range []bool{client != "", connection != 0, message != ""} {
-				if set {
-					n++
-				}
-			}
-			if n != 1 {
-				return misused("give --client, --connection or --message")
-			}
-			if message != "" {
-				return f.call(cmd, func(k *controlCall) error { return f.explainMessage(cmd, k, message) })
-			}
-			return f.call(cmd, func(k *controlCall) error {
-				r, err := ask(k, api.NewExplanationsClient(k).ExplainClient, &api.ExplainClientRequest{Id: client, Connection: connection})
-				if err != nil {
-					return err
-				}
-				return f.explainClient(cmd.OutOrStdout(), r)
-			})
-		},
+		Example: "  sluice explain --client pump-17\n  sluice explain --topic orders/7 --client press --user ada\n" +
+			"  sluice pub -t orders/7 -q 1 -m x -P trace=order-17; sluice explain --message order-17",
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.add(c)
 	f.output.add(c)
-	c.Flags().StringVar(&client, "client", "", "the client with this id")
-	c.Flags().StringVar(&message, "message", "", "the messages whose user property trace has this value, or the one with this number in a trace: #17")
-	c.Flags().Uint64Var(&connection, "connection", 0, "in place of --client: one connection, by its number in `sluice client list`")
+	fs := c.Flags()
+	fs.StringVar(&f.client, "client", "", "the client with this id; with --topic, who publishes")
+	fs.StringVar(&f.topic, "topic", "", "messages to this MQTT topic")
+	fs.StringVar(&f.message, "message", "", "the messages whose user property trace has this value, or the one with this number in a trace: #17")
+	fs.Uint64Var(&f.connection, "connection", 0, "in place of --client: one connection, by its number in `sluice client list`")
+	fs.StringVar(&f.user, "user", "", "with --topic: as whom it is published (default: as who comes in without credentials)")
+	fs.StringVar(&f.host, "host", "", "with --topic: from which address (default: 127.0.0.1)")
 	_ = c.RegisterFlagCompletionFunc("client", f.complete(0, completeClients))
-	_ = c.RegisterFlagCompletionFunc("message", cobra.NoFileCompletions)
-	_ = c.RegisterFlagCompletionFunc("connection", cobra.NoFileCompletions)
+	for _, name := range []string{"message", "connection", "topic", "user", "host"} {
+		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
+	}
 	return c
+}
+
+// run finds out what is asked about.
+func (f *explainFlags) run(cmd *cobra.Command) error {
+	n := 0
+	for _, set := range []bool{f.client != "" && f.topic == "", f.connection != 0, f.message != "", f.topic != ""} {
+		if set {
+			n++
+		}
+	}
+	switch {
+	case n != 1:
+		return misused("give --client, --connection, --topic or --message")
+	case f.topic == "" && f.user+f.host != "":
+		return misused("--user and --host go with --topic")
+	}
+	return f.call(cmd, func(k *controlCall) error {
+		e := api.NewExplanationsClient(k)
+		switch {
+		case f.message != "":
+			return f.explainMessage(cmd, k, f.message)
+		case f.topic != "":
+			r, err := ask(k, e.ExplainTopic, &api.ExplainTopicRequest{Topic: f.topic, Client: f.client, User: f.user, Host: f.host})
+			if err != nil {
+				return err
+			}
+			return f.explainTopic(cmd.OutOrStdout(), f.topic, r)
+		}
+		r, err := ask(k, e.ExplainClient, &api.ExplainClientRequest{Id: f.client, Connection: f.connection})
+		if err != nil {
+			return err
+		}
+		return f.explainClient(cmd.OutOrStdout(), r)
+	})
 }
 
 // explainMessage prints what is remembered of messages.

@@ -79,8 +79,10 @@ func (f *traceFlags) follow(cmd *cobra.Command, k *controlCall, r *api.WatchTrac
 		switch {
 		case errors.Is(err, io.EOF):
 			return errors.New("the node has ended the trace")
-		case err != nil && ctx.Err() != nil && status.Code(err) != codes.Unavailable:
-			return nil // the time is over, or Ctrl-C
+		case status.Code(err) == codes.Canceled && ctx.Err() != nil:
+			return nil // Ctrl-C
+		case status.Code(err) == codes.DeadlineExceeded && f.lasts > 0:
+			return nil // the time is over: the node may know before the context does
 		case err != nil:
 			return err
 		}

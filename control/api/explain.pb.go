@@ -849,11 +849,263 @@ func (x *ExplainMessageResponse) GetStanding() bool {
 	return false
 }
 
+type ExplainTopicRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Client        string                 `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"` // who publishes: for its leave, and for a binding whose key is the client's identifier
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`     // as whom; empty: who comes in without credentials
+	Host          string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`     // from where; empty: 127.0.0.1
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTopicRequest) Reset() {
+	*x = ExplainTopicRequest{}
+	mi := &file_explain_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTopicRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTopicRequest) ProtoMessage() {}
+
+func (x *ExplainTopicRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTopicRequest.ProtoReflect.Descriptor instead.
+func (*ExplainTopicRequest) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ExplainTopicRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ExplainTopicRequest) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *ExplainTopicRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ExplainTopicRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type ExplainTopicResponse struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Filters       int64                   `protobuf:"varint,1,opt,name=filters,proto3" json:"filters,omitempty"`                                                                          // that match
+	Subscribers   int64                   `protobuf:"varint,2,opt,name=subscribers,proto3" json:"subscribers,omitempty"`                                                                  // of them
+	Subscriptions []*Subscription         `protobuf:"bytes,3,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`                                                               // 1000 at most
+	Retained      *RetainedMessage        `protobuf:"bytes,4,opt,name=retained,proto3" json:"retained,omitempty"`                                                                         // not set: there is none
+	Shard         uint32                  `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`                                                                              // where it goes in the log, if anything keeps it
+	Binding       *ExplainBindingResponse `protobuf:"bytes,6,opt,name=binding,proto3" json:"binding,omitempty"`                                                                           // not set: the topic is not bound
+	Publish       *CheckAclResponse       `protobuf:"bytes,7,opt,name=publish,proto3" json:"publish,omitempty"`                                                                           // whether it may be published
+	Storage       string                  `protobuf:"bytes,8,opt,name=storage,proto3" json:"storage,omitempty"`                                                                           // why the log takes nothing; empty: it does
+	Messages      int64                   `protobuf:"varint,9,opt,name=messages,proto3" json:"messages,omitempty"`                                                                        // to this topic, that the rings of traces still have
+	Events        map[string]int64        `protobuf:"bytes,10,rep,name=events,proto3" json:"events,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // of these, by kind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTopicResponse) Reset() {
+	*x = ExplainTopicResponse{}
+	mi := &file_explain_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTopicResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTopicResponse) ProtoMessage() {}
+
+func (x *ExplainTopicResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTopicResponse.ProtoReflect.Descriptor instead.
+func (*ExplainTopicResponse) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExplainTopicResponse) GetFilters() int64 {
+	if x != nil {
+		return x.Filters
+	}
+	return 0
+}
+
+func (x *ExplainTopicResponse) GetSubscribers() int64 {
+	if x != nil {
+		return x.Subscribers
+	}
+	return 0
+}
+
+func (x *ExplainTopicResponse) GetSubscriptions() []*Subscription {
+	if x != nil {
+		return x.Subscriptions
+	}
+	return nil
+}
+
+func (x *ExplainTopicResponse) GetRetained() *RetainedMessage {
+	if x != nil {
+		return x.Retained
+	}
+	return nil
+}
+
+func (x *ExplainTopicResponse) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ExplainTopicResponse) GetBinding() *ExplainBindingResponse {
+	if x != nil {
+		return x.Binding
+	}
+	return nil
+}
+
+func (x *ExplainTopicResponse) GetPublish() *CheckAclResponse {
+	if x != nil {
+		return x.Publish
+	}
+	return nil
+}
+
+func (x *ExplainTopicResponse) GetStorage() string {
+	if x != nil {
+		return x.Storage
+	}
+	return ""
+}
+
+func (x *ExplainTopicResponse) GetMessages() int64 {
+	if x != nil {
+		return x.Messages
+	}
+	return 0
+}
+
+func (x *ExplainTopicResponse) GetEvents() map[string]int64 {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type RetainedMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"` // of the payload
+	Qos           uint32                 `protobuf:"varint,2,opt,name=qos,proto3" json:"qos,omitempty"`
+	AtMs          int64                  `protobuf:"varint,3,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`                // Unix milliseconds at which it was published
+	ExpiresMs     int64                  `protobuf:"varint,4,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // 0: never
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetainedMessage) Reset() {
+	*x = RetainedMessage{}
+	mi := &file_explain_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetainedMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetainedMessage) ProtoMessage() {}
+
+func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetainedMessage.ProtoReflect.Descriptor instead.
+func (*RetainedMessage) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RetainedMessage) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RetainedMessage) GetQos() uint32 {
+	if x != nil {
+		return x.Qos
+	}
+	return 0
+}
+
+func (x *RetainedMessage) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
+func (x *RetainedMessage) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
 var File_explain_proto protoreflect.FileDescriptor
 
 const file_explain_proto_rawDesc = "" +
 	"\n" +
-	"\rexplain.proto\x12\x11sluice.control.v1\x1a\fclient.proto\"F\n" +
+	"\rexplain.proto\x12\x11sluice.control.v1\x1a\faccess.proto\x1a\fclient.proto\"F\n" +
 	"\x14ExplainClientRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -938,9 +1190,36 @@ const file_explain_proto_rawDesc = "" +
 	"\x16ExplainMessageResponse\x125\n" +
 	"\x06events\x18\x01 \x03(\v2\x1d.sluice.control.v1.TraceEventR\x06events\x12\x1a\n" +
 	"\bmessages\x18\x02 \x01(\x03R\bmessages\x12\x1a\n" +
-	"\bstanding\x18\x03 \x01(\bR\bstanding2\xaf\x02\n" +
+	"\bstanding\x18\x03 \x01(\bR\bstanding\"k\n" +
+	"\x13ExplainTopicRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\"\xb1\x04\n" +
+	"\x14ExplainTopicResponse\x12\x18\n" +
+	"\afilters\x18\x01 \x01(\x03R\afilters\x12 \n" +
+	"\vsubscribers\x18\x02 \x01(\x03R\vsubscribers\x12E\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2\x1f.sluice.control.v1.SubscriptionR\rsubscriptions\x12>\n" +
+	"\bretained\x18\x04 \x01(\v2\".sluice.control.v1.RetainedMessageR\bretained\x12\x14\n" +
+	"\x05shard\x18\x05 \x01(\rR\x05shard\x12C\n" +
+	"\abinding\x18\x06 \x01(\v2).sluice.control.v1.ExplainBindingResponseR\abinding\x12=\n" +
+	"\apublish\x18\a \x01(\v2#.sluice.control.v1.CheckAclResponseR\apublish\x12\x18\n" +
+	"\astorage\x18\b \x01(\tR\astorage\x12\x1a\n" +
+	"\bmessages\x18\t \x01(\x03R\bmessages\x12K\n" +
+	"\x06events\x18\n" +
+	" \x03(\v23.sluice.control.v1.ExplainTopicResponse.EventsEntryR\x06events\x1a9\n" +
+	"\vEventsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"m\n" +
+	"\x0fRetainedMessage\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x10\n" +
+	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x13\n" +
+	"\x05at_ms\x18\x03 \x01(\x03R\x04atMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs2\x90\x03\n" +
 	"\fExplanations\x12b\n" +
-	"\rExplainClient\x12'.sluice.control.v1.ExplainClientRequest\x1a(.sluice.control.v1.ExplainClientResponse\x12e\n" +
+	"\rExplainClient\x12'.sluice.control.v1.ExplainClientRequest\x1a(.sluice.control.v1.ExplainClientResponse\x12_\n" +
+	"\fExplainTopic\x12&.sluice.control.v1.ExplainTopicRequest\x1a'.sluice.control.v1.ExplainTopicResponse\x12e\n" +
 	"\x0eExplainMessage\x12(.sluice.control.v1.ExplainMessageRequest\x1a).sluice.control.v1.ExplainMessageResponse\x12T\n" +
 	"\n" +
 	"WatchTrace\x12$.sluice.control.v1.WatchTraceRequest\x1a\x1e.sluice.control.v1.TraceEvents0\x01B,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
@@ -957,7 +1236,7 @@ func file_explain_proto_rawDescGZIP() []byte {
 	return file_explain_proto_rawDescData
 }
 
-var file_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_explain_proto_goTypes = []any{
 	(*ExplainClientRequest)(nil),   // 0: sluice.control.v1.ExplainClientRequest
 	(*ExplainClientResponse)(nil),  // 1: sluice.control.v1.ExplainClientResponse
@@ -969,33 +1248,47 @@ var file_explain_proto_goTypes = []any{
 	(*TraceEvent)(nil),             // 7: sluice.control.v1.TraceEvent
 	(*ExplainMessageRequest)(nil),  // 8: sluice.control.v1.ExplainMessageRequest
 	(*ExplainMessageResponse)(nil), // 9: sluice.control.v1.ExplainMessageResponse
-	nil,                            // 10: sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
-	nil,                            // 11: sluice.control.v1.ClientExplanation.DroppedEntry
-	(*Session)(nil),                // 12: sluice.control.v1.Session
-	(*Client)(nil),                 // 13: sluice.control.v1.Client
+	(*ExplainTopicRequest)(nil),    // 10: sluice.control.v1.ExplainTopicRequest
+	(*ExplainTopicResponse)(nil),   // 11: sluice.control.v1.ExplainTopicResponse
+	(*RetainedMessage)(nil),        // 12: sluice.control.v1.RetainedMessage
+	nil,                            // 13: sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
+	nil,                            // 14: sluice.control.v1.ClientExplanation.DroppedEntry
+	nil,                            // 15: sluice.control.v1.ExplainTopicResponse.EventsEntry
+	(*Session)(nil),                // 16: sluice.control.v1.Session
+	(*Client)(nil),                 // 17: sluice.control.v1.Client
+	(*Subscription)(nil),           // 18: sluice.control.v1.Subscription
+	(*ExplainBindingResponse)(nil), // 19: sluice.control.v1.ExplainBindingResponse
+	(*CheckAclResponse)(nil),       // 20: sluice.control.v1.CheckAclResponse
 }
 var file_explain_proto_depIdxs = []int32{
 	3,  // 0: sluice.control.v1.ExplainClientResponse.connections:type_name -> sluice.control.v1.ClientExplanation
-	12, // 1: sluice.control.v1.ExplainClientResponse.session:type_name -> sluice.control.v1.Session
-	10, // 2: sluice.control.v1.ExplainClientResponse.session_dropped:type_name -> sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
+	16, // 1: sluice.control.v1.ExplainClientResponse.session:type_name -> sluice.control.v1.Session
+	13, // 2: sluice.control.v1.ExplainClientResponse.session_dropped:type_name -> sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
 	2,  // 3: sluice.control.v1.ExplainClientResponse.holders:type_name -> sluice.control.v1.Holder
-	13, // 4: sluice.control.v1.ClientExplanation.client:type_name -> sluice.control.v1.Client
+	17, // 4: sluice.control.v1.ClientExplanation.client:type_name -> sluice.control.v1.Client
 	2,  // 5: sluice.control.v1.ClientExplanation.holders:type_name -> sluice.control.v1.Holder
 	4,  // 6: sluice.control.v1.ClientExplanation.network:type_name -> sluice.control.v1.Network
-	11, // 7: sluice.control.v1.ClientExplanation.dropped:type_name -> sluice.control.v1.ClientExplanation.DroppedEntry
+	14, // 7: sluice.control.v1.ClientExplanation.dropped:type_name -> sluice.control.v1.ClientExplanation.DroppedEntry
 	7,  // 8: sluice.control.v1.TraceEvents.events:type_name -> sluice.control.v1.TraceEvent
 	7,  // 9: sluice.control.v1.ExplainMessageResponse.events:type_name -> sluice.control.v1.TraceEvent
-	0,  // 10: sluice.control.v1.Explanations.ExplainClient:input_type -> sluice.control.v1.ExplainClientRequest
-	8,  // 11: sluice.control.v1.Explanations.ExplainMessage:input_type -> sluice.control.v1.ExplainMessageRequest
-	5,  // 12: sluice.control.v1.Explanations.WatchTrace:input_type -> sluice.control.v1.WatchTraceRequest
-	1,  // 13: sluice.control.v1.Explanations.ExplainClient:output_type -> sluice.control.v1.ExplainClientResponse
-	9,  // 14: sluice.control.v1.Explanations.ExplainMessage:output_type -> sluice.control.v1.ExplainMessageResponse
-	6,  // 15: sluice.control.v1.Explanations.WatchTrace:output_type -> sluice.control.v1.TraceEvents
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	18, // 10: sluice.control.v1.ExplainTopicResponse.subscriptions:type_name -> sluice.control.v1.Subscription
+	12, // 11: sluice.control.v1.ExplainTopicResponse.retained:type_name -> sluice.control.v1.RetainedMessage
+	19, // 12: sluice.control.v1.ExplainTopicResponse.binding:type_name -> sluice.control.v1.ExplainBindingResponse
+	20, // 13: sluice.control.v1.ExplainTopicResponse.publish:type_name -> sluice.control.v1.CheckAclResponse
+	15, // 14: sluice.control.v1.ExplainTopicResponse.events:type_name -> sluice.control.v1.ExplainTopicResponse.EventsEntry
+	0,  // 15: sluice.control.v1.Explanations.ExplainClient:input_type -> sluice.control.v1.ExplainClientRequest
+	10, // 16: sluice.control.v1.Explanations.ExplainTopic:input_type -> sluice.control.v1.ExplainTopicRequest
+	8,  // 17: sluice.control.v1.Explanations.ExplainMessage:input_type -> sluice.control.v1.ExplainMessageRequest
+	5,  // 18: sluice.control.v1.Explanations.WatchTrace:input_type -> sluice.control.v1.WatchTraceRequest
+	1,  // 19: sluice.control.v1.Explanations.ExplainClient:output_type -> sluice.control.v1.ExplainClientResponse
+	11, // 20: sluice.control.v1.Explanations.ExplainTopic:output_type -> sluice.control.v1.ExplainTopicResponse
+	9,  // 21: sluice.control.v1.Explanations.ExplainMessage:output_type -> sluice.control.v1.ExplainMessageResponse
+	6,  // 22: sluice.control.v1.Explanations.WatchTrace:output_type -> sluice.control.v1.TraceEvents
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_explain_proto_init() }
@@ -1003,6 +1296,7 @@ func file_explain_proto_init() {
 	if File_explain_proto != nil {
 		return
 	}
+	file_access_proto_init()
 	file_client_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1010,7 +1304,7 @@ func file_explain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_explain_proto_rawDesc), len(file_explain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Explanations_ExplainClient_FullMethodName  = "/sluice.control.v1.Explanations/ExplainClient"
+	Explanations_ExplainTopic_FullMethodName   = "/sluice.control.v1.Explanations/ExplainTopic"
 	Explanations_ExplainMessage_FullMethodName = "/sluice.control.v1.Explanations/ExplainMessage"
 	Explanations_WatchTrace_FullMethodName     = "/sluice.control.v1.Explanations/WatchTrace"
 )
@@ -34,6 +35,8 @@ type ExplanationsClient interface {
 	// ExplainClient shows what a client's connections and its session hold and wait for, and what holds it now. NOT_FOUND: it is not connected, and
 	// no session of it is kept.
 	ExplainClient(ctx context.Context, in *ExplainClientRequest, opts ...grpc.CallOption) (*ExplainClientResponse, error)
+	// ExplainTopic shows what becomes of a message that is published to an MQTT topic now.
+	ExplainTopic(ctx context.Context, in *ExplainTopicRequest, opts ...grpc.CallOption) (*ExplainTopicResponse, error)
 	// ExplainMessage shows what is remembered of messages: those with a user property trace, while mqtt.trace_property is set or a WatchTrace runs that is about
 	// them. NOT_FOUND: nothing is.
 	ExplainMessage(ctx context.Context, in *ExplainMessageRequest, opts ...grpc.CallOption) (*ExplainMessageResponse, error)
@@ -54,6 +57,16 @@ func (c *explanationsClient) ExplainClient(ctx context.Context, in *ExplainClien
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ExplainClientResponse)
 	err := c.cc.Invoke(ctx, Explanations_ExplainClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *explanationsClient) ExplainTopic(ctx context.Context, in *ExplainTopicRequest, opts ...grpc.CallOption) (*ExplainTopicResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainTopicResponse)
+	err := c.cc.Invoke(ctx, Explanations_ExplainTopic_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +112,8 @@ type ExplanationsServer interface {
 	// ExplainClient shows what a client's connections and its session hold and wait for, and what holds it now. NOT_FOUND: it is not connected, and
 	// no session of it is kept.
 	ExplainClient(context.Context, *ExplainClientRequest) (*ExplainClientResponse, error)
+	// ExplainTopic shows what becomes of a message that is published to an MQTT topic now.
+	ExplainTopic(context.Context, *ExplainTopicRequest) (*ExplainTopicResponse, error)
 	// ExplainMessage shows what is remembered of messages: those with a user property trace, while mqtt.trace_property is set or a WatchTrace runs that is about
 	// them. NOT_FOUND: nothing is.
 	ExplainMessage(context.Context, *ExplainMessageRequest) (*ExplainMessageResponse, error)
@@ -117,6 +132,9 @@ type UnimplementedExplanationsServer struct{}
 
 func (UnimplementedExplanationsServer) ExplainClient(context.Context, *ExplainClientRequest) (*ExplainClientResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainClient not implemented")
+}
+func (UnimplementedExplanationsServer) ExplainTopic(context.Context, *ExplainTopicRequest) (*ExplainTopicResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainTopic not implemented")
 }
 func (UnimplementedExplanationsServer) ExplainMessage(context.Context, *ExplainMessageRequest) (*ExplainMessageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainMessage not implemented")
@@ -163,6 +181,24 @@ func _Explanations_ExplainClient_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Explanations_ExplainTopic_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainTopicRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExplanationsServer).ExplainTopic(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Explanations_ExplainTopic_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExplanationsServer).ExplainTopic(ctx, req.(*ExplainTopicRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Explanations_ExplainMessage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ExplainMessageRequest)
 	if err := dec(in); err != nil {
@@ -202,6 +238,10 @@ var Explanations_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainClient",
 			Handler:    _Explanations_ExplainClient_Handler,
+		},
+		{
+			MethodName: "ExplainTopic",
+			Handler:    _Explanations_ExplainTopic_Handler,
 		},
 		{
 			MethodName: "ExplainMessage",
