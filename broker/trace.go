@@ -92,7 +92,7 @@ func (l *Local) traceBehind(c *Client, m *Message, ref Ref) {
 		mark = t.Of(ref.Shard, ref.Seq)
 	}
 	had := mark
-	mark = t.Gets(mark, c.sess.id, netip.Addr{}, m.Topic, nil)
+	mark = t.Gets(l.nowMilli(), mark, c.sess.id, netip.Addr{}, m.Topic, nil)
 	if had == 0 && mark != 0 {
 		t.Remember(mark, ref.Shard, ref.Seq)
 	}

@@ -90,7 +90,7 @@ func (f *traceFlags) follow(cmd *cobra.Command, k *controlCall, r *api.WatchTrac
 			fmt.Fprintln(cmd.ErrOrStderr(), "tracing")
 		}
 		if b.Lost > 0 {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%d %s left out: too many at once\n", b.Lost, plural(b.Lost, "event"))
+			fmt.Fprintf(cmd.ErrOrStderr(), "%d left out: too many at once\n", b.Lost)
 		}
 		for _, e := range b.Events {
 			if err := f.print(cmd.OutOrStdout(), traceRowOf(e)); err != nil {

@@ -563,7 +563,7 @@ func (x *WatchTraceRequest) GetMessage() string {
 type TraceEvents struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Events        []*TraceEvent          `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"` // in order
-	Lost          int64                  `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`    // that there was no room for, since the answer before
+	Lost          int64                  `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`    // events, and messages with all of theirs, that there was no room for since the answer before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

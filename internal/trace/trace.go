@@ -96,7 +96,17 @@ type ring struct {
 		n      uint64  // events that were written
 		second int64
 		taken  int
-		lost   [ProbesMax]uint64
+	}
+	full atomic.Int64 // the second that has had its events
+	lost [ProbesMax]atomic.Uint64
+}
+
+// leaveOut counts something that there is no room for.
+func (r *ring) leaveOut(probes uint8) {
+	for i := range r.lost {
+		if probes&(1<<i) != 0 {
+			r.lost[i].Add(1)
+		}
 	}
 }
 
@@ -140,7 +150,11 @@ type numbered struct {
 
 // New makes a Tracer for so many loops.
 func New(loops int, now func() time.Time) *Tracer {
-	return &Tracer{now: now, rings: make([]ring, loops)}
+	t := &Tracer{now: now, rings: make([]ring, loops)}
+	for i := range t.rings {
+		t.rings[i].full.Store(-1)
+	}
+	return t
 }
 
 // ErrBusy says that ProbesMax probes are armed already.
@@ -214,7 +228,7 @@ func (t *Tracer) Open(p Probe) (*Stream, error) {
 	for k := range t.rings {
 		r := &t.rings[k]
 		r.mu.Lock()
-		s.from[k], s.lost[k] = r.mu.n, r.mu.lost[i]
+		s.from[k], s.lost[k] = r.mu.n, r.lost[i].Load()
 		r.mu.Unlock()
 	}
 	t.tellLocked()
@@ -256,8 +270,9 @@ func (s *Stream) Read() (list []Event, lost uint64) {
 				list = append(list, *e)
 			}
 		}
-		lost += r.mu.lost[s.probe] - s.lost[i]
-		s.lost[i] = r.mu.lost[s.probe]
+		left := r.lost[s.probe].Load()
+		lost += left - s.lost[i]
+		s.lost[i] = left
 		r.mu.Unlock()
 	}
 	byTime(list)
@@ -327,17 +342,18 @@ func (l *Loop) Addresses() bool { return l.a.addresses }
 // Labels says the same of labels.
 func (l *Loop) Labels() bool { return l.a.labels }
 
-// Publishes gives a message that a client has published its mark; 0: nobody asks about it.
-func (l *Loop) Publishes(client string, from netip.Addr, topic, label []byte) Mark {
-	return l.t.mark(l.a.wants(client, from, topic, label), 0)
+// Publishes gives a message that a client has published its mark; 0: nobody asks about it, or the ring has no room for it in this second, which ms is
+// in, in Unix milliseconds.
+func (l *Loop) Publishes(ms int64, client string, from netip.Addr, topic, label []byte) Mark {
+	return l.mark(ms, l.a.wants(client, from, topic, label), 0)
 }
 
 // Gets adds to a message's mark those who ask about one that is to get it. A message that nobody has asked about yet gets a number.
-func (l *Loop) Gets(m Mark, client string, to netip.Addr, topic, label []byte) Mark {
+func (l *Loop) Gets(ms int64, m Mark, client string, to netip.Addr, topic, label []byte) Mark {
 	if m != 0 { // who asks about topic or label knows it already
 		topic, label = nil, nil
 	}
-	return l.t.mark(l.a.wants(client, to, topic, label), m)
+	return l.mark(ms, l.a.wants(client, to, topic, label), m)
 }
 
 // Peer gives the mark of a client's connection, without a number.
@@ -345,13 +361,17 @@ func (l *Loop) Peer(client string, at netip.Addr) Mark {
 	return Mark(l.a.wants(client, at, nil, nil)) << numberBits
 }
 
-func (t *Tracer) mark(probes uint8, m Mark) Mark {
+func (l *Loop) mark(ms int64, probes uint8, m Mark) Mark {
 	if probes == 0 {
+		return m
+	}
+	if m.Number() == 0 && l.r.full.Load() == ms/1000 { // what would be left out is not looked at closer
+		l.r.leaveOut(probes)
 		return m
 	}
 	m |= Mark(probes) << numberBits
 	if m.Number() == 0 {
-		m |= Mark(t.number.Add(1) & (1<<numberBits - 1))
+		m |= Mark(l.t.number.Add(1) & (1<<numberBits - 1))
 	}
 	return m
 }
@@ -389,15 +409,13 @@ func (l *Loop) Add(m Mark, e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	e.At, e.Mark = l.t.now().UnixNano(), m
-	if second := e.At / int64(time.Second); second != r.mu.second {
+	second := e.At / int64(time.Second)
+	if second != r.mu.second {
 		r.mu.second, r.mu.taken = second, 0
 	}
 	if r.mu.taken >= eventsPerSecond {
-		for i := range r.mu.lost {
-			if m.probes()&(1<<i) != 0 {
-				r.mu.lost[i]++
-			}
-		}
+		r.full.Store(second)
+		r.leaveOut(m.probes())
 		return
 	}
 	if r.mu.events == nil {

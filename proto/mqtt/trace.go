@@ -53,7 +53,7 @@ func (c *conn) traceReceived(p *wire.Publish) trace.Mark {
 		label = labelOf(props)
 	}
 	client := c.clientID()
-	mark := t.Publishes(client, c.tracedAddr(t), p.Topic, label)
+	mark := t.Publishes(c.l.loop.NowUnixMilli(), client, c.tracedAddr(t), p.Topic, label)
 	if mark != 0 {
 		t.Add(mark, trace.Event{Kind: trace.Received, Client: client, Text: trace.Text(p.Topic), Label: trace.Text(label), QoS: p.QoS,
 			PacketID: p.PacketID, Size: int32(len(p.Payload))})
@@ -87,7 +87,7 @@ func (c *conn) marked(m *broker.Message, d *broker.Delivery) trace.Mark {
 	if mark == 0 && len(m.Props) > 0 && t.Labels() {
 		label = labelOf(m.Props)
 	}
-	return t.Gets(mark, c.clientID(), c.tracedAddr(t), m.Topic, label)
+	return t.Gets(c.l.loop.NowUnixMilli(), mark, c.clientID(), c.tracedAddr(t), m.Topic, label)
 }
 
 // tracedAddr is the client's address, if somebody asks about addresses.
