@@ -91,10 +91,15 @@ func (l *Local) traceBehind(c *Client, m *Message, ref Ref) {
 	if mark == 0 {
 		mark = t.Of(ref.Shard, ref.Seq)
 	}
-	had := mark
-	mark = t.Gets(l.nowMilli(), mark, c.sess.id, netip.Addr{}, m.Topic, nil)
-	if had == 0 && mark != 0 {
-		t.Remember(mark, ref.Shard, ref.Seq)
+	var topic []byte
+	if mark == 0 {
+		topic = m.Topic
+	}
+	if probes := t.Wants(c.sess.id, netip.Addr{}, topic, nil); probes != 0 {
+		had := mark
+		if mark = t.Mark(l.nowMilli(), probes, mark); had == 0 && mark != 0 {
+			t.Remember(mark, ref.Shard, ref.Seq)
+		}
 	}
 	t.Add(mark, trace.Event{Kind: trace.Queued, Client: c.sess.id, Text: "in the log: others come first, or it has no room"})
 }

@@ -88,6 +88,26 @@ type Probe struct {
 	Labels  bool   // whatever the value
 }
 
+// What a probe is about.
+const (
+	byLabel = iota
+	byClient
+	byTopic
+	byAddress
+)
+
+func (p *Probe) kind() uint8 {
+	switch {
+	case p.Client != "":
+		return byClient
+	case p.Topic != nil:
+		return byTopic
+	case p.Address.IsValid():
+		return byAddress
+	}
+	return byLabel
+}
+
 // ring is a loop's.
 type ring struct {
 	mu struct {
@@ -144,8 +164,9 @@ type armed struct {
 }
 
 type numbered struct {
-	*Probe
-	bit uint8
+	Probe
+	bit  uint8
+	kind uint8
 }
 
 // New makes a Tracer for so many loops.
@@ -184,7 +205,7 @@ func (t *Tracer) tellLocked() {
 		a := &armed{epoch: t.mu.epoch}
 		for i, p := range t.mu.probes {
 			if p != nil {
-				a.probes = append(a.probes, numbered{p, 1 << i})
+				a.probes = append(a.probes, numbered{*p, 1 << i, p.kind()})
 				a.addresses = a.addresses || p.Address.IsValid()
 				a.labels = a.labels || p.Labels || p.Label != ""
 			}
@@ -342,62 +363,49 @@ func (l *Loop) Addresses() bool { return l.a.addresses }
 // Labels says the same of labels.
 func (l *Loop) Labels() bool { return l.a.labels }
 
-// Publishes gives a message that a client has published its mark; 0: nobody asks about it, or the ring has no room for it in this second, which ms is
-// in, in Unix milliseconds.
-func (l *Loop) Publishes(ms int64, client string, from netip.Addr, topic, label []byte) Mark {
-	return l.mark(ms, l.a.wants(client, from, topic, label), 0)
+// Wants says which probes are about a message: by who publishes it or is to get it, its topic, its label. 0, mostly: none is.
+func (l *Loop) Wants(client string, at netip.Addr, topic, label []byte) (probes uint8) {
+	for i := range l.a.probes {
+		p := &l.a.probes[i]
+		switch p.kind {
+		case byClient:
+			if p.Client != client {
+				continue
+			}
+		case byTopic:
+			if len(topic) == 0 || !p.Topic(topic) {
+				continue
+			}
+		case byAddress:
+			if !p.Address.Contains(at) {
+				continue
+			}
+		default:
+			if len(label) == 0 || !p.Labels && p.Label != string(label) {
+				continue
+			}
+		}
+		probes |= p.bit
+	}
+	return probes
 }
 
-// Gets adds to a message's mark those who ask about one that is to get it. A message that nobody has asked about yet gets a number.
-func (l *Loop) Gets(ms int64, m Mark, client string, to netip.Addr, topic, label []byte) Mark {
-	if m != 0 { // who asks about topic or label knows it already
-		topic, label = nil, nil
+// Mark adds probes to a message's mark. One that has none yet gets a number, unless the ring has no room for it in this second, which ms is in, in Unix
+// milliseconds.
+func (l *Loop) Mark(ms int64, probes uint8, m Mark) Mark {
+	if m.Number() == 0 {
+		if l.r.full.Load() == ms/1000 { // what would be left out is not looked at closer
+			l.r.leaveOut(probes)
+			return m
+		}
+		m |= Mark(l.t.number.Add(1) & (1<<numberBits - 1))
 	}
-	return l.mark(ms, l.a.wants(client, to, topic, label), m)
+	return m | Mark(probes)<<numberBits
 }
 
 // Peer gives the mark of a client's connection, without a number.
 func (l *Loop) Peer(client string, at netip.Addr) Mark {
-	return Mark(l.a.wants(client, at, nil, nil)) << numberBits
-}
-
-func (l *Loop) mark(ms int64, probes uint8, m Mark) Mark {
-	if probes == 0 {
-		return m
-	}
-	if m.Number() == 0 && l.r.full.Load() == ms/1000 { // what would be left out is not looked at closer
-		l.r.leaveOut(probes)
-		return m
-	}
-	m |= Mark(probes) << numberBits
-	if m.Number() == 0 {
-		m |= Mark(l.t.number.Add(1) & (1<<numberBits - 1))
-	}
-	return m
-}
-
-// wants says which probes are about something.
-func (a *armed) wants(client string, addr netip.Addr, topic, label []byte) (probes uint8) {
-	for i := range a.probes {
-		switch p := a.probes[i].Probe; {
-		case p.Client != "":
-			if p.Client != client {
-				continue
-			}
-		case p.Topic != nil:
-			if len(topic) == 0 || !p.Topic(topic) {
-				continue
-			}
-		case p.Address.IsValid():
-			if !p.Address.Contains(addr) {
-				continue
-			}
-		case len(label) == 0 || !p.Labels && p.Label != string(label):
-			continue
-		}
-		probes |= a.probes[i].bit
-	}
-	return probes
+	return Mark(l.Wants(client, at, nil, nil)) << numberBits
 }
 
 // Add writes an event of a message, or of a connection, for those who ask about it.

@@ -24,6 +24,14 @@ func newLoops(n int) *loops {
 	return l
 }
 
+// publishes is what a protocol does with a message.
+func (l *Loop) publishes(ms int64, client string, at netip.Addr, topic, label []byte) Mark {
+	if probes := l.Wants(client, at, topic, label); probes != 0 {
+		return l.Mark(ms, probes, 0)
+	}
+	return 0
+}
+
 func TestProbes(t *testing.T) {
 	l := newLoops(1)
 	if l.have[0] != nil {
@@ -49,7 +57,7 @@ func TestProbes(t *testing.T) {
 		{"c", "u", "", far, "y..."}, {"d", "t", "", far, ".y.."}, {"d", "u", "", near, "..y."}, {"d", "u", "x", far, "...y"}, {"c", "t", "x", near, "yyyy"},
 		{"d", "u", "y", far, "...."}, {"", "", "", netip.Addr{}, "...."},
 	} {
-		m := l.have[0].Publishes(0, tt.client, tt.addr, []byte(tt.topic), []byte(tt.label))
+		m := l.have[0].publishes(0, tt.client, tt.addr, []byte(tt.topic), []byte(tt.label))
 		l.have[0].Add(m, Event{Kind: Received, Text: Text(tt.topic)})
 		got := ""
 		for _, s := range streams {
@@ -65,8 +73,8 @@ func TestProbes(t *testing.T) {
 			t.Errorf("%+v: %s, want %s", tt, got, tt.want)
 		}
 	}
-	one := l.have[0].Publishes(0, "d", far, []byte("t"), nil)
-	both := l.have[0].Gets(0, one, "c", far, []byte("t"), nil)
+	one := l.have[0].publishes(0, "d", far, []byte("t"), nil)
+	both := l.have[0].Mark(0, l.have[0].Wants("c", far, nil, nil), one)
 	if one.Number() != both.Number() || one.probes() != 1<<1 || both.probes() != 1<<1|1 {
 		t.Errorf("%x, %x", one, both)
 	}
@@ -91,7 +99,7 @@ func TestOrderOfLoops(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	m := l.have[0].Publishes(0, "c", netip.Addr{}, nil, nil)
+	m := l.have[0].publishes(0, "c", netip.Addr{}, nil, nil)
 	for i := range 30 {
 		l.have[i%3].Add(m, Event{Kind: Sent, Seq: uint64(i)})
 	}
@@ -116,7 +124,7 @@ func TestBounds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	m := l.have[0].Publishes(0, "c", netip.Addr{}, nil, nil)
+	m := l.have[0].publishes(0, "c", netip.Addr{}, nil, nil)
 	l.at = time.Unix(2000, 0)
 	for range eventsPerSecond + 10 {
 		l.have[0].Add(m, Event{Kind: Sent})
@@ -124,13 +132,13 @@ func TestBounds(t *testing.T) {
 	if list, lost := s.Read(); len(list) != eventsPerSecond || lost != 10 {
 		t.Errorf("a second: %d, %d lost", len(list), lost)
 	}
-	if m := l.have[0].Publishes(2000_500, "c", netip.Addr{}, nil, nil); m != 0 {
+	if m := l.have[0].publishes(2000_500, "c", netip.Addr{}, nil, nil); m != 0 {
 		t.Errorf("a message in a second that has had its events: %x", m)
 	}
 	if _, lost := s.Read(); lost != 1 {
 		t.Errorf("a message: %d lost", lost)
 	}
-	if m := l.have[0].Publishes(2001_000, "c", netip.Addr{}, nil, nil); m == 0 {
+	if m := l.have[0].publishes(2001_000, "c", netip.Addr{}, nil, nil); m == 0 {
 		t.Error("the next second")
 	}
 	for i := range 3 { // a reader that comes too late
@@ -154,8 +162,8 @@ func TestFindByLabel(t *testing.T) {
 	if l.t.Armed() != 1 {
 		t.Fatal(l.t.Armed())
 	}
-	a, b := l.have[0].Publishes(0, "p", netip.Addr{}, []byte("t"), []byte("a")), l.have[0].Publishes(0, "p", netip.Addr{}, []byte("t"), []byte("b"))
-	if none := l.have[0].Publishes(0, "p", netip.Addr{}, []byte("t"), nil); none != 0 {
+	a, b := l.have[0].publishes(0, "p", netip.Addr{}, []byte("t"), []byte("a")), l.have[0].publishes(0, "p", netip.Addr{}, []byte("t"), []byte("b"))
+	if none := l.have[0].publishes(0, "p", netip.Addr{}, []byte("t"), nil); none != 0 {
 		t.Errorf("without the property: %x", none)
 	}
 	l.have[0].Add(a, Event{Kind: Received, Label: "a"})
@@ -192,7 +200,7 @@ func TestConcurrent(t *testing.T) {
 		l := have[i]
 		w.Go(func() {
 			for range 500 {
-				l.Add(l.Publishes(0, "c", netip.Addr{}, nil, nil), Event{Kind: Sent})
+				l.Add(l.publishes(0, "c", netip.Addr{}, nil, nil), Event{Kind: Sent})
 			}
 		})
 	}

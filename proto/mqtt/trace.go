@@ -53,7 +53,11 @@ func (c *conn) traceReceived(p *wire.Publish) trace.Mark {
 		label = labelOf(props)
 	}
 	client := c.clientID()
-	mark := t.Publishes(c.l.loop.NowUnixMilli(), client, c.tracedAddr(t), p.Topic, label)
+	probes := t.Wants(client, c.tracedAddr(t), p.Topic, label)
+	if probes == 0 {
+		return 0
+	}
+	mark := t.Mark(c.l.loop.NowUnixMilli(), probes, 0)
 	if mark != 0 {
 		t.Add(mark, trace.Event{Kind: trace.Received, Client: client, Text: trace.Text(p.Topic), Label: trace.Text(label), QoS: p.QoS,
 			PacketID: p.PacketID, Size: int32(len(p.Payload))})
@@ -83,11 +87,17 @@ func (c *conn) marked(m *broker.Message, d *broker.Delivery) trace.Mark {
 	if mark == 0 && !d.Ref.Zero() {
 		mark = t.Of(d.Ref.Shard, d.Ref.Seq)
 	}
-	var label []byte
-	if mark == 0 && len(m.Props) > 0 && t.Labels() {
-		label = labelOf(m.Props)
+	var topic, label []byte
+	if mark == 0 { // else who asks about them knows it already
+		topic = m.Topic
+		if len(m.Props) > 0 && t.Labels() {
+			label = labelOf(m.Props)
+		}
 	}
-	return t.Gets(c.l.loop.NowUnixMilli(), mark, c.clientID(), c.tracedAddr(t), m.Topic, label)
+	if probes := t.Wants(c.clientID(), c.tracedAddr(t), topic, label); probes != 0 {
+		mark = t.Mark(c.l.loop.NowUnixMilli(), probes, mark)
+	}
+	return mark
 }
 
 // tracedAddr is the client's address, if somebody asks about addresses.
@@ -105,7 +115,13 @@ func (c *conn) deliverTraced(m *broker.Message, d *broker.Delivery) (packetID ui
 		c.l.trace.Add(mark, trace.Event{Kind: trace.Dropped, Client: c.clientID(), Text: "its connection has ended"})
 		mark = 0
 	}
-	m.Trace, c.l.fate = mark, fateSent
+	c.l.fate = fateSent
+	if mark == 0 && m.Trace == 0 && (c.extra == nil || c.extra.traced == nil) {
+		packetID, ok = c.Deliver(m, d)
+		c.l.fate = fateUnasked
+		return packetID, ok
+	}
+	m.Trace = mark
 	packetID, ok = c.Deliver(m, d)
 	m.Trace = was
 	c.traceFate(mark, m, d, packetID, ok)
