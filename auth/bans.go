@@ -286,7 +286,7 @@ func (rs *ruleSet) early(c *broker.Credentials) BanKind {
 	if c.ClientID != "" && s.client(c.ClientID, now) {
 		return BanClient
 	}
-	byName := c.HasUsername && (rs.o.CertificateUser == "off" || len(c.PeerCertificates) == 0) && (rs.tokens == nil || !tokenLike(c.Password)) && rs.hasUsers()
+	byName := c.HasUsername && !rs.showsCertificate(c) && !rs.showsToken(c) && (rs.hasUsers() || rs.ldap != nil)
 	if byName && s.user(c.Username, now) {
 		return BanUser
 	}

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -37,27 +35,13 @@ const (
 	callbackDepthMax  = ownDepthMax + 4
 	callbackCachedMax = 1 << 14
 	callbackRulesMax  = 1 << 10 // bytes of rules of an answer that is kept
-	breakerFailures   = 5       // one after the other, until nobody is asked
-	breakerPauseMin   = time.Second
-	breakerPauseMax   = 30 * time.Second
 )
 
 // callback asks a server. Its state outlives reloads that change none of its options.
 type callback struct {
-	o       CallbackOptions
-	client  *http.Client
-	now     func() time.Time
-	log     *slog.Logger
-	turns   chan struct{}
-	waiting atomic.Int64
-	queue   int64
-	mu      struct {
-		sync.Mutex
-		failed int           // questions one after the other
-		until  time.Time     // nobody is asked before
-		pause  time.Duration // what until was made of
-		trying bool          // one question finds out whether the server is there again
-	}
+	asking
+	o      CallbackOptions
+	client *http.Client
 }
 
 func newCallback(o *Options, old *callback) *callback {
@@ -67,7 +51,8 @@ func newCallback(o *Options, old *callback) *callback {
 	if old != nil {
 		old.client.CloseIdleConnections()
 	}
-	c := &callback{o: *o.HTTP, now: o.Now, log: o.Logger, queue: int64(o.Queue), turns: make(chan struct{}, max(1, o.HTTP.Concurrency))}
+	c := &callback{o: *o.HTTP}
+	c.begin(o, "the server that is asked about clients", c.o.Timeout, c.o.Concurrency)
 	c.client = &http.Client{Timeout: c.o.Timeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: cap(c.turns),
 		MaxConnsPerHost: cap(c.turns), IdleConnTimeout: time.Minute, TLSHandshakeTimeout: c.o.Timeout, MaxResponseHeaderBytes: 64 << 10},
 		// A password goes to nobody but who was named.
@@ -162,70 +147,13 @@ func parseAnswer(data []byte) (a answer, err error) {
 	return a, nil
 }
 
-// ask puts a question. So many are asked at once, so many wait, the next are told ErrAuthBusy; so is everybody while the server does not answer.
-func (c *callback) ask(ctx context.Context, question []byte) (answer, error) {
-	if c.waiting.Add(1) > c.queue+int64(cap(c.turns)) {
-		c.waiting.Add(-1)
-		return answer{}, broker.ErrAuthBusy
-	}
-	defer c.waiting.Add(-1)
-	select {
-	case c.turns <- struct{}{}:
-		defer func() { <-c.turns }()
-	case <-ctx.Done():
-		return answer{}, ctx.Err()
-	}
-	open, trial := c.open()
-	if !open {
-		return answer{}, broker.ErrAuthBusy
-	}
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
-	defer cancel()
-	a, err := c.get(ctx, question)
-	c.settle(err, errors.Is(ctx.Err(), context.Canceled), trial)
-	if err != nil {
-		return answer{}, refuse(broker.ErrAuthBusy, err)
-	}
-	return a, nil
-}
-
-// open says whether the server may be asked now; trial: to find out whether it is there again.
-func (c *callback) open() (ok, trial bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.mu.failed < breakerFailures {
-		return true, false
-	}
-	if c.mu.trying || c.now().Before(c.mu.until) {
-		return false, false
-	}
-	c.mu.trying = true
-	return true, true
-}
-
-// settle takes what came of a question. One that the client gave up says nothing about the server, and those that were under way when the pause
-// began and fail behind that say nothing new: only a trial makes the pause longer.
-func (c *callback) settle(err error, gaveUp, trial bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if trial {
-		c.mu.trying = false
-	}
-	switch {
-	case err == nil:
-		if c.mu.failed >= breakerFailures {
-			c.log.Info("the server that is asked about clients answers again")
-		}
-		c.mu.failed, c.mu.pause = 0, 0
-		return
-	case gaveUp, c.mu.failed >= breakerFailures && !trial:
-		return
-	}
-	if c.mu.failed++; c.mu.failed >= breakerFailures {
-		c.mu.pause = min(max(2*c.mu.pause, breakerPauseMin), breakerPauseMax)
-		c.mu.until = c.now().Add(c.mu.pause)
-		c.log.Warn("the server that is asked about clients does not answer: nobody is asked for a while", "pause", c.mu.pause, "err", err)
-	}
+// ask puts a question.
+func (c *callback) ask(ctx context.Context, question []byte) (a answer, err error) {
+	err = c.try(ctx, func(ctx context.Context) error {
+		a, err = c.get(ctx, question)
+		return err
+	})
+	return a, err
 }
 
 func (c *callback) request(ctx context.Context, question []byte) (*http.Request, error) {
@@ -328,25 +256,12 @@ func (k *answers) put(d digest, a answer, ttl time.Duration, now time.Time) {
 	k.kept[d] = keptAnswer{a, now.Add(ttl)}
 }
 
-// asksServer says whether the server is asked about a client: it is for those whose name no user of this node has.
-func (rs *ruleSet) asksServer(c *broker.Credentials) bool {
-	if rs.callback == nil {
-		return false
-	}
-	if c.HasUsername {
-		if _, known := rs.account(c.Username); known {
-			return false
-		}
-	}
-	return true
-}
-
 func (rs *ruleSet) questionDigest(question []byte) digest {
 	return rs.verdicts.digest("\x00"+sourceHTTP, 0, question)
 }
 
 // answered is what an answer makes of a client; passed: others decide.
-func (rs *ruleSet) answered(c *broker.Credentials, a *answer) (id broker.Identity, passed bool, err error) {
+func (rs *ruleSet) answered(c *broker.Credentials, a *answer, source string) (id broker.Identity, passed bool, err error) {
 	id = rs.identity(c)
 	switch {
 	case a.verdict == silent:
@@ -356,23 +271,13 @@ func (rs *ruleSet) answered(c *broker.Credentials, a *answer) (id broker.Identit
 	case a.expires != 0 && rs.o.Now().UnixMilli() >= a.expires:
 		return id, false, refuse(broker.ErrBadCredentials, errors.New("what the server that was asked has allowed is over"))
 	}
-	if id.Source, id.User, id.Expires = sourceHTTP, a.user, a.expires; id.User == "" {
+	if id.Source, id.User, id.Expires = source, a.user, a.expires; id.User == "" {
 		id.User = c.Username
 	}
 	if a.own != nil {
 		id.Own = a.own
 	}
 	return id, false, nil
-}
-
-// byAnswer is what is known of a client from an earlier answer; passed: others decide.
-func (rs *ruleSet) byAnswer(c *broker.Credentials) (id broker.Identity, known, passed bool, err error) {
-	a, known := rs.answers.get(rs.questionDigest(questionOf(c)), rs.o.Now())
-	if !known {
-		return broker.Identity{}, false, false, nil
-	}
-	id, passed, err = rs.answered(c, &a)
-	return id, true, passed, err
 }
 
 // byServer asks the server about a client; passed: others decide.
@@ -387,7 +292,7 @@ func (rs *ruleSet) byServer(ctx context.Context, c *broker.Credentials) (id brok
 		}
 		rs.answers.put(d, a, rs.callback.o.CacheTTL, rs.o.Now())
 	}
-	return rs.answered(c, &a)
+	return rs.answered(c, &a, sourceHTTP)
 }
 
 // recheckAnswer says whether a client that a server has let in may stay.
@@ -399,18 +304,4 @@ func (rs *ruleSet) recheckAnswer(id *broker.Identity) error {
 		return errors.New("what the server that was asked has allowed is over")
 	}
 	return nil
-}
-
-// Lane says by whom a client is kept waiting: who asks others waits apart, so that one that is slow delays nobody else.
-func (p *Provider) Lane(c broker.Credentials) int {
-	rs := p.rules.Load()
-	switch {
-	case rs.tokens != nil && tokenLike(c.Password):
-		if _, fetched := rs.tokens.source.(*fetchedKeys); fetched {
-			return broker.LaneKeys
-		}
-	case rs.asksServer(&c):
-		return broker.LaneServer
-	}
-	return broker.LaneHere
 }

@@ -37,6 +37,10 @@ type Options struct {
 	RepeatedNonce bool
 	JWT           *JWTOptions      // nil: tokens are not taken
 	HTTP          *CallbackOptions // nil: no server is asked
+	LDAP          *LDAPOptions     // nil: no directory server is asked
+	// Order is in which order they are asked who may know a client: certificate, token, file, ldap, http. Those that are not in it come behind,
+	// in this order.
+	Order []string
 
 	Bans   *Bans        // nil: nobody is banned
 	Logger *slog.Logger // nil: slog.Default
@@ -54,8 +58,10 @@ type ruleSet struct {
 	users      *users // nil: no password file
 	mapping    mapping
 	ids        []idPattern
-	tokens     *tokens   // nil: none are taken
-	callback   *callback // nil: no server is asked
+	tokens     *tokens // nil: none are taken
+	order      [ways]way
+	callback   *callback   // nil: no server is asked
+	ldap       *ldapServer // nil: no directory server is asked
 	answers    *answers
 	acl        *acl // nil: no rule file
 	grants     *grants
@@ -123,7 +129,17 @@ func (p *Provider) Reload(o Options) error {
 	}
 	p.rules.Store(rs)
 	old.verdicts.zeroize()
+	if old.ldap != nil && old.ldap != rs.ldap {
+		old.ldap.close()
+	}
 	return nil
+}
+
+// Close ends connections to others that are idle. Questions that are under way end theirs.
+func (p *Provider) Close() {
+	if s := p.rules.Load().ldap; s != nil {
+		s.close()
+	}
 }
 
 func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
@@ -157,21 +173,11 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if rs.ids, err = parseIDs(o.ClientIDs); err != nil {
 		return nil, fmt.Errorf("auth.client_ids: %w", err)
 	}
-	if o.JWT != nil {
-		var was *tokens
-		if old != nil {
-			was = old.tokens
-		}
-		if rs.tokens, err = loadTokens(o.JWT, o.Now, o.Logger, was); err != nil {
-			return nil, fmt.Errorf("keys of tokens: %w", err)
-		}
+	if rs.order, err = parseOrder(o.Order); err != nil {
+		return nil, fmt.Errorf("auth.order: %w", err)
 	}
-	if o.HTTP != nil {
-		var was *callback
-		if old != nil {
-			was = old.callback
-		}
-		rs.callback = newCallback(&o, was)
+	if err = rs.reach(old); err != nil {
+		return nil, err
 	}
 	rs.settle()
 	if rs.verdicts, err = newVerdicts(o.CacheTTL); err != nil {
@@ -188,6 +194,28 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	return rs, nil
 }
 
+// reach gets ready to ask those outside of the node, as old did where nothing has changed.
+func (rs *ruleSet) reach(old *ruleSet) (err error) {
+	o := &rs.o
+	if old == nil {
+		old = &ruleSet{}
+	}
+	if o.JWT != nil {
+		if rs.tokens, err = loadTokens(o.JWT, o.Now, o.Logger, old.tokens); err != nil {
+			return fmt.Errorf("keys of tokens: %w", err)
+		}
+	}
+	if o.HTTP != nil {
+		rs.callback = newCallback(o, old.callback)
+	}
+	if o.LDAP != nil {
+		if rs.ldap, err = newLDAP(o, old.ldap); err != nil {
+			return fmt.Errorf("auth.ldap: %w", err)
+		}
+	}
+	return nil
+}
+
 // follow makes rs the generation behind old and notes what is not as it was.
 func (rs *ruleSet) follow(old *ruleSet) {
 	rs.generation, rs.grants = old.generation+1, old.grants
@@ -201,37 +229,44 @@ func (rs *ruleSet) follow(old *ruleSet) {
 // Quick answers what needs no hash: certificates, anonymous clients, pairs of user and password seen a moment ago.
 func (p *Provider) Quick(c broker.Credentials) (id broker.Identity, done bool, err error) {
 	rs := p.rules.Load()
-	id, done, err = rs.quick(&c, nil)
+	id, done, err = rs.quick(&c)
 	if done {
 		id, err = rs.named(id, err)
 	}
 	return id, done, err
 }
 
-// quick answers at once if it can. If not, and d is there, d is the digest to remember the answer under.
-func (rs *ruleSet) quick(c *broker.Credentials, d *digest) (id broker.Identity, done bool, err error) {
+// quick answers at once if it can.
+func (rs *ruleSet) quick(c *broker.Credentials) (id broker.Identity, done bool, err error) {
 	id = rs.identity(c)
 	if k := rs.early(c); k != 0 {
 		return id, true, rs.o.Bans.refusal(k)
 	}
-	switch {
-	case rs.o.CertificateUser != "off" && len(c.PeerCertificates) > 0:
-		id.Source = sourceCertificate
-		if rs.o.Revoked != nil && rs.o.Revoked(c.PeerCertificates[0]) {
-			return id, true, refuse(broker.ErrNotAuthorized, errRevoked)
-		}
-		if id.User, err = rs.certificateUser(c.PeerCertificates[0]); err != nil {
-			return id, true, refuse(broker.ErrNotAuthorized, err)
-		}
-		return id, true, nil
-	case rs.tokens != nil && tokenLike(c.Password):
-		return id, false, nil
-	case rs.asksServer(c):
-		if id, known, passed, err := rs.byAnswer(c); !passed {
-			return id, known, err
+	for _, w := range rs.order {
+		switch w {
+		case wayCertificate:
+			if rs.showsCertificate(c) {
+				id, err = rs.byCertificate(c)
+				return id, true, err
+			}
+		case wayToken:
+			if rs.showsToken(c) {
+				return id, false, nil
+			}
+		case wayFile:
+			if rs.knows(c) {
+				return rs.byPassword(c, nil)
+			}
+		default:
+			if !rs.asks(w, c) {
+				continue
+			}
+			if id, known, passed, err := rs.remembered(w, c); !passed {
+				return id, known, err
+			}
 		}
 	}
-	return rs.byPassword(c, d)
+	return rs.byPassword(c, nil)
 }
 
 // identity is what a connection itself says of its client, before anything vouches for it.
@@ -239,7 +274,8 @@ func (rs *ruleSet) identity(c *broker.Credentials) broker.Identity {
 	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Generation: rs.generation}
 }
 
-// byPassword is quick for clients without a certificate.
+// byPassword is quick for clients whom nothing but a password, or nothing at all, vouches for. If it cannot answer, and d is there, d is the digest to
+// remember the answer under.
 func (rs *ruleSet) byPassword(c *broker.Credentials, d *digest) (id broker.Identity, done bool, err error) {
 	id = rs.identity(c)
 	if c.HasUsername && rs.hasUsers() {
@@ -289,26 +325,49 @@ func (p *Provider) Authenticate(ctx context.Context, c broker.Credentials) (brok
 }
 
 func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Credentials) (broker.Identity, error) {
-	var d digest
-	if id, done, err := rs.quick(c, &d); done {
+	if id, done, err := rs.quick(c); done {
 		return id, err
 	}
-	if rs.tokens != nil && tokenLike(c.Password) {
-		id, err := rs.byToken(ctx, c)
-		if err == nil || !c.HasUsername || !rs.hasUsers() {
-			return id, err
+	var refused error // of what looks like a token
+	for _, w := range rs.order {
+		switch w {
+		case wayCertificate:
+			if rs.showsCertificate(c) {
+				return rs.byCertificate(c)
+			}
+		case wayToken:
+			if rs.showsToken(c) {
+				id, err := rs.byToken(ctx, c)
+				if err == nil {
+					return id, nil
+				}
+				refused = err
+			}
+		case wayFile:
+			if rs.knows(c) {
+				return p.byHash(ctx, rs, c)
+			}
+		default:
+			if refused != nil || !rs.asks(w, c) { // a token that is none goes to nobody else
+				continue
+			}
+			if id, passed, err := rs.ask(ctx, w, c); !passed {
+				return id, err
+			}
 		}
-		// It may be a password that looks so; and who has a user's name has to wait as long for a refusal as ever.
-		if id, done, err := rs.byPassword(c, &d); done {
-			return id, err
-		}
-	} else if rs.asksServer(c) {
-		if id, passed, err := rs.byServer(ctx, c); !passed {
-			return id, err
-		}
-		if id, done, err := rs.byPassword(c, &d); done {
-			return id, err
-		}
+	}
+	if refused != nil && (!c.HasUsername || !rs.hasUsers()) {
+		return broker.Identity{}, refused
+	}
+	// What looks like a token may be a password; and who has a user's name has to wait as long for a refusal as ever.
+	return p.byHash(ctx, rs, c)
+}
+
+// byHash compares the password with what is stored of the user.
+func (p *Provider) byHash(ctx context.Context, rs *ruleSet, c *broker.Credentials) (broker.Identity, error) {
+	var d digest
+	if id, done, err := rs.byPassword(c, &d); done {
+		return id, err
 	}
 	if p.waiting.Add(1) > p.queue+int64(cap(p.sem)) {
 		p.waiting.Add(-1)
@@ -356,6 +415,8 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 		return rs.recheckToken(id)
 	case sourceHTTP:
 		return rs.recheckAnswer(id)
+	case sourceLDAP:
+		return rs.recheckDirectory()
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}

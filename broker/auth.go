@@ -71,10 +71,11 @@ type QuickAuthenticator interface {
 
 // The lanes in which clients wait for an Authenticator.
 const (
-	LaneHere   = iota // nobody else is asked
-	LaneKeys          // a server of keys may be
-	LaneServer        // a server is asked about the client
-	Lanes             // how many there are
+	LaneHere      = iota // nobody else is asked
+	LaneKeys             // a server of keys may be
+	LaneDirectory        // a directory server is asked about the client
+	LaneServer           // a server is asked about the client
+	Lanes                // how many there are
 )
 
 // LaneAuthenticator is an Authenticator that may ask others. Lane says which, so that clients who wait for one that is slow do not hold up

@@ -146,7 +146,7 @@ type TLS struct {
 type Auth struct {
 	// Clients without credentials: `off` refuses them, `loopback` admits those that connect over loopback or a unix socket,
 	// `everywhere` admits them on every listener. `auto` is `loopback` while none of `auth.password_file`, `auth.certificate_user`,
-	// `auth.jwt` and `auth.http` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
+	// `auth.jwt`, `auth.http` and `auth.ldap` is set, else `off`. `off` by name lets users of the catalog in on any address, without a password file.
 	Anonymous string `key:"anonymous" default:"auto" oneof:"auto|off|loopback|everywhere" reload:"live"`
 	// Who may read metrics and health over HTTP: `loopback` refuses to start with `listeners.http` on any other address.
 	AnonymousHTTP string `key:"anonymous_http" default:"loopback" oneof:"loopback|everywhere"`
@@ -184,6 +184,11 @@ type Auth struct {
 	SCRAMRepeatedNonce bool     `key:"scram_repeated_nonce" default:"false" reload:"live"`
 	JWT                JWT      `key:"jwt"`
 	HTTP               AuthHTTP `key:"http"`
+	LDAP               AuthLDAP `key:"ldap"`
+	// In which order it is asked who may know a client: its certificate, the token that its password is, the password file and the catalog (`file`), the
+	// directory server, the server of `auth.http`. The first that knows the client decides, by letting it in or by refusing it. Those that are not named come
+	// behind, in the order of the default.
+	Order []string `key:"order" default:"[certificate, token, file, ldap, http]" oneof:"certificate|token|file|ldap|http" reload:"live"`
 }
 
 // JWT says which tokens vouch for a user: in SASL OAUTHBEARER of Kafka's clients, and in place of a password. Tokens are taken once a source of keys or a secret is set.
@@ -231,6 +236,46 @@ type AuthHTTP struct {
 	Concurrency int `key:"concurrency" default:"32" min:"1" max:"64" reload:"live"`
 	// How long an answer counts for a client that comes with exactly the same; a refusal for a tenth of it. 0 asks each time.
 	CacheTTL time.Duration `key:"cache_ttl" default:"10s" min:"0s" max:"24h" reload:"live"`
+}
+
+// AuthLDAP names a directory server that is asked about clients who come with a user name and a password. docs/security.md has examples.
+type AuthLDAP struct {
+	// The server: `ldaps://HOST`, or `ldap://HOST` with `auth.ldap.start_tls` or on loopback, since passwords go there. Empty: nobody is asked.
+	URL string `key:"url" default:"" reload:"live"`
+	// Begin TLS on a connection of `ldap://`. A server that cannot is not told anything.
+	StartTLS bool `key:"start_tls" default:"false" reload:"live"`
+	// Authorities of the server's certificate, a PEM file. Empty: those of the system.
+	CA string `key:"ca" default:"" reload:"live"`
+	// Whose password is tried: a DN with `%u` for the user, such as `uid=%u,ou=people,dc=example`. Empty: the user's entry is searched for. With a DN a server does
+	// not tell who is there: whoever it does not take is refused, and those behind it in `auth.order` are not asked.
+	BindDN string `key:"bind_dn" default:"" reload:"live"`
+	// Below which entry users are searched for.
+	SearchBase string `key:"search_base" default:"" reload:"live"`
+	// Which entry is a user's, with `%u` for the user. One that two entries fit is refused; who has none is left to the next ones of `auth.order`.
+	SearchFilter string `key:"search_filter" default:"(uid=%u)" reload:"live"`
+	// Who searches for users and groups. Empty: an anonymous client; with `auth.ldap.bind_dn` the user.
+	SearchDN string `key:"search_dn" default:"" reload:"live"`
+	// The password of `auth.ldap.search_dn`: `file:PATH` or `env:NAME`.
+	SearchPassword Secret `key:"search_password" default:"" reload:"live"`
+	// Attribute of a user's entry that is the user's name for rules, quotas and bans: directories do not care for case, and these do. Empty takes the name as the
+	// client writes it.
+	UserAttribute string `key:"user_attribute" default:"uid" reload:"live"`
+	// Below which entry groups are searched for.
+	GroupBase string `key:"group_base" default:"" reload:"live"`
+	// Which groups are a user's: `%d` is the DN of the user's entry, `%u` the user.
+	GroupFilter string `key:"group_filter" default:"(member=%d)" reload:"live"`
+	// Attribute that names a group.
+	GroupName string `key:"group_name" default:"cn" reload:"live"`
+	// Groups one of which a user has to be in. Empty: every user comes in.
+	Groups []string `key:"groups" default:"" reload:"live"`
+	// Groups whose users come in and may do everything, whatever rules and ACLs say.
+	SuperGroups []string `key:"super_groups" default:"" reload:"live"`
+	// Longest time of one question, with all that it takes.
+	Timeout time.Duration `key:"timeout" default:"5s" min:"10ms" max:"30s" reload:"live"`
+	// Questions at once, and connections that are kept; `auth.queue` more clients may wait.
+	Concurrency int `key:"concurrency" default:"32" min:"1" max:"64" reload:"live"`
+	// How long a password that the server has taken counts without asking again; a refusal for a tenth of it. 0 asks each time.
+	CacheTTL time.Duration `key:"cache_ttl" default:"1m" min:"0s" max:"24h" reload:"live"`
 }
 
 // IsSet says whether tokens are taken.

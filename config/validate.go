@@ -16,7 +16,7 @@ func (c *Config) Anonymous() string {
 	if c.Auth.Anonymous != "auto" {
 		return c.Auth.Anonymous
 	}
-	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" && !c.Auth.JWT.IsSet() && c.Auth.HTTP.URL == "" {
+	if c.Auth.PasswordFile == "" && c.Auth.CertificateUser == "off" && !c.Auth.JWT.IsSet() && c.Auth.HTTP.URL == "" && c.Auth.LDAP.URL == "" {
 		return "loopback"
 	}
 	return "off"
@@ -49,6 +49,7 @@ func (l *loader) validate() {
 	if u := c.Auth.HTTP.URL; u != "" && !secure(u) {
 		l.reject("auth.http.url", fmt.Errorf("want https://…, or http:// on loopback: passwords go there; found %q", u))
 	}
+	l.validateLDAP(c)
 	l.validateTier(c)
 	l.validateCluster(c)
 	if c.Auth.AllowEveryone == "false" && len(c.Auth.SuperUsers) == 0 {
@@ -280,10 +281,10 @@ func (l *loader) validateExposure(c *Config) {
 		}
 		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss" || a.key == "listeners.kafka.tls"
 		// Off by name: users come into the catalog later, and nobody comes in before.
-		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
+		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || c.Auth.LDAP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}
-		ways := "set auth.password_file (`sluice passwd` makes its lines), auth.jwt or auth.http, or auth.anonymous: off to let in users of the catalog alone"
+		ways := "set auth.password_file (`sluice passwd` makes its lines), auth.jwt, auth.ldap or auth.http, or auth.anonymous: off to let in users of the catalog alone"
 		if overTLS {
 			ways += " or auth.certificate_user with tls.client_ca"
 		}

@@ -26,6 +26,12 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 		o.HTTP = &auth.CallbackOptions{URL: h.URL, Method: strings.ToUpper(h.Method), Token: h.Token.Reveal(), Timeout: h.Timeout,
 			Concurrency: h.Concurrency, CacheTTL: h.CacheTTL}
 	}
+	if l := &a.LDAP; l.URL != "" {
+		o.LDAP = &auth.LDAPOptions{URL: l.URL, StartTLS: l.StartTLS, CAFile: l.CA, BindDN: l.BindDN, SearchBase: l.SearchBase, SearchFilter: l.SearchFilter,
+			SearchDN: l.SearchDN, SearchPassword: l.SearchPassword.Reveal(), UserAttribute: l.UserAttribute, GroupBase: l.GroupBase, GroupFilter: l.GroupFilter,
+			GroupName: l.GroupName, Groups: l.Groups, SuperGroups: l.SuperGroups, Timeout: l.Timeout, Concurrency: l.Concurrency, CacheTTL: l.CacheTTL}
+	}
+	o.Order = a.Order
 	o.Logger = s.log
 	if set := certs.now.Load(); set.tls != nil {
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.revoked.has

@@ -405,5 +405,6 @@ func (s *Server) Close() error {
 	if s.node != nil {
 		err = errors.Join(err, s.node.close(ctx))
 	}
+	s.gate.Close()
 	return err
 }

@@ -95,6 +95,8 @@ var only = map[string][]string{
 	"github.com/eclipse/paho.golang":          {"test/**"},
 	"github.com/eclipse/paho.mqtt.golang":     {"test/**"},
 	"github.com/gobwas/ws":                    {"engine", "test/**", "bench/**"},
+	"github.com/go-asn1-ber/asn1-ber":         {"auth"},
+	"github.com/go-ldap/ldap/v3":              {"auth"},
 	"github.com/golang-jwt/jwt/v5":            {"auth", "test/**"},
 	"github.com/klauspost/compress":           {"journal/record/compress", "cluster/link"},
 	"github.com/lni/dragonboat/v4":            {"meta/raftgroup"},
