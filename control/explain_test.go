@@ -2,10 +2,12 @@ package control_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
 	"google.golang.org/grpc/codes"
 
 	"github.com/sluicemq/sluice/bench/mqttclient"
@@ -182,4 +184,29 @@ func TestExplainAbsentClients(t *testing.T) {
 	wants(t, err, codes.NotFound, "it is not connected, and has no session that is kept")
 	_, err = n.explain().ExplainClient(ctx, &api.ExplainClientRequest{})
 	wants(t, err, codes.InvalidArgument, "want an id or the number")
+}
+
+// TestExplainKafkaClients has them seen by the same eyes, as far as their protocol has the same things.
+func TestExplainKafkaClients(t *testing.T) {
+	n := start(t)
+	n.create("orders", 1)
+	c := n.kafka(kgo.ClientID("pipeline"))
+	n.produce(c, "orders", 0, "x", time.Now())
+	r, err := n.explain().ExplainClient(t.Context(), &api.ExplainClientRequest{Id: "pipeline"})
+	if err != nil || len(r.Connections) == 0 || r.Session != nil {
+		t.Fatalf("%v, %v", r, err)
+	}
+	for _, c := range r.Connections {
+		if c.Client.Protocol != "Kafka" || c.Window != 0 || c.OutBound == 0 || len(c.Holders) != 0 {
+			t.Errorf("%v", c)
+		}
+	}
+	n.bound("pipeline", "producer_byte_rate", 10)
+	n.produce(c, "orders", 0, strings.Repeat("x", 1000), time.Now())
+	testx.Eventually(t, 20*time.Second, func() bool {
+		r, err := n.explain().ExplainClient(t.Context(), &api.ExplainClientRequest{Id: "pipeline"})
+		return err == nil && slices.ContainsFunc(r.Connections, func(c *api.ClientExplanation) bool {
+			return len(c.Holders) > 0 && c.Holders[0].Kind == "quota" && c.ReadOwedUs > 0
+		})
+	}, "the producer's connection is held by its quota")
 }
