@@ -372,6 +372,15 @@ func (c *committer) rotateNow() error {
 // Pieces, look at all that was written before Rotate.
 func (l *Log) Rotating() bool { return l.com.rotate.Load() }
 
+// Lags tells whether the last checkpoint leaves segments before the one that is written to for a restart to replay: something of them was still on its
+// way to the tables.
+func (l *Log) Lags() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	n := len(l.mu.segments)
+	return n > 0 && l.mu.replay.Segment < l.mu.segments[n-1].number()
+}
+
 // activate lists a new segment, and seals the one before.
 func (c *committer) activate(next *segment) {
 	l, old := c.l, c.active

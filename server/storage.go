@@ -202,7 +202,7 @@ func (s *logStorage) Compact(r broker.CompactRequest) (broker.CompactResult, err
 	return broker.CompactResult{Until: c.Until, Read: c.Read, Written: c.Written, Ended: c.Ended}, err
 }
 
-// Rotate ends the active segment, and has the first tick after that write a checkpoint, however little was written.
+// Rotate ends the active segment, and has the ticks after that write checkpoints, however little was written, until one has all of it.
 func (s *logStorage) Rotate() {
 	s.log.Rotate()
 	s.forced.Store(true)
@@ -230,16 +230,20 @@ func (s *logStorage) checkpoints() {
 			continue
 		}
 		last, bytes = now, written
-		s.checkpoint()
+		if s.checkpoint() && forced && s.log.Lags() {
+			s.forced.Store(true) // nothing else may be written for long, and who has asked waits
+		}
 	}
 }
 
-func (s *logStorage) checkpoint() {
+func (s *logStorage) checkpoint() (ok bool) {
 	s.checkpointing.Lock()
 	defer s.checkpointing.Unlock()
-	if err := s.b.Checkpoint(checkpointStore{s.log.Checkpointer()}); err != nil {
+	err := s.b.Checkpoint(checkpointStore{s.log.Checkpointer()})
+	if err != nil {
 		s.logger.Error("checkpoint failed; the log keeps what it would have covered", "err", err)
 	}
+	return err == nil
 }
 
 func (s *logStorage) err() error { return s.log.Err() }
