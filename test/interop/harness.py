@@ -17,6 +17,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sluice-interop")
 BINARY = os.environ.get("SLUICE", os.path.join(ROOT, "bin", "sluice"))
 READY_SECONDS = 60
+NODES = int(os.environ.get("NODES", "1"))  # that are one broker, in place of a node that is alone
 CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
 
@@ -36,6 +37,10 @@ class Broker:
         self.socket = os.path.join(directory, "mqtt.sock")
 
     def start(self):
+        self.launch()
+        return self.await_ready()
+
+    def launch(self):
         command = [BINARY, "start", "--data", os.path.join(self.directory, "data")]
         settings = [f"listeners.mqtt.{name}={self.host}:{port}" for name, port in self.ports.items()]
         settings += [f"listeners.mqtt.unix={self.socket}", "listeners.http=127.0.0.1:0", "listeners.grpc=127.0.0.1:0", f"tls.cert={self.certificates.cert}", f"tls.key=file:{self.certificates.key}"]
@@ -44,6 +49,8 @@ class Broker:
             command += ["--set", setting]
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+
+    def await_ready(self):
         timer = threading.Timer(READY_SECONDS, self.process.kill)
         timer.start()
         line = self.process.stdout.readline()
@@ -55,14 +62,21 @@ class Broker:
         listeners = json.loads(line[len("ready "):])["listeners"]
         self.ports = {name: int(listeners["mqtt." + name].rpartition(":")[2]) for name in ("tcp", "tls", "ws", "wss")}
         self.kafka = {name: int(listeners["kafka." + name].rpartition(":")[2]) for name in ("tcp", "tls")}
+        self.grpc = listeners["grpc"]
         return self
 
     def stop(self, how=signal.SIGTERM):
         """Ends the node and returns its exit code; a node that does not drain within 30 s is killed."""
         if self.process is None:
             return None
-        if self.process.poll() is None:
+        self.signal(how)
+        return self.ended()
+
+    def signal(self, how):
+        if self.process is not None and self.process.poll() is None:
             self.process.send_signal(how)
+
+    def ended(self):
         try:
             code = self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -81,6 +95,57 @@ class Broker:
         return {**os.environ, "SLUICE_HOST": self.host, "SLUICE_CA": self.certificates.ca, "SLUICE_UNIX": self.socket,
                 "SLUICE_KAFKA": f"{self.host}:{self.kafka['tcp']}", "SLUICE_KAFKA_TLS": f"localhost:{self.kafka['tls']}",
                 **{f"SLUICE_{name.upper()}": str(port) for name, port in self.ports.items()}}
+
+
+class Cluster:
+    """Several nodes that are one broker. Each time that a port is asked for it is another node's. All of them are stopped and started at once."""
+
+    def __init__(self, directory, certificates, settings, host, ports):
+        self.directory, self.certificates, self.host, self.turn = directory, certificates, host, 0
+        self.nodes = []
+        peers = [f"127.0.0.1:{free_port()}" for _ in range(NODES)]
+        for i, at in enumerate(peers):
+            own = os.path.join(directory, str(i + 1))
+            os.mkdir(own)
+            joined = [f"node.id={i + 1}", f"listeners.cluster={at}"] + ([f"cluster.peers={peers[0]}"] if i else [])
+            self.nodes.append(Broker(own, certificates, list(settings) + joined, host, ports if i == 1 else None))  # the ones to be had once are not the leader's
+        self.fixed = ports is not None
+        self.peers = peers
+
+    def start(self):
+        first, rest = self.nodes[0], self.nodes[1:]
+        if os.path.exists(os.path.join(rest[0].directory, "data")):
+            for node in self.nodes:
+                node.launch()
+            for node in self.nodes:
+                node.await_ready()
+            return self
+        first.start()
+        for i, node in enumerate(rest):
+            run([BINARY, "node", "add", str(i + 2), "--address", self.peers[i + 1], "--server", first.grpc])
+            node.start()
+        return self
+
+    def stop(self, how=signal.SIGTERM):
+        """Ends all nodes, and gives the first exit code that is not 0."""
+        running = [node for node in self.nodes if node.process is not None]
+        for node in running:
+            node.signal(how)
+        return max([node.ended() for node in running], key=abs, default=None)
+
+    def node(self):
+        self.turn += 1
+        return self.nodes[1 if self.fixed else self.turn % len(self.nodes)]
+
+    ports = property(lambda self: self.node().ports)
+    kafka = property(lambda self: self.node().kafka)
+    socket = property(lambda self: self.node().socket)
+
+    def environment(self):
+        return self.node().environment()
+
+    def tail(self):
+        return "".join(node.tail() for node in self.nodes)
 
 
 class Certificates:
@@ -117,7 +182,7 @@ class Context:
         directory = tempfile.mkdtemp(dir=self.directory)
         host = free_loopback() if default_ports else "127.0.0.1"
         ports = {"tcp": 1883, "tls": 8883, "ws": 8080, "wss": 0} if default_ports else None
-        broker = Broker(directory, Certificates(directory, [host]), settings, host, ports)
+        broker = (Cluster if NODES > 1 else Broker)(directory, Certificates(directory, [host]), settings, host, ports)
         self.brokers.append(broker)
         return broker.start()
 
@@ -161,10 +226,10 @@ class Context:
 
     def close(self):
         for broker in self.brokers:
-            log = broker.tail()
             code = broker.stop()
+            log = broker.tail()
             if code not in (None, 0):
-                self.failed("broker stops", f"exit code {code}")
+                self.failed("broker stops", f"exit code {code}: {' '.join(re.findall('level=ERROR.*', log))}")
             if "panic:" in log or "fatal error:" in log:
                 self.failed("broker lives", log[log.rfind("panic:"):])
 
@@ -188,6 +253,12 @@ def output_of(command, timeout, input=None, **options):
         output, _ = process.communicate()
         return -1, output + f"\nended after {timeout} s"
     return process.returncode, output
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def free_loopback():
