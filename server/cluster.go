@@ -125,6 +125,11 @@ func knownCluster(cfg *config.Config) (string, error) {
 	return strings.TrimSpace(string(b)), err
 }
 
+// RenameCluster has the data of a node be of another cluster, which goes on with them. The node may not run.
+func RenameCluster(cfg *config.Config, name string) error {
+	return writeFileSynced(filepath.Join(cfg.Node.Data, clusterFile), name+"\n")
+}
+
 // keepClusterID stores the name of the cluster that the node has joined.
 func keepClusterID(cfg *config.Config, name string) error {
 	have, err := knownCluster(cfg)

@@ -44,7 +44,7 @@ func (r *nodeRow) cells() []string {
 func newNodeCommand() *cobra.Command {
 	f := &controlFlags{}
 	return f.group("node", "See and change the nodes of a cluster",
-		nodeList(f), nodeAdd(f), nodeDrain(f), nodeRemove(f), nodeReplace(f))
+		nodeList(f), nodeAdd(f), nodeDrain(f), nodeRemove(f), nodeReplace(f), nodeRecover())
 }
 
 func nodeList(f *controlFlags) *cobra.Command {

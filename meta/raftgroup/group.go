@@ -205,6 +205,9 @@ func (g *Group) Start(ctx context.Context, c *meta.Catalog) error {
 			return err
 		}
 	}
+	if err := g.recovered(); err != nil {
+		return err
+	}
 	cancel := c.Subscribe(func(old, now *meta.Snapshot) {
 		if meta.NodesChanged(old, now) {
 			g.tend()
@@ -248,6 +251,9 @@ func (g *Group) firstCatalog(ctx context.Context) error {
 func (g *Group) identify() error {
 	id, err := identityOf(g.o.Dir, g.o.Node)
 	if err != nil {
+		return err
+	}
+	if err := g.goOn(id); err != nil {
 		return err
 	}
 	switch {

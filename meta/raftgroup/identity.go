@@ -140,12 +140,17 @@ func (id *identity) write(dir string) error {
 	}
 	text := fmt.Sprintf("format 1\nnode %d\ndisk %s\ncluster %s\ncopy %d\nrun %d\nhost %s\nstarted %d\nvoter %d\njoined %d\n",
 		id.node, id.disk, id.cluster, id.copy, id.run, id.host, bit(id.started), bit(id.voter), bit(id.joined))
-	path := filepath.Join(dir, identityFile)
+	return writeSynced(dir, identityFile, []byte(text))
+}
+
+// writeSynced writes a file of a directory, all of it or nothing, and has it on stable storage when it returns.
+func writeSynced(dir, name string, b []byte) error {
+	path := filepath.Join(dir, name)
 	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
 	if err != nil {
 		return err
 	}
-	_, err = f.WriteString(text)
+	_, err = f.Write(b)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

@@ -105,6 +105,9 @@ func (n *Node) Start() {
 	n.broker = b
 }
 
+// Set changes settings from the next start on.
+func (n *Node) Set(settings ...string) { n.settings = append(n.settings, settings...) }
+
 // Broker is the process, nil while there is none.
 func (n *Node) Broker() *Broker {
 	n.mu.Lock()
