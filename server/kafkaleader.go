@@ -16,6 +16,7 @@ import (
 const (
 	methodProducerID   = 0x4b01 // {} -> {id i64}
 	methodCreateTopics = 0x4b02 // JSON: {tenant, topics} -> {results}
+	methodAlterConfigs = 0x4b03 // JSON: {tenant, topics, validate only} -> {results}
 )
 
 // leaderWait bounds how long the leader may take.
@@ -31,19 +32,26 @@ type kafkaLeader struct {
 
 var _ kafka.Leader = (*kafkaLeader)(nil)
 
-// createTopics is the body of a request, createdTopics that of its answer.
+// createTopics and alterConfigs are bodies of requests, topicResults that of their answer.
 type createTopics struct {
 	Tenant uint32
 	Topics []kafka.TopicCreation
 }
 
-type createdTopics struct{ Results []kafka.TopicResult }
+type alterConfigs struct {
+	Tenant       uint32
+	Topics       []kafka.TopicAlteration
+	ValidateOnly bool
+}
+
+type topicResults struct{ Results []kafka.TopicResult }
 
 // serve registers what this node does for others, and has its topics know how many nodes there are. Before the link has connections, and the door.
 func (k *kafkaLeader) serve() {
 	k.topics.nodes = k.cluster
 	k.mesh.Serve(methodProducerID, k.serveProducerID)
 	k.mesh.Serve(methodCreateTopics, k.serveCreateTopics)
+	k.mesh.Serve(methodAlterConfigs, k.serveAlterConfigs)
 }
 
 func (k *kafkaLeader) serveProducerID(r *link.Request) {
@@ -62,17 +70,31 @@ func (k *kafkaLeader) serveCreateTopics(r *link.Request) {
 		r.Fail("topics to create: " + err.Error())
 		return
 	}
-	k.topics.CreateTopics(q.Tenant, q.Topics, false, func(results []kafka.TopicResult) {
+	k.topics.CreateTopics(q.Tenant, q.Topics, false, answerTopics(r))
+}
+
+func (k *kafkaLeader) serveAlterConfigs(r *link.Request) {
+	var q alterConfigs
+	if err := json.Unmarshal(r.Body.Bytes(), &q); err != nil {
+		r.Fail("configurations to change: " + err.Error())
+		return
+	}
+	k.topics.AlterConfigs(q.Tenant, q.Topics, q.ValidateOnly, answerTopics(r))
+}
+
+// answerTopics answers a request with what came of it for each topic.
+func answerTopics(r *link.Request) func([]kafka.TopicResult) {
+	return func(results []kafka.TopicResult) {
 		for i := range results {
 			results[i].Topic = nil // it comes with the shard
 		}
-		b, err := json.Marshal(createdTopics{results})
+		b, err := json.Marshal(topicResults{results})
 		if err != nil {
 			r.Fail(err.Error())
 			return
 		}
 		r.Reply(b)
-	})
+	}
 }
 
 // ask sends a request to the leader; done is told what its answer says while that is held.
@@ -113,21 +135,31 @@ func (k *kafkaLeader) ProducerID(done func(int64, error)) {
 
 // CreateTopics makes it a kafka.Leader. A leader that cannot be asked is NOT_CONTROLLER: the client comes again.
 func (k *kafkaLeader) CreateTopics(tenant uint32, topics []kafka.TopicCreation, done func([]kafka.TopicResult)) {
+	k.askTopics(methodCreateTopics, createTopics{tenant, topics}, len(topics), done)
+}
+
+// AlterConfigs makes it a kafka.Leader. A leader that cannot be asked is NOT_CONTROLLER.
+func (k *kafkaLeader) AlterConfigs(tenant uint32, topics []kafka.TopicAlteration, validateOnly bool, done func([]kafka.TopicResult)) {
+	k.askTopics(methodAlterConfigs, alterConfigs{tenant, topics, validateOnly}, len(topics), done)
+}
+
+// askTopics asks the leader for something that has a result for each of n topics.
+func (k *kafkaLeader) askTopics(method uint16, question any, n int, done func([]kafka.TopicResult)) {
 	refuse := func() {
-		results := make([]kafka.TopicResult, len(topics))
+		results := make([]kafka.TopicResult, n)
 		for i := range results {
 			results[i].Code = wire.NotController
 		}
 		done(results)
 	}
-	body, err := json.Marshal(createTopics{tenant, topics})
+	body, err := json.Marshal(question)
 	if err != nil {
 		refuse()
 		return
 	}
-	k.ask(methodCreateTopics, body, func(b []byte, err error) {
-		var a createdTopics
-		if err != nil || json.Unmarshal(b, &a) != nil || len(a.Results) != len(topics) {
+	k.ask(method, body, func(b []byte, err error) {
+		var a topicResults
+		if err != nil || json.Unmarshal(b, &a) != nil || len(a.Results) != n {
 			refuse()
 			return
 		}

@@ -102,3 +102,41 @@ func TestKafkaLeader(t *testing.T) {
 		t.Error("what is no request is answered")
 	}
 }
+
+// Configurations are changed by the leader; without one the client is told to come again.
+func TestKafkaLeaderConfigs(t *testing.T) {
+	n, asks := leaderPair(t)
+	k := &kafkaLeader{mesh: asks, cluster: ledBy(2)}
+	made := make(chan []kafka.TopicResult, 1)
+	k.CreateTopics(0, []kafka.TopicCreation{{Name: "a", Partitions: 1, ReplicationFactor: 1}}, func(r []kafka.TopicResult) { made <- r })
+	if res := <-made; res[0].Code != wire.None {
+		t.Fatal(res)
+	}
+	alter := func(k *kafkaLeader, value string, validateOnly bool, names ...string) (results []kafka.TopicResult) {
+		var list []kafka.TopicAlteration
+		for _, name := range names {
+			list = append(list, kafka.TopicAlteration{Name: name, Changes: []kafka.ConfigChange{{Key: "retention.ms", Value: &value}}})
+		}
+		done := make(chan struct{})
+		k.AlterConfigs(0, list, validateOnly, func(r []kafka.TopicResult) { results = r; close(done) })
+		<-done
+		return results
+	}
+	for _, validateOnly := range []bool{true, false} {
+		res := alter(k, "600000", validateOnly, "a", "gone")
+		if len(res) != 2 || res[0].Code != wire.None || res[1].Code != wire.UnknownTopicOrPartition {
+			t.Errorf("configurations, validate only %v: %+v", validateOnly, res)
+		}
+		if set := n.broker.Topic(0, "a").Spec().Config.RetentionMillis == 600_000; set == validateOnly {
+			t.Errorf("validate only %v: the retention is %d ms", validateOnly, n.broker.Topic(0, "a").Spec().Config.RetentionMillis)
+		}
+	}
+	if res := alter(k, "soon", false, "a"); len(res) != 1 || res[0].Code != wire.InvalidConfig {
+		t.Errorf("a value that is none: %+v", res)
+	}
+	for what, k := range map[string]*kafkaLeader{"no leader": {mesh: asks, cluster: ledBy(-1)}, "a leader that is away": {mesh: asks, cluster: ledBy(3)}} {
+		if res := alter(k, "600000", false, "a"); len(res) != 1 || res[0].Code != wire.NotController {
+			t.Errorf("%s: %+v", what, res)
+		}
+	}
+}

@@ -22,9 +22,6 @@ func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at 
 	if kind != kmsg.ConfigResourceTypeTopic {
 		return nil, wire.InvalidRequest, "only topics have a configuration that is changed by this request; the node's is in its file"
 	}
-	if !c.controls() {
-		return nil, wire.NotController, notController
-	}
 	if _, code, why := c.l.configOf(kind, name); code != wire.None {
 		return nil, code, why
 	}
@@ -39,14 +36,18 @@ func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at 
 	return &a.topics[len(a.topics)-1], wire.None, ""
 }
 
-// run has the catalog do it, and answers.
+// run has the catalog do it, or the node that leads, and answers.
 func (a *alteration) run(r *request, validateOnly bool, resp kmsg.Response, tell func(at int, res *TopicResult)) {
 	if len(a.topics) == 0 {
 		r.respond(resp)
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.catalog.AlterConfigs(tenant, a.topics, validateOnly, func(results []TopicResult) {
+	alter := l.h.catalog.AlterConfigs
+	if !r.c.controls() {
+		alter = l.h.leader.AlterConfigs
+	}
+	alter(tenant, a.topics, validateOnly, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, at := range a.place {
 				tell(at, &results[k])

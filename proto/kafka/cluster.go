@@ -51,6 +51,8 @@ type Leader interface {
 	ProducerID(done func(id int64, err error))
 	// CreateTopics makes topics that clients have named. One result for each.
 	CreateTopics(tenant uint32, topics []TopicCreation, done func([]TopicResult))
+	// AlterConfigs changes configurations of topics: Kafka's tools ask any node, and do not go on to another one. One result for each.
+	AlterConfigs(tenant uint32, topics []TopicAlteration, validateOnly bool, done func([]TopicResult))
 }
 
 // aloneView is what a node that is alone knows.

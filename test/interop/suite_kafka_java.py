@@ -122,7 +122,9 @@ def log_dirs(c, broker, p):
     out = p.tool("LogDirsCommand", *p.server, "--describe", "--topic-list", "java")
     directory = json.loads(re.search(r"^\{.*\}$", out, re.M).group())["brokers"][0]["logDirs"][0]
     assert len(directory["partitions"]) == 4 and sum(part["size"] for part in directory["partitions"]) > 100_000, out
-    move = c.write("move.json", json.dumps({"version": 1, "partitions": [{"topic": "java", "partition": 0, "replicas": [1], "log_dirs": [directory["logDir"]]}]}))
+    brokers = sorted(json.loads(re.search(r"^\{.*\}$", out, re.M).group())["brokers"], key=lambda b: b["broker"])
+    move = c.write("move.json", json.dumps({"version": 1, "partitions": [{"topic": "java", "partition": 0, "replicas": [b["broker"] for b in brokers],
+                                                                        "log_dirs": [b["logDirs"][0]["logDir"] for b in brokers]}]}))
     p.tool("reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--execute")
     assert "is completed" in p.tool("reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--verify")
     assert "No partition reassignments found" in p.tool("reassign.ReassignPartitionsCommand", *p.server, "--list")

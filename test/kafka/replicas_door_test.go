@@ -226,13 +226,21 @@ func TestFollowerCoordinatesNothing(t *testing.T) {
 		{&kmsg.CreateTopicsRequest{Version: 5, Topics: []kmsg.CreateTopicsRequestTopic{{Topic: "u", NumPartitions: 1, ReplicationFactor: 1}}}, wire.NotController},
 		{&kmsg.DeleteTopicsRequest{Version: 4, TopicNames: []string{"t"}}, wire.NotController},
 		{&kmsg.CreatePartitionsRequest{Version: 2, Topics: []kmsg.CreatePartitionsRequestTopic{{Topic: "t", Count: 9}}}, wire.NotController},
-		{&kmsg.AlterConfigsRequest{Version: 1, Resources: []kmsg.AlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "t", Configs: []kmsg.AlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: &change}}}}}, wire.NotController},
-		{&kmsg.IncrementalAlterConfigsRequest{Resources: []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "t", Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: &change}}}}}, wire.NotController},
 	} {
 		got := make(map[int16]bool)
 		codes(reflect.ValueOf(r.ask(ask.req)), got)
 		if len(got) != 1 || !got[int16(ask.want)] {
 			t.Errorf("%s version %d: %v, want %s", kmsg.Key(ask.req.Key()).Name(), ask.req.GetVersion(), got, ask.want)
+		}
+	}
+	for i, req := range []kmsg.Request{ // the leader is asked for these: Kafka's tools do not go on to another node
+		&kmsg.AlterConfigsRequest{Version: 1, Resources: []kmsg.AlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "t", Configs: []kmsg.AlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: &change}}}}},
+		&kmsg.IncrementalAlterConfigsRequest{Resources: []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeTopic, ResourceName: "t", Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: &change}}}}},
+	} {
+		got := make(map[int16]bool)
+		codes(reflect.ValueOf(r.ask(req)), got)
+		if asked := tr.altered.Load(); len(got) != 0 || asked != int32(i+1) {
+			t.Errorf("%s: %v, and the leader was asked %d times", kmsg.Key(req.Key()).Name(), got, asked)
 		}
 	}
 	groups := r.ask(kmsg.NewPtrListGroupsRequest()).(*kmsg.ListGroupsResponse)

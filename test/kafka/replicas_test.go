@@ -29,9 +29,10 @@ const replicaShards = 2
 // trio is nodes with Kafka's door, of whose shards one node at a time is the leader: the test says which. What cluster and server do, this does in
 // its simplest form: frames are carried by one goroutine, all nodes hear of a change at once.
 type trio struct {
-	t     *testing.T
-	nodes []*replicaNode
-	mu    struct {
+	altered atomic.Int32 // how often the leader was asked to change configurations
+	t       *testing.T
+	nodes   []*replicaNode
+	mu      struct {
 		sync.Mutex
 		view    door.View
 		stopped bool // nothing is carried
@@ -81,6 +82,16 @@ func (tr *trio) CreateTopics(tenant uint32, list []door.TopicCreation, done func
 		return
 	}
 	(&replicaCatalog{b: n.b}).CreateTopics(tenant, list, false, done)
+}
+
+func (tr *trio) AlterConfigs(tenant uint32, list []door.TopicAlteration, validateOnly bool, done func([]door.TopicResult)) {
+	n := tr.leading()
+	if n == nil {
+		done([]door.TopicResult{{Code: wire.NotController}})
+		return
+	}
+	tr.altered.Add(1)
+	(&replicaCatalog{b: n.b}).AlterConfigs(tenant, list, validateOnly, done)
 }
 
 // newTrio starts as many nodes, and says that there is another one, which is down. wait is how long requests wait for a leader; 0: as in the product.
