@@ -80,8 +80,12 @@ func (s *scramConversation) Step(_ context.Context, message []byte) (answer []by
 	case 1:
 		answer, err = s.first(string(message))
 	case 2:
-		answer, err = s.final(string(message))
-		done = err == nil
+		if answer, err = s.final(string(message)); err == nil {
+			if s.id, err = s.p.rules.Load().named(s.id, nil); err != nil {
+				return nil, false, err
+			}
+			done = true
+		}
 	default:
 		err = errSCRAM
 	}

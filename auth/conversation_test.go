@@ -274,3 +274,29 @@ func FuzzSCRAM(f *testing.F) {
 		}
 	})
 }
+
+// Who has proven who he is is kept out as whoever has: by the forms of client ids, and by bans, which are counted.
+func TestSCRAMByRules(t *testing.T) {
+	b, _ := scramBench(t)
+	b.o.ClientIDs, b.o.Bans = []string{"%u", "ann-x"}, NewBans(b.o.Now)
+	if err := b.Reload(b.o); err != nil {
+		t.Fatal(err)
+	}
+	if id, failed, err := newSCRAMClient(SCRAMSHA256, "ann", "right").run(t, b.Provider); failed != 2 || !errors.Is(err, broker.ErrNotAuthorized) || id.User != "" {
+		t.Errorf("another client id: step %d, %+v, %v", failed, id, err)
+	}
+	b.o.ClientIDs = nil
+	if err := b.Reload(b.o); err != nil {
+		t.Fatal(err)
+	}
+	b.o.Bans.Set([]Ban{{Kind: BanUser, Name: "ann"}})
+	if id, failed, err := newSCRAMClient(SCRAMSHA256, "ann", "right").run(t, b.Provider); failed != 2 || !errors.Is(err, broker.ErrBanned) || id.User != "" {
+		t.Errorf("banned: step %d, %+v, %v", failed, id, err)
+	}
+	if n := b.o.Bans.Refused(BanUser); n != 1 {
+		t.Errorf("%d refused for a ban", n)
+	}
+	if _, _, err := newSCRAMClient(SCRAMSHA256, "half", "right").run(t, b.Provider); err != nil {
+		t.Errorf("who is not banned: %v", err)
+	}
+}

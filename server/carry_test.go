@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/sasl/scram"
+
 	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker"
@@ -274,6 +276,53 @@ func TestMQTTCarriedCertificate(t *testing.T) {
 	info := testx.Receive(t, infos, patience)
 	if info.User == "" || info.Source != "certificate" || !info.TLS || info.Listener != "mqtt.wss" || info.Protocol != "MQTT 5 over WebSocket" {
 		t.Errorf("%+v", info)
+	}
+}
+
+// oneUser is a directory of one user, ann.
+type oneUser struct{ a auth.Account }
+
+func (u oneUser) Account(name string) (auth.Account, bool) { return u.a, name == "ann" }
+func (u oneUser) Accounts() int                            { return 1 }
+
+// What a carried client and its server say to each other in SCRAM is between the two.
+func TestMQTTCarriedSCRAM(t *testing.T) {
+	v, err := auth.NewVerifier(auth.SCRAMSHA256, []byte("secret"), 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gate, err := auth.New(auth.Options{Directory: oneUser{auth.Account{SHA256: &v}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, there, _ := carryPair(t, func(o *nodeOptions) { o.authn = gate })
+	for password, want := range map[string]wire.ReasonCode{"secret": wire.Success, "wrong": wire.NotAuthorized} {
+		session, first, err := scram.Auth{User: "ann", Pass: password}.AsSha256Mechanism().Authenticate(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := mqttclient.Dial(t.Context(), mqttclient.Options{URL: there, Connect: wire.Connect{Version: wire.V5}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		method := []byte(auth.SCRAMSHA256)
+		err = c.SendRaw(wire.AppendConnect(nil, &wire.Connect{Version: wire.V5, ClientID: []byte("c"), CleanStart: true, AuthMethod: method, AuthData: first}))
+		p, err2 := c.Expect(wire.AUTH)
+		a, err3 := wire.DecodeServerAuth(p.Body)
+		_, final, err4 := session.Challenge(a.AuthData)
+		if err := errors.Join(err, err2, err3, err4); err != nil {
+			t.Fatal(err)
+		}
+		err = c.SendRaw(wire.AppendAuth(nil, &wire.Auth{Reason: wire.ContinueAuthentication, AuthMethod: method, AuthData: final}))
+		p, err2 = c.Expect(wire.CONNACK)
+		k, err3 := p.Connack()
+		if err := errors.Join(err, err2, err3); err != nil || k.Reason != want {
+			t.Fatalf("%s: %+v %v", password, k, err)
+		}
+		if done, _, err := session.Challenge(k.AuthData); want == wire.Success && (!done || err != nil) {
+			t.Errorf("the server's last word %q: %v", k.AuthData, err)
+		}
 	}
 }
 

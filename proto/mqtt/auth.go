@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
 // Rechecker is an Authenticator that can tell later whether a client that it let in would still come in: its user is gone, its
@@ -29,11 +30,15 @@ type Flapping interface {
 }
 
 // verify asks who the client is: at once if that can be told at once, else by the pool.
-func (c *conn) verify(password []byte) {
+func (c *conn) verify(p *wire.Connect) {
 	h, st := c.l.h, c.setup
 	if h.flapping != nil && h.flapping.Flapping(st.creds.ClientID) {
 		c.misbehaved(*failBanned)
 		c.refuse(*failBanned)
+		return
+	}
+	if p.AuthMethod != nil {
+		c.converse(p.AuthMethod, p.AuthData)
 		return
 	}
 	if h.authn == nil {
@@ -42,13 +47,13 @@ func (c *conn) verify(password []byte) {
 	}
 	if h.quick != nil {
 		creds := st.creds
-		creds.Password = password
+		creds.Password = p.Password
 		if id, done, err := h.quick.Quick(creds); done {
 			c.verified(id, err)
 			return
 		}
 	}
-	st.creds.Password = bytes.Clone(password)
+	st.creds.Password = bytes.Clone(p.Password)
 	c.state = stateVerify
 	timeout := h.settings.Load().ConnectTimeout
 	if timeout > 0 {
@@ -72,13 +77,8 @@ func (c *conn) verify(password []byte) {
 func (c *conn) verified(id broker.Identity, err error) {
 	clear(c.setup.creds.Password)
 	c.setup.creds.Password = nil
-	// The user may have been changed, and everybody looked at again, between the answer and now.
-	if h := c.l.h; err == nil && h.recheck != nil {
-		who := &c.l.identity // what an interface is given would be on the heap
-		*who = id
-		if err = h.recheck.Recheck(who, c.certificates()); err != nil && !errors.Is(err, broker.ErrBanned) {
-			err = broker.ErrNotAuthorized
-		}
+	if err == nil {
+		err = c.recheckNew(&id)
 	}
 	if err == nil && c.l.h.flapping != nil && !c.l.h.flapping.Connected(c.setup.creds.ClientID) {
 		err = broker.ErrBanned
@@ -90,6 +90,22 @@ func (c *conn) verified(id broker.Identity, err error) {
 	f := connectFailure(err)
 	c.misbehaved(*f)
 	c.refuse(*f)
+}
+
+// recheckNew looks again at an answer that has just come: the user may have been changed, and everybody looked at again, between the answer and
+// now.
+func (c *conn) recheckNew(id *broker.Identity) error {
+	h := c.l.h
+	if h.recheck == nil {
+		return nil
+	}
+	who := &c.l.identity // what an interface is given would be on the heap
+	*who = *id
+	err := h.recheck.Recheck(who, c.certificates())
+	if err != nil && !errors.Is(err, broker.ErrBanned) {
+		err = broker.ErrNotAuthorized
+	}
+	return err
 }
 
 // verification is one client's credentials on their way through the pool and back to the loop.
@@ -129,9 +145,12 @@ func (v *verification) Run(*engine.Loop) {
 // laneWorkers is how many clients at a time are verified in a lane where others are asked.
 const laneWorkers = 64
 
+// authJob is what a client waits for. work leaves its outcome with the loop.
+type authJob interface{ work(ctx context.Context) }
+
 // authPool verifies so many clients at a time, and lets so many wait. Its goroutines are started as clients come.
 type authPool struct {
-	jobs    chan *verification
+	jobs    chan authJob
 	workers int32
 	running atomic.Int32
 
@@ -147,7 +166,7 @@ func (p *authPool) start(workers, waiting int) {
 	if waiting <= 0 {
 		waiting = 4096
 	}
-	p.jobs = make(chan *verification, waiting)
+	p.jobs = make(chan authJob, waiting)
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.workers = int32(workers)
 }
@@ -156,8 +175,8 @@ func (p *authPool) run() {
 	defer p.wg.Done()
 	for {
 		select {
-		case v := <-p.jobs:
-			v.work(p.ctx)
+		case j := <-p.jobs:
+			j.work(p.ctx)
 		case <-p.ctx.Done():
 			return
 		}
@@ -165,9 +184,9 @@ func (p *authPool) run() {
 }
 
 // submit never waits; false says that too many do.
-func (p *authPool) submit(v *verification) bool {
+func (p *authPool) submit(j authJob) bool {
 	select {
-	case p.jobs <- v:
+	case p.jobs <- j:
 	default:
 		return false
 	}

@@ -15,7 +15,7 @@ type connState uint8
 
 const (
 	stateNew        connState = iota // waits for CONNECT
-	stateVerify                      // the client is verified off the loop
+	stateVerify                      // the client is verified: off the loop, or by what it says next
 	stateConnecting                  // the core opens the session
 	stateUp                          // CONNACK has been sent
 	stateClosing                     // ended by us; the last words leave
@@ -81,6 +81,7 @@ type extra struct {
 	alias aliases
 	acl   *aclCache
 	quota *quotaState
+	talk  *talk // nil: CONNECT named no authentication method
 
 	expires int64 // see conn.expires
 	drops   *[dropReasons]uint64
@@ -186,6 +187,9 @@ func (c *conn) packet(h *wire.Header) (took bool, err error) {
 	if c.state == stateNew {
 		return true, c.onConnect(h.Body) // Scan lets nothing else through before CONNECT
 	}
+	if c.state == stateVerify && h.Type != wire.AUTH && h.Type != wire.DISCONNECT {
+		return true, failInBetween
+	}
 	switch h.Type {
 	case wire.PUBLISH:
 		return c.onPublish(h)
@@ -206,10 +210,7 @@ func (c *conn) packet(h *wire.Header) (took bool, err error) {
 	case wire.CONNECT:
 		return true, failSecondConnect
 	case wire.AUTH:
-		if _, err := wire.DecodeAuth(h.Body); err != nil {
-			return true, err
-		}
-		return true, failAuthPacket
+		return true, c.onAuth(h.Body)
 	default:
 		return true, failServerPacket
 	}
@@ -227,6 +228,10 @@ func (c *conn) broken(t wire.PacketType, err error) {
 		} else {
 			c.shut(err)
 		}
+		return
+	}
+	if c.state == stateVerify {
+		c.refuse(f)
 		return
 	}
 	c.end(f)

@@ -21,6 +21,7 @@ type setup struct {
 	told      uint16 // the keep-alive that the client has to be told; 0: its own
 	asked     uint32 // session expiry in seconds
 	aliasMax  uint16
+	proof     []byte // the server's last word of an enhanced authentication
 }
 
 // setupsKept is how many of them a loop keeps for the next ones.
@@ -130,7 +131,7 @@ func (c *conn) onConnect(body []byte) error {
 	if len(p.ClientID) == 0 {
 		st.creds.ClientID, st.assigned = assignClientID(), true
 	}
-	c.verify(p.Password)
+	c.verify(&p)
 	return nil
 }
 
@@ -147,7 +148,7 @@ func saidFlags(p *wire.Connect) (f connFlags) {
 
 // judge looks for what makes a CONNECT unacceptable whoever sends it.
 func (c *conn) judge(p *wire.Connect, s *Settings) *failure {
-	if p.AuthMethod != nil {
+	if p.AuthMethod != nil && !c.l.h.offers(p.AuthMethod) {
 		return failAuthMethod
 	}
 	if len(p.ClientID) == 0 && (p.Version == wire.V31 || p.Version == wire.V311 && !p.CleanStart) {
@@ -188,10 +189,7 @@ func assignClientID() string {
 // admit goes on with a verified client: the will is judged by the rules, and the core opens the session.
 func (c *conn) admit(id broker.Identity) {
 	st := c.setup
-	c.who = c.l.principal(&id)
-	if id.Expires != 0 {
-		c.extras().expires = max(c.l.loop.NowMono()+(id.Expires-c.l.loop.NowUnixMilli())*int64(time.Millisecond), 1)
-	}
+	c.vouch(&id)
 	if st.will != nil {
 		if f := c.judgeWillTopic(st.will.Topic); f != nil {
 			c.misbehaved(*f)
@@ -213,6 +211,16 @@ func (c *conn) admit(id broker.Identity) {
 	c.l.core.Connect(c.client, req)
 	if c.state == stateConnecting {
 		c.block(blockConnect)
+	}
+}
+
+// vouch takes over who the client is, and until when that holds.
+func (c *conn) vouch(id *broker.Identity) {
+	c.who = c.l.principal(id)
+	if id.Expires != 0 {
+		c.extras().expires = max(c.l.loop.NowMono()+(id.Expires-c.l.loop.NowUnixMilli())*int64(time.Millisecond), 1)
+	} else if c.extra != nil {
+		c.extra.expires = 0
 	}
 }
 
@@ -283,6 +291,9 @@ func (c *conn) connack(s *Settings, st *setup, r *broker.ConnectResult) {
 		}
 		if st.wantsInfo && s.ResponseInfo != "" {
 			a.ResponseInfo = wire.View(s.ResponseInfo + st.creds.ClientID)
+		}
+		if t := c.talk(); t != nil {
+			a.AuthMethod, a.AuthData = wire.View(t.method), st.proof
 		}
 	}
 	if n := wire.SizeConnack(c.version, &a); c.maxPacket != 0 && n > int(c.maxPacket) {

@@ -36,6 +36,7 @@ type Handler struct {
 	authn    broker.Authenticator
 	quick    broker.QuickAuthenticator // nil if authn is none
 	recheck  Rechecker                 // nil if authn is none
+	sasl     broker.SASLAuthenticator  // nil if authn is none
 	authz    broker.Authorizer
 	flapping Flapping // nil: nobody comes too often
 	quotas   *broker.Quotas
@@ -73,6 +74,7 @@ func newHandler(o *Options) *Handler {
 		h.log = slog.Default()
 	}
 	h.quick, _ = o.Authenticator.(broker.QuickAuthenticator)
+	h.sasl, _ = o.Authenticator.(broker.SASLAuthenticator)
 	h.recheck, _ = o.Authenticator.(Rechecker)
 	if o.Settings == nil {
 		s := DefaultSettings()

@@ -25,7 +25,12 @@ var (
 	failSecondConnect   = &failure{wire.ProtocolErrorCode, "a second CONNECT"}
 	failServerPacket    = &failure{wire.ProtocolErrorCode, "a packet that only servers send"}
 	failAuthPacket      = &failure{wire.ProtocolErrorCode, "AUTH without an authentication method in CONNECT"}
-	failAuthMethod      = &failure{wire.BadAuthenticationMethod, "no authentication method is offered"}
+	failAuthMethod      = &failure{wire.BadAuthenticationMethod, "authentication method is not offered"}
+	failOtherMethod     = &failure{wire.ProtocolErrorCode, "another authentication method than that of CONNECT"}
+	failAuthOrder       = &failure{wire.ProtocolErrorCode, "AUTH is not what comes next"}
+	failInBetween       = &failure{wire.ProtocolErrorCode, "a packet in the middle of authentication"}
+	failAuthLarge       = &failure{wire.PacketTooLarge, "AUTH is larger than the client takes"}
+	failOtherUser       = &failure{wire.NotAuthorized, "the user cannot be changed by re-authentication"}
 	failClientIDEmpty   = &failure{wire.ClientIdentifierNotValid, "an empty client identifier needs a clean session"}
 	failClientIDLong    = &failure{wire.ClientIdentifierNotValid, "client identifier is too long"}
 	failCredentials     = &failure{wire.BadUserNameOrPassword, "bad user name or password"}
