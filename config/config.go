@@ -431,6 +431,9 @@ type MQTT struct {
 	Shared bool `key:"shared" default:"true" reload:"live"`
 	// Whether `$exclusive/FILTER` is offered: a filter that one session at a time is subscribed to in this way. Off, such a filter is refused with 0x8F.
 	ExclusiveSubscription bool `key:"exclusive_subscription" default:"false" reload:"live"`
+	// Topics in the place of those that clients name, a list of rules such as `{action: all, from: x/+/y/#, to: z/$1/$2}` with action `publish`, `subscribe` or `all`. The
+	// first that matches counts: docs/mqtt.md.
+	Rewrite Rewrites `key:"rewrite" default:"[]" reload:"live"`
 	// Which member of a shared subscription gets a message: `round_robin`, `sticky` (one until it leaves), `hash_topic`,
 	// `hash_client` (of the publisher), `least_inflight`.
 	SharedStrategy string `key:"shared_strategy" default:"round_robin" oneof:"round_robin|sticky|hash_topic|hash_client|least_inflight" reload:"live"`

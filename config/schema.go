@@ -35,6 +35,7 @@ var (
 	typeBindings = reflect.TypeFor[Bindings]()
 	typeBridges  = reflect.TypeFor[Bridges]()
 	typeSettings = reflect.TypeFor[Settings]()
+	typeRewrites = reflect.TypeFor[Rewrites]()
 
 	typePrincipals = reflect.TypeFor[Principals]()
 )
@@ -101,6 +102,8 @@ func kindOf(t reflect.Type) string {
 		return "settings"
 	case typePrincipals:
 		return "principals"
+	case typeRewrites:
+		return "rewrites"
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -121,6 +124,7 @@ type raw struct {
 	bindings   *Bindings
 	bridges    *Bridges
 	principals *Principals
+	rewrites   *Rewrites
 }
 
 // rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
@@ -154,7 +158,7 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return setAddrs(v, r)
 	case "list":
 		return k.setList(v, r)
-	case "bindings", "bridges", "principals":
+	case "bindings", "bridges", "principals", "rewrites":
 		return k.setNodes(v, r, lookup)
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)
@@ -212,6 +216,15 @@ func (k *Key) setNodes(v reflect.Value, r raw, lookup func(string) (string, bool
 			r.principals = &ps
 		}
 		v.Set(reflect.ValueOf(*r.principals))
+	case "rewrites":
+		if r.rewrites == nil {
+			rs, err := parseRewritesText(r.text)
+			if err != nil {
+				return err
+			}
+			r.rewrites = &rs
+		}
+		v.Set(reflect.ValueOf(*r.rewrites))
 	case "bridges":
 		if r.bridges == nil {
 			bs, err := parseBridgesText(r.text, lookup)

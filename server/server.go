@@ -301,7 +301,7 @@ func mqttSettings(cfg *config.Config) mqtt.Settings {
 	s.Topics = wire.TopicLimits{Levels: l.TopicLevels, Bytes: int(l.TopicBytes)}
 	s.MaxQoS = uint8(m.MaxQoS)
 	s.Retain, s.Wildcards, s.Shared, s.SubscriptionIDs = m.Retain, m.Wildcard, m.Shared, m.SubscriptionIDs
-	s.Exclusive = m.ExclusiveSubscription
+	s.Exclusive, s.Rewrite, s.RewriteExcept = m.ExclusiveSubscription, m.Rewrite.Rules(), bridgeListener
 	s.ValidatePayload, s.ResponseInfo, s.ServerReference = m.ValidatePayloadFormat, m.ResponseInformation, m.ServerReference
 	return s
 }

@@ -146,7 +146,7 @@ func saidFlags(p *wire.Connect) (f connFlags) {
 	return f
 }
 
-// judge looks for what makes a CONNECT unacceptable whoever sends it.
+// judge looks for what makes a CONNECT unacceptable whoever sends it. The will has the topic that rules made of its own then.
 func (c *conn) judge(p *wire.Connect, s *Settings) *failure {
 	if p.AuthMethod != nil && !c.l.h.offers(p.AuthMethod) {
 		return failAuthMethod
@@ -158,6 +158,9 @@ func (c *conn) judge(p *wire.Connect, s *Settings) *failure {
 		return failClientIDLong
 	}
 	if p.HasWill {
+		if s.Rewrite != nil {
+			p.Will.Topic = c.rewriteTopic(s, p.Will.Topic)
+		}
 		return judgeWill(&p.Will, s)
 	}
 	return nil

@@ -26,6 +26,7 @@ type loopState struct {
 	ids      []uint32
 	out      wire.PublishOut
 	forward  []byte
+	rewrite  []byte // topics that rules made
 	reqs     []broker.SubscribeRequest
 	errs     []error
 	codes    []wire.ReasonCode

@@ -45,6 +45,9 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 			return true, err
 		}
 	}
+	if s.Rewrite != nil {
+		p.Topic = c.rewriteTopic(s, p.Topic)
+	}
 	if p.QoS > s.MaxQoS {
 		return true, failQoS
 	}

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"time"
 
+	"github.com/sluicemq/sluice/internal/rewrite"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -29,7 +30,9 @@ type Settings struct {
 	Retain               bool
 	Wildcards            bool
 	Shared               bool
-	Exclusive            bool // offer $exclusive/FILTER
+	Exclusive            bool          // offer $exclusive/FILTER
+	Rewrite              rewrite.Rules // nil: topics stay as clients name them
+	RewriteExcept        string        // a listener whose clients name topics as they are; empty: none
 	SubscriptionIDs      bool
 	ValidatePayload      bool   // check payloads that say they are UTF-8
 	AllowSysPublish      bool   // let clients publish below $SYS

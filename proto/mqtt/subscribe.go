@@ -27,7 +27,7 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 		return true, err
 	}
 	l, s := c.l, c.l.h.settings.Load()
-	l.reqs, l.codes, l.place = l.reqs[:0], l.codes[:0], l.place[:0]
+	l.reqs, l.codes, l.place, l.rewrite = l.reqs[:0], l.codes[:0], l.place[:0], l.rewrite[:0]
 	var worst *failure
 	from, okFrom := replayFrom(p.User)
 	for r := p.Filters(); ; {
@@ -66,8 +66,7 @@ func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
 
 // judgeFilter takes a filter apart and looks for what makes it unacceptable.
 func (c *conn) judgeFilter(f *wire.FilterRequest, s *Settings) (filter wire.Filter, exclusive bool, why *failure) {
-	full, exclusive := cutExclusive(f.Filter)
-	filter, err := wire.ParseFilter(full)
+	full, filter, exclusive, err := c.readFilter(f.Filter, s)
 	switch {
 	case err != nil, s.Topics.CheckFilter(filter.Topic) != nil, !exclusiveFits(&filter, exclusive, s):
 		return filter, exclusive, failFilter
@@ -89,14 +88,13 @@ func (c *conn) onUnsubscribe(h *wire.Header) (took bool, err error) {
 		return true, err
 	}
 	l := c.l
-	l.reqs, l.codes, l.place = l.reqs[:0], l.codes[:0], l.place[:0]
+	l.reqs, l.codes, l.place, l.rewrite = l.reqs[:0], l.codes[:0], l.place[:0], l.rewrite[:0]
 	for r := p.Filters(); ; {
 		f, ok := r.Next()
 		if !ok {
 			break
 		}
-		full, _ := cutExclusive(f.Filter)
-		filter, err := wire.ParseFilter(full)
+		_, filter, _, err := c.readFilter(f.Filter, l.h.settings.Load())
 		if err != nil {
 			l.codes = append(l.codes, wire.TopicFilterInvalid)
 			continue
