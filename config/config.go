@@ -434,6 +434,9 @@ type MQTT struct {
 	// Topics in the place of those that clients name, a list of rules such as `{action: all, from: x/+/y/#, to: z/$1/$2}` with action `publish`, `subscribe` or `all`. The
 	// first that matches counts: docs/mqtt.md.
 	Rewrite Rewrites `key:"rewrite" default:"[]" reload:"live"`
+	// Subscriptions that every new session begins with, a list such as `{topic: devices/%c/commands, qos: 1}`, where `%c` is the client identifier and `%u` the user; `no_local`,
+	// `retain_as_published` and `retain_handling` are MQTT 5's options: docs/mqtt.md.
+	AutoSubscribe AutoSubscriptions `key:"auto_subscribe" default:"[]" reload:"live"`
 	// Which member of a shared subscription gets a message: `round_robin`, `sticky` (one until it leaves), `hash_topic`,
 	// `hash_client` (of the publisher), `least_inflight`.
 	SharedStrategy string `key:"shared_strategy" default:"round_robin" oneof:"round_robin|sticky|hash_topic|hash_client|least_inflight" reload:"live"`

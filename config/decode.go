@@ -53,6 +53,10 @@ func (d *decoder) entry(name string, where Source, v *yaml.Node) {
 		d.principals(k, v)
 		return
 	}
+	if k := byName[name]; k != nil && k.Kind == "subscriptions" {
+		d.autoSubscriptions(k, v)
+		return
+	}
 	if k := byName[name]; k != nil && k.Kind == "rewrites" {
 		d.rewrites(k, v)
 		return

@@ -36,6 +36,7 @@ var (
 	typeBridges  = reflect.TypeFor[Bridges]()
 	typeSettings = reflect.TypeFor[Settings]()
 	typeRewrites = reflect.TypeFor[Rewrites]()
+	typeAuto     = reflect.TypeFor[AutoSubscriptions]()
 
 	typePrincipals = reflect.TypeFor[Principals]()
 )
@@ -104,6 +105,8 @@ func kindOf(t reflect.Type) string {
 		return "principals"
 	case typeRewrites:
 		return "rewrites"
+	case typeAuto:
+		return "subscriptions"
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -125,6 +128,7 @@ type raw struct {
 	bridges    *Bridges
 	principals *Principals
 	rewrites   *Rewrites
+	auto       *AutoSubscriptions
 }
 
 // rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
@@ -158,7 +162,7 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return setAddrs(v, r)
 	case "list":
 		return k.setList(v, r)
-	case "bindings", "bridges", "principals", "rewrites":
+	case "bindings", "bridges", "principals", "rewrites", "subscriptions":
 		return k.setNodes(v, r, lookup)
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)
@@ -225,6 +229,15 @@ func (k *Key) setNodes(v reflect.Value, r raw, lookup func(string) (string, bool
 			r.rewrites = &rs
 		}
 		v.Set(reflect.ValueOf(*r.rewrites))
+	case "subscriptions":
+		if r.auto == nil {
+			as, err := parseAutoSubscriptionsText(r.text)
+			if err != nil {
+				return err
+			}
+			r.auto = &as
+		}
+		v.Set(reflect.ValueOf(*r.auto))
 	case "bridges":
 		if r.bridges == nil {
 			bs, err := parseBridgesText(r.text, lookup)

@@ -301,7 +301,11 @@ func mqttSettings(cfg *config.Config) mqtt.Settings {
 	s.Topics = wire.TopicLimits{Levels: l.TopicLevels, Bytes: int(l.TopicBytes)}
 	s.MaxQoS = uint8(m.MaxQoS)
 	s.Retain, s.Wildcards, s.Shared, s.SubscriptionIDs = m.Retain, m.Wildcard, m.Shared, m.SubscriptionIDs
-	s.Exclusive, s.Rewrite, s.RewriteExcept = m.ExclusiveSubscription, m.Rewrite.Rules(), bridgeListener
+	s.Exclusive, s.Rewrite, s.Insiders = m.ExclusiveSubscription, m.Rewrite.Rules(), bridgeListener
+	for _, a := range m.AutoSubscribe {
+		s.AutoSubscribe = append(s.AutoSubscribe, mqtt.AutoSubscription{Filter: a.Topic, QoS: uint8(a.QoS), NoLocal: a.NoLocal,
+			RetainAsPublished: a.RetainAsPublished, RetainHandling: uint8(a.RetainHandling)})
+	}
 	s.ValidatePayload, s.ResponseInfo, s.ServerReference = m.ValidatePayloadFormat, m.ResponseInformation, m.ServerReference
 	return s
 }

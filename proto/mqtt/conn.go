@@ -46,6 +46,7 @@ const (
 	blockAcks                 // answers to a client without a receive maximum
 	blockRequests             // answers to SUBSCRIBE and UNSUBSCRIBE
 	blockQuota                // what was published or asked over a quota is paid for
+	blockAuto                 // the subscriptions that its session begins with
 )
 
 // lingerTimeout is how long the last words to a client may take to leave.
@@ -429,6 +430,8 @@ func (c *conn) Completed(r broker.Result) {
 		c.receivedDone(id, r.Err)
 	case tokenRequest:
 		c.requestDone(seq, r.Err)
+	case tokenAuto:
+		c.autoDone(r.Err)
 	}
 }
 
@@ -438,6 +441,7 @@ const (
 	tokenRelease
 	tokenReceived
 	tokenRequest
+	tokenAuto
 	tokenRevoke // nobody waits
 )
 

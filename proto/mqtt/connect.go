@@ -262,6 +262,9 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	c.patience = uint32(st.keepAlive) * 1500
 	c.link.SetDeadline(0)
 	c.touch()
+	if !r.Present {
+		c.beginAuto(s)
+	}
 	c.unblock(blockConnect)
 	if r.Present && c.revoked() { // while it was away
 		c.l.put(after{c: c, fail: failNoLongerAllowed})

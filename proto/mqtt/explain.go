@@ -21,7 +21,7 @@ var pauses = []struct {
 	why   broker.ReadPause
 }{
 	{blockConnect, broker.PauseConnect}, {blockBusy, broker.PauseLog}, {blockAcks, broker.PauseAnswers}, {blockRequests, broker.PauseRequests},
-	{blockQuota, broker.PauseQuota},
+	{blockQuota, broker.PauseQuota}, {blockAuto, broker.PauseRequests},
 }
 
 // Explain shows what the connection holds and waits for; ok false: nobody has come in by it yet. On its loop. It asks the kernel once.

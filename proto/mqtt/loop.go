@@ -59,7 +59,8 @@ type loopState struct {
 type after struct {
 	c    *conn
 	ack  uint16   // the delivery that the core is told is done, or
-	fail *failure // what the connection ends with
+	fail *failure // what the connection ends with, or
+	auto bool     // its session is subscribed to what it begins with
 }
 
 // open begins a connection.
@@ -93,6 +94,8 @@ func (t *laterTask) Run(*engine.Loop) {
 		case a.c.client == nil:
 		case a.fail != nil:
 			a.c.end(*a.fail)
+		case a.auto:
+			a.c.autoSubscribe()
 		default:
 			l.core.Acked(a.c.client, a.ack)
 			a.c.moveOn()

@@ -30,9 +30,10 @@ type Settings struct {
 	Retain               bool
 	Wildcards            bool
 	Shared               bool
-	Exclusive            bool          // offer $exclusive/FILTER
-	Rewrite              rewrite.Rules // nil: topics stay as clients name them
-	RewriteExcept        string        // a listener whose clients name topics as they are; empty: none
+	Exclusive            bool               // offer $exclusive/FILTER
+	Rewrite              rewrite.Rules      // nil: topics stay as clients name them
+	AutoSubscribe        []AutoSubscription // what new sessions begin with
+	Insiders             string             // a listener whose clients keep their topics as they are, and begin with nothing; empty: none
 	SubscriptionIDs      bool
 	ValidatePayload      bool   // check payloads that say they are UTF-8
 	AllowSysPublish      bool   // let clients publish below $SYS
