@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/sluicemq/sluice/broker"
@@ -50,7 +51,7 @@ func TestElsewhere(t *testing.T) {
 			t.Errorf("version %d: closed %v", version, p.k.closed)
 		}
 		p = w.connect(version, "publisher")
-		w.connect(wire.V5, "durable", func(c *wire.Connect) { c.SessionExpiry, c.CleanStart = 100, false }).subscribe(1, "a")
+		w.connect(wire.V5, fmt.Sprint("durable", version), func(c *wire.Connect) { c.SessionExpiry, c.CleanStart = 100, false }).subscribe(1, "a")
 		w.hold = true
 		p.publish("a", "x", 1, 1)
 		p.c.Completed(broker.Result{Token: token(tokenPublish, p.c.in.acks.head, 1), Err: broker.ErrNotLeader})
