@@ -95,7 +95,7 @@ func (k *asking) settle(err error, gaveUp, trial bool) {
 	switch {
 	case err == nil:
 		if k.mu.failed >= breakerFailures {
-			k.log.Info(k.what + " answers again")
+			k.log.Info("a server of users answers again", "of", k.what)
 		}
 		k.mu.failed, k.mu.pause = 0, 0
 		return
@@ -105,6 +105,6 @@ func (k *asking) settle(err error, gaveUp, trial bool) {
 	if k.mu.failed++; k.mu.failed >= breakerFailures {
 		k.mu.pause = min(max(2*k.mu.pause, breakerPauseMin), breakerPauseMax)
 		k.mu.until = k.now().Add(k.mu.pause)
-		k.log.Warn(k.what+" does not answer: nobody is asked for a while", "pause", k.mu.pause, "err", err)
+		k.log.Warn("a server of users does not answer: it is not asked for a while", "of", k.what, "pause", k.mu.pause, "err", err)
 	}
 }

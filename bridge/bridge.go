@@ -254,7 +254,7 @@ func (b *Bridge) relay(ctx context.Context, here, there *side) error {
 	_ = here.c.Close()
 	_ = there.c.Close()
 	for ; left > 0; left-- {
-		<-ended
+		<-ended //nolint:errcheck // the first one is told
 	}
 	return first
 }

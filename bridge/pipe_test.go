@@ -59,7 +59,7 @@ func TestPipe(t *testing.T) {
 		t.Errorf("%d of %d bytes came back, %v", len(got), len(want), err)
 	}
 	_ = c.Close()
-	<-h.ended
+	<-h.ended //nolint:errcheck // that it has ended is enough
 	if _, err := c.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a write behind the end: %v", err)
 	}

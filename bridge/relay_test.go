@@ -114,7 +114,7 @@ func TestNoPlace(t *testing.T) {
 		t.Errorf("%d and %d refused", out, in)
 	}
 	_ = other.Close()
-	<-ended
+	<-ended //nolint:errcheck // that it has ended is enough
 }
 
 // TestNoRoom: what a broker has no room for is not acknowledged on the other side: the connections end, and it comes again.
@@ -151,5 +151,5 @@ func TestSlowNode(t *testing.T) {
 		expect(t, own, publication(wire.V5, id+3, 1, "down/1", 5, false))
 	}
 	_ = own.Close()
-	<-ended
+	<-ended //nolint:errcheck // that it has ended is enough
 }

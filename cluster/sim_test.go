@@ -537,6 +537,7 @@ func (s *sim) pause(n *simNode, paused bool) {
 
 // simulate has a cluster live for a minute, and gives what went wrong.
 func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
+	t.Helper()
 	s = &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), begin: time.Now(), cut: map[[2]int]bool{}, epochs: map[uint32]meta.NodeID{}}
 	for i := range 3 {
 		rate := 1 + simDrift*(2*s.rnd.Float64()-1)

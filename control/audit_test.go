@@ -50,8 +50,9 @@ func filled(m protoreflect.Message, depth int) {
 			return protoreflect.ValueOfUint32(7)
 		case protoreflect.Uint64Kind:
 			return protoreflect.ValueOfUint64(7)
+		default:
+			return protoreflect.ValueOfInt64(7)
 		}
-		return protoreflect.ValueOfInt64(7)
 	}
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -133,6 +134,7 @@ func TestLongRequestsAreCut(t *testing.T) {
 }
 
 func quietAudit(t *testing.T, path string, required bool) *auditFile {
+	t.Helper()
 	a := newAuditFile(slog.New(slog.DiscardHandler))
 	a.set(path, required)
 	t.Cleanup(a.close)

@@ -157,6 +157,7 @@ func TestQueriesSayAll(t *testing.T) {
 }
 
 func asQuery(t *testing.T, values url.Values, prefix string, m protoreflect.Message) {
+	t.Helper()
 	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := prefix + string(f.Name())
 		switch {

@@ -178,8 +178,9 @@ func (d *documenter) value(f protoreflect.FieldDescriptor) object {
 		return object{"type": "string", "format": f.Kind().String()}
 	case protoreflect.BytesKind:
 		return object{"type": "string", "format": "byte"}
+	default:
+		return object{"type": "string"}
 	}
-	return object{"type": "string"}
 }
 
 var (

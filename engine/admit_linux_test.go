@@ -59,6 +59,7 @@ func BenchmarkRefuse(b *testing.B) {
 }
 
 func threadCPU(b *testing.B) time.Duration {
+	b.Helper()
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts); err != nil {
 		b.Fatal(err)

@@ -35,7 +35,7 @@ func FuzzRow(f *testing.F) {
 			from := len(b) - r.Len()
 			var err error
 			key, value, err = ReadRow(r, key, value)
-			if err == io.EOF {
+			if err == io.EOF { //nolint:errorlint // the end itself, not an error that wraps it
 				if from != len(b) {
 					t.Fatalf("the end is told at byte %d of %d", from, len(b))
 				}
@@ -70,7 +70,7 @@ func TestRowPromises(t *testing.T) {
 	broken := errors.Join(io.EOF, errors.New("the network is gone")) // as an error of a connection may be
 	for at := range raw {
 		_, _, err := ReadRow(&brokenReader{raw[:at], broken}, nil, nil)
-		if !errors.Is(err, broken) || err == io.EOF {
+		if !errors.Is(err, broken) || err == io.EOF { //nolint:errorlint // the end itself, not an error that wraps it
 			t.Errorf("broken at %d: %v", at, err)
 		}
 	}
@@ -112,7 +112,7 @@ func FuzzBounds(f *testing.F) {
 		for {
 			from := len(raw) - r.Len()
 			b, err := ReadBounds(r)
-			if err == io.EOF {
+			if err == io.EOF { //nolint:errorlint // the end itself, not an error that wraps it
 				if from != len(raw) {
 					t.Fatalf("the end is told at byte %d of %d", from, len(raw))
 				}

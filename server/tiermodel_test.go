@@ -391,7 +391,7 @@ func (w *tierWorld) hold() {
 		w.held[name] = objects
 	case errors.Is(err, errDied):
 		cancel()
-		<-ch
+		<-ch //nolint:errcheck // it was given up
 	case err != nil && !w.dying && !w.store.failing():
 		w.t.Fatalf("hold: %v", err)
 	}

@@ -149,7 +149,7 @@ func readRecovery(dir string) (*recovery, error) {
 	}
 	r := &recovery{}
 	if err := json.Unmarshal(b, r); err != nil || r.Cluster == "" || r.Found.Node == 0 {
-		return nil, fmt.Errorf("%w: %s cannot be read (%v)", ErrRecovery, recoveryFile, err)
+		return nil, fmt.Errorf("%w: %s cannot be read (%w)", ErrRecovery, recoveryFile, err)
 	}
 	return r, nil
 }

@@ -113,6 +113,7 @@ func (p *peer) heard() string {
 				p.w.t.Fatal(err)
 			}
 			text += fmt.Sprintf(" %#x", byte(d.Reason))
+		default:
 		}
 		all = append(all, strings.TrimSpace(text))
 	}

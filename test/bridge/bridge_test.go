@@ -29,10 +29,10 @@ func TestRoutes(t *testing.T) {
 		name, version string
 		there         func(*testing.T) *broker
 	}{
-		{"node 5", "5", func(t *testing.T) *broker { return node(t, "[]") }},
-		{"node 3.1.1", "3.1.1", func(t *testing.T) *broker { return node(t, "[]") }},
-		{"mosquitto 5", "5", func(t *testing.T) *broker { return mosquitto(t) }},
-		{"mosquitto 3.1.1", "3.1.1", func(t *testing.T) *broker { return mosquitto(t) }},
+		{"node 5", "5", plainNode},
+		{"node 3.1.1", "3.1.1", plainNode},
+		{"mosquitto 5", "5", plainMosquitto},
+		{"mosquitto 3.1.1", "3.1.1", plainMosquitto},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			there := tc.there(t)

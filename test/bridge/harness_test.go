@@ -164,3 +164,13 @@ func connected(b *broker, name string, state string) {
 	}
 	_ = c.Disconnect()
 }
+
+func plainNode(t *testing.T) *broker {
+	t.Helper()
+	return node(t, "[]")
+}
+
+func plainMosquitto(t *testing.T) *broker {
+	t.Helper()
+	return mosquitto(t)
+}

@@ -110,13 +110,14 @@ type writer struct {
 }
 
 // write writes the next one. It is called from any goroutine, so it ends nothing.
-func (w *writer) write(t testing.TB) {
-	if t.Failed() {
+func (w *writer) write(tb testing.TB) {
+	tb.Helper()
+	if tb.Failed() {
 		return
 	}
 	began := time.Now()
 	if err := w.send(fmt.Sprintf("%s/%d", w.name, len(w.acked))); err != nil {
-		t.Errorf("%s: %v", w.name, err)
+		tb.Errorf("%s: %v", w.name, err)
 		return
 	}
 	w.acked, w.took = append(w.acked, time.Now()), append(w.took, time.Since(began))

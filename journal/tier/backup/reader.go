@@ -96,7 +96,7 @@ func (f *fileReader) read(p []byte) (int, error) {
 		return n, nil
 	case err == nil:
 		return n, nil
-	case err == io.EOF: //nolint:errorlint // an error of a connection may wrap one
+	case err == io.EOF: // an error of a connection may wrap one
 		return 0, f.damaged(part, fmt.Sprintf("it ends at byte %d of %d", f.off, part.Size))
 	case !tier.Temporary(err) || f.ctx.Err() != nil:
 		return n, err
@@ -166,7 +166,7 @@ func (r *Reader) Verify(ctx context.Context, progress func(n int)) error {
 			if progress != nil {
 				progress(n)
 			}
-			if err == io.EOF { //nolint:errorlint // the reader's own
+			if err == io.EOF { // the reader's own
 				break
 			}
 			if err != nil {
