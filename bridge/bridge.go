@@ -67,6 +67,7 @@ type Bridge struct {
 
 	// Of the goroutine.
 	plain      bool // the other broker knows no bridges
+	drops      int  // connections in a row that were closed without a word when they said that they were of a bridge
 	subscribed bool // this run has subscribed there
 	prepared   bool // the session here is there, and queues what is to go out
 	fresh      bool // it was made by this run, and the other broker has not been told to forget what it knows of an earlier one
@@ -200,7 +201,7 @@ func (b *Bridge) once(ctx context.Context) error {
 		return errors.Join(err, b.prepare())
 	}
 	defer func() { _ = there.c.Close() }()
-	here, err := b.join(there)
+	here, err := b.join(ctx, there)
 	if err != nil {
 		return err
 	}

@@ -80,10 +80,10 @@ func (b *Bridge) connect(ctx context.Context, address string, secure *tls.Config
 		o.Connect.Bridge = true
 		c, ack, err := mqttclient.Connect(ctx, o)
 		if err == nil {
+			b.drops = 0
 			return c, ack, nil
 		}
-		var refused *mqttclient.RefusedError
-		if !errors.As(err, &refused) && ack == nil && !dropped(err) || refused != nil && refused.Reason != wire.UnsupportedProtocolVersion {
+		if !b.unknown(err) {
 			return nil, nil, fmt.Errorf("%s: %w", address, err)
 		}
 		o.Connect.Bridge = false
@@ -99,6 +99,22 @@ func (b *Bridge) connect(ctx context.Context, address string, secure *tls.Config
 		return nil, nil, fmt.Errorf("%s: %w", address, err)
 	}
 	return c, ack, nil
+}
+
+// dropsMost is after how many connections in a row that end without a word it is the bit that is taken to be why. A broker that is being restarted, or
+// has no room, drops some as well.
+const dropsMost = 3
+
+// unknown says that a broker which answers so does not know the bit of bridges.
+func (b *Bridge) unknown(err error) bool {
+	if refused := new(mqttclient.RefusedError); errors.As(err, &refused) {
+		return refused.Reason == wire.UnsupportedProtocolVersion
+	}
+	if dropped(err) {
+		b.drops++
+		return b.drops >= dropsMost
+	}
+	return false
 }
 
 // newSide takes what a broker says of itself.
@@ -134,13 +150,13 @@ func (b *Bridge) greet(window uint16) (*side, error) {
 }
 
 // join opens the session here beside the one there, and subscribes on both sides.
-func (b *Bridge) join(there *side) (*side, error) {
+func (b *Bridge) join(ctx context.Context, there *side) (*side, error) {
 	received, known := b.o.Node.Session(b.SessionID())
 	here, err := b.greet(uint16(min(there.open.size, math.MaxUint16)))
 	if err != nil {
 		return nil, err
 	}
-	if err := b.agree(here, there, received, known); err != nil {
+	if err := b.agree(ctx, here, there, received, known); err != nil {
 		_ = here.c.Close()
 		return nil, err
 	}
@@ -148,13 +164,22 @@ func (b *Bridge) join(there *side) (*side, error) {
 	return here, nil
 }
 
-func (b *Bridge) agree(here, there *side, received []uint16, known bool) error {
+// agree makes the two sessions fit each other. With ctx both connections end.
+func (b *Bridge) agree(ctx context.Context, here, there *side, received []uint16, known bool) error {
+	defer context.AfterFunc(ctx, func() {
+		here.open.close()
+		there.open.close()
+		_ = here.c.Close()
+		_ = there.c.Close()
+	})()
 	if here.packetMax > 0 { // what is larger has no place here
 		there.c.MaxPacket = here.packetMax + headRoom
 	}
 	for _, id := range received {
 		if there.present {
-			here.open.take(id)
+			if !here.open.take(id, false) {
+				return ctx.Err()
+			}
 			continue
 		}
 		// The session there is another one: of its own under this identifier nothing has come yet.
@@ -210,10 +235,13 @@ func (b *Bridge) subscribe(s *side, rs routes, qosMax, retainHandling byte) erro
 
 // prepare has the session here queue what is to go out, while the other broker has not been there yet.
 func (b *Bridge) prepare() error {
-	if b.prepared || len(b.out) == 0 {
+	if len(b.out) == 0 {
 		return nil
 	}
 	_, known := b.o.Node.Session(b.SessionID())
+	if b.prepared && known { // it may have been deleted since
+		return nil
+	}
 	here, err := b.greet(1)
 	if err != nil {
 		return err

@@ -147,10 +147,14 @@ func (c *near) Write(b []byte) (int, error) {
 	for len(c.mu.in) >= pipeBytes && !c.mu.broken && !past(c.mu.writeUntil) {
 		c.mu.changed.Wait()
 	}
+	if past(c.mu.writeUntil) && !c.mu.broken {
+		c.mu.Unlock()
+		return 0, os.ErrDeadlineExceeded
+	}
 	return c.put(b)
 }
 
-// WriteNow writes without waiting. It is for what has a bound by itself: acknowledgements.
+// WriteNow writes without waiting, whatever the deadline: that is of writes that may wait. It is for what has a bound by itself: acknowledgements.
 func (c *near) WriteNow(b []byte) (int, error) {
 	c.mu.Lock()
 	return c.put(b)
@@ -158,13 +162,9 @@ func (c *near) WriteNow(b []byte) (int, error) {
 
 // put appends, and unlocks.
 func (c *near) put(b []byte) (int, error) {
-	switch {
-	case c.mu.broken || c.mu.inEnd:
+	if c.mu.broken || c.mu.inEnd {
 		c.mu.Unlock()
 		return 0, net.ErrClosed
-	case past(c.mu.writeUntil):
-		c.mu.Unlock()
-		return 0, os.ErrDeadlineExceeded
 	}
 	c.mu.in = append(c.mu.in, b...)
 	c.mu.Unlock()

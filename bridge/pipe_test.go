@@ -77,6 +77,13 @@ func TestPipeDeadlines(t *testing.T) {
 	if _, err := c.Write(b); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("a write: %v", err)
 	}
+	if _, err := c.(*near).WriteNow([]byte("now")); err != nil {
+		t.Errorf("what does not wait has a deadline: %v", err)
+	}
+	_ = c.SetReadDeadline(time.Time{})
+	if n, err := io.ReadFull(c, b[:3]); err != nil || string(b[:n]) != "now" {
+		t.Errorf("%q, %v", b[:n], err)
+	}
 	_ = c.SetDeadline(time.Time{})
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Error(err)

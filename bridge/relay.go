@@ -47,14 +47,13 @@ func (s *side) answer(b []byte) error {
 	return s.write(b)
 }
 
-// window holds the identifiers of what is under way to a broker, as many as it takes. Only a broker of version 3.1.1, which cannot be told how
-// many the node takes, is made to wait by it; from the node never more come than the other broker takes, so that acknowledgements that come behind
-// are always read.
+// window holds the identifiers of what is under way to a broker, as many as it takes. Nobody is made to wait by it: from the node never more come than the
+// other broker takes, and the node takes as many from a bridge as there are identifiers. So acknowledgements that come behind are always read.
 type window struct {
 	mu struct {
 		sync.Mutex
 		changed *sync.Cond
-		ids     map[uint16]struct{}
+		ids     map[uint16]bool // true: of a message that went over with QoS 1, and has QoS 2 where it comes from
 		closed  bool
 	}
 	size int
@@ -63,17 +62,18 @@ type window struct {
 func (w *window) init(size int) {
 	w.size = size
 	w.mu.changed = sync.NewCond(&w.mu)
-	w.mu.ids = make(map[uint16]struct{})
+	w.mu.ids = make(map[uint16]bool)
 }
 
-// take waits for room, and puts id in. false: the connections have ended.
-func (w *window) take(id uint16) bool {
+// take waits for room, and puts id in. One that is in has its room. false: the connections have ended.
+func (w *window) take(id uint16, lowered bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.mu.ids) >= w.size && !w.mu.closed {
+	_, held := w.mu.ids[id]
+	for !held && len(w.mu.ids) >= w.size && !w.mu.closed {
 		w.mu.changed.Wait()
 	}
-	w.mu.ids[id] = struct{}{}
+	w.mu.ids[id] = lowered
 	return !w.mu.closed
 }
 
@@ -82,6 +82,13 @@ func (w *window) give(id uint16) {
 	defer w.mu.Unlock()
 	delete(w.mu.ids, id)
 	w.mu.changed.Signal()
+}
+
+// lowered says that id went over with a lower QoS.
+func (w *window) lowered(id uint16) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.mu.ids[id]
 }
 
 // full says that take would wait.
@@ -177,12 +184,13 @@ func (w *way) publish(p *mqttclient.Packet) error {
 		out.Forward, w.forward = m.Props.Forward(w.forward)
 	}
 	size := wire.SizePublish(w.to.c.Version, &out)
-	if !ok || w.to.packetMax > 0 && size > int(w.to.packetMax) || size > wire.MaxRemainingLength {
+	lowered := m.QoS == 2 && w.to.qosMax == 1 // it was queued before the other side said so
+	if lowered {
+		out.QoS = 1
+	}
+	if !ok || out.QoS > w.to.qosMax || w.to.packetMax > 0 && size > int(w.to.packetMax) || size > wire.MaxRemainingLength {
 		w.count.refused.Add(1)
 		return w.refuse(&m)
-	}
-	if m.QoS > w.to.qosMax {
-		return fmt.Errorf("a message has QoS %d, and the %s broker takes %d at most", m.QoS, w.to.name, w.to.qosMax)
 	}
 	if m.QoS > 0 {
 		if w.to.open.full() && len(w.out) > 0 { // what it waits for may be in there
@@ -190,7 +198,7 @@ func (w *way) publish(p *mqttclient.Packet) error {
 				return err
 			}
 		}
-		if !w.to.open.take(m.PacketID) {
+		if !w.to.open.take(m.PacketID, lowered) {
 			return context.Canceled
 		}
 	}
@@ -199,7 +207,7 @@ func (w *way) publish(p *mqttclient.Packet) error {
 	return nil
 }
 
-// refuse acknowledges what cannot be handed on: the topic has left the configuration, or the message is too large.
+// refuse acknowledges what cannot be handed on: the topic has left the configuration, the message is too large, or the other side takes QoS 0 alone.
 func (w *way) refuse(m *wire.Publish) error {
 	a := wire.Ack{PacketID: m.PacketID}
 	switch m.QoS {
@@ -228,13 +236,22 @@ func (w *way) acknowledge(p *mqttclient.Packet) error {
 		// The messages that were refused went the other way.
 		w.count.other.refused.Add(1)
 	}
-	if p.Type == wire.PUBACK || p.Type == wire.PUBCOMP || failed {
+	typ := p.Type
+	switch {
+	case typ == wire.PUBREL && w.to.open.lowered(a.PacketID): // the other side has had the one acknowledgement that it gives
+		w.to.open.give(a.PacketID)
+		return w.from.answer(wire.AppendShortAck(nil, wire.PUBCOMP, a.PacketID))
+	case typ == wire.PUBACK && w.from.open.lowered(a.PacketID):
+		if typ = wire.PUBREC; failed && w.to.c.Version == wire.V5 { // no PUBREL follows
+			w.from.open.give(a.PacketID)
+		}
+	case typ == wire.PUBACK || typ == wire.PUBCOMP || failed:
 		w.from.open.give(a.PacketID)
 	}
 	out := wire.Ack{PacketID: a.PacketID}
-	if failed && p.Type == wire.PUBREC && w.to.c.Version == wire.V5 {
+	if failed && typ == wire.PUBREC && w.to.c.Version == wire.V5 {
 		out.Reason = a.Reason
 	}
-	w.out = wire.AppendAck(w.out, w.to.c.Version, p.Type, &out)
+	w.out = wire.AppendAck(w.out, w.to.c.Version, typ, &out)
 	return nil
 }

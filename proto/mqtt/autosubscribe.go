@@ -33,7 +33,7 @@ func (a *AutoSubscription) filter(clientID, user string) ([]byte, bool) {
 
 // beginAuto has a new session subscribed to what it begins with, before any other packet of its client is taken.
 func (c *conn) beginAuto(s *Settings) {
-	if len(s.AutoSubscribe) > 0 && (s.Insiders == "" || c.link.Listener() != s.Insiders) {
+	if len(s.AutoSubscribe) > 0 && !c.insider(s) {
 		c.block(blockAuto)
 		c.l.put(after{c: c, auto: true})
 	}

@@ -249,7 +249,7 @@ func (c *conn) onDisconnect(body []byte) error {
 		if d.SessionExpiry != 0 && c.flags&flagExpirySet == 0 {
 			return failExpiryRaised
 		}
-		req.HasExpiry, req.Expiry = true, c.l.h.settings.Load().expiry(d.SessionExpiry)
+		req.HasExpiry, req.Expiry = true, c.expiry(c.l.h.settings.Load(), d.SessionExpiry)
 	}
 	c.l.n.Disconnects[d.Reason]++
 	c.traceEnd("the client has said DISCONNECT")

@@ -3,6 +3,7 @@ package mqtt
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -145,6 +146,27 @@ func TestUnansweredIsBoundedBelowVersion5(t *testing.T) {
 	pub.send(nil)
 	if got := pub.types(); strings.Count(got, "PUBACK") != 9 || pub.k.paused {
 		t.Errorf("%q, paused %v", got, pub.k.paused)
+	}
+}
+
+// A bridge of the node's own may have all identifiers under way, and keeps its session for as long as it wants.
+func TestInsidersHaveNoBounds(t *testing.T) {
+	for _, insiders := range []string{"test", "other"} {
+		s := DefaultSettings()
+		s.ReceiveMax, s.SessionExpiryMax, s.Insiders = 4, time.Minute, insiders
+		w := newWorld(t, Options{Settings: &s})
+		p := w.dial()
+		p.send(wire.AppendConnect(nil, &wire.Connect{Version: wire.V5, ClientID: []byte("b"), SessionExpiry: math.MaxUint32}))
+		a, err := wire.DecodeConnack(p.packets()[0].Body, wire.V5)
+		if err != nil || (a.ReceiveMaximum == 0) != (insiders == "test") || a.HasSessionExpiry != (insiders != "test") {
+			t.Errorf("%s: %+v, %v", insiders, a, err)
+		}
+		for id := range uint16(9) {
+			p.publish("a", "x", 2, id+1)
+		}
+		if p.k.closed != (insiders != "test") {
+			t.Errorf("%s: closed %v", insiders, p.k.closed)
+		}
 	}
 }
 

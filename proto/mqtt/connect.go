@@ -55,13 +55,16 @@ func (l *loopState) freeSetup(st *setup) {
 // neverExpires is the session expiry in seconds that stands for never.
 const neverExpires = 1<<32 - 1
 
-// expiry is the session expiry for so many seconds, within the limit.
-func (s *Settings) expiry(sec uint32) time.Duration {
+// insider says that the client is one of the node's own.
+func (c *conn) insider(s *Settings) bool { return s.Insiders != "" && c.link.Listener() == s.Insiders }
+
+// expiry is the session expiry for so many seconds, within the limit. The node's own have none: what a bridge's session holds is not lost by a long outage.
+func (c *conn) expiry(s *Settings, sec uint32) time.Duration {
 	d := time.Duration(sec) * time.Second
 	if sec == neverExpires {
 		d = broker.NeverExpires
 	}
-	if s.SessionExpiryMax > 0 {
+	if s.SessionExpiryMax > 0 && !c.insider(s) {
 		d = min(d, s.SessionExpiryMax)
 	}
 	return d
@@ -203,7 +206,7 @@ func (c *conn) admit(id broker.Identity) {
 	s := c.l.h.settings.Load()
 	req := &c.l.connect // the core keeps a copy if it needs one
 	*req = broker.ConnectRequest{
-		Tenant: id.Tenant, ClientID: st.creds.ClientID, CleanStart: st.clean, Expiry: s.expiry(st.asked), Will: st.will,
+		Tenant: id.Tenant, ClientID: st.creds.ClientID, CleanStart: st.clean, Expiry: c.expiry(s, st.asked), Will: st.will,
 		ReceiveMax: min(c.receiveMax, s.InflightMax),
 	}
 	if st.asked != 0 {
@@ -245,7 +248,11 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	c.state = stateUp
 	c.setup = nil
 	defer c.l.freeSetup(st)
-	c.promised = s.ReceiveMax
+	if c.promised = s.ReceiveMax; c.insider(s) {
+		// A bridge hands on what a broker sends that cannot be told how much is taken: it must never have to hold a message back, behind which comes what
+		// would make room.
+		c.promised = 65535
+	}
 	if r.Expiry > 0 {
 		c.flags |= flagDurable
 	}
@@ -282,8 +289,8 @@ func (c *conn) connack(s *Settings, st *setup, r *broker.ConnectResult) {
 			a.HasMaximumQoS, a.MaximumQoS = true, s.MaxQoS
 		}
 		a.NoRetain, a.NoWildcards, a.NoSubscriptionIDs, a.NoShared = !s.Retain, !s.Wildcards, !s.SubscriptionIDs, !s.Shared
-		if s.ReceiveMax < 65535 {
-			a.ReceiveMaximum = s.ReceiveMax
+		if c.promised < 65535 {
+			a.ReceiveMaximum = c.promised
 		}
 		a.TopicAliasMaximum = s.TopicAliasMax
 		if s.MaxPacket < maxPacketSize {

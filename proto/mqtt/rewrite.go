@@ -7,7 +7,7 @@ import (
 
 // rules are those by which the client's topics are rewritten; nil: none.
 func (c *conn) rules(s *Settings) rewrite.Rules {
-	if s.Rewrite == nil || s.Insiders != "" && c.link.Listener() == s.Insiders {
+	if s.Rewrite == nil || c.insider(s) {
 		return nil
 	}
 	return s.Rewrite

@@ -33,7 +33,7 @@ type Settings struct {
 	Exclusive            bool               // offer $exclusive/FILTER
 	Rewrite              rewrite.Rules      // nil: topics stay as clients name them
 	AutoSubscribe        []AutoSubscription // what new sessions begin with
-	Insiders             string             // a listener whose clients keep their topics as they are, and begin with nothing; empty: none
+	Insiders             string             // a listener whose clients keep their topics and their sessions as they are, and may send all identifiers at once; empty: none
 	SubscriptionIDs      bool
 	ValidatePayload      bool   // check payloads that say they are UTF-8
 	AllowSysPublish      bool   // let clients publish below $SYS
