@@ -64,6 +64,14 @@ func (m Mark) Number() uint64 { return uint64(m) & (1<<numberBits - 1) }
 
 func (m Mark) probes() uint8 { return uint8(m >> numberBits) }
 
+// only is the mark with no other probes than these; 0: none of its own is among them.
+func (m Mark) only(probes uint8) Mark {
+	if probes &= m.probes(); probes != 0 {
+		return Mark(m.Number()) | Mark(probes)<<numberBits
+	}
+	return 0
+}
+
 // Event is something that has happened.
 type Event struct {
 	At       int64 // Unix nanoseconds; Add sets it
@@ -138,6 +146,7 @@ type Tracer struct {
 	mu     struct {
 		sync.Mutex
 		probes   [ProbesMax]*Probe
+		next     int           // where Open looks first
 		attached []func(*Loop) // and of which loop
 		loops    []int
 		last     *armed
@@ -145,7 +154,8 @@ type Tracer struct {
 	}
 	refs struct {
 		sync.Mutex
-		at [refsMax]ref
+		at     [refsMax]ref
+		probes uint8 // that are armed
 	}
 }
 
@@ -159,8 +169,9 @@ type ref struct {
 type armed struct {
 	probes    []numbered
 	epoch     uint64
-	addresses bool // some probe is about addresses
-	labels    bool // about labels
+	bits      uint8 // of them all
+	addresses bool  // some probe is about addresses
+	labels    bool  // about labels
 }
 
 type numbered struct {
@@ -199,25 +210,44 @@ func (t *Tracer) tellLocked() {
 	last := t.mu.last
 	t.mu.last = nil
 	if t.mu.probes != [ProbesMax]*Probe{} {
-		if last == nil {
-			t.mu.epoch++
-		}
-		a := &armed{epoch: t.mu.epoch}
+		a := &armed{}
 		for i, p := range t.mu.probes {
 			if p != nil {
 				a.probes = append(a.probes, numbered{*p, 1 << i, p.kind()})
+				a.bits |= 1 << i
 				a.addresses = a.addresses || p.Address.IsValid()
 				a.labels = a.labels || p.Labels || p.Label != ""
 			}
 		}
+		if last == nil || last.bits&^a.bits != 0 {
+			t.mu.epoch++
+		}
+		a.epoch = t.mu.epoch
 		t.mu.last = a
 	}
+	t.forget()
 	for i, set := range t.mu.attached {
 		if t.mu.last == nil {
 			set(nil)
 		} else {
 			set(t.loop(t.mu.loops[i], t.mu.last))
 		}
+	}
+}
+
+// forget has messages in the log know no probes that are gone: the next one in such a place is not about them. With mu.
+func (t *Tracer) forget() {
+	t.refs.Lock()
+	defer t.refs.Unlock()
+	was := t.refs.probes
+	if t.refs.probes = 0; t.mu.last != nil {
+		t.refs.probes = t.mu.last.bits
+	}
+	if was&^t.refs.probes == 0 {
+		return
+	}
+	for i := range t.refs.at {
+		t.refs.at[i].mark = t.refs.at[i].mark.only(t.refs.probes)
 	}
 }
 
@@ -240,10 +270,14 @@ func (t *Tracer) Standing(on bool) {
 func (t *Tracer) Open(p Probe) (*Stream, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	i := slices.Index(t.mu.probes[:ProbesMax-1], nil)
-	if i < 0 {
-		return nil, ErrBusy
+	// A place that has just become free is the last to be taken: messages that are under way still bear it.
+	i, tried := t.mu.next, 0
+	for ; t.mu.probes[i] != nil; i = (i + 1) % (ProbesMax - 1) {
+		if tried++; tried == ProbesMax-1 {
+			return nil, ErrBusy
+		}
 	}
+	t.mu.next = (i + 1) % (ProbesMax - 1)
 	t.mu.probes[i] = &p
 	s := &Stream{t: t, probe: i, from: make([]uint64, len(t.rings)), lost: make([]uint64, len(t.rings))}
 	for k := range t.rings {
@@ -354,7 +388,7 @@ type Loop struct {
 	r *ring
 }
 
-// Epoch is another one whenever nobody has asked in between.
+// Epoch is another one whenever some probe is no more.
 func (l *Loop) Epoch() uint64 { return l.a.epoch }
 
 // Addresses says whether some probe is about addresses: else none need be given.
@@ -447,7 +481,7 @@ func (l *Loop) Remember(m Mark, shard uint16, seq uint64) {
 	refs := &l.t.refs
 	refs.Lock()
 	defer refs.Unlock()
-	refs.at[place(shard, seq)] = ref{seq, m, shard}
+	refs.at[place(shard, seq)] = ref{seq, m.only(refs.probes), shard} // the loop may not have heard yet of what is gone
 }
 
 // Of is the mark of a message in the log; 0: it has none, or too many others have come since.
@@ -456,7 +490,7 @@ func (l *Loop) Of(shard uint16, seq uint64) Mark {
 	refs.Lock()
 	defer refs.Unlock()
 	if r := &refs.at[place(shard, seq)]; r.seq == seq && r.shard == shard {
-		return r.mark
+		return r.mark.only(l.a.bits)
 	}
 	return 0
 }

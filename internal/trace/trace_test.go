@@ -216,3 +216,56 @@ func TestConcurrent(t *testing.T) {
 	}
 	s.Close()
 }
+
+// TestPlaceOfAnother: a trace that has the place of one that is gone sees nothing of the messages which that one was about, others see theirs.
+func TestPlaceOfAnother(t *testing.T) {
+	l := newLoops(1)
+	open := func(client string) *Stream {
+		t.Helper()
+		s, err := l.t.Open(Probe{Client: client})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first, stays := open("a"), open("b")
+	defer stays.Close()
+	before := l.have[0]
+	m := before.Mark(0, first.bit()|stays.bit(), 0)
+	mine := before.Mark(0, first.bit(), 0)
+	before.Remember(m, 1, 10)
+	before.Remember(mine, 1, 11)
+	epoch := before.Epoch()
+	first.Close()
+	if l.have[0].Epoch() == epoch {
+		t.Error("what is in flight is still taken for known")
+	}
+	before.Remember(mine, 1, 12) // it has not heard of it
+	second := open("c")
+	for second.probe != first.probe {
+		second.Close()
+		second = open("c")
+	}
+	defer second.Close()
+	for seq, want := range map[uint64]uint8{10: stays.bit(), 11: 0, 12: 0} {
+		if got := l.have[0].Of(1, seq); got.probes() != want || (want != 0) != (got.Number() == m.Number()) {
+			t.Errorf("%d: %x, want probes %b", seq, got, want)
+		}
+	}
+}
+
+func (s *Stream) bit() uint8 { return 1 << s.probe }
+
+// TestLastFree: the place that became free last is taken last.
+func TestLastFree(t *testing.T) {
+	l := newLoops(1)
+	seen := make(map[int]bool)
+	for range ProbesMax - 1 {
+		s, err := l.t.Open(Probe{Client: "c"})
+		if err != nil || seen[s.probe] {
+			t.Fatal(s, err)
+		}
+		seen[s.probe] = true
+		s.Close()
+	}
+}
