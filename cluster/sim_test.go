@@ -37,6 +37,7 @@ const (
 type sim struct {
 	t     *testing.T
 	rnd   *rand.Rand // under mu
+	dice  *rand.Rand // of the one who makes faults
 	begin time.Time
 
 	mu     sync.Mutex
@@ -126,6 +127,11 @@ func (s *sim) tracef(format string, args ...any) {
 }
 
 func (n *simNode) up() bool { return n.run%2 == 1 }
+
+func (s *sim) isUp(n *simNode) (up bool) {
+	s.enter(func() { up = n.up() })
+	return up
+}
 
 // do has something happen to a run of the node, now, or when it goes on; false: that run is over.
 func (n *simNode) do(run int, fn func()) (ok bool) {
@@ -513,36 +519,45 @@ func (s *sim) kill(n *simNode) {
 		waiting := n.raft.waiting
 		n.raft.waiting = map[int]func(error){}
 		for _, done := range waiting {
-			s.outside(func() { done(errSimDown) })
+			done(errSimDown)
 		}
 	})
 	n.control.Close()
 }
 
-func (s *sim) pause(n *simNode, paused bool) {
+// goOn ends a pause, if that run of the node is not over.
+func (s *sim) goOn(n *simNode, run int) {
 	s.enter(func() {
-		if !n.up() || n.paused == paused {
-			return
-		}
-		s.tracef("node %d stands still: %v", n.id, paused)
-		n.paused, n.resumed = paused, time.Now()
-		held := n.held
-		if n.held = nil; !paused {
-			for _, fn := range held {
-				fn()
-			}
+		if n.run == run {
+			s.pauseLocked(n, false)
 		}
 	})
+}
+
+func (s *sim) pause(n *simNode, paused bool) { s.enter(func() { s.pauseLocked(n, paused) }) }
+
+func (s *sim) pauseLocked(n *simNode, paused bool) {
+	if !n.up() || n.paused == paused {
+		return
+	}
+	s.tracef("node %d stands still: %v", n.id, paused)
+	n.paused, n.resumed = paused, time.Now()
+	held := n.held
+	if n.held = nil; !paused {
+		for _, fn := range held {
+			fn()
+		}
+	}
 }
 
 // simulate has a cluster live for a minute, and gives what went wrong.
 func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
 	t.Helper()
-	s = &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), begin: time.Now(), cut: map[[2]int]bool{}, epochs: map[uint32]meta.NodeID{}}
+	s = &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), dice: rand.New(rand.NewPCG(seed, 8)), begin: time.Now(), cut: map[[2]int]bool{}, epochs: map[uint32]meta.NodeID{}}
 	for i := range 3 {
-		rate := 1 + simDrift*(2*s.rnd.Float64()-1)
-		if s.rnd.IntN(2) == 0 {
-			rate = 1 + simDrift*float64(2*s.rnd.IntN(2)-1)
+		rate := 1 + simDrift*(2*s.dice.Float64()-1)
+		if s.dice.IntN(2) == 0 {
+			rate = 1 + simDrift*float64(2*s.dice.IntN(2)-1)
 		}
 		s.nodes = append(s.nodes, &simNode{s: s, id: meta.NodeID(i + 1), rate: rate})
 	}
@@ -551,9 +566,9 @@ func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
 	}
 	s.heals("at first")
 	for range 5 {
-		for range 4 + s.rnd.IntN(8) {
+		for range 4 + s.dice.IntN(8) {
 			s.fault()
-			s.live(time.Duration(s.rnd.Int64N(int64(1500 * time.Millisecond))))
+			s.live(time.Duration(s.dice.Int64N(int64(1500 * time.Millisecond))))
 		}
 		s.heals("after faults")
 	}
@@ -608,7 +623,7 @@ func (s *sim) heals(when string) {
 	})
 	for _, n := range s.nodes {
 		s.pause(n, false)
-		if !n.up() {
+		if !s.isUp(n) {
 			s.start(n)
 		}
 		n.control.SetDraining(false)
@@ -632,7 +647,7 @@ const simHeal = 8 * time.Second
 
 func (s *sim) leads() bool {
 	for _, n := range s.nodes {
-		if n.up() && n.control.State().Leading {
+		if s.isUp(n) && n.control.State().Leading {
 			return true
 		}
 	}
@@ -659,30 +674,26 @@ func (s *sim) states() string {
 
 // fault has something go wrong, or an operator want something.
 func (s *sim) fault() {
-	n := s.nodes[s.rnd.IntN(len(s.nodes))]
-	switch what := s.rnd.IntN(12); what {
+	n := s.nodes[s.dice.IntN(len(s.nodes))]
+	switch what := s.dice.IntN(12); what {
 	case 0, 1:
-		if n.up() {
+		if s.isUp(n) {
 			s.kill(n)
 		}
 	case 2:
-		if !n.up() {
+		if !s.isUp(n) {
 			s.start(n)
 		}
 	case 3, 4:
 		s.pause(n, true)
 		s.enter(func() {
 			run := n.run
-			time.AfterFunc(time.Duration(s.rnd.Int64N(int64(4*time.Second))), func() {
-				if n.run == run {
-					s.pause(n, false)
-				}
-			})
+			time.AfterFunc(time.Duration(s.dice.Int64N(int64(4*time.Second))), func() { s.goOn(n, run) })
 		})
 	case 5, 6, 7:
 		s.enter(func() {
 			for _, o := range s.nodes {
-				in, out := s.rnd.IntN(4) > 0, s.rnd.IntN(4) > 0
+				in, out := s.dice.IntN(4) > 0, s.dice.IntN(4) > 0
 				s.cut[[2]int{int(n.id), int(o.id)}], s.cut[[2]int{int(o.id), int(n.id)}] = out, in
 			}
 			s.tracef("node %d is cut off: %v", n.id, s.cut)
@@ -691,17 +702,17 @@ func (s *sim) fault() {
 		s.enter(func() { clear(s.cut) })
 	case 9:
 		s.enter(func() {
-			s.slow, s.lossy = time.Duration(s.rnd.Int64N(int64(400*time.Millisecond))), s.rnd.IntN(20)
-			s.lag, s.starve = s.rnd.IntN(30), s.rnd.IntN(10)
+			s.slow, s.lossy = time.Duration(s.dice.Int64N(int64(400*time.Millisecond))), s.dice.IntN(20)
+			s.lag, s.starve = s.dice.IntN(30), s.dice.IntN(10)
 			s.tracef("messages take %v, %d%% are lost, %d%% of applies are late", s.slow, s.lossy, s.lag)
 		})
 	case 10:
-		if n.up() {
-			n.control.SetDraining(s.rnd.IntN(2) == 0)
+		if s.isUp(n) {
+			n.control.SetDraining(s.dice.IntN(2) == 0)
 		}
 	case 11:
-		if n.up() {
-			to := meta.NodeID(1 + s.rnd.IntN(len(s.nodes)))
+		if s.isUp(n) {
+			to := meta.NodeID(1 + s.dice.IntN(len(s.nodes)))
 			ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
 			go func() {
 				defer cancel()

@@ -57,7 +57,7 @@ type raft struct {
 	applying bool
 	results  map[[2]int]simResult // of the last command of a node's run
 	changed  int                  // the last entry that changed the shards
-	waiting  map[int]func(error)  // proposals of this node by seq
+	waiting  map[int]func(error)  // proposals of this node by seq; called with mu
 	seq      int
 	queue    []*simCommand
 	busy     bool
@@ -319,7 +319,7 @@ func (r *raft) propose() {
 		over = true
 		delete(r.waiting, cmd.seq)
 		r.busy = false
-		n.s.outside(func() { answered(err) })
+		answered(err)
 		r.propose()
 	}
 	r.waiting[cmd.seq] = end
@@ -431,7 +431,7 @@ func (g *simGroup) Propose(base uint64, changes []meta.Entry, done func(error)) 
 		r := n.raft
 		r.seq++
 		r.queue = append(r.queue, &simCommand{node: int(n.id), run: n.run, seq: r.seq, base: base, changes: changes})
-		r.waiting[r.seq] = done
+		r.waiting[r.seq] = func(err error) { n.s.outside(func() { done(err) }) }
 		r.propose()
 	})
 	if !ok {
