@@ -216,6 +216,14 @@ func (b *Broker) Failed(err error, lasting bool) {
 	b.failWaiting(err)
 }
 
+// Failure is what the log has failed by for good; nil: it has not. Any goroutine.
+func (b *Broker) Failure() error {
+	if e := b.failure.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
 // failWaiting answers all that waits to be gathered with err. Any goroutine, once the log has failed for good.
 func (b *Broker) failWaiting(err error) {
 	b.dirty.Lock()

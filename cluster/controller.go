@@ -21,7 +21,8 @@ type Core interface {
 	Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error))
 	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error // broker.ErrGap: one of them lacks something yet, and is waited for
 	Resign(shard record.ShardID, done func())
-	Leading() bool // all shards take commands
+	Leading() bool  // all shards take commands
+	Failure() error // the journal has failed for good: the node ought not to lead
 }
 
 // Streams are the *replica.Replicas.
@@ -38,6 +39,8 @@ type Group interface {
 	Leader() (id meta.NodeID, known bool)
 	// Reign tells in which term of the group this node leads it; ok false: it does not, as far as it knows.
 	Reign() (term uint64, ok bool)
+	// Halted says why this node takes over no changes of the catalog any more; nil: it does.
+	Halted() error
 	// Barrier returns once the majority has agreed, after the call, on who leads; or when ctx ends.
 	Barrier(ctx context.Context) error
 }
@@ -270,7 +273,7 @@ func (c *Controller) mayLead(sh *meta.Shard, now time.Duration) bool {
 
 // awaits says whether nothing but a grant of the lead is missing.
 func (c *Controller) awaits(sh *meta.Shard) bool {
-	return sh != nil && sh.Leader == c.o.Node && sh.Epoch > c.resigned && c.leading == 0 && !c.isDraining()
+	return sh != nil && sh.Leader == c.o.Node && sh.Epoch > c.resigned && c.leading == 0
 }
 
 // turn looks at everything once.
@@ -289,7 +292,11 @@ func (c *Controller) turn() {
 	if c.leading != 0 && !c.opened && now-c.since > openLeases*c.o.Lease {
 		c.resign("shards do not open")
 	}
-	c.drain(sh)
+	if err := c.o.Group.Halted(); err != nil { // it would not hear that it is to lead, nor that another one does
+		c.resign(err.Error())
+		c.publish(sh)
+		return
+	}
 	c.beat(now, sh)
 	c.role(sh, now)
 	c.lead(s, sh, now)
@@ -402,10 +409,4 @@ func (c *Controller) publish(sh *meta.Shard) {
 			c.o.Changed(next)
 		}
 	}
-}
-
-func (c *Controller) isDraining() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.mu.draining
 }

@@ -88,8 +88,8 @@ func (c *Controller) decide(s *meta.Snapshot, now time.Duration) (want meta.Shar
 		}
 	}
 	want, changed = next(s, sh, known, move)
-	if move != 0 && sh != nil && sh.Leader == move {
-		c.mu.move = 0
+	if sh != nil {
+		c.mu.move = successor(sh, want.ISR, known, move)
 	}
 	if !changed || !elects(&want, sh) {
 		return want, changed
@@ -130,6 +130,11 @@ func (c *Controller) mayElect(want, have *meta.Shard, now time.Duration, whole b
 			return false
 		}
 	}
+	return c.returned(now)
+}
+
+// returned says whether the lead that was granted last has been given back, or its lease is over. The caller holds mu.
+func (c *Controller) returned(now time.Duration) bool {
 	l := &c.mu.lent
 	return l.to == 0 || now > l.at+c.o.Lease+c.margin() || c.mu.heard[l.to].resigned >= l.epoch
 }
@@ -147,7 +152,7 @@ func (c *Controller) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.mu.heard)
-	c.mu.lent = lent{}
+	c.mu.lent, c.mu.move = lent{}, 0
 }
 
 // known is what the controller knows of nodes. The caller holds mu.
@@ -227,7 +232,7 @@ func (c *Controller) lead(s *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 		return
 	}
 	c.changing = true
-	c.changeInSync(want, replicas, sh.Change, c.leading)
+	c.changeInSync(want, replicas, sh.Change, c.leading, false)
 }
 
 // admit has the core wait for those that are to be in sync and are not yet, and says whether the catalog is to be changed: once they lack nothing. Under load
@@ -254,8 +259,9 @@ func (c *Controller) admit(want, replicas []meta.NodeID, sh *meta.Shard, now tim
 	return false
 }
 
-// changeInSync has the catalog say who is in sync. As long as it is not known whether it does, acknowledgements wait for all who may be.
-func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epoch uint32) {
+// changeInSync has the catalog say who is in sync. As long as it is not known whether it does, acknowledgements wait for all who may be: doubt says that it was
+// tried before without an answer. If nobody ever will know, this node lets go.
+func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epoch uint32, doubt bool) {
 	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
 		have := s.Shard(0)
 		if have == nil || have.Epoch != epoch || have.Leader != c.o.Node || have.Change != base {
@@ -270,8 +276,13 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 			if c.leading != epoch {
 				return
 			}
-			if errors.Is(err, meta.ErrUnknown) {
-				c.changeInSync(want, replicas, base, epoch)
+			refused := errors.Is(err, meta.ErrNoMajority) || errors.Is(err, meta.ErrBusy) // this time; a time before it may have been made
+			switch {
+			case errors.Is(err, meta.ErrUnknown):
+				c.changeInSync(want, replicas, base, epoch, true)
+				return
+			case err != nil && !errors.Is(err, errNothing) && !errors.Is(err, meta.ErrConflict) && (doubt || !refused):
+				c.resign("nobody knows who is in sync: " + err.Error())
 				return
 			}
 			c.changing = false

@@ -13,19 +13,6 @@ import (
 // ErrNotInSync says that a node cannot lead, since it may lack something.
 var ErrNotInSync = errors.New("cluster: the node is not in sync")
 
-// drain lets go if the node is to stop and another one can lead.
-func (c *Controller) drain(sh *meta.Shard) {
-	if c.leading == 0 || sh == nil || !c.isDraining() {
-		return
-	}
-	for _, id := range sh.ISR {
-		if id != c.o.Node && slices.Contains(c.alive, id) {
-			c.resign("the node drains")
-			return
-		}
-	}
-}
-
 // SetDraining says whether the node is to lead no more, as far as another one can.
 func (c *Controller) SetDraining(draining bool) {
 	c.mu.Lock()

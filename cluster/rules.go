@@ -111,12 +111,10 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 		return // wherever it is to move: the leader lets go first
 	}
 	pick := meta.NodeID(0)
-	for _, willing := range []bool{true, false} { // one that is about to stop only if there is no other
-		for _, list := range [][]meta.NodeID{{move}, sh.Replicas} {
-			for _, id := range list {
-				if pick == 0 && id != 0 && can(id) && (!willing || !known[id].Draining) && slices.Contains(sh.Replicas, id) {
-					pick = id
-				}
+	for pass := range 3 { // who has just let go only if there is no other, and who does not want to lead the same
+		for _, id := range append([]meta.NodeID{move}, sh.Replicas...) {
+			if pick == 0 && id != 0 && can(id) && (pass > 0 || id != had.Leader) && (pass > 1 || !known[id].Draining) && slices.Contains(sh.Replicas, id) {
+				pick = id
 			}
 		}
 	}
@@ -132,4 +130,34 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 		slices.Sort(sh.ISR)
 		leave(sh, sh.ISR) // who is eligible beside it stays so, or is not needed any more
 	}
+}
+
+// successor is to whom the lead goes from the one that leads: whom an operator has named (move), or somebody else, if it drains; 0: to nobody. Only who can lead
+// is named, so that nobody lets go in vain.
+func successor(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known, move meta.NodeID) meta.NodeID {
+	can := func(id meta.NodeID) bool {
+		k := known[id]
+		return id != sh.Leader && k.Alive && !k.Leaving && !k.Draining && slices.Contains(inSync, id)
+	}
+	if can(move) {
+		return move
+	}
+	l := known[sh.Leader]
+	if !l.Draining && !l.Leaving {
+		return 0
+	}
+	for _, id := range sh.Replicas {
+		if can(id) {
+			return id
+		}
+	}
+	if !l.Leaving {
+		return 0
+	}
+	for _, id := range sh.Replicas { // it is about to stop, and all others drain
+		if k := known[id]; id != sh.Leader && k.Alive && !k.Leaving && slices.Contains(inSync, id) {
+			return id
+		}
+	}
+	return 0
 }

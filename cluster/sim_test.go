@@ -70,6 +70,8 @@ type simNode struct {
 
 	run     int // odd: it is up
 	paused  bool
+	halted  bool     // its catalog takes nothing over any more
+	broken  bool     // its journal has failed
 	held    []func() // what happens when it goes on
 	catalog *meta.Catalog
 	control *Controller
@@ -378,6 +380,16 @@ func (c simCore) Resign(shard record.ShardID, done func()) {
 	done()
 }
 
+// Failure makes it a Core.
+func (c simCore) Failure() (err error) {
+	c.n.do(c.run, func() {
+		if c.n.broken {
+			err = errors.New("the journal has failed")
+		}
+	})
+	return err
+}
+
 // Leading makes it a Core.
 func (c simCore) Leading() (open bool) {
 	c.n.do(c.run, func() { open = c.n.opened })
@@ -454,6 +466,7 @@ func (s *sim) start(n *simNode) {
 	s.mu.Lock()
 	n.run++
 	n.paused, n.held, n.led, n.opened = false, nil, [simShards]uint32{}, false
+	n.halted, n.broken = false, false
 	n.streams.lead, n.streams.leader = 0, 0
 	n.serve = make(map[uint16]func(meta.NodeID, []byte, func([]byte, string)))
 	n.ctx, n.stop = context.WithCancel(context.Background())
@@ -621,12 +634,16 @@ func (s *sim) heals(when string) {
 		clear(s.cut)
 		s.slow, s.lossy, s.lag, s.starve = 0, 0, 0, 0
 	})
+	drains := s.nodes[s.dice.IntN(len(s.nodes))] // one may want to lead no more for good
 	for _, n := range s.nodes {
 		s.pause(n, false)
+		if s.isUp(n) && (n.halted || n.broken) {
+			s.kill(n)
+		}
 		if !s.isUp(n) {
 			s.start(n)
 		}
-		n.control.SetDraining(false)
+		n.control.SetDraining(n == drains && s.dice.IntN(2) == 0)
 	}
 	begin := time.Now()
 	for s.failed == "" && !s.leads() {
@@ -639,6 +656,12 @@ func (s *sim) heals(when string) {
 		if s.live(20 * time.Millisecond); time.Since(begin) > 3*simHeal {
 			s.fail("%s not all nodes are in sync after %v:%s", when, 3*simHeal, s.states())
 		}
+	}
+	s.live(3 * time.Second) // what an operator has asked for before is over
+	before := drains.catalog.Load().Shard(0)
+	s.live(simLease)
+	if sh := drains.catalog.Load().Shard(0); s.failed == "" && sh.Epoch != before.Epoch {
+		s.fail("%s the lead moves though nothing happens, from epoch %d to %d:%s", when, before.Epoch, sh.Epoch, s.states())
 	}
 }
 
@@ -675,7 +698,7 @@ func (s *sim) states() string {
 // fault has something go wrong, or an operator want something.
 func (s *sim) fault() {
 	n := s.nodes[s.dice.IntN(len(s.nodes))]
-	switch what := s.dice.IntN(12); what {
+	switch what := s.dice.IntN(14); what {
 	case 0, 1:
 		if s.isUp(n) {
 			s.kill(n)
@@ -710,6 +733,10 @@ func (s *sim) fault() {
 		if s.isUp(n) {
 			n.control.SetDraining(s.dice.IntN(2) == 0)
 		}
+	case 12:
+		s.enter(func() { n.halted = n.up() })
+	case 13:
+		s.enter(func() { n.broken = n.up() })
 	case 11:
 		if s.isUp(n) {
 			to := meta.NodeID(1 + s.dice.IntN(len(s.nodes)))

@@ -263,13 +263,16 @@ func (r *raft) advance() {
 
 // apply takes what is committed into the catalog, some time later.
 func (r *raft) apply() {
-	if r.applying || r.applied >= r.commit {
+	if r.n.halted || r.applying || r.applied >= r.commit {
 		return
 	}
 	r.applying = true
 	n := r.n
 	n.after(n.applyLag(), func() {
 		r.applying = false
+		if n.halted {
+			return
+		}
 		r.take(r.applied + 1)
 		r.apply()
 	})
@@ -388,6 +391,16 @@ func (g *simGroup) Reign() (uint64, bool) {
 	g.n.s.mu.Lock()
 	defer g.n.s.mu.Unlock()
 	return g.n.raft.term, g.n.raft.role == 'l' && g.n.run == g.run
+}
+
+// Halted makes it a Group.
+func (g *simGroup) Halted() error {
+	g.n.s.mu.Lock()
+	defer g.n.s.mu.Unlock()
+	if g.n.halted {
+		return meta.ErrHalted
+	}
+	return nil
 }
 
 var errSimDown = errors.New("the node is down")

@@ -67,6 +67,9 @@ func (g lateGroup) Leader() (meta.NodeID, bool) { return g.n.cluster.Leader() }
 // Reign is the term in which this node does.
 func (g lateGroup) Reign() (uint64, bool) { return g.n.cluster.Reign() }
 
+// Halted says why this node takes over no changes any more.
+func (g lateGroup) Halted() error { return g.n.cluster.Halted() }
+
 // Barrier asks the majority.
 func (g lateGroup) Barrier(ctx context.Context) error { return g.n.cluster.Barrier(ctx) }
 

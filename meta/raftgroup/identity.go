@@ -157,6 +157,10 @@ func writeSynced(dir, name string, b []byte) error {
 	if err := os.Rename(path+".tmp", path); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

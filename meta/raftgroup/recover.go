@@ -70,6 +70,9 @@ func Recover(dir, cluster string, logger *slog.Logger, named func(cluster string
 			return nil, err
 		}
 	}
+	if id, err := readIdentity(dir); err == nil && id != nil && id.cluster == r.Cluster {
+		return &r.Found, nil // it is done, and waits for its first start
+	}
 	if err := named(r.Cluster); err != nil {
 		return nil, err
 	}
@@ -176,5 +179,5 @@ func (g *Group) recovered() error {
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	return err
+	return errors.Join(err, syncDir(g.o.Dir))
 }
