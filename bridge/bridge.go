@@ -47,6 +47,8 @@ type Node interface {
 	Dial() (net.Conn, error)
 	// Session tells whether there is a session of that client id, and which identifiers of QoS 2 messages it has not released.
 	Session(clientID string) (received []uint16, known bool)
+	// Subscribed tells whether the session of that client id has this filter.
+	Subscribed(clientID, filter string) bool
 	// Queued is how many messages wait in the session.
 	Queued(clientID string) int64
 	// Takes is how many messages it takes at a time, and how large a packet is at most.
@@ -70,7 +72,6 @@ type Bridge struct {
 	drops      int  // connections in a row that were closed without a word when they said that they were of a bridge
 	subscribed bool // this run has subscribed there
 	prepared   bool // the session here is there, and queues what is to go out
-	fresh      bool // it was made by this run, and the other broker has not been told to forget what it knows of an earlier one
 }
 
 // counters are of one direction.

@@ -18,6 +18,10 @@ import (
 // is told otherwise, and ends the connection of whoever sends more.
 const windowOld = 20
 
+// met is a filter that nothing matches. The session here has it once the other broker has been told to forget what it knows of an earlier one: so this is known
+// as long as the session is, whoever leads and whatever was killed.
+const met = "$bridge/met"
+
 // dial connects to the first address that answers.
 func (b *Bridge) dial(ctx context.Context) (*side, error) {
 	var errs []error
@@ -48,8 +52,7 @@ func (b *Bridge) dialAddress(ctx context.Context, address string) (*side, error)
 	}
 	// A session here that is new knows nothing of identifiers which one there may still hold: a message under one of them would be taken for
 	// one that is there.
-	_, known := b.o.Node.Session(b.SessionID())
-	k.CleanStart = !known || b.fresh
+	k.CleanStart = !b.o.Node.Subscribed(b.SessionID(), met)
 	if b.o.Version == wire.V5 {
 		k.SessionExpiry = math.MaxUint32
 		k.ReceiveMaximum, k.MaximumPacketSize = b.o.Node.Takes()
@@ -68,7 +71,6 @@ func (b *Bridge) dialAddress(ctx context.Context, address string) (*side, error)
 	if err != nil {
 		return nil, err
 	}
-	b.fresh = false
 	return newSide("other", c, ack), nil
 }
 
@@ -191,6 +193,9 @@ func (b *Bridge) agree(ctx context.Context, here, there *side, received []uint16
 	if err := b.subscribe(here, b.out, there.qosMax, retainedFor(there.present)); err != nil {
 		return err
 	}
+	if err := b.meet(here); err != nil {
+		return err
+	}
 	if there.c.Version != wire.V5 && there.present && b.subscribed {
 		return nil // it would send all retained messages again
 	}
@@ -198,6 +203,21 @@ func (b *Bridge) agree(ctx context.Context, here, there *side, received []uint16
 		return err
 	}
 	b.subscribed = true
+	return nil
+}
+
+// meet notes in the session here that the one there belongs to it. Nothing is subscribed to there before.
+func (b *Bridge) meet(here *side) error {
+	if b.o.Node.Subscribed(b.SessionID(), met) {
+		return nil
+	}
+	codes, err := here.c.Subscribe(wire.FilterRequest{Filter: []byte(met), RetainHandling: 2})
+	if err == nil && codes[0].Failed() {
+		err = fmt.Errorf("the subscription is refused: %v", codes[0])
+	}
+	if err != nil { // else the queue there would be lost with each connection
+		return fmt.Errorf("note at the own broker that the other one is known: %w", err)
+	}
 	return nil
 }
 
@@ -246,7 +266,6 @@ func (b *Bridge) prepare() error {
 	if err != nil {
 		return err
 	}
-	b.fresh = b.fresh || !known
 	// What is retained goes out when the other broker is there.
 	if err := b.subscribe(here, b.out, 2, 2); err != nil {
 		_ = here.c.Close()

@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -66,10 +67,12 @@ func TestDrops(t *testing.T) {
 type fakeNode struct {
 	known  bool
 	greets int
+	met    bool
 }
 
 func (*fakeNode) Leads() bool                       { return true }
 func (n *fakeNode) Session(string) ([]uint16, bool) { return nil, n.known }
+func (n *fakeNode) Subscribed(_, f string) bool     { return n.met && f == met }
 func (*fakeNode) Queued(string) int64               { return 0 }
 func (*fakeNode) Takes() (uint16, uint32)           { return 10, 1000 }
 func (n *fakeNode) Dial() (net.Conn, error) {
@@ -87,6 +90,7 @@ func (n *fakeNode) Dial() (net.Conn, error) {
 			case p.Type == wire.CONNECT:
 				_ = c.SendRaw([]byte{0x20, 3, 0, 0, 0})
 			case p.Type == wire.SUBSCRIBE:
+				n.met = n.met || bytes.Contains(p.Body, []byte(met))
 				_ = c.SendRaw([]byte{0x90, 4, p.Body[0], p.Body[1], 0, 2})
 			}
 		}
@@ -105,8 +109,8 @@ func TestPrepareAgain(t *testing.T) {
 		if err := b.prepare(); err != nil {
 			t.Fatal(err)
 		}
-		if n.greets != want || !b.fresh {
-			t.Errorf("%d: %d connections, fresh %v", i, n.greets, b.fresh)
+		if n.greets != want || n.met {
+			t.Errorf("%d: %d connections, met %v", i, n.greets, n.met)
 		}
 	}
 }
@@ -128,6 +132,50 @@ func TestAgreeEnds(t *testing.T) {
 		case <-time.After(patience / 2):
 			t.Fatal("it waits")
 		}
+	}
+}
+
+// TestMeet: the other broker is told to forget what it knows until the session here has it written that it was, by whatever run of the node.
+func TestMeet(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	clean := make(chan bool, 4)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if p, err := mqttclient.Over(c, wire.V5, patience).ReadPacket(patience); err == nil {
+				clean <- p.Body[7]&2 != 0
+				_, _ = c.Write([]byte{0x20, 3, 0, 0, 0})
+				_, _ = io.Copy(io.Discard, c)
+			}
+			_ = c.Close()
+		}
+	}()
+	n := &fakeNode{}
+	if err := bridgeOf(t, wire.V5, n).prepare(); err != nil { // and the node is killed
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false} {
+		b := bridgeOf(t, wire.V5, n)
+		there, err := b.dialAddress(t.Context(), "mqtt://"+l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := <-clean; got != want {
+			t.Errorf("%d: clean start %v", i, got)
+		}
+		here, err := b.join(t.Context(), there)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = here.c.Close()
+		_ = there.c.Close()
 	}
 }
 

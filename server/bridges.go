@@ -215,6 +215,11 @@ func (n bridgeNode) Dial() (net.Conn, error) {
 // Session looks a session up.
 func (n bridgeNode) Session(id string) ([]uint16, bool) { return n.b.s.node.broker.Unreleased(0, id) }
 
+// Subscribed looks for a filter.
+func (n bridgeNode) Subscribed(id, filter string) bool {
+	return slices.ContainsFunc(n.b.s.node.broker.SessionSubscriptions(0, id), func(s broker.SubscriptionInfo) bool { return s.Filter == filter })
+}
+
 // Queued counts what waits in one.
 func (n bridgeNode) Queued(id string) int64 {
 	info, _ := n.b.s.node.broker.Session(0, id)
