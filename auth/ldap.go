@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -56,6 +57,11 @@ const (
 	ldapBindsMax   = 2 // entries that a search for a user may find, and one is too many
 	ldapPlainPort  = "389"
 	ldapSecurePort = "636"
+
+	ldapNameMax     = 1 << 10 // bytes of a name and of a password that a server is asked about
+	ldapPasswordMax = 4 << 10
+	ldapLinesMax    = 5   // of the log in a second
+	ldapNameShown   = 100 // bytes of a name in them
 )
 
 func init() { ber.MaxPacketLengthBytes = ldapAnswerMax }
@@ -67,6 +73,7 @@ type ldapServer struct {
 	address string
 	secure  *tls.Config // nil: without TLS
 	ldaps   bool
+	lines   ldapLines
 
 	pool struct {
 		sync.Mutex
@@ -165,13 +172,16 @@ func escapeLDAP(s string) string {
 	return b.String()
 }
 
-// checkLDAP refuses what no server is asked about. With an empty password a bind succeeds for whoever's name is given (RFC 4513, unauthenticated).
+// checkLDAP refuses what no server is asked about. Servers end a connection on which a message is too long, which is no answer: whoever sends such
+// names would have nobody asked about anybody. With an empty password a bind succeeds for whoever's name is given (RFC 4513, unauthenticated).
 func checkLDAP(c *broker.Credentials) error {
 	switch {
 	case len(c.Password) == 0:
 		return refuse(broker.ErrBadCredentials, errNoPassword)
-	case len(c.Username) > userBytesMax || !utf8.ValidString(c.Username):
-		return refuse(broker.ErrBadCredentials, errors.New("no user can have this name"))
+	case len(c.Username) > ldapNameMax || !utf8.ValidString(c.Username):
+		return refuse(broker.ErrBadCredentials, errors.New("no user of a directory can have this name"))
+	case len(c.Password) > ldapPasswordMax:
+		return refuse(broker.ErrBadCredentials, errors.New("no user of a directory can have a password this long"))
 	}
 	return nil
 }
@@ -206,11 +216,43 @@ func (rs *ruleSet) byLDAP(ctx context.Context, c *broker.Credentials) (id broker
 }
 
 // recheckDirectory says whether a client whose password a directory server has taken may stay.
-func (rs *ruleSet) recheckDirectory() error {
-	if rs.ldap == nil {
+func (rs *ruleSet) recheckDirectory(id *broker.Identity) error {
+	switch {
+	case rs.ldap == nil:
 		return errors.New("no directory server is asked any more")
+	case rs.changedLDAP > id.Generation:
+		return errors.New("another directory server is asked, or it is asked something else")
 	}
 	return nil
+}
+
+// sameAnswers says whether two servers are asked the same about clients: it does not matter then over what connection, or how fast.
+func sameAnswers(a, b *ldapServer) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	question := func(o LDAPOptions) LDAPOptions {
+		o.StartTLS, o.CAFile, o.SearchPassword, o.Timeout, o.Concurrency, o.CacheTTL = false, "", "", 0, 0, 0
+		return o
+	}
+	return reflect.DeepEqual(question(a.o), question(b.o))
+}
+
+// ldapLines are the lines of the log about clients that are refused, so many in a second.
+type ldapLines struct{ second, lines atomic.Int64 }
+
+// refused writes one. Whoever connects says what the name is, so there are not many, and they are short.
+func (s *ldapServer) refused(why, user string, more ...any) {
+	if sec := s.now().Unix(); s.lines.second.Swap(sec) != sec {
+		s.lines.lines.Store(0)
+	}
+	if s.lines.lines.Add(1) > ldapLinesMax {
+		return
+	}
+	if len(user) > ldapNameShown {
+		user = strings.ToValidUTF8(user[:ldapNameShown], "") + "…"
+	}
+	s.log.Warn(why, append([]any{"user", user}, more...)...)
 }
 
 // question finds out about a user, on a connection that is kept; one that has broken meanwhile is made anew once.
@@ -322,7 +364,9 @@ func (s *ldapServer) converse(c *ldap.Conn, user, password string) (a answer, er
 			return answer{verdict: verdict}, err
 		}
 		if dn = found.DN; s.o.UserAttribute != "" {
-			name = named(found, s.o.UserAttribute, user)
+			if name = named(found, s.o.UserAttribute); name == "" {
+				s.refused("auth.ldap.user_attribute of an entry of the directory server names nobody: it is refused", user)
+			}
 		}
 	}
 	if dn == "" || name == "" { // with an empty DN everybody is let in as nobody
@@ -334,6 +378,10 @@ func (s *ldapServer) converse(c *ldap.Conn, user, password string) (a answer, er
 		return a, nil
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInvalidCredentials, ldap.LDAPResultInappropriateAuthentication, ldap.LDAPResultInsufficientAccessRights,
 		ldap.LDAPResultUnwillingToPerform, ldap.LDAPResultInvalidDNSyntax, ldap.LDAPResultConstraintViolation):
+		return answer{verdict: denied}, nil
+	case answered(err) && !ldap.IsErrorAnyOf(err, ldap.LDAPResultBusy, ldap.LDAPResultUnavailable, ldap.LDAPResultOperationsError):
+		// It is there and says no: one client's trouble is not to keep all others out.
+		s.refused("the directory server answers a user's bind with an error: it is refused", user, "err", err)
 		return answer{verdict: denied}, nil
 	default:
 		return a, fmt.Errorf("bind as a client: %w", err)
@@ -368,7 +416,7 @@ func (s *ldapServer) find(c *ldap.Conn, user string) (*ldap.Entry, verdict, erro
 	}
 	switch {
 	case err != nil || len(res.Entries) > 1:
-		s.log.Warn("several entries of the directory server are one user's: it is refused", "user", user)
+		s.refused("several entries of the directory server are one user's: it is refused", user)
 		return nil, denied, nil
 	case len(res.Entries) == 0:
 		return nil, silent, nil
@@ -385,19 +433,35 @@ func (s *ldapServer) search(base string, scope, most int, filter, attribute stri
 	return ldap.NewSearchRequest(base, scope, ldap.NeverDerefAliases, most, seconds, false, filter, attributes, nil)
 }
 
-// named is the user's name as the directory has it: it may not care for case, and rules, quotas and bans do. Of several the one that was given is
-// taken, else the first; empty: there is none that can be.
-func named(e *ldap.Entry, attribute, given string) string {
+// named is the user's name as the directory has it: it may not care for case, and rules, quotas and bans do. Of several it is the one that the entry's DN
+// begins with, whatever the client has written: nobody leaves a ban by another name of his. Empty: there is none that can be.
+func named(e *ldap.Entry, attribute string) string {
 	values := slices.DeleteFunc(e.GetEqualFoldAttributeValues(attribute), func(v string) bool {
 		return v == "" || len(v) > userBytesMax || !utf8.ValidString(v)
 	})
-	if len(values) == 0 {
+	switch len(values) {
+	case 0:
+		return ""
+	case 1:
+		return values[0]
+	}
+	dn, err := ldap.ParseDN(e.DN)
+	if err != nil || len(dn.RDNs) == 0 {
 		return ""
 	}
-	if at := slices.IndexFunc(values, func(v string) bool { return strings.EqualFold(v, given) }); at >= 0 {
+	var own []string
+	for _, a := range dn.RDNs[0].Attributes {
+		if strings.EqualFold(a.Type, attribute) {
+			own = append(own, a.Value)
+		}
+	}
+	if len(own) != 1 {
+		return ""
+	}
+	if at := slices.IndexFunc(values, func(v string) bool { return strings.EqualFold(v, own[0]) }); at >= 0 {
 		return values[at]
 	}
-	return values[0]
+	return ""
 }
 
 // ownName reads the user's name in its own entry, as the user.
@@ -408,11 +472,11 @@ func (s *ldapServer) ownName(c *ldap.Conn, dn, user string) (string, error) {
 	case err != nil:
 		return "", fmt.Errorf("read a client's entry: %w", err)
 	case len(res.Entries) == 1:
-		if name := named(res.Entries[0], s.o.UserAttribute, user); name != "" {
+		if name := named(res.Entries[0], s.o.UserAttribute); name != "" {
 			return name, nil
 		}
 	}
-	s.log.Warn("a user of the directory server cannot read auth.ldap.user_attribute in its own entry: it is refused", "user", user)
+	s.refused("a user of the directory server cannot read auth.ldap.user_attribute in its own entry, or it names nobody there: it is refused", user)
 	return "", nil
 }
 

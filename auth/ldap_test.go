@@ -403,3 +403,96 @@ func TestOrder(t *testing.T) {
 		}
 	}
 }
+
+// Nobody has the server left alone: not by what a server ends a connection for, nor by an entry whose bind it answers with an error of its own. Its
+// being busy is no answer.
+func TestLDAPBreakerStaysShut(t *testing.T) {
+	b, s := ldapBench(t, func(s *ldapStub, o *LDAPOptions) {
+		s.codes = map[string]uint16{"uid=zoe,ou=people,dc=example": ldap.LDAPResultConfidentialityRequired}
+	})
+	long := strings.Repeat("n", ldapNameMax+1)
+	for range 2 * breakerFailures {
+		for _, c := range []broker.Credentials{creds(long, "pass"), creds("ann", strings.Repeat("p", ldapPasswordMax+1))} {
+			if _, err := b.Authenticate(t.Context(), c); !errors.Is(err, broker.ErrBadCredentials) {
+				t.Fatalf("%d bytes: %v", len(c.Username), err)
+			}
+		}
+	}
+	if dials, _ := s.counts(); dials != 0 {
+		t.Error("the server was asked")
+	}
+	for i := range 2 * breakerFailures {
+		if _, err := b.Authenticate(t.Context(), creds("zoe", "zap"+strings.Repeat("!", i))); !errors.Is(err, broker.ErrBadCredentials) {
+			t.Fatalf("question %d: %v", i+1, err)
+		}
+	}
+	if _, err := b.Authenticate(t.Context(), creds("ann", "pass")); err != nil {
+		t.Errorf("ann waits for the others' trouble: %v", err)
+	}
+	s.mu.Lock()
+	s.codes = map[string]uint16{annDN: ldap.LDAPResultBusy}
+	s.mu.Unlock()
+	if _, err := b.Authenticate(t.Context(), creds("ann", "other")); !errors.Is(err, broker.ErrAuthBusy) {
+		t.Errorf("a busy server: %v", err)
+	}
+}
+
+// What makes other users of clients closes those that are in; how the server is reached does not.
+func TestLDAPChangedClosesClients(t *testing.T) {
+	b, _ := ldapBench(t, nil)
+	id, err := b.Authenticate(t.Context(), creds("zoe", "zap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range []struct {
+		change func(o *LDAPOptions)
+		stays  bool
+	}{
+		{func(*LDAPOptions) {}, true},
+		{func(o *LDAPOptions) { o.Timeout, o.CacheTTL = time.Minute, time.Hour }, true},
+		{func(o *LDAPOptions) { o.SuperGroups = []string{"admins"} }, false},
+		{func(*LDAPOptions) {}, false}, // a reload behind it does not forget
+	} {
+		next := *b.o.LDAP
+		e.change(&next)
+		b.o.LDAP = &next
+		if err := b.Reload(b.o); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Recheck(&id, nil); (err == nil) != e.stays {
+			t.Errorf("%+v: %v", next, err)
+		}
+	}
+	t.Cleanup(b.rules.Load().ldap.close)
+	id, err = b.Authenticate(t.Context(), creds("zoe", "zap"))
+	if err != nil || b.Recheck(&id, nil) != nil {
+		t.Errorf("who comes in by the new options does not stay: %v", err)
+	}
+}
+
+// Of several names an entry's user has the one of its DN, whatever the client has written; lines about others are few and short.
+func TestLDAPNames(t *testing.T) {
+	entry := func(dn string, values ...string) *ldap.Entry {
+		return ldap.NewEntry(dn, map[string][]string{"uid": values})
+	}
+	for _, c := range []struct {
+		e    *ldap.Entry
+		want string
+	}{
+		{entry("uid=ann,dc=example", "alias", "Ann"), "Ann"}, {entry("cn=x,dc=example", "ann", "alias"), ""}, {entry("cn=x+UID=ann,dc=example", "alias", "ann"), "ann"},
+		{entry("uid=gone,dc=example", "ann", "alias"), ""}, {entry("cn=x", "ann"), "ann"}, {entry("cn=x"), ""}, {entry("no DN", "a", "b"), ""},
+	} {
+		if got := named(c.e, "uid"); got != c.want {
+			t.Errorf("%s %v: %q, want %q", c.e.DN, c.e.GetAttributeValues("uid"), got, c.want)
+		}
+	}
+	var log bytes.Buffer
+	s := &ldapServer{}
+	s.now, s.log = func() time.Time { return time.Unix(1, 0) }, slog.New(slog.NewTextHandler(&log, nil))
+	for range 100 {
+		s.refused("no", strings.Repeat("é", 1000))
+	}
+	if n := strings.Count(log.String(), "\n"); n != ldapLinesMax || log.Len() > ldapLinesMax*400 {
+		t.Errorf("%d lines, %d bytes", n, log.Len())
+	}
+}

@@ -16,6 +16,7 @@ type ldapStub struct {
 	ln    net.Listener
 	tls   *tls.Config       // for StartTLS; nil: refused
 	words map[string]string // passwords by DN
+	codes map[string]uint16 // what binds of a DN are answered, whatever the password is
 	stall chan struct{}     // not nil: nothing is answered until it is closed
 	done  chan struct{}     // closed at the end
 	find  func(bound, base, filter string) []stubEntry
@@ -106,6 +107,9 @@ func (s *ldapStub) serve(c net.Conn) {
 			code := uint16(ldap.LDAPResultInvalidCredentials)
 			if right {
 				code, bound = ldap.LDAPResultSuccess, dn
+			}
+			if c := s.codes[dn]; c != 0 {
+				code = c
 			}
 			s.send(c, id, result(ldap.ApplicationBindResponse, code))
 		case ldap.ApplicationSearchRequest:

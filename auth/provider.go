@@ -71,6 +71,8 @@ type ruleSet struct {
 	dummySalt  string
 
 	changedCAs uint64 // generation in which the authorities became what they are
+	// changedLDAP is that in which the directory server, or what is asked of it about clients, did.
+	changedLDAP uint64
 }
 
 // What vouches for a client beside SASL mechanisms; see broker.Identity.
@@ -223,6 +225,10 @@ func (rs *ruleSet) follow(old *ruleSet) {
 	rs.changedCAs = old.changedCAs
 	if (rs.o.ClientCAs == nil) != (old.o.ClientCAs == nil) || rs.o.ClientCAs != nil && !rs.o.ClientCAs.Equal(old.o.ClientCAs) {
 		rs.changedCAs = rs.generation
+	}
+	rs.changedLDAP = old.changedLDAP
+	if rs.ldap != old.ldap && !sameAnswers(rs.ldap, old.ldap) {
+		rs.changedLDAP = rs.generation
 	}
 }
 
@@ -416,7 +422,7 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 	case sourceHTTP:
 		return rs.recheckAnswer(id)
 	case sourceLDAP:
-		return rs.recheckDirectory()
+		return rs.recheckDirectory(id)
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}
