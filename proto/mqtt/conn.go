@@ -37,6 +37,7 @@ const (
 	flagOverQuota                         // what it was sent over its quota is not paid for yet
 	flagBridge                            // a bridge of version 3.1.1
 	flagHeard                             // it has acknowledged something; looked at when OnData ends
+	flagRecheck                           // it is looked at again once its session is open
 )
 
 // What reading waits for; see conn.block.

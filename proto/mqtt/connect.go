@@ -273,8 +273,16 @@ func (c *conn) Connected(r broker.ConnectResult) {
 		c.beginAuto(s)
 	}
 	c.unblock(blockConnect)
-	if r.Present && c.revoked() { // while it was away
-		c.l.put(after{c: c, fail: failNoLongerAllowed})
+	var f *failure
+	switch {
+	case c.flags&flagRecheck != 0: // everybody was looked at while its session was being opened
+		c.flags &^= flagRecheck
+		f = c.unwelcome()
+	case r.Present && c.revoked(): // while it was away
+		f = failNoLongerAllowed
+	}
+	if f != nil {
+		c.l.put(after{c: c, fail: f})
 	}
 }
 

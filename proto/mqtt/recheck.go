@@ -41,23 +41,33 @@ func (h *Handler) Recheck() {
 }
 
 func (c *conn) recheck() {
-	h := c.l.h
 	if c.extra != nil {
 		c.extra.acl = nil
 	}
-	if c.state != stateUp {
-		return
+	switch c.state {
+	case stateUp:
+		if f := c.unwelcome(); f != nil {
+			c.end(*f)
+		}
+	case stateConnecting: // Connected looks: nothing else does
+		c.flags |= flagRecheck
 	}
+}
+
+// unwelcome says why a client may not stay; nil: it may.
+func (c *conn) unwelcome() *failure {
+	h := c.l.h
 	var why error
 	if h.recheck != nil {
 		why = h.recheck.Recheck(c.identity(), c.certificates())
 	}
 	switch {
 	case errors.Is(why, broker.ErrBanned):
-		c.end(*failBannedNow)
+		return failBannedNow
 	case why != nil || c.revoked():
-		c.end(*failNoLongerAllowed)
+		return failNoLongerAllowed
 	}
+	return nil
 }
 
 // revoked ends the subscriptions that the client may not have any more, and says whether there were any. MQTT has no word for that: the

@@ -1,6 +1,9 @@
 package mqtt
 
 import (
+	"context"
+	"crypto/x509"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -64,5 +67,48 @@ func TestRevokedSubscriptions(t *testing.T) {
 			}
 			return arrived
 		})
+	}
+}
+
+// banning is an authenticator that lets everybody in, and then bans.
+type banning struct{ why error }
+
+func (b *banning) Authenticate(context.Context, broker.Credentials) (broker.Identity, error) {
+	return broker.Identity{User: "ann"}, nil
+}
+func (b *banning) Recheck(*broker.Identity, []*x509.Certificate) error { return b.why }
+
+// Who is banned, or refused, while the core opens its session does not stay.
+func TestRecheckWhileConnecting(t *testing.T) {
+	for _, e := range []struct {
+		why  error
+		told wire.ReasonCode
+	}{{broker.ErrBanned, wire.AdministrativeAction}, {errors.New("the user is gone"), wire.NotAuthorized}, {nil, wire.Success}} {
+		ban := &banning{}
+		w := newWorld(t, Options{Authenticator: ban})
+		p := w.dial()
+		w.hold = true
+		p.send(wire.AppendConnect(nil, &wire.Connect{Version: wire.V5, ClientID: []byte("a"), SessionExpiry: 1000}))
+		testx.Eventually(t, 5*time.Second, func() bool {
+			w.turn()
+			return p.c.state == stateConnecting
+		})
+		ban.why = e.why
+		w.h.Recheck()
+		w.turn()
+		if p.c.state != stateConnecting {
+			t.Fatalf("%v: the session is opened already", e.why)
+		}
+		w.hold = false
+		w.turn()
+		if e.why == nil {
+			if got := p.types(); got != "CONNACK" || p.c.state != stateUp || p.c.flags&flagRecheck != 0 {
+				t.Errorf("who may stay gets %s", got)
+			}
+			continue
+		}
+		if told := p.lastDisconnect(); told != e.told || p.c.state == stateUp {
+			t.Errorf("%v: told %v", e.why, told)
+		}
 	}
 }
