@@ -22,8 +22,9 @@ import (
 
 // Bounds of what is recorded.
 const (
-	auditBytes     = 8 << 10 // of a request, of what was before and of what is after; what is longer is cut
-	refusedRecords = 20      // of refused calls in a second; the others are counted
+	auditBytes       = 8 << 10 // of a request, of what was before and of what is after; what is longer is cut
+	refusedRecords   = 20      // of refused calls of principals in a second; the others are counted
+	strangersRecords = 1       // and of those who are not known: they could fill the file
 )
 
 // auditRecord is one line of the audit trail; docs/operate/control.md has its form.
@@ -130,12 +131,13 @@ func (s *Server) refusedChange(ctx context.Context, c caller, method string, req
 	if on, _ := s.audit.on(); !on || !rules[method].changes {
 		return
 	}
-	if !s.refusedChanges.mayLog(time.Now(), refusedRecords) {
+	records, most := &s.refusedChanges.known, int64(refusedRecords)
+	if status.Code(err) == codes.Unauthenticated {
+		records, most, req = &s.refusedChanges.strangers, strangersRecords, nil
+	}
+	if !records.mayLog(time.Now(), most) {
 		s.omitted.Add(1)
 		return
-	}
-	if status.Code(err) == codes.Unauthenticated {
-		req = nil
 	}
 	r := s.record(ctx, c, method, req)
 	r.Event, r.Code, r.Error, r.Omitted = "refused", status.Code(err).String(), short(status.Convert(err).Message()), s.omitted.Swap(0)

@@ -1,7 +1,10 @@
 package control
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,9 +13,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -137,7 +144,7 @@ func quietAudit(t *testing.T, path string, required bool) *auditFile {
 	t.Helper()
 	a := newAuditFile(slog.New(slog.DiscardHandler))
 	a.set(path, required)
-	t.Cleanup(a.close)
+	t.Cleanup(func() { a.close(context.Background()) })
 	return a
 }
 
@@ -159,7 +166,7 @@ func TestAuditFileParallel(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	a.close()
+	a.close(t.Context())
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -245,5 +252,65 @@ func TestAuditFileFails(t *testing.T) {
 	}
 	if err := CheckAudit(filepath.Join(path, "below-a-file")); err == nil {
 		t.Error("a file below a file can be written")
+	}
+}
+
+// A pipe without a reader is an error, and holds up nobody.
+func TestAuditPipe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Skip(err)
+	}
+	if err := CheckAudit(path); !errors.Is(err, syscall.ENXIO) {
+		t.Errorf("a pipe that nobody reads: %v", err)
+	}
+	a := quietAudit(t, path, true)
+	if err := a.write(t.Context(), []byte("x\n")); !errors.Is(err, syscall.ENXIO) {
+		t.Errorf("a pipe that nobody reads: %v", err)
+	}
+	r, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.write(t.Context(), []byte("y\n")); err != nil {
+		t.Errorf("a pipe with a reader: %v", err)
+	}
+	a.add(make([]byte, 1<<20)) // more than a pipe holds
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.close(ctx) // does not wait for the reader
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	<-a.done
+}
+
+// Strangers have records of their own: what they send leaves room for what insiders are refused.
+func TestStrangersRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	var log bytes.Buffer
+	s := New(Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s.SetAudit(path, false)
+	const method = "/sluice.control.v1.Topics/Delete"
+	began := time.Now().Unix()
+	for range 100 {
+		stranger := s.refuse(t.Context(), method, caller{}, status.Error(codes.Unauthenticated, "who?"))
+		s.refusedChange(t.Context(), caller{}, method, nil, stranger)
+	}
+	eve := caller{name: "eve"}
+	s.refusedChange(t.Context(), eve, method, nil, s.refuse(t.Context(), method, eve, status.Error(codes.PermissionDenied, "no")))
+	seconds := int(time.Now().Unix()-began) + 1
+	s.Close(t.Context())
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for of, text := range map[string]string{"the trail": string(b), "the log": log.String()} {
+		if n := strings.Count(text, "Unauthenticated") + strings.Count(text, "who?"); n > 2*seconds {
+			t.Errorf("%s has %d words of strangers in %d s", of, n, seconds)
+		}
+		if !strings.Contains(text, "eve") {
+			t.Errorf("%s has nothing of an insider: %s", of, text)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -127,15 +128,19 @@ func (a *auditFile) lose(n int, err error) {
 	}
 }
 
-// close writes what is queued and ends the goroutine.
-func (a *auditFile) close() {
+// close writes what is queued and ends the goroutine; it waits for that no longer than ctx lives.
+func (a *auditFile) close(ctx context.Context) {
 	a.mu.Lock()
 	started := a.mu.started && !a.mu.closed
 	a.mu.closed = true
 	a.mu.Unlock()
 	if started {
 		close(a.stop)
-		<-a.done
+		select {
+		case <-a.done:
+		case <-ctx.Done():
+			a.log.Error("the file of the audit trail does not take what is written: its last records may be lost", "file", a.setting.Load().path)
+		}
 	}
 }
 
@@ -223,9 +228,10 @@ func (a *auditFile) shut() {
 	}
 }
 
-// openAudit opens a file for lines at its end, made if it is not there. A line that was cut short is ended.
+// openAudit opens a file for lines at its end, made if it is not there. A line that was cut short is ended. A pipe that nobody reads is an error, and not
+// waited for.
 func openAudit(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
@@ -16,7 +17,11 @@ import (
 // refusals bounds how many lines are written in a second.
 type refusals struct{ second, lines atomic.Int64 }
 
-const refusalsLogged = 5
+// Lines in a second, of callers that are known and of all others.
+const (
+	refusalsLogged  = 5
+	strangersLogged = 1
+)
 
 func (r *refusals) mayLog(now time.Time, most int64) bool {
 	if sec := now.Unix(); r.second.Swap(sec) != sec {
@@ -41,7 +46,11 @@ func (s *Server) admit(ctx context.Context, method string) (caller, error) {
 }
 
 func (s *Server) refuse(ctx context.Context, method string, c caller, err error) error {
-	if s.refused.mayLog(time.Now(), refusalsLogged) {
+	lines, most := &s.refused.known, int64(refusalsLogged)
+	if status.Code(err) == codes.Unauthenticated { // whoever sends anything must not push out what insiders are refused
+		lines, most = &s.refused.strangers, strangersLogged
+	}
+	if lines.mayLog(time.Now(), most) {
 		s.log.Warn("a call of the control plane is refused", "principal", c.name, "remote", remote(ctx), "method", method, "err", status.Convert(err).Message())
 	}
 	return err

@@ -193,21 +193,17 @@ func (a stringAddr) String() string  { return string(a) }
 
 // readRequest reads the message of a call: from the query of a GET, from the body of a POST.
 func readRequest(w http.ResponseWriter, r *http.Request, m proto.Message) error {
-	// What is left of the time for reading is not for the answer: its end would cancel the call.
-	defer func() { _ = http.NewResponseController(w).SetReadDeadline(time.Time{}) }()
-	if r.Method == http.MethodGet {
-		return fromQuery(r.URL.RawQuery, m)
+	body, err := readBody(w, r)
+	if err != nil {
+		w.Header().Set("Connection", "close") // the rest of the body is not waited for
+		return err
 	}
-	if r.URL.RawQuery != "" {
-		return wrong("the fields of a POST are in its body, as JSON; found a query")
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, requestBytes))
-	var long *http.MaxBytesError
+	// What is left of the time for reading is not for the answer: its end would cancel the call. While there is something to read it stays: net/http reads
+	// the rest of a body behind the handler.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	switch {
-	case errors.As(err, &long):
-		return status.Errorf(codes.ResourceExhausted, "a request has at most %d bytes", requestBytes)
-	case err != nil:
-		return wrong("the request was cut short")
+	case r.Method == http.MethodGet:
+		return fromQuery(r.URL.RawQuery, m)
 	case len(body) == 0:
 		return nil
 	}
@@ -215,6 +211,27 @@ func readRequest(w http.ResponseWriter, r *http.Request, m proto.Message) error 
 		return wrong("the body is no %s in JSON: %s", m.ProtoReflect().Descriptor().Name(), jsonFault(err))
 	}
 	return nil
+}
+
+// readBody reads the body of a POST to its end; a GET has none. After an error there may be more of it.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	switch {
+	case r.Method == http.MethodGet && r.ContentLength != 0:
+		return nil, wrong("the fields of a GET are in its query; found a body")
+	case r.Method == http.MethodGet:
+		return nil, nil
+	case r.URL.RawQuery != "":
+		return nil, wrong("the fields of a POST are in its body, as JSON; found a query")
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, requestBytes))
+	var long *http.MaxBytesError
+	switch {
+	case errors.As(err, &long):
+		return nil, status.Errorf(codes.ResourceExhausted, "a request has at most %d bytes", requestBytes)
+	case err != nil:
+		return nil, wrong("the request was cut short")
+	}
+	return body, nil
 }
 
 // jsonFault is what protojson says, without its prefix, which has another space from build to build.

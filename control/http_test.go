@@ -1,14 +1,17 @@
 package control_test
 
 import (
+	"bufio"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicemq/sluice/config"
 )
@@ -131,6 +134,29 @@ func TestHTTPWhere(t *testing.T) {
 		}
 		if code, _, text := n.ask("", "GET", "/healthz", ""); code != 200 {
 			t.Errorf("%s: health is %d %s", e.set, code, text)
+		}
+	}
+}
+
+// A body that is refused before its end is not waited for, neither by the call nor by the node that stops.
+func TestHTTPUnreadBody(t *testing.T) {
+	n := start(t, "listeners.http=127.0.0.1:0", "auth.control_token=the-token-of-all")
+	for _, request := range []string{"POST /api/v1/topics/create?name=a", "GET /api/v1/topics/list"} {
+		c, err := net.Dial("tcp", n.at["http"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
+		if _, err := io.WriteString(c, request+" HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer the-token-of-all\r\nContent-Length: 10\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatalf("%s: %v", request, err)
+		}
+		if resp.StatusCode != http.StatusBadRequest || !resp.Close {
+			t.Errorf("%s: %s, closed %v", request, resp.Status, resp.Close)
 		}
 	}
 }

@@ -75,13 +75,13 @@ type Server struct {
 	o       Options
 	log     *slog.Logger
 	health  *health.Server
-	work    chan struct{} // a place in it for each call that is worked on
-	heavy   chan struct{} // and for each that takes much memory
-	start   uint64        // tells page tokens of this run from those of another
-	refused refusals
+	work    chan struct{}                       // a place in it for each call that is worked on
+	heavy   chan struct{}                       // and for each that takes much memory
+	start   uint64                              // tells page tokens of this run from those of another
+	refused struct{ known, strangers refusals } // lines of the log
 
 	audit          *auditFile
-	refusedChanges refusals
+	refusedChanges struct{ known, strangers refusals }
 	omitted        atomic.Int64    // refused changes without a record
 	jobs           context.Context // of what is long: ends with Drain or Close
 	endJobs        context.CancelFunc
@@ -232,5 +232,5 @@ func (s *Server) Close(ctx context.Context) {
 	}
 	s.serving.Wait()
 	s.calls.Wait()
-	s.audit.close()
+	s.audit.close(ctx)
 }

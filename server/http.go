@@ -10,9 +10,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
 
 	"github.com/sluicemq/sluice/config"
 )
+
+// httpConnectionsMax is how many connections one listener of HTTP has; the next ones wait in the kernel's queue.
+const httpConnectionsMax = 1024
 
 // httpServer answers /metrics, /healthz and /readyz, and /api/v1/.
 type httpServer struct {
@@ -40,7 +44,7 @@ func startHTTP(s *Server, addrs config.Addrs) (*httpServer, error) {
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open http on %s: %w", a, err), h.close(context.Background()))
 		}
-		h.listeners = append(h.listeners, ln)
+		h.listeners = append(h.listeners, netutil.LimitListener(ln, httpConnectionsMax))
 	}
 	for _, ln := range h.listeners {
 		go func() { h.served <- h.server.Serve(ln) }()

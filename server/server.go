@@ -385,29 +385,40 @@ func (s *Server) Drain(ctx context.Context) error {
 	return s.node.drain(ctx)
 }
 
-// closeTimeout bounds what Close waits for connections.
-const closeTimeout = 5 * time.Second
+// Bounds of what Close waits for connections: of HTTP's, and of all others.
+const (
+	httpCloseTimeout = time.Second
+	closeTimeout     = 5 * time.Second
+)
 
-// Close ends the node and flushes the log.
+// within calls do with a context that ends after d.
+func within(d time.Duration, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), d)
+	defer cancel()
+	return do(ctx)
+}
+
+// Close ends the node and flushes the log. Each part has a time of its own: whoever delays one takes nothing from the next.
 func (s *Server) Close() error {
 	s.ready.Store(false)
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
 	var err error
 	if s.control != nil {
 		s.control.Drain() // what is long would have HTTP wait
 	}
 	if s.http != nil {
-		err = s.http.close(ctx)
+		err = within(httpCloseTimeout, s.http.close)
 	}
 	if s.control != nil {
-		s.control.Close(ctx)
+		_ = within(closeTimeout, func(ctx context.Context) error {
+			s.control.Close(ctx)
+			return nil
+		})
 	}
 	s.bridges.close()
 	s.capacity.close()
 	s.capacity = nil
 	if s.node != nil {
-		err = errors.Join(err, s.node.close(ctx))
+		err = errors.Join(err, within(closeTimeout, s.node.close))
 	}
 	s.gate.Close()
 	return err
