@@ -54,6 +54,11 @@ func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
 func StartClusterBy(t testing.TB, n int, where func(id int) (by []string, host string), settings ...string) *Cluster {
 	t.Helper()
 	c := &Cluster{t: t, where: where}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(c.Logs())
+		}
+	})
 	var first string
 	for id := 1; id <= n; id++ {
 		at := c.address(id, 7000)
@@ -83,7 +88,7 @@ func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	id := len(c.Nodes) + 1
 	n := &Node{ID: id, t: c.t, Dir: c.t.TempDir(), Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
 	n.by, _ = c.where(id)
-	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=127.0.0.1:0", "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
+	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=" + c.address(id, 9440), "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
 	n.settings = append(n.settings, settings...)
 	if len(c.Nodes) > 0 {
 		c.Must("node", "add", strconv.Itoa(n.ID), "--address", at)
