@@ -252,7 +252,7 @@ func (s *ldapServer) refused(why, user string, more ...any) {
 	if len(user) > ldapNameShown {
 		user = strings.ToValidUTF8(user[:ldapNameShown], "") + "…"
 	}
-	s.log.Warn(why, append([]any{"user", user}, more...)...)
+	s.log.Warn("a user of the directory is refused", append([]any{"why", why, "user", user}, more...)...)
 }
 
 // question finds out about a user, on a connection that is kept; one that has broken meanwhile is made anew once.

@@ -183,8 +183,10 @@ func TestMeet(t *testing.T) {
 func TestHeldHasRoom(t *testing.T) {
 	var w window
 	w.init(1)
-	if !w.take(7, false) || !w.take(7, false) {
-		t.Error("no room")
+	for range 2 {
+		if !w.take(7, false) {
+			t.Error("no room")
+		}
 	}
 	w.close()
 	if w.take(8, false) {

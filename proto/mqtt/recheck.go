@@ -51,6 +51,7 @@ func (c *conn) recheck() {
 		}
 	case stateConnecting: // Connected looks: nothing else does
 		c.flags |= flagRecheck
+	default: // it is looked at before it is let in
 	}
 }
 
