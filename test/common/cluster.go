@@ -88,7 +88,7 @@ func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	id := len(c.Nodes) + 1
 	n := &Node{ID: id, t: c.t, Dir: c.t.TempDir(), Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
 	n.by, _ = c.where(id)
-	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=" + c.address(id, 9440), "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
+	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=" + testx.ClosedAddr(c.t), "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
 	n.settings = append(n.settings, settings...)
 	if len(c.Nodes) > 0 {
 		c.Must("node", "add", strconv.Itoa(n.ID), "--address", at)
