@@ -453,19 +453,20 @@ func (*replicaCatalog) ClusterID() string { return "cluster" }
 
 func (c *replicaCatalog) CreateTopics(tenant uint32, list []door.TopicCreation, _ bool, done func([]door.TopicResult)) {
 	results := make([]door.TopicResult, len(list))
-	var wait sync.WaitGroup
+	var left atomic.Int32 // no goroutine waits: a broker that ends does not answer what was under way
+	left.Store(int32(len(list)))
 	for i := range list {
-		wait.Add(1)
 		c.b.CreateTopic(tenant, list[i].Name, broker.TopicID{0xff, byte(len(list[i].Name)), list[i].Name[0]}, int(list[i].Partitions), nil, func(spec *broker.TopicSpec, err error) {
 			if results[i].Topic = spec; errors.Is(err, broker.ErrTopicExists) {
 				results[i].Code = wire.TopicAlreadyExists
 			} else if err != nil {
 				results[i].Code, results[i].Message = wire.NotController, err.Error()
 			}
-			wait.Done()
+			if left.Add(-1) == 0 {
+				done(results)
+			}
 		})
 	}
-	go func() { wait.Wait(); done(results) }()
 }
 
 func (c *replicaCatalog) DeleteTopics(_ uint32, ids []broker.TopicID, done func([]door.TopicResult)) {
