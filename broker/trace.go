@@ -81,16 +81,21 @@ func (l *Local) traceKept(s *shard, seq uint64, m trace.Mark) {
 	}
 }
 
+// markOf is the mark of a message, which may have been given when it was kept.
+func markOf(t *trace.Loop, m *Message, ref Ref) trace.Mark {
+	if m.Trace != 0 {
+		return m.Trace
+	}
+	return t.Of(ref.Shard, ref.Seq)
+}
+
 // traceBehind tells that a message waits in the log for c, which has no room or is sent others first.
 func (l *Local) traceBehind(c *Client, m *Message, ref Ref) {
 	t := l.trace
 	if t == nil {
 		return
 	}
-	mark := m.Trace
-	if mark == 0 {
-		mark = t.Of(ref.Shard, ref.Seq)
-	}
+	mark := markOf(t, m, ref)
 	var topic []byte
 	if mark == 0 {
 		topic = m.Topic
@@ -110,9 +115,5 @@ func (l *Local) traceDropped(c *Client, m *Message, ref Ref, why DropReason) {
 	if t == nil {
 		return
 	}
-	mark := m.Trace
-	if mark == 0 {
-		mark = t.Of(ref.Shard, ref.Seq)
-	}
-	t.Add(mark, trace.Event{Kind: trace.Dropped, Client: c.sess.id, Text: why.String()})
+	t.Add(markOf(t, m, ref), trace.Event{Kind: trace.Dropped, Client: c.sess.id, Text: why.String()})
 }

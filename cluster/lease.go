@@ -144,7 +144,7 @@ func (c *Controller) confirmed(list []pending) *grant {
 	now := c.clk.Mono()
 	g := &grant{yield: c.mu.move}
 	sh := c.o.Catalog.Load().Shard(0) // of after the reign's first change, and, as no election is under way, nobody makes another epoch of it before the leases are over
-	if sh != nil && !c.mu.electing && (sh.Leader == c.mu.lent.to || sh.Epoch == c.mu.lent.epoch || c.returned(now)) {
+	if sh != nil && !c.mu.electing && (sh.Leader == c.mu.lent.to || c.returned(now)) {
 		g.epoch = sh.Epoch
 	}
 	for i := range list {

@@ -135,28 +135,22 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 // successor is to whom the lead goes from the one that leads: whom an operator has named (move), or somebody else, if it drains; 0: to nobody. Only who can lead
 // is named, so that nobody lets go in vain.
 func successor(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known, move meta.NodeID) meta.NodeID {
-	can := func(id meta.NodeID) bool {
+	can := func(id meta.NodeID, draining bool) bool {
 		k := known[id]
-		return id != sh.Leader && k.Alive && !k.Leaving && !k.Draining && slices.Contains(inSync, id)
-	}
-	if can(move) {
-		return move
+		return id != sh.Leader && k.Alive && !k.Leaving && (draining || !k.Draining) && slices.Contains(inSync, id)
 	}
 	l := known[sh.Leader]
-	if !l.Draining && !l.Leaving {
+	switch {
+	case can(move, false):
+		return move
+	case !l.Draining:
 		return 0
 	}
-	for _, id := range sh.Replicas {
-		if can(id) {
-			return id
-		}
-	}
-	if !l.Leaving {
-		return 0
-	}
-	for _, id := range sh.Replicas { // it is about to stop, and all others drain
-		if k := known[id]; id != sh.Leader && k.Alive && !k.Leaving && slices.Contains(inSync, id) {
-			return id
+	for _, draining := range []bool{false, l.Leaving} { // to one that drains only from one that is about to stop
+		for _, id := range sh.Replicas {
+			if can(id, draining) {
+				return id
+			}
 		}
 	}
 	return 0

@@ -146,7 +146,7 @@ func (id *identity) write(dir string) error {
 // writeSynced writes a file of a directory, all of it or nothing, and has it on stable storage when it returns.
 func writeSynced(dir, name string, b []byte) error {
 	path := filepath.Join(dir, name)
-	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o640)
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}

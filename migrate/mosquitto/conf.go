@@ -59,18 +59,12 @@ func (l *line) words() []string { return strings.Fields(l.value) }
 
 // readConf reads a file, and those of its include_dir lines in their order.
 func readConf(path string) (lines []line, err error) {
-	data, err := readFile(path)
+	own, err := readLines(path)
 	if err != nil {
 		return nil, err
 	}
-	for i, text := range textLines(data) {
-		text = strings.TrimSpace(text)
-		if text == "" || text[0] == '#' {
-			continue
-		}
-		name, value, _ := strings.Cut(text, " ")
-		l := line{file: path, at: i + 1, name: name, value: strings.TrimSpace(value)}
-		if name != "include_dir" {
+	for _, l := range own {
+		if l.name != "include_dir" {
 			lines = append(lines, l)
 			continue
 		}
@@ -94,18 +88,28 @@ func readDir(dir string) (lines []line, err error) {
 	}
 	slices.SortFunc(files, func(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) })
 	for _, f := range files {
-		data, err := readFile(f)
+		own, err := readLines(f)
 		if err != nil {
 			return nil, err
 		}
-		for i, text := range textLines(data) {
-			text = strings.TrimSpace(text)
-			if text == "" || text[0] == '#' {
-				continue
-			}
-			name, value, _ := strings.Cut(text, " ")
-			lines = append(lines, line{file: f, at: i + 1, name: name, value: strings.TrimSpace(value)})
+		lines = append(lines, own...)
+	}
+	return lines, nil
+}
+
+// readLines reads what of one file is no comment.
+func readLines(path string) (lines []line, err error) {
+	data, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	for i, text := range textLines(data) {
+		text = strings.TrimSpace(text)
+		if text == "" || text[0] == '#' {
+			continue
 		}
+		name, value, _ := strings.Cut(text, " ")
+		lines = append(lines, line{file: path, at: i + 1, name: name, value: strings.TrimSpace(value)})
 	}
 	return lines, nil
 }

@@ -22,8 +22,10 @@ func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at 
 	if kind != kmsg.ConfigResourceTypeTopic {
 		return nil, wire.InvalidRequest, "only topics have a configuration that is changed by this request; the node's is in its file"
 	}
-	if _, code, why := c.l.configOf(kind, name); code != wire.None {
-		return nil, code, why
+	if c.controls() { // else the leader says whether there is such a topic: this node may not have heard of it yet
+		if _, code, why := c.l.configOf(kind, name); code != wire.None {
+			return nil, code, why
+		}
 	}
 	if a.seen[name] {
 		return nil, wire.InvalidRequest, "the topic is named more than once"
