@@ -13,9 +13,9 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/record/compress"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // KafkaConfig says what a run against a Kafka broker does. Zero values take the defaults named here; a scenario ignores what it

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // layer is what lies between a socket and the MQTT stream: TLS, a WebSocket, or one in the other.

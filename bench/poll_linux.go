@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 const supported = true

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"time"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // The generator waits by epoll and reads /proc: it runs on Linux. Elsewhere Run says so.

@@ -9,7 +9,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 

@@ -15,13 +15,13 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 
 	"github.com/sluicemq/sluice/auth"
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 

@@ -11,10 +11,10 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/auth"
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 

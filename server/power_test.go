@@ -15,10 +15,10 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/auth"
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/internal/vfs"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )

@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/bench"
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/internal/strictyaml"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // The protocols of a load.

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // A client behind a proxy is who the proxy says it is: it is logged so, and does not have what clients on loopback may do. Whom the node

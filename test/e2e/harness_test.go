@@ -15,11 +15,11 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/mqtt"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 

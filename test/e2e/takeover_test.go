@@ -7,7 +7,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 

@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/sluicemq/sluice/bench/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
