@@ -64,21 +64,34 @@ func TestAutoSubscribe(t *testing.T) {
 			c.bye()
 			w.connect(id).bye()
 		}
-		// Nobody names itself into other levels or wildcards. The two versions run side by side: each has a wildcard of its own.
+	})
+}
+
+// Nobody names itself into other levels or wildcards.
+func TestAutoSubscribeBadNames(t *testing.T) {
+	n := start(t, nodeOptions{settings: func(s *mqtt.Settings) {
+		s.AutoSubscribe = []mqtt.AutoSubscription{{Filter: "t/of/%c/+", QoS: 2}, {Filter: "t/own/%c"}}
+	}})
+	in(t, n, both, func(w *world) {
 		wild := "+"
 		if w.version == wire.V5 {
-			wild = "#"
+			wild = "#" // the versions run side by side: each has a name of its own
 		}
 		for _, id := range []string{wild, w.name("x")} {
 			c, err := w.try(id)
 			if err != nil {
 				w.Fatal(err)
 			}
-			say("t/of/"+w.id("c9")+"/x", "not its own")
-			say("t/own/"+w.name("x"), "neither")
+			pub := w.connect("pub")
+			for _, topic := range []string{"t/of/" + w.id("c9") + "/x", "t/own/" + w.name("x")} {
+				if _, err := pub.Publish(&wire.PublishOut{Topic: []byte(topic), Payload: []byte("not its own"), QoS: 1}); err != nil {
+					w.Fatal(err)
+				}
+			}
 			c.sub(1, "quiet")
 			c.quiet("quiet")
 			c.bye()
+			pub.bye()
 		}
 	})
 }
