@@ -68,7 +68,7 @@ func (rs *ruleSet) knows(c *broker.Credentials) bool {
 func (rs *ruleSet) byCertificate(c *broker.Credentials) (id broker.Identity, err error) {
 	id = rs.identity(c)
 	id.Source = sourceCertificate
-	if rs.o.Revoked != nil && rs.o.Revoked(c.PeerCertificates[0]) {
+	if rs.revoked(c.PeerCertificates) {
 		return id, refuse(broker.ErrNotAuthorized, errRevoked)
 	}
 	if id.User, err = rs.certificateUser(c.PeerCertificates[0]); err != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -414,6 +415,9 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 	if err := rs.checkID(id); err != nil {
 		return err
 	}
+	if err := rs.recheckShown(id, certs); err != nil {
+		return err
+	}
 	switch id.Source {
 	case sourcePassword, SCRAMSHA256, SCRAMSHA512:
 		return rs.recheckUser(id)
@@ -449,14 +453,23 @@ func (rs *ruleSet) recheckCertificate(id *broker.Identity, certs []*x509.Certifi
 	if rs.o.CertificateUser == "off" || len(certs) == 0 {
 		return errors.New("certificates are not taken for users any more")
 	}
-	if rs.o.Revoked != nil && rs.o.Revoked(certs[0]) {
-		return errRevoked
-	}
 	if user, err := rs.certificateUser(certs[0]); err != nil || user != id.User {
 		return errors.New("the certificate names another user now")
 	}
-	if rs.o.ClientCAs != nil && rs.changedCAs > id.Generation {
+	return nil
+}
+
+// recheckShown looks at certificates that a client has shown, whatever vouched for it: TLS would not let it in with one that is not good any more.
+func (rs *ruleSet) recheckShown(id *broker.Identity, certs []*x509.Certificate) error {
+	if rs.revoked(certs) {
+		return errRevoked
+	}
+	if len(certs) > 0 && rs.o.ClientCAs != nil && rs.changedCAs > id.Generation {
 		return verifyChain(certs, rs.o.ClientCAs)
 	}
 	return nil
+}
+
+func (rs *ruleSet) revoked(certs []*x509.Certificate) bool {
+	return rs.o.Revoked != nil && slices.ContainsFunc(certs, rs.o.Revoked)
 }

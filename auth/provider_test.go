@@ -304,6 +304,11 @@ func TestCertificateRevokedAndOtherCA(t *testing.T) {
 	if p.Recheck(&id, certs) == nil {
 		t.Error("revoked certificate may stay")
 	}
+	other := id // whoever has vouched for it, it has shown the certificate
+	other.Source, other.User = sourceAnonymous, ""
+	if err := p.Recheck(&other, certs); !errors.Is(err, errRevoked) {
+		t.Errorf("revoked certificate may stay: %v", err)
+	}
 	revoked = false
 	if err := p.Reload(o); err != nil || p.Recheck(&id, certs) != nil {
 		t.Errorf("same authorities: has to go, %v", err)

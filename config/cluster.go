@@ -41,6 +41,9 @@ func (l *loader) validateCluster(c *Config) {
 				l.reject(f.key, errors.New("needs listeners.cluster"))
 			}
 		}
+		if len(c.Cluster.CRL) > 0 {
+			l.reject("cluster.crl", errors.New("needs listeners.cluster"))
+		}
 		return
 	}
 	if len(c.Listeners.Cluster) > 1 {
@@ -51,6 +54,9 @@ func (l *loader) validateCluster(c *Config) {
 	}
 	if s := c.Tier.Store; s != "" && s != "off" {
 		l.reject("tier.store", errors.New("listeners.cluster is set, and nodes of a cluster keep their history in their own logs so far: leave tier.store off"))
+	}
+	if len(c.Cluster.CRL) > 0 && c.Cluster.CA == "" {
+		l.reject("cluster.crl", errors.New("needs cluster.ca, whose certificates it revokes"))
 	}
 	l.validateClusterAddresses(c)
 	for _, f := range files {

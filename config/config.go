@@ -136,8 +136,14 @@ type TLS struct {
 	// Whether a client must show a certificate: `off` asks for none, `optional` checks one that is shown, `required` lets
 	// nobody in without. Anything but `off` needs `tls.client_ca`. `auto` is `optional` when `tls.client_ca` is set.
 	ClientAuth string `key:"client_auth" default:"auto" oneof:"auto|off|optional|required" reload:"live"`
-	// Revoked client certificates: a CRL of a `tls.client_ca`, PEM or DER.
-	CRL string `key:"crl" default:"" reload:"live"`
+	// Revoked client certificates: files with CRLs that an authority of `tls.client_ca` has signed, PEM with any number of them or DER with one.
+	CRL []string `key:"crl" default:"" reload:"live"`
+	// How often the files of `tls.crl`, `control.crl` and `cluster.crl` are looked at; those that have changed are read again, and who has come with a certificate
+	// that is revoked by then is closed. 0: at a reload alone.
+	CRLRefresh time.Duration `key:"crl_refresh" default:"1m" min:"0s" max:"24h" reload:"live"`
+	// Certificates whose authority's list has expired: `refuse` lets nobody new in by them, as OpenSSL does and brokers that go by it, `accept` goes on by the list
+	// as it is. Who is connected stays either way. It counts for `tls.crl` and `control.crl`; between nodes an expired list goes on to count.
+	CRLExpired string `key:"crl_expired" default:"refuse" oneof:"refuse|accept" reload:"live"`
 	// Lowest TLS version accepted.
 	MinVersion string `key:"min_version" default:"1.2" oneof:"1.2|1.3" reload:"live"`
 }
@@ -291,8 +297,8 @@ type Control struct {
 	// Certificates of the authorities that sign those of principals, PEM. Use one that signs no devices' certificates. The control plane
 	// speaks TLS on other addresses than loopback, once `tls.cert` is set; what `tls.client_ca` and `tls.client_auth` say is not for it.
 	ClientCA string `key:"client_ca" default:"" reload:"live"`
-	// Revoked certificates of principals: a CRL of a `control.client_ca`, PEM or DER.
-	CRL string `key:"crl" default:"" reload:"live"`
+	// Revoked certificates of principals: files with CRLs of an authority of `control.client_ca`, as in `tls.crl`.
+	CRL []string `key:"crl" default:"" reload:"live"`
 	// Where the control plane answers HTTP and JSON too, below `/api/v1/` of `listeners.http`: `loopback` for callers on this machine, `everywhere` on all of its
 	// addresses, where tokens cross the network in the clear, or `off`. Each call shows a token, on loopback too: `Authorization: Bearer`.
 	HTTP string `key:"http" default:"loopback" oneof:"off|loopback|everywhere" reload:"live"`
@@ -508,6 +514,8 @@ type Cluster struct {
 	Key string `key:"key" default:""`
 	// The authorities that the certificates of all nodes come from, a PEM file. Use one that signs for nothing else: who has a certificate of it is a node.
 	CA string `key:"ca" default:""`
+	// Revoked certificates of nodes: files with CRLs of an authority of `cluster.ca`, as in `tls.crl`. `sluice cert revoke` makes one.
+	CRL []string `key:"crl" default:""`
 	// Secret of the cluster, the same on all nodes: `file:PATH` or `env:NAME`. A node that does not know it is refused. Where nodes speak TLS their certificates
 	// say enough; without TLS it is what keeps strangers out, and on anything but loopback it has to be set.
 	Token Secret `key:"token" default:""`

@@ -162,7 +162,7 @@ func parsePrincipalsText(text string, env lookup) (Principals, error) {
 
 // validateControl looks at whether the principals can be told from each other and from the token that is admin.
 func (l *loader) validateControl(c *Config) {
-	if c.Control.CRL != "" && c.Control.ClientCA == "" {
+	if len(c.Control.CRL) > 0 && c.Control.ClientCA == "" {
 		l.reject("control.crl", errors.New("needs control.client_ca, whose certificates it revokes"))
 	}
 	if c.Control.AuditRequired && c.Control.Audit == "" {

@@ -114,7 +114,7 @@ func (l *loader) validateTLS(c *Config) {
 		if a := c.TLS.ClientAuth; a == "optional" || a == "required" {
 			l.reject("tls.client_auth", fmt.Errorf("%s needs tls.client_ca, the authorities to check certificates against", a))
 		}
-		if c.TLS.CRL != "" {
+		if len(c.TLS.CRL) > 0 {
 			l.reject("tls.crl", errors.New("needs tls.client_ca, whose certificates it revokes"))
 		}
 	}

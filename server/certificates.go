@@ -1,10 +1,8 @@
 package server
 
 import (
-	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -28,18 +26,6 @@ type certificateSet struct {
 
 	revoked        revocations // of clients
 	callersRevoked revocations // of the control plane
-}
-
-// revocations are what a revocation list names. The zero value names nothing.
-type revocations struct {
-	serials map[string]struct{}
-	issuer  []byte
-}
-
-// has says whether the list names cert. Both must come from the list's issuer.
-func (r *revocations) has(cert *x509.Certificate) bool {
-	_, found := r.serials[cert.SerialNumber.String()]
-	return found && bytes.Equal(cert.RawIssuer, r.issuer)
 }
 
 // loadCertificates reads the files. Without tls.cert there is nothing to read.
@@ -75,7 +61,8 @@ func loadCertificates(cfg *config.Config) (*certificates, error) {
 		set.negotiate()
 		return c, nil
 	}
-	if err := set.revoked.load(set.tls, "tls.client_ca", cfg.TLS.ClientCA, "tls.crl", cfg.TLS.CRL); err != nil {
+	set.revoked = revocations{key: "tls.crl", files: cfg.TLS.CRL, lenient: cfg.TLS.CRLExpired == "accept"}
+	if err := set.revoked.load(set.tls, "tls.client_ca", cfg.TLS.ClientCA); err != nil {
 		return nil, err
 	}
 	set.negotiate()
@@ -89,70 +76,14 @@ func (set *certificateSet) loadCallers(cfg *config.Config) error {
 		return nil
 	}
 	set.control.ClientAuth = tls.VerifyClientCertIfGiven // who shows none shows a token
-	return set.callersRevoked.load(set.control, "control.client_ca", cfg.Control.ClientCA, "control.crl", cfg.Control.CRL)
+	set.callersRevoked = revocations{key: "control.crl", files: cfg.Control.CRL, lenient: cfg.TLS.CRLExpired == "accept"}
+	return set.callersRevoked.load(set.control, "control.client_ca", cfg.Control.ClientCA)
 }
 
 // negotiate names the protocols by ALPN: a client that asks for others alone has come to the wrong door, and one that asks for none is served.
 func (set *certificateSet) negotiate() {
 	set.mqtt, set.web = set.tls.Clone(), set.tls.Clone()
 	set.mqtt.NextProtos, set.web.NextProtos = []string{"mqtt"}, []string{"http/1.1"}
-}
-
-// load has c check client certificates against the authorities and the revocation list of two files; keys are what the configuration calls them.
-func (r *revocations) load(c *tls.Config, caKey, caFile, crlKey, crlFile string) error {
-	pemCA, err := os.ReadFile(caFile)
-	if err != nil {
-		return fmt.Errorf("%s: %w", caKey, err)
-	}
-	c.ClientCAs = x509.NewCertPool()
-	if !c.ClientCAs.AppendCertsFromPEM(pemCA) {
-		return fmt.Errorf("%s %s holds no PEM certificate", caKey, caFile)
-	}
-	if crlFile == "" {
-		return nil
-	}
-	list, err := readCRL(crlFile, caKey, pemCA)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", crlKey, crlFile, err)
-	}
-	r.serials, r.issuer = make(map[string]struct{}), list.RawIssuer
-	for _, e := range list.RevokedCertificateEntries {
-		r.serials[e.SerialNumber.String()] = struct{}{}
-	}
-	// VerifyConnection runs for resumed sessions too, which VerifyPeerCertificate does not see.
-	c.VerifyConnection = func(cs tls.ConnectionState) error {
-		if len(cs.PeerCertificates) > 0 && r.has(cs.PeerCertificates[0]) {
-			return errRevoked
-		}
-		return nil
-	}
-	return nil
-}
-
-var errRevoked = errors.New("certificate is revoked")
-
-// readCRL reads a revocation list and checks that one of the authorities signed it.
-func readCRL(path, caKey string, pemCA []byte) (*x509.RevocationList, error) {
-	der, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if block, _ := pem.Decode(der); block != nil {
-		der = block.Bytes
-	}
-	list, err := x509.ParseRevocationList(der)
-	if err != nil {
-		return nil, err
-	}
-	for rest := pemCA; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return nil, fmt.Errorf("no authority in %s has signed it", caKey)
-		}
-		if ca, err := x509.ParseCertificate(block.Bytes); err == nil && list.CheckSignatureFrom(ca) == nil {
-			return list, nil
-		}
-	}
 }
 
 // take replaces what is in force by what n has read.
@@ -187,13 +118,11 @@ func (c *certificates) verifyCaller(chain []*x509.Certificate) error {
 	for _, between := range chain[1:] {
 		o.Intermediates.AddCert(between)
 	}
-	if _, err := chain[0].Verify(o); err != nil {
+	chains, err := chain[0].Verify(o)
+	if err != nil {
 		return err
 	}
-	if set.callersRevoked.has(chain[0]) {
-		return errRevoked
-	}
-	return nil
+	return set.callersRevoked.check(chains)
 }
 
 func (c *certificates) configOf(of func(*certificateSet) *tls.Config) *tls.Config {

@@ -87,6 +87,8 @@ var metricHelp = map[string]string{
 	"sluice_engine_tls_handshakes_total":          "TLS handshakes that succeeded.",
 	"sluice_engine_descriptors_out_total":         "Times that accepting found no descriptor left.",
 	"sluice_tls_certificate_expiry_seconds":       "When the server's certificate ends, Unix time; 0 without one.",
+	"sluice_tls_crl_expiry_seconds":               "When a revocation list expires, Unix time; 0: it names no end.|key,issuer",
+	"sluice_tls_crl_failures_total":               "Times that a revocation list had changed and could not be read: what was read before goes on to count.",
 	"sluice_info":                                 "The version that runs.|version",
 }
 
@@ -148,6 +150,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k := sink{c, ch}
 	k.gauge("sluice_info", 1, c.s.o.Version)
 	k.gauge("sluice_tls_certificate_expiry_seconds", c.s.certs.expiry())
+	c.collectRevocations(k)
 	c.collectMQTT(k)
 	c.collectKafka(k)
 	st := c.s.node.broker.Stats()

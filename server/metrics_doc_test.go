@@ -35,7 +35,12 @@ well. This page is checked against the program by its tests; ` + "`go test ./ser
 // exported is what the registry of a running node gives: a table row by name.
 func exported(t *testing.T) map[string]string {
 	t.Helper()
-	cfg := config.Default()
+	ca := testx.TempCert(t)
+	loaded, err := config.Load(config.LoadOptions{Set: []string{"tls.cert=" + ca.ServerCertFile, "tls.key=" + ca.ServerKeyFile, "tls.client_ca=" + ca.CAFile, "tls.crl=" + ca.Revoke(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := loaded.Config
 	cfg.Node.Data = t.TempDir()
 	cfg.Journal.Durability = "memory"
 	cfg.Capacity.Model = "../bench/plan/default.json" // whose metrics are there with a model alone

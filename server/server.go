@@ -59,6 +59,7 @@ type Server struct {
 	principals atomic.Pointer[control.Principals]
 	metrics    *prometheus.Registry
 	capacity   *capacity // nil without a model
+	tlsKeeper  *tlsKeeper
 	flushes    prometheus.Histogram
 	ready      atomic.Bool
 	again      chan struct{}
@@ -72,6 +73,7 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), bans: auth.NewBans(nil), again: make(chan struct{}, 1)}
 	s.cfg.Store(&cfg)
 	s.proxies.take(&cfg)
+	s.tlsKeeper = newTLSKeeper(s)
 	s.bans.SetFlapping(flappingOptions(&cfg))
 	err := checkBridges(cfg.Bridges)
 	if err != nil {
@@ -125,16 +127,8 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	if s.node.binder, err = newBinder(ctx, s.node, cfg.Bindings, func() int { return s.cfg.Load().Kafka.Partitions }); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
-	for _, d := range doors(cfg) {
-		addr, err := s.node.listen(d)
-		if err != nil {
-			return ready, errors.Join(err, s.Close())
-		}
-		name := d.name
-		for i := 2; ready.Listeners[name] != ""; i++ {
-			name = d.name + "." + strconv.Itoa(i)
-		}
-		ready.Listeners[name] = addr.String()
+	if err = s.openDoors(cfg, ready.Listeners); err != nil {
+		return ready, errors.Join(err, s.Close())
 	}
 	if s.node.cluster != nil {
 		s.node.cluster.Advertise(kafkaEndpoints(&cfg.Listeners.Kafka, ready.Listeners, s.node.cluster.Address()))
@@ -153,9 +147,26 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	}
 	s.node.memory = watchMemory(s.node.mqtt, s.log, func() int64 { return memoryLimit(s.cfg.Load()) })
 	s.node.sys = startSys(s.node, s.o.Version, cfg.MQTT.SysInterval)
+	s.tlsKeeper.start()
 	s.ready.Store(true)
 	ready.StartupMS = time.Since(began).Milliseconds()
 	return ready, nil
+}
+
+// openDoors opens the listeners of the protocols, and says at which addresses.
+func (s *Server) openDoors(cfg *config.Config, at map[string]string) error {
+	for _, d := range doors(cfg) {
+		addr, err := s.node.listen(d)
+		if err != nil {
+			return err
+		}
+		name := d.name
+		for i := 2; at[name] != ""; i++ {
+			name = d.name + "." + strconv.Itoa(i)
+		}
+		at[name] = addr.String()
+	}
+	return nil
 }
 
 // doors lists the listeners of the protocols in the order of their names. Those with TLS open once a certificate is set.
@@ -415,6 +426,7 @@ func (s *Server) Close() error {
 		})
 	}
 	s.bridges.close()
+	s.tlsKeeper.close()
 	s.capacity.close()
 	s.capacity = nil
 	if s.node != nil {

@@ -174,6 +174,70 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A revoked certificate counts no more once the list is read again; earlier ones stay in the list.
+func TestRevoke(t *testing.T) {
+	dir := made(t, 1, 2, 3)
+	f := filesOf(dir, 1)
+	f.CRL = []string{filepath.Join(dir, CRLFile)}
+	revoke := func(at time.Time, ids ...uint32) {
+		t.Helper()
+		var files []string
+		for _, id := range ids {
+			files = append(files, filesOf(dir, id).Cert)
+		}
+		if err := Revoke(f.CRL[0], f.CA, filepath.Join(dir, CAKeyFile), files, time.Hour, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke(now)
+	src, err := NewSource(f, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := func(id uint32) bool {
+		t.Helper()
+		s, err := Load(filesOf(dir, id), now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = src.Current().Verify([]*x509.Certificate{s.pair.Leaf}, now)
+		return err == nil
+	}
+	refresh := func(want bool) {
+		t.Helper()
+		if changed, err := src.Refresh(); err != nil || changed != want {
+			t.Errorf("changed %v, %v", changed, err)
+		}
+	}
+	refresh(false)
+	revoke(now, 2)
+	if !good(2) {
+		t.Error("a list counts before it is read")
+	}
+	refresh(true)
+	revoke(now.Add(time.Second), 3, 2)
+	refresh(true)
+	if good(2) || good(3) || !good(1) || src.Revocations().Entries() != 2 {
+		t.Errorf("2: %v, 3: %v, 1: %v, %d entries", good(2), good(3), good(1), src.Revocations().Entries())
+	}
+	if err := os.WriteFile(f.CRL[0], []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := src.Refresh(); err == nil || good(2) {
+		t.Errorf("a broken list: %v, node 2 counts: %v", err, good(2))
+	}
+	if _, err := src.Refresh(); err == nil {
+		t.Error("a broken list is not tried again")
+	}
+	if err := Revoke(f.CRL[0], f.CA, filepath.Join(dir, CAKeyFile), nil, time.Hour, now); err == nil {
+		t.Error("a file that is no list was written over")
+	}
+	other := made(t, 9)
+	if err := Revoke(filepath.Join(dir, "other"), f.CA, filepath.Join(dir, CAKeyFile), []string{filesOf(other, 9).Cert}, time.Hour, now); err == nil || !strings.Contains(err.Error(), "is not of the authority") {
+		t.Errorf("another authority's: %v", err)
+	}
+}
+
 func TestNodeOf(t *testing.T) {
 	for uris, want := range map[string]uint32{
 		"sluice:node:7":                       7,

@@ -8,13 +8,19 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sluicemq/sluice/internal/revocation"
 )
 
 // Files are where a node's certificate, its key and the authorities of the cluster lie, PEM. While an authority is being replaced, CA
-// holds the old one and the new one.
-type Files struct{ Cert, Key, CA string }
+// holds the old one and the new one. CRL are lists of certificates that an authority of CA has revoked, PEM or DER; none: nothing is.
+type Files struct {
+	Cert, Key, CA string
+	CRL           []string
+}
 
 // Set is what was read at one moment. Nothing changes it.
 type Set struct {
@@ -22,6 +28,8 @@ type Set struct {
 	Expires time.Time
 	pair    tls.Certificate
 	roots   *x509.CertPool
+	cas     []byte // roots, PEM
+	lists   *revocation.Lists
 }
 
 // Load reads the files, and checks at wall time now that the certificate names a node and that the node's peers, having the same
@@ -43,9 +51,12 @@ func Load(f Files, now time.Time) (*Set, error) {
 	if err != nil {
 		return nil, fmt.Errorf("authority of the cluster: %w", err)
 	}
-	s := &Set{pair: pair, roots: x509.NewCertPool(), Expires: pair.Leaf.NotAfter}
+	s := &Set{pair: pair, roots: x509.NewCertPool(), cas: roots, Expires: pair.Leaf.NotAfter}
 	if !s.roots.AppendCertsFromPEM(roots) {
 		return nil, fmt.Errorf("authority of the cluster: %s holds no PEM certificate", f.CA)
+	}
+	if s.lists, err = revocation.Read(f.CRL, roots); err != nil {
+		return nil, fmt.Errorf("revoked certificates of nodes: %w", err)
 	}
 	certs := []*x509.Certificate{pair.Leaf}
 	for _, der := range pair.Certificate[1:] {
@@ -62,7 +73,7 @@ func Load(f Files, now time.Time) (*Set, error) {
 }
 
 // Verify says which node a chain of certificates, its own first, names, if one of the authorities vouches for it at wall time now, for
-// both ends of a connection.
+// both ends of a connection, and has not revoked it. A list that has expired goes on to count: nodes that shut each other out would be worse.
 func (s *Set) Verify(chain []*x509.Certificate, now time.Time) (uint32, error) {
 	if len(chain) == 0 {
 		return 0, errors.New("no certificate shown")
@@ -72,7 +83,11 @@ func (s *Set) Verify(chain []*x509.Certificate, now time.Time) (uint32, error) {
 		for _, c := range chain[1:] {
 			o.Intermediates.AddCert(c)
 		}
-		if _, err := chain[0].Verify(o); err != nil {
+		chains, err := chain[0].Verify(o)
+		if err == nil {
+			err = s.lists.CheckAny(chains, time.Time{})
+		}
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -112,8 +127,10 @@ func nodeOfURI(u *url.URL) (uint32, bool) {
 
 // Source holds what is in force and takes over new files. It is safe for concurrent use.
 type Source struct {
-	files Files
-	now   atomic.Pointer[Set]
+	files  Files
+	now    atomic.Pointer[Set]
+	loads  sync.Mutex // one at a time
+	stamps revocation.Stamps
 }
 
 // NewSource loads the files for the first time.
@@ -127,6 +144,9 @@ func NewSource(f Files, now time.Time) (*Source, error) {
 
 // Reload reads the files again. If anything is wrong with them, what was in force stays. A certificate of another node is refused.
 func (s *Source) Reload(now time.Time) error {
+	s.loads.Lock()
+	defer s.loads.Unlock()
+	s.stamps.Changed(s.files.CRL) // first: what is written meanwhile is read the next time
 	set, err := Load(s.files, now)
 	if err != nil {
 		return err
@@ -137,6 +157,28 @@ func (s *Source) Reload(now time.Time) error {
 	s.now.Store(set)
 	return nil
 }
+
+// Refresh reads the lists of revoked certificates again if a file of theirs has changed, and says whether what they say has. On error those in force stay.
+func (s *Source) Refresh() (changed bool, err error) {
+	s.loads.Lock()
+	defer s.loads.Unlock()
+	if len(s.files.CRL) == 0 || !s.stamps.Changed(s.files.CRL) {
+		return false, nil
+	}
+	next := *s.now.Load()
+	lists, err := revocation.Read(s.files.CRL, next.cas)
+	if err != nil {
+		s.stamps = revocation.Stamps{} // it may have been half written
+		return false, err
+	}
+	changed = !next.lists.Same(lists)
+	next.lists = lists
+	s.now.Store(&next)
+	return changed, nil
+}
+
+// Revocations are the lists in force.
+func (s *Source) Revocations() *revocation.Lists { return s.now.Load().lists }
 
 // Current is what is in force.
 func (s *Source) Current() *Set { return s.now.Load() }

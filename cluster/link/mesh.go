@@ -14,6 +14,7 @@ import (
 
 	"github.com/sluicemq/sluice/cluster/cert"
 	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/revocation"
 )
 
 // Options say who a node is, whom it talks to and what it may spend. Zero fields are the defaults of kind.go unless said otherwise.
@@ -251,6 +252,32 @@ func (m *Mesh) ReloadCertificates() error {
 	if err := m.o.TLS.Reload(m.clock.Now()); err != nil {
 		return err
 	}
+	m.verifyPeers()
+	return nil
+}
+
+// RefreshRevocations reads the lists of revoked certificates again if their files have changed, and says whether what they say has. Connections whose
+// peer's certificate is revoked end. On error the lists in force stay.
+func (m *Mesh) RefreshRevocations() (changed bool, err error) {
+	if m.o.TLS == nil {
+		return false, nil
+	}
+	if changed, err = m.o.TLS.Refresh(); changed {
+		m.verifyPeers()
+	}
+	return changed, err
+}
+
+// Revocations are the lists in force; nil without any.
+func (m *Mesh) Revocations() *revocation.Lists {
+	if m.o.TLS == nil {
+		return nil
+	}
+	return m.o.TLS.Revocations()
+}
+
+// verifyPeers ends connections whose peer would not be let in any more.
+func (m *Mesh) verifyPeers() {
 	m.mu.Lock()
 	var all []*conn
 	for _, c := range m.mu.conns {
@@ -262,7 +289,6 @@ func (m *Mesh) ReloadCertificates() error {
 			c.fail(failure(ReasonCertificate, "%v", err), true)
 		}
 	}
-	return nil
 }
 
 // CertificateExpiry is when this node's certificate ends; zero without TLS.

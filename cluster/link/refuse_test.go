@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/sluicemq/sluice/cluster/cert"
 	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/internal/testx"
 )
@@ -232,5 +234,42 @@ func TestReloadCertificates(t *testing.T) {
 	}
 	if len(a.Connected()) != 1 {
 		t.Error("a broken file ended a connection")
+	}
+}
+
+// A node whose certificate is revoked is cut off when the list is read, and does not come back.
+func TestRevokedNode(t *testing.T) {
+	c := newCerts(t, 1, 2)
+	list := filepath.Join(c.dir, cert.CRLFile)
+	revoke := func(files ...string) {
+		t.Helper()
+		if err := cert.Revoke(list, filepath.Join(c.dir, cert.CAFile), filepath.Join(c.dir, cert.CAKeyFile), files, time.Hour, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke()
+	f := c.files(1)
+	f.CRL = []string{list}
+	src, err := cert.NewSource(f, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newNode(t, 1, func(o *Options) { o.TLS = src }, nil)
+	b := newNode(t, 2, func(o *Options) { o.TLS = c.source(t, 2) }, nil)
+	join(t, a, b)
+	if changed, err := a.RefreshRevocations(); changed || err != nil {
+		t.Fatalf("%v, %v", changed, err)
+	}
+	revoke(c.files(2).Cert)
+	if changed, err := a.RefreshRevocations(); !changed || err != nil {
+		t.Fatalf("%v, %v", changed, err)
+	}
+	testx.Eventually(t, wait, func() bool { return a.events.count("down 2") >= 1 && len(a.Connected()) == 0 }, "ended")
+	refused := func() (n uint64) {
+		return a.Stats().Refusals[ReasonCertificate] + b.Stats().Refusals[ReasonCertificate]
+	}
+	testx.Eventually(t, wait, func() bool { return refused() > 0 }, "refused when it comes again")
+	if len(a.Connected()) != 0 || b.events.count("down 1") == 0 {
+		t.Error("a revoked node is connected")
 	}
 }

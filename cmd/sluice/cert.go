@@ -18,9 +18,9 @@ func newCert() *cobra.Command {
 	c := &cobra.Command{
 		Use: "cert", Short: "Make and check the certificates by which nodes know each other",
 		Long: "Make the authority of a cluster, and a certificate for each node. Keys are ECDSA P-256; all files can be read by their owner\n" +
-			"alone, and none is written over. docs/operate/certificates.md says how to replace them.",
+			"alone, and none but the list of revoked ones is written over. docs/operate/certificates.md says how to replace them.",
 	}
-	c.AddCommand(newCertCA(), newCertNode(), newCertCheck())
+	c.AddCommand(newCertCA(), newCertNode(), newCertRevoke(), newCertCheck())
 	return c
 }
 
@@ -84,6 +84,37 @@ func newCertNode() *cobra.Command {
 	return c
 }
 
+func newCertRevoke() *cobra.Command {
+	var dir, ca, caKey string
+	var days int
+	c := &cobra.Command{
+		Use: "revoke [FILE...]", Short: "Make the list of nodes' certificates that do not count any more",
+		Long: "Have crl.pem, which the other nodes read as cluster.crl, name the certificates of these files beside those that it names already. Without a file the\n" +
+			"list is made anew, to count for another while.",
+		Example: "  sluice cert revoke certs/node-2.pem --dir certs",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if ca == "" {
+				ca = filepath.Join(dir, cert.CAFile)
+			}
+			if caKey == "" {
+				caKey = filepath.Join(filepath.Dir(ca), cert.CAKeyFile)
+			}
+			if err := cert.Revoke(filepath.Join(dir, cert.CRLFile), ca, caKey, args, time.Duration(days)*24*time.Hour, time.Now()); err != nil {
+				return err
+			}
+			return made(cmd.ErrOrStderr(), dir, cert.CRLFile)
+		},
+	}
+	c.Flags().StringVar(&dir, "dir", ".", "directory of crl.pem")
+	c.Flags().StringVar(&ca, "ca", "", "certificate of the authority; ca.pem in the directory unless told otherwise")
+	c.Flags().StringVar(&caKey, "ca-key", "", "its key; ca-key.pem beside it unless told otherwise")
+	c.Flags().IntVar(&days, "days", int(cert.CRLValid/(24*time.Hour)), "days that the list counts")
+	_ = c.MarkFlagDirname("dir")
+	_ = c.MarkFlagFilename("ca")
+	_ = c.MarkFlagFilename("ca-key")
+	return c
+}
+
 func newCertCheck() *cobra.Command {
 	var f cert.Files
 	c := &cobra.Command{
@@ -105,6 +136,8 @@ func newCertCheck() *cobra.Command {
 	c.Flags().StringVar(&f.Cert, "cert", "", "the node's certificate")
 	c.Flags().StringVar(&f.Key, "key", "", "its key")
 	c.Flags().StringVar(&f.CA, "ca", "", "the cluster's authority")
+	c.Flags().StringArrayVar(&f.CRL, "crl", nil, "a list of revoked certificates; may be repeated")
+	_ = c.MarkFlagFilename("crl")
 	for _, name := range []string{"cert", "key", "ca"} {
 		_ = c.MarkFlagFilename(name)
 	}

@@ -39,7 +39,15 @@ func TestCert(t *testing.T) {
 	if err != nil || !strings.Contains(out, "node-1.pem: node 1, until ") {
 		t.Errorf("%s %v", out, err)
 	}
+	if out, err := run("revoke", in("node-2.pem"), "--dir", dir); err != nil || out != "made "+in("crl.pem")+"\n" {
+		t.Errorf("%s %v", out, err)
+	}
+	if out, err := run("check", "--cert", in("node-1.pem"), "--key", in("node-1-key.pem"), "--ca", in("ca.pem"), "--crl", in("crl.pem")); err != nil {
+		t.Errorf("%s %v", out, err)
+	}
 	for want, args := range map[string][]string{
+		"is revoked":         {"check", "--cert", in("node-2.pem"), "--key", in("node-2-key.pem"), "--ca", in("ca.pem"), "--crl", in("crl.pem")},
+		"no PEM certificate": {"revoke", in("node-2-key.pem"), "--dir", dir},
 		"is there already":   {"node", "1", "--dir", dir},
 		"ca.pem is there":    {"ca", "--dir", dir},
 		"a number":           {"node", "one", "--dir", dir},

@@ -70,13 +70,19 @@ func (c *Cert) Reissue(t testing.TB) {
 	c.Server, _, _ = c.issue(t, "server", "localhost", x509.ExtKeyUsageServerAuth)
 }
 
-// Revoke writes a revocation list with the serial numbers of certs, and returns its file.
+// Revoke writes a revocation list with the serial numbers of certs, and returns its file: the same one each time.
 func (c *Cert) Revoke(t testing.TB, certs ...tls.Certificate) string {
+	t.Helper()
+	return c.RevokeUntil(t, time.Now().Add(24*time.Hour), certs...)
+}
+
+// RevokeUntil is Revoke with a list that expires then.
+func (c *Cert) RevokeUntil(t testing.TB, until time.Time, certs ...tls.Certificate) string {
 	t.Helper()
 	list := &x509.RevocationList{
 		Number:     big.NewInt(1),
-		ThisUpdate: time.Now().Add(-time.Hour),
-		NextUpdate: time.Now().Add(24 * time.Hour),
+		ThisUpdate: until.Add(-48 * time.Hour),
+		NextUpdate: until,
 	}
 	for _, cert := range certs {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{

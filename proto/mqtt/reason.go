@@ -50,7 +50,7 @@ var (
 	failAdmin           = &failure{wire.AdministrativeAction, "ended by an administrator"}
 	failBanned          = &failure{wire.Banned, "banned"}
 	failBannedNow       = &failure{wire.AdministrativeAction, "banned"} // DISCONNECT has no other word for it
-	failNoLongerAllowed = &failure{wire.NotAuthorized, "no longer allowed"}
+	failNoLongerAllowed = &failure{wire.NotAuthorized, "a subscription is no longer allowed"}
 	failReceiveMax      = &failure{wire.ReceiveMaximumExceeded, "more unanswered messages than the receive maximum"}
 	failAliasRange      = &failure{wire.TopicAliasInvalid, "topic alias is above the maximum"}
 	failAliasUnknown    = &failure{wire.ProtocolErrorCode, "topic alias was never set"}

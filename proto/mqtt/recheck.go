@@ -65,7 +65,9 @@ func (c *conn) unwelcome() *failure {
 	switch {
 	case errors.Is(why, broker.ErrBanned):
 		return failBannedNow
-	case why != nil || c.revoked():
+	case why != nil:
+		return &failure{wire.NotAuthorized, "no longer allowed: " + why.Error()}
+	case c.revoked():
 		return failNoLongerAllowed
 	}
 	return nil

@@ -81,8 +81,8 @@ func newMesh(o *server.ClusterOptions, id raftgroup.Identity, d *door) (*link.Me
 	}
 	if c.ClusterTLS() {
 		var err error
-		if lo.TLS, err = cert.NewSource(cert.Files{Cert: c.Cluster.Cert, Key: c.Cluster.Key, CA: c.Cluster.CA}, time.Now()); err != nil {
-			return nil, fmt.Errorf("cluster.cert, cluster.key and cluster.ca: %w", err)
+		if lo.TLS, err = cert.NewSource(cert.Files{Cert: c.Cluster.Cert, Key: c.Cluster.Key, CA: c.Cluster.CA, CRL: c.Cluster.CRL}, time.Now()); err != nil {
+			return nil, fmt.Errorf("cluster.cert, cluster.key, cluster.ca and cluster.crl: %w", err)
 		}
 	}
 	return link.New(lo)

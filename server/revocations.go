@@ -1,0 +1,217 @@
+package server
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluicemq/sluice/internal/revocation"
+)
+
+// revocations are the revocation lists of one key of the configuration. The zero value names nothing.
+type revocations struct {
+	key         string
+	files       []string
+	lenient     bool   // a list that has expired goes on to count
+	authorities []byte // who may have signed them, PEM
+	lists       atomic.Pointer[revocation.Lists]
+
+	stamps revocation.Stamps // of who keeps them
+}
+
+// load has c check client certificates against the authorities of a file, whose key of the configuration is caKey, and against the lists.
+func (r *revocations) load(c *tls.Config, caKey, caFile string) (err error) {
+	if r.authorities, err = os.ReadFile(caFile); err != nil {
+		return fmt.Errorf("%s: %w", caKey, err)
+	}
+	c.ClientCAs = x509.NewCertPool()
+	if !c.ClientCAs.AppendCertsFromPEM(r.authorities) {
+		return fmt.Errorf("%s %s holds no PEM certificate", caKey, caFile)
+	}
+	if len(r.files) == 0 {
+		return nil
+	}
+	if err := r.read(); err != nil {
+		return fmt.Errorf("%s: %w, by %s", r.key, err, caKey)
+	}
+	// VerifyConnection runs for resumed sessions too, which VerifyPeerCertificate does not see.
+	c.VerifyConnection = func(cs tls.ConnectionState) error { return r.check(cs.VerifiedChains) }
+	return nil
+}
+
+// read takes the files over as they are now; on error the lists stay.
+func (r *revocations) read() error {
+	r.stamps.Changed(r.files) // first: what is written meanwhile is read the next time
+	lists, err := revocation.Read(r.files, r.authorities)
+	if err == nil {
+		r.lists.Store(lists)
+	}
+	return err
+}
+
+// check says what is wrong with a certificate, of which chains are the ways to its authorities; none: nothing was shown.
+func (r *revocations) check(chains [][]*x509.Certificate) error {
+	var now time.Time
+	if !r.lenient {
+		now = time.Now()
+	}
+	return r.lists.Load().CheckAny(chains, now)
+}
+
+// has says whether a list names cert.
+func (r *revocations) has(cert *x509.Certificate) bool { return r.lists.Load().Revoked(cert) }
+
+// refresh reads the files again if one has changed, and says whether what they say has.
+func (r *revocations) refresh() (changed bool, err error) {
+	if len(r.files) == 0 || !r.stamps.Changed(r.files) {
+		return false, nil
+	}
+	old := r.lists.Load()
+	if err = r.read(); err != nil {
+		r.stamps = revocation.Stamps{} // it may have been half written
+		return false, fmt.Errorf("%s: %w", r.key, err)
+	}
+	return !old.Same(r.lists.Load()), nil
+}
+
+// tlsKeeper looks at files while the node runs.
+type tlsKeeper struct {
+	s        *Server
+	failures atomic.Uint64 // lists that could not be read
+	said     map[string]string
+	expired  map[string]bool // lists that the log has a line about
+
+	stop chan struct{} // nil: it does not run
+	done sync.WaitGroup
+}
+
+func newTLSKeeper(s *Server) *tlsKeeper {
+	return &tlsKeeper{s: s, said: make(map[string]string), expired: make(map[string]bool)}
+}
+
+// start looks at revocation lists every tls.crl_refresh until close.
+func (k *tlsKeeper) start() {
+	stop := make(chan struct{})
+	k.stop = stop
+	k.done.Go(func() { k.run(stop) })
+}
+
+// keepPause bounds how long a change of tls.crl_refresh waits to count, and the ends of lists to be seen.
+const keepPause = time.Second
+
+func (k *tlsKeeper) run(stop <-chan struct{}) {
+	tick := time.NewTicker(keepPause)
+	defer tick.Stop()
+	last := time.Now()
+	k.warn(last)
+	for {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		k.warn(now)
+		if every := k.s.cfg.Load().TLS.CRLRefresh; every > 0 && now.Sub(last) >= every {
+			last = now
+			k.refresh()
+		}
+	}
+}
+
+// refresh reads what has changed, and has those looked at whom it may concern.
+func (k *tlsKeeper) refresh() {
+	set, n := k.s.certs.now.Load(), k.s.node
+	for _, r := range []*revocations{&set.revoked, &set.callersRevoked} {
+		if k.took(r.key, r.lists.Load, r.refresh) {
+			n.mqtt.Recheck() // callers of the control plane are looked at with each call
+			n.kafka.Recheck()
+		}
+	}
+	if n.cluster != nil {
+		m := n.cluster.Mesh()
+		k.took(clusterCRL, m.Revocations, m.RefreshRevocations)
+	}
+}
+
+const clusterCRL = "cluster.crl"
+
+// took reads lists by refresh and tells the log what came of it.
+func (k *tlsKeeper) took(key string, lists func() *revocation.Lists, refresh func() (bool, error)) bool {
+	changed, err := refresh()
+	switch {
+	case err != nil:
+		k.failures.Add(1)
+		if k.said[key] != err.Error() {
+			k.said[key] = err.Error()
+			k.s.log.Warn("a revocation list has changed and cannot be read: what was read before goes on to count", "err", err)
+		}
+		return false
+	case changed:
+		k.s.log.Info("revocation lists were read again", "of", key, "certificates", lists().Entries())
+	}
+	delete(k.said, key)
+	return changed
+}
+
+// warn has a line in the log for each list that has expired.
+func (k *tlsKeeper) warn(now time.Time) {
+	k.s.eachRevocationList(func(key, issuer string, until time.Time) {
+		name, ended := key+" "+issuer, !until.IsZero() && now.After(until)
+		if ended && !k.expired[name] {
+			k.s.log.Error("a revocation list has expired: its authority has to make the next one", "of", key, "authority", issuer, "ended", until,
+				"certificates", k.expiredPolicy(key))
+		}
+		k.expired[name] = ended
+	})
+}
+
+func (k *tlsKeeper) expiredPolicy(key string) string {
+	if key == clusterCRL || k.s.cfg.Load().TLS.CRLExpired == "accept" {
+		return "are taken by the list as it is"
+	}
+	return "of this authority are refused"
+}
+
+// eachRevocationList shows the lists in force.
+func (s *Server) eachRevocationList(see func(key, issuer string, until time.Time)) {
+	set := s.certs.now.Load()
+	for _, r := range []*revocations{&set.revoked, &set.callersRevoked} {
+		r.lists.Load().Each(func(issuer string, until time.Time) { see(r.key, issuer, until) })
+	}
+	if s.node.cluster != nil {
+		s.node.cluster.Mesh().Revocations().Each(func(issuer string, until time.Time) { see(clusterCRL, issuer, until) })
+	}
+}
+
+func (k *tlsKeeper) close() {
+	if k.stop == nil {
+		return
+	}
+	close(k.stop)
+	k.stop = nil
+	k.done.Wait()
+}
+
+// collectRevocations has until when each list counts. An authority with several has the one that ends first.
+func (c *collector) collectRevocations(k sink) {
+	type name struct{ key, issuer string }
+	ends := make(map[name]float64)
+	c.s.eachRevocationList(func(key, issuer string, until time.Time) {
+		end, n := 0.0, name{key, issuer}
+		if !until.IsZero() {
+			end = float64(until.Unix())
+		}
+		if old, there := ends[n]; !there || old == 0 || end != 0 && end < old {
+			ends[n] = end
+		}
+	})
+	for n, end := range ends {
+		k.gauge("sluice_tls_crl_expiry_seconds", end, n.key, n.issuer)
+	}
+	k.counter("sluice_tls_crl_failures_total", c.s.tlsKeeper.failures.Load())
+}
