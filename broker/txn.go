@@ -49,7 +49,8 @@ type txn struct {
 	epoch      int16
 	last       int16 // the epoch before, for requests that are sent again; -1: none
 	timeout    time.Duration
-	started    int64 // Unix milliseconds
+	started    int64         // Unix milliseconds, for who asks
+	until      time.Duration // by the clock's Mono: when it is aborted
 	updated    int64
 	partitions map[TopicPartition]struct{}
 	groups     map[string]struct{}
@@ -235,7 +236,7 @@ func (t *txn) add(who ProducerIdentity, parts []TopicPartition, group string, do
 	if changed {
 		t.state, t.started = TxnOngoing, t.l.b.nowMilli()
 		t.partitions, t.groups = make(map[TopicPartition]struct{}), make(map[string]struct{})
-		t.arm()
+		t.run()
 	}
 	for _, tp := range parts {
 		if _, ok := t.partitions[tp]; !ok {
@@ -268,10 +269,15 @@ func (t *txn) announce(parts []TopicPartition) {
 	}
 }
 
+// run gives the transaction its time, which is anew behind a restart and at another node: their wall clocks may be hours apart.
+func (t *txn) run() {
+	t.until = t.l.b.clock.Mono() + t.timeout
+	t.arm()
+}
+
 // arm has the transaction aborted when its time is over.
 func (t *txn) arm() {
-	left := t.timeout - time.Duration(t.l.b.nowMilli()-t.started)*time.Millisecond
-	t.l.timers.set(&t.expiry, left, func() {
+	t.l.timers.set(&t.expiry, t.until-t.l.b.clock.Mono(), func() {
 		if t.state != TxnOngoing || t.ending {
 			return
 		}

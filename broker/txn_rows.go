@@ -113,7 +113,7 @@ func (l *Local) reviveTxns(s *shard) {
 			for tp := range t.partitions {
 				t.announce([]TopicPartition{tp})
 			}
-			t.arm()
+			t.run()
 		case TxnPrepareCommit, TxnPrepareAbort:
 			t.ending = true
 			l.timers.set(&t.expiry, 0, func() { t.writeMarkers(t.state == TxnPrepareCommit, func(error) {}) })

@@ -289,3 +289,34 @@ func TestProducerIDs(t *testing.T) {
 		gb = gb.crashed()
 	}
 }
+
+// A transaction that was open has its whole time at the node that takes over, an hour ahead or behind by its wall clock, and no more.
+func TestTransactionAtAnotherClock(t *testing.T) {
+	for _, off := range []time.Duration{time.Hour, -time.Hour} {
+		gb := newGroupBench(t)
+		tp0 := TopicPartition{TopicID{1}, 0}
+		p := gb.producer(t, "tx")
+		if err := errors.Join(p.add(tp0), p.send(gb.b.Topic(0, "t").Partition(0), "a")); err != nil {
+			t.Fatal(err)
+		}
+		gb.clock.SetWall(gb.clock.Now().Add(off))
+		gb = gb.crashed()
+		p.gb = gb
+		p0 := gb.b.Topic(0, "t").Partition(0)
+		gb.advance(50 * time.Second)
+		if err := errors.Join(p.send(p0, "b"), p.end(true, false), p.add(tp0), p.send(p0, "c")); err != nil {
+			t.Fatalf("%v ahead: %v", off, err)
+		}
+		gb.clock.SetWall(gb.clock.Now().Add(-off))
+		gb = gb.crashed()
+		p.gb = gb
+		p0 = gb.b.Topic(0, "t").Partition(0)
+		gb.advance(61 * time.Second)
+		if got := gb.committed(p0); got != "a b " {
+			t.Errorf("%v ahead, after the timeout: %q", off, got)
+		}
+		if err := p.end(true, false); !errors.Is(err, ErrProducerFenced) {
+			t.Errorf("%v ahead: a commit after the timeout: %v", off, err)
+		}
+	}
+}
