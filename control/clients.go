@@ -5,8 +5,12 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/meta"
 )
 
 // Connections are those of all loops.
@@ -62,8 +66,44 @@ func (c *clientService) visit(ctx context.Context, at broker.RowPlace, n int, ki
 	})
 }
 
-// List goes through the connections.
+// List goes through the connections of this node, and then through those of the others, one after the other.
 func (c *clientService) List(ctx context.Context, r *api.ListClientsRequest) (*api.ListClientsResponse, error) {
+	others := c.s.others(ctx)
+	if len(others) == 0 {
+		return c.list(ctx, r)
+	}
+	node, inner, err := c.s.nodeOf(r.PageToken)
+	if err != nil {
+		return nil, err
+	}
+	r = &api.ListClientsRequest{PageSize: r.PageSize, PageToken: inner, Contains: r.Contains, User: r.User, Protocol: r.Protocol, Remote: r.Remote}
+	out, err := c.listOf(ctx, node, r)
+	if err != nil {
+		return nil, err
+	}
+	switch next := after(others, node, c.s.o.Node); {
+	case len(out.NextPageToken) > 0:
+		out.NextPageToken = c.s.nodeToken(node, out.NextPageToken)
+	case next != 0:
+		out.NextPageToken = c.s.nodeToken(next, nil)
+	}
+	return out, nil
+}
+
+// listOf gives a page of one node. One that does not answer is named in it.
+func (c *clientService) listOf(ctx context.Context, node meta.NodeID, r *api.ListClientsRequest) (*api.ListClientsResponse, error) {
+	if node == 0 || node == c.s.o.Node {
+		return c.list(ctx, r)
+	}
+	out, err := askFor[*api.ListClientsResponse](ctx, c.s, node, "/sluice.control.v1.Clients/List", r)
+	if status.Code(err) == codes.Unavailable {
+		return &api.ListClientsResponse{NotAsked: []uint32{uint32(node)}}, nil
+	}
+	return out, err
+}
+
+// list gives a page of this node.
+func (c *clientService) list(ctx context.Context, r *api.ListClientsRequest) (*api.ListClientsResponse, error) {
 	size, err := sizeOf(r.PageSize)
 	if err != nil {
 		return nil, err
@@ -84,7 +124,7 @@ func (c *clientService) List(ctx context.Context, r *api.ListClientsRequest) (*a
 			return nil, err
 		}
 		for i := range some.list {
-			out.Clients = append(out.Clients, shownClient(&some.list[i]))
+			out.Clients = append(out.Clients, c.s.shownClient(&some.list[i]))
 		}
 		seen, at = seen+n, some.next
 		if some.end {
@@ -102,12 +142,15 @@ func hasPrefix(s, prefix string) bool {
 	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-func shownClient(i *broker.ClientInfo) *api.Client {
+func (s *Server) shownClient(i *broker.ClientInfo) *api.Client {
 	out := &api.Client{Connection: i.Connection, Id: text(i.ClientID), User: text(i.User), Source: i.Source, Listener: i.Listener, Protocol: i.Protocol,
 		Tls: i.TLS, Kept: i.Kept, SinceMs: i.Since, BytesIn: i.BytesIn, BytesOut: i.BytesOut, InFlight: int64(i.InFlight),
 		QueuedMessages: int64(i.QueuedMessages), QueuedBytes: int64(i.QueuedBytes)}
 	if i.Remote.IsValid() {
 		out.Remote = i.Remote.String()
+	}
+	if s.o.Peers != nil {
+		out.Node = uint32(s.o.Node)
 	}
 	return out
 }
@@ -140,22 +183,51 @@ func (c *clientService) all(ctx context.Context, kick bool, want func(*broker.Cl
 	return list, kicked, nil
 }
 
-// Describe shows the connections of a client.
+// Describe shows the connections of a client, wherever they are.
 func (c *clientService) Describe(ctx context.Context, r *api.DescribeClientRequest) (*api.DescribeClientResponse, error) {
 	what, want, err := which("describe", r.Id, r.Connection)
 	if err != nil {
 		return nil, err
 	}
-	list, _, err := c.all(ctx, false, want)
+	out := &api.DescribeClientResponse{}
+	here, others, err := c.s.where(ctx, what, r.Connection, r.Node)
 	if err != nil {
 		return nil, err
 	}
-	if len(list) == 0 {
-		return nil, missing("%s: it is not connected; sluice client list shows who is, sluice session list whose session is kept", what)
+	if here {
+		if err := c.describe(ctx, want, out); err != nil {
+			return nil, err
+		}
 	}
-	out := &api.DescribeClientResponse{}
+	for _, node := range others {
+		some, err := askFor[*api.DescribeClientResponse](ctx, c.s, node, "/sluice.control.v1.Clients/Describe", r)
+		switch status.Code(err) { //nolint:exhaustive // all others are the answer
+		case codes.OK:
+			out.Clients = append(out.Clients, some.Clients...)
+			if out.Session == nil {
+				out.Session, out.Subscriptions = some.Session, some.Subscriptions
+			}
+		case codes.NotFound:
+		case codes.Unavailable:
+			out.NotAsked = append(out.NotAsked, uint32(node))
+		default:
+			return nil, err
+		}
+	}
+	if len(out.Clients) == 0 {
+		return nil, nobody(out.NotAsked, "%s: it is not connected; sluice client list shows who is, sluice session list whose session is kept", what)
+	}
+	return out, nil
+}
+
+// describe adds the connections of this node.
+func (c *clientService) describe(ctx context.Context, want func(*broker.ClientInfo) bool, out *api.DescribeClientResponse) error {
+	list, _, err := c.all(ctx, false, want)
+	if err != nil {
+		return err
+	}
 	for i := range list {
-		out.Clients = append(out.Clients, shownClient(&list[i]))
+		out.Clients = append(out.Clients, c.s.shownClient(&list[i]))
 		if list[i].Kept && out.Session == nil {
 			if info, ok := c.s.o.Broker.Session(tenant, list[i].ClientID); ok {
 				out.Session = shownSession(&info)
@@ -163,21 +235,39 @@ func (c *clientService) Describe(ctx context.Context, r *api.DescribeClientReque
 			}
 		}
 	}
-	return out, nil
+	return nil
 }
 
-// Kick ends the connections of a client.
+// Kick ends the connections of a client, wherever they are.
 func (c *clientService) Kick(ctx context.Context, r *api.KickClientRequest) (*api.KickClientResponse, error) {
 	what, want, err := which("kick", r.Id, r.Connection)
 	if err != nil {
 		return nil, err
 	}
-	_, kicked, err := c.all(ctx, true, want)
+	here, others, err := c.s.where(ctx, what, r.Connection, r.Node)
 	if err != nil {
 		return nil, err
 	}
-	if kicked == 0 {
-		return nil, missing("%s: it is not connected; sluice client list shows who is", what)
+	out := &api.KickClientResponse{}
+	if here {
+		if _, out.Kicked, err = c.all(ctx, true, want); err != nil {
+			return nil, err
+		}
 	}
-	return &api.KickClientResponse{Kicked: kicked}, nil
+	for _, node := range others {
+		some, err := askFor[*api.KickClientResponse](ctx, c.s, node, "/sluice.control.v1.Clients/Kick", r)
+		switch status.Code(err) { //nolint:exhaustive // all others are the answer
+		case codes.OK:
+			out.Kicked += some.Kicked
+		case codes.NotFound:
+		case codes.Unavailable:
+			out.NotAsked = append(out.NotAsked, uint32(node))
+		default:
+			return nil, err
+		}
+	}
+	if out.Kicked == 0 {
+		return nil, nobody(out.NotAsked, "%s: it is not connected; sluice client list shows who is", what)
+	}
+	return out, nil
 }

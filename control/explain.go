@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/control/api"
 )
@@ -62,41 +65,73 @@ func (e *explainService) explain(ctx context.Context, at broker.RowPlace, want f
 	return f.list, f.next, f.end, err
 }
 
-// ExplainClient shows what holds a client.
+// ExplainClient shows what holds a client, wherever it is connected.
 func (e *explainService) ExplainClient(ctx context.Context, r *api.ExplainClientRequest) (*api.ExplainClientResponse, error) {
 	what, want, err := which("explain", r.Id, r.Connection)
 	if err != nil {
 		return nil, err
 	}
+	here, others, err := e.s.where(ctx, what, r.Connection, r.Node)
+	if err != nil {
+		return nil, err
+	}
 	out := &api.ExplainClientResponse{}
-	kept := r.Id
+	if here {
+		if err := e.explainHere(ctx, r.Id, want, out); err != nil {
+			return nil, err
+		}
+	}
+	for _, node := range others {
+		some, err := askFor[*api.ExplainClientResponse](ctx, e.s, node, "/sluice.control.v1.Explanations/ExplainClient", r)
+		switch status.Code(err) { //nolint:exhaustive // all others are the answer
+		case codes.OK:
+			out.Connections = append(out.Connections, some.Connections...)
+			if some.Session != nil {
+				out.Session, out.SessionDropped, out.Holders = some.Session, some.SessionDropped, some.Holders
+			}
+		case codes.NotFound:
+		case codes.Unavailable:
+			out.NotAsked = append(out.NotAsked, uint32(node))
+		default:
+			return nil, err
+		}
+	}
+	if len(out.Connections) == 0 && out.Session == nil {
+		return nil, nobody(out.NotAsked, "%s: it is not connected, and has no session that is kept; sluice client list shows who is connected", what)
+	}
+	return out, nil
+}
+
+// explainHere adds the connections of this node, and the session if this node leads.
+func (e *explainService) explainHere(ctx context.Context, kept string, want func(*broker.ClientInfo) bool, out *api.ExplainClientResponse) error {
 	var at broker.RowPlace
 	for end := false; !end; {
 		var list []explained
+		var err error
 		if list, at, end, err = e.explain(ctx, at, want); err != nil {
-			return nil, err
+			return err
 		}
 		for i := range list {
 			if x := &list[i]; len(out.Connections) < detailRows {
 				if x.info.Kept {
 					kept = x.info.ClientID
 				}
-				out.Connections = append(out.Connections, shownExplanation(x))
+				out.Connections = append(out.Connections, e.s.shownExplanation(x))
 			}
 		}
 	}
-	if kept != "" {
-		if info, ok := e.s.o.Broker.Session(tenant, kept); ok {
-			out.Session, out.SessionDropped = shownSession(&info), shownDrops(info.Dropped)
-			if len(out.Connections) == 0 {
-				out.Holders = away(&info, time.Now())
-			}
+	if e.s.o.Peers != nil {
+		if _, elsewhere := e.s.o.Peers.Leader(); elsewhere {
+			return nil
 		}
 	}
-	if len(out.Connections) == 0 && out.Session == nil {
-		return nil, missing("%s: it is not connected, and has no session that is kept; sluice client list shows who is connected", what)
+	if info, ok := e.s.o.Broker.Session(tenant, kept); ok && kept != "" {
+		out.Session, out.SessionDropped = shownSession(&info), shownDrops(info.Dropped)
+		if len(out.Connections) == 0 {
+			out.Holders = away(&info, time.Now())
+		}
 	}
-	return out, nil
+	return nil
 }
 
 // away is what holds a session without a connection.
@@ -112,20 +147,20 @@ func away(s *broker.SessionInfo, now time.Time) []*api.Holder {
 	return []*api.Holder{{Kind: "away", Why: text}}
 }
 
-func shownExplanation(x *explained) *api.ClientExplanation {
-	s, w := &x.state, &x.state.Core
-	out := &api.ClientExplanation{Client: shownClient(&x.info), Holders: judge(&x.info, s, x.delay), ReceiveMax: int64(s.ReceiveMax), Window: int64(s.Window),
-		SilentUs: s.Silent.Microseconds(), OutBytes: int64(s.OutBytes), OutBound: int64(s.OutBound), StalledUs: s.Stalled.Microseconds(),
-		Unanswered: int64(s.Unanswered), SendOwedUs: s.SendOwed.Microseconds(), ReadOwedUs: s.ReadOwed.Microseconds(), Commits: int64(w.Commits),
+func (s *Server) shownExplanation(x *explained) *api.ClientExplanation {
+	c, w := &x.state, &x.state.Core
+	out := &api.ClientExplanation{Client: s.shownClient(&x.info), Holders: judge(&x.info, c, x.delay), ReceiveMax: int64(c.ReceiveMax), Window: int64(c.Window),
+		SilentUs: c.Silent.Microseconds(), OutBytes: int64(c.OutBytes), OutBound: int64(c.OutBound), StalledUs: c.Stalled.Microseconds(),
+		Unanswered: int64(c.Unanswered), SendOwedUs: c.SendOwed.Microseconds(), ReadOwedUs: c.ReadOwed.Microseconds(), Commits: int64(w.Commits),
 		Behind: w.Behind, Resend: int64(w.Resend), Reading: int64(w.Reading), Granting: int64(w.Granting), Retained: int64(w.Retained),
-		Replays: int64(w.Replays), Pressure: pressureName(s.Pressure), Dropped: shownDrops(s.Dropped), LoopDelayUs: x.delay.Microseconds()}
+		Replays: int64(w.Replays), Pressure: pressureName(c.Pressure), Dropped: shownDrops(c.Dropped), LoopDelayUs: x.delay.Microseconds()}
 	if w.Storage != nil {
 		out.Storage = plainError(w.Storage)
 	}
-	for _, p := range s.NotRead {
+	for _, p := range c.NotRead {
 		out.NotRead = append(out.NotRead, p.String())
 	}
-	if n := s.Network; n != nil {
+	if n := c.Network; n != nil {
 		out.Network = &api.Network{Unsent: int64(n.Unsent), Full: n.Full, Repeats: int32(n.Repeats), RttUs: n.RTT.Microseconds()}
 	}
 	return out

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // refusals bounds how many lines are written in a second.
@@ -93,6 +94,10 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	defer func() { <-s.work }()
+	ctx = context.WithValue(ctx, callerKey{}, who)
+	if leader, ok := s.elsewhere(info.FullMethod); ok {
+		return s.forward(ctx, leader, info.FullMethod, req.(proto.Message))
+	}
 	if rules[info.FullMethod].changes {
 		return s.changing(ctx, who, info.FullMethod, req, handle)
 	}
@@ -103,9 +108,12 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	ctx, method := ss.Context(), info.FullMethod
 	who, err := s.admit(ctx, method)
+	leader, elsewhere := s.elsewhere(method)
 	switch {
 	case err != nil:
 		s.refusedChange(ctx, who, method, nil, err)
+	case elsewhere:
+		err = status.Errorf(codes.FailedPrecondition, "%s is for node %d, which leads: ask it by --server", methodName(method), leader)
 	case rules[method].changes:
 		s.log.Info("control", "method", method, "principal", who.name, "role", who.role.String(), "remote", remote(ctx), "code", "begins")
 		c := &changingStream{ServerStream: ss, s: s, caller: who, method: method}

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/meta"
 )
 
 // Pages.
@@ -72,6 +73,37 @@ func (s *Server) place(token []byte) (broker.RowPlace, error) {
 	var part, row uint64
 	err := s.untoken(token, &part, &row)
 	return broker.RowPlace{Part: int(part), Row: int(row)}, err
+}
+
+// nodeToken is where a listing of several nodes goes on: inner is that node's own token, empty for its first page.
+func (s *Server) nodeToken(node meta.NodeID, inner []byte) []byte {
+	return append(s.token(uint64(node)), inner...)
+}
+
+// nodeOf reads a nodeToken; node is 0 for the first page.
+func (s *Server) nodeOf(token []byte) (node meta.NodeID, inner []byte, err error) {
+	if len(token) == 0 {
+		return 0, nil, nil
+	}
+	n := 1 // of the bytes of the number, as binary.Uvarint reads them
+	for 8+n < len(token) && n < binary.MaxVarintLen16 && token[8+n-1]&0x80 != 0 {
+		n++
+	}
+	var id uint64
+	if err := s.untoken(token[:min(8+n, len(token))], &id); err != nil {
+		return 0, nil, err
+	}
+	return meta.NodeID(id), token[8+n:], nil
+}
+
+// after is the node whose turn is behind another's: own is first, then others, which are sorted. 0: that was the last.
+func after(others []meta.NodeID, node, own meta.NodeID) meta.NodeID {
+	for _, next := range others {
+		if node == 0 || node == own || next > node {
+			return next
+		}
+	}
+	return 0
 }
 
 // pageOf sorts a list of at most some thousands by key and gives those behind the token, up to size.

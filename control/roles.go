@@ -51,6 +51,8 @@ type rule struct {
 	least   Role // who may call it
 	changes bool // something that outlives the call
 	open    bool // to everybody, without saying who he is
+	led     bool // of several nodes the one that leads answers it: it alone has what is asked about
+	spread  bool // each of several nodes answers for what it has
 }
 
 var (
@@ -84,6 +86,13 @@ var rules = func() map[string]rule {
 		"Shards":       {"Status": view, "Move": operate, "ElectUnclean": govern},
 	} {
 		for method, r := range methods {
+			switch service {
+			case "Clients":
+				r.spread = true
+			case "Topics", "Groups", "Sessions", "Subscriptions", "Explanations":
+				r.spread = method == "ExplainClient"
+				r.led = !r.spread
+			}
 			all["/sluice.control.v1."+service+"/"+method] = r
 		}
 	}
@@ -183,6 +192,9 @@ type caller struct {
 
 // identify finds out who calls. Its error says how to say so.
 func (s *Server) identify(ctx context.Context) (caller, error) {
+	if c, ok := ctx.Value(forwardedKey{}).(caller); ok {
+		return c, nil // the node that took the call has found it out
+	}
 	ps := s.o.Principals()
 	if len(ps.list) == 0 {
 		if fromLoopback(ctx) {

@@ -52,6 +52,7 @@ type Options struct {
 	Tier        Tier   // nil: the node has no store
 	Nodes       Nodes  // nil: the node is alone
 	Shards      Shards // likewise
+	Peers       Peers  // likewise
 	Node        meta.NodeID
 	Logger      *slog.Logger // nil: slog.Default
 	// Principals are who may call; it is asked at each call. nil: whoever is on loopback may everything.
@@ -94,7 +95,8 @@ type Server struct {
 	}
 	serving  sync.WaitGroup
 	services []service
-	calls    sync.WaitGroup // that do not come by gRPC
+	methods  map[string]*route // by the name that gRPC has
+	calls    sync.WaitGroup    // that do not come by gRPC
 }
 
 // New makes a control plane that listens nowhere yet.
@@ -104,7 +106,10 @@ func New(o Options) *Server {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
-	s.audit, s.services = newAuditFile(s.log), servicesOf(s)
+	s.audit, s.services, s.methods = newAuditFile(s.log), servicesOf(s), make(map[string]*route)
+	for _, r := range routes(s.services) {
+		s.methods[r.method] = r
+	}
 	if s.o.Called == nil {
 		s.o.Called = func(string, string, time.Duration) {}
 	}

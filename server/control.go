@@ -25,7 +25,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}
 	if s.node.cluster != nil {
-		o.Nodes, o.Shards = s.node.cluster, s.node.member
+		o.Nodes, o.Shards, o.Peers = s.node.cluster, s.node.member, s.node.member.calls
 	}
 	o.Called = s.countCalls()
 	secure := s.cfg.Load().TLSSet()
@@ -38,6 +38,9 @@ func (s *Server) startControl(addrs config.Addrs) error {
 	}
 	s.control.SetAudit(s.cfg.Load().Control.Audit, s.cfg.Load().Control.AuditRequired)
 	s.countAudit()
+	if s.node.cluster != nil {
+		s.node.member.calls.server.Store(s.control)
+	}
 	for _, a := range addrs {
 		loopback := config.Loopback(a)
 		addr, err := s.control.Listen(a, loopback)

@@ -29,6 +29,7 @@ type member struct {
 	control  *cluster.Controller
 	kafka    *kafkaCluster
 	asks     *kafkaLeader
+	calls    *controlPeers
 	seeds    *seeds
 
 	mu struct {
@@ -55,6 +56,8 @@ func (m *member) join(mesh *link.Mesh) {
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
 	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}
 	m.asks.serve()
+	m.calls = &controlPeers{mesh: mesh, member: m, catalog: n.catalog.Catalog}
+	m.calls.serve()
 	m.serveSeeds(mesh)
 }
 

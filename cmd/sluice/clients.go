@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,17 +29,33 @@ type clientRow struct {
 	InFlight       int64  `json:"in_flight" yaml:"in_flight"`
 	QueuedMessages int64  `json:"queued_messages" yaml:"queued_messages"`
 	QueuedBytes    int64  `json:"queued_bytes" yaml:"queued_bytes"`
+	Node           uint32 `json:"node,omitempty" yaml:"node,omitempty"`
 }
 
 func clientRowOf(c *api.Client) clientRow {
 	return clientRow{c.Id, c.Connection, c.User, c.Source, c.Remote, c.Listener, c.Protocol, c.Tls, c.Kept, stamp(c.SinceMs), c.BytesIn, c.BytesOut,
-		c.InFlight, c.QueuedMessages, c.QueuedBytes}
+		c.InFlight, c.QueuedMessages, c.QueuedBytes, c.Node}
+}
+
+// at is a connection's number, behind that of its node where there are several.
+func (c *clientRow) at() string {
+	if c.Node == 0 {
+		return number(c.Connection)
+	}
+	return number(int64(c.Node)) + "/" + number(c.Connection)
+}
+
+// notAsked says on stderr what nodes are missing from an answer.
+func notAsked(cmd *cobra.Command, nodes []uint32) {
+	for _, n := range nodes {
+		fmt.Fprintf(cmd.ErrOrStderr(), "node %d did not answer: what it has is missing\n", n)
+	}
 }
 
 var clientHeader = []string{"ID", "CONNECTION", "USER", "ADDRESS", "PROTOCOL", "SINCE", "IN", "OUT", "IN FLIGHT", "QUEUED"}
 
 func (c *clientRow) cells() []string {
-	return []string{orDash(c.ID), number(c.Connection), orDash(c.User), orDash(c.Remote), c.Protocol, c.Since, sizeText(int64(c.BytesIn)),
+	return []string{orDash(c.ID), c.at(), orDash(c.User), orDash(c.Remote), c.Protocol, c.Since, sizeText(int64(c.BytesIn)),
 		sizeText(int64(c.BytesOut)), number(c.InFlight), number(c.QueuedMessages)}
 }
 
@@ -70,6 +87,7 @@ func clientList(f *controlFlags) *cobra.Command {
 					if err != nil {
 						return nil, nil, err
 					}
+					notAsked(cmd, resp.NotAsked)
 					return each(resp.Clients, clientRowOf), resp.NextPageToken, nil
 				})
 			})
@@ -86,22 +104,46 @@ func clientList(f *controlFlags) *cobra.Command {
 	return c
 }
 
+// whose is a client, or one connection of a node; a node of 0 is the one that is asked.
+type whose struct {
+	id         string
+	connection uint64
+	node       uint32
+}
+
 // clientOrConnection reads CLIENT or --connection.
-func clientOrConnection(c *cobra.Command) (read func(args []string) (id string, connection uint64, err error)) {
-	var connection uint64
-	c.Flags().Uint64Var(&connection, "connection", 0, "in place of CLIENT: one connection, by its number in `sluice client list`")
+func clientOrConnection(c *cobra.Command) (read func(args []string) (whose, error)) {
+	var connection string
+	c.Flags().StringVar(&connection, "connection", "", "in place of CLIENT: one connection, by its number in `sluice client list`, NODE/NUMBER where there are several nodes")
 	_ = c.RegisterFlagCompletionFunc("connection", cobra.NoFileCompletions)
-	return func(args []string) (string, uint64, error) {
+	return func(args []string) (w whose, err error) {
 		switch {
-		case len(args) == 0 && connection == 0:
-			return "", 0, misused("CLIENT is missing, or --connection")
-		case len(args) == 1 && connection != 0:
-			return "", 0, misused("give CLIENT or --connection, not both")
+		case len(args) == 0 && connection == "":
+			return w, misused("CLIENT is missing, or --connection")
+		case len(args) == 1 && connection != "":
+			return w, misused("give CLIENT or --connection, not both")
 		case len(args) == 1:
-			return args[0], 0, nil
+			return whose{id: args[0]}, nil
 		}
-		return "", connection, nil
+		w.node, w.connection, err = parseConnection(connection)
+		return w, err
 	}
+}
+
+// parseConnection reads NUMBER or NODE/NUMBER.
+func parseConnection(text string) (node uint32, connection uint64, err error) {
+	name, rest, ok := strings.Cut(text, "/")
+	if ok {
+		n, err := strconv.ParseUint(name, 10, 32)
+		if err != nil || n == 0 {
+			return 0, 0, misused("--connection %s: %q is no node's number", text, name)
+		}
+		node, text = uint32(n), rest
+	}
+	if connection, err = strconv.ParseUint(text, 10, 64); err != nil || connection == 0 {
+		return 0, 0, misused("--connection: %q is no connection's number", text)
+	}
+	return node, connection, nil
 }
 
 func clientDescribe(f *controlFlags) *cobra.Command {
@@ -110,15 +152,16 @@ func clientDescribe(f *controlFlags) *cobra.Command {
 	}
 	read := clientOrConnection(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		id, connection, err := read(args)
+		w, err := read(args)
 		if err != nil {
 			return err
 		}
 		return f.call(cmd, func(k *controlCall) error {
-			d, err := ask(k, api.NewClientsClient(k).Describe, &api.DescribeClientRequest{Id: id, Connection: connection})
+			d, err := ask(k, api.NewClientsClient(k).Describe, &api.DescribeClientRequest{Id: w.id, Connection: w.connection, Node: w.node})
 			if err != nil {
 				return err
 			}
+			notAsked(cmd, d.NotAsked)
 			return f.describeClient(cmd, d)
 		})
 	}
@@ -142,7 +185,7 @@ func (f *controlFlags) describeClient(cmd *cobra.Command, d *api.DescribeClientR
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		err := f.output.write(w, nil, [][]string{{"client", plain(orDash(c.ID))}, {"connection", number(c.Connection)}, {"user", plain(orDash(c.User))},
+		err := f.output.write(w, nil, [][]string{{"client", plain(orDash(c.ID))}, {"connection", c.at()}, {"user", plain(orDash(c.User))},
 			{"came in by", orDash(c.Source)}, {"address", orDash(c.Remote)}, {"listener", c.Listener}, {"protocol", c.Protocol}, {"TLS", strconv.FormatBool(c.TLS)},
 			{"session kept", strconv.FormatBool(c.Kept)}, {"since", c.Since}, {"bytes in", sizeText(int64(c.BytesIn))}, {"bytes out", sizeText(int64(c.BytesOut))},
 			{"in flight", number(c.InFlight)}, {"queued", number(c.QueuedMessages) + ", " + sizeText(c.QueuedBytes)}})
@@ -167,13 +210,14 @@ func clientKick(f *controlFlags) *cobra.Command {
 	}
 	read := clientOrConnection(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		id, connection, err := read(args)
+		w, err := read(args)
 		if err != nil {
 			return err
 		}
 		return f.call(cmd, func(k *controlCall) error {
-			r, err := ask(k, api.NewClientsClient(k).Kick, &api.KickClientRequest{Id: id, Connection: connection})
+			r, err := ask(k, api.NewClientsClient(k).Kick, &api.KickClientRequest{Id: w.id, Connection: w.connection, Node: w.node})
 			if err == nil {
+				notAsked(cmd, r.NotAsked)
 				fmt.Fprintf(cmd.OutOrStdout(), "kicked %d %s\n", r.Kicked, plural(r.Kicked, "connection"))
 			}
 			return err

@@ -19,7 +19,7 @@ func init() { register(newExplainCommand) }
 type explainFlags struct {
 	*controlFlags
 	client, message, topic string
-	connection             uint64
+	connection             string
 	user, host             string // with topic: as whom and from where
 }
 
@@ -44,7 +44,7 @@ func newExplainCommand() *cobra.Command {
 	fs.StringVar(&f.client, "client", "", "the client with this id; with --topic, who publishes")
 	fs.StringVar(&f.topic, "topic", "", "messages to this MQTT topic")
 	fs.StringVar(&f.message, "message", "", "the messages whose user property trace has this value, or the one with this number in a trace: #17")
-	fs.Uint64Var(&f.connection, "connection", 0, "in place of --client: one connection, by its number in `sluice client list`")
+	fs.StringVar(&f.connection, "connection", "", "in place of --client: one connection, by its number in `sluice client list`, NODE/NUMBER where there are several nodes")
 	fs.StringVar(&f.user, "user", "", "with --topic: as whom it is published (default: as who comes in without credentials)")
 	fs.StringVar(&f.host, "host", "", "with --topic: from which address (default: 127.0.0.1)")
 	_ = c.RegisterFlagCompletionFunc("client", f.complete(0, completeClients))
@@ -57,7 +57,7 @@ func newExplainCommand() *cobra.Command {
 // run finds out what is asked about.
 func (f *explainFlags) run(cmd *cobra.Command) error {
 	n := 0
-	for _, set := range []bool{f.client != "" && f.topic == "", f.connection != 0, f.message != "", f.topic != ""} {
+	for _, set := range []bool{f.client != "" && f.topic == "", f.connection != "", f.message != "", f.topic != ""} {
 		if set {
 			n++
 		}
@@ -67,6 +67,13 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 		return misused("give --client, --connection, --topic or --message")
 	case f.topic == "" && f.user+f.host != "":
 		return misused("--user and --host go with --topic")
+	}
+	q := &api.ExplainClientRequest{Id: f.client}
+	if f.connection != "" {
+		var err error
+		if q.Node, q.Connection, err = parseConnection(f.connection); err != nil {
+			return err
+		}
 	}
 	return f.call(cmd, func(k *controlCall) error {
 		e := api.NewExplanationsClient(k)
@@ -80,10 +87,11 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 			}
 			return f.explainTopic(cmd.OutOrStdout(), f.topic, r)
 		}
-		r, err := ask(k, e.ExplainClient, &api.ExplainClientRequest{Id: f.client, Connection: f.connection})
+		r, err := ask(k, e.ExplainClient, q)
 		if err != nil {
 			return err
 		}
+		notAsked(cmd, r.NotAsked)
 		return f.explainClient(cmd.OutOrStdout(), r)
 	})
 }
@@ -237,7 +245,7 @@ func heldBy(lines [][]string, list []holderRow) [][]string {
 // lines describe it: only what says something.
 func (r *heldRow) lines() [][]string {
 	c := &r.Client
-	lines := append(heldBy(nil, r.HeldBy), []string{"client", plain(orDash(c.ID))}, []string{"connection", number(c.Connection) + ", " + c.Protocol + ", since " + c.Since},
+	lines := append(heldBy(nil, r.HeldBy), []string{"client", plain(orDash(c.ID))}, []string{"connection", c.at() + ", " + c.Protocol + ", since " + c.Since},
 		[]string{"from", orDash(c.Remote) + " by " + c.Listener + ", as " + plain(orDash(c.User)) + " (" + orDash(c.Source) + ")"})
 	add := func(show bool, name, format string, args ...any) {
 		if show {

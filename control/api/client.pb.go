@@ -72,7 +72,7 @@ func (ListSessionsRequest_State) EnumDescriptor() ([]byte, []int) {
 
 type Client struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	Connection     uint64                 `protobuf:"varint,1,opt,name=connection,proto3" json:"connection,omitempty"` // unique in this run of the node
+	Connection     uint64                 `protobuf:"varint,1,opt,name=connection,proto3" json:"connection,omitempty"` // unique in this run of the node that has it
 	Id             string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`                  // the client's identifier; Kafka's need not be unique
 	User           string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
 	Source         string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"` // what vouched for the user: "password", "certificate", "anonymous", a SASL mechanism
@@ -87,6 +87,7 @@ type Client struct {
 	InFlight       int64                  `protobuf:"varint,13,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`                   // MQTT: messages sent and not acknowledged; Kafka: requests not answered
 	QueuedMessages int64                  `protobuf:"varint,14,opt,name=queued_messages,json=queuedMessages,proto3" json:"queued_messages,omitempty"` // that wait in memory; what waits in the log is the session's
 	QueuedBytes    int64                  `protobuf:"varint,15,opt,name=queued_bytes,json=queuedBytes,proto3" json:"queued_bytes,omitempty"`
+	Node           uint32                 `protobuf:"varint,16,opt,name=node,proto3" json:"node,omitempty"` // that has the connection, of several; an MQTT client is with the one that leads, by whichever it came in
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -226,6 +227,13 @@ func (x *Client) GetQueuedBytes() int64 {
 	return 0
 }
 
+func (x *Client) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
 type ListClientsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PageSize      int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"` // 0: 500; at most 1000
@@ -312,8 +320,9 @@ func (x *ListClientsRequest) GetRemote() string {
 
 type ListClientsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Clients       []*Client              `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	Clients       []*Client              `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"` // those of the node that is asked come first
 	NextPageToken []byte                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	NotAsked      []uint32               `protobuf:"varint,3,rep,packed,name=not_asked,json=notAsked,proto3" json:"not_asked,omitempty"` // nodes that did not answer: their clients are missing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -362,10 +371,18 @@ func (x *ListClientsResponse) GetNextPageToken() []byte {
 	return nil
 }
 
+func (x *ListClientsResponse) GetNotAsked() []uint32 {
+	if x != nil {
+		return x.NotAsked
+	}
+	return nil
+}
+
 type DescribeClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Connection    uint64                 `protobuf:"varint,2,opt,name=connection,proto3" json:"connection,omitempty"` // in place of id
+	Node          uint32                 `protobuf:"varint,3,opt,name=node,proto3" json:"node,omitempty"`             // with connection: that has it; 0: the one that is asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,11 +431,19 @@ func (x *DescribeClientRequest) GetConnection() uint64 {
 	return 0
 }
 
+func (x *DescribeClientRequest) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
 type DescribeClientResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Clients       []*Client              `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`             // 1000 at most
-	Session       *Session               `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`             // if it is kept
-	Subscriptions []*Subscription        `protobuf:"bytes,3,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"` // of a kept session, 1000 at most
+	Clients       []*Client              `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`                           // 1000 at most
+	Session       *Session               `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`                           // if it is kept
+	Subscriptions []*Subscription        `protobuf:"bytes,3,rep,name=subscriptions,proto3" json:"subscriptions,omitempty"`               // of a kept session, 1000 at most
+	NotAsked      []uint32               `protobuf:"varint,4,rep,packed,name=not_asked,json=notAsked,proto3" json:"not_asked,omitempty"` // nodes that did not answer: they may have more of its connections
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,10 +499,18 @@ func (x *DescribeClientResponse) GetSubscriptions() []*Subscription {
 	return nil
 }
 
+func (x *DescribeClientResponse) GetNotAsked() []uint32 {
+	if x != nil {
+		return x.NotAsked
+	}
+	return nil
+}
+
 type KickClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Connection    uint64                 `protobuf:"varint,2,opt,name=connection,proto3" json:"connection,omitempty"` // in place of id
+	Node          uint32                 `protobuf:"varint,3,opt,name=node,proto3" json:"node,omitempty"`             // with connection: that has it; 0: the one that is asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -526,9 +559,17 @@ func (x *KickClientRequest) GetConnection() uint64 {
 	return 0
 }
 
+func (x *KickClientRequest) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
 type KickClientResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kicked        int64                  `protobuf:"varint,1,opt,name=kicked,proto3" json:"kicked,omitempty"` // connections
+	Kicked        int64                  `protobuf:"varint,1,opt,name=kicked,proto3" json:"kicked,omitempty"`                            // connections
+	NotAsked      []uint32               `protobuf:"varint,2,rep,packed,name=not_asked,json=notAsked,proto3" json:"not_asked,omitempty"` // nodes that did not answer: they may have more of its connections
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,6 +609,13 @@ func (x *KickClientResponse) GetKicked() int64 {
 		return x.Kicked
 	}
 	return 0
+}
+
+func (x *KickClientResponse) GetNotAsked() []uint32 {
+	if x != nil {
+		return x.NotAsked
+	}
+	return nil
 }
 
 type Session struct {
@@ -1434,7 +1482,7 @@ var File_client_proto protoreflect.FileDescriptor
 
 const file_client_proto_rawDesc = "" +
 	"\n" +
-	"\fclient.proto\x12\x11sluice.control.v1\"\x96\x03\n" +
+	"\fclient.proto\x12\x11sluice.control.v1\"\xaa\x03\n" +
 	"\x06Client\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\x04R\n" +
@@ -1453,7 +1501,8 @@ const file_client_proto_rawDesc = "" +
 	"\tbytes_out\x18\f \x01(\x04R\bbytesOut\x12\x1b\n" +
 	"\tin_flight\x18\r \x01(\x03R\binFlight\x12'\n" +
 	"\x0fqueued_messages\x18\x0e \x01(\x03R\x0equeuedMessages\x12!\n" +
-	"\fqueued_bytes\x18\x0f \x01(\x03R\vqueuedBytes\"\xb4\x01\n" +
+	"\fqueued_bytes\x18\x0f \x01(\x03R\vqueuedBytes\x12\x12\n" +
+	"\x04node\x18\x10 \x01(\rR\x04node\"\xb4\x01\n" +
 	"\x12ListClientsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1461,26 +1510,31 @@ const file_client_proto_rawDesc = "" +
 	"\bcontains\x18\x03 \x01(\tR\bcontains\x12\x12\n" +
 	"\x04user\x18\x04 \x01(\tR\x04user\x12\x1a\n" +
 	"\bprotocol\x18\x05 \x01(\tR\bprotocol\x12\x16\n" +
-	"\x06remote\x18\x06 \x01(\tR\x06remote\"r\n" +
+	"\x06remote\x18\x06 \x01(\tR\x06remote\"\x8f\x01\n" +
 	"\x13ListClientsResponse\x123\n" +
 	"\aclients\x18\x01 \x03(\v2\x19.sluice.control.v1.ClientR\aclients\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\fR\rnextPageToken\"G\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\fR\rnextPageToken\x12\x1b\n" +
+	"\tnot_asked\x18\x03 \x03(\rR\bnotAsked\"[\n" +
 	"\x15DescribeClientRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x02 \x01(\x04R\n" +
-	"connection\"\xca\x01\n" +
+	"connection\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\rR\x04node\"\xe7\x01\n" +
 	"\x16DescribeClientResponse\x123\n" +
 	"\aclients\x18\x01 \x03(\v2\x19.sluice.control.v1.ClientR\aclients\x124\n" +
 	"\asession\x18\x02 \x01(\v2\x1a.sluice.control.v1.SessionR\asession\x12E\n" +
-	"\rsubscriptions\x18\x03 \x03(\v2\x1f.sluice.control.v1.SubscriptionR\rsubscriptions\"C\n" +
+	"\rsubscriptions\x18\x03 \x03(\v2\x1f.sluice.control.v1.SubscriptionR\rsubscriptions\x12\x1b\n" +
+	"\tnot_asked\x18\x04 \x03(\rR\bnotAsked\"W\n" +
 	"\x11KickClientRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x02 \x01(\x04R\n" +
-	"connection\",\n" +
+	"connection\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\rR\x04node\"I\n" +
 	"\x12KickClientResponse\x12\x16\n" +
-	"\x06kicked\x18\x01 \x01(\x03R\x06kicked\"\xb8\x02\n" +
+	"\x06kicked\x18\x01 \x01(\x03R\x06kicked\x12\x1b\n" +
+	"\tnot_asked\x18\x02 \x03(\rR\bnotAsked\"\xb8\x02\n" +
 	"\aSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x1b\n" +

@@ -25,6 +25,7 @@ type ExplainClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Connection    uint64                 `protobuf:"varint,2,opt,name=connection,proto3" json:"connection,omitempty"` // in place of id
+	Node          uint32                 `protobuf:"varint,3,opt,name=node,proto3" json:"node,omitempty"`             // with connection: that has it; 0: the one that is asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -73,12 +74,20 @@ func (x *ExplainClientRequest) GetConnection() uint64 {
 	return 0
 }
 
+func (x *ExplainClientRequest) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
 type ExplainClientResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Connections    []*ClientExplanation   `protobuf:"bytes,1,rep,name=connections,proto3" json:"connections,omitempty"`                                                                                                        // 1000 at most; more than one for Kafka's clients alone
 	Session        *Session               `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`                                                                                                                // if it is kept
 	SessionDropped map[string]int64       `protobuf:"bytes,3,rep,name=session_dropped,json=sessionDropped,proto3" json:"session_dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // of what waited for it, by reason, since the node has started
 	Holders        []*Holder              `protobuf:"bytes,4,rep,name=holders,proto3" json:"holders,omitempty"`                                                                                                                // of a session whose client is not connected
+	NotAsked       []uint32               `protobuf:"varint,5,rep,packed,name=not_asked,json=notAsked,proto3" json:"not_asked,omitempty"`                                                                                      // nodes that did not answer: they may have more of its connections
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -137,6 +146,13 @@ func (x *ExplainClientResponse) GetSessionDropped() map[string]int64 {
 func (x *ExplainClientResponse) GetHolders() []*Holder {
 	if x != nil {
 		return x.Holders
+	}
+	return nil
+}
+
+func (x *ExplainClientResponse) GetNotAsked() []uint32 {
+	if x != nil {
+		return x.NotAsked
 	}
 	return nil
 }
@@ -1105,17 +1121,19 @@ var File_explain_proto protoreflect.FileDescriptor
 
 const file_explain_proto_rawDesc = "" +
 	"\n" +
-	"\rexplain.proto\x12\x11sluice.control.v1\x1a\faccess.proto\x1a\fclient.proto\"F\n" +
+	"\rexplain.proto\x12\x11sluice.control.v1\x1a\faccess.proto\x1a\fclient.proto\"Z\n" +
 	"\x14ExplainClientRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x02 \x01(\x04R\n" +
-	"connection\"\xf4\x02\n" +
+	"connection\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\rR\x04node\"\x91\x03\n" +
 	"\x15ExplainClientResponse\x12F\n" +
 	"\vconnections\x18\x01 \x03(\v2$.sluice.control.v1.ClientExplanationR\vconnections\x124\n" +
 	"\asession\x18\x02 \x01(\v2\x1a.sluice.control.v1.SessionR\asession\x12e\n" +
 	"\x0fsession_dropped\x18\x03 \x03(\v2<.sluice.control.v1.ExplainClientResponse.SessionDroppedEntryR\x0esessionDropped\x123\n" +
-	"\aholders\x18\x04 \x03(\v2\x19.sluice.control.v1.HolderR\aholders\x1aA\n" +
+	"\aholders\x18\x04 \x03(\v2\x19.sluice.control.v1.HolderR\aholders\x12\x1b\n" +
+	"\tnot_asked\x18\x05 \x03(\rR\bnotAsked\x1aA\n" +
 	"\x13SessionDroppedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\".\n" +

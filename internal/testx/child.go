@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
+	"sync/atomic"
 	"testing"
 )
 
@@ -42,13 +44,27 @@ func StartChild(t testing.TB, command []string, env ...string) *Child {
 	return &Child{cmd.Process.Pid, in, out}
 }
 
-// ClosedAddr is a TCP address of loopback where nobody listens.
+// Ports that ClosedAddr gives: below those that the system hands out to connections, or one of them could take an address before its listener, or
+// while that is down. A process has a block of its own, by its number.
+const (
+	portsFrom  = 10_000
+	portBlock  = 200
+	portBlocks = 110
+)
+
+var portsGiven atomic.Uint32
+
+// ClosedAddr is a TCP address of loopback where nobody listens. It stays free for whoever asked, until the process has asked for some 200.
 func ClosedAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	base := portsFrom + os.Getpid()%portBlocks*portBlock
+	for range portBlock {
+		at := net.JoinHostPort("127.0.0.1", strconv.Itoa(base+int(portsGiven.Add(1)%portBlock)))
+		if l, err := net.Listen("tcp", at); err == nil {
+			_ = l.Close()
+			return at
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }

@@ -101,14 +101,14 @@ func TestMosquittosBridge(t *testing.T) {
 func TestSecure(t *testing.T) {
 	cert := testx.TempCert(t)
 	dir := t.TempDir()
-	there := node(t, "[]", "listeners.mqtt.tls="+common.FreeAddress(t), "tls.cert="+cert.ServerCertFile, "tls.key="+cert.ServerKeyFile, "auth.password_file="+users(t, dir), "auth.anonymous=loopback")
+	there := node(t, "[]", "listeners.mqtt.tls="+testx.ClosedAddr(t), "tls.cert="+cert.ServerCertFile, "tls.key="+cert.ServerKeyFile, "auth.password_file="+users(t, dir), "auth.anonymous=loopback")
 	there.up()
 	secret := filepath.Join(dir, "pw")
 	if err := os.WriteFile(secret, []byte("wrong"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	bridges := fmt.Sprintf(`[{name: hq, addresses: ["mqtts://%s", "mqtts://%s"], ca: %s, user: ada, password: "file:%s", topics: [{filter: "up/#", direction: out, qos: 1}]}]`,
-		common.FreeAddress(t), there.listener("mqtt.tls"), cert.CAFile, secret)
+		testx.ClosedAddr(t), there.listener("mqtt.tls"), cert.CAFile, secret)
 	here := node(t, bridges)
 	here.up()
 	testx.Eventually(t, patience, func() bool { return strings.Contains(here.log(), "bad user name or password") }, "it is refused")

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
@@ -47,7 +48,7 @@ func (b *broker) url() string { return "mqtt://" + b.addr }
 // node makes a node with these bridges, as YAML, and does not start it.
 func node(t *testing.T, bridges string, set ...string) *broker {
 	t.Helper()
-	b := &broker{T: t, addr: common.FreeAddress(t)}
+	b := &broker{T: t, addr: testx.ClosedAddr(t)}
 	dir := t.TempDir()
 	var run *common.Broker
 	b.file = func(bridges string) {

@@ -2,8 +2,10 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -51,6 +53,7 @@ func TestThreeAreOne(t *testing.T) {
 	c := common.StartCluster(t, 3)
 	t.Run("mqtt", func(t *testing.T) { threeByMQTT(t, c) })
 	t.Run("kafka", func(t *testing.T) { threeByKafka(t, c) })
+	t.Run("control", func(t *testing.T) { threeByControl(t, c) })
 	if t.Failed() {
 		t.Log(c.Logs())
 	}
@@ -217,6 +220,96 @@ func watchGaps(t *testing.T, c *common.Cluster, stop chan struct{}) (g *gaps, wa
 		<-ended
 		<-ended
 		cl.Close()
+	}
+}
+
+// kafkaByControl: Kafka's clients are at every node, and each node knows where.
+func kafkaByControl(t *testing.T, c *common.Cluster) {
+	t.Helper()
+	for _, n := range c.Nodes {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(n.Kafka), kgo.ClientID(fmt.Sprint("kafka-at-", n.ID)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(cl.Close)
+		if err := cl.Ping(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range c.Nodes {
+		out, err := n.Run("client", "list", "--protocol", "kafka", "--output", "json")
+		var rows []struct {
+			ID               string
+			Node, Connection int
+		}
+		if err != nil || json.Unmarshal([]byte(out), &rows) != nil {
+			t.Fatal(err, out)
+		}
+		for _, other := range c.Nodes {
+			name := fmt.Sprint("kafka-at-", other.ID)
+			i := slices.IndexFunc(rows, func(r struct {
+				ID               string
+				Node, Connection int
+			}) bool {
+				return r.ID == name && r.Node == other.ID
+			})
+			if i < 0 {
+				t.Fatalf("node %d does not list %s at node %d:\n%s", n.ID, name, other.ID, out)
+			}
+			for _, command := range [][]string{{"client", "describe"}, {"explain"}} {
+				if out, err := n.Run(append(command, "--connection", fmt.Sprintf("%d/%d", other.ID, rows[i].Connection))...); err != nil || !strings.Contains(out, name) {
+					t.Errorf("%v at node %d: %v\n%s", command, n.ID, err, out)
+				}
+			}
+		}
+		if _, err := n.Run("client", "describe", "--connection", "9/1"); err == nil || !strings.Contains(err.Error(), "there is no node 9") {
+			t.Error(err)
+		}
+	}
+	if out, err := c.Nodes[0].Run("client", "kick", "kafka-at-3"); err != nil || !strings.Contains(out, "kicked") {
+		t.Error(err, out)
+	}
+}
+
+// threeByControl: every node answers for the one that leads, and what it cannot answer it says where to ask.
+func threeByControl(t *testing.T, c *common.Cluster) {
+	t.Helper()
+	leader := c.Leader()
+	kafkaByControl(t, c)
+	for _, n := range c.Nodes {
+		name := fmt.Sprint("by-control-", n.ID)
+		sub, _ := dial(t, n, name, 3600)
+		if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("of/" + name), QoS: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Run("topic", "create", name, "--partitions", "2"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.Run("topic", "create", name); err == nil || !strings.Contains(err.Error(), "exists") {
+			t.Errorf("made twice: %v", err)
+		}
+		for _, other := range c.Nodes {
+			for _, listing := range [][]string{{"client", "list"}, {"session", "list"}, {"subscription", "list"}, {"topic", "list"}} {
+				if out, err := other.Run(listing...); err != nil || !strings.Contains(out, name) {
+					t.Errorf("%v at node %d does not show %s: %v\n%s", listing, other.ID, name, err, out)
+				}
+			}
+		}
+		if out, err := n.Run("explain", "--client", name); err != nil || !strings.Contains(out, fmt.Sprintf("%d/", leader.ID)) {
+			t.Errorf("explained at node %d: %v\n%s", n.ID, err, out)
+		}
+		if _, err := n.Run("client", "kick", name); err != nil {
+			t.Error(err)
+		}
+		if _, err := sub.WaitClosed(longest); err != nil {
+			t.Errorf("kicked at node %d: %v", n.ID, err)
+		}
+		if n == leader {
+			continue
+		}
+		if _, err := n.Run("trace", "client", name, "--for", "1s"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("node %d, which leads", leader.ID)) {
+			t.Errorf("a trace at node %d: %v", n.ID, err)
+		}
 	}
 }
 

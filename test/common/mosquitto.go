@@ -16,17 +16,6 @@ import (
 // mosquittoPath is where Debian has it.
 const mosquittoPath = "/usr/sbin/mosquitto"
 
-// FreeAddress is one on loopback that nobody listens on, for brokers that come back to where they were.
-func FreeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // Mosquitto is a broker of that make, if there is one.
 type Mosquitto struct {
 	Address string
@@ -44,7 +33,7 @@ func NewMosquitto(t testing.TB, lines ...string) *Mosquitto {
 		t.Skip("there is no ", mosquittoPath)
 	}
 	dir := t.TempDir()
-	m := &Mosquitto{Address: FreeAddress(t), File: filepath.Join(dir, "mosquitto.conf"), t: t}
+	m := &Mosquitto{Address: testx.ClosedAddr(t), File: filepath.Join(dir, "mosquitto.conf"), t: t}
 	host, port, _ := net.SplitHostPort(m.Address)
 	conf := append([]string{"listener " + port + " " + host, "persistence true", "persistence_location " + dir + "/", "autosave_interval 1", "max_queued_messages 0"}, lines...)
 	if os.Getuid() == 0 {
