@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -211,6 +213,9 @@ func (a *kafkaAdmin) retry(f func() error) error {
 
 // createTopics makes the topics of the run and waits until each partition has a leader.
 func (a *kafkaAdmin) createTopics(topics []*ktopic) error {
+	if err := a.findController(); err != nil {
+		return err
+	}
 	q := kmsg.NewPtrCreateTopicsRequest()
 	q.TimeoutMillis = int32(a.r.cfg.ConnectTimeout / time.Millisecond)
 	for _, t := range topics {
@@ -235,7 +240,7 @@ func (a *kafkaAdmin) createTopics(topics []*ktopic) error {
 	return a.retry(func() error { return a.describeTopics(topics) })
 }
 
-// describeTopics learns the ids of the topics, and that every partition is led by the node that is driven.
+// describeTopics learns the ids of the topics, and goes to the node that leads all partitions.
 func (a *kafkaAdmin) describeTopics(topics []*ktopic) error {
 	q := kmsg.NewPtrMetadataRequest()
 	byName := map[string]*ktopic{}
@@ -249,10 +254,7 @@ func (a *kafkaAdmin) describeTopics(topics []*ktopic) error {
 	if err != nil {
 		return err
 	}
-	if len(p.Brokers) > 1 {
-		return fmt.Errorf("the cluster has %d nodes: one is what can be driven", len(p.Brokers))
-	}
-	led := 0
+	led, leader := 0, int32(-1)
 	for _, x := range p.Topics {
 		if err := failed("describe topic", x.ErrorCode, nil); err != nil {
 			return err
@@ -263,14 +265,55 @@ func (a *kafkaAdmin) describeTopics(topics []*ktopic) error {
 		}
 		t.id = x.TopicID
 		for _, y := range x.Partitions {
-			if y.ErrorCode == 0 && y.Leader >= 0 {
-				led++
+			if y.ErrorCode != 0 || y.Leader < 0 {
+				continue
 			}
+			if led > 0 && y.Leader != leader {
+				return fmt.Errorf("nodes %d and %d both lead partitions: one is what can be driven", leader, y.Leader)
+			}
+			led, leader = led+1, y.Leader
 		}
 	}
 	if want := len(a.r.parts); led < want {
 		return &codeError{what: fmt.Sprintf("%d of %d partitions have a leader", led, want), code: int16(wire.LeaderNotAvailable)}
 	}
+	return a.follow(p, leader)
+}
+
+// findController goes to the node of several that makes topics.
+func (a *kafkaAdmin) findController() error {
+	q := kmsg.NewPtrMetadataRequest()
+	q.Topics = []kmsg.MetadataRequestTopic{}
+	p, err := ask[*kmsg.MetadataResponse](a, q)
+	if err != nil {
+		return err
+	}
+	return a.follow(p, p.ControllerID)
+}
+
+// follow has the run drive a node of several from here on.
+func (a *kafkaAdmin) follow(p *kmsg.MetadataResponse, id int32) error {
+	i := slices.IndexFunc(p.Brokers, func(b kmsg.MetadataResponseBroker) bool { return b.NodeID == id })
+	if len(p.Brokers) < 2 || i < 0 {
+		return nil
+	}
+	t := a.r.target
+	t.Host = p.Brokers[i].Host
+	t.Addr = net.JoinHostPort(t.Host, strconv.Itoa(int(p.Brokers[i].Port)))
+	if t.Addr == a.r.target.Addr {
+		return nil
+	}
+	at, err := resolve(t)
+	if err != nil {
+		return err
+	}
+	a.r.target, a.r.endpoint = t, at
+	next, err := dialAdmin(a.r)
+	if err != nil {
+		return err
+	}
+	a.close()
+	*a = *next
 	return nil
 }
 

@@ -34,6 +34,9 @@ type Options struct {
 	// ShardMoved is told that a replicated shard's ReplicaState has changed. Any goroutine calls it; it must not block, nor call the Broker. nil:
 	// nobody wants to know.
 	ShardMoved func(shard record.ShardID)
+	// Flushed is told, behind what ShardMoved was told of its shards, that a group is in the log: once, however many shards it has frames of. The
+	// committer calls it; it must not block. nil: nobody wants to know.
+	Flushed func()
 }
 
 // protocolLevels is how deep a topic of 65,535 bytes can be: what the tables take. Limits.FilterLevels bounds what comes from clients, and

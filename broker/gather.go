@@ -195,6 +195,9 @@ func (b *Broker) Committed(end Place) {
 		b.flight[i] = gathered{}
 	}
 	b.flight = b.flight[:0]
+	if fn := b.opts.Flushed; fn != nil {
+		fn()
+	}
 }
 
 // Failed tells that the group gathered last was not written. What was in it, and what waits, is answered with an error and

@@ -116,6 +116,7 @@ type replica struct {
 	lists  []waitingList
 	bytes  int
 	posted bool
+	look   bool // a list has come for which somebody is to be answered before it is applied
 
 	marked   uint64
 	markedAt time.Duration
@@ -410,7 +411,7 @@ func (b *Broker) advance(s *shard) {
 		hw = 0
 	}
 	r.hw = max(r.hw, hw)
-	kick := !r.posted && len(r.lists) > 0
+	kick := !r.posted && r.dueLocked()
 	r.posted = r.posted || kick
 	s.mu.Unlock()
 	if kick {
@@ -418,6 +419,21 @@ func (b *Broker) advance(s *shard) {
 	}
 	if fn := b.opts.ShardMoved; fn != nil {
 		fn(s.id)
+	}
+}
+
+// dueLocked says whether the home loop has something to do with the lists: no loop is woken for what only waits for other nodes.
+func (r *replica) dueLocked() bool {
+	if len(r.lists) == 0 {
+		return false
+	}
+	switch w := &r.lists[0]; {
+	case r.look:
+		return true
+	case w.p.verbatim:
+		return w.next > w.last || w.next <= r.hw
+	default:
+		return w.last <= r.hw
 	}
 }
 

@@ -35,9 +35,13 @@ func (b *Broker) takeReplicatedLocked(s *shard, used, max int) (p *pending, left
 	p = s.pendingLocked()
 	s.mu.fill = nil
 	p.verbatim, p.epoch, p.gen = true, r.epoch, r.gen
-	p.kept = append(p.kept[:0], r.inbound[:n]...)
+	if n == len(r.inbound) {
+		p.kept, r.inbound = r.inbound, p.kept[:0]
+	} else {
+		p.kept = append(p.kept[:0], r.inbound[:n]...)
+		r.inbound = r.inbound[:copy(r.inbound, r.inbound[n:])]
+	}
 	p.truncates, p.truncTo = r.truncating, r.truncTo
-	r.inbound = r.inbound[:copy(r.inbound, r.inbound[n:])]
 	r.truncating = false
 	s.mu.unapplied++
 	left = len(r.inbound) > 0
@@ -133,6 +137,7 @@ func (b *Broker) replicatedDurable(s *shard, p *pending, before, end Place) {
 	}
 	r.lists = append(r.lists, w)
 	r.bytes += len(p.kept)
+	r.look = r.look || !p.verbatim && (p.early || r.role != RoleLeader || p.epoch != r.epoch)
 	b.advance(s)
 	for _, old := range dropped {
 		s.home.post(post{kind: postFailed, s: s, p: old, err: ErrNotLeader})
@@ -192,7 +197,7 @@ func (r *replica) claimLocked(s *shard) {
 func (l *Local) applyReplicated(s *shard) {
 	r := s.rep
 	s.mu.Lock()
-	r.posted = false
+	r.posted, r.look = false, false
 	s.mu.Unlock()
 	l.disownStale(s)
 	for l.applyNext(s) {

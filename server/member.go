@@ -93,6 +93,13 @@ func (m *member) shardMoved(shard record.ShardID) {
 	m.control.Moved()
 }
 
+// flushed is told that a group is in the log.
+func (m *member) flushed() {
+	if m != nil && m.replicas != nil {
+		m.replicas.Flushed()
+	}
+}
+
 // changed takes over who leads.
 func (m *member) changed(s cluster.State) {
 	m.kafka.lead(leadership{leader: s.Leader, epoch: s.Epoch, leading: s.Leading, alive: s.Alive})

@@ -135,6 +135,33 @@ func (ch *Channel) SendRef(ref alloc.Ref, p []byte) error { return ch.put(ref, p
 // SendRefWait is SendRef, but waits for room as Send does.
 func (ch *Channel) SendRefWait(ref alloc.Ref, p []byte) error { return ch.put(ref, p, true) }
 
+// Queue is TrySend, but for what can wait: it is written with what is sent next to the node, on whatever channel.
+func (ch *Channel) Queue(p []byte) error {
+	if ch.ended.Load() {
+		return ErrEnded
+	}
+	if len(p) > ch.c.m.limits[ch.kind].Message {
+		return ErrTooLarge
+	}
+	b := alloc.NewBlock(len(p))
+	copy(b.Bytes(), p)
+	c, n := ch.c, cost(len(p))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case ch.ended.Load():
+		b.Release()
+		return ErrEnded
+	case !c.roomLocked(ch, n):
+		b.Release()
+		return ErrBusy
+	}
+	ch.queue.push(entry{data: b.Bytes(), ref: b})
+	c.countLocked(ch, n)
+	c.listReadyLocked(ch)
+	return nil
+}
+
 // send queues head and p as one message.
 func (ch *Channel) send(head, p []byte, wait bool) error {
 	if ch.ended.Load() {

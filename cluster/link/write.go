@@ -70,13 +70,20 @@ func (c *conn) wakeLocked() {
 	}
 }
 
-// readyLocked puts a channel that has something to send into its list.
+// readyLocked puts a channel that has something to send into its list, and has the writer look for it.
 func (c *conn) readyLocked(ch *Channel) {
-	if ch.ready || ch.queue.empty() {
-		return
+	if c.listReadyLocked(ch) {
+		c.wakeLocked()
 	}
-	if ch.stalled && !ch.queue.first().end {
-		return
+}
+
+// listReadyLocked puts a channel that has something to send into its list, and says whether it is there.
+func (c *conn) listReadyLocked(ch *Channel) bool {
+	if ch.ready {
+		return true // the writer may not have been told
+	}
+	if ch.queue.empty() || ch.stalled && !ch.queue.first().end {
+		return false
 	}
 	ch.ready = true
 	if ch.kind == KindRaft {
@@ -84,7 +91,7 @@ func (c *conn) readyLocked(ch *Channel) {
 	} else {
 		c.mu.others.push(ch)
 	}
-	c.wakeLocked()
+	return true
 }
 
 // roomLocked says whether n more bytes may wait for ch. Tunnels are many and their clients may all stand still: they get half of the memory, so that

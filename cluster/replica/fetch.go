@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -21,7 +22,9 @@ type fetcher struct {
 	leader link.NodeID
 	epoch  record.Epoch
 	moved  *marks
-	room   bell // rung when a shard has moved: what was busy may go on
+	room   bell        // rung when a shard has moved: what was busy may go on
+	busy   atomic.Bool // somebody waits for room
+	acks   atomic.Pointer[acker]
 	ctx    context.Context
 	stop   context.CancelFunc
 }
@@ -57,21 +60,50 @@ func (f *fetcher) run() {
 
 // stream is the follower's end of one stream.
 type stream struct {
-	f     *fetcher
-	ended chan struct{}
-	bell  bell
-	mu    struct {
+	f      *fetcher
+	ended  chan struct{} // there is nothing more to be done
+	closed chan struct{} // the link has let go of it
+	bell   bell
+	mu     struct {
 		sync.Mutex
-		queue []link.Message // bounded by the channel's window
-		err   error
-		over  bool
+		direct bool      // messages are worked on where they are read
+		queue  []message // else here; bounded by the channel's window
+		err    error
+		over   bool
 	}
 }
 
-// Receive takes a message to be worked on.
-func (s *stream) Receive(_ *link.Channel, m link.Message) {
+// message is one that waits, with what was done of it already.
+type message struct {
+	link.Message
+	done int
+}
+
+// Receive works on a message, or hands it to the stream's goroutine if there is something to wait for.
+func (s *stream) Receive(ch *link.Channel, m link.Message) {
 	s.mu.Lock()
-	s.mu.queue = append(s.mu.queue, m)
+	direct := s.mu.direct // it is this goroutine alone that ends it
+	s.mu.Unlock()
+	done := 0
+	if direct {
+		var err error
+		if done, err = s.f.work(m.Bytes(), 0); err == nil {
+			m.Release()
+			return
+		}
+		if !errors.Is(err, broker.ErrBusy) {
+			m.Release()
+			s.mu.Lock()
+			s.mu.err = errors.Join(s.mu.err, err)
+			s.mu.Unlock()
+			ch.Abort(err.Error())
+			s.over()
+			return
+		}
+	}
+	s.mu.Lock()
+	s.mu.direct = false
+	s.mu.queue = append(s.mu.queue, message{m, done})
 	s.mu.Unlock()
 	s.bell.ring()
 }
@@ -79,18 +111,28 @@ func (s *stream) Receive(_ *link.Channel, m link.Message) {
 // Closed ends it.
 func (s *stream) Closed(_ *link.Channel, err error) {
 	s.mu.Lock()
+	s.mu.err = errors.Join(s.mu.err, err)
+	s.mu.Unlock()
+	s.over()
+	close(s.closed)
+}
+
+// over has next answer with the stream's error.
+func (s *stream) over() {
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.err = err
 	if !s.mu.over {
 		s.mu.over = true
 		close(s.ended)
 	}
 }
 
-func (s *stream) take() (m link.Message, ok bool) {
+// take gives what came first. direct: when there is nothing, what comes next is worked on where it is read.
+func (s *stream) take(direct bool) (m message, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.mu.queue) == 0 {
+		s.mu.direct = direct
 		return m, false
 	}
 	m = s.mu.queue[0]
@@ -98,10 +140,10 @@ func (s *stream) take() (m link.Message, ok bool) {
 	return m, true
 }
 
-// next waits for a message.
-func (s *stream) next(ctx context.Context) (link.Message, error) {
+// next waits for a message that is not worked on where it is read.
+func (s *stream) next(ctx context.Context, direct bool) (message, error) {
 	for {
-		if m, ok := s.take(); ok {
+		if m, ok := s.take(direct); ok {
 			return m, nil
 		}
 		select {
@@ -110,7 +152,7 @@ func (s *stream) next(ctx context.Context) (link.Message, error) {
 			s.mu.Lock()
 			err := s.mu.err
 			s.mu.Unlock()
-			return link.Message{}, errors.Join(link.ErrEnded, err)
+			return message{}, errors.Join(link.ErrEnded, err)
 		}
 	}
 }
@@ -118,7 +160,7 @@ func (s *stream) next(ctx context.Context) (link.Message, error) {
 // release lets go of what is left.
 func (s *stream) release() {
 	for {
-		m, ok := s.take()
+		m, ok := s.take(false)
 		if !ok {
 			return
 		}
@@ -128,7 +170,7 @@ func (s *stream) release() {
 
 // follow opens a stream and works on what comes, until it ends.
 func (f *fetcher) follow() error {
-	s := &stream{f: f, ended: make(chan struct{}), bell: newBell()}
+	s := &stream{f: f, ended: make(chan struct{}), closed: make(chan struct{}), bell: newBell()}
 	ch, err := f.r.o.Mesh.Open(f.leader, link.KindReplication, appendHead(nil, f.epoch), s)
 	if err != nil {
 		return err
@@ -137,8 +179,9 @@ func (f *fetcher) follow() error {
 	var acks sync.WaitGroup
 	defer func() {
 		cancel()
+		f.acks.Store(nil)
 		ch.Abort("the stream is over")
-		<-s.ended
+		<-s.closed // nothing is worked on any more
 		acks.Wait()
 		s.release()
 	}()
@@ -148,13 +191,15 @@ func (f *fetcher) follow() error {
 	for i := range f.r.o.Shards {
 		f.moved.mark(record.ShardID(i))
 	}
-	acks.Go(func() { f.acknowledge(ctx, ch) })
+	a := newAcker(f, ch)
+	acks.Go(func() { a.run(ctx) })
+	f.acks.Store(a)
 	for {
-		m, err := s.next(ctx)
+		m, err := s.next(ctx, true)
 		if err != nil {
 			return err
 		}
-		err = f.work(ctx, m.Bytes())
+		err = f.insist(ctx, m)
 		m.Release()
 		if err != nil {
 			return err
@@ -164,7 +209,7 @@ func (f *fetcher) follow() error {
 
 // begin hears the leader's history, takes back what is not in it, and asks for what comes behind.
 func (f *fetcher) begin(ctx context.Context, ch *link.Channel, s *stream) error {
-	m, err := s.next(ctx)
+	m, err := s.next(ctx, false)
 	if err != nil {
 		return err
 	}
@@ -206,58 +251,65 @@ func (f *fetcher) begin(ctx context.Context, ch *link.Channel, s *stream) error 
 	return ch.Send(msg)
 }
 
-// work does what a message says.
-func (f *fetcher) work(ctx context.Context, b []byte) error {
+// work does what a message says, from where it was left, and says how far it came. It does not wait: broker.ErrBusy.
+func (f *fetcher) work(b []byte, done int) (int, error) {
 	if len(b) == 0 {
-		return errMessage
+		return 0, errMessage
 	}
 	switch b[0] {
 	case msgFrames:
-		return f.frames(ctx, b[1:])
+		done = max(done, 1)
+		n, err := f.frames(b[done:])
+		return done + n, err
 	case msgWatermarks:
-		return eachPair(b[1:], f.r.o.Shards, func(shard record.ShardID, index uint64) {
+		return len(b), eachPair(b[1:], f.r.o.Shards, func(shard record.ShardID, index uint64) {
 			_ = f.r.o.Core.Watermark(shard, f.epoch, index) // a role that has changed ends the stream
 		})
 	case msgGone:
-		return fmt.Errorf("the leader: %w", journal.ErrGone)
+		return 0, fmt.Errorf("the leader: %w", journal.ErrGone)
 	}
-	return errMessage
+	return 0, errMessage
 }
 
-// frames hands frames on, those of a shard that lie together at once.
-func (f *fetcher) frames(ctx context.Context, b []byte) error {
-	for len(b) > 0 {
-		first, n, err := record.ViewFrame(b)
+// frames hands frames on, those of a shard that lie together at once, and says how many bytes of them were taken.
+func (f *fetcher) frames(b []byte) (done int, err error) {
+	for done < len(b) {
+		rest := b[done:]
+		first, n, err := record.ViewFrame(rest)
 		if err != nil {
-			return err
+			return done, err
 		}
-		for n < len(b) {
-			next, size, err := record.ViewFrame(b[n:])
+		for n < len(rest) {
+			next, size, err := record.ViewFrame(rest[n:])
 			if err != nil {
-				return err
+				return done, err
 			}
 			if next.Shard != first.Shard {
 				break
 			}
 			n += size
 		}
-		if err := f.give(ctx, first.Shard, b[:n]); err != nil {
-			return err
+		if err := f.r.o.Core.Follow(first.Shard, f.epoch, rest[:n]); err != nil { // those that it has by then it passes over
+			return done, err
 		}
-		b = b[n:]
+		done += n
 	}
-	return nil
+	return done, nil
 }
 
 // busyWait is how long a shard that has no room is left alone if nothing is heard of it.
 const busyWait = 20 * time.Millisecond
 
-// give waits until the shard takes its frames. Those that it has by then it passes over.
-func (f *fetcher) give(ctx context.Context, shard record.ShardID, frames []byte) error {
+// insist works on a message until all of it is done.
+func (f *fetcher) insist(ctx context.Context, m message) error {
+	defer f.busy.Store(false)
 	for {
-		err := f.r.o.Core.Follow(shard, f.epoch, frames)
-		if !errors.Is(err, broker.ErrBusy) {
+		var err error
+		if m.done, err = f.work(m.Bytes(), m.done); !errors.Is(err, broker.ErrBusy) {
 			return err
+		}
+		if !f.busy.Swap(true) {
+			continue // it may have moved before
 		}
 		over := make(chan struct{})
 		t := f.r.clk.AfterFunc(busyWait, func() { close(over) })
@@ -273,26 +325,9 @@ func (f *fetcher) give(ctx context.Context, shard record.ShardID, frames []byte)
 	}
 }
 
-// acknowledge tells the leader how far the log is, in one message for all shards that have moved.
-func (f *fetcher) acknowledge(ctx context.Context, ch *link.Channel) {
-	acked := make([]uint64, f.r.o.Shards)
-	var msg []byte
-	for {
-		msg = append(msg[:0], msgAcks)
-		f.moved.take(func(shard record.ShardID) {
-			st := f.r.o.Core.Replica(shard)
-			if st.Role == broker.RoleFollower && st.Synced && st.Epoch == f.epoch && st.Durable > acked[shard] {
-				acked[shard] = st.Durable
-				msg = appendPair(msg, shard, st.Durable)
-			}
-		})
-		if len(msg) > 1 && ch.Send(msg) != nil {
-			return
-		}
-		select {
-		case <-f.moved.bell:
-		case <-ctx.Done():
-			return
-		}
+// flushed acknowledges what the log has by now.
+func (f *fetcher) flushed() {
+	if a := f.acks.Load(); a != nil {
+		a.flushed()
 	}
 }

@@ -5,8 +5,9 @@
 // what it has beyond that (KIP-101) and says from where on it wants each shard. The leader goes through its log once, from the oldest of these places, and
 // sends what comes, as soon as its own log has it. The follower says how far its log is, and the leader how far all are who count.
 //
-// Bytes: docs/format/replication.md. Goroutines: a follower has two, one that hands frames on and one that acknowledges; a leader has one for each follower,
-// which reads the log. A stream that breaks is opened again by the follower, from the start.
+// Bytes: docs/format/replication.md. Goroutines: a leader has one for each follower, which reads the log. A follower hands frames on where they are read,
+// and acknowledges where its log is written, so that no goroutine is woken in between; it has one for what has to wait and one for each of the first
+// acknowledgements, or of those for which there is no room. A stream that breaks is opened again by the follower, from the start.
 package replica
 
 import (
@@ -140,11 +141,20 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 // Moved tells that a shard's ReplicaState has changed. It is cheap, and never blocks: broker.Options.ShardMoved.
 func (r *Replicas) Moved(shard record.ShardID) {
 	for _, s := range *r.serving.Load() {
-		s.moved.mark(shard)
+		s.movedTo(shard)
 	}
 	if f := r.fetched.Load(); f != nil {
-		f.moved.mark(shard)
-		f.room.ring()
+		f.moved.mark(shard) // its log is further with a group: Flushed
+		if f.busy.Load() {
+			f.room.ring()
+		}
+	}
+}
+
+// Flushed tells that this node's log has another group, and Moved was told of its shards. It never blocks: broker.Options.Flushed.
+func (r *Replicas) Flushed() {
+	if f := r.fetched.Load(); f != nil {
+		f.flushed()
 	}
 }
 
@@ -192,12 +202,12 @@ func newMarks(shards int) *marks {
 	return &marks{bits: make([]atomic.Uint64, (shards+63)/64), bell: newBell()}
 }
 
+// mark notes one. Who takes them is woken by the bell, which is the caller's to ring.
 func (m *marks) mark(shard record.ShardID) {
 	w, bit := &m.bits[shard/64], uint64(1)<<(shard%64)
 	if w.Load()&bit == 0 {
 		w.Or(bit)
 	}
-	m.bell.ring()
 }
 
 // take calls fn for each, and forgets them before.

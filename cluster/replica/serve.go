@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/journal"
 	"github.com/sluicemq/sluice/journal/record"
@@ -18,6 +20,7 @@ type served struct {
 	ch    *link.Channel
 	epoch record.Epoch
 	moved *marks
+	late  atomic.Bool   // the bell will be rung for what has moved
 	from  chan []uint64 // what the follower wants first, once
 	ended chan struct{}
 
@@ -166,6 +169,7 @@ func (s *served) serve() error {
 	for i := range shards {
 		s.moved.mark(record.ShardID(i))
 	}
+	s.moved.bell.ring()
 	ctx, cancel := within(context.Background(), s.ended)
 	defer cancel()
 	return s.pump(ctx, sc)
@@ -182,50 +186,95 @@ func (s *served) place() (at journal.Position) {
 	return at
 }
 
-// pump sends frames as the log has them, and watermarks behind them.
+// watermarkWait is how long a high watermark that has moved waits for frames to go with. A follower's tables are behind by so much, and nobody waits for
+// them; a message for itself would wake both nodes for each flush.
+const watermarkWait = 5 * time.Millisecond
+
+// movedTo notes that a shard has moved. The pump is woken for it if frames do not come first.
+func (s *served) movedTo(shard record.ShardID) {
+	s.moved.mark(shard)
+	if !s.late.Load() && s.late.CompareAndSwap(false, true) {
+		s.r.clk.AfterFunc(watermarkWait, func() {
+			s.late.Store(false)
+			s.moved.bell.ring()
+		})
+	}
+}
+
+// pump sends frames as the log has them, and watermarks with them.
 func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
-	out := []byte{msgFrames}
 	for ctx.Err() == nil {
 		group, _, err := sc.Next()
-		if err != nil {
-			if errors.Is(err, journal.ErrGone) {
-				return errors.Join(err, s.ch.Send([]byte{msgGone}))
-			}
+		switch {
+		case errors.Is(err, journal.ErrGone):
+			return errors.Join(err, s.ch.Send([]byte{msgGone}))
+		case err != nil:
 			return err
-		}
-		if out, err = s.add(out, group); err != nil {
-			return err
-		}
-		if len(group) > 0 && len(out) < framesBytes {
-			continue
-		}
-		if len(out) > 1 {
-			if err := s.ch.Send(out); err != nil {
+		case len(group) > 0:
+			if err := s.watermarks(s.along); err != nil {
 				return err
 			}
-			out = out[:1]
-		}
-		if err := s.watermarks(); err != nil {
-			return err
-		}
-		if len(group) > 0 {
+			if err := s.send(group); err != nil {
+				return err
+			}
 			continue
 		}
 		select {
 		case <-sc.Ready():
+			continue
 		case <-s.moved.bell:
 		case <-ctx.Done():
+		}
+		if err := s.watermarks(s.ch.Send); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// add takes a group's frames that the follower is to have. What a truncation has taken back is in the log as well: its epoch is another one's.
-func (s *served) add(out, group []byte) ([]byte, error) {
+// along sends a message with the frames that come next.
+func (s *served) along(msg []byte) error {
+	err := s.ch.Queue(msg)
+	if errors.Is(err, link.ErrBusy) {
+		return s.ch.Send(msg)
+	}
+	return err
+}
+
+// send sends what the follower is to have of a group, in messages of about framesBytes.
+func (s *served) send(group []byte) error {
+	for len(group) > 0 {
+		first, err := record.FrameSize(group)
+		if err != nil {
+			return err
+		}
+		block := alloc.NewBlock(1 + min(len(group), max(framesBytes, first)))
+		out := append(block.Bytes()[:0], msgFrames)
+		if out, group, err = s.add(out, group); err != nil || len(out) == 1 {
+			block.Release()
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := s.ch.SendRefWait(block, out); err != nil {
+			block.Release()
+			return err
+		}
+	}
+	return nil
+}
+
+// add takes a group's frames that the follower is to have, as many as out has room for, and gives the rest. What a truncation has taken back is in the
+// log as well: its epoch is another one's.
+func (s *served) add(out, group []byte) (_, rest []byte, err error) {
 	for len(group) > 0 {
 		f, size, err := record.ViewFrame(group)
 		if err != nil {
-			return out, err
+			return out, nil, err
+		}
+		if size > cap(out)-len(out) {
+			break
 		}
 		frame := group[:size]
 		group = group[size:]
@@ -237,22 +286,16 @@ func (s *served) add(out, group []byte) ([]byte, error) {
 			continue
 		}
 		if f.Index != s.next[f.Shard] {
-			return out, errors.Join(fmt.Errorf("shard %d: the log goes on with frame %d, %d is asked for: %w", f.Shard, f.Index, s.next[f.Shard], journal.ErrGone), s.ch.Send([]byte{msgGone}))
+			return out, nil, errors.Join(fmt.Errorf("shard %d: the log goes on with frame %d, %d is asked for: %w", f.Shard, f.Index, s.next[f.Shard], journal.ErrGone), s.ch.Send([]byte{msgGone}))
 		}
 		s.next[f.Shard]++
 		out = append(out, frame...)
-		if len(out) >= framesBytes {
-			if err := s.ch.Send(out); err != nil {
-				return out, err
-			}
-			out = out[:1]
-		}
 	}
-	return out, nil
+	return out, group, nil
 }
 
 // watermarks tells those that have moved.
-func (s *served) watermarks() error {
+func (s *served) watermarks(send func([]byte) error) error {
 	msg := []byte{msgWatermarks}
 	s.moved.take(func(shard record.ShardID) {
 		if hw := s.r.o.Core.Replica(shard).HighWatermark; hw > s.told[shard] {
@@ -263,7 +306,7 @@ func (s *served) watermarks() error {
 	if len(msg) == 1 {
 		return nil
 	}
-	return s.ch.Send(msg)
+	return send(msg)
 }
 
 // follower is where it stands. It is caught up at a moment at which this node's log had ended where the follower's does now.

@@ -58,6 +58,7 @@ func TestMarks(t *testing.T) {
 	m := newMarks(130)
 	for _, s := range []record.ShardID{0, 63, 64, 129, 64} {
 		m.mark(s)
+		m.bell.ring()
 	}
 	var got []record.ShardID
 	m.take(func(s record.ShardID) { got = append(got, s) })

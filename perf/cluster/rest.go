@@ -1,0 +1,50 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+const (
+	// settleFor is how long nodes that have nothing to do are left alone before they are measured, and idleFor how long they are measured.
+	settleFor = 15 * time.Second
+	idleFor   = 30 * time.Second
+)
+
+// idle is what three nodes take of a processor while nobody asks anything of them.
+func (o *options) idle() error {
+	c, err := startNodes(o, 3, "cluster.shards=64")
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	time.Sleep(settleFor)
+	before, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	time.Sleep(idleFor)
+	after, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	took := time.Since(began).Seconds()
+	fmt.Println("\nthree nodes with 64 shards, idle") //nolint:forbidigo // the result
+	for i := range after {
+		fmt.Printf("  node %d: %.1f %% of a core\n", i+1, 100*(after[i]-before[i]).Seconds()/took) //nolint:forbidigo // the result
+	}
+	return nil
+}
+
+// cpu is what each node has taken.
+func (c *nodes) cpu() (list []time.Duration, err error) {
+	for _, pid := range c.pids() {
+		d, err := cpuOf(pid)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
