@@ -144,6 +144,13 @@ type TLS struct {
 	// Certificates whose authority's list has expired: `refuse` lets nobody new in by them, as OpenSSL does and brokers that go by it, `accept` goes on by the list
 	// as it is. Who is connected stays either way. It counts for `tls.crl` and `control.crl`; between nodes an expired list goes on to count.
 	CRLExpired string `key:"crl_expired" default:"refuse" oneof:"refuse|accept" reload:"live"`
+	// Whether clients that ask for it get an answer of the certificate's OCSP responder along with the certificate, so that they need not ask it. It is fetched in the
+	// background, halfway through the time that the last one counts. `tls.cert` has to hold the authority's certificate as well.
+	OCSPStapling bool `key:"ocsp_stapling" default:"false" reload:"live"`
+	// The responder's URL. Empty: the one that the certificate names.
+	OCSPResponder string `key:"ocsp_responder" default:"" reload:"live"`
+	// How long before they end the log warns of certificates, each day: of those that the node shows, and of those that vouch for others. 0: never.
+	ExpiryWarning time.Duration `key:"expiry_warning" default:"14d" min:"0s" reload:"live"`
 	// Lowest TLS version accepted.
 	MinVersion string `key:"min_version" default:"1.2" oneof:"1.2|1.3" reload:"live"`
 }

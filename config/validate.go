@@ -110,6 +110,12 @@ func (l *loader) validateTLS(c *Config) {
 			}
 		}
 	}
+	if c.TLS.OCSPStapling && !c.TLSSet() {
+		l.reject("tls.ocsp_stapling", errors.New("needs tls.cert and tls.key"))
+	}
+	if u := c.TLS.OCSPResponder; u != "" && !isWeb(u) {
+		l.reject("tls.ocsp_responder", fmt.Errorf("want http://HOST/… or https://HOST/…, found %q", u))
+	}
 	if c.TLS.ClientCA == "" {
 		if a := c.TLS.ClientAuth; a == "optional" || a == "required" {
 			l.reject("tls.client_auth", fmt.Errorf("%s needs tls.client_ca, the authorities to check certificates against", a))
@@ -215,6 +221,12 @@ func Loopback(addr string) bool {
 	}
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// isWeb says whether a text is a URL of HTTP.
+func isWeb(text string) bool {
+	u, err := url.Parse(text)
+	return err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https")
 }
 
 // secure says whether nobody on the way can read or change what a URL is asked.

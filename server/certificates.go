@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
-	"time"
 
 	"github.com/sluicemq/sluice/config"
 )
@@ -22,15 +21,16 @@ type certificateSet struct {
 	mqtt    *tls.Config // the same for those who speak MQTT right above it
 	web     *tls.Config // and for WebSocket
 	control *tls.Config // and for the control plane, whose callers have authorities of their own
-	expires time.Time
+	ends    []certificateEnd
 
+	stapling       *stapling   // nil: off
 	revoked        revocations // of clients
 	callersRevoked revocations // of the control plane
 }
 
 // loadCertificates reads the files. Without tls.cert there is nothing to read.
 func loadCertificates(cfg *config.Config) (*certificates, error) {
-	set := &certificateSet{}
+	set := &certificateSet{ends: certificateEnds(cfg)}
 	c := &certificates{}
 	c.now.Store(set)
 	if !cfg.TLSSet() {
@@ -44,8 +44,13 @@ func loadCertificates(cfg *config.Config) (*certificates, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tls.cert %s and tls.key: %w", cfg.TLS.Cert, err)
 	}
-	set.expires = pair.Leaf.NotAfter
 	set.tls = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	if set.stapling, err = newStapling(cfg, &pair, chain); err != nil {
+		return nil, err
+	}
+	if set.stapling != nil {
+		set.tls.Certificates, set.tls.GetCertificate = nil, set.stapling.certificate
+	}
 	if cfg.TLS.MinVersion == "1.3" {
 		set.tls.MinVersion = tls.VersionTLS13
 	}
@@ -87,7 +92,11 @@ func (set *certificateSet) negotiate() {
 }
 
 // take replaces what is in force by what n has read.
-func (c *certificates) take(n *certificates) { c.now.Store(n.now.Load()) }
+func (c *certificates) take(n *certificates) {
+	set := n.now.Load()
+	set.stapling.follow(c.now.Load().stapling)
+	c.now.Store(set)
+}
 
 // config is what listeners are given: it asks for the certificates in force at each handshake.
 func (c *certificates) config() *tls.Config {
@@ -132,12 +141,4 @@ func (c *certificates) configOf(of func(*certificateSet) *tls.Config) *tls.Confi
 		}
 		return nil, errors.New("no certificate is set")
 	}}
-}
-
-// expiry is when the server's certificate ends, as Unix seconds; 0 without one.
-func (c *certificates) expiry() float64 {
-	if e := c.now.Load().expires; !e.IsZero() {
-		return float64(e.Unix())
-	}
-	return 0
 }

@@ -86,7 +86,9 @@ var metricHelp = map[string]string{
 	"sluice_engine_wakeups_total":                 "Times that a loop came back from waiting.",
 	"sluice_engine_tls_handshakes_total":          "TLS handshakes that succeeded.",
 	"sluice_engine_descriptors_out_total":         "Times that accepting found no descriptor left.",
-	"sluice_tls_certificate_expiry_seconds":       "When the server's certificate ends, Unix time; 0 without one.",
+	"sluice_tls_certificate_expiry_seconds":       "When a certificate of a file that the configuration names ends, Unix time.|key,subject",
+	"sluice_tls_staple_expiry_seconds":            "Until when the responder's answer about the server's certificate counts that clients get, Unix time; 0: they get none.",
+	"sluice_tls_staple_failures_total":            "Times that no good answer about the server's certificate could be had.",
 	"sluice_tls_crl_expiry_seconds":               "When a revocation list expires, Unix time; 0: it names no end.|key,issuer",
 	"sluice_tls_crl_failures_total":               "Times that a revocation list had changed and could not be read: what was read before goes on to count.",
 	"sluice_info":                                 "The version that runs.|version",
@@ -149,8 +151,7 @@ func (k sink) counter(name string, v uint64, labels ...string) {
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k := sink{c, ch}
 	k.gauge("sluice_info", 1, c.s.o.Version)
-	k.gauge("sluice_tls_certificate_expiry_seconds", c.s.certs.expiry())
-	c.collectRevocations(k)
+	c.collectCertificates(k)
 	c.collectMQTT(k)
 	c.collectKafka(k)
 	st := c.s.node.broker.Stats()

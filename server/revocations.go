@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -83,34 +84,38 @@ type tlsKeeper struct {
 	s        *Server
 	failures atomic.Uint64 // lists that could not be read
 	said     map[string]string
-	expired  map[string]bool // lists that the log has a line about
+	expired  map[string]bool      // lists that the log has a line about
+	ending   map[string]time.Time // when the log has said last that a certificate ends
 
-	stop chan struct{} // nil: it does not run
+	stapleFailures atomic.Uint64
+
+	stop context.CancelFunc // nil: it does not run
 	done sync.WaitGroup
 }
 
 func newTLSKeeper(s *Server) *tlsKeeper {
-	return &tlsKeeper{s: s, said: make(map[string]string), expired: make(map[string]bool)}
+	return &tlsKeeper{s: s, said: make(map[string]string), expired: make(map[string]bool), ending: make(map[string]time.Time)}
 }
 
 // start looks at revocation lists every tls.crl_refresh until close.
 func (k *tlsKeeper) start() {
-	stop := make(chan struct{})
-	k.stop = stop
-	k.done.Go(func() { k.run(stop) })
+	ctx, cancel := context.WithCancel(context.Background())
+	k.stop = cancel
+	k.done.Go(func() { k.run(ctx) })
+	k.done.Go(func() { k.runStapling(ctx) })
 }
 
 // keepPause bounds how long a change of tls.crl_refresh waits to count, and the ends of lists to be seen.
 const keepPause = time.Second
 
-func (k *tlsKeeper) run(stop <-chan struct{}) {
+func (k *tlsKeeper) run(ctx context.Context) {
 	tick := time.NewTicker(keepPause)
 	defer tick.Stop()
 	last := time.Now()
 	k.warn(last)
 	for {
 		select {
-		case <-stop:
+		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
@@ -158,8 +163,9 @@ func (k *tlsKeeper) took(key string, lists func() *revocation.Lists, refresh fun
 	return changed
 }
 
-// warn has a line in the log for each list that has expired.
+// warn has a line in the log for each list that has expired, and for what else ends.
 func (k *tlsKeeper) warn(now time.Time) {
+	k.warnOfEnds(now)
 	k.s.eachRevocationList(func(key, issuer string, until time.Time) {
 		name, ended := key+" "+issuer, !until.IsZero() && now.After(until)
 		if ended && !k.expired[name] {
@@ -192,7 +198,7 @@ func (k *tlsKeeper) close() {
 	if k.stop == nil {
 		return
 	}
-	close(k.stop)
+	k.stop()
 	k.stop = nil
 	k.done.Wait()
 }

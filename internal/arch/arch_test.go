@@ -112,7 +112,7 @@ var only = map[string][]string{
 	"github.com/twmb/franz-go":                {"cmd/sluice", "test/**"},
 	"github.com/valyala/bytebufferpool":       {"alloc", "internal/*", "engine"},
 	"go.yaml.in/yaml/v3":                      {"config", "cmd/sluice", "internal/strictyaml", "bench/scenarios", "bench/plan"},
-	"golang.org/x/crypto":                     {"auth", "engine"},
+	"golang.org/x/crypto":                     {"auth", "engine", "internal/revocation"},
 	"golang.org/x/net":                        {"control", "server"},
 	"golang.org/x/sys":                        {"alloc", "internal/*", "engine", "journal", "bench/**", "bench", "cmd/sluice", "server", "perf/**", "test/**"},
 	"golang.org/x/term":                       {"cmd/sluice"},

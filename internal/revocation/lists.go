@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -145,7 +146,7 @@ func parse(der []byte, authorities []*x509.Certificate) (l *list, issuer string,
 	if !signed {
 		return nil, "", fmt.Errorf("no authority that is trusted has signed the list of %q", x.Issuer)
 	}
-	l = &list{issuer: x.Issuer.String(), keyID: bytes.Clone(x.AuthorityKeyId), since: x.ThisUpdate, until: x.NextUpdate, signature: bytes.Clone(x.Signature),
+	l = &list{issuer: strings.ToValidUTF8(x.Issuer.String(), "?"), keyID: bytes.Clone(x.AuthorityKeyId), since: x.ThisUpdate, until: x.NextUpdate, signature: bytes.Clone(x.Signature),
 		serials: make(map[string]struct{}, len(x.RevokedCertificateEntries))}
 	for _, e := range x.Extensions {
 		switch {

@@ -97,6 +97,25 @@ func (c *Cert) RevokeUntil(t testing.TB, until time.Time, certs ...tls.Certifica
 	return c.writePEM(t, "crl.pem", "X509 CRL", der)
 }
 
+// Authority is the authority itself, with its key.
+func (c *Cert) Authority() tls.Certificate {
+	return tls.Certificate{Certificate: [][]byte{c.ca.Raw}, PrivateKey: c.caKey, Leaf: c.ca}
+}
+
+// ChainFile writes the server's certificate with the authority's behind it, and returns the file.
+func (c *Cert) ChainFile(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(c.dir, "chain.pem")
+	var chain []byte
+	for _, der := range [][]byte{c.Server.Certificate[0], c.ca.Raw} {
+		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	if err := os.WriteFile(path, chain, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // ServerConfig serves the server's certificate and asks for none.
 func (c *Cert) ServerConfig() *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{c.Server}, MinVersion: tls.VersionTLS12}
