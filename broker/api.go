@@ -63,6 +63,8 @@ type Message struct {
 	part    *Partition
 	offset  record.Offset
 	durable uint64
+	// delayed is the number of the row of its shard that it was, as long as it is one.
+	delayed uint64
 }
 
 // EncodeCache is scratch space for one encoded packet; see Message.Cache. The protocol owns its meaning: Kind 0 is

@@ -14,6 +14,7 @@ type references struct {
 	size     int
 	session  uint64
 	packetID uint16
+	delayed  uint64 // number of the delayed message that it was
 	numbers  []uint64
 }
 
@@ -26,6 +27,9 @@ func (r *references) next() bool {
 	r.flags, r.size = r.d.uvarint(), int(r.d.uvarint()&(1<<31-1))
 	if r.flags&refDedupe != 0 {
 		r.session, r.packetID = r.d.uvarint(), uint16(r.d.uvarint())
+	}
+	if r.flags&refDelayed != 0 {
+		r.delayed = r.d.uvarint()
 	}
 	r.numbers = r.numbers[:0]
 	for n := r.d.count(); n > 0; n-- {
@@ -69,6 +73,9 @@ func (s *shard) applyRecords(b *Broker, extra []byte, batch record.Batch, baseSe
 		}
 		if refs.flags&refDedupe != 0 {
 			s.addReceivedLocked(refs.session, refs.packetID)
+		}
+		if refs.flags&refDelayed != 0 {
+			s.dropDelayedLocked(b, refs.delayed)
 		}
 		for _, n := range refs.numbers {
 			if q := s.queueLocked(n); q.add(seq, refs.size, now) && !q.grown {
@@ -244,6 +251,9 @@ const (
 	cmdKept        = 13
 	cmdBack        = 14
 	cmdRelayed     = 15
+	cmdDelay       = 16
+	cmdDelayGone   = 17
+	cmdDelayCancel = 18
 
 	// Of Kafka's groups.
 	cmdGroupMeta   = 32 // of earlier versions
@@ -312,6 +322,12 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyBack(b, &c)
 		case cmdRelayed:
 			s.applyRelayed(b, &c)
+		case cmdDelay:
+			s.applyDelay(b, &c)
+		case cmdDelayGone:
+			s.applyDelayGone(b, c.uvarint())
+		case cmdDelayCancel:
+			s.applyDelayCancel(b, &c)
 		case cmdGroupMeta:
 			s.applyGroupMeta(&c)
 		case cmdGroupChange:

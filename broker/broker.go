@@ -53,10 +53,14 @@ type Limits struct {
 	RetainedCount   int64         // 10,000,000
 	RetainedBytes   int64         // 4 GiB
 	FilterLevels    int           // 128
-	SessionExpiry   time.Duration // the longest a session may outlive its connection: no bound
-	Group           GroupLimits
-	Txn             TxnLimits
-	Stream          StreamLimits
+	// Messages that wait for their time, in all and of one client, and what they take.
+	Delayed          int64         // 100,000
+	DelayedPerClient int64         // 1,000
+	DelayedBytes     int64         // 256 MiB
+	SessionExpiry    time.Duration // the longest a session may outlive its connection: no bound
+	Group            GroupLimits
+	Txn              TxnLimits
+	Stream           StreamLimits
 }
 
 func (l Limits) withDefaults() Limits {
@@ -72,6 +76,9 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Sessions, 1_000_000)
 	def(&l.RetainedCount, 10_000_000)
 	def(&l.RetainedBytes, 4<<30)
+	def(&l.Delayed, 100_000)
+	def(&l.DelayedPerClient, 1_000)
+	def(&l.DelayedBytes, 256<<20)
 	l.Group, l.Txn = l.Group.withDefaults(), l.Txn.withDefaults()
 	l.Stream = l.Stream.withDefaults()
 	if l.Subscriptions == 0 {
@@ -103,6 +110,7 @@ type Broker struct {
 	topicTable topicTable
 	topicStore topicStore
 	entryStore entryStore
+	delayed    delayedStore
 	tier       tierStore
 	appending  atomic.Int64 // bytes of streams in pending lists
 	openedHeld atomic.Int64 // of opened batches that wait for another turn
@@ -242,6 +250,7 @@ type Stats struct {
 	QueueDropped     [DropReasons]atomic.Int64
 	SessionsExpired  atomic.Int64
 	WillsPublished   atomic.Int64
+	DelayedDropped   atomic.Int64 // delayed messages that a limit, or their expiry, kept from being published
 	Groups           atomic.Int64 // of Kafka's protocol, and such as only have offsets
 	Partitions       atomic.Int64 // of topics
 	Producers        atomic.Int64 // that partitions know, each counted once for each of them

@@ -17,6 +17,7 @@ const (
 	rowRetained = 'r'
 	rowGroup    = 'g'
 	rowPromised = 'w'
+	rowDelayed  = 'D'
 
 	rowGroupMeta   = 'k' // of Kafka's groups
 	rowGroupMember = 'j'
@@ -47,6 +48,7 @@ type dirtyRows struct {
 	topics   topicList           // of retained messages
 	groups   map[uint64]struct{}
 	promises map[uint64]struct{} // sessions whose promises changed
+	delayed  map[uint64]struct{} // messages
 	gone     [][]byte            // keys of queue blocks that were trimmed
 
 	groupMeta map[groupKey]struct{} // of Kafka's groups
@@ -152,6 +154,7 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		}
 		rows = append(rows, c)
 	})
+	rows = s.collectDelayedLocked(rows)
 	rows = s.collectGroupsLocked(rows)
 	rows = s.collectStreamsLocked(rows)
 	rows = s.collectTxnIDsLocked(b, rows)
@@ -184,6 +187,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.group(number)
 		case rowPromised:
 			s.mu.rows.promise(number)
+		case rowDelayed:
+			mark(&s.mu.rows.delayed, number)
 		case rowRetained:
 			s.mu.rows.topics.add(key[1:])
 		case rowGroupMeta, rowGroupMember, rowOffset:
@@ -375,6 +380,10 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		s.groupLocked(number).saved = d.groupMark()
 	case rowPromised:
 		return s.loadPromises(number, value)
+	case rowDelayed:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.addDelayedLocked(b, number, value)
 	case rowGroupMeta, rowGroupMember, rowOffset:
 		return s.loadGroupRow(kind, key, value)
 	case rowProducer, rowAborted, rowLogStart, rowRelayed:

@@ -10,10 +10,11 @@ import (
 
 // Bits of a reference item's flags.
 const (
-	refRetain = 1 << iota // the record is its topic's retained message; without a value it clears it
-	refDedupe             // a session number and a packet identifier follow
-	refLive               // route it to live subscribers
-	refLoose              // of a retained one: what is retained already may be younger, and stays then
+	refRetain  = 1 << iota // the record is its topic's retained message; without a value it clears it
+	refDedupe              // a session number and a packet identifier follow
+	refLive                // route it to live subscribers
+	refLoose               // of a retained one: what is retained already may be younger, and stays then
+	refDelayed             // it was a delayed message, whose number follows, and is one no more
 )
 
 // Publish takes one message from c (nil for the broker's own). m is a view. When dedupe is set (QoS 2), the packet identifier
@@ -178,11 +179,17 @@ func (l *Local) reference(p *pending, c *Client, m *Message, mt *match, dedupe, 
 	if live {
 		flags |= refLive
 	}
+	if m.delayed != 0 {
+		flags |= refDelayed
+	}
 	x := binary.AppendUvarint(p.extra, flags)
 	x = binary.AppendUvarint(x, uint64(len(m.Topic)+len(m.Payload)+len(m.Props)))
 	if dedupe {
 		x = binary.AppendUvarint(x, c.sess.d.id)
 		x = binary.AppendUvarint(x, uint64(packetID))
+	}
+	if m.delayed != 0 {
+		x = binary.AppendUvarint(x, m.delayed)
 	}
 	if m.QoS == 0 {
 		p.extra = binary.AppendUvarint(x, 0)

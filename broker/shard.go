@@ -47,6 +47,7 @@ type shard struct {
 		groups     map[uint64]*groupQueue // shared groups with something queued or out, by durable number
 		promised   map[uint64][]promise   // what sessions are owed whose records lie here, by session number
 		groupRows  map[groupKey]*groupRow // what is kept of Kafka's groups
+		delayed    delayedRows
 
 		txnIDs      map[txnKey][]byte // transactional ids, encoded
 		txnOffsets  map[txnGroupKey]map[TopicPartition]CommittedOffset

@@ -29,6 +29,7 @@ func (l *Local) Tick() {
 		l.sweepStreams(s, &lim.Stream, now, leads)
 		if leads {
 			l.due(s, now)
+			l.publishDelayed(s, now)
 			l.groupProgress(s)
 			l.trim(s, lim, now)
 			l.collectGrown(s, lim)
@@ -83,9 +84,11 @@ type timer struct {
 type timers []timer
 
 // Len, Less, Swap, Push and Pop are heap.Interface.
-func (t timers) Len() int           { return len(t) }
-func (t timers) Less(i, j int) bool { return t[i].at < t[j].at }
-func (t timers) Swap(i, j int)      { t[i], t[j] = t[j], t[i] }
+func (t timers) Len() int { return len(t) }
+func (t timers) Less(i, j int) bool {
+	return t[i].at < t[j].at || t[i].at == t[j].at && t[i].id < t[j].id
+}
+func (t timers) Swap(i, j int) { t[i], t[j] = t[j], t[i] }
 
 // Push adds a timer.
 func (t *timers) Push(x any) { *t = append(*t, x.(timer)) }

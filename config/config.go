@@ -413,8 +413,14 @@ type Limits struct {
 	// Bytes of a client identifier.
 	ClientIDBytes Size `key:"client_id_bytes" default:"65535" min:"23" max:"65535" reload:"live"`
 	// Retained messages that clients may leave on the node. 0 is no limit.
-	RetainedMessages int      `key:"retained_messages" default:"0" min:"0" reload:"live"`
-	Flapping         Flapping `key:"flapping"`
+	RetainedMessages int `key:"retained_messages" default:"0" min:"0" reload:"live"`
+	// Messages that wait for their time (`$delayed/SECONDS/TOPIC`), of all clients. They are held in memory. 0 is no limit.
+	DelayedMessages int `key:"delayed_messages" default:"100000" min:"0" reload:"live"`
+	// The same of one client id. 0 is no limit.
+	DelayedClientMessages int `key:"delayed_client_messages" default:"1000" min:"0" reload:"live"`
+	// Bytes of them, of all clients. 0 is no limit.
+	DelayedBytes Size     `key:"delayed_bytes" default:"256MiB" min:"0" reload:"live"`
+	Flapping     Flapping `key:"flapping"`
 }
 
 // Flapping bans for a while who connects too often: on this node, until its next start.
@@ -444,6 +450,10 @@ type MQTT struct {
 	Shared bool `key:"shared" default:"true" reload:"live"`
 	// Whether `$exclusive/FILTER` is offered: a filter that one session at a time is subscribed to in this way. Off, such a filter is refused with 0x8F.
 	ExclusiveSubscription bool `key:"exclusive_subscription" default:"false" reload:"live"`
+	// Whether `$delayed/SECONDS/TOPIC` is offered: a message that is published to TOPIC after that time. Off, such a topic is refused with 0x90.
+	Delayed bool `key:"delayed" default:"true" reload:"live"`
+	// Longest delay that such a message may ask for; a longer one is refused with 0x97.
+	DelayedMax time.Duration `key:"delayed_max" default:"4294967s" min:"1s" max:"4294967s" reload:"live"`
 	// Topics in the place of those that clients name, a list of rules such as `{action: all, from: x/+/y/#, to: z/$1/$2}` with action `publish`, `subscribe` or `all`. The
 	// first that matches counts: docs/mqtt.md.
 	Rewrite Rewrites `key:"rewrite" default:"[]" reload:"live"`

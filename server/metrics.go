@@ -42,6 +42,9 @@ var metricHelp = map[string]string{
 	"sluice_broker_filters":                       "Different topic filters.",
 	"sluice_broker_retained_messages":             "Retained messages.",
 	"sluice_broker_retained_bytes":                "Bytes of retained messages.",
+	"sluice_broker_delayed_messages":              "Messages that wait for their time ($delayed/SECONDS/TOPIC).",
+	"sluice_broker_delayed_bytes":                 "Bytes of them.",
+	"sluice_broker_delayed_dropped_total":         "Of them those that a limit, or their own expiry, kept from being published when their time had come.",
 	"sluice_broker_journaled_total":               "Messages that went to the journal.",
 	"sluice_broker_undeliverable_records_total":   "Records of bound streams that make no MQTT topic by their bindings.",
 	"sluice_broker_unreadable_records_total":      "Records of bound streams that cannot be opened for MQTT subscribers.",
@@ -161,6 +164,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.gauge("sluice_broker_filters", float64(filters))
 	k.gauge("sluice_broker_retained_messages", float64(st.RetainedMessages.Load()))
 	k.gauge("sluice_broker_retained_bytes", float64(st.RetainedBytes.Load()))
+	delayed, delayedBytes := c.s.node.broker.DelayedMessages()
+	k.gauge("sluice_broker_delayed_messages", float64(delayed))
+	k.gauge("sluice_broker_delayed_bytes", float64(delayedBytes))
+	k.counter("sluice_broker_delayed_dropped_total", uint64(st.DelayedDropped.Load()))
 	k.counter("sluice_broker_journaled_total", uint64(st.Journaled.Load()))
 	k.counter("sluice_broker_undeliverable_records_total", uint64(st.Undeliverable.Load()))
 	k.counter("sluice_broker_unreadable_records_total", uint64(st.Unreadable.Load()))

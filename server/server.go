@@ -283,6 +283,7 @@ func brokerLimits(cfg *config.Config) broker.Limits {
 	lim := broker.Limits{SessionMessages: none(int64(l.SessionMessages)), SessionBytes: none(int64(l.SessionBytes)),
 		SessionAge: l.SessionAge, Sessions: none(int64(l.Sessions)), Subscriptions: l.Subscriptions,
 		RetainedCount: none(int64(l.RetainedMessages)), RetainedBytes: -1, FilterLevels: l.TopicLevels,
+		Delayed: none(int64(l.DelayedMessages)), DelayedPerClient: none(int64(l.DelayedClientMessages)), DelayedBytes: none(int64(l.DelayedBytes)),
 		Stream: broker.StreamLimits{ProducerExpiry: cfg.Kafka.ProducerExpiry, RetentionInterval: cfg.Kafka.CheckInterval}}
 	if lim.Subscriptions == 0 {
 		lim.Subscriptions = math.MaxInt32
@@ -313,6 +314,9 @@ func mqttSettings(cfg *config.Config) mqtt.Settings {
 	s.MaxQoS = uint8(m.MaxQoS)
 	s.Retain, s.Wildcards, s.Shared, s.SubscriptionIDs = m.Retain, m.Wildcard, m.Shared, m.SubscriptionIDs
 	s.Exclusive, s.Rewrite, s.Insiders = m.ExclusiveSubscription, m.Rewrite.Rules(), bridgeListener
+	if s.Delayed = 0; m.Delayed {
+		s.Delayed = m.DelayedMax
+	}
 	for _, a := range m.AutoSubscribe {
 		s.AutoSubscribe = append(s.AutoSubscribe, mqtt.AutoSubscription{Filter: a.Topic, QoS: uint8(a.QoS), NoLocal: a.NoLocal,
 			RetainAsPublished: a.RetainAsPublished, RetainHandling: uint8(a.RetainHandling)})

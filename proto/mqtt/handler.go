@@ -176,6 +176,8 @@ type core interface {
 	Connect(c *broker.Client, req *broker.ConnectRequest)
 	Disconnect(c *broker.Client, req broker.DisconnectRequest)
 	Publish(c *broker.Client, m *broker.Message, dedupe bool, t broker.Token) (broker.Outcome, error)
+	Delay(c *broker.Client, m *broker.Message, due int64, dedupe bool, t broker.Token) (broker.Outcome, error)
+	CancelDelayed(c *broker.Client, m *broker.Message, dedupe bool, t broker.Token) (broker.Outcome, error)
 	Release(c *broker.Client, packetID uint16, t broker.Token) (broker.Outcome, error)
 	Subscribe(c *broker.Client, reqs []broker.SubscribeRequest, errs []error, t broker.Token) (broker.Outcome, error)
 	Unsubscribe(c *broker.Client, reqs []broker.SubscribeRequest, errs []error, t broker.Token) (broker.Outcome, error)

@@ -45,6 +45,7 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 			return true, err
 		}
 	}
+	later, bad := takeDelay(&p, s)
 	if s.Rewrite != nil {
 		p.Topic = c.rewriteTopic(s, p.Topic)
 	}
@@ -64,11 +65,15 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 	if c.l.trace != nil {
 		mark = c.traceReceived(&p)
 	}
-	if why, drop := c.judgePublish(&p, s); why != nil {
+	why, drop := bad, DropRefused
+	if why == nil {
+		why, drop = c.judgePublish(&p, s)
+	}
+	if why != nil {
 		c.traceSaid(mark, trace.Denied, why.detail)
 		return true, c.refusePublish(&p, why, drop)
 	}
-	return c.route(&p, mark)
+	return c.route(&p, later, mark)
 }
 
 // admitPublish looks at a QoS 1 or 2 message's identifier. done says that the packet needs no more: it was here before.
@@ -153,7 +158,7 @@ func (c *conn) acknowledge(a ack, detail string) {
 }
 
 // route gives the message to the core.
-func (c *conn) route(p *wire.Publish, mark trace.Mark) (took bool, err error) {
+func (c *conn) route(p *wire.Publish, later delay, mark trace.Mark) (took bool, err error) {
 	l := c.l
 	m := &l.msg
 	*m = broker.Message{Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
@@ -161,13 +166,13 @@ func (c *conn) route(p *wire.Publish, mark trace.Mark) (took bool, err error) {
 	if c.version == wire.V5 {
 		m.Props, l.forward = p.Props.Forward(l.forward)
 		if p.Props.HasExpiry {
-			m.Deadline = m.Timestamp + int64(p.Props.Expiry)*1000
+			m.Deadline = later.due(m.Timestamp) + int64(p.Props.Expiry)*1000
 		}
 	}
 	if p.QoS == 0 {
-		_, err = l.core.Publish(c.client, m, false, 0)
+		_, err = c.give(m, later, false, 0)
 	} else {
-		err = c.routeAcked(p, m)
+		err = c.routeAcked(p, m, later)
 	}
 	if err != nil {
 		if errors.Is(err, broker.ErrBusy) {
@@ -198,14 +203,14 @@ func dropOf(err error) Drop {
 }
 
 // routeAcked is route for QoS 1 and 2. The answer has its place in the order before the core is asked.
-func (c *conn) routeAcked(p *wire.Publish, m *broker.Message) error {
+func (c *conn) routeAcked(p *wire.Publish, m *broker.Message, later delay) error {
 	typ := wire.PUBACK
 	if p.QoS == 2 {
 		typ = wire.PUBREC
 	}
 	in := c.inbound()
 	seq := in.push(ack{id: p.PacketID, typ: typ})
-	outcome, err := c.l.core.Publish(c.client, m, p.QoS == 2, token(tokenPublish, seq, p.PacketID))
+	outcome, err := c.give(m, later, p.QoS == 2, token(tokenPublish, seq, p.PacketID))
 	if err != nil {
 		in.acks.drop()
 		return err

@@ -66,6 +66,9 @@ var (
 	failQuota           = &failure{wire.QuotaExceeded, "quota exceeded"}
 	failTopicLimit      = &failure{wire.TopicNameInvalid, "topic name has too many bytes or levels"}
 	failTopicReserved   = &failure{wire.NotAuthorized, "topic is the server's own"}
+	failDelayed         = &failure{wire.TopicNameInvalid, "want $delayed/SECONDS/TOPIC or $delayed/cancel/TOPIC"}
+	failDelayedOff      = &failure{wire.TopicNameInvalid, "delayed publishing is not offered"}
+	failDelayedLong     = &failure{wire.QuotaExceeded, "delay is longer than the maximum"}
 	failPublishACL      = &failure{wire.NotAuthorized, "not authorized to publish to the topic"}
 	failPayload         = &failure{wire.PayloadFormatInvalid, "payload is not UTF-8"}
 	failInternal        = &failure{wire.UnspecifiedError, "request failed"}

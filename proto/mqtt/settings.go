@@ -31,6 +31,7 @@ type Settings struct {
 	Wildcards            bool
 	Shared               bool
 	Exclusive            bool               // offer $exclusive/FILTER
+	Delayed              time.Duration      // the longest that $delayed/SECONDS/TOPIC may ask for; 0: it is not offered
 	Rewrite              rewrite.Rules      // nil: topics stay as clients name them
 	AutoSubscribe        []AutoSubscription // what new sessions begin with
 	Insiders             string             // a listener whose clients keep their topics and their sessions as they are, and may send all identifiers at once; empty: none
@@ -49,6 +50,7 @@ func DefaultSettings() Settings {
 		FirstPacketTimeout: 10 * time.Second, ConnectTimeout: 30 * time.Second, StuckTimeout: 30 * time.Second,
 		QueueBytes: 1 << 20, SessionExpiryV3: neverExpires, ClientIDMax: 1024, Topics: wire.TopicLimits{Levels: 128}, MaxQoS: 2,
 		Retain: true, Wildcards: true, Shared: true, SubscriptionIDs: true,
+		Delayed: delayMost * time.Second,
 	}
 }
 

@@ -15,7 +15,7 @@ func judgeWill(w *wire.Will, s *Settings) *failure {
 		return failWillQoS
 	case w.Retain && !s.Retain:
 		return failWillRetain
-	case s.Topics.CheckName(w.Topic) != nil:
+	case s.Topics.CheckName(w.Topic) != nil, bytes.HasPrefix(w.Topic, delayedPrefix):
 		return failWillTopic
 	case s.ValidatePayload && w.Props.PayloadFormat == 1 && !wire.ValidPayload(w.Payload):
 		return failWillPayload
