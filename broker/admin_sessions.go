@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/internal/events"
 )
 
 // ClientInfo is a connection as administrators see it. The protocol that has it fills it in.
@@ -224,7 +225,10 @@ func (b *Broker) EndSession(tenant uint32, id string, done func(error)) {
 		sess.d.ending = true
 		s.mu.Unlock()
 		s.home.endedWill(sess)
-		e := entry{done: func() { done(nil) }, failed: func(err error) {
+		e := entry{done: func() {
+			b.sessionGone(sess, events.SessionEnded, "an administrator has ended it")
+			done(nil)
+		}, failed: func(err error) {
 			s.unend(sess)
 			done(err)
 		}}

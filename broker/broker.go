@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -37,6 +38,8 @@ type Options struct {
 	// Flushed is told, behind what ShardMoved was told of its shards, that a group is in the log: once, however many shards it has frames of. The
 	// committer calls it; it must not block. nil: nobody wants to know.
 	Flushed func()
+	// Events is told of sessions that end. nil: nobody wants to know.
+	Events *events.Queue
 }
 
 // protocolLevels is how deep a topic of 65,535 bytes can be: what the tables take. Limits.FilterLevels bounds what comes from clients, and

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/broker/topics"
+	"github.com/sluicemq/sluice/internal/events"
 )
 
 type clientState uint8
@@ -230,9 +231,12 @@ func (l *Local) journalConnect(c *Client, old *Session) {
 	}
 	var err error
 	if old != nil {
-		first := entry{done: func() {}, failed: func(error) { s.unend(old) }}
+		first := entry{done: func() { l.b.sessionGone(old, events.SessionDiscarded, "its client wanted a new one") }, failed: func(error) { s.unend(old) }}
 		if sess.d == nil {
-			first.done = e.done
+			first.done = func() {
+				l.b.sessionGone(old, events.SessionDiscarded, "its client wanted a new one")
+				e.done()
+			}
 			first.failed = func(err error) {
 				s.unend(old)
 				e.failed(err)
@@ -502,6 +506,7 @@ func (l *Local) endSession(c *Client, will *Will) {
 		l.wills = append(l.wills, lateWill{sess, will})
 	}
 	if sess.d == nil {
+		l.b.sessionGone(sess, events.SessionEnded, endedWithClient)
 		l.forget(sess, c)
 		return
 	}
@@ -514,7 +519,10 @@ func (l *Local) endSession(c *Client, will *Will) {
 	sess.d.ending = true
 	s.mu.Unlock()
 	e := entry{
-		done: func() { l.Run(func() { l.forget(sess, c) }) },
+		done: func() {
+			l.b.sessionGone(sess, events.SessionEnded, endedWithClient)
+			l.Run(func() { l.forget(sess, c) })
+		},
 		failed: func(err error) {
 			s.outlive(sess, err)
 			l.Run(func() { l.vacate(sess, c) })

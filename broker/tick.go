@@ -4,6 +4,8 @@ import (
 	"container/heap"
 	"math"
 	"slices"
+
+	"github.com/sluicemq/sluice/internal/events"
 )
 
 // Tick is the loop's slow work: progress of sessions into the journal, sessions and wills whose time has come, queues that
@@ -177,7 +179,7 @@ func (l *Local) endDue(s *shard, sess *Session, will *Will, expired bool, now in
 			sess.d.ending = false
 			s.armAtLocked(sess.d, now+retryAfter)
 		}
-		if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), entry{done: func() {}, failed: again}); err != nil {
+		if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), entry{done: func() { l.b.sessionGone(sess, events.SessionEnded, "it has expired") }, failed: again}); err != nil {
 			again(err)
 		}
 	case busy:

@@ -35,6 +35,7 @@ type Config struct {
 	// local_prefix: "", remote_prefix: site7/}]}`. `version` is `5` or `3.1.1`, `direction` is `out`, `in` or `both`, `client_id` is the name unless given, and
 	// `password` can be `file:PATH` or `env:NAME`. docs/bridge.md says what is kept and what is promised.
 	Bridges  Bridges  `key:"bridges" default:"[]" reload:"live"`
+	Events   Events   `key:"events"`
 	Engine   Engine   `key:"engine"`
 	Capacity Capacity `key:"capacity"`
 	Cluster  Cluster  `key:"cluster"`
@@ -508,6 +509,16 @@ type Kafka struct {
 	CheckInterval time.Duration `key:"check_interval" default:"30s" min:"1s" max:"1h" reload:"live"`
 	// How long a partition knows an idempotent producer that is silent.
 	ProducerExpiry time.Duration `key:"producer_expiry" default:"24h" min:"1m" max:"720h" reload:"live"`
+}
+
+// Events is what is told of clients, sessions and subscriptions of MQTT; docs/operate/events.md has what they look like.
+type Events struct {
+	// Which events are told: `client` and `session` are all of one kind, or one by one as they are listed.
+	Kinds []string `key:"kinds" default:"off" oneof:"off|client|client.connected|client.disconnected|session|session.created|session.resumed|session.ended|session.discarded|session.taken_over|session.subscribed|session.unsubscribed" reload:"live"`
+	// Whether they are messages on the MQTT topics `$SYS/broker/events/client/connected` and so on, which whoever may subscribe there can read.
+	MQTT bool `key:"mqtt" default:"true" reload:"live"`
+	// Topic in which they are records, keyed by client identifier, for Kafka's clients: `_sluice.events`, say. It is made if it is not there. Empty: none.
+	KafkaTopic string `key:"kafka_topic" default:"" reload:"live"`
 }
 
 // Engine is the reactor.

@@ -55,6 +55,9 @@ func (l *loader) validate() {
 	if c.Auth.AllowEveryone == "false" && len(c.Auth.SuperUsers) == 0 {
 		l.reject("auth.allow_everyone_if_no_acl_found", errors.New("false needs auth.super_users: nobody else could make the first ACL"))
 	}
+	if c.Journal.Durability == "memory" && c.Events.KafkaTopic != "" {
+		l.reject("events.kafka_topic", errors.New("journal.durability is memory, which keeps no streams: want sync or async, or no topic"))
+	}
 	if c.Journal.Durability == "memory" && len(c.Bindings) > 0 {
 		l.reject("bindings", errors.New("journal.durability is memory, which keeps no streams: want sync or async, or no bindings"))
 	}

@@ -165,14 +165,19 @@ func (b *binder) bind(ctx context.Context) error {
 
 // makeTopic makes a topic if it is not there. partitions 0: as many as the configuration says.
 func (b *binder) makeTopic(ctx context.Context, name string, partitions int) error {
-	if b.topics.b.Topic(0, name) != nil {
-		return nil
-	}
 	if partitions == 0 {
 		partitions = b.partitions()
 	}
+	return b.topics.make(ctx, name, partitions)
+}
+
+// make makes a topic if it is not there.
+func (c *topicCatalog) make(ctx context.Context, name string, partitions int) error {
+	if c.b.Topic(0, name) != nil {
+		return nil
+	}
 	made := make(chan kafka.TopicResult, 1)
-	b.topics.CreateTopics(0, []kafka.TopicCreation{{Name: name, Partitions: int32(partitions), ReplicationFactor: -1}}, false,
+	c.CreateTopics(0, []kafka.TopicCreation{{Name: name, Partitions: int32(partitions), ReplicationFactor: -1}}, false,
 		func(r []kafka.TopicResult) { made <- r[0] })
 	select {
 	case r := <-made:

@@ -20,6 +20,7 @@ import (
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/mqtt"
@@ -102,6 +103,8 @@ type node struct {
 	topics  *topicCatalog
 	binder  *binder
 	sys     *sysTree
+	events  *eventPump
+	happens *events.Queue // that the loops add to, and events takes from
 	users   *rechecker
 	memory  *memoryWatch
 	acls    *aclKeeper
@@ -116,7 +119,7 @@ type node struct {
 
 // newNode builds the node, recovers its state and starts its loops. No listener is open yet.
 func newNode(o nodeOptions) (*node, error) {
-	n := &node{o: o}
+	n := &node{o: o, happens: events.New()}
 	var err error
 	if n.engine, err = engine.New(engine.Options{Loops: o.loops, Logger: o.logger, MaxConns: o.maxConns}); err != nil {
 		return nil, err
@@ -131,7 +134,7 @@ func newNode(o nodeOptions) (*node, error) {
 		changed = own.take
 		n.member = newMember(n)
 	}
-	n.broker = broker.New(broker.Options{Replicated: n.member != nil, ShardMoved: n.member.shardMoved, Flushed: n.member.flushed, EntryChanged: changed,
+	n.broker = broker.New(broker.Options{Events: n.happens, Replicated: n.member != nil, ShardMoved: n.member.shardMoved, Flushed: n.member.flushed, EntryChanged: changed,
 		Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
 		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
 	n.catalog.group.b = n.broker
@@ -268,6 +271,9 @@ func (n *node) close(ctx context.Context) error {
 		}
 		if n.sys != nil {
 			n.sys.close()
+		}
+		if n.events != nil {
+			n.events.close()
 		}
 		n.users.close()
 		err := n.engine.Close(ctx)

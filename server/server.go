@@ -75,7 +75,7 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	s.proxies.take(&cfg)
 	s.tlsKeeper = newTLSKeeper(s)
 	s.bans.SetFlapping(flappingOptions(&cfg))
-	err := checkBridges(cfg.Bridges)
+	err := errors.Join(checkBridges(cfg.Bridges), checkEvents(&cfg))
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +127,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	if s.node.binder, err = newBinder(ctx, s.node, cfg.Bindings, func() int { return s.cfg.Load().Kafka.Partitions }); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
+	s.node.events = startEvents(s.node, s.node.happens, cfg)
 	if err = s.openDoors(cfg, ready.Listeners); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
@@ -333,7 +334,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkBridges(next.Bridges); err != nil {
+	if err := errors.Join(checkBridges(next.Bridges), checkEvents(&next)); err != nil {
 		return nil, err
 	}
 	if err := s.checkAudit(&next); err != nil {
@@ -368,6 +369,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.node.broker.SetShareStrategy(shareStrategy(&merged))
 	s.node.broker.Tracer().Standing(merged.MQTT.TraceProperty)
 	s.node.sys.every(merged.MQTT.SysInterval)
+	s.node.events.configure(&merged)
 	s.node.mqtt.Set(mqttSettings(&merged))
 	s.node.mqtt.Recheck()
 	s.node.kafka.Set(kafkaSettings(&merged))

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -75,8 +76,16 @@ func (c *conn) autoSubscribe() {
 			c.autoRefused(coreFailure(e))
 		}
 	}
-	if err != nil || outcome != broker.Pending {
+	if err != nil {
 		c.unblock(blockAuto)
+		return
+	}
+	told := c.subscriptionEvents(events.SessionSubscribed)
+	if outcome != broker.Pending {
+		l.events.Add(told...)
+		c.unblock(blockAuto)
+	} else if told != nil {
+		c.extras().told = told
 	}
 }
 
@@ -84,6 +93,12 @@ func (c *conn) autoSubscribe() {
 func (c *conn) autoDone(err error) {
 	if err != nil {
 		c.autoRefused(coreFailure(err))
+	}
+	if x := c.extra; x != nil && x.told != nil {
+		if err == nil {
+			c.l.events.Add(x.told...)
+		}
+		x.told = nil
 	}
 	c.unblock(blockAuto)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -88,6 +89,7 @@ type extra struct {
 	expires int64 // see conn.expires
 	drops   *[dropReasons]uint64
 	traced  *tracedFlight
+	told    []events.Event // of the subscriptions that its session begins with, until the core has them
 }
 
 func (c *conn) extras() *extra {
@@ -254,6 +256,7 @@ func (c *conn) onDisconnect(body []byte) error {
 	}
 	c.l.n.Disconnects[d.Reason]++
 	c.traceEnd("the client has said DISCONNECT")
+	c.eventEnd(byClient, failure{code: d.Reason})
 	c.flags |= flagGoodbye
 	c.detach(req)
 	c.state = stateClosing
@@ -268,6 +271,7 @@ func (c *conn) end(f failure) {
 		return
 	}
 	c.traceEnd(f.detail)
+	c.eventEnd(byServer, f)
 	if c.state == stateUp && c.version == wire.V5 && f != *failElsewhere {
 		d := wire.Disconnect{Reason: f.code}
 		if c.flags&flagProblemInfo != 0 && f.code.Failed() {
@@ -326,12 +330,15 @@ func (c *conn) onClose(err error) {
 	if c.state != stateClosing {
 		if end := c.expires(); end != 0 && c.state == stateUp && errors.Is(err, engine.ErrIdle) && c.l.loop.NowMono() >= end {
 			c.l.n.Disconnects[wire.NotAuthorized]++
+			c.eventEnd(byServer, *failExpired)
 		} else if errors.Is(err, engine.ErrIdle) && c.state == stateUp {
 			c.l.n.Disconnects[wire.KeepAliveTimeout]++
-			c.traceEnd("nothing has come from it for one and a half times its keep-alive")
+			c.traceEnd(failSilent.detail)
+			c.eventEnd(byServer, *failSilent)
 		} else if c.state == stateUp {
 			c.l.n.Lost++
-			c.traceEnd("its connection has ended without a DISCONNECT")
+			c.traceEnd(failLost.detail)
+			c.eventEnd(byNetwork, *failLost)
 		}
 	}
 	c.detach(broker.DisconnectRequest{PublishWill: true})
@@ -395,6 +402,9 @@ func (c *conn) Kicked(why error) {
 	f := kickFailure(why)
 	if errors.Is(why, broker.ErrEnded) {
 		c.flags |= flagEnded
+	}
+	if errors.Is(why, broker.ErrTakenOver) {
+		c.eventTakenOver()
 	}
 	if c.state == stateConnecting {
 		c.shut(f)

@@ -259,6 +259,7 @@ func (c *conn) Connected(r broker.ConnectResult) {
 	c.l.n.Connected++
 	c.l.n.Connects[wire.Success]++
 	c.traceConnected()
+	c.eventConnected(st, &r)
 	c.connack(s, st, &r)
 	if c.version == wire.V5 {
 		c.aliasInMax, c.aliasOutMax = s.TopicAliasMax, min(st.aliasMax, s.TopicAliasMaxOut)

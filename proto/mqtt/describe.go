@@ -21,20 +21,27 @@ var _ meter = (*engine.Conn)(nil)
 // versionNames are the protocols as administrators know them.
 var versionNames = map[byte]string{wire.V31: "MQTT 3.1", wire.V311: "MQTT 3.1.1", wire.V5: "MQTT 5"}
 
+var webVersionNames = map[byte]string{wire.V31: "MQTT 3.1 over WebSocket", wire.V311: "MQTT 3.1.1 over WebSocket", wire.V5: "MQTT 5 over WebSocket"}
+
+// protocol is what the client speaks.
+func (c *conn) protocol() string {
+	if m, ok := c.link.(meter); ok && m.WebSocket() {
+		return webVersionNames[c.version]
+	}
+	return versionNames[c.version]
+}
+
 // Describe shows the connection; ok false: nobody has come in by it yet. On its loop.
 func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 	if c.state != stateUp {
 		return info, false
 	}
 	info = broker.ClientInfo{ClientID: c.clientID(), User: c.who.user, Source: c.who.source, Remote: c.link.Remote(), Listener: c.link.Listener(),
-		Protocol: versionNames[c.version], TLS: c.link.TLS() != nil, Kept: c.flags&flagDurable != 0, QueuedBytes: c.link.Queued()}
+		Protocol: c.protocol(), TLS: c.link.TLS() != nil, Kept: c.flags&flagDurable != 0, QueuedBytes: c.link.Queued()}
 	if m, ok := c.link.(meter); ok {
 		info.Connection = m.ID()
 		info.BytesIn, info.BytesOut = m.Traffic()
 		info.Since = c.l.loop.NowUnixMilli() - (c.l.loop.NowMono()-m.Opened())/int64(time.Millisecond)
-		if m.WebSocket() {
-			info.Protocol += " over WebSocket"
-		}
 	}
 	if c.out != nil {
 		info.InFlight = c.out.flight.len()

@@ -12,6 +12,7 @@ import (
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/internal/trace"
 )
 
@@ -41,6 +42,7 @@ type Handler struct {
 	flapping Flapping // nil: nobody comes too often
 	quotas   *broker.Quotas
 	log      *slog.Logger
+	events   *events.Queue // may be nil
 	settings atomic.Pointer[Settings]
 	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
 	pressure atomic.Int32            // how short of memory the node is
@@ -66,7 +68,7 @@ func NewHandler(o Options) *Handler {
 }
 
 func newHandler(o *Options) *Handler {
-	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger}
+	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger, events: o.Broker.Events()}
 	if h.quotas == nil {
 		h.quotas = &broker.Quotas{}
 	}
@@ -90,7 +92,7 @@ func newHandler(o *Options) *Handler {
 }
 
 func (h *Handler) addLoop(lp loop, core core) *loopState {
-	l := &loopState{h: h, loop: lp, core: core, quotaNow: h.quotas.Generation()}
+	l := &loopState{h: h, loop: lp, core: core, events: h.events, quotaNow: h.quotas.Generation()}
 	h.loops = append(h.loops, l)
 	return l
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/internal/clock"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -176,7 +177,7 @@ func newWorld(t testing.TB, o Options) *world {
 func newWorldAt(t testing.TB, o Options, clk clock.Clock) *world {
 	t.Helper()
 	w := &world{t: t, loop: &fakeLoop{mono: 1e9, unix: 1_700_000_000_000}, lines: &strings.Builder{}}
-	w.b = broker.New(broker.Options{Shards: 2, Loops: 1, Clock: clk})
+	w.b = broker.New(broker.Options{Shards: 2, Loops: 1, Clock: clk, Events: events.New()})
 	w.log = &memoryLog{b: w.b}
 	w.b.UseLog(w.log)
 	w.b.Recovered()

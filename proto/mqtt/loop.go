@@ -6,6 +6,7 @@ import (
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -39,6 +40,8 @@ type loopState struct {
 
 	trace *trace.Loop // nil: nobody asks what becomes of messages
 	fate  fate        // of the message that was delivered last
+
+	events *events.Queue // hears of clients, sessions and subscriptions; may be nil
 
 	metered  []*conn // that were sent something in this turn, and have a quota of it
 	quotaNow uint16  // what quotas there are, as of the last turn's end; 0: none

@@ -46,6 +46,9 @@ var (
 	failWillTopic       = &failure{wire.TopicNameInvalid, "will topic is not allowed"}
 	failWillACL         = &failure{wire.NotAuthorized, "not authorized to publish the will"}
 	failWillPayload     = &failure{wire.PayloadFormatInvalid, "will payload is not UTF-8"}
+	failExpired         = &failure{wire.NotAuthorized, "what has vouched for the client has ended"}
+	failSilent          = &failure{wire.KeepAliveTimeout, "nothing has come from it for one and a half times its keep-alive"}
+	failLost            = &failure{wire.UnspecifiedError, "its connection has ended without a DISCONNECT"}
 	failTakenOver       = &failure{wire.SessionTakenOver, "another connection uses the client identifier"}
 	failAdmin           = &failure{wire.AdministrativeAction, "ended by an administrator"}
 	failBanned          = &failure{wire.Banned, "banned"}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/internal/events"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
@@ -15,6 +16,7 @@ type request struct {
 	typ   wire.PacketType // SUBACK or UNSUBACK
 	codes []wire.ReasonCode
 	place []int // of what the core was asked, in codes
+	told  []events.Event
 }
 
 // requestsMax is how many may wait before the connection is read no further.
@@ -139,12 +141,18 @@ func (c *conn) ask(typ wire.PacketType, id uint16) (took bool, err error) {
 			l.codes[place] = requestCode(typ, why)
 		}
 	}
-	if err != nil || outcome != broker.Pending {
+	if err != nil {
+		c.sendCodes(typ, id, l.codes)
+		return true, nil
+	}
+	told := c.subscriptionEvents(subscriptionKind(typ))
+	if outcome != broker.Pending {
+		l.events.Add(told...)
 		c.sendCodes(typ, id, l.codes)
 		return true, nil
 	}
 	in.requests = append(in.requests, request{seq, id, typ, append([]wire.ReasonCode(nil), l.codes...),
-		append([]int(nil), l.place...)})
+		append([]int(nil), l.place...), told})
 	if len(in.requests) >= requestsMax {
 		c.block(blockRequests)
 	}
@@ -181,6 +189,8 @@ func (c *conn) requestDone(seq uint32, err error) {
 			for _, place := range r.place {
 				r.codes[place] = requestCode(r.typ, err)
 			}
+		} else {
+			c.l.events.Add(r.told...)
 		}
 		c.sendCodes(r.typ, r.id, r.codes)
 		if len(c.in.requests) == 0 {

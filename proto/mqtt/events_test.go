@@ -1,0 +1,140 @@
+package mqtt
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/events"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
+)
+
+// wants has the events of these kinds told.
+func (w *world) wants(names ...string) { w.b.Events().Want(events.ParseSet(names)) }
+
+// events takes what was told, in short.
+func (w *world) events() string {
+	var list []string
+	for _, e := range w.b.Events().Take(nil) {
+		s := e.Kind.String() + " " + e.ClientID
+		switch e.Kind {
+		case events.ClientDisconnected:
+			s += fmt.Sprintf(" by %s %02x", e.By, e.Code)
+		case events.ClientConnected:
+			s += fmt.Sprintf(" %s clean=%t present=%t %ds", e.Protocol, e.CleanStart, e.Present, e.KeepAlive)
+		case events.SessionSubscribed, events.SessionUnsubscribed:
+			s += " " + e.Group + ":" + e.Filter
+		default:
+		}
+		list = append(list, s)
+	}
+	return strings.Join(list, "; ")
+}
+
+func (w *world) told(what, want string) {
+	w.t.Helper()
+	w.turn()
+	if got := w.events(); got != want {
+		w.t.Errorf("%s: told\n%s\nwant\n%s", what, got, want)
+	}
+}
+
+// The life of sessions, live and kept, is told in the order in which it happens.
+func TestEvents(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.connect(wire.V5, "before")
+	w.told("nobody wants to know", "")
+	w.wants("client", "session")
+	keep := func(k *wire.Connect) { k.SessionExpiry, k.CleanStart, k.KeepAlive = 100, false, 9 }
+
+	a := w.connect(wire.V311, "a")
+	w.told("a live session", "client.connected a MQTT 3.1.1 clean=true present=false 0s; session.created a")
+	a.subscribe(1, "t/1", "$share/g/t/2")
+	w.told("its subscriptions", "session.subscribed a :t/1; session.subscribed a g:t/2")
+	a.send(wire.AppendUnsubscribe(nil, a.version, &wire.UnsubscribeOut{PacketID: 2, Filters: [][]byte{[]byte("t/1"), []byte("not/there")}}))
+	w.told("one of them is left", "session.unsubscribed a :t/1")
+	a.c.onClose(errors.New("reset"))
+	w.told("it is lost", "client.disconnected a by network 80; session.ended a")
+
+	b := w.connect(wire.V5, "b", keep)
+	b.subscribe(1, "t/#")
+	w.told("a kept session", "client.connected b MQTT 5 clean=false present=false 9s; session.created b; session.subscribed b :t/#")
+	b2 := w.connect(wire.V5, "b", keep)
+	w.told("it is taken over", "session.taken_over b; client.disconnected b by server 8e; client.connected b MQTT 5 clean=false present=true 9s; session.resumed b")
+	b2.send(wire.AppendDisconnect(nil, wire.V5, &wire.Disconnect{Reason: wire.DisconnectWithWill}))
+	w.told("it stays", "client.disconnected b by client 04")
+	b3 := w.connect(wire.V5, "b", func(k *wire.Connect) { k.SessionExpiry = 100 })
+	w.told("it is discarded", "session.discarded b; client.connected b MQTT 5 clean=true present=false 0s; session.created b")
+	b3.c.onClose(engine.ErrIdle)
+	w.told("it is silent", "client.disconnected b by server 8d")
+	w.b.EndSession(0, "b", func(error) {})
+	w.told("an administrator ends it", "session.ended b")
+
+	c := w.connect(wire.V5, "c", keep)
+	w.events()
+	c.c.Kicked(broker.ErrEnded)
+	w.told("its connection with it", "client.disconnected c by server 98; session.ended c")
+}
+
+// Who is refused, and what is refused, is no event; kinds are switched one by one.
+func TestEventsOfWhatIsRefused(t *testing.T) {
+	w := newWorld(t, Options{Authorizer: &rules{deny: "no"}})
+	w.wants("session.subscribed", "client.disconnected")
+	p := w.dial()
+	p.send(wire.AppendConnect(nil, &wire.Connect{Version: wire.V311, CleanStart: false}))
+	w.told("refused", "")
+	for _, expiry := range []uint32{0, 100} {
+		s := w.connect(wire.V5, "s", func(k *wire.Connect) { k.SessionExpiry = expiry })
+		s.subscribe(0, "no", "bad/#/filter", "yes")
+		w.told("some are refused", "session.subscribed s :yes")
+		w.hold = true
+		s.send(wire.AppendSubscribe(nil, wire.V5, &wire.SubscribeOut{PacketID: 2, Filters: []wire.FilterRequest{{Filter: []byte("later")}}}))
+		if expiry > 0 {
+			w.told("not in the log yet", "")
+		}
+		w.hold = false
+		w.told("in the log", "session.subscribed s :later")
+		s.send(wire.AppendDisconnect(nil, wire.V5, &wire.Disconnect{}))
+		w.told("gone", "client.disconnected s by client 00")
+	}
+}
+
+// What a session begins with is told once it has it.
+func TestEventsOfAutoSubscriptions(t *testing.T) {
+	s := DefaultSettings()
+	s.AutoSubscribe = []AutoSubscription{{Filter: "own/%c", QoS: 1}, {Filter: "of/%u"}}
+	w := newWorld(t, Options{Settings: &s})
+	w.wants("session.subscribed")
+	for _, expiry := range []uint32{0, 100} {
+		w.connect(wire.V5, "s", func(k *wire.Connect) { k.SessionExpiry = expiry })
+		w.told("a new session", "session.subscribed s :own/s")
+	}
+}
+
+// BenchmarkConnect is a client that comes and goes, by who wants to know of it.
+func BenchmarkConnect(b *testing.B) {
+	for _, kinds := range []string{"off", "client", "client session"} {
+		b.Run(kinds, func(b *testing.B) {
+			w := newWorld(b, Options{})
+			w.wants(strings.Fields(kinds)...)
+			hello := wire.AppendConnect(nil, &wire.Connect{Version: wire.V5, ClientID: []byte("device-000017"), CleanStart: true})
+			bye := wire.AppendDisconnect(nil, wire.V5, &wire.Disconnect{})
+			var spare []events.Event
+			b.ReportAllocs()
+			n := 0
+			for b.Loop() {
+				c := w.l.open(&fakeLink{})
+				c.onData(hello)
+				c.onData(bye)
+				c.onClose(nil)
+				if n++; n == 1024 {
+					spare, n = w.b.Events().Take(spare), 0
+					w.b.Local(0).Drain()
+				}
+			}
+		})
+	}
+}
