@@ -53,6 +53,7 @@ type raft struct {
 	active   map[meta.NodeID]bool
 	reads    []*simRead
 	readSeq  uint64
+	hushed   int // ticks since the node has halted: it takes no proposals, and soon says nothing that only a leader says (raftgroup's voice)
 
 	applying bool
 	results  map[[2]int]simResult // of the last command of a node's run
@@ -83,6 +84,9 @@ func (r *raft) newPatience() { r.patience = simElection + r.n.s.rnd.IntN(simElec
 // tick is called every 50 ms of the node's clock.
 func (r *raft) tick() {
 	r.silent++
+	if r.n.halted {
+		r.hushed++
+	}
 	switch r.role {
 	case 'l':
 		if r.silent >= simElection {
@@ -101,7 +105,9 @@ func (r *raft) tick() {
 		if r.silent >= r.patience {
 			r.silent = 0
 			r.newPatience()
-			r.campaign(true)
+			if r.hushed == 0 { // what is decided and not applied may be a change of who votes
+				r.campaign(true)
+			}
 		}
 	}
 }
@@ -190,6 +196,9 @@ func (r *raft) sendAll() {
 }
 
 func (r *raft) sendTo(p *simNode) {
+	if r.hushed > simElection/2 {
+		return
+	}
 	term, commit, from := r.term, r.commit, min(r.match[p.id]+1, len(r.log))
 	prev, entries := r.log[from-1].term, slices.Clone(r.log[from:])
 	reads := uint64(0)
@@ -337,7 +346,7 @@ func (r *raft) propose() {
 			to := n.s.node(r.leader)
 			wait = simAttempt * simTick / 3
 			n.send(to, func() {
-				if to.raft.role == 'l' {
+				if to.raft.role == 'l' && to.raft.hushed == 0 {
 					to.raft.log = append(to.raft.log, simEntry{to.raft.term, cmd})
 					to.raft.sendAll()
 				}

@@ -82,6 +82,7 @@ type Group struct {
 	state    *state
 	catalog  *meta.Catalog
 	handlers atomic.Pointer[handlers]
+	voice    voice
 
 	proposals chan proposal
 	closing   chan struct{}
@@ -401,12 +402,15 @@ func (g *Group) votesUnknown(c *config.Config) (again bool, err error) {
 
 func (g *Group) openedOnce() { g.openOnce.Do(func() { close(g.opened) }) }
 
-// halt stops applying, for good.
+// halt stops applying, for good, and has the others lead.
 func (g *Group) halt(err error) {
 	g.mu.Lock()
 	first := g.mu.halted == nil
 	if first {
 		g.mu.halted = fmt.Errorf("%w: %w", ErrHalted, err)
+		if !g.closed() { // Close waits for what is begun before
+			g.work.Go(g.hush)
+		}
 	}
 	g.mu.Unlock()
 	if first {

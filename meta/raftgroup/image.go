@@ -151,7 +151,8 @@ func (r *imageReader) entry() (e meta.Entry, err error) {
 }
 
 // take replaces the state by an image, all of it or nothing, and tells of what differs. It is on stable storage afterwards.
-func (s *state) take(from io.Reader, stop <-chan struct{}) error {
+func (s *state) take(from io.Reader, stop <-chan struct{}) (err error) {
+	defer failed(&err)
 	r := &imageReader{r: bufio.NewReaderSize(from, 64<<10)}
 	m, err := r.head()
 	if err != nil {

@@ -191,7 +191,8 @@ type decided struct {
 
 // update applies commands, all of them in one batch, which is on stable storage before anybody is told: a node that starts without the others
 // serves what it has served before. With an error nothing has changed: the state does not understand one of them, or its store has failed.
-func (s *state) update(list []decided) error {
+func (s *state) update(list []decided) (err error) {
+	defer failed(&err)
 	m := s.mark
 	m.sent = maps.Clone(m.sent)
 	b := s.db.NewIndexedBatch()
@@ -314,9 +315,32 @@ func sizeOf(r pebble.Reader, key []byte) (int, error) {
 }
 
 // sync puts all that was updated on stable storage.
-func (s *state) sync() error { return s.db.LogData(nil, pebble.Sync) }
+func (s *state) sync() (err error) {
+	defer failed(&err)
+	return s.db.LogData(nil, pebble.Sync)
+}
 
-func (s *state) close() error { return s.db.Close() }
+func (s *state) close() (err error) {
+	defer failed(&err)
+	return s.db.Close()
+}
+
+// storeFailed is what the store panics with (storeLogger) when it cannot go on: its log cannot be written.
+type storeFailed string
+
+// Error makes it an error.
+func (e storeFailed) Error() string { return string(e) }
+
+// failed makes a failure of the store that it has no other way to tell an error of the call that met it.
+func failed(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case storeFailed:
+		*err = r
+	default:
+		panic(r)
+	}
+}
 
 // sameEntry says whether the iterator, which may be at its end, is at an entry with this key and value.
 func sameEntry(it *pebble.Iterator, e *meta.Entry) bool {
@@ -336,5 +360,5 @@ func (s storeLogger) Errorf(format string, args ...any) {
 
 // Fatalf makes it a pebble.Logger. The store has no other way to say that it cannot go on.
 func (s storeLogger) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf("the catalog's state: "+format, args...))
+	panic(storeFailed(fmt.Sprintf("the catalog's state: "+format, args...)))
 }

@@ -73,7 +73,7 @@ func (t *transport) GetConnection(ctx context.Context, target string) (raftio.IC
 	if err != nil {
 		return nil, err
 	}
-	return &sender{c: c}, nil
+	return &sender{c: c, voice: &t.g.voice}, nil
 }
 
 // GetSnapshotConnection makes it a raftio.ITransport.
@@ -82,13 +82,14 @@ func (t *transport) GetSnapshotConnection(ctx context.Context, target string) (r
 	if err != nil {
 		return nil, err
 	}
-	return &sender{c: c}, nil
+	return &sender{c: c, voice: &t.g.voice}, nil
 }
 
 // sender is an open stream of messages, or of a snapshot. One goroutine uses it.
 type sender struct {
-	c   net.Conn
-	buf []byte
+	c     net.Conn
+	voice *voice
+	buf   []byte
 }
 
 // Close makes it a raftio.IConnection.
@@ -117,6 +118,9 @@ func (s *sender) send(size int, marshal func([]byte) (int, error), limit int) er
 
 // SendMessageBatch makes it a raftio.IConnection.
 func (s *sender) SendMessageBatch(batch raftpb.MessageBatch) error {
+	if batch.Requests = s.voice.said(batch.Requests); len(batch.Requests) == 0 {
+		return nil
+	}
 	return s.send(batch.SizeUpperLimit(), batch.MarshalTo, messagesMax)
 }
 
@@ -208,7 +212,9 @@ func (g *Group) receive(c net.Conn, p purpose) error {
 		if err := batch.Unmarshal(buf); err != nil {
 			return err
 		}
-		h.messages(batch)
+		if batch.Requests = g.voice.heard(batch.Requests); len(batch.Requests) > 0 {
+			h.messages(batch)
+		}
 		if cap(buf) > sendKeep {
 			buf = nil
 		}
