@@ -174,6 +174,9 @@ func (t *txn) init(timeout time.Duration, have ProducerIdentity, done func(Produ
 	t.l.b.takeProducerID(func(pid int64, err error) {
 		t.l.Run(func() {
 			t.busy = false
+			if err == nil && t.stale() {
+				err = ErrNotLeader
+			}
 			if err != nil {
 				refuse(err)
 				return
@@ -182,6 +185,10 @@ func (t *txn) init(timeout time.Duration, have ProducerIdentity, done func(Produ
 		})
 	})
 }
+
+// stale says that this is not the transactional id any more, but what it was when the node led before. What comes of it then, from the log or by a timer, is
+// nobody's: another node has gone on with the transaction, or this one has since, from the tables.
+func (t *txn) stale() bool { return t.l.txns[t.key] != t }
 
 // fence makes the producer's epoch one that it does not know.
 func (t *txn) fence() {
@@ -228,6 +235,10 @@ func (t *txn) whenIdle(fn func()) {
 }
 
 func (t *txn) add(who ProducerIdentity, parts []TopicPartition, group string, done func(error)) {
+	if t.stale() {
+		done(ErrNotLeader)
+		return
+	}
 	if _, err := t.l.checkTxn(t.key, who); err != nil {
 		done(err)
 		return
@@ -277,12 +288,15 @@ func (t *txn) run() {
 
 // arm has the transaction aborted when its time is over.
 func (t *txn) arm() {
+	if t.stale() {
+		return
+	}
 	t.l.timers.set(&t.expiry, t.until-t.l.b.clock.Mono(), func() {
 		if t.state != TxnOngoing || t.ending {
 			return
 		}
 		t.whenIdle(func() {
-			if t.state == TxnOngoing && !t.ending {
+			if t.state == TxnOngoing && !t.ending && !t.stale() {
 				t.fence()
 				t.end(false, func(error) {})
 			}
@@ -310,6 +324,10 @@ func (b *Broker) EndTxn(tenant uint32, id string, who ProducerIdentity, commit, 
 }
 
 func (t *txn) endAsked(who ProducerIdentity, commit, bump bool, done func(ProducerIdentity, error)) {
+	if t.stale() {
+		done(ProducerIdentity{-1, -1}, ErrNotLeader)
+		return
+	}
 	if _, err := t.l.checkTxn(t.key, who); err != nil {
 		done(ProducerIdentity{-1, -1}, err)
 		return

@@ -47,6 +47,10 @@ func (t *txn) writeMarkers(commit bool, done func(error)) {
 			return
 		}
 		t.l.Run(func() {
+			if t.stale() { // whoever leads has the decision
+				done(ErrNotLeader)
+				return
+			}
 			if failed.Load() {
 				t.l.SetTimer(&t.expiry, markerRetry, func() { t.writeMarkers(commit, done) })
 				return

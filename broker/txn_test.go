@@ -320,3 +320,66 @@ func TestTransactionAtAnotherClock(t *testing.T) {
 		}
 	}
 }
+
+// A leader loses its shards while it ends a transaction, leads again and goes on from the tables: what is left of before ends no later transaction.
+func TestTransactionOfAnEarlierLead(t *testing.T) {
+	gb := &groupBench{newReplica(t)}
+	lead := func(epoch record.Epoch, others ...uint64) {
+		for i := range record.ShardID(modelShards) {
+			with := others
+			if i != trioShard {
+				with = nil
+			}
+			gb.b.Lead(i, epoch, with, 1, func(err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		gb.pump()
+	}
+	acked := func() {
+		if err := gb.b.Acked(trioShard, 1, 2, gb.b.Replica(trioShard).Durable); err != nil {
+			t.Fatal(err)
+		}
+		gb.pump()
+	}
+	lead(1, 2)
+	acked()
+	id := "a"
+	for gb.b.shardOf(0, []byte(id)).id == trioShard {
+		id += "a"
+	}
+	tp0, p0 := TopicPartition{TopicID{1}, 0}, gb.part()
+	p := gb.producer(t, id)
+	if err := p.add(tp0); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.send(p0, "a") // answered once the other one has it
+	acked()
+	if err := p.end(true, false); err == nil || errors.Is(err, ErrNotLeader) {
+		t.Fatalf("an end whose marker nobody else has: %v", err)
+	}
+	for _, s := range []record.ShardID{gb.b.shardOf(0, []byte(id)).id, trioShard} {
+		gb.b.Resign(s, func() {})
+		gb.pump()
+	}
+	lead(2)
+	gb.advance(10 * time.Millisecond)
+	if got := gb.committed(p0); got != "a " {
+		t.Fatalf("what was decided: %q", got)
+	}
+	if err := errors.Join(p.add(tp0), p.send(p0, "b")); err != nil {
+		t.Fatal(err)
+	}
+	gb.advance(3 * markerRetry)
+	if got := gb.committed(p0); got != "a " {
+		t.Errorf("a transaction that is open is seen: %q", got)
+	}
+	if err := p.end(false, false); err != nil {
+		t.Error(err)
+	}
+	if got := gb.committed(p0); got != "a " {
+		t.Errorf("a transaction that was taken back is seen: %q", got)
+	}
+}
