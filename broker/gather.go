@@ -219,10 +219,15 @@ func (b *Broker) Failed(err error, lasting bool) {
 	b.failWaiting(err)
 }
 
-// Failure is what the log has failed by for good; nil: it has not. Any goroutine.
+// Failure is why the node ought not to lead; nil: nothing. The log has failed for good, or its disk is full, which it looks at again then. What the log has
+// been given as its limit is no reason: other nodes have the same. Any goroutine.
 func (b *Broker) Failure() error {
 	if e := b.failure.Load(); e != nil {
 		return *e
+	}
+	if b.reserved.Load() && b.fullBy.Load() == nil {
+		b.log.Wake()
+		return errReserved
 	}
 	return nil
 }

@@ -200,3 +200,24 @@ func TestReplicatedFull(t *testing.T) {
 		t.Errorf("%+v", tr.leader.b.Replica(trioShard))
 	}
 }
+
+// A node whose disk is full says that it ought not to lead, until the log has looked again and found room; one that has reached its own limit does not.
+func TestFullDiskIsAFailure(t *testing.T) {
+	b := newGroupBench(t).b
+	if err := b.Failure(); err != nil {
+		t.Fatal(err)
+	}
+	b.GatherUrgent(nil, 1<<20)
+	if err := b.Failure(); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("on a full disk: %v", err)
+	}
+	b.SetFull(errors.New("journal.max_bytes"))
+	if err := b.Failure(); err != nil {
+		t.Errorf("at its limit: %v", err)
+	}
+	b.SetFull(nil)
+	b.Gather(nil, 1<<20)
+	if err := b.Failure(); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}

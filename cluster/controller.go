@@ -22,7 +22,7 @@ type Core interface {
 	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error // broker.ErrGap: one of them lacks something yet, and is waited for
 	Resign(shard record.ShardID, done func())
 	Leading() bool  // all shards take commands
-	Failure() error // the journal has failed for good: the node ought not to lead
+	Failure() error // the journal has failed for good, or its disk is full: the node ought not to lead
 }
 
 // Streams are the *replica.Replicas.

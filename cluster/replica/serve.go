@@ -134,6 +134,11 @@ func (s *served) run() {
 		return
 	}
 	s.r.log.Warn("a follower is not served any more", "node", s.ch.Peer(), "epoch", s.epoch, "err", err)
+	if errors.Is(err, journal.ErrGone) {
+		s.over()
+		s.ch.Close() // behind the message that says so, which Abort would drop
+		return
+	}
 	s.end(err.Error())
 }
 
