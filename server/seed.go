@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/backup"
@@ -46,6 +47,8 @@ const (
 	seedOutFolder = "seed-out" // where the leader puts what it takes for others
 )
 
+var seedPieceAgain = pace.Backoff{First: 20 * time.Millisecond, Most: time.Second}
+
 var seedAgain = pace.Backoff{First: 500 * time.Millisecond, Most: 10 * time.Second}
 
 // seeds are the copies that this node makes for others: one at a time.
@@ -55,6 +58,7 @@ type seeds struct {
 		sync.Mutex
 		busy  bool
 		id    string // of the one that is there
+		peer  link.NodeID
 		store tier.Store
 		used  time.Time
 		end   *time.Timer
@@ -91,12 +95,12 @@ func (s *seeds) take(r *link.Request) {
 		s.mu.Unlock()
 		r.Fail("this node does not lead")
 		return
-	case s.mu.busy || s.mu.id != "" && time.Since(s.mu.used) < seedReadWait:
+	case s.mu.busy || s.mu.id != "" && s.mu.peer != r.Peer && time.Since(s.mu.used) < seedReadWait: // who asks again has given up the one before
 		s.mu.Unlock()
 		r.Fail("busy: a copy is made or read by another node; come again")
 		return
 	}
-	s.mu.busy = true
+	s.mu.busy, s.mu.peer = true, r.Peer
 	s.wg.Add(1)
 	s.mu.Unlock()
 	peer := r.Peer
@@ -255,6 +259,9 @@ func (s *seedStore) piece(ctx context.Context, name string, off int64, n int) (w
 	ctx, cancel := context.WithTimeout(ctx, seedReadWait)
 	defer cancel()
 	m, err := s.mesh.Call(ctx, s.at, methodSeedRead, body)
+	for tries := 1; errors.Is(err, link.ErrDown) && pace.Sleep(ctx, clock.Real{}, seedPieceAgain.Wait(tries)) == nil; tries++ {
+		m, err = s.mesh.Call(ctx, s.at, methodSeedRead, body) // a connection that breaks costs a piece, not the copy
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("read a copy at node %d: %w", s.at, err)
 	}
