@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -21,81 +20,64 @@ import (
 
 var (
 	chaosFaults = flag.Int("chaos.faults", 4, "how many faults TestChaos makes, one behind the other")
+	chaosOnly   = flag.String("chaos.only", "", "a regular expression of the faults that TestChaos makes")
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "draws the faults; 0: another one each time")
 )
 
 // longest bounds how long clients may stand still behind a fault on a machine that others work on as well.
 const longest = 60 * time.Second
 
+// pollTime is how long a reader waits before it looks whether it has all.
+const pollTime = 200 * time.Millisecond
+
 const (
 	chaosPartitions = 4
 	chaosProducers  = 2
 )
 
-// A fault is something that happens to nodes, and its end.
-type fault struct {
-	name string
-	do   func(c *common.Cluster, n *common.Node, rnd *rand.Rand)
-}
-
-var faults = []fault{
-	{"kill", func(_ *common.Cluster, n *common.Node, rnd *rand.Rand) {
-		n.Kill()
-		between(rnd, 0, 1500)
-		n.Start()
-	}},
-	{"restart", func(_ *common.Cluster, n *common.Node, _ *rand.Rand) {
-		n.Stop()
-		n.Start()
-	}},
-	{"pause", func(_ *common.Cluster, n *common.Node, rnd *rand.Rand) {
-		_ = n.Broker().Signal(syscall.SIGSTOP)
-		between(rnd, 100, 2500)
-		_ = n.Broker().Signal(syscall.SIGCONT)
-	}},
-}
-
-// between waits as long as the test draws.
-func between(rnd *rand.Rand, low, high int) {
-	<-time.After(time.Duration(low+rnd.IntN(high-low)) * time.Millisecond)
-}
-
 // load is what clients of both protocols do to a cluster meanwhile, and what they have been promised.
 type load struct {
 	t         *testing.T
 	c         *common.Cluster
+	net       *common.Network // nil: there is none to be broken
 	ctx       context.Context
 	stop      chan struct{} // closed: nothing new is published
+	sent      chan struct{} // closed: nothing more will be published
 	over      chan struct{} // closed: receivers go
 	produced  [chaosProducers][chaosPartitions]int
 	acked     atomic.Int64
+	tx        transactions
+	committed atomic.Int64 // transactions
 	senders   []*common.Sender
 	receivers []*common.Receiver
 	sending   sync.WaitGroup
 	receiving sync.WaitGroup
 }
 
-// TestChaos: nodes are killed, stopped in order and paused, one after the other, while clients of both protocols come in through all of them. No
-// acknowledged record is lost, doubled or out of its order, committed offsets do not go back, QoS 1 comes at least once, QoS 2 exactly once.
+// TestChaos: nodes are killed, stopped in order, paused and lose their disks, and what lies between them and the others is slow, narrow, cut and silent, one fault
+// behind the other, while clients of both protocols come in through all of them. No acknowledged record is lost, doubled or out of its order, transactions are
+// there whole or not at all, committed offsets do not go back, QoS 1 comes at least once, QoS 2 exactly once.
 func TestChaos(t *testing.T) {
 	if *chaosSeed == 0 {
 		*chaosSeed = rand.Uint64()
 	}
 	t.Logf("-chaos.faults %d -chaos.seed %d", *chaosFaults, *chaosSeed)
 	rnd := rand.New(rand.NewPCG(*chaosSeed, 1))
-	c := common.StartCluster(t, 3)
+	net := common.NewNetwork(t)
+	c := common.StartClusterOn(t, common.Ground{Net: net}, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), longest*time.Duration(*chaosFaults+2))
 	defer cancel()
-	l := &load{t: t, c: c, ctx: ctx, stop: make(chan struct{}), over: make(chan struct{})}
+	l := &load{t: t, c: c, net: net, ctx: ctx, stop: make(chan struct{}), sent: make(chan struct{}), over: make(chan struct{})}
 	l.begin()
+	d := newDeck(t, rnd)
 	for i := range *chaosFaults {
-		f := faults[rnd.IntN(len(faults))]
+		f := d.draw()
 		n := c.Nodes[rnd.IntN(len(c.Nodes))]
 		if rnd.IntN(2) == 0 {
 			n = c.Leader()
 		}
-		t.Logf("fault %d: %s of node %d", i, f.name, n.ID)
-		f.do(c, n, rnd)
+		t.Logf("fault %d: node %d: %s", i, n.ID, f.name)
+		f.do(l, n, rnd)
 		l.progress()
 		c.AwaitSynced() // the next fault may not take the majority
 	}
@@ -108,7 +90,7 @@ func TestChaos(t *testing.T) {
 func (l *load) begin() {
 	l.t.Helper()
 	cl := l.open()
-	_, err := kadm.NewClient(cl).CreateTopic(l.ctx, chaosPartitions, -1, nil, "chaos")
+	_, err := kadm.NewClient(cl).CreateTopics(l.ctx, chaosPartitions, -1, nil, "chaos", "whole")
 	cl.Close()
 	if err != nil {
 		l.t.Fatal(err)
@@ -116,7 +98,9 @@ func (l *load) begin() {
 	for id := range chaosProducers {
 		l.sending.Go(func() { l.produce(id) })
 	}
+	l.sending.Go(l.transact)
 	l.receiving.Go(l.consume)
+	l.receiving.Go(func() { l.verifyTransactions("who read all along", l.readCommitted(l.ctx, l.haveLast)) })
 	l.receiving.Go(l.watchOffsets)
 	urls := make([]string, 0, len(l.c.Nodes))
 	for _, n := range l.c.Nodes {
@@ -234,9 +218,9 @@ func (l *load) watchOffsets() {
 // progress waits until every kind of load has gone on.
 func (l *load) progress() {
 	l.t.Helper()
-	acked, seen := l.acked.Load(), l.receivers[0].Seen()
+	acked, seen, committed := l.acked.Load(), l.receivers[0].Seen(), l.committed.Load()
 	testx.Eventually(l.t, longest, func() bool {
-		return l.t.Failed() || l.acked.Load() > acked+50 && l.receivers[0].Seen() > seen+50
+		return l.t.Failed() || l.acked.Load() > acked+50 && l.receivers[0].Seen() > seen+50 && l.committed.Load() > committed+2
 	}, "clients go on")
 }
 
@@ -244,11 +228,15 @@ func (l *load) progress() {
 func (l *load) end() {
 	close(l.stop)
 	l.sending.Wait()
+	close(l.sent)
 	common.AwaitAll(l.senders, l.receivers, 20*time.Second)
 	close(l.over)
 	l.receiving.Wait()
 	common.Verify(l.t, l.senders, l.receivers)
 	l.verifyRecords()
+	ctx, cancel := context.WithTimeout(l.ctx, longest)
+	defer cancel()
+	l.verifyTransactions("who reads all at the end", l.readCommitted(ctx, l.haveLast))
 }
 
 // verifyRecords reads all partitions from their begin: each record is there once, in its producer's order.

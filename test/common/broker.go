@@ -26,6 +26,9 @@ var built struct {
 	err  error
 }
 
+// skewVariable is what the binary takes for how much its wall clock is wrong.
+const skewVariable = "SLUICE_TEST_CLOCK_SKEW"
+
 // Binary builds cmd/sluice once for a test process and gives its path. Clean removes it.
 func Binary(t testing.TB) string {
 	t.Helper()
@@ -40,7 +43,7 @@ func Binary(t testing.TB) string {
 			return
 		}
 		built.path = filepath.Join(dir, "sluice")
-		out, err := exec.Command("go", "build", "-buildvcs=false", "-o", built.path, "github.com/sluicemq/sluice/cmd/sluice").CombinedOutput()
+		out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-X github.com/sluicemq/sluice/internal/clock.skewVariable="+skewVariable, "-o", built.path, "github.com/sluicemq/sluice/cmd/sluice").CombinedOutput()
 		if err != nil {
 			built.err = fmt.Errorf("build: %w\n%s", err, out)
 		}
@@ -160,6 +163,17 @@ func (b *Broker) Log() string { return b.log.String() }
 func (b *Broker) Kill() {
 	_ = b.cmd.Process.Kill()
 	_, _ = b.wait(10 * time.Second)
+}
+
+// Ended says whether the process is gone.
+func (b *Broker) Ended() bool {
+	select {
+	case err := <-b.done:
+		b.done <- err
+		return true
+	default:
+		return false
+	}
 }
 
 func (b *Broker) wait(d time.Duration) (err error, ended bool) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -24,6 +25,7 @@ type Cluster struct {
 	Nodes []*Node
 	t     testing.TB
 	where func(id int) (by []string, host string)
+	on    Ground
 }
 
 // Node is one process of a Cluster. Its methods are for one goroutine at a time; what clients need of it, Kafka and MQTT, never changes.
@@ -32,6 +34,7 @@ type Node struct {
 	Kafka, MQTT string // addresses
 	Between     string // where the other nodes reach it
 	Dir         string
+	Disk        *Disk // where the cluster stands on disks
 
 	settings []string
 	by       []string // what the node is started by
@@ -53,7 +56,24 @@ func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
 // host is loopback.
 func StartClusterBy(t testing.TB, n int, where func(id int) (by []string, host string), settings ...string) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, where: where}
+	return (&Cluster{t: t, where: where}).start(n, settings...)
+}
+
+// Ground is what the nodes of a cluster stand on that a test has its hands on.
+type Ground struct {
+	Net   *Network // between them; nil: they reach each other as they listen
+	Disks string   // of so much each, as mount has it; empty: directories of the test's
+}
+
+// StartClusterOn is StartCluster on such ground.
+func StartClusterOn(t testing.TB, on Ground, n int, settings ...string) *Cluster {
+	t.Helper()
+	return (&Cluster{t: t, where: func(int) ([]string, string) { return nil, "" }, on: on}).start(n, settings...)
+}
+
+func (c *Cluster) start(n int, settings ...string) *Cluster {
+	t := c.t
+	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(c.Logs())
@@ -63,6 +83,10 @@ func StartClusterBy(t testing.TB, n int, where func(id int) (by []string, host s
 	for id := 1; id <= n; id++ {
 		at := c.address(id, 7000)
 		own := []string{"listeners.cluster=" + at}
+		if c.on.Net != nil {
+			at = c.on.Net.front(t, id, at)
+			own = append(own, "cluster.advertised="+at)
+		}
 		if id == 1 {
 			first = at
 		} else {
@@ -86,8 +110,14 @@ func (c *Cluster) address(id, port int) string {
 func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	c.t.Helper()
 	id := len(c.Nodes) + 1
-	n := &Node{ID: id, t: c.t, Dir: c.t.TempDir(), Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
+	n := &Node{ID: id, t: c.t, Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
 	n.by, _ = c.where(id)
+	if c.on.Disks == "" {
+		n.Dir = c.t.TempDir()
+	} else {
+		n.Disk = NewDisk(c.t, c.on.Disks)
+		n.Dir, n.by = n.Disk.Dir, n.Disk.By
+	}
 	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=" + testx.ClosedAddr(c.t), "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
 	n.settings = append(n.settings, settings...)
 	if len(c.Nodes) > 0 {
@@ -112,6 +142,25 @@ func (n *Node) Start() {
 
 // Set changes settings from the next start on.
 func (n *Node) Set(settings ...string) { n.settings = append(n.settings, settings...) }
+
+// Replace has the node, which is down and has lost its disk, come back with an empty one.
+func (c *Cluster) Replace(n *Node) {
+	c.t.Helper()
+	if err := os.RemoveAll(n.Dir); err != nil {
+		c.t.Fatal(err)
+	}
+	c.Must("node", "replace", strconv.Itoa(n.ID))
+	for _, o := range c.Nodes {
+		if o != n {
+			n.Set("cluster.peers=" + o.Between)
+			break
+		}
+	}
+	n.Start()
+}
+
+// Skew has the node's wall clock be wrong by so much from its next start on.
+func (n *Node) Skew(by time.Duration) { n.by = []string{"env", skewVariable + "=" + by.String()} }
 
 // Broker is the process, nil while there is none.
 func (n *Node) Broker() *Broker {
@@ -180,6 +229,9 @@ type Status struct {
 	Open     bool
 }
 
+// String is for a test that has failed.
+func (s *Status) String() string { return fmt.Sprintf("%+v", *s) }
+
 // Status is what a node knows of the shards, false while it knows no leader.
 func (n *Node) Status() (s Status, ok bool) {
 	n.t.Helper()
@@ -216,7 +268,7 @@ func (c *Cluster) AwaitSynced() {
 		s, ok := c.Leader().Status()
 		last = s
 		return ok && len(s.InSync) == len(c.Nodes)
-	}, "all nodes are in sync", last)
+	}, "all nodes are in sync", &last)
 }
 
 // KafkaAddrs are the nodes' addresses for Kafka clients.
