@@ -88,7 +88,8 @@ type entry struct {
 	bundle *bundle // entryTransient: the message
 	match  *match  // entryRecord, entryTransient: who gets it, as it was when it came
 	trace  trace.Mark
-	pub    uint32 // publisher's slot, for no-local
+	pub    uint32       // publisher's slot, for no-local
+	epoch  record.Epoch // entryCommand: of the leader that may write it; 0: whoever leads
 	kind   entryKind
 	live   bool        // entryRecord: route it to live subscribers after the commit
 	done   func()      // entryCommand: runs on the shard's home loop after apply, instead of a completion
@@ -170,7 +171,7 @@ func (b *Broker) command(s *shard, cmd []byte, e entry) error {
 		return err
 	}
 	s.mu.Lock()
-	if !s.leadsLocked() {
+	if !s.leadsLocked() || e.epoch != 0 && s.rep != nil && s.rep.epoch != e.epoch {
 		s.mu.Unlock()
 		return ErrNotLeader
 	}

@@ -102,6 +102,11 @@ func (t *idleTier) Value(shard record.ShardID, key []byte) []byte {
 // loop, when they are in the log and the manifest was told, or at once with what refuses them: ErrQuota, ErrBusy, ErrUnavailable. A full disk
 // does not refuse them: they are what makes room. It keeps nothing of changes.
 func (b *Broker) ChangeTier(shard record.ShardID, changes []TierChange, done func(error)) {
+	b.ChangeTierIn(0, shard, changes, done)
+}
+
+// ChangeTierIn is ChangeTier for who acts for the leader of an epoch, 0: for whoever leads. In another epoch it answers ErrNotLeader, whoever leads then.
+func (b *Broker) ChangeTierIn(epoch record.Epoch, shard record.ShardID, changes []TierChange, done func(error)) {
 	size, err := b.checkTierChange(shard, changes)
 	if err != nil || len(changes) == 0 {
 		done(err)
@@ -117,7 +122,7 @@ func (b *Broker) ChangeTier(shard record.ShardID, changes []TierChange, done fun
 		done(err)
 	}
 	cmd := appendTierChanges(binary.AppendUvarint(nil, cmdTier), changes)
-	if err := b.command(b.shards[shard], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
+	if err := b.command(b.shards[shard], cmd, entry{epoch: epoch, done: func() { settle(nil) }, failed: settle}); err != nil {
 		settle(err)
 	}
 }
@@ -156,6 +161,53 @@ func appendTierChanges(dst []byte, changes []TierChange) []byte {
 		}
 	}
 	return dst
+}
+
+// LeadsIn tells whether all shards take commands here, as the leader's of this epoch. Any goroutine.
+func (b *Broker) LeadsIn(epoch record.Epoch) bool {
+	for _, s := range b.shards {
+		if s.rep == nil {
+			continue
+		}
+		s.mu.Lock()
+		leads := s.rep.open && s.rep.epoch == epoch
+		s.mu.Unlock()
+		if !leads {
+			return false
+		}
+	}
+	return true
+}
+
+// Frames are the last frames that shards were given or have made. Any goroutine.
+func (b *Broker) Frames() []uint64 {
+	list := make([]uint64, len(b.shards))
+	for i, s := range b.shards {
+		s.mu.Lock()
+		list[i] = s.mu.index
+		s.mu.Unlock()
+	}
+	return list
+}
+
+// HasAcked tells whether another node is known, to the leader, to have all frames up to these, by shard. Any goroutine.
+func (b *Broker) HasAcked(node uint64, frames []uint64) bool {
+	for i, s := range b.shards {
+		if s.rep == nil {
+			return false
+		}
+		s.mu.Lock()
+		has := s.rep.role == RoleLeader
+		if has {
+			k := slices.IndexFunc(s.rep.peers, func(p peer) bool { return p.node == node })
+			has = k >= 0 && s.rep.peers[k].index >= frames[i]
+		}
+		s.mu.Unlock()
+		if !has {
+			return false
+		}
+	}
+	return true
 }
 
 // tierChanges reads what appendTierChanges wrote. Keys and values are views.

@@ -52,9 +52,6 @@ func (l *loader) validateCluster(c *Config) {
 	if c.Journal.Durability == "memory" {
 		l.reject("listeners.cluster", errors.New("journal.durability is memory: a node that forgets what it has promised cannot be one of a cluster"))
 	}
-	if s := c.Tier.Store; s != "" && s != "off" {
-		l.reject("tier.store", errors.New("listeners.cluster is set, and nodes of a cluster keep their history in their own logs so far: leave tier.store off"))
-	}
 	if len(c.Cluster.CRL) > 0 && c.Cluster.CA == "" {
 		l.reject("cluster.crl", errors.New("needs cluster.ca, whose certificates it revokes"))
 	}

@@ -394,6 +394,7 @@ func (c *committer) activate(next *segment) {
 		old.sealed = true
 	}
 	l.mu.Unlock()
+	l.wakeScanners() // of a quiet log: who has read the old one to its end holds it no more
 	c.active, c.mustRotate = next, false
 	c.flushedFile.Store(next)
 	if old == nil {

@@ -243,6 +243,18 @@ func TestScan(t *testing.T) {
 	if at = read(sc, at); at != next {
 		t.Errorf("scanned to %d, want %d", at, next)
 	}
+	// Of a log to which nothing is written any more it holds what it has not read, and no more.
+	for len(sc.Ready()) > 0 {
+		<-sc.Ready()
+	}
+	l.Rotate()
+	<-sc.Ready()
+	at = read(sc, at)
+	l.mu.RLock()
+	if active := l.mu.segments[len(l.mu.segments)-1].number(); sc.held.Segment != active {
+		t.Errorf("segment %d is held, %d is written to", sc.held.Segment, active)
+	}
+	l.mu.RUnlock()
 	sc.Close()
 
 	p := l.ShardPosition(1, 70)

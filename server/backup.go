@@ -224,7 +224,11 @@ func (b *backups) release(ctx context.Context, id string) (bool, error) {
 	if t == nil {
 		return false, nil
 	}
-	found, err := t.out.Release(ctx, holdOf(id))
+	out, err := t.offloader()
+	if err != nil {
+		return false, err
+	}
+	found, err := out.Release(ctx, holdOf(id))
 	if err != nil {
 		err = fmt.Errorf("release what backup %s holds in tier.store (delete it again): %w", id, err)
 	}

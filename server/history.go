@@ -29,6 +29,14 @@ type past struct {
 	r    coldReader
 	ctx  context.Context
 	stop context.CancelFunc
+	// floors are offsets below which the log is not read, as the store has what passes have left; nil: there are none.
+	floors atomic.Pointer[map[record.PartitionID]record.Offset]
+}
+
+// lies tells whether an offset lies below its partition's floor.
+func (h *past) lies(p record.PartitionID, from record.Offset) bool {
+	m := h.floors.Load()
+	return m != nil && from < (*m)[p]
 }
 
 // coldReader is history.Reader as it is needed here.
@@ -95,7 +103,7 @@ func (h *past) before(p record.PartitionID, from record.Offset, f *journal.Fetch
 
 // alone tells whether the store has an offset that the log has let go of: the log need not be read to find that it begins behind it.
 func (h *past) alone(l *journal.Log, p record.PartitionID, from record.Offset) bool {
-	return h != nil && from < l.LocalStart(p) && from >= l.LogStart(p) && h.m.Covers(p, from)
+	return h != nil && (from < l.LocalStart(p) || h.lies(p, from)) && from >= l.LogStart(p) && h.m.Covers(p, from)
 }
 
 // read is ReadBatches from the store.
@@ -149,8 +157,11 @@ func (s *logStorage) Read(p record.PartitionID, from record.Offset, fn func(reco
 func (s *logStorage) readSome(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) (next record.Offset, more bool, err error) {
 	var f journal.Fetched
 	defer f.Release()
-	err = s.log.Fetch(p, from, readBytes, &f)
-	if s.past.before(p, from, &f, err) {
+	alone := s.past.alone(s.log, p, from)
+	if !alone {
+		err = s.log.Fetch(p, from, readBytes, &f)
+	}
+	if alone || s.past.before(p, from, &f, err) {
 		f.Release()
 		batches, ref, err := s.past.read(p, from, 0, readBytes, nil)
 		if err != nil {

@@ -31,6 +31,7 @@ type member struct {
 	asks     *kafkaLeader
 	calls    *controlPeers
 	seeds    *seeds
+	told     bool // that the node has no store
 
 	mu struct {
 		sync.Mutex
@@ -102,6 +103,11 @@ func (m *member) flushed() {
 
 // changed takes over who leads.
 func (m *member) changed(s cluster.State) {
+	if m.storeless(); s.Leading {
+		m.n.tier.leads(record.Epoch(s.Epoch))
+	} else {
+		m.n.tier.leads(0)
+	}
 	m.kafka.lead(leadership{leader: s.Leader, epoch: s.Epoch, leading: s.Leading, alive: s.Alive})
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -109,6 +115,16 @@ func (m *member) changed(s cluster.State) {
 		m.mu.due = true
 		m.mu.wake.Signal()
 	}
+}
+
+// storeless has a node leave the lead to others that has no store and follows one that has: whoever reads here would take history for lost.
+func (m *member) storeless() {
+	if m.n.tier != nil || m.n.broker.TierRows() == 0 || m.told {
+		return
+	}
+	m.told = true
+	m.n.o.logger.Error("the cluster has history in a store, and tier.store of this node is off: it leads only if no other node can; set tier.* as on the other nodes")
+	m.control.SetDraining(true)
 }
 
 // onLead has fn called each time that the node has begun to lead, one at a time.

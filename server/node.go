@@ -165,6 +165,7 @@ func newNode(o nodeOptions) (*node, error) {
 		return nil, errors.Join(err, n.storage.close(), n.tier.close())
 	}
 	n.openHandlers(loops)
+	n.tier.join(n.member, n.o.kafka.cluster, o.tier.forms)
 	n.tier.recovered(n.storage)
 	n.engine.Start()
 	n.tier.start(o.tier, n.storage, o.storage.clock)

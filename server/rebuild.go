@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/control"
 	"github.com/sluicemq/sluice/control/api"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/tier/history"
@@ -51,7 +52,10 @@ type rebuilding struct {
 	dry   bool
 	found *rebuild.Found
 	ids   []record.PartitionID // of found.Parts, 0 for what is left alone
-	out   api.TierResult
+	own   map[record.Epoch]bool
+	// catalog takes the rows.
+	catalog tierCatalog
+	out     api.TierResult
 }
 
 // rebuild is the job.
@@ -61,7 +65,12 @@ func (t *tiering) rebuild(ctx context.Context, dry bool, w *teller) (*api.TierRe
 		return &r.out, r.run(ctx, nil)
 	}
 	// Nothing is removed from the store between the look at it and the rows of what was found.
-	return &r.out, t.out.Alone(ctx, r.run)
+	out, err := t.offloader()
+	if err != nil {
+		return nil, err
+	}
+	r.own, r.catalog = out.Own(), t.catalog()
+	return &r.out, out.Alone(ctx, r.run)
 }
 
 // run is the job. mint is not called if it is dry.
@@ -76,6 +85,9 @@ func (r *rebuilding) run(ctx context.Context, mint offload.Mint) (err error) {
 	}
 	for _, o := range r.found.Older {
 		w.note("read the store", "topic %s was deleted and made again: what the store has of its older self (%s, %d bytes) is left alone", tame(o.Name), uuid(o.ID), o.Bytes)
+	}
+	if err := r.mayTakeUp(); err != nil {
+		return err
 	}
 	r.ids = make([]record.PartitionID, len(r.found.Parts))
 	numbers := make(map[*rebuild.Partition]int, len(r.found.Parts))
@@ -98,6 +110,24 @@ func (r *rebuilding) run(ctx context.Context, mint offload.Mint) (err error) {
 		return nil
 	}
 	return r.objects(ctx)
+}
+
+// mayTakeUp refuses, in a cluster, objects that one of its nodes has put and of which no row tells: a node that has led before, and does not know yet that it
+// does not any more, may be about to remove them.
+func (r *rebuilding) mayTakeUp() error {
+	if r.t.lead == nil {
+		return nil
+	}
+	n := 0
+	for _, o := range r.found.Objects {
+		if r.own[o.ID.Epoch] && !r.t.manifest.Has(o.ID) {
+			n++
+		}
+	}
+	if n > 0 {
+		return fmt.Errorf("%w: the store has %d objects that this cluster has put and needs no more: they are removed in the time of tier.orphan_grace, and may not be taken up before", control.ErrTierRefused, n)
+	}
+	return nil
 }
 
 // producerIDBits is how many producer ids one life of a node may give: they begin with the epoch of the rebuild that it goes back to, which no node has
@@ -331,7 +361,7 @@ func (r *rebuilding) objects(ctx context.Context) error {
 	send := func(shard record.ShardID, c *tierChanges) error {
 		list := c.list
 		*c = tierChanges{}
-		return g.do(ctx, func(done func(error)) { r.t.b.ChangeTier(shard, list, done) })
+		return g.do(ctx, func(done func(error)) { r.catalog.Change(shard, list, done) })
 	}
 	for i, f := range r.found.Objects {
 		o := r.row(f)
@@ -373,12 +403,12 @@ func (r *rebuilding) objects(ctx context.Context) error {
 
 // tierChanges are rows of one shard that go together.
 type tierChanges struct {
-	list []broker.TierChange
+	list []offload.Change
 	size int
 }
 
 func (c *tierChanges) add(o *history.Object) {
-	row := broker.TierChange{Key: o.Key(), Value: o.Encode(nil)}
+	row := offload.Change{Key: o.Key(), Value: o.Encode(nil)}
 	c.list = append(c.list, row)
 	c.size += len(row.Key) + len(row.Value) + 64
 }

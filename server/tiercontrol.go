@@ -30,7 +30,7 @@ type tierControl struct{ t *tiering }
 // Status makes it a control.Tier.
 func (c tierControl) Status(out *api.TierStatus) {
 	t := c.t
-	m, s := t.manifest.Stats(), t.out.Status()
+	m, s := t.manifest.Stats(), t.status()
 	out.Store = t.store.name
 	out.Objects, out.Partitions, out.Bytes, out.StoredBytes = int64(m.Objects), int64(m.Partitions), m.LiveBytes, m.Bytes
 	out.DeadObjects, out.DeadBytes = int64(m.Dead+s.Doomed), m.DeadBytes
@@ -71,6 +71,9 @@ func (c tierControl) Do(ctx context.Context, job control.TierJob, tell func(*api
 		return nil, control.ErrTierBusy
 	}
 	defer func() { <-c.t.job }()
+	if _, err := c.t.offloader(); err != nil {
+		return nil, err
+	}
 	w := &teller{tell: tell}
 	switch r := job.(type) {
 	case *api.VerifyTierRequest:
@@ -272,11 +275,15 @@ func (t *tiering) prefetch(ctx context.Context, r *api.PrefetchTierRequest, w *t
 
 // offload makes a turn, or brings out all that is decided.
 func (t *tiering) offload(ctx context.Context, all bool, w *teller) (*api.TierResult, error) {
+	o, err := t.offloader()
+	if err != nil {
+		return nil, err
+	}
 	objects, bytes := t.stats.Objects.Load(), t.stats.Bytes.Load()
 	done := make(chan error, 1)
 	go func() {
 		if all {
-			done <- t.out.Flush(ctx)
+			done <- o.Flush(ctx)
 			return
 		}
 		done <- t.turn(ctx)
@@ -288,7 +295,7 @@ func (t *tiering) offload(ctx context.Context, all bool, w *teller) (*api.TierRe
 		case err := <-done:
 			return &api.TierResult{Objects: t.stats.Objects.Load() - objects, Bytes: t.stats.Bytes.Load() - bytes}, err
 		case <-tick.C:
-			s := t.out.Status()
+			s := o.Status()
 			w.say(string(s.Phase), "bytes", t.stats.Bytes.Load()-bytes, max(t.stats.Bytes.Load()-bytes+s.WaitingBytes, 0))
 		}
 	}
@@ -296,8 +303,12 @@ func (t *tiering) offload(ctx context.Context, all bool, w *teller) (*api.TierRe
 
 // turn waits until one that is under way has ended, and makes another.
 func (t *tiering) turn(ctx context.Context) error {
+	out, err := t.offloader()
+	if err != nil {
+		return err
+	}
 	for {
-		err := t.out.Turn(ctx)
+		err := out.Turn(ctx)
 		if !errors.Is(err, offload.ErrBusy) {
 			return err
 		}
@@ -312,6 +323,10 @@ func (t *tiering) turn(ctx context.Context) error {
 // adopt takes over an epoch of a node that is gone, or names those that there are.
 func (t *tiering) adopt(ctx context.Context, r *api.AdoptTierRequest, w *teller) (out *api.TierResult, err error) {
 	out = &api.TierResult{}
+	o, err := t.offloader()
+	if err != nil {
+		return nil, err
+	}
 	tell := func(g *offload.Foreign) {
 		last := "none"
 		if !g.Last.IsZero() {
@@ -321,15 +336,15 @@ func (t *tiering) adopt(ctx context.Context, r *api.AdoptTierRequest, w *teller)
 		out.Objects += int64(g.Unknown)
 		out.Bytes += g.UnknownBytes
 	}
-	err = t.out.Alone(ctx, func(ctx context.Context, _ offload.Mint) error {
+	err = o.Alone(ctx, func(ctx context.Context, _ offload.Mint) error {
 		if r.Epoch == 0 {
-			list, err := t.out.Foreigns(ctx)
+			list, err := o.Foreigns(ctx)
 			for i := range list {
 				tell(&list[i])
 			}
 			return err
 		}
-		g, err := t.out.Adopt(ctx, record.Epoch(r.Epoch), r.Force, r.ValidateOnly)
+		g, err := o.Adopt(ctx, record.Epoch(r.Epoch), r.Force, r.ValidateOnly)
 		if g.Epoch != 0 {
 			tell(&g)
 		}

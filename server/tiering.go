@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,7 @@ import (
 type tierOptions struct {
 	store    string // off, or empty: there is none
 	data     string // directory of the node
+	forms    bool   // the node forms its cluster in this run
 	settings map[string]string
 	reader   history.ReaderOptions // bounds
 	offload  offload.Options       // bounds and times
@@ -38,7 +40,7 @@ func tierOptionsOf(cfg *config.Config) tierOptions {
 	if t.Store == "off" || cfg.Journal.Durability == "memory" {
 		return tierOptions{}
 	}
-	return tierOptions{store: t.Store, data: cfg.Node.Data, settings: t.Settings.Values(),
+	return tierOptions{store: t.Store, data: cfg.Node.Data, forms: cfg.Clustered() && len(cfg.Cluster.Peers) == 0 && !inCluster(cfg), settings: t.Settings.Values(),
 		reader: history.ReaderOptions{CacheBytes: int64(t.Cache)}, offload: offload.Options{
 			BytesPerSecond: int64(t.UploadRate), Memory: int64(t.Memory), ObjectBytes: int64(t.ObjectSize), MinObjectBytes: int64(t.MinObjectSize),
 			MaxLag: t.MaxLag, Interval: t.Interval, OrphanGrace: t.OrphanGrace, DeleteDelay: t.DeleteDelay,
@@ -58,6 +60,8 @@ type tiering struct {
 	logger   *slog.Logger
 	job      chan struct{} // the one long job at a time
 	renamed  bool          // the store has a name that the node has not written to, and its history
+	behind   *past         // what storage reads history by
+	lead     *tierLead     // nil: the node is alone, and out is its Offloader
 
 	running sync.WaitGroup
 	stop    context.CancelFunc
@@ -99,13 +103,14 @@ func (t *tiering) past() *past {
 	if t == nil {
 		return nil
 	}
-	return newPast(t.manifest, t.reader)
+	t.behind = newPast(t.manifest, t.reader)
+	return t.behind
 }
 
 // recovered has log and core let go of what passes of compaction have replaced in the store. It comes before anybody reads.
 func (t *tiering) recovered(s storage) {
 	if t != nil {
-		offload.Recovered(t.manifest, offloadLog{s.(*logStorage)}, tierCatalog{t.b})
+		offload.Recovered(t.manifest, offloadLog{s.(*logStorage)}, tierCatalog{t.b, 0})
 	}
 }
 
@@ -142,9 +147,13 @@ func (t *tiering) start(o tierOptions, s storage, clk clock.Clock) {
 	log := offloadLog{t.log}
 	oo := o.offload
 	oo.Store, oo.StoreName, oo.Manifest, oo.Stats, oo.Logger, oo.Clock = t.store, t.name, t.manifest, &t.stats, t.logger, clk
-	oo.Log, oo.Pressed, oo.Catalog, oo.Spool = log, log.pressed, tierCatalog{t.b}, spool(o.data)
+	oo.Log, oo.Pressed, oo.Catalog, oo.Spool = log, log.pressed, tierCatalog{t.b, 0}, spool(o.data)
+	if t.lead != nil {
+		t.startShared(oo)
+		return
+	}
 	t.out = offload.New(oo)
-	t.rename()
+	t.rename(0)
 	ctx, stop := context.WithCancel(context.Background())
 	t.stop = stop
 	t.running.Go(func() { t.out.Run(ctx) })
@@ -189,29 +198,31 @@ func (t *tiering) checkPlace() error {
 }
 
 // rename keeps the new name of the store, so that objects which were written under the old one are still this node's to remove. Those of the node that
-// this one was restored from are not; and no new object gets such an epoch, which the place may know from somebody else.
-func (t *tiering) rename() {
-	if !t.renamed {
-		return
+// this one was restored from are not; and no new object gets such an epoch, which the place may know from somebody else. A cluster takes over what the node
+// that has formed it wrote while it was alone. In a cluster the leader of an epoch does it.
+func (t *tiering) rename(epoch record.Epoch) {
+	var list []history.Epoch
+	if t.renamed {
+		list = slices.DeleteFunc(t.moved(), func(e history.Epoch) bool { return markOf(e.Store) != markOf(t.name) })
+	}
+	if t.lead != nil && t.lead.forms {
+		for _, e := range t.manifest.Epochs() {
+			if e.Store == t.lead.lone {
+				list = append(list, e)
+			}
+		}
 	}
 	var rows []broker.TierChange
-	for _, e := range t.moved() {
-		of := ""
-		if i := strings.Index(e.Store, copyMark); i >= 0 {
-			of = e.Store[i:]
-		}
-		if of != strings.TrimPrefix(t.name, t.store.name) {
-			continue
-		}
+	for _, e := range list {
 		e.Adopted = true
-		t.logger.Info("the store has another name now, and has this node's history", "epoch", e.Epoch, "was", e.Store, "store", t.name)
+		t.logger.Info("what was written to the store by another name is this node's", "epoch", e.Epoch, "was", e.Store, "store", t.name)
 		e.Store = t.name
 		rows = append(rows, broker.TierChange{Key: e.Key(), Value: e.Encode(nil)})
 	}
 	if len(rows) == 0 {
 		return
 	}
-	t.b.ChangeTier(0, rows, func(err error) {
+	t.b.ChangeTierIn(epoch, 0, rows, func(err error) {
 		if err != nil {
 			t.logger.Warn("the new name of the store is not kept; the next start tries again", "err", err)
 		}
@@ -230,6 +241,9 @@ func (t *tiering) endWrites() {
 		t.out.Close()
 	}
 	t.running.Wait()
+	if t.lead != nil && t.lead.idle != nil {
+		t.lead.idle.Close()
+	}
 }
 
 // close lets go of the store, once nobody reads.
@@ -251,7 +265,10 @@ func checkTierRows(t *tiering, b *broker.Broker) error {
 }
 
 // tierCatalog is the core as offloading sees it.
-type tierCatalog struct{ b *broker.Broker }
+type tierCatalog struct {
+	b     *broker.Broker
+	epoch record.Epoch // in which the node leads; 0: it is alone
+}
 
 var _ offload.Catalog = tierCatalog{}
 
@@ -332,7 +349,7 @@ func (c tierCatalog) Change(shard record.ShardID, changes []offload.Change, done
 	for i := range changes {
 		list[i] = broker.TierChange(changes[i])
 	}
-	c.b.ChangeTier(shard, list, done)
+	c.b.ChangeTierIn(c.epoch, shard, list, done)
 }
 
 // tierLag is for how long the oldest of what is due has waited; 0 if nothing has.

@@ -42,7 +42,7 @@ func (f *Offloader) name(ctx context.Context) error {
 		return nil
 	}
 	for _, e := range f.o.Manifest.Epochs() {
-		if e.Store == f.o.StoreName && !e.Adopted {
+		if e.Store == f.o.StoreName && !e.Adopted && !f.o.Shared {
 			f.epoch = max(f.epoch, e.Epoch)
 		}
 	}
@@ -92,7 +92,7 @@ func (f *Offloader) Alone(ctx context.Context, fn func(ctx context.Context, mint
 	}()
 	return fn(ctx, func(ctx context.Context) (record.Epoch, error) {
 		e, err := f.mint(ctx)
-		if err == nil {
+		if err == nil && !f.o.Shared { // a lead has one already, or mints one when it needs it
 			f.epoch = 0 // name finds it, and where to go on
 		}
 		return e, err
@@ -157,7 +157,7 @@ func (f *Offloader) claim(ctx context.Context, e record.Epoch) (mine bool, err e
 			return f.o.Store.Put(ctx, name, bytes.NewReader(text), int64(len(text)), o)
 		}
 		err = put(tier.PutOptions{IfAbsent: true})
-		if errors.Is(err, tier.ErrUnsupported) {
+		if errors.Is(err, tier.ErrUnsupported) && !f.o.Shared {
 			err = put(tier.PutOptions{})
 		}
 		if err != nil && !errors.Is(err, tier.ErrExists) {

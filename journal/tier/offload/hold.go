@@ -206,6 +206,9 @@ func (f *Offloader) guard(ctx context.Context) error {
 		if err := f.hold(ctx, foreignHold(f.epoch), h); err != nil {
 			return err
 		}
+		if err := f.releaseEarlier(ctx); err != nil {
+			return err
+		}
 	}
 	f.guarded = true
 	return nil
@@ -222,12 +225,44 @@ func (f *Offloader) foreign(own map[record.Epoch]bool) held {
 	return h
 }
 
+// releaseEarlier removes the holds of earlier leads: this one's has taken their place.
+func (f *Offloader) releaseEarlier(ctx context.Context) error {
+	if !f.o.Shared {
+		return nil
+	}
+	names := make(map[string]bool)
+	for e := range f.ownEpochs() {
+		if e != f.epoch {
+			names[holdPrefix+foreignHold(e)] = true
+		}
+	}
+	var old []string
+	err := f.list(ctx, holdPrefix, "", func(i *tier.Info) error {
+		if names[i.Name] {
+			old = append(old, i.Name)
+		}
+		return nil
+	})
+	if err != nil || !f.leads() {
+		return err
+	}
+	for _, name := range old {
+		if err := f.again(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, name) }); err != nil {
+			return fmt.Errorf("offload: release what an earlier lead has held: %w", err)
+		}
+	}
+	return nil
+}
+
 // releaseForeign removes the node's own hold once it needs nothing of others.
 func (f *Offloader) releaseForeign(ctx context.Context) error {
 	own := f.ownEpochs()
 	if len(f.foreign(own)) > 0 {
 		f.guarded = false
 		return nil
+	}
+	if !f.leads() {
+		return nil // own may have another node's by now
 	}
 	for e := range own {
 		name := holdPrefix + foreignHold(e)

@@ -77,6 +77,20 @@ type Catalog interface {
 	Change(shard record.ShardID, changes []Change, done func(error))
 }
 
+// LetGo lets go of local copies that the manifest has and local retention takes, and does nothing else: it is for a node whose manifest another one writes.
+// Not beside a turn.
+func (f *Offloader) LetGo() {
+	pressed := f.o.Pressed != nil && f.o.Pressed()
+	f.o.Catalog.Partitions(func(p Partition) bool {
+		f.o.Manifest.SetLogStart(p.Partition, p.LogStart)
+		f.release(&p, pressed)
+		return true
+	})
+}
+
+// Own are the epochs whose objects this Offloader may remove.
+func (f *Offloader) Own() map[record.Epoch]bool { return f.ownEpochs() }
+
 // Pieces are neighbouring batches of a partition, and a hold of the segments that they lie in.
 type Pieces interface {
 	// Extents tell of them, in the order of offsets, in pieces of one batch or a few. The list is not changed by either side.
@@ -127,6 +141,15 @@ type Options struct {
 	StallAfter     time.Duration // 0: 2 minutes; a Put that takes no byte for so long is given up
 	OrphanGrace    time.Duration // 0: 24 hours; an object without a row is removed when it is so old
 	DeleteDelay    time.Duration // 0: 10 minutes; between an object's row and the object
+	// Shared says that several nodes write to the store, of which one at a time leads: an Offloader is of one lead, and mints an epoch of its own before it
+	// names an object. So no two nodes that both believe to lead can have one name, and a row of an object is proposed in the lead of its epoch alone.
+	// The epochs of all nodes whose StoreName is this one's are own ones. A store that cannot put if absent is refused.
+	Shared bool
+	// Leads tells whether this lead goes on, as far as the node knows. It is asked after what is to be removed was found, and before that is removed. nil: always.
+	Leads func() bool
+	// Everywhere is asked when rows have gone from the manifest, and gives what tells, later, whether all nodes that may lead know so. Before that none of their
+	// objects is removed. nil: there is no other node.
+	Everywhere func() (known func() bool)
 	// Pressed tells that the log has hardly room left: everything that may go goes at once, whatever its policy, and what is in the store leaves the
 	// log. nil: never.
 	Pressed func() bool

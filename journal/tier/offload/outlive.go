@@ -92,6 +92,8 @@ func (f *Offloader) outlived(ctx context.Context, s *search) error {
 			case f.o.Manifest.Has(id), f.underWay(id.Name()), s.holds.has(id): // somebody needs it since
 			case f.outlives(sum, there, parts):
 				s.outlives++
+			case !f.may(s):
+				s.waits++
 			default:
 				s.orphans++
 				if err := f.deleteOrphan(ctx, id.Name(), l.size, l.put); err != nil {

@@ -29,10 +29,24 @@ const (
 
 // doomed is an object without a row.
 type doomed struct {
-	name string
-	size int64
-	at   time.Duration
+	name  string
+	size  int64
+	at    time.Duration
+	known func() bool // by all nodes; nil: by all
 }
+
+// leads tells whether what was found may be removed: nobody has taken over, who would go by another manifest.
+func (f *Offloader) leads() bool { return f.o.Leads == nil || f.o.Leads() }
+
+// everywhere gives what tells whether all nodes know of what has gone from the manifest by now.
+func (f *Offloader) everywhere() (known func() bool) {
+	if f.o.Everywhere == nil {
+		return nil
+	}
+	return f.o.Everywhere()
+}
+
+func (d *doomed) may() bool { return d.known == nil || d.known() }
 
 func (f *Offloader) scanEvery() time.Duration { return max(f.o.OrphanGrace/orphanScans, time.Minute) }
 
@@ -59,7 +73,7 @@ func (f *Offloader) forget(ctx context.Context) error {
 	if !f.known {
 		// What was dropped before a restart the manifest cannot know.
 		for _, p := range m.Partitions() {
-			if !f.o.Catalog.Exists(p) {
+			if !f.o.Catalog.Exists(p) && f.leads() { // who follows may have rows of what it has not made yet
 				m.DropPartition(p)
 			}
 		}
@@ -113,9 +127,9 @@ func (f *Offloader) forget(ctx context.Context) error {
 
 // doom has objects without a row be removed later.
 func (f *Offloader) doom(list []doomed) {
-	at := f.clk.Mono() + f.o.DeleteDelay
+	at, known := f.clk.Mono()+f.o.DeleteDelay, f.everywhere()
 	for _, d := range list {
-		d.at = at
+		d.at, d.known = at, known
 		f.doomed = append(f.doomed, d)
 	}
 }
@@ -124,7 +138,7 @@ func (f *Offloader) doom(list []doomed) {
 // stays in the store: a rebuild has brought a deleted topic back meanwhile.
 func (f *Offloader) deleteDoomed(ctx context.Context) error {
 	now := f.clk.Mono()
-	if !slices.ContainsFunc(f.doomed, func(d doomed) bool { return d.at <= now }) {
+	if !slices.ContainsFunc(f.doomed, func(d doomed) bool { return d.at <= now && d.may() }) {
 		return nil
 	}
 	holds, failed := f.holds(ctx) // after their rows are gone: who needs them by a row has said so before it was
@@ -133,12 +147,16 @@ func (f *Offloader) deleteDoomed(ctx context.Context) error {
 		if id, ok := object.ParseName(d.name); ok && f.o.Manifest.Has(id) {
 			continue
 		}
-		if now < d.at || failed != nil || ctx.Err() != nil {
+		if now < d.at || failed != nil || ctx.Err() != nil || !d.may() {
 			kept = append(kept, d)
 			continue
 		}
 		if id, ok := object.ParseName(d.name); !ok || holds.has(id) {
 			continue // a search removes it once it is held no more
+		}
+		if !f.leads() {
+			kept = append(kept, f.doomed[i])
+			continue
 		}
 		f.step("deleting")
 		if err := f.once(ctx, func(ctx context.Context) error { return f.o.Store.Delete(ctx, d.name) }); err != nil {
@@ -167,8 +185,13 @@ type search struct {
 	foreign int // of other nodes' epochs, and no row tells of them
 
 	last     lasting
-	outlives int // orphans that stay for the sake of older objects
+	outlives int         // orphans that stay for the sake of older objects
+	known    func() bool // to all nodes: that the manifest had none but ids; nil: to all
+	waits    int         // orphans that stay until it is
 }
+
+// may tells whether orphans may be removed: the manifest was whole when the search began, and still is the one that counts, for all nodes.
+func (f *Offloader) may(s *search) bool { return (s.known == nil || s.known()) && f.leads() }
 
 // ownEpochs are those of the objects that nobody but this node has written. What is not in one of them is never removed from the store.
 func (f *Offloader) ownEpochs() map[record.Epoch]bool {
@@ -185,7 +208,7 @@ func (f *Offloader) ownEpochs() map[record.Epoch]bool {
 func (f *Offloader) scan(ctx context.Context) error {
 	if f.search == nil {
 		f.known = false // and for partitions that are gone
-		s := &search{own: f.ownEpochs()}
+		s := &search{own: f.ownEpochs(), known: f.everywhere()}
 		for o := range f.o.Manifest.All() {
 			s.ids = append(s.ids, o.ID)
 		}
@@ -206,17 +229,18 @@ func (f *Offloader) scan(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		if err := f.lost(ctx, s, &id); err != nil {
+		had, err := f.lost(ctx, s, &id)
+		if err != nil {
 			return err
 		}
-		return f.orphan(ctx, s, id, i)
+		return f.orphan(ctx, s, id, i, had)
 	})
 	switch {
 	case errors.Is(err, errEnough):
 		f.more = true
 		return nil
 	case err == nil:
-		if err = f.lost(ctx, s, nil); err == nil {
+		if _, err = f.lost(ctx, s, nil); err == nil {
 			err = f.outlived(ctx, s)
 		}
 	}
@@ -230,6 +254,9 @@ func (f *Offloader) scan(ctx context.Context) error {
 	if s.held > 0 {
 		f.log.Info("objects that nobody needs but backups, or nodes that came out of them, stay in the store", "objects", s.held)
 	}
+	if s.waits > 0 {
+		f.log.Info("objects that nobody needs stay in the store until all nodes know so", "objects", s.waits)
+	}
 	if err := f.releaseForeign(ctx); err != nil {
 		return err
 	}
@@ -238,8 +265,8 @@ func (f *Offloader) scan(ctx context.Context) error {
 
 var errEnough = errors.New("offload: enough for this turn")
 
-// orphan removes an object that has no row, if it is ours and old enough.
-func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier.Info) error {
+// orphan removes an object that has no row, if it is ours and old enough. had: it had one when the search began, which other nodes may have still.
+func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier.Info, had bool) error {
 	if f.o.Manifest.Whole(id) {
 		return nil
 	}
@@ -247,7 +274,7 @@ func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier
 	if !s.own[id.Epoch] && !f.o.Manifest.Has(id) {
 		s.foreign++
 	}
-	if !s.own[id.Epoch] || f.o.Manifest.Has(id) || f.underWay(i.Name) || f.clk.Now().Sub(i.ModTime) < f.o.OrphanGrace {
+	if had && s.known != nil || !s.own[id.Epoch] || f.o.Manifest.Has(id) || f.underWay(i.Name) || f.clk.Now().Sub(i.ModTime) < f.o.OrphanGrace {
 		return nil
 	}
 	// The store's clock may be wrong, or missing: the object has our own in it.
@@ -276,6 +303,10 @@ func (f *Offloader) orphan(ctx context.Context, s *search, id object.ID, i *tier
 		return err
 	case sum != nil && slices.ContainsFunc(sum.Runs, sparse):
 		s.last.late = append(s.last.late, lateObject{id: id, size: i.Size, put: i.ModTime})
+		return nil
+	}
+	if !f.may(s) {
+		s.waits++
 		return nil
 	}
 	s.orphans++
@@ -318,13 +349,13 @@ func (f *Offloader) underWay(name string) bool {
 }
 
 // lost looks at the objects of the manifest that come before one that the store has listed; nil: at all that are left. Names are listed in the
-// order of ids, so they are not there.
-func (f *Offloader) lost(ctx context.Context, s *search, listed *object.ID) error {
+// order of ids, so they are not there. had: the listed one is the manifest's.
+func (f *Offloader) lost(ctx context.Context, s *search, listed *object.ID) (had bool, err error) {
 	for len(s.ids) > 0 && (listed == nil || compare(s.ids[0], *listed) <= 0) {
 		id := s.ids[0]
 		if listed != nil && id == *listed {
 			s.ids = s.ids[1:]
-			return nil
+			return true, nil
 		}
 		if f.o.Manifest.Has(id) {
 			err := f.again(ctx, func(ctx context.Context) error { _, err := f.o.Store.Stat(ctx, id.Name()); return err })
@@ -334,12 +365,12 @@ func (f *Offloader) lost(ctx context.Context, s *search, listed *object.ID) erro
 					f.log.Error("the store has lost an object", "object", id.Name())
 				}
 			case err != nil:
-				return err
+				return false, err
 			}
 		}
 		s.ids = s.ids[1:]
 	}
-	return nil
+	return false, nil
 }
 
 func compare(a, b object.ID) int {

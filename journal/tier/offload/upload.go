@@ -94,7 +94,7 @@ func (f *Offloader) put(ctx context.Context, g *group, l *layout, w *object.Writ
 			return false, err
 		case errors.Is(err, tier.ErrExists):
 			return true, nil
-		case errors.Is(err, tier.ErrUnsupported) && f.cond == conditional:
+		case errors.Is(err, tier.ErrUnsupported) && f.cond == conditional && !f.o.Shared:
 			f.cond = unconditional
 			continue
 		case !tier.Temporary(err):
