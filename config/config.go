@@ -461,6 +461,9 @@ type MQTT struct {
 	// Subscriptions that every new session begins with, a list such as `{topic: devices/%c/commands, qos: 1}`, where `%c` is the client identifier and `%u` the user; `no_local`,
 	// `retain_as_published` and `retain_handling` are MQTT 5's options: docs/mqtt.md.
 	AutoSubscribe AutoSubscriptions `key:"auto_subscribe" default:"[]" reload:"live"`
+	// User properties that are set or removed in what clients publish, a list of rules such as `{topic: sensors/#, set: {client: "%c"}, remove: [name]}`, where `%c` is the client
+	// identifier, `%u` the user and `%t` the topic: docs/mqtt.md.
+	UserProperties PropertyRules `key:"user_properties" default:"[]" reload:"live"`
 	// Which member of a shared subscription gets a message: `round_robin`, `sticky` (one until it leaves), `hash_topic`,
 	// `hash_client` (of the publisher), `least_inflight`.
 	SharedStrategy string `key:"shared_strategy" default:"round_robin" oneof:"round_robin|sticky|hash_topic|hash_client|least_inflight" reload:"live"`

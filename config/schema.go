@@ -27,16 +27,17 @@ type Key struct {
 }
 
 var (
-	typeSize     = reflect.TypeFor[Size]()
-	typeDuration = reflect.TypeFor[time.Duration]()
-	typeAddrs    = reflect.TypeFor[Addrs]()
-	typeSecret   = reflect.TypeFor[Secret]()
-	typeStrings  = reflect.TypeFor[[]string]()
-	typeBindings = reflect.TypeFor[Bindings]()
-	typeBridges  = reflect.TypeFor[Bridges]()
-	typeSettings = reflect.TypeFor[Settings]()
-	typeRewrites = reflect.TypeFor[Rewrites]()
-	typeAuto     = reflect.TypeFor[AutoSubscriptions]()
+	typeSize       = reflect.TypeFor[Size]()
+	typeDuration   = reflect.TypeFor[time.Duration]()
+	typeAddrs      = reflect.TypeFor[Addrs]()
+	typeSecret     = reflect.TypeFor[Secret]()
+	typeStrings    = reflect.TypeFor[[]string]()
+	typeBindings   = reflect.TypeFor[Bindings]()
+	typeBridges    = reflect.TypeFor[Bridges]()
+	typeSettings   = reflect.TypeFor[Settings]()
+	typeRewrites   = reflect.TypeFor[Rewrites]()
+	typeAuto       = reflect.TypeFor[AutoSubscriptions]()
+	typeProperties = reflect.TypeFor[PropertyRules]()
 
 	typePrincipals = reflect.TypeFor[Principals]()
 )
@@ -107,6 +108,8 @@ func kindOf(t reflect.Type) string {
 		return "rewrites"
 	case typeAuto:
 		return "subscriptions"
+	case typeProperties:
+		return "property rules"
 	}
 	switch t.Kind() {
 	case reflect.Bool:
@@ -129,6 +132,7 @@ type raw struct {
 	principals *Principals
 	rewrites   *Rewrites
 	auto       *AutoSubscriptions
+	properties *PropertyRules
 }
 
 // rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
@@ -162,7 +166,7 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return setAddrs(v, r)
 	case "list":
 		return k.setList(v, r)
-	case "bindings", "bridges", "principals", "rewrites", "subscriptions":
+	case "bindings", "bridges", "principals", "rewrites", "subscriptions", "property rules":
 		return k.setNodes(v, r, lookup)
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)
@@ -238,6 +242,15 @@ func (k *Key) setNodes(v reflect.Value, r raw, lookup func(string) (string, bool
 			r.auto = &as
 		}
 		v.Set(reflect.ValueOf(*r.auto))
+	case "property rules":
+		if r.properties == nil {
+			rs, err := parsePropertyRulesText(r.text)
+			if err != nil {
+				return err
+			}
+			r.properties = &rs
+		}
+		v.Set(reflect.ValueOf(*r.properties))
 	case "bridges":
 		if r.bridges == nil {
 			bs, err := parseBridgesText(r.text, lookup)

@@ -318,6 +318,13 @@ func mqttSettings(cfg *config.Config) mqtt.Settings {
 	if s.Delayed = 0; m.Delayed {
 		s.Delayed = m.DelayedMax
 	}
+	for _, r := range m.UserProperties {
+		rule := mqtt.PropertyRule{Filter: []byte(r.Topic), Remove: r.Remove}
+		for _, p := range r.Set {
+			rule.Set = append(rule.Set, mqtt.PropertyTemplate{Name: []byte(p.Name), Value: p.Template()})
+		}
+		s.Properties = append(s.Properties, rule)
+	}
 	for _, a := range m.AutoSubscribe {
 		s.AutoSubscribe = append(s.AutoSubscribe, mqtt.AutoSubscription{Filter: a.Topic, QoS: uint8(a.QoS), NoLocal: a.NoLocal,
 			RetainAsPublished: a.RetainAsPublished, RetainHandling: uint8(a.RetainHandling)})

@@ -204,6 +204,9 @@ func (c *conn) admit(id broker.Identity) {
 		}
 	}
 	s := c.l.h.settings.Load()
+	if st.will != nil {
+		c.applyWillRules(s, st.will)
+	}
 	req := &c.l.connect // the core keeps a copy if it needs one
 	*req = broker.ConnectRequest{
 		Tenant: id.Tenant, ClientID: st.creds.ClientID, CleanStart: st.clean, Expiry: c.expiry(s, st.asked), Will: st.will,

@@ -21,20 +21,21 @@ type loopState struct {
 	who  *principal // the last one
 
 	// Scratch of one call; nothing in it survives the call.
-	msg      broker.Message // a publish, inbound
-	queued   broker.Message // a message from a queue
-	handed   broker.Delivery
-	ids      []uint32
-	out      wire.PublishOut
-	forward  []byte
-	rewrite  []byte // topics that rules made
-	reqs     []broker.SubscribeRequest
-	errs     []error
-	codes    []wire.ReasonCode
-	place    []int // of reqs in codes
-	setups   []*setup
-	identity broker.Identity
-	connect  broker.ConnectRequest
+	msg        broker.Message // a publish, inbound
+	queued     broker.Message // a message from a queue
+	handed     broker.Delivery
+	ids        []uint32
+	out        wire.PublishOut
+	forward    []byte
+	rewrite    []byte // topics that rules made
+	properties propertyScratch
+	reqs       []broker.SubscribeRequest
+	errs       []error
+	codes      []wire.ReasonCode
+	place      []int // of reqs in codes
+	setups     []*setup
+	identity   broker.Identity
+	connect    broker.ConnectRequest
 
 	payload *alloc.Block // of the message that is fanned out, if it is large; see conn.sendLarge
 

@@ -73,7 +73,7 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 		c.traceSaid(mark, trace.Denied, why.detail)
 		return true, c.refusePublish(&p, why, drop)
 	}
-	return c.route(&p, later, mark)
+	return c.route(&p, s, later, mark)
 }
 
 // admitPublish looks at a QoS 1 or 2 message's identifier. done says that the packet needs no more: it was here before.
@@ -158,7 +158,7 @@ func (c *conn) acknowledge(a ack, detail string) {
 }
 
 // route gives the message to the core.
-func (c *conn) route(p *wire.Publish, later delay, mark trace.Mark) (took bool, err error) {
+func (c *conn) route(p *wire.Publish, s *Settings, later delay, mark trace.Mark) (took bool, err error) {
 	l := c.l
 	m := &l.msg
 	*m = broker.Message{Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
@@ -168,6 +168,9 @@ func (c *conn) route(p *wire.Publish, later delay, mark trace.Mark) (took bool, 
 		if p.Props.HasExpiry {
 			m.Deadline = later.due(m.Timestamp) + int64(p.Props.Expiry)*1000
 		}
+	}
+	if len(s.Properties) > 0 {
+		m.Props = c.applyRules(s, p.Topic, m.Props)
 	}
 	if p.QoS == 0 {
 		_, err = c.give(m, later, false, 0)

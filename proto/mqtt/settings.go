@@ -33,6 +33,7 @@ type Settings struct {
 	Exclusive            bool               // offer $exclusive/FILTER
 	Delayed              time.Duration      // the longest that $delayed/SECONDS/TOPIC may ask for; 0: it is not offered
 	Rewrite              rewrite.Rules      // nil: topics stay as clients name them
+	Properties           []PropertyRule     // what becomes of user properties; nil: they stay as clients send them
 	AutoSubscribe        []AutoSubscription // what new sessions begin with
 	Insiders             string             // a listener whose clients keep their topics and their sessions as they are, and may send all identifiers at once; empty: none
 	SubscriptionIDs      bool
