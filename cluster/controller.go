@@ -57,6 +57,8 @@ type Options struct {
 	Lease    time.Duration
 	Replicas int           // of each shard, at most
 	Lag      time.Duration // a follower that lacks something for so long is not in sync any more
+	// Reluctant: the node takes no clients, so it leads only where no other can.
+	Reluctant bool
 	// Changed is told of each new State, in order, on the Controller's goroutine.
 	Changed func(State)
 	Clock   clock.Clock  // nil: the system's

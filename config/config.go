@@ -48,7 +48,9 @@ type Node struct {
 	ID int `key:"id" default:"1" min:"1" max:"65535"`
 	// Directory of the journal, the checkpoints and everything else that the node keeps. It is locked while the node runs.
 	Data string `key:"data" default:"./data"`
-	// The services of this process. This version runs all three in one process; a list that leaves one out is refused.
+	// What the node does. `broker`: it takes clients. `journal`: it keeps a copy of the shards, and may lead. `meta`: it votes on the catalog,
+	// as every node does in this version. A node that is alone does all three; of several, one without `broker` opens no listeners for clients, keeps no bridges,
+	// and leads only where no other node can, and one without `journal` carries its clients to the node that leads.
 	Roles []string `key:"roles" default:"[broker, journal, meta]" oneof:"broker|journal|meta"`
 }
 

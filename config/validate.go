@@ -86,17 +86,39 @@ func (l *loader) validateRoles(c *Config) {
 	if c.Node.Data == "" {
 		l.reject("node.data", errors.New("want a directory, found nothing"))
 	}
-	for _, r := range []string{"broker", "journal", "meta"} {
-		if !slices.Contains(c.Node.Roles, r) {
-			l.reject("node.roles", fmt.Errorf("this version runs all services in one process: want [broker, journal, meta], "+
-				"and %s is missing", r))
+	reject := func(format string, args ...any) { l.reject("node.roles", fmt.Errorf(format, args...)) }
+	for i, r := range c.Node.Roles {
+		if slices.Contains(c.Node.Roles[:i], r) {
+			reject("a role is named twice")
 			return
 		}
 	}
-	if len(c.Node.Roles) != 3 {
-		l.reject("node.roles", errors.New("a role is named twice"))
+	switch {
+	case !slices.Contains(c.Node.Roles, "meta"):
+		reject("every node votes on the catalog in this version: meta is missing")
+	case len(c.Node.Roles) < 3 && !c.Clustered():
+		reject("a node that is alone does everything: want [broker, journal, meta], or listeners.cluster to make it one of several")
+	case !c.KeepsJournal() && len(c.Cluster.Peers) == 0:
+		reject("the first node of a cluster keeps its journal: journal is missing, or cluster.peers")
+	}
+	if c.TakesClients() {
+		return
+	}
+	for name := range l.out.sources {
+		if (strings.HasPrefix(name, "listeners.mqtt.") || strings.HasPrefix(name, "listeners.kafka.")) && l.set(name) && byName[name].format(c) != "off" {
+			l.reject(name, errors.New("a node without the role broker takes no clients (node.roles)"))
+		}
+	}
+	if len(c.Bridges) > 0 {
+		l.reject("bridges", errors.New("a node without the role broker keeps no bridges (node.roles)"))
 	}
 }
+
+// TakesClients tells whether the node has the role broker.
+func (c *Config) TakesClients() bool { return slices.Contains(c.Node.Roles, "broker") }
+
+// KeepsJournal tells whether the node has the role journal: it keeps a copy of the shards.
+func (c *Config) KeepsJournal() bool { return slices.Contains(c.Node.Roles, "journal") }
 
 func (l *loader) validateTLS(c *Config) {
 	if (c.TLS.Cert != "") != c.TLS.Key.IsSet() {

@@ -28,18 +28,9 @@ type nodeService struct {
 	s                     *Server
 }
 
-var roleNames = []struct {
-	role meta.Roles
-	name string
-}{{meta.RoleBroker, "broker"}, {meta.RoleJournal, "journal"}, {meta.RoleMeta, "meta"}}
-
 func (c *nodeService) shown(n *meta.Node) *api.Node {
 	out := &api.Node{Id: uint32(n.ID), State: n.State.String(), Address: n.Address, Rack: text(n.Rack), Replica: n.Replica, Level: n.Level}
-	for _, r := range roleNames {
-		if n.Roles&r.role != 0 {
-			out.Roles = append(out.Roles, r.name)
-		}
-	}
+	out.Roles = n.Roles.Names()
 	leader, known := c.s.o.Nodes.Leader()
 	out.Leader = known && leader == n.ID
 	return out
@@ -100,7 +91,11 @@ func (c *nodeService) Add(ctx context.Context, r *api.AddNodeRequest) (*api.Node
 		if len(r.Rack) > meta.NodeRackMax {
 			return wrong("add node %d: the name of a rack has at most %d bytes, found %d", id, meta.NodeRackMax, len(r.Rack))
 		}
-		return c.s.o.Nodes.Add(ctx, meta.Node{ID: id, Roles: meta.RolesAll, Address: r.Address, Rack: r.Rack})
+		roles, err := meta.ParseRoles(r.Roles)
+		if err != nil {
+			return wrong("add node %d: %v", id, err)
+		}
+		return c.s.o.Nodes.Add(ctx, meta.Node{ID: id, Roles: roles, Address: r.Address, Rack: r.Rack})
 	})
 }
 

@@ -59,6 +59,44 @@ const (
 	RolesAll = RoleBroker | RoleJournal | RoleMeta
 )
 
+var roleNames = [...]struct {
+	role Roles
+	name string
+}{{RoleBroker, "broker"}, {RoleJournal, "journal"}, {RoleMeta, "meta"}}
+
+// Names are the roles' names, as node.roles has them.
+func (r Roles) Names() (names []string) {
+	for _, e := range roleNames {
+		if r&e.role != 0 {
+			names = append(names, e.name)
+		}
+	}
+	return names
+}
+
+// ParseRoles reads names of roles; none stand for all. Every node votes on the catalog: without meta it is an error.
+func ParseRoles(names []string) (Roles, error) {
+	if len(names) == 0 {
+		return RolesAll, nil
+	}
+	var roles Roles
+	for _, name := range names {
+		before := roles
+		for _, e := range roleNames {
+			if e.name == strings.TrimSpace(name) {
+				roles |= e.role
+			}
+		}
+		if roles == before {
+			return 0, fmt.Errorf("want the roles broker, journal and meta, each once at most, found %q", name)
+		}
+	}
+	if roles&RoleMeta == 0 {
+		return 0, errors.New("every node votes on the catalog in this version: the role meta is missing")
+	}
+	return roles, nil
+}
+
 // Node is one node of the cluster.
 type Node struct {
 	ID    NodeID

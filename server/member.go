@@ -53,7 +53,7 @@ func (m *member) join(mesh *link.Mesh) {
 	m.own = meta.NodeID(cfg.Node.ID)
 	m.replicas = replica.New(replica.Options{Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Shards: cfg.Cluster.Shards, Behind: m.behind, Logger: n.o.logger})
 	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Peers: cluster.OverMesh(mesh), Core: n.broker, Streams: m.replicas,
-		Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
+		Reluctant: !cfg.TakesClients(), Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
 	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}
 	m.asks.serve()
@@ -209,6 +209,22 @@ func (m *member) clock() clock.Clock {
 
 // leads tells whether the node takes commands for all shards.
 func (m *member) leads() bool { return m == nil || m.control != nil && m.control.State().Leading }
+
+// sameRoles says that the node is to be something else than the cluster has let in.
+func (m *member) sameRoles() error {
+	if m == nil {
+		return nil
+	}
+	have, err := meta.ParseRoles(m.n.o.clusterConfig.Node.Roles)
+	if err != nil {
+		return err
+	}
+	if n := m.n.catalog.Load().Node(m.own); n != nil && n.Roles != have {
+		return fmt.Errorf("node.roles is %v, and the cluster has let node %d in as %v: roles are given by `sluice node add --roles` and do not change; remove the node and add one with another number, or set node.roles as it is there",
+			have.Names(), m.own, n.Roles.Names())
+	}
+	return nil
+}
 
 // startLeaderWait bounds how long a node that starts waits until somebody leads. Clients that come earlier wait, too.
 const startLeaderWait = 20 * time.Second

@@ -124,6 +124,9 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	}
 	s.registerMetrics()
 	s.node.member.awaitLeader(ctx)
+	if err = s.node.member.sameRoles(); err != nil {
+		return ready, errors.Join(err, s.Close())
+	}
 	if s.node.binder, err = newBinder(ctx, s.node, cfg.Bindings, func() int { return s.cfg.Load().Kafka.Partitions }); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
@@ -172,6 +175,9 @@ func (s *Server) openDoors(cfg *config.Config, at map[string]string) error {
 
 // doors lists the listeners of the protocols in the order of their names. Those with TLS open once a certificate is set.
 func doors(cfg *config.Config) (list []door) {
+	if !cfg.TakesClients() {
+		return nil
+	}
 	l := &cfg.Listeners.MQTT
 	add := func(name, network string, addrs config.Addrs, tls, ws bool) {
 		if tls && !cfg.TLSSet() {

@@ -126,6 +126,8 @@ func nodeAdd(f *controlFlags) *cobra.Command {
 		return ask(k, api.NewNodesClient(k).Add, r)
 	})
 	c.Flags().StringVar(&r.Address, "address", "", "HOST:PORT of its listeners.cluster, as other nodes reach it")
+	c.Flags().StringSliceVar(&r.Roles, "roles", nil, "what it does, its node.roles: meta, with journal (it keeps a copy of the shards) and broker (it takes clients) or one of them (default: all)")
+	_ = c.RegisterFlagCompletionFunc("roles", cobra.FixedCompletions([]string{"broker,journal,meta", "broker,meta", "journal,meta", "meta"}, cobra.ShellCompDirectiveNoFileComp))
 	c.Flags().StringVar(&r.Rack, "rack", "", "where it stands; nodes of one rack may be lost together")
 	_ = c.RegisterFlagCompletionFunc("address", cobra.NoFileCompletions)
 	_ = c.RegisterFlagCompletionFunc("rack", cobra.NoFileCompletions)

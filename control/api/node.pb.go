@@ -238,6 +238,7 @@ type AddNodeRequest struct {
 	Id            uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // HOST:PORT of its listeners.cluster, as other nodes reach it; it says itself later if that changes
 	Rack          string                 `protobuf:"bytes,3,opt,name=rack,proto3" json:"rack,omitempty"`
+	Roles         []string               `protobuf:"bytes,4,rep,name=roles,proto3" json:"roles,omitempty"` // broker, journal and meta, which every node has; none: all three
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -291,6 +292,13 @@ func (x *AddNodeRequest) GetRack() string {
 		return x.Rack
 	}
 	return ""
+}
+
+func (x *AddNodeRequest) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
 }
 
 type RemoveNodeRequest struct {
@@ -454,11 +462,12 @@ const file_node_proto_rawDesc = "" +
 	"\x05asked\x18\x02 \x01(\rR\x05asked\x12\x14\n" +
 	"\x05level\x18\x03 \x01(\rR\x05level\x12\x16\n" +
 	"\x06halted\x18\x04 \x01(\tR\x06halted\x12-\n" +
-	"\x05nodes\x18\x05 \x03(\v2\x17.sluice.control.v1.NodeR\x05nodes\"N\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x17.sluice.control.v1.NodeR\x05nodes\"d\n" +
 	"\x0eAddNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04rack\x18\x03 \x01(\tR\x04rack\"#\n" +
+	"\x04rack\x18\x03 \x01(\tR\x04rack\x12\x14\n" +
+	"\x05roles\x18\x04 \x03(\tR\x05roles\"#\n" +
 	"\x11RemoveNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\"$\n" +
 	"\x12ReplaceNodeRequest\x12\x0e\n" +

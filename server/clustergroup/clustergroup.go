@@ -40,6 +40,10 @@ const farewell = 10 * time.Second
 // New makes the link and the group of a node of a cluster: server.Options.Cluster. Neither does anything before Start, but the address is taken.
 func New(o server.ClusterOptions) (server.ClusterGroup, error) {
 	c := o.Config
+	roles, err := meta.ParseRoles(c.Node.Roles)
+	if err != nil {
+		return nil, fmt.Errorf("node.roles: %w", err)
+	}
 	id, err := raftgroup.Identify(o.Dir, meta.NodeID(c.Node.ID))
 	if err != nil {
 		return nil, err
@@ -60,7 +64,7 @@ func New(o server.ClusterOptions) (server.ClusterGroup, error) {
 		return nil, fmt.Errorf("open listeners.cluster on %s: %w", c.Listeners.Cluster[0], err)
 	}
 	ro := raftgroup.Options{Dir: o.Dir, Node: meta.NodeID(c.Node.ID), Cluster: o.Cluster, Address: advertised(c, g.listener.Addr()), Shards: uint32(c.Cluster.Shards),
-		Network: network, Logger: o.Logger, Join: c.Cluster.Peers}
+		Roles: roles, Network: network, Logger: o.Logger, Join: c.Cluster.Peers}
 	if len(c.Cluster.Peers) == 0 {
 		ro.Form = &raftgroup.Form{Entries: o.Entries}
 	}

@@ -120,8 +120,17 @@ func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	}
 	n.settings = append([]string{"node.id=" + strconv.Itoa(n.ID), "listeners.grpc=" + testx.ClosedAddr(c.t), "listeners.kafka.tcp=" + n.Kafka, "listeners.mqtt.tcp=" + n.MQTT}, clusterSettings...)
 	n.settings = append(n.settings, settings...)
+	add := []string{"node", "add", strconv.Itoa(n.ID), "--address", at}
+	for _, s := range settings {
+		if roles, ok := strings.CutPrefix(s, "node.roles="); ok {
+			add = append(add, "--roles", strings.Trim(roles, "[]"))
+			if !strings.Contains(roles, "broker") {
+				n.settings = append(n.settings, "listeners.kafka.tcp=off", "listeners.mqtt.tcp=off", "listeners.mqtt.ws=off")
+			}
+		}
+	}
 	if len(c.Nodes) > 0 {
-		c.Must("node", "add", strconv.Itoa(n.ID), "--address", at)
+		c.Must(add...)
 	}
 	c.Nodes = append(c.Nodes, n)
 	n.Start()
@@ -161,6 +170,9 @@ func (c *Cluster) Replace(n *Node) {
 
 // Skew has the node's wall clock be wrong by so much from its next start on.
 func (n *Node) Skew(by time.Duration) { n.by = []string{"env", skewVariable + "=" + by.String()} }
+
+// Settings are those that it is started with.
+func (n *Node) Settings() []string { return slices.Clone(n.settings) }
 
 // Broker is the process, nil while there is none.
 func (n *Node) Broker() *Broker {
