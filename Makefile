@@ -29,7 +29,7 @@ run: build ## build and start one node with the default configuration, data in .
 cluster: build ## build and start three nodes of one cluster on this machine, data in CLUSTER=./cluster-data, until Ctrl-C
 	exec ./tools/cluster.sh ./bin/sluice $(or $(CLUSTER),./cluster-data)
 
-chaos: ## three nodes are killed, stopped and paused in turn, FAULTS=500 times, while clients of both protocols run (ARGS="-chaos.seed N")
+chaos: ## FAULTS=500 faults of all kinds, one behind the other, in three nodes and between them, while clients of both protocols run (ARGS="-chaos.seed N -chaos.only cut")
 	$(GO) test ./test/cluster -run TestChaos -v -count=1 -timeout 0 -chaos.faults $(or $(FAULTS),500) $(ARGS)
 
 bin/testrun: $(wildcard internal/testrun/*.go)

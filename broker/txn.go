@@ -122,7 +122,7 @@ func (l *Local) newTxn(s *shard, key txnKey, timeout time.Duration, done func(Pr
 			}
 			l.txns[key] = t
 			t.save(func(err error) {
-				if err != nil {
+				if err != nil && !t.stale() {
 					delete(l.txns, key)
 				}
 				done(ProducerIdentity{t.producer, t.epoch}, err)
