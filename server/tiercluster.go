@@ -85,7 +85,7 @@ func (t *tiering) join(m *member, cluster string, forms bool) {
 // startShared is start for a node of a cluster.
 func (t *tiering) startShared(o offload.Options) {
 	l := t.lead
-	l.letting = letting{t: t, want: make(map[record.PartitionID]record.Offset), seen: make(map[object.ID]struct{})}
+	l.letting = letting{t: t, checkpoint: t.log.checkpoint, want: make(map[record.PartitionID]record.Offset), seen: make(map[object.ID]struct{})}
 	o.Log, o.Shared = clusterLog{offloadLog{t.log}, &l.letting}, true
 	l.idle = offload.New(o)
 	ctx, stop := context.WithCancel(context.Background())
@@ -268,9 +268,10 @@ func (t *tiering) status() offload.Status {
 // the leader's. And it waits for a checkpoint that has the rows: of what the log has behind the last one, a restart does not know at first how much is
 // committed, and would take what is not there for deleted.
 type letting struct {
-	t    *tiering
-	seen map[object.ID]struct{} // in the store; belongs to run
-	told bool                   // that something is not there
+	t          *tiering
+	checkpoint func() bool            // brings all rows behind a restart; false: it has failed
+	seen       map[object.ID]struct{} // in the store; belongs to turn
+	told       bool                   // that something is not there
 
 	mu   sync.Mutex
 	want map[record.PartitionID]record.Offset
@@ -304,7 +305,7 @@ func (l *letting) turn(ctx context.Context) error {
 		}
 		lost = cmp.Or(lost, err)
 	}
-	if len(ready) > 0 && l.t.log.checkpoint() {
+	if len(ready) > 0 && l.checkpoint() {
 		for p, o := range ready {
 			l.t.log.log.SetLocalStart(p, o)
 		}
