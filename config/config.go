@@ -489,8 +489,21 @@ type MQTT struct {
 	ValidatePayloadFormat bool `key:"validate_payload_format" default:"false" reload:"live"`
 	// Whether what becomes of MQTT 5 messages with a user property `trace` is remembered, in a bounded ring, for `sluice explain --message`.
 	TraceProperty bool `key:"trace_property" default:"false" reload:"live"`
+	// How many MQTT topics have metrics of their own, `sluice_mqtt_topic_*`: those that most messages come and go by. 0 counts none.
+	TopicMetrics    int             `key:"topic_metrics" default:"0" min:"0" max:"200" reload:"live"`
+	SlowSubscribers SlowSubscribers `key:"slow_subscribers"`
 	// How often `$SYS` topics are published. `0s` publishes none.
 	SysInterval time.Duration `key:"sys_interval" default:"10s" min:"0s" max:"24h" reload:"live"`
+}
+
+// SlowSubscribers says which MQTT clients `sluice explain --slow` and `sluice_mqtt_slow_*` show; docs/operate/events.md has what is measured.
+type SlowSubscribers struct {
+	// How long after its publish a message of QoS 1 or 2 may be acknowledged before it is late. `0s` looks at none.
+	Threshold time.Duration `key:"threshold" default:"0s" min:"0s" max:"24h" reload:"live"`
+	// How long a client that was late is shown after that.
+	Window time.Duration `key:"window" default:"5m" min:"1s" max:"24h" reload:"live"`
+	// How many clients are shown, those that were late by most.
+	Top int `key:"top" default:"10" min:"1" max:"100" reload:"live"`
 }
 
 // Kafka is what the node offers to clients of Apache Kafka.

@@ -81,7 +81,7 @@ var rules = func() map[string]rule {
 		"Backups":       {"Create": operate, "List": view, "Verify": inspect, "Delete": operate},
 		"Tiers": {"Describe": view, "DescribeTopic": view, "Verify": inspect, "Rebuild": operate, "Prefetch": operate, "Offload": operate,
 			"Adopt": operate},
-		"Explanations": {"ExplainClient": view, "ExplainTopic": view, "ExplainMessage": view, "WatchTrace": inspect},
+		"Explanations": {"ExplainClient": view, "ExplainTopic": view, "ExplainMessage": view, "WatchTrace": inspect, "ListSlow": view},
 		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate},
 		"Shards":       {"Status": view, "Move": operate, "ElectUnclean": govern},
 	} {

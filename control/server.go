@@ -42,6 +42,7 @@ const (
 type Options struct {
 	Broker      *broker.Broker
 	Connections Connections
+	Slow        SlowSubscribers // nil: nobody is known to be slow
 	Catalog     *meta.Catalog
 	Gate        *auth.Provider
 	ACLs        ACLs

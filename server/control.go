@@ -18,7 +18,7 @@ import (
 func (s *Server) startControl(addrs config.Addrs) error {
 	s.principals.Store(controlPrincipals(s.cfg.Load()))
 	o := control.Options{
-		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Logger: s.log,
+		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Slow: s.node.mqtt, Logger: s.log,
 		Catalog: s.node.catalog.Catalog, Gate: s.gate, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bans: s.node.bans, Bindings: controlBindings{s.node.binder}, Backups: &backups{s: s}, Tier: controlTier(s.node.tier),
 		Node:       meta.NodeID(s.cfg.Load().Node.ID),
 		Principals: s.principals.Load,

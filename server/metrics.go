@@ -37,6 +37,13 @@ var metricHelp = map[string]string{
 	"sluice_mqtt_connects_total":                  "CONNECT answered.|reason",
 	"sluice_mqtt_disconnects_total":               "Connections ended with a reason.|reason",
 	"sluice_mqtt_connections_lost_total":          "Connections that ended without DISCONNECT from either side.",
+	"sluice_mqtt_topic_messages_received_total":   "PUBLISH taken, of the busiest topics (mqtt.topic_metrics).|topic",
+	"sluice_mqtt_topic_messages_sent_total":       "PUBLISH sent, of the busiest topics (mqtt.topic_metrics).|topic",
+	"sluice_mqtt_topic_received_bytes_total":      "Payload of PUBLISH taken, of the busiest topics (mqtt.topic_metrics).|topic",
+	"sluice_mqtt_topic_sent_bytes_total":          "Payload of PUBLISH sent, of the busiest topics (mqtt.topic_metrics).|topic",
+	"sluice_mqtt_slow_subscribers":                "Clients that were late within mqtt.slow_subscribers.window, mqtt.slow_subscribers.top at most.",
+	"sluice_mqtt_slow_subscriber_seconds":         "The longest that the slowest of them has taken, the next one, and so on to the fifth; 0: there is none.|rank",
+	"sluice_mqtt_late_total":                      "Messages found to be acknowledged late, of those that were looked at (mqtt.slow_subscribers.threshold).",
 	"sluice_broker_sessions":                      "Kept sessions, connected or not.",
 	"sluice_broker_subscriptions":                 "Subscriptions.",
 	"sluice_broker_filters":                       "Different topic filters.",
@@ -267,6 +274,7 @@ func (c *collector) collectMQTT(k sink) {
 		k.counter("sluice_mqtt_messages_received_total", n.MessagesIn[q], name)
 		k.counter("sluice_mqtt_messages_sent_total", n.MessagesOut[q], name)
 	}
+	c.collectTop(k, n.Late)
 	for _, d := range mqtt.Drops() {
 		k.counter("sluice_mqtt_messages_dropped_total", n.Dropped[d], d.String())
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
 var update = flag.Bool("update", false, "write docs/operate/metrics.md anew")
@@ -25,7 +26,8 @@ const metricsDoc = "../docs/operate/metrics.md"
 const metricsIntro = `# Metrics
 
 What ` + "`/metrics`" + ` of ` + "`listeners.http`" + ` shows, in the format of Prometheus. Names are ` + "`sluice_<part>_<what>_<unit>`" + `, with ` + "`_total`" + ` for what
-only grows; units are seconds and bytes. No label has a value that a client can choose. The runtime's own (` + "`go_*`, `process_*`" + `) are there as
+only grows; units are seconds and bytes. No label has a value that a client can choose, but for
+` + "`topic`" + `, which is there with ` + "`mqtt.topic_metrics`" + ` alone, for so many topics of 200 bytes at most ([events](events.md#the-busiest-topics)). The runtime's own (` + "`go_*`, `process_*`" + `) are there as
 well. This page is checked against the program by its tests; ` + "`go test ./server -run MetricsUpToDate -update`" + ` writes it anew.
 
 | name | type | labels | what it says |
@@ -44,6 +46,7 @@ func exported(t *testing.T) map[string]string {
 	cfg.Node.Data = t.TempDir()
 	cfg.Journal.Durability = "memory"
 	cfg.Capacity.Model = "../bench/plan/default.json" // whose metrics are there with a model alone
+	cfg.MQTT.TopicMetrics = 1
 	cfg.Listeners.MQTT.TCP = config.Addrs{"127.0.0.1:0"}
 	cfg.Listeners.MQTT.TLS, cfg.Listeners.MQTT.WS, cfg.Listeners.MQTT.WSS, cfg.Listeners.MQTT.Unix = nil, nil, nil, nil
 	cfg.Listeners.HTTP, cfg.Listeners.Kafka.TCP, cfg.Listeners.GRPC = config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}, config.Addrs{"127.0.0.1:0"}
@@ -58,6 +61,9 @@ func exported(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	c := dial(t, "mqtt://"+ready.Listeners["mqtt.tcp"], "c", 0) // its CONNECT and its end are counted by reason
+	if _, err := c.Publish(&wire.PublishOut{Topic: []byte("t"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
 	if err := c.SendRaw([]byte{0, 0}); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +84,8 @@ func exported(t *testing.T) map[string]string {
 			}
 			all[f.GetName()] = fmt.Sprintf("| `%s` | %s | %s | %s |\n", f.GetName(), strings.ToLower(f.GetType().String()), strings.Join(labels, ", "), f.GetHelp())
 		}
-		return all["sluice_mqtt_connects_total"] != "" && all["sluice_mqtt_disconnects_total"] != ""
+		return all["sluice_mqtt_connects_total"] != "" && all["sluice_mqtt_disconnects_total"] != "" &&
+			all["sluice_mqtt_topic_sent_bytes_total"] != ""
 	})
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

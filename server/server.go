@@ -335,6 +335,8 @@ func mqttSettings(cfg *config.Config) mqtt.Settings {
 		s.AutoSubscribe = append(s.AutoSubscribe, mqtt.AutoSubscription{Filter: a.Topic, QoS: uint8(a.QoS), NoLocal: a.NoLocal,
 			RetainAsPublished: a.RetainAsPublished, RetainHandling: uint8(a.RetainHandling)})
 	}
+	s.SlowThreshold, s.SlowWindow, s.SlowTop = m.SlowSubscribers.Threshold, m.SlowSubscribers.Window, m.SlowSubscribers.Top
+	s.BusyTopics = m.TopicMetrics
 	s.ValidatePayload, s.ResponseInfo, s.ServerReference = m.ValidatePayloadFormat, m.ResponseInformation, m.ServerReference
 	return s
 }

@@ -21,19 +21,22 @@ type explainFlags struct {
 	client, message, topic string
 	connection             string
 	user, host             string // with topic: as whom and from where
+	slow                   bool
 }
 
 func newExplainCommand() *cobra.Command {
 	f := &explainFlags{controlFlags: &controlFlags{}}
 	c := &cobra.Command{
-		Use: "explain (--client CLIENT | --topic TOPIC | --message VALUE)", Short: "Say what holds a client, where a topic's messages go, or where one has gone",
-		Args: atMost(0),
+		Use:   "explain (--client CLIENT | --topic TOPIC | --message VALUE | --slow)",
+		Short: "Say what holds a client, where a topic's messages go, where one has gone, or who is slow",
+		Args:  atMost(0),
 		Long: "Say what a client's connections and its kept session hold and wait for, and what holds it now: the client itself (peer, window), the network,\n" +
 			"a quota, memory, the log, the disk or its loop. Or what becomes of a message that is published to an MQTT topic now: who gets it by which filter,\n" +
 			"whether it may be published (by --client as --user), what is retained, what it is bound to. The node answers from what it knows: nothing has to\n" +
 			"be turned on before.\n\n" +
 			"What has become of a message is remembered while `sluice trace` runs that is about it, and with mqtt.trace_property of those that have a user\n" +
-			"property `trace`: until newer ones have taken the place, 4,096 events a loop.",
+			"property `trace`: until newer ones have taken the place, 4,096 events a loop.\n\n" +
+			"--slow lists the MQTT clients that were late to acknowledge, the slowest first, once mqtt.slow_subscribers.threshold says what is late.",
 		Example: "  sluice explain --client pump-17\n  sluice explain --topic orders/7 --client press --user ada\n" +
 			"  sluice pub -t orders/7 -q 1 -m x -P trace=order-17; sluice explain --message order-17",
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -44,6 +47,7 @@ func newExplainCommand() *cobra.Command {
 	fs.StringVar(&f.client, "client", "", "the client with this id; with --topic, who publishes")
 	fs.StringVar(&f.topic, "topic", "", "messages to this MQTT topic")
 	fs.StringVar(&f.message, "message", "", "the messages whose user property trace has this value, or the one with this number in a trace: #17")
+	fs.BoolVar(&f.slow, "slow", false, "the clients that were late to acknowledge messages")
 	fs.StringVar(&f.connection, "connection", "", "in place of --client: one connection, by its number in `sluice client list`, NODE/NUMBER where there are several nodes")
 	fs.StringVar(&f.user, "user", "", "with --topic: as whom it is published (default: as who comes in without credentials)")
 	fs.StringVar(&f.host, "host", "", "with --topic: from which address (default: 127.0.0.1)")
@@ -57,14 +61,14 @@ func newExplainCommand() *cobra.Command {
 // run finds out what is asked about.
 func (f *explainFlags) run(cmd *cobra.Command) error {
 	n := 0
-	for _, set := range []bool{f.client != "" && f.topic == "", f.connection != "", f.message != "", f.topic != ""} {
+	for _, set := range []bool{f.client != "" && f.topic == "", f.connection != "", f.message != "", f.topic != "", f.slow} {
 		if set {
 			n++
 		}
 	}
 	switch {
 	case n != 1:
-		return misused("give --client, --connection, --topic or --message")
+		return misused("give --client, --connection, --topic, --message or --slow")
 	case f.topic == "" && f.user+f.host != "":
 		return misused("--user and --host go with --topic")
 	}
@@ -78,6 +82,12 @@ func (f *explainFlags) run(cmd *cobra.Command) error {
 	return f.call(cmd, func(k *controlCall) error {
 		e := api.NewExplanationsClient(k)
 		switch {
+		case f.slow:
+			r, err := ask(k, e.ListSlow, &api.ListSlowRequest{})
+			if err != nil {
+				return err
+			}
+			return f.explainSlow(cmd.OutOrStdout(), r)
 		case f.message != "":
 			return f.explainMessage(cmd, k, f.message)
 		case f.topic != "":

@@ -37,7 +37,8 @@ func TestExplainCommand(t *testing.T) {
 		v.Connections[0].HeldBy[0].Kind != "window" || v.Connections[0].Silent <= 0 || v.Session == nil {
 		t.Errorf("%+v, %v", v, err)
 	}
-	says(t, 2, "give --client, --connection, --topic or --message", "explain")
+	says(t, 0, "CLIENT  USER  LONGEST", "explain", "--slow")
+	says(t, 2, "give --client, --connection, --topic, --message or --slow", "explain")
 	says(t, 1, `explain client "absent": it is not connected, and has no session that is kept`, "explain", "--client", "absent")
 	says(t, 2, "too many arguments", "explain", "mute")
 }

@@ -21,6 +21,179 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ListSlowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSlowRequest) Reset() {
+	*x = ListSlowRequest{}
+	mi := &file_explain_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSlowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSlowRequest) ProtoMessage() {}
+
+func (x *ListSlowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSlowRequest.ProtoReflect.Descriptor instead.
+func (*ListSlowRequest) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{0}
+}
+
+type ListSlowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subscribers   []*SlowSubscriber      `protobuf:"bytes,1,rep,name=subscribers,proto3" json:"subscribers,omitempty"` // mqtt.slow_subscribers.top at most
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSlowResponse) Reset() {
+	*x = ListSlowResponse{}
+	mi := &file_explain_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSlowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSlowResponse) ProtoMessage() {}
+
+func (x *ListSlowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSlowResponse.ProtoReflect.Descriptor instead.
+func (*ListSlowResponse) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ListSlowResponse) GetSubscribers() []*SlowSubscriber {
+	if x != nil {
+		return x.Subscribers
+	}
+	return nil
+}
+
+// SlowSubscriber is a client that was late.
+type SlowSubscriber struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Client        string                 `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	User          string                 `protobuf:"bytes,2,opt,name=user,proto3" json:"user,omitempty"`
+	Topic         string                 `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`                           // of the message that took longest; the first 256 bytes
+	LongestUs     int64                  `protobuf:"varint,4,opt,name=longest_us,json=longestUs,proto3" json:"longest_us,omitempty"` // from its publish to its acknowledgement, or until now
+	LastUs        int64                  `protobuf:"varint,5,opt,name=last_us,json=lastUs,proto3" json:"last_us,omitempty"`          // the same of the last one that was late
+	Late          int64                  `protobuf:"varint,6,opt,name=late,proto3" json:"late,omitempty"`                            // how many were, of those that were looked at: one at a time
+	AtMs          int64                  `protobuf:"varint,7,opt,name=at_ms,json=atMs,proto3" json:"at_ms,omitempty"`                // when the last was found to be, Unix milliseconds
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlowSubscriber) Reset() {
+	*x = SlowSubscriber{}
+	mi := &file_explain_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlowSubscriber) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlowSubscriber) ProtoMessage() {}
+
+func (x *SlowSubscriber) ProtoReflect() protoreflect.Message {
+	mi := &file_explain_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlowSubscriber.ProtoReflect.Descriptor instead.
+func (*SlowSubscriber) Descriptor() ([]byte, []int) {
+	return file_explain_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SlowSubscriber) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *SlowSubscriber) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SlowSubscriber) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *SlowSubscriber) GetLongestUs() int64 {
+	if x != nil {
+		return x.LongestUs
+	}
+	return 0
+}
+
+func (x *SlowSubscriber) GetLastUs() int64 {
+	if x != nil {
+		return x.LastUs
+	}
+	return 0
+}
+
+func (x *SlowSubscriber) GetLate() int64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *SlowSubscriber) GetAtMs() int64 {
+	if x != nil {
+		return x.AtMs
+	}
+	return 0
+}
+
 type ExplainClientRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -32,7 +205,7 @@ type ExplainClientRequest struct {
 
 func (x *ExplainClientRequest) Reset() {
 	*x = ExplainClientRequest{}
-	mi := &file_explain_proto_msgTypes[0]
+	mi := &file_explain_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +217,7 @@ func (x *ExplainClientRequest) String() string {
 func (*ExplainClientRequest) ProtoMessage() {}
 
 func (x *ExplainClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[0]
+	mi := &file_explain_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +230,7 @@ func (x *ExplainClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainClientRequest.ProtoReflect.Descriptor instead.
 func (*ExplainClientRequest) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{0}
+	return file_explain_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ExplainClientRequest) GetId() string {
@@ -94,7 +267,7 @@ type ExplainClientResponse struct {
 
 func (x *ExplainClientResponse) Reset() {
 	*x = ExplainClientResponse{}
-	mi := &file_explain_proto_msgTypes[1]
+	mi := &file_explain_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -106,7 +279,7 @@ func (x *ExplainClientResponse) String() string {
 func (*ExplainClientResponse) ProtoMessage() {}
 
 func (x *ExplainClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[1]
+	mi := &file_explain_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -119,7 +292,7 @@ func (x *ExplainClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainClientResponse.ProtoReflect.Descriptor instead.
 func (*ExplainClientResponse) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{1}
+	return file_explain_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExplainClientResponse) GetConnections() []*ClientExplanation {
@@ -168,7 +341,7 @@ type Holder struct {
 
 func (x *Holder) Reset() {
 	*x = Holder{}
-	mi := &file_explain_proto_msgTypes[2]
+	mi := &file_explain_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -180,7 +353,7 @@ func (x *Holder) String() string {
 func (*Holder) ProtoMessage() {}
 
 func (x *Holder) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[2]
+	mi := &file_explain_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -193,7 +366,7 @@ func (x *Holder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Holder.ProtoReflect.Descriptor instead.
 func (*Holder) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{2}
+	return file_explain_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Holder) GetKind() string {
@@ -242,7 +415,7 @@ type ClientExplanation struct {
 
 func (x *ClientExplanation) Reset() {
 	*x = ClientExplanation{}
-	mi := &file_explain_proto_msgTypes[3]
+	mi := &file_explain_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +427,7 @@ func (x *ClientExplanation) String() string {
 func (*ClientExplanation) ProtoMessage() {}
 
 func (x *ClientExplanation) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[3]
+	mi := &file_explain_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +440,7 @@ func (x *ClientExplanation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientExplanation.ProtoReflect.Descriptor instead.
 func (*ClientExplanation) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{3}
+	return file_explain_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ClientExplanation) GetClient() *Client {
@@ -451,7 +624,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_explain_proto_msgTypes[4]
+	mi := &file_explain_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +636,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[4]
+	mi := &file_explain_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +649,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{4}
+	return file_explain_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Network) GetUnsent() int64 {
@@ -520,7 +693,7 @@ type WatchTraceRequest struct {
 
 func (x *WatchTraceRequest) Reset() {
 	*x = WatchTraceRequest{}
-	mi := &file_explain_proto_msgTypes[5]
+	mi := &file_explain_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -532,7 +705,7 @@ func (x *WatchTraceRequest) String() string {
 func (*WatchTraceRequest) ProtoMessage() {}
 
 func (x *WatchTraceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[5]
+	mi := &file_explain_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -545,7 +718,7 @@ func (x *WatchTraceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTraceRequest.ProtoReflect.Descriptor instead.
 func (*WatchTraceRequest) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{5}
+	return file_explain_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchTraceRequest) GetClient() string {
@@ -586,7 +759,7 @@ type TraceEvents struct {
 
 func (x *TraceEvents) Reset() {
 	*x = TraceEvents{}
-	mi := &file_explain_proto_msgTypes[6]
+	mi := &file_explain_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +771,7 @@ func (x *TraceEvents) String() string {
 func (*TraceEvents) ProtoMessage() {}
 
 func (x *TraceEvents) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[6]
+	mi := &file_explain_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +784,7 @@ func (x *TraceEvents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceEvents.ProtoReflect.Descriptor instead.
 func (*TraceEvents) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{6}
+	return file_explain_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TraceEvents) GetEvents() []*TraceEvent {
@@ -648,7 +821,7 @@ type TraceEvent struct {
 
 func (x *TraceEvent) Reset() {
 	*x = TraceEvent{}
-	mi := &file_explain_proto_msgTypes[7]
+	mi := &file_explain_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +833,7 @@ func (x *TraceEvent) String() string {
 func (*TraceEvent) ProtoMessage() {}
 
 func (x *TraceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[7]
+	mi := &file_explain_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +846,7 @@ func (x *TraceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TraceEvent.ProtoReflect.Descriptor instead.
 func (*TraceEvent) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{7}
+	return file_explain_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TraceEvent) GetAtNs() int64 {
@@ -763,7 +936,7 @@ type ExplainMessageRequest struct {
 
 func (x *ExplainMessageRequest) Reset() {
 	*x = ExplainMessageRequest{}
-	mi := &file_explain_proto_msgTypes[8]
+	mi := &file_explain_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +948,7 @@ func (x *ExplainMessageRequest) String() string {
 func (*ExplainMessageRequest) ProtoMessage() {}
 
 func (x *ExplainMessageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[8]
+	mi := &file_explain_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +961,7 @@ func (x *ExplainMessageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMessageRequest.ProtoReflect.Descriptor instead.
 func (*ExplainMessageRequest) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{8}
+	return file_explain_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExplainMessageRequest) GetTrace() string {
@@ -816,7 +989,7 @@ type ExplainMessageResponse struct {
 
 func (x *ExplainMessageResponse) Reset() {
 	*x = ExplainMessageResponse{}
-	mi := &file_explain_proto_msgTypes[9]
+	mi := &file_explain_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1001,7 @@ func (x *ExplainMessageResponse) String() string {
 func (*ExplainMessageResponse) ProtoMessage() {}
 
 func (x *ExplainMessageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[9]
+	mi := &file_explain_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1014,7 @@ func (x *ExplainMessageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainMessageResponse.ProtoReflect.Descriptor instead.
 func (*ExplainMessageResponse) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{9}
+	return file_explain_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExplainMessageResponse) GetEvents() []*TraceEvent {
@@ -877,7 +1050,7 @@ type ExplainTopicRequest struct {
 
 func (x *ExplainTopicRequest) Reset() {
 	*x = ExplainTopicRequest{}
-	mi := &file_explain_proto_msgTypes[10]
+	mi := &file_explain_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1062,7 @@ func (x *ExplainTopicRequest) String() string {
 func (*ExplainTopicRequest) ProtoMessage() {}
 
 func (x *ExplainTopicRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[10]
+	mi := &file_explain_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1075,7 @@ func (x *ExplainTopicRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainTopicRequest.ProtoReflect.Descriptor instead.
 func (*ExplainTopicRequest) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{10}
+	return file_explain_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExplainTopicRequest) GetTopic() string {
@@ -951,7 +1124,7 @@ type ExplainTopicResponse struct {
 
 func (x *ExplainTopicResponse) Reset() {
 	*x = ExplainTopicResponse{}
-	mi := &file_explain_proto_msgTypes[11]
+	mi := &file_explain_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1136,7 @@ func (x *ExplainTopicResponse) String() string {
 func (*ExplainTopicResponse) ProtoMessage() {}
 
 func (x *ExplainTopicResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[11]
+	mi := &file_explain_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1149,7 @@ func (x *ExplainTopicResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainTopicResponse.ProtoReflect.Descriptor instead.
 func (*ExplainTopicResponse) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{11}
+	return file_explain_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExplainTopicResponse) GetFilters() int64 {
@@ -1061,7 +1234,7 @@ type RetainedMessage struct {
 
 func (x *RetainedMessage) Reset() {
 	*x = RetainedMessage{}
-	mi := &file_explain_proto_msgTypes[12]
+	mi := &file_explain_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1246,7 @@ func (x *RetainedMessage) String() string {
 func (*RetainedMessage) ProtoMessage() {}
 
 func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_explain_proto_msgTypes[12]
+	mi := &file_explain_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1259,7 @@ func (x *RetainedMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetainedMessage.ProtoReflect.Descriptor instead.
 func (*RetainedMessage) Descriptor() ([]byte, []int) {
-	return file_explain_proto_rawDescGZIP(), []int{12}
+	return file_explain_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetainedMessage) GetBytes() int64 {
@@ -1121,7 +1294,19 @@ var File_explain_proto protoreflect.FileDescriptor
 
 const file_explain_proto_rawDesc = "" +
 	"\n" +
-	"\rexplain.proto\x12\x11sluice.control.v1\x1a\faccess.proto\x1a\fclient.proto\"Z\n" +
+	"\rexplain.proto\x12\x11sluice.control.v1\x1a\faccess.proto\x1a\fclient.proto\"\x11\n" +
+	"\x0fListSlowRequest\"W\n" +
+	"\x10ListSlowResponse\x12C\n" +
+	"\vsubscribers\x18\x01 \x03(\v2!.sluice.control.v1.SlowSubscriberR\vsubscribers\"\xb3\x01\n" +
+	"\x0eSlowSubscriber\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x12\n" +
+	"\x04user\x18\x02 \x01(\tR\x04user\x12\x14\n" +
+	"\x05topic\x18\x03 \x01(\tR\x05topic\x12\x1d\n" +
+	"\n" +
+	"longest_us\x18\x04 \x01(\x03R\tlongestUs\x12\x17\n" +
+	"\alast_us\x18\x05 \x01(\x03R\x06lastUs\x12\x12\n" +
+	"\x04late\x18\x06 \x01(\x03R\x04late\x12\x13\n" +
+	"\x05at_ms\x18\a \x01(\x03R\x04atMs\"Z\n" +
 	"\x14ExplainClientRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1e\n" +
 	"\n" +
@@ -1234,13 +1419,14 @@ const file_explain_proto_rawDesc = "" +
 	"\x03qos\x18\x02 \x01(\rR\x03qos\x12\x13\n" +
 	"\x05at_ms\x18\x03 \x01(\x03R\x04atMs\x12\x1d\n" +
 	"\n" +
-	"expires_ms\x18\x04 \x01(\x03R\texpiresMs2\x90\x03\n" +
+	"expires_ms\x18\x04 \x01(\x03R\texpiresMs2\xe5\x03\n" +
 	"\fExplanations\x12b\n" +
 	"\rExplainClient\x12'.sluice.control.v1.ExplainClientRequest\x1a(.sluice.control.v1.ExplainClientResponse\x12_\n" +
 	"\fExplainTopic\x12&.sluice.control.v1.ExplainTopicRequest\x1a'.sluice.control.v1.ExplainTopicResponse\x12e\n" +
 	"\x0eExplainMessage\x12(.sluice.control.v1.ExplainMessageRequest\x1a).sluice.control.v1.ExplainMessageResponse\x12T\n" +
 	"\n" +
-	"WatchTrace\x12$.sluice.control.v1.WatchTraceRequest\x1a\x1e.sluice.control.v1.TraceEvents0\x01B,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
+	"WatchTrace\x12$.sluice.control.v1.WatchTraceRequest\x1a\x1e.sluice.control.v1.TraceEvents0\x01\x12S\n" +
+	"\bListSlow\x12\".sluice.control.v1.ListSlowRequest\x1a#.sluice.control.v1.ListSlowResponseB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
 
 var (
 	file_explain_proto_rawDescOnce sync.Once
@@ -1254,59 +1440,65 @@ func file_explain_proto_rawDescGZIP() []byte {
 	return file_explain_proto_rawDescData
 }
 
-var file_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_explain_proto_goTypes = []any{
-	(*ExplainClientRequest)(nil),   // 0: sluice.control.v1.ExplainClientRequest
-	(*ExplainClientResponse)(nil),  // 1: sluice.control.v1.ExplainClientResponse
-	(*Holder)(nil),                 // 2: sluice.control.v1.Holder
-	(*ClientExplanation)(nil),      // 3: sluice.control.v1.ClientExplanation
-	(*Network)(nil),                // 4: sluice.control.v1.Network
-	(*WatchTraceRequest)(nil),      // 5: sluice.control.v1.WatchTraceRequest
-	(*TraceEvents)(nil),            // 6: sluice.control.v1.TraceEvents
-	(*TraceEvent)(nil),             // 7: sluice.control.v1.TraceEvent
-	(*ExplainMessageRequest)(nil),  // 8: sluice.control.v1.ExplainMessageRequest
-	(*ExplainMessageResponse)(nil), // 9: sluice.control.v1.ExplainMessageResponse
-	(*ExplainTopicRequest)(nil),    // 10: sluice.control.v1.ExplainTopicRequest
-	(*ExplainTopicResponse)(nil),   // 11: sluice.control.v1.ExplainTopicResponse
-	(*RetainedMessage)(nil),        // 12: sluice.control.v1.RetainedMessage
-	nil,                            // 13: sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
-	nil,                            // 14: sluice.control.v1.ClientExplanation.DroppedEntry
-	nil,                            // 15: sluice.control.v1.ExplainTopicResponse.EventsEntry
-	(*Session)(nil),                // 16: sluice.control.v1.Session
-	(*Client)(nil),                 // 17: sluice.control.v1.Client
-	(*Subscription)(nil),           // 18: sluice.control.v1.Subscription
-	(*ExplainBindingResponse)(nil), // 19: sluice.control.v1.ExplainBindingResponse
-	(*CheckAclResponse)(nil),       // 20: sluice.control.v1.CheckAclResponse
+	(*ListSlowRequest)(nil),        // 0: sluice.control.v1.ListSlowRequest
+	(*ListSlowResponse)(nil),       // 1: sluice.control.v1.ListSlowResponse
+	(*SlowSubscriber)(nil),         // 2: sluice.control.v1.SlowSubscriber
+	(*ExplainClientRequest)(nil),   // 3: sluice.control.v1.ExplainClientRequest
+	(*ExplainClientResponse)(nil),  // 4: sluice.control.v1.ExplainClientResponse
+	(*Holder)(nil),                 // 5: sluice.control.v1.Holder
+	(*ClientExplanation)(nil),      // 6: sluice.control.v1.ClientExplanation
+	(*Network)(nil),                // 7: sluice.control.v1.Network
+	(*WatchTraceRequest)(nil),      // 8: sluice.control.v1.WatchTraceRequest
+	(*TraceEvents)(nil),            // 9: sluice.control.v1.TraceEvents
+	(*TraceEvent)(nil),             // 10: sluice.control.v1.TraceEvent
+	(*ExplainMessageRequest)(nil),  // 11: sluice.control.v1.ExplainMessageRequest
+	(*ExplainMessageResponse)(nil), // 12: sluice.control.v1.ExplainMessageResponse
+	(*ExplainTopicRequest)(nil),    // 13: sluice.control.v1.ExplainTopicRequest
+	(*ExplainTopicResponse)(nil),   // 14: sluice.control.v1.ExplainTopicResponse
+	(*RetainedMessage)(nil),        // 15: sluice.control.v1.RetainedMessage
+	nil,                            // 16: sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
+	nil,                            // 17: sluice.control.v1.ClientExplanation.DroppedEntry
+	nil,                            // 18: sluice.control.v1.ExplainTopicResponse.EventsEntry
+	(*Session)(nil),                // 19: sluice.control.v1.Session
+	(*Client)(nil),                 // 20: sluice.control.v1.Client
+	(*Subscription)(nil),           // 21: sluice.control.v1.Subscription
+	(*ExplainBindingResponse)(nil), // 22: sluice.control.v1.ExplainBindingResponse
+	(*CheckAclResponse)(nil),       // 23: sluice.control.v1.CheckAclResponse
 }
 var file_explain_proto_depIdxs = []int32{
-	3,  // 0: sluice.control.v1.ExplainClientResponse.connections:type_name -> sluice.control.v1.ClientExplanation
-	16, // 1: sluice.control.v1.ExplainClientResponse.session:type_name -> sluice.control.v1.Session
-	13, // 2: sluice.control.v1.ExplainClientResponse.session_dropped:type_name -> sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
-	2,  // 3: sluice.control.v1.ExplainClientResponse.holders:type_name -> sluice.control.v1.Holder
-	17, // 4: sluice.control.v1.ClientExplanation.client:type_name -> sluice.control.v1.Client
-	2,  // 5: sluice.control.v1.ClientExplanation.holders:type_name -> sluice.control.v1.Holder
-	4,  // 6: sluice.control.v1.ClientExplanation.network:type_name -> sluice.control.v1.Network
-	14, // 7: sluice.control.v1.ClientExplanation.dropped:type_name -> sluice.control.v1.ClientExplanation.DroppedEntry
-	7,  // 8: sluice.control.v1.TraceEvents.events:type_name -> sluice.control.v1.TraceEvent
-	7,  // 9: sluice.control.v1.ExplainMessageResponse.events:type_name -> sluice.control.v1.TraceEvent
-	18, // 10: sluice.control.v1.ExplainTopicResponse.subscriptions:type_name -> sluice.control.v1.Subscription
-	12, // 11: sluice.control.v1.ExplainTopicResponse.retained:type_name -> sluice.control.v1.RetainedMessage
-	19, // 12: sluice.control.v1.ExplainTopicResponse.binding:type_name -> sluice.control.v1.ExplainBindingResponse
-	20, // 13: sluice.control.v1.ExplainTopicResponse.publish:type_name -> sluice.control.v1.CheckAclResponse
-	15, // 14: sluice.control.v1.ExplainTopicResponse.events:type_name -> sluice.control.v1.ExplainTopicResponse.EventsEntry
-	0,  // 15: sluice.control.v1.Explanations.ExplainClient:input_type -> sluice.control.v1.ExplainClientRequest
-	10, // 16: sluice.control.v1.Explanations.ExplainTopic:input_type -> sluice.control.v1.ExplainTopicRequest
-	8,  // 17: sluice.control.v1.Explanations.ExplainMessage:input_type -> sluice.control.v1.ExplainMessageRequest
-	5,  // 18: sluice.control.v1.Explanations.WatchTrace:input_type -> sluice.control.v1.WatchTraceRequest
-	1,  // 19: sluice.control.v1.Explanations.ExplainClient:output_type -> sluice.control.v1.ExplainClientResponse
-	11, // 20: sluice.control.v1.Explanations.ExplainTopic:output_type -> sluice.control.v1.ExplainTopicResponse
-	9,  // 21: sluice.control.v1.Explanations.ExplainMessage:output_type -> sluice.control.v1.ExplainMessageResponse
-	6,  // 22: sluice.control.v1.Explanations.WatchTrace:output_type -> sluice.control.v1.TraceEvents
-	19, // [19:23] is the sub-list for method output_type
-	15, // [15:19] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	2,  // 0: sluice.control.v1.ListSlowResponse.subscribers:type_name -> sluice.control.v1.SlowSubscriber
+	6,  // 1: sluice.control.v1.ExplainClientResponse.connections:type_name -> sluice.control.v1.ClientExplanation
+	19, // 2: sluice.control.v1.ExplainClientResponse.session:type_name -> sluice.control.v1.Session
+	16, // 3: sluice.control.v1.ExplainClientResponse.session_dropped:type_name -> sluice.control.v1.ExplainClientResponse.SessionDroppedEntry
+	5,  // 4: sluice.control.v1.ExplainClientResponse.holders:type_name -> sluice.control.v1.Holder
+	20, // 5: sluice.control.v1.ClientExplanation.client:type_name -> sluice.control.v1.Client
+	5,  // 6: sluice.control.v1.ClientExplanation.holders:type_name -> sluice.control.v1.Holder
+	7,  // 7: sluice.control.v1.ClientExplanation.network:type_name -> sluice.control.v1.Network
+	17, // 8: sluice.control.v1.ClientExplanation.dropped:type_name -> sluice.control.v1.ClientExplanation.DroppedEntry
+	10, // 9: sluice.control.v1.TraceEvents.events:type_name -> sluice.control.v1.TraceEvent
+	10, // 10: sluice.control.v1.ExplainMessageResponse.events:type_name -> sluice.control.v1.TraceEvent
+	21, // 11: sluice.control.v1.ExplainTopicResponse.subscriptions:type_name -> sluice.control.v1.Subscription
+	15, // 12: sluice.control.v1.ExplainTopicResponse.retained:type_name -> sluice.control.v1.RetainedMessage
+	22, // 13: sluice.control.v1.ExplainTopicResponse.binding:type_name -> sluice.control.v1.ExplainBindingResponse
+	23, // 14: sluice.control.v1.ExplainTopicResponse.publish:type_name -> sluice.control.v1.CheckAclResponse
+	18, // 15: sluice.control.v1.ExplainTopicResponse.events:type_name -> sluice.control.v1.ExplainTopicResponse.EventsEntry
+	3,  // 16: sluice.control.v1.Explanations.ExplainClient:input_type -> sluice.control.v1.ExplainClientRequest
+	13, // 17: sluice.control.v1.Explanations.ExplainTopic:input_type -> sluice.control.v1.ExplainTopicRequest
+	11, // 18: sluice.control.v1.Explanations.ExplainMessage:input_type -> sluice.control.v1.ExplainMessageRequest
+	8,  // 19: sluice.control.v1.Explanations.WatchTrace:input_type -> sluice.control.v1.WatchTraceRequest
+	0,  // 20: sluice.control.v1.Explanations.ListSlow:input_type -> sluice.control.v1.ListSlowRequest
+	4,  // 21: sluice.control.v1.Explanations.ExplainClient:output_type -> sluice.control.v1.ExplainClientResponse
+	14, // 22: sluice.control.v1.Explanations.ExplainTopic:output_type -> sluice.control.v1.ExplainTopicResponse
+	12, // 23: sluice.control.v1.Explanations.ExplainMessage:output_type -> sluice.control.v1.ExplainMessageResponse
+	9,  // 24: sluice.control.v1.Explanations.WatchTrace:output_type -> sluice.control.v1.TraceEvents
+	1,  // 25: sluice.control.v1.Explanations.ListSlow:output_type -> sluice.control.v1.ListSlowResponse
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_explain_proto_init() }
@@ -1322,7 +1514,7 @@ func file_explain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_explain_proto_rawDesc), len(file_explain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	Explanations_ExplainTopic_FullMethodName   = "/sluice.control.v1.Explanations/ExplainTopic"
 	Explanations_ExplainMessage_FullMethodName = "/sluice.control.v1.Explanations/ExplainMessage"
 	Explanations_WatchTrace_FullMethodName     = "/sluice.control.v1.Explanations/WatchTrace"
+	Explanations_ListSlow_FullMethodName       = "/sluice.control.v1.Explanations/ListSlow"
 )
 
 // ExplanationsClient is the client API for Explanations service.
@@ -43,6 +44,8 @@ type ExplanationsClient interface {
 	// WatchTrace tells what happens to messages and connections, from the call on until its caller goes. The first answer is empty: from then on nothing is
 	// missed that there is room for. RESOURCE_EXHAUSTED: as many run as may, seven.
 	WatchTrace(ctx context.Context, in *WatchTraceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TraceEvents], error)
+	// ListSlow shows the MQTT clients that were late to acknowledge within mqtt.slow_subscribers.window, the slowest first.
+	ListSlow(ctx context.Context, in *ListSlowRequest, opts ...grpc.CallOption) (*ListSlowResponse, error)
 }
 
 type explanationsClient struct {
@@ -102,6 +105,16 @@ func (c *explanationsClient) WatchTrace(ctx context.Context, in *WatchTraceReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Explanations_WatchTraceClient = grpc.ServerStreamingClient[TraceEvents]
 
+func (c *explanationsClient) ListSlow(ctx context.Context, in *ListSlowRequest, opts ...grpc.CallOption) (*ListSlowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSlowResponse)
+	err := c.cc.Invoke(ctx, Explanations_ListSlow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ExplanationsServer is the server API for Explanations service.
 // All implementations must embed UnimplementedExplanationsServer
 // for forward compatibility.
@@ -120,6 +133,8 @@ type ExplanationsServer interface {
 	// WatchTrace tells what happens to messages and connections, from the call on until its caller goes. The first answer is empty: from then on nothing is
 	// missed that there is room for. RESOURCE_EXHAUSTED: as many run as may, seven.
 	WatchTrace(*WatchTraceRequest, grpc.ServerStreamingServer[TraceEvents]) error
+	// ListSlow shows the MQTT clients that were late to acknowledge within mqtt.slow_subscribers.window, the slowest first.
+	ListSlow(context.Context, *ListSlowRequest) (*ListSlowResponse, error)
 	mustEmbedUnimplementedExplanationsServer()
 }
 
@@ -141,6 +156,9 @@ func (UnimplementedExplanationsServer) ExplainMessage(context.Context, *ExplainM
 }
 func (UnimplementedExplanationsServer) WatchTrace(*WatchTraceRequest, grpc.ServerStreamingServer[TraceEvents]) error {
 	return status.Error(codes.Unimplemented, "method WatchTrace not implemented")
+}
+func (UnimplementedExplanationsServer) ListSlow(context.Context, *ListSlowRequest) (*ListSlowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSlow not implemented")
 }
 func (UnimplementedExplanationsServer) mustEmbedUnimplementedExplanationsServer() {}
 func (UnimplementedExplanationsServer) testEmbeddedByValue()                      {}
@@ -228,6 +246,24 @@ func _Explanations_WatchTrace_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Explanations_WatchTraceServer = grpc.ServerStreamingServer[TraceEvents]
 
+func _Explanations_ListSlow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSlowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExplanationsServer).ListSlow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Explanations_ListSlow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExplanationsServer).ListSlow(ctx, req.(*ListSlowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Explanations_ServiceDesc is the grpc.ServiceDesc for Explanations service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -246,6 +282,10 @@ var Explanations_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainMessage",
 			Handler:    _Explanations_ExplainMessage_Handler,
+		},
+		{
+			MethodName: "ListSlow",
+			Handler:    _Explanations_ListSlow_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

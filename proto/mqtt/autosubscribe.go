@@ -85,7 +85,7 @@ func (c *conn) autoSubscribe() {
 		l.events.Add(told...)
 		c.unblock(blockAuto)
 	} else if told != nil {
-		c.extras().told = told
+		c.extras().told = &told
 	}
 }
 
@@ -96,7 +96,7 @@ func (c *conn) autoDone(err error) {
 	}
 	if x := c.extra; x != nil && x.told != nil {
 		if err == nil {
-			c.l.events.Add(x.told...)
+			c.l.events.Add(*x.told...)
 		}
 		x.told = nil
 	}

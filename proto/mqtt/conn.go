@@ -89,7 +89,8 @@ type extra struct {
 	expires int64 // see conn.expires
 	drops   *[dropReasons]uint64
 	traced  *tracedFlight
-	told    []events.Event // of the subscriptions that its session begins with, until the core has them
+	probe   *probe
+	told    *[]events.Event // of the subscriptions that its session begins with, until the core has them
 }
 
 func (c *conn) extras() *extra {

@@ -120,6 +120,8 @@ func (c *conn) sendAcked(m *broker.Message, d *broker.Delivery) uint16 {
 		if kept {
 			c.l.put(after{c: c, ack: id})
 		}
+	} else if c.l.late != nil {
+		c.probed(m, d, id)
 	}
 	return id
 }
@@ -233,6 +235,9 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	l.sent(wire.PUBLISH)
 	l.n.MessagesOut[d.QoS]++
 	l.n.PayloadOut += uint64(len(m.Payload))
+	if l.busy != nil {
+		l.countOut(m.Topic, len(m.Payload))
+	}
 	return true
 }
 
@@ -319,6 +324,9 @@ func (c *conn) landed(id uint16, state uint8) {
 	c.flags |= flagHeard
 	if c.l.trace != nil {
 		c.traceLanded(id)
+	}
+	if c.l.late != nil {
+		c.probeLanded(id)
 	}
 	if state&sentKept != 0 {
 		c.l.core.Acked(c.client, id)

@@ -47,6 +47,7 @@ type Handler struct {
 	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
 	pressure atomic.Int32            // how short of memory the node is
 	loops    []*loopState
+	busy     busyTopics
 	lanes    broker.LaneAuthenticator // nil: all wait in the first lane
 	pools    [broker.Lanes]authPool
 	stops    []func()
@@ -93,6 +94,9 @@ func newHandler(o *Options) *Handler {
 
 func (h *Handler) addLoop(lp loop, core core) *loopState {
 	l := &loopState{h: h, loop: lp, core: core, events: h.events, quotaNow: h.quotas.Generation()}
+	s := h.settings.Load()
+	l.tickSlow(s)
+	l.tickBusy(s)
 	h.loops = append(h.loops, l)
 	return l
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/internal/events"
+	"github.com/sluicemq/sluice/internal/heavy"
 	"github.com/sluicemq/sluice/internal/trace"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
@@ -41,6 +42,12 @@ type loopState struct {
 
 	trace *trace.Loop // nil: nobody asks what becomes of messages
 	fate  fate        // of the message that was delivered last
+
+	late *slowTable   // nil: nobody wants to know who is slow
+	busy *heavy.Table // nil: nobody wants to know of topics
+
+	faded     int64 // the second in which busy was
+	shownLate shownSlow
 
 	events *events.Queue // hears of clients, sessions and subscriptions; may be nil
 
@@ -134,6 +141,8 @@ func (l *loopState) tick() {
 	}
 	clear(l.slow[len(slow):])
 	l.slow = slow
+	l.tickSlow(s)
+	l.tickBusy(s)
 	l.show()
 }
 

@@ -53,6 +53,7 @@ type Counters struct {
 	Connects    [256]uint64 // by wire.ReasonCode of the CONNACK, in MQTT 5's codes whatever the version
 	Disconnects [256]uint64 // by wire.ReasonCode that the connection ended with, given by either side
 	Lost        uint64      // connections that ended without a DISCONNECT from either side
+	Late        uint64      // messages found to be late, of those that were looked at (Settings.SlowThreshold)
 	Misbehaved  uint64      // log lines about clients, left out ones included
 }
 
@@ -65,6 +66,7 @@ func (c *Counters) add(o *Counters) {
 	c.PayloadOut += o.PayloadOut
 	c.Lost += o.Lost
 	c.Misbehaved += o.Misbehaved
+	c.Late += o.Late
 	for _, s := range []struct{ to, from []uint64 }{
 		{c.PacketsIn[:], o.PacketsIn[:]}, {c.PacketsOut[:], o.PacketsOut[:]}, {c.MessagesIn[:], o.MessagesIn[:]},
 		{c.MessagesOut[:], o.MessagesOut[:]}, {c.Dropped[:], o.Dropped[:]}, {c.Connects[:], o.Connects[:]},

@@ -37,11 +37,15 @@ type Settings struct {
 	AutoSubscribe        []AutoSubscription // what new sessions begin with
 	Insiders             string             // a listener whose clients keep their topics and their sessions as they are, and may send all identifiers at once; empty: none
 	SubscriptionIDs      bool
-	ValidatePayload      bool   // check payloads that say they are UTF-8
-	AllowSysPublish      bool   // let clients publish below $SYS
-	ResponseInfo         string // what a client that asks for it is told to begin response topics with; empty: nothing
-	ServerReference      string // another server, told to clients that a draining one sends away; empty: none
-	ServerReferenceMoved bool   // they are to stay with it
+	SlowThreshold        time.Duration // from which on a message is late whose acknowledgement has not come; 0: nobody wants to know who is slow
+	SlowWindow           time.Duration // how long a client that was late is shown
+	SlowTop              int           // how many of them are
+	BusyTopics           int           // how many topics are shown with their numbers; 0: none are counted
+	ValidatePayload      bool          // check payloads that say they are UTF-8
+	AllowSysPublish      bool          // let clients publish below $SYS
+	ResponseInfo         string        // what a client that asks for it is told to begin response topics with; empty: nothing
+	ServerReference      string        // another server, told to clients that a draining one sends away; empty: none
+	ServerReferenceMoved bool          // they are to stay with it
 }
 
 // DefaultSettings are those of production.
