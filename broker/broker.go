@@ -56,6 +56,7 @@ type Limits struct {
 	RetainedCount   int64         // 10,000,000
 	RetainedBytes   int64         // 4 GiB
 	FilterLevels    int           // 128
+	WillRate        int64         // wills a second: 5,000
 	// Messages that wait for their time, in all and of one client, and what they take.
 	Delayed          int64         // 100,000
 	DelayedPerClient int64         // 1,000
@@ -79,6 +80,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.Sessions, 1_000_000)
 	def(&l.RetainedCount, 10_000_000)
 	def(&l.RetainedBytes, 4<<30)
+	def(&l.WillRate, 5_000)
 	def(&l.Delayed, 100_000)
 	def(&l.DelayedPerClient, 1_000)
 	def(&l.DelayedBytes, 256<<20)

@@ -3,6 +3,7 @@ package broker
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sluicemq/sluice/broker/topics"
 	"github.com/sluicemq/sluice/internal/trace"
@@ -30,15 +31,17 @@ type Local struct {
 	headers     []byte
 	body        []byte
 	seqs        []uint64
-	joined      []uint64  // numbers of filters that the publisher has asked for and that match; see joinedBy
-	resumed     []*Client // to look at again: retained messages or a backlog wait
-	changed     []*feed   // progress to be journaled at the next tick
-	lowered     []*feed   // with subscriptions that were lowered to QoS 0
-	failedFeeds []*Client // could not read the log: again at the next tick
-	grants      []*feed   // grants to be journaled at the end of this turn
-	promising   []*Client // the same of promises
-	wills       []lateWill
-	limitWork   []*Session // to be checked against the limits
+	joined      []uint64      // numbers of filters that the publisher has asked for and that match; see joinedBy
+	resumed     []*Client     // to look at again: retained messages or a backlog wait
+	changed     []*feed       // progress to be journaled at the next tick
+	lowered     []*feed       // with subscriptions that were lowered to QoS 0
+	failedFeeds []*Client     // could not read the log: again at the next tick
+	grants      []*feed       // grants to be journaled at the end of this turn
+	promising   []*Client     // the same of promises
+	willNext    time.Duration // when the next will has its turn, by the clock's Mono
+	paceTimer   LoopTimer     // of wills that wait
+	pacing      atomic.Bool   // it is set, or the loop is on its way to them
+	limitWork   []*Session    // to be checked against the limits
 	readers     []*Session
 
 	trace        *trace.Loop // nil: nobody asks what becomes of messages

@@ -422,8 +422,8 @@ func (l *Local) detach(c *Client) {
 	case will == nil:
 	case will.Delay > 0:
 		willAt = now + max(int64(min(will.Delay, expiry)/time.Millisecond), 1)
-	case !l.publishWill(sess, will):
-		willAt = now + 1 // the pending list is full: at the next tick
+	case !l.mayWill(), !l.publishWill(sess.key(), will):
+		willAt = now + 1 // it waits for its turn, or for room: see due
 	}
 	cmd := appendCommand(nil, cmdDisconnect, sess.d.id)
 	cmd = binary.AppendUvarint(cmd, uint64(expiry))
@@ -502,8 +502,8 @@ func (l *Local) endSession(c *Client, will *Will) {
 		l.Run(func() { l.endSession(c, will) })
 		return
 	}
-	if will != nil && !l.publishWill(sess, will) {
-		l.wills = append(l.wills, lateWill{sess, will})
+	if will != nil {
+		l.giveWill(sess, will)
 	}
 	if sess.d == nil {
 		l.b.sessionGone(sess, events.SessionEnded, endedWithClient)

@@ -48,6 +48,7 @@ type shard struct {
 		promised   map[uint64][]promise   // what sessions are owed whose records lie here, by session number
 		groupRows  map[groupKey]*groupRow // what is kept of Kafka's groups
 		delayed    delayedRows
+		wills      lateWills
 
 		txnIDs      map[txnKey][]byte // transactional ids, encoded
 		txnOffsets  map[txnGroupKey]map[TopicPartition]CommittedOffset

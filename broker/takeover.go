@@ -58,6 +58,8 @@ func postTurnTo(c *Client) { c.local.post(post{kind: postTurn, c: c}) }
 func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 	there := have != nil && s.kept(have) // else its opening failed, and it stayed for who comes next
 	resume := there && have.resumable(l.b.nowMilli()) && !c.req.CleanStart
+	key := sessionKey{c.req.Tenant, c.req.ClientID}
+	owed := s.owedLocked(key, have, l.b.nowMilli())
 	if c.flags &^= clientPresent; resume {
 		c.flags |= clientPresent
 	}
@@ -68,11 +70,13 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 		}
 		if old == nil && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {
 			s.mu.Unlock()
+			l.giveOwed(s, key, owed)
 			l.connected(c, ErrQuota)
 			return
 		}
 		if err := l.b.room(); err != nil && old == nil && c.req.Expiry > 0 {
 			s.mu.Unlock()
+			l.giveOwed(s, key, owed)
 			l.connected(c, err)
 			return
 		}
@@ -89,6 +93,7 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 	have.client = c
 	s.mu.Unlock()
 	c.sess = have
+	l.giveOwed(s, key, owed)
 	if have.d == nil && old == nil {
 		l.connected(c, nil)
 		return

@@ -17,9 +17,8 @@ func (l *Local) Tick() {
 	}
 	l.failedFeeds = nil
 	l.endLowered()
-	l.publishLate()
 	now := l.b.nowMilli()
-	lim := l.b.limits.Load()
+	lim, waits := l.b.limits.Load(), false
 	for _, s := range l.b.shards {
 		if s.home == l {
 			l.keepReplicated(s)
@@ -28,15 +27,19 @@ func (l *Local) Tick() {
 			continue
 		}
 		leads := s.leads()
+		waits = l.publishLate(s, false) || waits
 		l.sweepStreams(s, &lim.Stream, now, leads)
 		if leads {
-			l.due(s, now)
+			waits = l.due(s, now) || waits
 			l.publishDelayed(s, now)
 			l.groupProgress(s)
 			l.trim(s, lim, now)
 			l.collectGrown(s, lim)
 			l.sweepRelays(s)
 		}
+	}
+	if waits {
+		l.startPace()
 	}
 	l.limit(lim, now)
 	l.sweepGroups(now)
@@ -126,13 +129,13 @@ func (s *shard) armAtLocked(d *durable, at int64) {
 // retryAfter is when something is tried again for which the log had no room, in milliseconds.
 const retryAfter = 1000
 
-// due ends sessions and publishes wills whose time has come. The commands that do it are the owner's: apply reads no clock.
-func (l *Local) due(s *shard, now int64) {
+// due ends sessions and publishes wills whose time has come. more: a will has to wait for its turn, and what comes behind it too. The commands that do it are the owner's: apply reads no clock.
+func (l *Local) due(s *shard, now int64) (more bool) {
 	for {
 		s.mu.Lock()
 		if len(s.mu.timers) == 0 || s.mu.timers[0].at > now {
 			s.mu.Unlock()
-			return
+			return false
 		}
 		t := heap.Pop(&s.mu.timers).(timer)
 		sess := s.mu.byID[t.id]
@@ -150,6 +153,11 @@ func (l *Local) due(s *shard, now int64) {
 		if d.willAt == 0 || d.willAt > now {
 			will = nil
 		}
+		if will != nil && !l.mayWill() {
+			s.armAtLocked(d, t.at)
+			s.mu.Unlock()
+			return true
+		}
 		expired := d.deadline != 0 && d.deadline <= now
 		d.ending = expired
 		switch {
@@ -166,11 +174,11 @@ func (l *Local) due(s *shard, now int64) {
 
 // endDue does what a session's timer is for.
 func (l *Local) endDue(s *shard, sess *Session, will *Will, expired bool, now int64) {
-	busy := will != nil && !l.publishWill(sess, will)
+	busy := will != nil && !l.publishWill(sess.key(), will)
 	switch {
 	case expired:
 		if busy {
-			l.wills = append(l.wills, lateWill{sess, will})
+			l.oweWill(s, sess.key(), will)
 		}
 		l.b.stats.SessionsExpired.Add(1)
 		again := func(error) {

@@ -457,6 +457,8 @@ type MQTT struct {
 	Delayed bool `key:"delayed" default:"true" reload:"live"`
 	// Longest delay that such a message may ask for; a longer one is refused with 0x97.
 	DelayedMax time.Duration `key:"delayed_max" default:"4294967s" min:"1s" max:"4294967s" reload:"live"`
+	// Wills that the node publishes in a second when many connections end together; the others wait for their turn. 0 is no limit.
+	WillRate int `key:"will_rate" default:"5000" min:"0" max:"1000000" reload:"live"`
 	// Topics in the place of those that clients name, a list of rules such as `{action: all, from: x/+/y/#, to: z/$1/$2}` with action `publish`, `subscribe` or `all`. The
 	// first that matches counts: docs/mqtt.md.
 	Rewrite Rewrites `key:"rewrite" default:"[]" reload:"live"`

@@ -290,7 +290,8 @@ func brokerLimits(cfg *config.Config) broker.Limits {
 	lim := broker.Limits{SessionMessages: none(int64(l.SessionMessages)), SessionBytes: none(int64(l.SessionBytes)),
 		SessionAge: l.SessionAge, Sessions: none(int64(l.Sessions)), Subscriptions: l.Subscriptions,
 		RetainedCount: none(int64(l.RetainedMessages)), RetainedBytes: -1, FilterLevels: l.TopicLevels,
-		Delayed: none(int64(l.DelayedMessages)), DelayedPerClient: none(int64(l.DelayedClientMessages)), DelayedBytes: none(int64(l.DelayedBytes)),
+		WillRate: none(int64(cfg.MQTT.WillRate)),
+		Delayed:  none(int64(l.DelayedMessages)), DelayedPerClient: none(int64(l.DelayedClientMessages)), DelayedBytes: none(int64(l.DelayedBytes)),
 		Stream: broker.StreamLimits{ProducerExpiry: cfg.Kafka.ProducerExpiry, RetentionInterval: cfg.Kafka.CheckInterval}}
 	if lim.Subscriptions == 0 {
 		lim.Subscriptions = math.MaxInt32
