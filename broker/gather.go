@@ -182,6 +182,18 @@ func (b *Broker) sealFrames(dst []byte, s *shard, p *pending) []byte {
 	return dst
 }
 
+// Ahead says of the group gathered last whether other nodes may have it before this one's log does: they may if all of it is of shards that are open here.
+// These have the begin of their epoch in the log, and after a crash get another epoch. A leader that is not open might begin its epoch anew, with other
+// frames. The committer calls it.
+func (b *Broker) Ahead() bool {
+	for _, g := range b.flight {
+		if g.s.rep == nil || g.p.verbatim {
+			return false
+		}
+	}
+	return len(b.flight) > 0
+}
+
 // Committed tells that the group gathered last is durable; end is where it ends. Each shard's home loop applies its part.
 func (b *Broker) Committed(end Place) {
 	before := b.setCommitted(end)

@@ -29,7 +29,8 @@ type memLog struct {
 	far   map[record.PartitionID]record.Offset
 	store func() error
 
-	between func() // runs once between a Gather and what becomes of it
+	between  func() // runs once between a Gather and what becomes of it
+	gathered []byte // by that
 }
 
 func (m *memLog) Wake() { m.awake = true }
@@ -41,7 +42,7 @@ func (m *memLog) commit() bool {
 		buf, more := m.b.Gather(nil, 1<<20)
 		m.awake = m.awake || more
 		if fn := m.between; fn != nil && len(buf) > 0 {
-			m.between = nil
+			m.between, m.gathered = nil, buf
 			fn()
 		}
 		if m.fail != nil {

@@ -157,7 +157,8 @@ func (b *Broker) Replica(shard record.ShardID) ReplicaState {
 		TooFew: r.tooFew(), Applied: s.mu.applied}
 }
 
-// ReplicaHistory gives the starts of the leaders' epochs, as far as the replica knows, and the last frame that its log has. Any goroutine.
+// ReplicaHistory gives the starts of the leaders' epochs, as far as the replica knows, and the last frame that its log has; a leader's is the last one that it has
+// made, since its followers may have that already. Any goroutine.
 func (b *Broker) ReplicaHistory(shard record.ShardID) (epochs []EpochStart, end uint64) {
 	s, err := b.replicated(shard)
 	if err != nil {
@@ -165,7 +166,11 @@ func (b *Broker) ReplicaHistory(shard record.ShardID) (epochs []EpochStart, end 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Clone(s.rep.epochs), s.rep.durable
+	end = s.rep.durable
+	if s.rep.open {
+		end = s.mu.index
+	}
+	return slices.Clone(s.rep.epochs), end
 }
 
 // Lead makes the node the leader of a shard in an epoch that no other leader has had; others are the nodes that are in sync beside it, least how many have
@@ -267,7 +272,8 @@ func (b *Broker) Watermark(shard record.ShardID, epoch record.Epoch, index uint6
 	return nil
 }
 
-// Follow gives a follower whole frames of its shard, in order, as the leader's log has them. They are copied. What it has already is passed over.
+// Follow gives a follower whole frames of its shard, in order, as the leader's log has them. Whoever brings them has checked that nothing was changed on
+// the way: their own checksums go into the log with them and are not looked at here. They are copied. What it has already is passed over.
 // Errors: ErrStaleEpoch, ErrGap; ErrBusy, come again when the state has moved; record.ErrFrame. Any goroutine.
 func (b *Broker) Follow(shard record.ShardID, epoch record.Epoch, frames []byte) error {
 	s, err := b.replicated(shard)
@@ -278,7 +284,7 @@ func (b *Broker) Follow(shard record.ShardID, epoch record.Epoch, frames []byte)
 		return err
 	}
 	for rest := frames; len(rest) > 0; {
-		f, n, err := record.DecodeFrame(rest)
+		f, n, err := record.ViewFrame(rest)
 		if err != nil || f.Shard != shard || f.Kind != record.KindRecords && f.Kind != record.KindCommand {
 			return fmt.Errorf("follow shard %d: %w", shard, record.ErrFrame)
 		}

@@ -21,6 +21,7 @@ type committer struct {
 	l      *Log
 	src    Source
 	urgent UrgentSource // src, if it can tell what is urgent
+	ahead  AheadSource  // src, if it can tell what may be shown before it is written
 
 	pending  atomic.Uint32 // somebody called Wake since the last Gather
 	sleeping atomic.Uint32
@@ -221,19 +222,49 @@ func (c *committer) commit(g *Group, buf []byte) error {
 		flushed: c.flushed(), time: c.l.clk.Now().UnixMilli(),
 	}
 	h.put(buf[:groupHeaderSize+len(g.frames)], s.seed)
-	if err := c.write(s, buf, s.end); err != nil {
-		return err
-	}
 	g.seq, g.count = h.seq, int(h.frames)
 	g.at = Position{Segment: s.number(), Offset: s.end}
+	shown := c.show(g)
+	if err := c.write(s, buf, s.end); err != nil {
+		if shown {
+			c.hide(g)
+			return fmt.Errorf("%w: %w", errShown, err)
+		}
+		return err
+	}
 	c.advance(&h)
-	c.publish(s, g)
+	c.publish(s, g, shown)
 	c.src.Committed(g)
 	g.Release()
 	if s.end > s.size/4 {
 		c.l.keep.prepare(c.l.o.SegmentBytes)
 	}
 	return nil
+}
+
+// errShown is a write that failed of what others have taken over already: nothing else may ever take its place.
+var errShown = errors.New("others have what was not written")
+
+// show lets scanners that want it have a group before it is written, and says whether it did.
+func (c *committer) show(g *Group) bool {
+	l := c.l
+	if l.aheads.Load() == 0 || c.ahead == nil || !c.ahead.Ahead() {
+		return false
+	}
+	g.Retain()
+	l.mu.Lock()
+	l.mu.ahead = g
+	l.mu.Unlock()
+	l.wakeScanners(true, false)
+	return true
+}
+
+// hide takes back a group that will never be in the log.
+func (c *committer) hide(g *Group) {
+	c.l.mu.Lock()
+	c.l.mu.ahead = nil
+	c.l.mu.Unlock()
+	g.Release()
 }
 
 func (c *committer) advance(h *groupHeader) {
@@ -245,7 +276,7 @@ func (c *committer) advance(h *groupHeader) {
 // publish moves the log's end over g and enters g in the index, both at once. Apart, a checkpoint could come in between: the committer
 // moves the end, a Flush finds no shard with frames behind its rows and has the next restart replay from that end, the committer marks
 // the shards. A kill before the next Flush, and nothing would ever apply g.
-func (c *committer) publish(s *segment, g *Group) {
+func (c *committer) publish(s *segment, g *Group, shown bool) {
 	l := c.l
 	g.Retain()
 	var bytes int64
@@ -254,12 +285,16 @@ func (c *committer) publish(s *segment, g *Group) {
 	s.end += g.size
 	c.indexer.addLocked(s, g.at.Offset, g.frames, true)
 	c.indexer.part = nil // it may be dropped until the next group
+	l.mu.ahead = nil     // now it is in the log: a scanner meets it here or there
 	l.mu.Unlock()
+	if shown {
+		g.Release()
+	}
 	for _, old := range c.gone {
 		old.Release()
 	}
 	if l.scanning.Load() > 0 {
-		l.wakeScanners()
+		l.wakeScanners(!shown, true)
 	}
 	st := &l.stats
 	st.TailBytes.Store(bytes)
@@ -394,7 +429,7 @@ func (c *committer) activate(next *segment) {
 		old.sealed = true
 	}
 	l.mu.Unlock()
-	l.wakeScanners() // of a quiet log: who has read the old one to its end holds it no more
+	l.wakeScanners(true, true) // of a quiet log: who has read the old one to its end holds it no more
 	c.active, c.mustRotate = next, false
 	c.flushedFile.Store(next)
 	if old == nil {
@@ -415,7 +450,7 @@ func (c *committer) fail(err error) {
 	switch {
 	case errors.Is(err, ErrClosed):
 		c.src.Failed(ErrClosed)
-	case vfs.IsFull(err):
+	case vfs.IsFull(err) && !errors.Is(err, errShown):
 		c.full = true
 		c.l.stats.FailedFull.Add(1)
 		c.l.log.Error("journal cannot write: disk is full", "dir", c.l.o.Dir, "err", err)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +29,11 @@ type testSource struct {
 		ends   []Position
 		acked  int
 	}
+	ahead atomic.Bool
 }
+
+// Ahead makes it an AheadSource.
+func (s *testSource) Ahead() bool { return s.ahead.Load() }
 
 func newTestSource(l *Log) *testSource { return &testSource{l: l} }
 

@@ -188,6 +188,13 @@ type UrgentSource interface {
 	GatherUrgent(dst []byte, max int) (out []byte, more bool)
 }
 
+// AheadSource is a Source that can tell which groups may be shown to scanners before they are written (Scanner.Ahead).
+type AheadSource interface {
+	Source
+	// Ahead says it of the group that was gathered last.
+	Ahead() bool
+}
+
 // Log is one write-ahead log with its index, partition segments and checkpoint store. All methods are safe for concurrent use,
 // but Replay comes before Start, and Close is the last.
 type Log struct {
@@ -202,6 +209,7 @@ type Log struct {
 	reads chan struct{} // tickets of the bounded read pool
 
 	scanning atomic.Int32 // scanners that are open
+	aheads   atomic.Int32 // of them, those that take what is not written yet
 
 	touched atomic.Int64 // bytes of mapped files that were read, about, since they were let go of last
 
@@ -216,6 +224,7 @@ type Log struct {
 		holds      map[string]Position
 		cuts       []cut
 		scanners   []*Scanner
+		ahead      *Group // is being written, and is shown already
 		walBytes   int64
 		refs       int    // of all partitions
 		nextPart   uint64 // number of the next partition segment
@@ -330,6 +339,7 @@ func (l *Log) Start(src Source) error {
 	l.started = true
 	l.com.src = src
 	l.com.urgent, _ = src.(UrgentSource)
+	l.com.ahead, _ = src.(AheadSource)
 	l.wg.Go(l.com.run)
 	l.wg.Go(l.keep.run)
 	l.wg.Go(l.clean.run)

@@ -19,6 +19,7 @@ type Scanner struct {
 	at    Position // of the next group
 	held  Position // the log is kept from here on; guarded by Log.mu
 	group *Group   // of the last Next, if the tail had it
+	ahead bool     // guarded by Log.mu
 	file  vfs.File
 	fileN uint64 // its segment
 	buf   []byte
@@ -87,14 +88,30 @@ func (l *Log) Scan(from Position) (*Scanner, error) {
 	return sc, nil
 }
 
-func (l *Log) wakeScanners() {
+// wakeScanners tells those of a group that take it ahead, or the others.
+func (l *Log) wakeScanners(ahead, others bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, sc := range l.mu.scanners {
+		if sc.ahead && !ahead || !sc.ahead && !others {
+			continue
+		}
 		select {
 		case sc.ready <- struct{}{}:
 		default: // it knows
 		}
+	}
+}
+
+// Ahead has Next give groups before they are written, those of which the Source says that they may be (AheadSource): who takes them over is as far as the log
+// is while it still writes. A log that then cannot write one takes no more writes at all, also if its disk was full.
+func (sc *Scanner) Ahead() {
+	l := sc.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !sc.ahead {
+		sc.ahead = true
+		l.aheads.Add(1)
 	}
 }
 
@@ -120,7 +137,8 @@ func (sc *Scanner) Next() (frames []byte, at Position, err error) {
 		case sc.at.Offset < end:
 			return sc.read(s)
 		case !sealed:
-			return nil, at, nil
+			frames, at = sc.shown()
+			return frames, at, nil
 		}
 		sc.at = Position{Segment: s.number() + 1, Offset: blockSize}
 		l.mu.Lock()
@@ -128,6 +146,21 @@ func (sc *Scanner) Next() (frames []byte, at Position, err error) {
 		l.mu.Unlock()
 		l.keep.wake()
 	}
+}
+
+// shown is the group at sc.at that is being written, if it is shown.
+func (sc *Scanner) shown() (frames []byte, at Position) {
+	l := sc.l
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	g := l.mu.ahead
+	if g == nil || !sc.ahead || g.at != sc.at {
+		return nil, at
+	}
+	g.Retain()
+	sc.group = g
+	sc.at.Offset += g.size
+	return g.frames, g.Position()
 }
 
 func (sc *Scanner) segment() (s *segment, end int64, sealed bool, err error) {
@@ -222,7 +255,11 @@ func (sc *Scanner) Close() {
 	sc.closeFile()
 	l.mu.Lock()
 	l.mu.scanners = slices.DeleteFunc(l.mu.scanners, func(o *Scanner) bool { return o == sc })
+	ahead := sc.ahead
 	l.mu.Unlock()
+	if ahead {
+		l.aheads.Add(-1)
+	}
 	l.scanning.Add(-1)
 	l.backups.Done()
 	l.keep.wake()

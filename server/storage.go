@@ -160,6 +160,9 @@ func (s *logStorage) GatherUrgent(dst []byte, max int) ([]byte, bool) {
 	return s.b.GatherUrgent(dst, max)
 }
 
+// Ahead makes it a journal.AheadSource.
+func (s *logStorage) Ahead() bool { return s.b.Ahead() }
+
 // Committed passes the news on.
 func (s *logStorage) Committed(g *journal.Group) {
 	if s.toldFull.Load() {

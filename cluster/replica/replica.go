@@ -3,7 +3,7 @@
 //
 // A follower opens the stream, in the epoch that it was told. The leader answers with the epochs that each of its shards has had, the follower takes back
 // what it has beyond that (KIP-101) and says from where on it wants each shard. The leader goes through its log once, from the oldest of these places, and
-// sends what comes, as soon as its own log has it. The follower says how far its log is, and the leader how far all are who count.
+// sends what comes, while its own log still writes it. The follower says how far its log is, and the leader how far all are who count.
 //
 // Bytes: docs/format/replication.md. Goroutines: a leader has one for each follower, which reads the log. A follower hands frames on where they are read,
 // and acknowledges where its log is written, so that no goroutine is woken in between; it has one for what has to wait and one for each of the first

@@ -168,6 +168,7 @@ func (s *served) serve() error {
 		return err
 	}
 	defer sc.Close()
+	sc.Ahead()
 	s.mu.Lock()
 	s.mu.started = true
 	s.mu.Unlock()

@@ -2,7 +2,8 @@
 // of all node processes in sum for a message, latencies, and ratios. What was produced is read back and verified by the generator.
 //
 //	go run ./perf/cluster                              # produce, one record a batch, by timetable: one node and three in turn
-//	go run ./perf/cluster --row shards,idle            # 8 and 64 shards; what three nodes take that have nothing to do
+//	go run ./perf/cluster --row shards,offsets,idle    # 8 and 64 shards; offset commits; what three nodes take that have nothing to do
+//	go run ./perf/cluster --row many                   # memory and start with a million sessions and 100,000 topics
 //
 // CPU time is what counts on a machine that others use; latencies want a quiet one.
 package main
@@ -34,6 +35,8 @@ type options struct {
 	duration     time.Duration
 	set          settings
 	hook         string
+
+	sessions, topics int
 }
 
 // rows are what can be measured, in the order in which it is done.
@@ -45,6 +48,10 @@ var rows = []struct {
 		return o.besideOne("produce 1 KiB, batches of 16 KiB, four producers, as fast as it goes", "--producers", "4", "--partitions", "4", "--batch-bytes", "16384",
 			"--records", "200000", "--warmup", "0s")
 	}},
+	{"deep", func(o *options) error {
+		return o.besideOne("produce 1 KiB, batches of 16 KiB, 100 requests unanswered, as fast as it goes", "--inflight", "100", "--no-idempotence", "--batch-bytes", "16384",
+			"--records", "300000", "--warmup", "0s")
+	}},
 	{"narrow", func(o *options) error {
 		return o.besideOne("produce 1 KiB, batches of 16 KiB, one producer, as fast as it goes", "--batch-bytes", "16384", "--records", "100000", "--warmup", "0s")
 	}},
@@ -55,7 +62,9 @@ var rows = []struct {
 		return o.besideOne("produce 1 KiB, 2,000 records/s, one record a batch", "--rate", "2000", "--batch-bytes", "1", "--duration", o.duration.String())
 	}},
 	{"shards", (*options).shards},
+	{"offsets", (*options).offsets},
 	{"idle", (*options).idle},
+	{"many", (*options).many},
 }
 
 func main() {
@@ -68,6 +77,8 @@ func main() {
 	flag.IntVar(&o.port, "port", 0, "the first port of loopback to use; 0: any free ones")
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "of each load")
 	flag.Var(&o.set, "set", "KEY=VALUE of all nodes' configuration; may be repeated")
+	flag.IntVar(&o.sessions, "sessions", 1_000_000, "many: kept MQTT sessions")
+	flag.IntVar(&o.topics, "topics", 100_000, "many: topics")
 	flag.StringVar(&o.hook, "hook", "", "a command that is run beside each load, with the process ids of the nodes as arguments, the leader's first: a profiler")
 	flag.Parse()
 	o.rows = strings.Split(list, ",")

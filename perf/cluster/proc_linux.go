@@ -35,3 +35,18 @@ func cpuOf(pid int) (time.Duration, error) {
 	system, err := strconv.ParseInt(f[12], 10, 64)
 	return time.Duration(user+system) * time.Second / ticksPerSecond, err
 }
+
+// memoryOf is what a process has in memory, files not counted.
+func memoryOf(pid int) (int64, error) {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/%d/status has no RssAnon", pid)
+}

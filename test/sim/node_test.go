@@ -26,6 +26,8 @@ type node struct {
 	l    *broker.Local
 	told [shards]placement      // the controller's news that came here
 	sync atomic.Pointer[func()] // called with each flush of the disk; nil: nothing
+	// early is told what is about to be written and may be at other nodes before. It runs while a commit is waited for.
+	early func(n *node, frames []byte)
 }
 
 // start opens the node on what its disk holds.
@@ -41,7 +43,7 @@ func (n *node) start() error {
 	}
 	n.b = broker.New(broker.Options{Shards: shards, Clock: n.clk, Replicated: true})
 	n.l = n.b.Local(0)
-	n.st = &store{log: log, b: n.b, done: make(chan struct{}, 1)}
+	n.st = &store{log: log, b: n.b, done: make(chan struct{}, 1), early: func(frames []byte) { n.early(n, frames) }}
 	n.told = [shards]placement{}
 	n.b.UseLog(n.st)
 	if err := n.b.Load(n.st); err != nil {
@@ -99,6 +101,7 @@ type store struct {
 	awake  atomic.Bool
 	permit atomic.Bool
 	done   chan struct{}
+	early  func(frames []byte)
 }
 
 func (s *store) commit() {
@@ -118,8 +121,11 @@ func (s *store) Gather(dst []byte, most int) ([]byte, bool) {
 	if more {
 		s.awake.Store(true)
 	}
-	if len(out) == 0 {
+	switch {
+	case len(out) == 0:
 		s.done <- struct{}{}
+	case s.b.Ahead():
+		s.early(out[len(dst):])
 	}
 	return out, false
 }

@@ -53,13 +53,14 @@ type world struct {
 	load   load
 	marks  [nodes][shards]uint64 // high watermarks that were seen in this run of a node
 	counts map[string]int
+	within bool // of early
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
 	t.Helper()
 	w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), clk: clock.NewManual(time.Unix(1_700_000_000, 0)), cut: make(map[[2]uint64]bool), counts: make(map[string]int)}
 	for i := range w.nodes {
-		w.nodes[i] = &node{id: uint64(i + 1), mem: vfs.NewMem(), clk: w.clk}
+		w.nodes[i] = &node{id: uint64(i + 1), mem: vfs.NewMem(), clk: w.clk, early: w.early}
 		if err := w.nodes[i].start(); err != nil {
 			t.Fatal(err)
 		}
@@ -171,6 +172,55 @@ func (w *world) tellHistory(leader *node, to uint64, s record.ShardID, epoch rec
 			}
 		})
 	}})
+}
+
+// early brings what a leader is about to write to followers, some of which have it in their logs before the leader does, or when it never will.
+func (w *world) early(leader *node, frames []byte) {
+	if w.within {
+		return
+	}
+	w.within = true
+	defer func() { w.within = false }()
+	for _, n := range w.nodes {
+		if n == leader || !n.up() || w.cut[[2]uint64{leader.id, n.id}] || w.cut[[2]uint64{n.id, leader.id}] || w.rnd.IntN(2) == 0 {
+			continue
+		}
+		write, tell := w.rnd.IntN(2) == 0, w.rnd.IntN(2) == 0
+		for s := range record.ShardID(shards) {
+			own, st := leader.b.Replica(s), n.b.Replica(s)
+			if own.Role != broker.RoleLeader || st.Role != broker.RoleFollower || !st.Synced || st.Epoch != own.Epoch {
+				continue
+			}
+			err := n.b.Follow(s, own.Epoch, framesOf(frames, s))
+			if err != nil && !errors.Is(err, broker.ErrGap) && !errors.Is(err, broker.ErrBusy) {
+				w.t.Errorf("node %d, shard %d: %v", n.id, s, err)
+			}
+			w.counts["groups ahead"]++
+		}
+		if write && n.st.awake.Load() {
+			n.st.commit()
+		}
+		for s := range record.ShardID(shards) {
+			if st := n.b.Replica(s); tell && st.Role == broker.RoleFollower && st.Synced {
+				_ = leader.b.Acked(s, st.Epoch, n.id, st.Durable) // of another leader: refused
+			}
+		}
+	}
+}
+
+// framesOf are those of a shard.
+func framesOf(group []byte, shard record.ShardID) (out []byte) {
+	for len(group) > 0 {
+		f, size, err := record.ViewFrame(group)
+		if err != nil {
+			return out
+		}
+		if f.Shard == shard && (f.Kind == record.KindRecords || f.Kind == record.KindCommand) {
+			out = append(out, group[:size]...)
+		}
+		group = group[size:]
+	}
+	return out
 }
 
 func (w *world) tellFrames(leader *node, to uint64, s record.ShardID, epoch record.Epoch, has broker.ReplicaState) {
