@@ -55,8 +55,11 @@ type ReplicaState struct {
 }
 
 const (
-	// followBytesMax bounds the frames of a shard that wait on a follower to be written or applied, and on a leader for its followers.
-	followBytesMax = 8 << 20
+	// leadBytesMax is how many bytes of frames a leader has waiting for its followers when it takes one list more.
+	leadBytesMax = 8 << 20
+	// followBytesMax bounds the frames of a shard that wait on a follower to be written or applied. It is more than a leader is ever ahead of its high
+	// watermark: a follower without room for all of that would wait for a word that comes behind what it has no room for.
+	followBytesMax = 2*leadBytesMax + pendingBytesMax
 	// A log says where the high watermark is each markEvery, or each markBytes of a shard if that is sooner: what lies behind is kept in memory
 	// after a restart until the shard's role is known.
 	markEvery = time.Second
@@ -315,7 +318,7 @@ func (s *shard) followLocked(epoch record.Epoch, frames []byte) (first bool, err
 		case f.Index != s.mu.index+1 || f.Epoch > epoch || f.Epoch < r.lastEpoch():
 			return first, fmt.Errorf("%w: frame %d of epoch %d behind %d", ErrGap, f.Index, f.Epoch, s.mu.index)
 		}
-		if held := len(r.inbound) + r.bytes; held > 0 && held+n > followBytesMax {
+		if held := len(r.inbound) + r.bytes; held > followBytesMax {
 			return first, ErrBusy
 		}
 		r.inbound = append(r.inbound, frames[:n]...)

@@ -10,7 +10,7 @@ import (
 func (b *Broker) takeReplicatedLocked(s *shard, used, max int) (p *pending, left, done bool) {
 	r := s.rep
 	if r.open && s.mu.fill != nil && len(r.inbound) == 0 && !r.truncating {
-		if r.bytes <= followBytesMax {
+		if r.bytes <= leadBytesMax {
 			return nil, false, false
 		}
 		s.mu.dirty = false // until the followers have come on
@@ -205,7 +205,7 @@ func (l *Local) applyReplicated(s *shard) {
 	}
 	s.mu.Lock()
 	opens := r.role == RoleLeader && !r.open && s.mu.applied >= r.claim && r.claim > 0
-	again := r.open && s.mu.fill != nil && !s.mu.dirty && r.bytes <= followBytesMax && s.markDirtyLocked()
+	again := r.open && s.mu.fill != nil && !s.mu.dirty && r.bytes <= leadBytesMax && s.markDirtyLocked()
 	s.mu.Unlock()
 	if opens {
 		l.openShard(s)
