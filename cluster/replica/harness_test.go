@@ -15,13 +15,17 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/journal"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	again = pace.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}
+	goleak.VerifyTestMain(m)
+}
 
 // soon bounds what a machine that others use too takes.
 const soon = 30 * time.Second
