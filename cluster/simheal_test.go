@@ -39,7 +39,7 @@ func (s *sim) heals(when string) {
 		}
 	}
 	s.healed = max(s.healed, time.Since(begin))
-	for s.failed == "" && !(s.leads() && s.applied() && s.inSync()) {
+	for s.failed == "" && (!s.leads() || !s.applied() || !s.inSync()) {
 		if s.live(20 * time.Millisecond); time.Since(begin) > 3*simHeal {
 			s.fail("%s not all nodes are in sync after %v:%s", when, 3*simHeal, s.states())
 		}

@@ -201,7 +201,7 @@ func (c *clientService) Describe(ctx context.Context, r *api.DescribeClientReque
 	}
 	for _, node := range others {
 		some, err := askFor[*api.DescribeClientResponse](ctx, c.s, node, "/sluice.control.v1.Clients/Describe", r)
-		switch status.Code(err) { //nolint:exhaustive // all others are the answer
+		switch status.Code(err) {
 		case codes.OK:
 			out.Clients = append(out.Clients, some.Clients...)
 			if out.Session == nil {
@@ -256,7 +256,7 @@ func (c *clientService) Kick(ctx context.Context, r *api.KickClientRequest) (*ap
 	}
 	for _, node := range others {
 		some, err := askFor[*api.KickClientResponse](ctx, c.s, node, "/sluice.control.v1.Clients/Kick", r)
-		switch status.Code(err) { //nolint:exhaustive // all others are the answer
+		switch status.Code(err) {
 		case codes.OK:
 			out.Kicked += some.Kicked
 		case codes.NotFound:

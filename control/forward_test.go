@@ -20,7 +20,7 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// otherLeads is a cluster in which another Server leads, or nobody answers;
+// otherLeads is a cluster in which another Server leads, or nobody answers.
 type otherLeads struct {
 	s      *Server
 	err    error

@@ -235,7 +235,7 @@ func TestScan(t *testing.T) {
 	at := read(sc, 1)
 	write(3)
 	<-sc.Ready()
-	at = read(sc, at)
+	read(sc, at)
 	write(50)
 	l.Rotate()
 	testx.Eventually(t, waitFor, func() bool { return !l.Rotating() })
@@ -249,7 +249,7 @@ func TestScan(t *testing.T) {
 	}
 	l.Rotate()
 	<-sc.Ready()
-	at = read(sc, at)
+	read(sc, at)
 	l.mu.RLock()
 	if active := l.mu.segments[len(l.mu.segments)-1].number(); sc.held.Segment != active {
 		t.Errorf("segment %d is held, %d is written to", sc.held.Segment, active)

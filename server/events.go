@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -186,7 +185,7 @@ func (p *eventPump) topic(to *eventsTo) *broker.Topic {
 	if err := p.n.topics.make(ctx, to.topic, to.partitions); err != nil {
 		if p.ctx.Err() == nil && time.Since(p.said) > warnEvery {
 			p.said = time.Now()
-			p.n.o.logger.Warn("events have no topic", slog.String("topic", to.topic), "err", err)
+			p.n.o.logger.Warn("events have no topic", "topic", to.topic, "err", err)
 		}
 		return nil
 	}

@@ -50,6 +50,7 @@ const pieceSize = 16 << 10
 
 // NewNetwork makes one that ends with the test.
 func NewNetwork(t testing.TB) *Network {
+	t.Helper()
 	n := &Network{rules: make(map[[2]int]Way), changed: make(chan struct{}), crossings: make(map[*crossing]struct{})}
 	t.Cleanup(n.close)
 	return n
@@ -259,7 +260,7 @@ func (c *crossing) take(b []byte) (rest []byte, cut bool) {
 func (c *crossing) end(half bool) {
 	c.once.Do(func() { close(c.gone) })
 	for i, conn := range c.conns {
-		if conn != nil && !(half && c.ends[i] == c.half) {
+		if conn != nil && (!half || c.ends[i] != c.half) {
 			_ = conn.Close()
 		}
 	}
