@@ -154,11 +154,12 @@ func (n *node) scrape() map[string]float64 {
 	}
 	all := make(map[string]float64)
 	for line := range strings.Lines(string(text)) {
-		name, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok || strings.HasPrefix(line, "#") {
+		line = strings.TrimSpace(line)
+		at := strings.LastIndexByte(line, ' ') // the last: values of labels may have spaces
+		if at < 0 || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if all[name], err = strconv.ParseFloat(value, 64); err != nil {
+		if all[line[:at]], err = strconv.ParseFloat(line[at+1:], 64); err != nil {
 			n.t.Fatal(line, err)
 		}
 	}
