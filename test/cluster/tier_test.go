@@ -228,13 +228,17 @@ func (c *tiered) move() {
 	c.Must("shard", "move", "--to", fmt.Sprint(to.ID))
 }
 
-// load produces until it is told to stop.
+// load produces until it is told to stop, some thousands of records a second: the log of a node that restarts is let go of behind it, and it could not come
+// along with all that three nodes take.
 func (c *tiered) load() (stop func()) {
 	var over atomic.Bool
 	var wg sync.WaitGroup
 	wg.Go(func() {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
 		for !over.Load() && !c.t.Failed() {
 			c.produce(200)
+			<-tick.C
 		}
 	})
 	return func() {
@@ -304,7 +308,8 @@ func (c *tiered) commands() {
 			c.t.Errorf("node %d: %+v", n.ID, s)
 		}
 	}
-	if out, err := leader.Run("tier", "rebuild"); err != nil {
+	// What was put by a leader that was killed before its row was there is an orphan, and keeps a rebuild off for a while.
+	if out, err := leader.Run("tier", "rebuild"); err != nil && !strings.Contains(err.Error(), "needs no more: they are removed") {
 		c.t.Errorf("a rebuild of what is there: %s, %v", out, err)
 	}
 }

@@ -120,6 +120,19 @@ func (n *limited) absent(messages int) (got string) {
 	return got
 }
 
+// delays has so many messages wait for their time, and one more refused until they are taken back.
+func (n *limited) delays(most int, payload []byte) {
+	n.t.Helper()
+	c := n.connect("d")
+	for range most {
+		n.wants("PUBLISH", publish(c, "$delayed/3600/limits/delayed", payload, false), wire.Success)
+	}
+	n.wants("one more", publish(c, "$delayed/3600/limits/delayed", payload, false), wire.QuotaExceeded)
+	n.wants("cancel", publish(c, "$delayed/cancel/limits/delayed", nil, false), wire.Success)
+	n.wants("when there is room", publish(c, "$delayed/3600/limits/delayed", payload, false), wire.Success)
+	n.wants("cancel", publish(c, "$delayed/cancel/limits/delayed", nil, false), wire.Success)
+}
+
 // dropped is how many messages of queues the node has dropped, by its metrics.
 func (n *limited) dropped() (total int) {
 	n.t.Helper()
@@ -170,6 +183,18 @@ var limitCases = map[string]struct {
 	settings string
 	try      func(n *limited)
 }{
+	"delayed_messages": {"limits: {delayed_messages: 2}", func(n *limited) {
+		n.delays(2, []byte("x"))
+	}},
+	"delayed_client_messages": {"limits: {delayed_client_messages: 2}", func(n *limited) {
+		n.delays(2, []byte("x"))
+		c := n.connect("another")
+		n.wants("of another client", publish(c, "$delayed/3600/limits/delayed", []byte("x"), false), wire.Success)
+		n.wants("cancel", publish(c, "$delayed/cancel/limits/delayed", nil, false), wire.Success)
+	}},
+	"delayed_bytes": {"limits: {delayed_bytes: 10KiB}", func(n *limited) {
+		n.delays(2, make([]byte, 4<<10))
+	}},
 	"memory": {"limits: {memory: 1MiB}", func(n *limited) {
 		testx.Eventually(n.t, patience, func() bool {
 			c, reason := n.try("m")
