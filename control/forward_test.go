@@ -135,6 +135,22 @@ func TestForwardFails(t *testing.T) {
 	}
 }
 
+// Calls that wait for another node do not keep off those that others have sent: two nodes would wait for each other.
+func TestForwardedBesideOwn(t *testing.T) {
+	l, _, call := forwarding(t, new(Principals))
+	here := peer.NewContext(t.Context(), &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}})
+	answering(l.s, methodTopics, func(context.Context, *api.ListTopicsRequest) (any, error) { return &api.ListTopicsResponse{}, nil })
+	for range workMax {
+		l.s.work <- struct{}{}
+	}
+	if _, err := call(here, methodTopics, &api.ListTopicsRequest{}); err != nil {
+		t.Error(err)
+	}
+	for range workMax {
+		<-l.s.work
+	}
+}
+
 // FuzzForwarded: whatever another node sends is answered.
 func FuzzForwarded(f *testing.F) {
 	s := New(Options{})

@@ -88,12 +88,16 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	work := s.work
+	if _, ok := ctx.Value(forwardedKey{}).(caller); ok {
+		work = s.workOfOthers // a call that waits for another node holds its place here: two nodes full of them would wait for each other
+	}
 	select {
-	case s.work <- struct{}{}:
+	case work <- struct{}{}:
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	defer func() { <-s.work }()
+	defer func() { <-work }()
 	ctx = context.WithValue(ctx, callerKey{}, who)
 	if leader, ok := s.elsewhere(info.FullMethod); ok {
 		return s.forward(ctx, leader, info.FullMethod, req.(proto.Message))

@@ -74,13 +74,14 @@ type Options struct {
 
 // Server is the control plane of one node. New, Listen any number of times, Drain, Close.
 type Server struct {
-	o       Options
-	log     *slog.Logger
-	health  *health.Server
-	work    chan struct{}                       // a place in it for each call that is worked on
-	heavy   chan struct{}                       // and for each that takes much memory
-	start   uint64                              // tells page tokens of this run from those of another
-	refused struct{ known, strangers refusals } // lines of the log
+	o            Options
+	log          *slog.Logger
+	health       *health.Server
+	work         chan struct{}                       // a place in it for each call that is worked on
+	workOfOthers chan struct{}                       // likewise, of those that other nodes have sent
+	heavy        chan struct{}                       // and for each that takes much memory
+	start        uint64                              // tells page tokens of this run from those of another
+	refused      struct{ known, strangers refusals } // lines of the log
 
 	audit          *auditFile
 	refusedChanges struct{ known, strangers refusals }
@@ -102,7 +103,7 @@ type Server struct {
 
 // New makes a control plane that listens nowhere yet.
 func New(o Options) *Server {
-	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax), heavy: make(chan struct{}, heavyMax)}
+	s := &Server{o: o, log: o.Logger, health: health.NewServer(), work: make(chan struct{}, workMax), workOfOthers: make(chan struct{}, workMax), heavy: make(chan struct{}, heavyMax)}
 	s.jobs, s.endJobs = context.WithCancel(context.Background())
 	if s.log == nil {
 		s.log = slog.Default()
