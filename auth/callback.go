@@ -70,6 +70,7 @@ type question struct {
 	Listener   string `json:"listener"`
 	CommonName string `json:"cert_common_name"`
 	Subject    string `json:"cert_subject"`
+	Recheck    bool   `json:"recheck,omitempty"` // the client is in, and its password is not known any more
 }
 
 // questionOf writes the question about a client. Its password is in it: it is not logged.
@@ -158,7 +159,7 @@ func (c *callback) ask(ctx context.Context, question []byte) (a answer, err erro
 
 func (c *callback) request(ctx context.Context, question []byte) (*http.Request, error) {
 	if c.o.Method == http.MethodGet {
-		var fields map[string]string
+		var fields map[string]any // texts, but for recheck
 		if err := json.Unmarshal(question, &fields); err != nil {
 			return nil, err
 		}
@@ -168,7 +169,7 @@ func (c *callback) request(ctx context.Context, question []byte) (*http.Request,
 		}
 		q := u.Query()
 		for k, v := range fields {
-			q.Set(k, v)
+			q.Set(k, fmt.Sprint(v))
 		}
 		u.RawQuery = q.Encode()
 		return http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
@@ -256,6 +257,12 @@ func (k *answers) put(d digest, a answer, ttl time.Duration, now time.Time) {
 	k.kept[d] = keptAnswer{a, now.Add(ttl)}
 }
 
+func (k *answers) forget() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.kept)
+}
+
 func (rs *ruleSet) questionDigest(question []byte) digest {
 	return rs.verdicts.digest("\x00"+sourceHTTP, 0, question)
 }
@@ -274,7 +281,14 @@ func (rs *ruleSet) answered(c *broker.Credentials, a *answer, source string) (id
 	if id.Source, id.User, id.Expires = source, a.user, a.expires; id.User == "" {
 		id.User = c.Username
 	}
-	if a.own != nil {
+	if id.User != c.Username {
+		mine := own{} // to ask about it again, by the same name
+		if a.own != nil {
+			mine = *a.own
+		}
+		mine.renamed, mine.login = true, c.Username
+		id.Own = &mine
+	} else if a.own != nil {
 		id.Own = a.own
 	}
 	return id, false, nil

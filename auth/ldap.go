@@ -255,15 +255,20 @@ func (s *ldapServer) refused(why, user string, more ...any) {
 	s.log.Warn("a user of the directory is refused", append([]any{"why", why, "user", user}, more...)...)
 }
 
-// question finds out about a user, on a connection that is kept; one that has broken meanwhile is made anew once.
-func (s *ldapServer) question(ctx context.Context, user, password string) (a answer, err error) {
+// question finds out about a user.
+func (s *ldapServer) question(ctx context.Context, user, password string) (answer, error) {
+	return s.ask(ctx, func(c *ldap.Conn) (answer, error) { return s.converse(c, user, password) })
+}
+
+// ask has a conversation on a connection that is kept; one that has broken meanwhile is made anew once.
+func (s *ldapServer) ask(ctx context.Context, converse func(*ldap.Conn) (answer, error)) (a answer, err error) {
 	for {
 		c, err := s.take(ctx)
 		if err != nil {
 			return a, err
 		}
 		stop := context.AfterFunc(ctx, func() { _ = c.raw.SetDeadline(time.Unix(1, 0)) })
-		a, err = s.converse(c.Conn, user, password)
+		a, err = converse(c.Conn)
 		if whole := stop(); err == nil && whole {
 			s.put(c)
 			return a, nil

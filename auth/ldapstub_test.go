@@ -65,6 +65,12 @@ func newLDAPStub(t *testing.T, listen func(net.Listener) net.Listener) *ldapStub
 	return s
 }
 
+func (s *ldapStub) setFind(find func(bound, base, filter string) []stubEntry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.find = find
+}
+
 // cut breaks all connections.
 func (s *ldapStub) cut() {
 	s.mu.Lock()
@@ -118,7 +124,10 @@ func (s *ldapStub) serve(c net.Conn) {
 				s.t.Error(err)
 				return
 			}
-			entries := s.find(bound, op.Children[0].Value.(string), filter)
+			s.mu.Lock()
+			find := s.find
+			s.mu.Unlock()
+			entries := find(bound, op.Children[0].Value.(string), filter)
 			for i, e := range entries {
 				if most := op.Children[3].Value.(int64); most > 0 && int64(i) >= most {
 					break

@@ -25,6 +25,9 @@ type own struct {
 	acl   *acl // nil: there are no rules
 	exact bool // what acl does not allow is denied; else others are asked
 	super bool // it may do everything
+
+	renamed bool   // the client has given itself another name than that of the user whom the server has named
+	login   string // this one
 }
 
 // ownOf gives what was said of a client; nil: nothing.

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/x509"
@@ -90,6 +91,7 @@ type Provider struct {
 	sem     chan struct{}
 	waiting atomic.Int64
 	queue   int64
+	refused refusals
 
 	hashes func(h hashed, password []byte) bool // hashed.verify; tests count
 	nonce  func() string                        // newNonce; tests know it
@@ -239,8 +241,16 @@ func (p *Provider) Quick(c broker.Credentials) (id broker.Identity, done bool, e
 	id, done, err = rs.quick(&c)
 	if done {
 		id, err = rs.named(id, err)
+		p.letIn(&id, err)
 	}
 	return id, done, err
+}
+
+// letIn forgets that a server has refused a client which comes again and is let in.
+func (p *Provider) letIn(id *broker.Identity, err error) {
+	if err == nil && (id.Source == sourceHTTP || id.Source == sourceLDAP) {
+		p.refused.forget(id)
+	}
 }
 
 // quick answers at once if it can.
@@ -326,7 +336,9 @@ func (p *Provider) Authenticate(ctx context.Context, c broker.Credentials) (brok
 		id, err := p.authenticate(ctx, rs, &c)
 		// A reload or a change of the user while the hash was being made: the answer is by what is gone, so ask again.
 		if p.rules.Load().verdicts == rs.verdicts && !errors.Is(err, errChanged) || ctx.Err() != nil || errors.Is(err, broker.ErrAuthBusy) {
-			return rs.named(id, err)
+			id, err = rs.named(id, err)
+			p.letIn(&id, err)
+			return id, err
 		}
 	}
 }
@@ -424,9 +436,9 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 	case OAuthBearer:
 		return rs.recheckToken(id)
 	case sourceHTTP:
-		return rs.recheckAnswer(id)
+		return cmp.Or(rs.recheckAnswer(id), p.refused.why(id))
 	case sourceLDAP:
-		return rs.recheckDirectory(id)
+		return cmp.Or(rs.recheckDirectory(id), p.refused.why(id))
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}

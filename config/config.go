@@ -252,6 +252,9 @@ type AuthHTTP struct {
 	Concurrency int `key:"concurrency" default:"32" min:"1" max:"64" reload:"live"`
 	// How long an answer counts for a client that comes with exactly the same; a refusal for a tenth of it. 0 asks each time.
 	CacheTTL time.Duration `key:"cache_ttl" default:"10s" min:"0s" max:"24h" reload:"live"`
+	// How often the server is asked anew about clients that it has let in, spread over this time, by a quarter of `auth.http.concurrency` at once: whom it refuses then is
+	// closed. The question has no password, and `recheck` is true in it: set this only for a server that knows that. No answer closes nobody. 0: never.
+	Recheck time.Duration `key:"recheck" default:"0" min:"0s" reload:"live"`
 }
 
 // AuthLDAP names a directory server that is asked about clients who come with a user name and a password. docs/security.md has examples.
@@ -292,6 +295,9 @@ type AuthLDAP struct {
 	Concurrency int `key:"concurrency" default:"32" min:"1" max:"64" reload:"live"`
 	// How long a password that the server has taken counts without asking again; a refusal for a tenth of it. 0 asks each time.
 	CacheTTL time.Duration `key:"cache_ttl" default:"1m" min:"0s" max:"24h" reload:"live"`
+	// How often the users of clients that are in are searched for anew, and their groups, spread over this time, by a quarter of `auth.ldap.concurrency` at once: whose entry
+	// is not found any more, or is in no group that lets in, is closed. No answer closes nobody. Not with `auth.ldap.bind_dn`. 0: never.
+	Recheck time.Duration `key:"recheck" default:"0" min:"0s" reload:"live"`
 }
 
 // IsSet says whether tokens are taken.

@@ -38,6 +38,9 @@ func (l *loader) validateLDAP(c *Config) {
 			l.reject(key, fmt.Errorf("want %%u in it, where the user's name goes; found %q", text))
 		}
 	}
+	if d.BindDN != "" && d.Recheck > 0 {
+		l.reject("auth.ldap.recheck", errors.New("needs auth.ldap.search_base in place of auth.ldap.bind_dn: without a client's password nobody can bind as it"))
+	}
 	if d.BindDN != "" {
 		users("auth.ldap.bind_dn", d.BindDN)
 	} else {

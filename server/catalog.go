@@ -92,15 +92,20 @@ func watchUsers(c *meta.Catalog, recheck func()) *rechecker {
 		known := false
 		meta.ChangedUsers(old, now, func(name string) { known = known || old.User(name) != nil })
 		if known {
-			select {
-			case r.wanted <- struct{}{}:
-			default:
-			}
+			r.soon()
 		}
 	})
 	r.done.Add(1)
 	go r.run(recheck)
 	return r
+}
+
+// soon has recheck called, after those calls that are under way.
+func (r *rechecker) soon() {
+	select {
+	case r.wanted <- struct{}{}:
+	default: // it will be
+	}
 }
 
 func (r *rechecker) run(recheck func()) {

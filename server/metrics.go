@@ -88,6 +88,7 @@ var metricHelp = map[string]string{
 	"sluice_auth_bans":                            "Bans that count now, those for flapping included.|kind",
 	"sluice_auth_banned_total":                    "Connections and clients refused for a ban.|kind",
 	"sluice_auth_flapping_total":                  "Times that somebody was banned for coming too often (limits.flapping).|kind",
+	"sluice_auth_rechecks_total":                  "Clients that a server of users was asked about again (auth.http.recheck, auth.ldap.recheck), and what came of it.|source,outcome",
 	"sluice_engine_accepted_total":                "Connections taken in by a listener.",
 	"sluice_engine_refused_total":                 "Connections ended before they could speak.|reason",
 	"sluice_engine_received_bytes_total":          "Bytes read from sockets, TLS and frames included.",
@@ -162,6 +163,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k := sink{c, ch}
 	k.gauge("sluice_info", 1, c.s.o.Version)
 	c.collectCertificates(k)
+	c.collectAgain(k)
 	c.collectMQTT(k)
 	c.collectKafka(k)
 	st := c.s.node.broker.Stats()

@@ -60,6 +60,7 @@ type Server struct {
 	metrics    *prometheus.Registry
 	capacity   *capacity // nil without a model
 	tlsKeeper  *tlsKeeper
+	askers     *askers
 	flushes    prometheus.Histogram
 	ready      atomic.Bool
 	again      chan struct{}
@@ -73,7 +74,7 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), bans: auth.NewBans(nil), again: make(chan struct{}, 1)}
 	s.cfg.Store(&cfg)
 	s.proxies.take(&cfg)
-	s.tlsKeeper = newTLSKeeper(s)
+	s.tlsKeeper, s.askers = newTLSKeeper(s), newAskers(s)
 	s.bans.SetFlapping(flappingOptions(&cfg))
 	err := errors.Join(checkBridges(cfg.Bridges), checkEvents(&cfg))
 	if err != nil {
@@ -152,6 +153,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	s.node.memory = watchMemory(s.node.mqtt, s.log, func() int64 { return memoryLimit(s.cfg.Load()) })
 	s.node.sys = startSys(s.node, s.o.Version, cfg.MQTT.SysInterval)
 	s.tlsKeeper.start()
+	s.askers.start()
 	s.ready.Store(true)
 	ready.StartupMS = time.Since(began).Milliseconds()
 	return ready, nil
@@ -449,6 +451,7 @@ func (s *Server) Close() error {
 	}
 	s.bridges.close()
 	s.tlsKeeper.close()
+	s.askers.close()
 	s.capacity.close()
 	s.capacity = nil
 	if s.node != nil {

@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"crypto/x509"
 	"errors"
 	"net/netip"
 	"time"
@@ -37,6 +38,15 @@ func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 		info.Since = c.l.loop.NowUnixMilli() - (c.l.loop.NowMono()-m.Opened())/int64(time.Millisecond)
 	}
 	return info, true
+}
+
+// Shown is who the client is, with the certificates that it has shown, and by which listener it came; ok false: nobody has come in yet, or it is on its way
+// out. On its loop.
+func (c *conn) Shown() (id broker.Identity, certs []*x509.Certificate, listener string, ok bool) {
+	if c.closing || c.id == nil {
+		return id, nil, "", false
+	}
+	return *c.id, c.certificates(), c.link.Listener(), true
 }
 
 // Kick ends the connection for an administrator. Kafka has no goodbye; the client may come again at once. On its loop.

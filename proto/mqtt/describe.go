@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"crypto/x509"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -49,6 +50,15 @@ func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 		info.QueuedBytes += c.out.queue.bytes()
 	}
 	return info, true
+}
+
+// Shown is who the client is, with the certificates that it has shown, and by which listener it came; ok false: nobody has come in yet, or it is on its way
+// out. On its loop.
+func (c *conn) Shown() (id broker.Identity, certs []*x509.Certificate, listener string, ok bool) {
+	if c.state != stateUp {
+		return id, nil, "", false
+	}
+	return *c.identity(), c.certificates(), c.link.Listener(), true
 }
 
 // Kick ends the connection for an administrator. On its loop.

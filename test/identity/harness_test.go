@@ -216,3 +216,9 @@ func passwordFile(t testing.TB, user, password string) string {
 	}
 	return path
 }
+
+// configError is what is wrong with a configuration.
+func configError(set ...string) error {
+	_, err := config.Load(config.LoadOptions{Set: set})
+	return err
+}
