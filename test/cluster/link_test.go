@@ -174,6 +174,43 @@ func TestCertificatesOfNodes(t *testing.T) {
 	}
 }
 
+// A node whose certificate the list names is cut off without a reload, and does not come back; until when the list counts is a metric.
+func TestRevokedNode(t *testing.T) {
+	dir, at := makeCerts(t, 1, 2), testx.ClosedAddr(t)
+	in := func(name string) string { return filepath.Join(dir, name) }
+	revoke := func(files ...string) {
+		t.Helper()
+		if err := cert.Revoke(in(cert.CRLFile), in(cert.CAFile), in(cert.CAKeyFile), files, time.Hour, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke()
+	one := newNode(t, 1, "listeners.cluster="+at, "cluster.cert="+in("node-1.pem"), "cluster.key="+in("node-1-key.pem"), "cluster.ca="+in(cert.CAFile),
+		"cluster.crl="+in(cert.CRLFile), "tls.crl_refresh=1s")
+	src, err := cert.NewSource(cert.Files{Cert: in("node-2.pem"), Key: in("node-2-key.pem"), CA: in(cert.CAFile)}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := link.Options{ID: 2, TLS: src, Token: []byte("no cluster.token"), Feature: meta.Level}
+	m, err := link.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := m.Dial(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	one.counts("sluice_link_peers 1")
+	one.counts(`sluice_tls_crl_expiry_seconds{issuer="CN=sluice cluster authority test",key="cluster.crl"}`)
+	one.counts(`sluice_tls_certificate_expiry_seconds{key="cluster.cert",subject="CN=sluice node 1"}`)
+	revoke(in("node-2.pem"))
+	one.counts("sluice_link_peers 0")
+	one.counts(`sluice_link_ends_total{reason="certificate"} 1`)
+	if err := stranger(t, at, o); err == nil {
+		t.Error("a revoked node came back")
+	}
+}
+
 func makeCerts(t *testing.T, ids ...uint32) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
