@@ -14,13 +14,20 @@ import (
 	"github.com/sluicemq/sluice/broker"
 )
 
-// A server is asked again, without the password, by the name that the client gave: what it says then decides who may stay, and no answer nothing.
-func TestAgain(t *testing.T) {
-	const first = `{"result":"allow","user":"plant-1","acl":{"pub":["up/%u"]}}`
-	var says atomic.Value
-	var last atomic.Value
-	status := atomic.Int64{}
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+const againFirst = `{"result":"allow","user":"plant-1","acl":{"pub":["up/%u"]}}`
+
+// againServer is a server that is asked about clients, which says what it is told to.
+type againServer struct {
+	*httptest.Server
+	status atomic.Int64
+	body   atomic.Value
+	last   atomic.Value // what it was asked last, by field
+}
+
+func newAgainServer(t *testing.T) *againServer {
+	t.Helper()
+	s := &againServer{}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fields := map[string]any{}
 		if r.Method == http.MethodGet {
 			for k, v := range r.URL.Query() {
@@ -29,40 +36,51 @@ func TestAgain(t *testing.T) {
 		} else if err := json.NewDecoder(r.Body).Decode(&fields); err != nil {
 			t.Error(err)
 		}
-		last.Store(fields)
-		w.WriteHeader(int(status.Load()))
-		_, _ = io.WriteString(w, says.Load().(string))
+		s.last.Store(fields)
+		w.WriteHeader(int(s.status.Load()))
+		_, _ = io.WriteString(w, s.body.Load().(string))
 	}))
-	t.Cleanup(srv.Close)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *againServer) say(status int64, body string) {
+	s.status.Store(status)
+	s.body.Store(body)
+}
+
+// lets brings in ann, who becomes plant-1.
+func (s *againServer) lets(t *testing.T, method string) (*bench, broker.Credentials, broker.Identity) {
+	t.Helper()
+	s.say(200, againFirst)
+	b := newBench(t, map[string]string{"bob": "right"})
+	b.o.HTTP = &CallbackOptions{URL: s.URL, Method: method, Timeout: 20 * time.Second, Concurrency: 4, CacheTTL: time.Hour}
+	if err := b.Reload(b.o); err != nil {
+		t.Fatal(err)
+	}
+	c := creds("ann", "pass")
+	c.ClientID, c.Remote = "c", netip.MustParseAddrPort("10.1.2.3:4")
+	id, err := b.Authenticate(t.Context(), c)
+	if err != nil || id.User != "plant-1" {
+		t.Fatalf("%+v, %v", id, err)
+	}
+	return b, c, id
+}
+
+// A server is asked again, without the password, by the name that the client gave: what it says then decides who may stay, and no answer nothing.
+func TestAgain(t *testing.T) {
+	s := newAgainServer(t)
 	for _, method := range []string{http.MethodPost, http.MethodGet} {
-		status.Store(200)
-		says.Store(first)
-		b := newBench(t, map[string]string{"bob": "right"})
-		b.o.HTTP = &CallbackOptions{URL: srv.URL, Method: method, Timeout: 20 * time.Second, Concurrency: 4, CacheTTL: time.Hour}
-		if err := b.Reload(b.o); err != nil {
-			t.Fatal(err)
-		}
-		c := creds("ann", "pass")
-		c.ClientID, c.Remote = "c", netip.MustParseAddrPort("10.1.2.3:4")
-		id, err := b.Authenticate(t.Context(), c)
-		if err != nil || id.User != "plant-1" {
-			t.Fatalf("%+v, %v", id, err)
-		}
+		b, _, id := s.lets(t, method)
 		other := id
 		other.ClientID = "d"
-		ask := func(code int64, answer string) Outcome {
-			t.Helper()
-			status.Store(code)
-			says.Store(answer)
-			return b.NewAgain().Ask(t.Context(), &Standing{Identity: id, Listener: "mqtt.tcp"})
-		}
 		for _, e := range []struct {
 			code   int64
 			answer string
 			want   Outcome
 			why    string
 		}{
-			{200, first, Allowed, ""},
+			{200, againFirst, Allowed, ""},
 			{500, "", Unanswered, ""}, {200, "what", Unanswered, ""},
 			{200, `{"result":"deny"}`, Refused, "refuses the client now"}, {403, "", Refused, "refuses the client now"},
 			{200, `{"result":"ignore"}`, Refused, "does not know the client any more"},
@@ -70,9 +88,10 @@ func TestAgain(t *testing.T) {
 			{200, `{"result":"allow","user":"plant-1","acl":{"pub":["down/%u"]}}`, Refused, "may do something else now"},
 			{200, `{"result":"allow","user":"plant-1","is_superuser":true,"acl":{"pub":["up/%u"]}}`, Refused, "may do something else now"},
 			{200, `{"result":"allow","user":"plant-1","expire_at":1,"acl":{"pub":["up/%u"]}}`, Refused, "is over"},
-			{200, first, Allowed, ""},
+			{200, againFirst, Allowed, ""},
 		} {
-			if got := ask(e.code, e.answer); got != e.want {
+			s.say(e.code, e.answer)
+			if got := b.NewAgain().Ask(t.Context(), &Standing{Identity: id, Listener: "mqtt.tcp"}); got != e.want {
 				t.Errorf("%s %d %s: %v", method, e.code, e.answer, got)
 			}
 			if e.want == Unanswered {
@@ -85,33 +104,40 @@ func TestAgain(t *testing.T) {
 				t.Errorf("another client of the user: %v", err)
 			}
 		}
-		f := last.Load().(map[string]any)
+		f := s.last.Load().(map[string]any)
 		if f["username"] != "ann" || f["clientid"] != "c" || f["peerhost"] != "10.1.2.3" || f["listener"] != "mqtt.tcp" || f["password"] != "" || f["recheck"] != true && f["recheck"] != "true" {
 			t.Errorf("%s: told %v", method, f)
 		}
-		// What was answered before a refusal brings nobody in again, and who is let in anew may stay.
-		if ask(200, `{"result":"deny"}`) != Refused {
-			t.Error("not refused")
+	}
+}
+
+// What was answered before a refusal brings nobody in again, who is let in anew may stay, and refusals are forgotten in time.
+func TestAgainAndBack(t *testing.T) {
+	s := newAgainServer(t)
+	b, c, id := s.lets(t, http.MethodPost)
+	refuse := func() {
+		t.Helper()
+		s.say(200, `{"result":"deny"}`)
+		if got := b.NewAgain().Ask(t.Context(), &Standing{Identity: id}); got != Refused || b.Recheck(&id, nil) == nil {
+			t.Errorf("%v", got)
 		}
-		if _, done, _ := b.Quick(c); done {
-			t.Error("an answer from before the refusal is remembered")
-		}
-		says.Store(first)
-		again, err := b.Authenticate(t.Context(), c)
-		if err != nil || b.Recheck(&again, nil) != nil {
-			t.Errorf("it comes again: %v, %v", err, b.Recheck(&again, nil))
-		}
-		// A refusal is forgotten in time, with the client long gone.
-		if ask(403, "") != Refused || b.refused.n.Load() != 1 {
-			t.Error("not refused")
-		}
-		b.now = b.now.Add(2 * againKept)
-		if b.NewAgain(); b.refused.n.Load() != 0 {
-			t.Error("refusals stay for ever")
-		}
-		if got := b.NewAgain().Ask(t.Context(), &Standing{Identity: broker.Identity{Source: sourcePassword, User: "bob"}}); got != Unanswered {
-			t.Errorf("a user of the file: %v", got)
-		}
+	}
+	refuse()
+	if _, done, _ := b.Quick(c); done {
+		t.Error("an answer from before the refusal is remembered")
+	}
+	s.say(200, againFirst)
+	again, err := b.Authenticate(t.Context(), c)
+	if err != nil || b.Recheck(&again, nil) != nil {
+		t.Errorf("it comes again: %v, %v", err, b.Recheck(&again, nil))
+	}
+	refuse()
+	b.now = b.now.Add(2 * againKept)
+	if b.NewAgain(); b.refused.n.Load() != 0 {
+		t.Error("refusals stay for ever")
+	}
+	if got := b.NewAgain().Ask(t.Context(), &Standing{Identity: broker.Identity{Source: sourcePassword, User: "bob"}}); got != Unanswered {
+		t.Errorf("a user of the file: %v", got)
 	}
 }
 
