@@ -275,8 +275,8 @@ func (b *Broker) Watermark(shard record.ShardID, epoch record.Epoch, index uint6
 	return nil
 }
 
-// Follow gives a follower whole frames of its shard, in order, as the leader's log has them. Whoever brings them has checked that nothing was changed on
-// the way: their own checksums go into the log with them and are not looked at here. They are copied. What it has already is passed over.
+// Follow gives a follower whole frames of its shard, in order, as the leader's log has them. Their checksums are looked at: a frame that was damaged at the
+// leader would end this node's log at its next start. They are copied. What it has already is passed over.
 // Errors: ErrStaleEpoch, ErrGap; ErrBusy, come again when the state has moved; record.ErrFrame. Any goroutine.
 func (b *Broker) Follow(shard record.ShardID, epoch record.Epoch, frames []byte) error {
 	s, err := b.replicated(shard)
@@ -287,7 +287,7 @@ func (b *Broker) Follow(shard record.ShardID, epoch record.Epoch, frames []byte)
 		return err
 	}
 	for rest := frames; len(rest) > 0; {
-		f, n, err := record.ViewFrame(rest)
+		f, n, err := record.DecodeFrame(rest)
 		if err != nil || f.Shard != shard || f.Kind != record.KindRecords && f.Kind != record.KindCommand {
 			return fmt.Errorf("follow shard %d: %w", shard, record.ErrFrame)
 		}

@@ -235,7 +235,7 @@ func TestScan(t *testing.T) {
 	at := read(sc, 1)
 	write(3)
 	<-sc.Ready()
-	read(sc, at)
+	at = read(sc, at)
 	write(50)
 	l.Rotate()
 	testx.Eventually(t, waitFor, func() bool { return !l.Rotating() })
