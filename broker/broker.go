@@ -38,6 +38,9 @@ type Options struct {
 	// Flushed is told, behind what ShardMoved was told of its shards, that a group is in the log: once, however many shards it has frames of. The
 	// committer calls it; it must not block. nil: nobody wants to know.
 	Flushed func()
+	// Lost is told that a group was not written: what was on its way into the log is gone, and what Follow has been given of it has to be given again, from where
+	// FollowLeader says. The committer calls it; it must not block. nil: nobody wants to know.
+	Lost func()
 	// Events is told of sessions that end. nil: nobody wants to know.
 	Events *events.Queue
 }

@@ -229,6 +229,9 @@ func (b *Broker) Failed(err error, lasting bool) {
 	}
 	b.flight = b.flight[:0]
 	b.failWaiting(err)
+	if fn := b.opts.Lost; fn != nil {
+		fn()
+	}
 }
 
 // Failure is why the node ought not to lead; nil: nothing. The log has failed for good, or its disk is full, which it looks at again then. What the log has

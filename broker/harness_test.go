@@ -208,6 +208,7 @@ func (m *memLog) DropPartition(p record.PartitionID) { m.SetLogStart(p, 1<<62) }
 
 // bench is a broker whose loops run on the test's goroutine.
 type testBroker struct {
+	lost   int // times that Options.Lost was called
 	t      testing.TB
 	b      *Broker
 	log    *memLog

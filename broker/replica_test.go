@@ -19,7 +19,7 @@ const trioShard = record.ShardID(1)
 func newReplica(t *testing.T) *testBroker {
 	t.Helper()
 	tb := &testBroker{t: t, clock: clock.NewManual(clockStart)}
-	tb.b = New(Options{Shards: modelShards, Clock: tb.clock, Replicated: true})
+	tb.b = New(Options{Shards: modelShards, Clock: tb.clock, Replicated: true, Lost: func() { tb.lost++ }})
 	tb.log = &memLog{b: tb.b}
 	tb.b.UseLog(tb.log)
 	tb.b.SetTopic(&TopicSpec{Name: "t", ID: TopicID{1}, Partitions: []PartitionSpec{{ID: 100, Shard: trioShard}}, Config: TopicConfig{RetentionMillis: -1, RetentionBytes: -1}})
@@ -66,6 +66,9 @@ func (tr *trio) carry(epoch record.Epoch) {
 	tr.t.Helper()
 	for range 3 {
 		var frames []byte
+		if !tr.follower.b.Replica(trioShard).Synced { // what it was given is lost
+			tr.follow(tr.follower, tr.leader, epoch)
+		}
 		has := tr.follower.b.Replica(trioShard)
 		tr.leader.log.frames(func(f record.Frame) {
 			if f.Shard == trioShard && f.Kind <= record.KindCommand && f.Index > has.Last {
@@ -80,6 +83,9 @@ func (tr *trio) carry(epoch record.Epoch) {
 			tr.t.Fatal(err)
 		}
 		tr.leader.pump()
+		if !tr.follower.b.Replica(trioShard).Synced {
+			continue
+		}
 		if err := tr.follower.b.Watermark(trioShard, epoch, tr.leader.b.Replica(trioShard).HighWatermark); err != nil {
 			tr.t.Fatal(err)
 		}
@@ -180,8 +186,8 @@ func TestReplicatedFull(t *testing.T) {
 	tr.leader.pump()
 	tr.follower.log.fail = errors.New("full")
 	tr.carry(1)
-	if has := tr.follower.b.Replica(trioShard); has.Last != has.Durable {
-		t.Errorf("%+v after its log has failed", has)
+	if has := tr.follower.b.Replica(trioShard); has.Last != has.Durable || has.Synced || tr.follower.lost == 0 {
+		t.Errorf("%+v after its log has failed, told %d times", has, tr.follower.lost)
 	}
 	tr.follower.log.fail = nil
 	tr.carry(1)

@@ -172,8 +172,11 @@ func (r *replica) cutLists(index uint64) (dropped []*pending) {
 
 // lostLocked takes back what was on its way into the log when a group failed, p among it: whoever sent it sends it again.
 func (r *replica) lostLocked(s *shard, p *pending) {
-	if p != nil && p.truncates {
+	if p != nil && p.truncates && (!r.truncating || p.truncTo < r.truncTo) { // one that was asked for since goes deeper
 		r.truncating, r.truncTo = true, p.truncTo
+	}
+	if r.role == RoleFollower {
+		r.synced = false // Options.Lost: nothing else would ask for it, if nothing comes behind it
 	}
 	r.inbound = r.inbound[:0]
 	if s.mu.index = r.durable; r.truncating {

@@ -101,6 +101,13 @@ func (m *member) flushed() {
 	}
 }
 
+// lost is told that what was on its way into the log is gone.
+func (m *member) lost() {
+	if m != nil && m.replicas != nil {
+		m.replicas.Lost()
+	}
+}
+
 // changed takes over who leads.
 func (m *member) changed(s cluster.State) {
 	if m.storeless(); s.Leading {

@@ -25,6 +25,7 @@ type fetcher struct {
 	room   bell        // rung when a shard has moved: what was busy may go on
 	busy   atomic.Bool // somebody waits for room
 	acks   atomic.Pointer[acker]
+	stream atomic.Pointer[stream] // the one that is open
 	ctx    context.Context
 	stop   context.CancelFunc
 }
@@ -93,11 +94,8 @@ func (s *stream) Receive(ch *link.Channel, m link.Message) {
 		}
 		if !errors.Is(err, broker.ErrBusy) {
 			m.Release()
-			s.mu.Lock()
-			s.mu.err = errors.Join(s.mu.err, err)
-			s.mu.Unlock()
 			ch.Abort(err.Error())
-			s.over()
+			s.fail(err)
 			return
 		}
 	}
@@ -110,11 +108,19 @@ func (s *stream) Receive(ch *link.Channel, m link.Message) {
 
 // Closed ends it.
 func (s *stream) Closed(_ *link.Channel, err error) {
+	s.fail(err)
+	close(s.closed)
+}
+
+// errLost ends a stream when what came by it has not come into the log.
+var errLost = errors.New("replica: the log has not taken what came")
+
+// fail ends it, for one reason or one more.
+func (s *stream) fail(err error) {
 	s.mu.Lock()
 	s.mu.err = errors.Join(s.mu.err, err)
 	s.mu.Unlock()
 	s.over()
-	close(s.closed)
 }
 
 // over has next answer with the stream's error.
@@ -176,9 +182,11 @@ func (f *fetcher) follow() error {
 		return err
 	}
 	ctx, cancel := within(f.ctx, s.ended)
+	f.stream.Store(s)
 	var acks sync.WaitGroup
 	defer func() {
 		cancel()
+		f.stream.Store(nil)
 		f.acks.Store(nil)
 		ch.Abort("the stream is over")
 		<-s.closed // nothing is worked on any more

@@ -158,6 +158,15 @@ func (r *Replicas) Flushed() {
 	}
 }
 
+// Lost tells that what was on its way into this node's log is gone: the leader is asked for it again. It never blocks: broker.Options.Lost.
+func (r *Replicas) Lost() {
+	if f := r.fetched.Load(); f != nil {
+		if s := f.stream.Load(); s != nil {
+			s.fail(errLost)
+		}
+	}
+}
+
 // Followers are those that are connected.
 func (r *Replicas) Followers() (list []Follower) {
 	r.mu.Lock()
