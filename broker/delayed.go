@@ -400,9 +400,10 @@ func (l *Local) publishRow(s *shard, row *delayed, now int64) (again int64) {
 	c := s.mu.delayed.feeder
 	if c == nil {
 		c = l.NewClient(&delayFeeder{l: l, s: s})
-		c.state, c.tenant = clientConnected, owner.tenant
+		c.state = clientConnected
 		s.mu.delayed.feeder = c
 	}
+	c.tenant = owner.tenant
 	c.sess = &Session{id: owner.id, tenant: owner.tenant, shard: s}
 	out, err := l.Publish(c, m, false, Token(row.number))
 	switch {

@@ -142,6 +142,7 @@ func (q *lateWills) takeLocked(key sessionKey) (wills []*Will) {
 			late.sent = true
 			q.bytes -= late.will.size()
 			wills = append(wills, late.will)
+			late.will = nil // its place in the list stays, and is not in q.bytes
 		}
 	}
 	delete(q.by, key)

@@ -25,6 +25,7 @@ func BenchmarkCatchUp(b *testing.B) {
 }
 
 func catchUp(b *testing.B, size, total int) {
+	b.Helper()
 	production := func(o *journal.Options) {
 		*o = journal.Options{Dir: o.Dir, FS: o.FS, RewriteRate: -1}
 	}

@@ -217,18 +217,6 @@ func connect(t testing.TB, a, b *node) {
 	testx.Eventually(t, soon, func() bool { return a.mesh.Reaches(b.id) && b.mesh.Reaches(a.id) }, "connected")
 }
 
-// peers has a node know others beside those that it is told of.
-func (n *node) peers(others ...*node) {
-	n.t.Helper()
-	list := make(map[link.NodeID]string)
-	for _, o := range others {
-		list[o.id] = o.addr
-	}
-	if err := n.mesh.SetPeers(list); err != nil {
-		n.t.Fatal(err)
-	}
-}
-
 // lead has a node lead all shards with others in sync.
 func (n *node) lead(epoch record.Epoch, others ...uint64) {
 	n.t.Helper()

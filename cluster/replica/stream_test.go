@@ -176,7 +176,7 @@ func TestFollowerSaysNonsense(t *testing.T) {
 		t.Error("the stream outlives its epoch")
 	}
 	gone, _ := other.begin(1, 2, 0, 0, 0, 0)
-	testx.Receive(t, gone.closed, soon)
+	_ = testx.Receive(t, gone.closed, soon)
 	told := false
 	for len(gone.got) > 0 {
 		told = (<-gone.got)[0] == msgGone

@@ -77,7 +77,7 @@ func checkAnswer(raw []byte, cert, issuer *x509.Certificate, now time.Time) (a A
 	}
 	a = Answer{raw, r.ThisUpdate, r.NextUpdate}
 	if a.Until.IsZero() {
-		a.Until = now.Add(answerEndless)
+		a.Until = r.ThisUpdate.Add(answerEndless) // not from now on: an old answer could be told for ever
 	}
 	if r.ThisUpdate.After(now.Add(answerSkew)) || !now.Before(a.Until) {
 		return a, fmt.Errorf("the answer counts from %s to %s, which is not now", r.ThisUpdate.UTC().Format(time.RFC3339), a.Until.UTC().Format(time.RFC3339))

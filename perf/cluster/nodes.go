@@ -104,7 +104,7 @@ func (n *node) start(binary string) (time.Duration, error) {
 	select {
 	case ok := <-ready:
 		if !ok {
-			_ = <-n.ended
+			<-n.ended //nolint:errcheck // it was killed, or says why in its log
 			n.cmd = nil
 			return 0, fmt.Errorf("node %d did not start:\n%s", n.id, n.log.String())
 		}
@@ -126,7 +126,7 @@ func (n *node) stop() error {
 		return err
 	case <-time.After(patience):
 		_ = n.cmd.Process.Kill()
-		_ = <-n.ended
+		<-n.ended //nolint:errcheck // it was killed, or says why in its log
 		n.cmd = nil
 		return fmt.Errorf("node %d did not end in %v", n.id, patience)
 	}
@@ -137,7 +137,7 @@ func (c *nodes) close() {
 	for _, n := range c.list {
 		if n.cmd != nil {
 			_ = n.cmd.Process.Kill()
-			_ = <-n.ended
+			<-n.ended //nolint:errcheck // it was killed, or says why in its log
 		}
 	}
 	_ = os.RemoveAll(c.dir)
