@@ -94,7 +94,10 @@ func (set *certificateSet) negotiate() {
 // take replaces what is in force by what n has read.
 func (c *certificates) take(n *certificates) {
 	set := n.now.Load()
-	set.stapling.follow(c.now.Load().stapling)
+	old := c.now.Load()
+	set.stapling.follow(old.stapling)
+	set.revoked.follow(&old.revoked)
+	set.callersRevoked.follow(&old.callersRevoked)
 	c.now.Store(set)
 }
 

@@ -102,6 +102,7 @@ var metricHelp = map[string]string{
 	"sluice_tls_staple_failures_total":            "Times that no good answer about the server's certificate could be had.",
 	"sluice_tls_crl_expiry_seconds":               "When a revocation list expires, Unix time; 0: it names no end.|key,issuer",
 	"sluice_tls_crl_failures_total":               "Times that a revocation list had changed and could not be read: what was read before goes on to count.",
+	"sluice_tls_crl_kept":                         "1 while a revocation list counts though its files have none of the authority any more, or an older one, else 0.|key,issuer",
 	"sluice_info":                                 "The version that runs.|version",
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,27 @@ type revocations struct {
 	lists       atomic.Pointer[revocation.Lists]
 
 	stamps revocation.Stamps // of who keeps them
+	notes  noteList
+}
+
+// noteList holds what is to be told of lists that were read again.
+type noteList struct {
+	mu   sync.Mutex
+	list []revocation.Note
+}
+
+func (l *noteList) add(notes []revocation.Note) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.list = append(l.list, notes...)
+}
+
+// take gives what was added since the last call.
+func (l *noteList) take() (notes []revocation.Note) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	notes, l.list = l.list, nil
+	return notes
 }
 
 // load has c check client certificates against the authorities of a file, whose key of the configuration is caKey, and against the lists.
@@ -44,34 +66,58 @@ func (r *revocations) load(c *tls.Config, caKey, caFile string) (err error) {
 	return nil
 }
 
-// read takes the files over as they are now; on error the lists stay.
+// read takes the files over as they are now, behind what is in force; on error that stays.
 func (r *revocations) read() error {
 	r.stamps.Changed(r.files) // first: what is written meanwhile is read the next time
 	lists, err := revocation.Read(r.files, r.authorities)
 	if err == nil {
-		r.lists.Store(lists)
+		r.comeAfter(lists, r.lists.Load())
 	}
 	return err
 }
 
+func (r *revocations) comeAfter(lists, old *revocation.Lists) {
+	merged, notes := lists.Merge(old, r.now())
+	r.lists.Store(merged)
+	r.notes.add(notes)
+}
+
+// follow has r come after what was in force until a reload. If its key names other files they count as they are: so lists are taken back on purpose.
+func (r *revocations) follow(old *revocations) {
+	r.notes.add(old.notes.take())
+	if slices.Equal(r.files, old.files) {
+		r.comeAfter(r.lists.Load(), old.lists.Load())
+	}
+}
+
+// now is the time by which lists end; zero: they do not.
+func (r *revocations) now() time.Time {
+	if r.lenient {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
 // check says what is wrong with a certificate, of which chains are the ways to its authorities; none: nothing was shown.
 func (r *revocations) check(chains [][]*x509.Certificate) error {
-	var now time.Time
-	if !r.lenient {
-		now = time.Now()
-	}
-	return r.lists.Load().CheckAny(chains, now)
+	return r.lists.Load().CheckAny(chains, r.now())
 }
 
 // has says whether a list names cert.
 func (r *revocations) has(cert *x509.Certificate) bool { return r.lists.Load().Revoked(cert) }
 
-// refresh reads the files again if one has changed, and says whether what they say has.
+// refresh reads the files again if one has changed, and says whether what is in force has.
 func (r *revocations) refresh() (changed bool, err error) {
-	if len(r.files) == 0 || !r.stamps.Changed(r.files) {
+	old := r.lists.Load()
+	if len(r.files) == 0 {
 		return false, nil
 	}
-	old := r.lists.Load()
+	if !r.stamps.Changed(r.files) {
+		rest, notes := old.Lapse(r.now())
+		r.lists.Store(rest)
+		r.notes.add(notes)
+		return rest != old, nil
+	}
 	if err = r.read(); err != nil {
 		r.stamps = revocation.Stamps{} // it may have been half written
 		return false, fmt.Errorf("%s: %w", r.key, err)
@@ -166,7 +212,8 @@ func (k *tlsKeeper) took(key string, lists func() *revocation.Lists, refresh fun
 // warn has a line in the log for each list that has expired, and for what else ends.
 func (k *tlsKeeper) warn(now time.Time) {
 	k.warnOfEnds(now)
-	k.s.eachRevocationList(func(key, issuer string, until time.Time) {
+	k.tellNotes()
+	k.s.eachRevocationList(func(key, issuer string, until time.Time, _ bool) {
 		name, ended := key+" "+issuer, !until.IsZero() && now.After(until)
 		if ended && !k.expired[name] {
 			k.s.log.Error("a revocation list has expired: its authority has to make the next one", "of", key, "authority", issuer, "ended", until,
@@ -174,6 +221,26 @@ func (k *tlsKeeper) warn(now time.Time) {
 		}
 		k.expired[name] = ended
 	})
+}
+
+// tellNotes has a line in the log for each list that the files do not have any more, or an older one of.
+func (k *tlsKeeper) tellNotes() {
+	tell := func(key string, notes []revocation.Note) {
+		for _, n := range notes {
+			if n.Lost {
+				k.s.log.Error("a revocation list counts no more: whom it had revoked are let in again", "of", key, "authority", n.Issuer, "ended", n.Until, "why", n.Why)
+			} else {
+				k.s.log.Warn("revocation lists were read again, and one that was in force goes on to count", "of", key, "authority", n.Issuer, "ends", n.Until, "why", n.Why)
+			}
+		}
+	}
+	set := k.s.certs.now.Load()
+	for _, r := range []*revocations{&set.revoked, &set.callersRevoked} {
+		tell(r.key, r.notes.take())
+	}
+	if c := k.s.node.cluster; c != nil {
+		tell(clusterCRL, c.Mesh().RevocationNotes())
+	}
 }
 
 func (k *tlsKeeper) expiredPolicy(key string) string {
@@ -184,13 +251,13 @@ func (k *tlsKeeper) expiredPolicy(key string) string {
 }
 
 // eachRevocationList shows the lists in force.
-func (s *Server) eachRevocationList(see func(key, issuer string, until time.Time)) {
+func (s *Server) eachRevocationList(see func(key, issuer string, until time.Time, kept bool)) {
 	set := s.certs.now.Load()
 	for _, r := range []*revocations{&set.revoked, &set.callersRevoked} {
-		r.lists.Load().Each(func(issuer string, until time.Time) { see(r.key, issuer, until) })
+		r.lists.Load().Each(func(issuer string, until time.Time, kept bool) { see(r.key, issuer, until, kept) })
 	}
 	if s.node.cluster != nil {
-		s.node.cluster.Mesh().Revocations().Each(func(issuer string, until time.Time) { see(clusterCRL, issuer, until) })
+		s.node.cluster.Mesh().Revocations().Each(func(issuer string, until time.Time, kept bool) { see(clusterCRL, issuer, until, kept) })
 	}
 }
 
@@ -206,9 +273,12 @@ func (k *tlsKeeper) close() {
 // collectRevocations has until when each list counts. An authority with several has the one that ends first.
 func (c *collector) collectRevocations(k sink) {
 	type name struct{ key, issuer string }
-	ends := make(map[name]float64)
-	c.s.eachRevocationList(func(key, issuer string, until time.Time) {
+	ends, over := make(map[name]float64), make(map[name]float64)
+	c.s.eachRevocationList(func(key, issuer string, until time.Time, kept bool) {
 		end, n := 0.0, name{key, issuer}
+		if kept {
+			over[n] = 1
+		}
 		if !until.IsZero() {
 			end = float64(until.Unix())
 		}
@@ -218,6 +288,7 @@ func (c *collector) collectRevocations(k sink) {
 	})
 	for n, end := range ends {
 		k.gauge("sluice_tls_crl_expiry_seconds", end, n.key, n.issuer)
+		k.gauge("sluice_tls_crl_kept", over[n], n.key, n.issuer)
 	}
 	k.counter("sluice_tls_crl_failures_total", c.s.tlsKeeper.failures.Load())
 }

@@ -238,6 +238,45 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
+// A list that is older than the one in force does not take its place, neither by itself nor at a reload.
+func TestOlderList(t *testing.T) {
+	dir := made(t, 1, 2)
+	f := filesOf(dir, 1)
+	f.CRL = []string{filepath.Join(dir, CRLFile)}
+	revoke := func(at time.Time, files ...string) {
+		t.Helper()
+		if err := Revoke(f.CRL[0], f.CA, filepath.Join(dir, CAKeyFile), files, time.Hour, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	two, err := Load(filesOf(dir, 2), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoke(now, filesOf(dir, 2).Cert)
+	src, err := NewSource(f, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked := func() bool {
+		_, err := src.Current().Verify([]*x509.Certificate{two.pair.Leaf}, now)
+		return err != nil
+	}
+	if err := os.Remove(f.CRL[0]); err != nil {
+		t.Fatal(err)
+	}
+	revoke(now.Add(-time.Second)) // it names nobody
+	if changed, err := src.Refresh(); changed || err != nil || !revoked() || len(src.RevocationNotes()) != 1 || len(src.RevocationNotes()) != 0 {
+		t.Errorf("changed %v, %v, revoked %v", changed, err, revoked())
+	}
+	if err := src.Reload(now); err != nil || !revoked() || len(src.RevocationNotes()) != 1 {
+		t.Errorf("at a reload: %v, revoked %v", err, revoked())
+	}
+	if next, err := NewSource(f, now); err != nil || next.Revocations().Entries() != 0 {
+		t.Errorf("at a start the file counts as it is: %v", err)
+	}
+}
+
 func TestNodeOf(t *testing.T) {
 	for uris, want := range map[string]uint32{
 		"sluice:node:7":                       7,

@@ -1,6 +1,7 @@
 package cert
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -35,6 +36,27 @@ type Set struct {
 // Load reads the files, and checks at wall time now that the certificate names a node and that the node's peers, having the same
 // authorities, will take it.
 func Load(f Files, now time.Time) (*Set, error) {
+	s, _, err := load(f, nil, now)
+	return s, err
+}
+
+// load is Load with lists of revoked certificates that come after those in force, old. The notes are of what the files would have taken back of these.
+func load(f Files, old *revocation.Lists, now time.Time) (s *Set, notes []revocation.Note, err error) {
+	if s, err = read(f); err != nil {
+		return nil, nil, err
+	}
+	s.lists, notes = s.lists.Merge(old, time.Time{})
+	certs, err := x509.ParseCertificates(bytes.Join(s.pair.Certificate, nil))
+	if err != nil {
+		return nil, nil, fmt.Errorf("node certificate %s: %w", f.Cert, err)
+	}
+	if s.Node, err = s.Verify(certs, now); err != nil {
+		return nil, nil, fmt.Errorf("node certificate %s with authority %s: %w", f.Cert, f.CA, err)
+	}
+	return s, notes, nil
+}
+
+func read(f Files) (*Set, error) {
 	chain, err := readPEM(f.Cert)
 	if err != nil {
 		return nil, fmt.Errorf("node certificate: %w", err)
@@ -57,17 +79,6 @@ func Load(f Files, now time.Time) (*Set, error) {
 	}
 	if s.lists, err = revocation.Read(f.CRL, roots); err != nil {
 		return nil, fmt.Errorf("revoked certificates of nodes: %w", err)
-	}
-	certs := []*x509.Certificate{pair.Leaf}
-	for _, der := range pair.Certificate[1:] {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("node certificate %s: %w", f.Cert, err)
-		}
-		certs = append(certs, c)
-	}
-	if s.Node, err = s.Verify(certs, now); err != nil {
-		return nil, fmt.Errorf("node certificate %s with authority %s: %w", f.Cert, f.CA, err)
 	}
 	return s, nil
 }
@@ -129,8 +140,9 @@ func nodeOfURI(u *url.URL) (uint32, bool) {
 type Source struct {
 	files  Files
 	now    atomic.Pointer[Set]
-	loads  sync.Mutex // one at a time
+	loads  sync.Mutex // one at a time, and what follows
 	stamps revocation.Stamps
+	notes  []revocation.Note
 }
 
 // NewSource loads the files for the first time.
@@ -142,23 +154,31 @@ func NewSource(f Files, now time.Time) (*Source, error) {
 	return s, nil
 }
 
-// Reload reads the files again. If anything is wrong with them, what was in force stays. A certificate of another node is refused.
+// Reload reads the files again. If anything is wrong with them, what was in force stays. A certificate of another node is refused. Lists of revoked certificates
+// come after those in force, as with Refresh.
 func (s *Source) Reload(now time.Time) error {
 	s.loads.Lock()
 	defer s.loads.Unlock()
 	s.stamps.Changed(s.files.CRL) // first: what is written meanwhile is read the next time
-	set, err := Load(s.files, now)
+	var lists *revocation.Lists
+	old := s.now.Load()
+	if old != nil {
+		lists = old.lists
+	}
+	set, notes, err := load(s.files, lists, now)
 	if err != nil {
 		return err
 	}
-	if old := s.now.Load(); old != nil && old.Node != set.Node {
+	if old != nil && old.Node != set.Node {
 		return fmt.Errorf("node certificate %s is of node %d, before it was of node %d", s.files.Cert, set.Node, old.Node)
 	}
 	s.now.Store(set)
+	s.notes = append(s.notes, notes...)
 	return nil
 }
 
-// Refresh reads the lists of revoked certificates again if a file of theirs has changed, and says whether what they say has. On error those in force stay.
+// Refresh reads the lists of revoked certificates again if a file of theirs has changed, and says whether what is in force has. On error that stays.
+// What would have gone with the files, as they have lost an authority's list or have an older one, goes on to count for as long as the node runs and has that authority.
 func (s *Source) Refresh() (changed bool, err error) {
 	s.loads.Lock()
 	defer s.loads.Unlock()
@@ -171,10 +191,20 @@ func (s *Source) Refresh() (changed bool, err error) {
 		s.stamps = revocation.Stamps{} // it may have been half written
 		return false, err
 	}
+	lists, notes := lists.Merge(next.lists, time.Time{})
 	changed = !next.lists.Same(lists)
 	next.lists = lists
 	s.now.Store(&next)
+	s.notes = append(s.notes, notes...)
 	return changed, nil
+}
+
+// RevocationNotes are what is to be told of lists that were read since the last call.
+func (s *Source) RevocationNotes() (notes []revocation.Note) {
+	s.loads.Lock()
+	defer s.loads.Unlock()
+	notes, s.notes = s.notes, nil
+	return notes
 }
 
 // Revocations are the lists in force.

@@ -256,7 +256,7 @@ func (m *Mesh) ReloadCertificates() error {
 	return nil
 }
 
-// RefreshRevocations reads the lists of revoked certificates again if their files have changed, and says whether what they say has. Connections whose
+// RefreshRevocations reads the lists of revoked certificates again if their files have changed, and says whether what is in force has. Connections whose
 // peer's certificate is revoked end. On error the lists in force stay.
 func (m *Mesh) RefreshRevocations() (changed bool, err error) {
 	if m.o.TLS == nil {
@@ -274,6 +274,14 @@ func (m *Mesh) Revocations() *revocation.Lists {
 		return nil
 	}
 	return m.o.TLS.Revocations()
+}
+
+// RevocationNotes are what is to be told of lists that were read since the last call.
+func (m *Mesh) RevocationNotes() []revocation.Note {
+	if m.o.TLS == nil {
+		return nil
+	}
+	return m.o.TLS.RevocationNotes()
 }
 
 // verifyPeers ends connections whose peer would not be let in any more.

@@ -2,11 +2,13 @@ package revocation
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"slices"
 	"strings"
@@ -30,17 +32,22 @@ type Lists struct {
 	byIssuer map[string][]*list
 	all      []*list
 	entries  int
+	cas      []*x509.Certificate // who may have signed them
 }
 
 // list is one authority's, or the part of it that its scope says.
 type list struct {
-	issuer    string
-	keyID     []byte // of the authority's key; empty: the list does not say
-	scope     []byte // of the extension issuing distribution point; empty: all certificates of the authority
+	name      string   // of the authority, encoded
+	issuer    string   // the same to be read
+	keyID     []byte   // of the authority's key; empty: the list does not say
+	scope     []byte   // of the extension issuing distribution point; empty: all certificates of the authority
+	number    *big.Int // nil: it has none
 	since     time.Time
 	until     time.Time // zero: it names no end
 	signature []byte
 	serials   map[string]struct{}
+	kept      bool // it is in the files no more, see Merge
+	younger   bool // than that which the files have
 }
 
 // Extensions of lists that mean something here. What else is critical makes a list one that cannot be used.
@@ -53,13 +60,13 @@ var (
 )
 
 // Read reads files of lists: PEM with any number of them, or DER with one. Each list has to be signed by one of the authorities, PEM. Of two lists of one
-// authority with the same scope the younger one counts. Lists that have expired are read all the same.
+// authority with the same scope the younger one counts: that with the higher number, which where one has none is that which was made later. If number and time
+// contradict each other both count. Lists that have expired are read all the same.
 func Read(files []string, authorities []byte) (*Lists, error) {
 	if len(files) == 0 {
 		return nil, nil
 	}
-	cas := Certificates(authorities)
-	l := &Lists{byIssuer: make(map[string][]*list)}
+	l := &Lists{byIssuer: make(map[string][]*list), cas: Certificates(authorities)}
 	for _, file := range files {
 		data, err := readFile(file)
 		if err != nil {
@@ -70,18 +77,15 @@ func Read(files []string, authorities []byte) (*Lists, error) {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, der := range ders {
-			one, issuer, err := parse(der, cas)
+			one, err := parse(der, l.cas)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", file, err)
 			}
-			l.add(one, issuer)
+			l.add(one)
 		}
 	}
 	if len(l.all) > listsMax {
 		return nil, fmt.Errorf("%d revocation lists, at most %d", len(l.all), listsMax)
-	}
-	for _, one := range l.all {
-		l.entries += len(one.serials)
 	}
 	return l, nil
 }
@@ -133,56 +137,86 @@ func Certificates(data []byte) (list []*x509.Certificate) {
 	}
 }
 
-// parse reads a list, and gives the encoded name of whose it is.
-func parse(der []byte, authorities []*x509.Certificate) (l *list, issuer string, err error) {
+func parse(der []byte, authorities []*x509.Certificate) (l *list, err error) {
 	x, err := x509.ParseRevocationList(der)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	signed := false
 	for _, ca := range authorities {
 		signed = signed || bytes.Equal(ca.RawSubject, x.RawIssuer) && x.CheckSignatureFrom(ca) == nil
 	}
 	if !signed {
-		return nil, "", fmt.Errorf("no authority that is trusted has signed the list of %q", x.Issuer)
+		return nil, fmt.Errorf("no authority that is trusted has signed the list of %q", x.Issuer)
 	}
-	l = &list{issuer: strings.ToValidUTF8(x.Issuer.String(), "?"), keyID: bytes.Clone(x.AuthorityKeyId), since: x.ThisUpdate, until: x.NextUpdate, signature: bytes.Clone(x.Signature),
-		serials: make(map[string]struct{}, len(x.RevokedCertificateEntries))}
+	l = &list{name: string(x.RawIssuer), issuer: strings.ToValidUTF8(x.Issuer.String(), "?"), keyID: bytes.Clone(x.AuthorityKeyId), number: x.Number, since: x.ThisUpdate,
+		until: x.NextUpdate, signature: bytes.Clone(x.Signature), serials: make(map[string]struct{}, len(x.RevokedCertificateEntries))}
 	for _, e := range x.Extensions {
 		switch {
 		case e.Id.Equal(oidDelta):
-			return nil, "", fmt.Errorf("the list of %q is a delta, which has changes alone: want the whole list", x.Issuer)
+			return nil, fmt.Errorf("the list of %q is a delta, which has changes alone: want the whole list", x.Issuer)
 		case e.Id.Equal(oidScope):
 			l.scope = bytes.Clone(e.Value)
 		case e.Critical && !e.Id.Equal(oidKeyID) && !e.Id.Equal(oidNumber):
-			return nil, "", fmt.Errorf("the list of %q has a critical extension that is not known, %v", x.Issuer, e.Id)
+			return nil, fmt.Errorf("the list of %q has a critical extension that is not known, %v", x.Issuer, e.Id)
 		}
 	}
 	for i := range x.RevokedCertificateEntries {
 		e := &x.RevokedCertificateEntries[i]
 		for _, ext := range e.Extensions {
 			if ext.Id.Equal(oidIssuer) {
-				return nil, "", fmt.Errorf("the list of %q has certificates of other authorities: want a list of each", x.Issuer)
+				return nil, fmt.Errorf("the list of %q has certificates of other authorities: want a list of each", x.Issuer)
 			}
 		}
 		l.serials[string(e.SerialNumber.Bytes())] = struct{}{}
 	}
-	return l, string(x.RawIssuer), nil
+	return l, nil
 }
 
-// add takes one in, in the place of an older one that says the same.
-func (l *Lists) add(one *list, issuer string) {
-	for i, other := range l.byIssuer[issuer] {
-		if !bytes.Equal(other.keyID, one.keyID) || !bytes.Equal(other.scope, one.scope) {
-			continue
+// add takes one in, in the place of older ones that are for the same certificates, unless there is a younger one.
+func (l *Lists) add(one *list) {
+	for _, other := range l.byIssuer[one.name] {
+		if one.covers(other) && one.age(other) < 0 {
+			return
 		}
-		if !one.since.Before(other.since) {
-			l.byIssuer[issuer][i] = one
-			l.all[slices.Index(l.all, other)] = one
-		}
-		return
 	}
-	l.byIssuer[issuer], l.all = append(l.byIssuer[issuer], one), append(l.all, one)
+	l.drop(func(other *list) bool { return one.covers(other) && one.age(other) > 0 })
+	l.put(one)
+}
+
+func (l *Lists) put(one *list) {
+	l.byIssuer[one.name], l.all = append(l.byIssuer[one.name], one), append(l.all, one)
+	l.entries += len(one.serials)
+}
+
+// drop takes out the lists that which names. It is for Lists that nobody else has yet.
+func (l *Lists) drop(which func(*list) bool) {
+	for _, one := range l.all {
+		if which(one) {
+			l.byIssuer[one.name] = slices.DeleteFunc(l.byIssuer[one.name], func(other *list) bool { return other == one })
+			l.entries -= len(one.serials)
+		}
+	}
+	l.all = slices.DeleteFunc(l.all, which)
+}
+
+// covers says whether two lists are for the same certificates.
+func (l *list) covers(other *list) bool {
+	return l.name == other.name && bytes.Equal(l.keyID, other.keyID) && bytes.Equal(l.scope, other.scope)
+}
+
+// age is positive if l counts in the place of other, which is for the same certificates, negative if other does, and zero if number and time contradict each other:
+// the authority has lost count, or its clock was wrong.
+func (l *list) age(other *list) int {
+	age := l.since.Compare(other.since)
+	if l.number != nil && other.number != nil {
+		n := l.number.Cmp(other.number)
+		if n*age < 0 {
+			return 0
+		}
+		age = cmp.Or(n, age)
+	}
+	return cmp.Or(age, 1)
 }
 
 // of calls see for the lists of the authority that has signed a certificate.
@@ -246,13 +280,13 @@ func (l *list) expired(now time.Time) bool {
 	return !l.until.IsZero() && now.After(l.until) // no time is before zero
 }
 
-// Each shows the lists: whose they are, and until when they count; zero: for ever.
-func (l *Lists) Each(see func(issuer string, until time.Time)) {
+// Each shows the lists: whose they are, until when they count, zero for ever, and whether they count though the files have another or none.
+func (l *Lists) Each(see func(issuer string, until time.Time, kept bool)) {
 	if l == nil {
 		return
 	}
 	for _, one := range l.all {
-		see(one.issuer, one.until)
+		see(one.issuer, one.until, one.kept || one.younger)
 	}
 }
 
@@ -262,12 +296,4 @@ func (l *Lists) Entries() int {
 		return 0
 	}
 	return l.entries
-}
-
-// Same says whether two were read from the same lists.
-func (l *Lists) Same(other *Lists) bool {
-	if l == nil || other == nil {
-		return l == other
-	}
-	return slices.EqualFunc(l.all, other.all, func(a, b *list) bool { return bytes.Equal(a.signature, b.signature) })
 }

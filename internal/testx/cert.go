@@ -28,6 +28,7 @@ type Cert struct {
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
 	serial int64
+	lists  int64
 }
 
 // TempCert makes an authority, a certificate for 127.0.0.1, ::1 and localhost, and a client certificate whose subject has the
@@ -79,8 +80,9 @@ func (c *Cert) Revoke(t testing.TB, certs ...tls.Certificate) string {
 // RevokeUntil is Revoke with a list that expires then.
 func (c *Cert) RevokeUntil(t testing.TB, until time.Time, certs ...tls.Certificate) string {
 	t.Helper()
+	c.lists++
 	list := &x509.RevocationList{
-		Number:     big.NewInt(1),
+		Number:     big.NewInt(c.lists),
 		ThisUpdate: until.Add(-48 * time.Hour),
 		NextUpdate: until,
 	}

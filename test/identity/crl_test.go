@@ -3,6 +3,8 @@ package identity
 import (
 	"context"
 	"crypto/tls"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -124,4 +126,89 @@ func TestExpiredList(t *testing.T) {
 		}
 		return err == nil
 	}, "the new list is read")
+}
+
+// A file that loses an authority's list, or gets an older one, lets nobody in again: what was in force goes on to count, over a reload too, and the log and a metric say so, until the file
+// has a younger list. Another value of the key takes it back.
+func TestListsMerge(t *testing.T) {
+	one, two := testx.TempCert(t), testx.TempCert(t)
+	cas, list := filepath.Join(t.TempDir(), "cas.pem"), filepath.Join(t.TempDir(), "lists.pem")
+	join(t, cas, one.CAFile, two.CAFile)
+	lost, _, _ := one.IssueClient(t, "lost")
+	good, _, _ := one.IssueClient(t, "good")
+	other, _, _ := two.IssueClient(t, "other")
+	nobody := filepath.Join(t.TempDir(), "nobody.pem")
+	join(t, nobody, one.Revoke(t))
+	oneList, twoList := one.Revoke(t, lost), two.Revoke(t, other)
+	join(t, list, oneList, twoList)
+	n := start(t, []string{"mqtt.tls"}, "tls.cert="+one.ServerCertFile, "tls.key="+one.ServerKeyFile, "tls.client_ca="+cas, "tls.crl="+list,
+		"tls.crl_refresh=1s", "auth.certificate_user=cn")
+	lets := func(what string, cfg *tls.Config, want bool) {
+		t.Helper()
+		c, err := n.try("mqtt.tls", "c", cfg)
+		if err == nil {
+			_ = c.Close()
+		}
+		if (err == nil) != want {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	kept := func(want float64) {
+		t.Helper()
+		testx.Eventually(t, patience, func() bool {
+			v, ok := n.metric("sluice_tls_crl_kept", `key="tls.crl"`)
+			return ok && v == want
+		}, "the metric is %v", want)
+	}
+	otherOne := shows(two, other)
+	otherOne.RootCAs = one.Pool
+	lets("revoked", shows(one, lost), false)
+	lets("revoked by the second", otherOne, false)
+	lets("good", shows(one, good), true)
+	join(t, list, nobody) // an older list of the first, none of the second
+	kept(1)
+	lets("an older list", shows(one, lost), false)
+	lets("no list", otherOne, false)
+	lets("good, by what is kept", shows(one, good), true)
+	for _, line := range []string{"an older list than the one in force", "no list of this authority any more"} {
+		testx.Eventually(t, patience, func() bool { return n.log.has(line) }, "the log has %q", line)
+	}
+	n.reload()
+	lets("an older list, reloaded", shows(one, lost), false)
+	lets("no list, reloaded", otherOne, false)
+	join(t, list, one.Revoke(t), two.Revoke(t))
+	kept(0)
+	lets("the authority has taken it back", shows(one, lost), true)
+	lets("the second too", otherOne, true)
+
+	one.Revoke(t, lost)
+	join(t, list, oneList, twoList)
+	testx.Eventually(t, patience, func() bool {
+		c, err := n.try("mqtt.tls", "c", shows(one, lost))
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	}, "the list is read")
+	n.reload("tls.crl=" + nobody)
+	lets("another file, older, on purpose", shows(one, lost), true)
+}
+
+// join writes the files into one, in one step.
+func join(t *testing.T, to string, files ...string) {
+	t.Helper()
+	var all []byte
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	if err := os.WriteFile(to+".new", all, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(to+".new", to); err != nil {
+		t.Fatal(err)
+	}
 }
