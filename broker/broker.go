@@ -258,6 +258,8 @@ type Stats struct {
 	QueueDropped     [DropReasons]atomic.Int64
 	SessionsExpired  atomic.Int64
 	WillsPublished   atomic.Int64
+	WillsDropped     atomic.Int64 // refused for good, or too many waited
+	WillsWaiting     atomic.Int64 // bytes that wills take which wait in memory: those of sessions that are not kept, or have another connection
 	DelayedDropped   atomic.Int64 // delayed messages that a limit, or their expiry, kept from being published
 	Groups           atomic.Int64 // of Kafka's protocol, and such as only have offsets
 	Partitions       atomic.Int64 // of topics

@@ -39,7 +39,10 @@ type Local struct {
 	grants      []*feed       // grants to be journaled at the end of this turn
 	promising   []*Client     // the same of promises
 	willNext    time.Duration // when the next will has its turn, by the clock's Mono
+	willLeast   time.Duration // when one that waits has its turn whoever has come back
+	dropped     seldom        // wills and delayed messages that nobody gets
 	paceTimer   LoopTimer     // of wills that wait
+	paceFrom    int           // the shard that has its turn first
 	pacing      atomic.Bool   // it is set, or the loop is on its way to them
 	limitWork   []*Session    // to be checked against the limits
 	readers     []*Session

@@ -129,6 +129,7 @@ type durable struct {
 	willAt    int64 // Unix milliseconds at which the will is due; 0: not armed
 	armed     int64 // the timer that is set
 	connected bool
+	willing   bool                                  // it is in the shard's list of this name
 	ending    bool                                  // its removal is on its way into the log: it is not resumed
 	noLocal   atomic.Bool                           // some subscription wants none of the session's own messages
 	subs      atomic.Pointer[[]durableSubscription] // copied on write

@@ -63,6 +63,7 @@ type shard struct {
 		nextPartition record.PartitionID // of shard 0: no partition has had this id or a later one
 		rows          dirtyRows
 		timers        timers   // of durable sessions
+		willing       []uint64 // durable sessions whose will is due and waits for its turn, see due
 		grown         []*queue // got references since limit looked at them
 		trimList      []uint64 // queues that trim has yet to look at
 	}

@@ -129,13 +129,17 @@ func (s *shard) armAtLocked(d *durable, at int64) {
 // retryAfter is when something is tried again for which the log had no room, in milliseconds.
 const retryAfter = 1000
 
-// due ends sessions and publishes wills whose time has come. more: a will has to wait for its turn, and what comes behind it too. The commands that do it are the owner's: apply reads no clock.
+// due ends sessions and publishes wills whose time has come. more: wills wait for their turn, in a list of their own, so that sessions which have none end in time. The
+// commands that do it are the owner's: apply reads no clock.
 func (l *Local) due(s *shard, now int64) (more bool) {
+	for l.dueWilling(s, now) {
+	}
 	for {
 		s.mu.Lock()
 		if len(s.mu.timers) == 0 || s.mu.timers[0].at > now {
+			more = len(s.mu.willing) > 0
 			s.mu.Unlock()
-			return false
+			return more
 		}
 		t := heap.Pop(&s.mu.timers).(timer)
 		sess := s.mu.byID[t.id]
@@ -143,60 +147,95 @@ func (l *Local) due(s *shard, now int64) (more bool) {
 			s.mu.Unlock()
 			continue
 		}
-		d := sess.d
-		d.armed = 0
-		if d.connected || d.ending || sess.client != nil || sess.next != nil {
-			s.mu.Unlock()
-			continue
-		}
-		will := sess.will
-		if d.willAt == 0 || d.willAt > now {
-			will = nil
-		}
-		if will != nil && !l.mayWill() {
-			s.armAtLocked(d, t.at)
-			s.mu.Unlock()
-			return true
-		}
-		expired := d.deadline != 0 && d.deadline <= now
-		d.ending = expired
+		sess.d.armed = 0
 		switch {
-		case expired:
-		case will == nil:
-			s.armLocked(d)
-		case d.deadline != 0:
-			s.armAtLocked(d, d.deadline)
+		case !sess.idleLocked() || sess.d.willing:
+			s.mu.Unlock()
+		case sess.willDueLocked(now) && (len(s.mu.willing) > 0 || !l.mayWill()):
+			sess.d.willing = true
+			s.mu.willing = append(s.mu.willing, t.id)
+			s.mu.Unlock()
+		default:
+			l.endDueLocked(s, sess, now)
 		}
-		s.mu.Unlock()
-		l.endDue(s, sess, will, expired, now)
 	}
 }
 
-// endDue does what a session's timer is for.
-func (l *Local) endDue(s *shard, sess *Session, will *Will, expired bool, now int64) {
-	busy := will != nil && !l.publishWill(sess.key(), will)
+// dueWilling publishes the will of the session that has waited longest for its turn. False: it has to go on waiting, or there is none.
+func (l *Local) dueWilling(s *shard, now int64) bool {
+	s.mu.Lock()
+	q := s.mu.willing
+	if len(q) == 0 {
+		s.mu.Unlock()
+		return false
+	}
+	sess := s.mu.byID[q[0]]
+	wants := sess != nil && sess.idleLocked() && sess.willDueLocked(now)
+	if wants && !l.mayWill() {
+		s.mu.Unlock()
+		return false
+	}
+	if s.mu.willing = q[1:]; len(q) == 1 {
+		s.mu.willing = nil
+	}
+	if sess != nil {
+		sess.d.willing = false
+	}
+	switch {
+	case wants:
+		l.endDueLocked(s, sess, now)
+		return true
+	case sess != nil: // its client was here meanwhile
+		s.restLocked(sess)
+	}
+	s.mu.Unlock()
+	return true
+}
+
+// idleLocked says that a kept session is nobody's, and is not ending.
+func (sess *Session) idleLocked() bool {
+	return !sess.d.connected && !sess.d.ending && sess.client == nil && sess.next == nil
+}
+
+func (sess *Session) willDueLocked(now int64) bool {
+	return sess.will != nil && sess.d.willAt != 0 && sess.d.willAt <= now
+}
+
+// endDueLocked does what a session's timer is for; a will has its turn. It lets go of the shard's lock.
+func (l *Local) endDueLocked(s *shard, sess *Session, now int64) {
+	d, will := sess.d, sess.will
+	if !sess.willDueLocked(now) {
+		will = nil
+	}
+	expired := d.deadline != 0 && d.deadline <= now
+	d.ending = expired
 	switch {
 	case expired:
-		if busy {
-			l.oweWill(s, sess.key(), will)
-		}
+	case will == nil:
+		s.armLocked(d)
+	case d.deadline != 0:
+		s.armAtLocked(d, d.deadline)
+	}
+	s.mu.Unlock()
+	again := func(error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		d.ending = false
+		s.armAtLocked(d, now+retryAfter)
+	}
+	if will != nil && !l.publishWill(sess.key(), will) { // the list is full; the session keeps the will meanwhile
+		again(nil)
+		return
+	}
+	switch {
+	case expired:
 		l.b.stats.SessionsExpired.Add(1)
-		again := func(error) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			sess.d.ending = false
-			s.armAtLocked(sess.d, now+retryAfter)
-		}
-		if err := l.b.command(s, appendCommand(nil, cmdRemove, sess.d.id), entry{done: func() { l.b.sessionGone(sess, events.SessionEnded, "it has expired") }, failed: again}); err != nil {
+		if err := l.b.command(s, appendCommand(nil, cmdRemove, d.id), entry{done: func() { l.b.sessionGone(sess, events.SessionEnded, "it has expired") }, failed: again}); err != nil {
 			again(err)
 		}
-	case busy:
-		s.mu.Lock()
-		s.armAtLocked(sess.d, now+retryAfter)
-		s.mu.Unlock()
 	case will != nil:
 		// Not written, the will comes again after a restart: once too often is better than never.
-		_ = l.b.command(s, appendCommand(nil, cmdWillDone, sess.d.id), entry{})
+		_ = l.b.command(s, appendCommand(nil, cmdWillDone, d.id), entry{})
 	}
 }
 

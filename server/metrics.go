@@ -58,6 +58,8 @@ var metricHelp = map[string]string{
 	"sluice_broker_queue_dropped_total":           "Queued messages that never reached their session.|reason",
 	"sluice_broker_sessions_expired_total":        "Kept sessions that expired.",
 	"sluice_broker_wills_total":                   "Wills published.",
+	"sluice_broker_wills_dropped_total":           "Wills that nobody gets: a limit refused them, or 256 MiB of them waited for room in the log.",
+	"sluice_broker_wills_waiting_bytes":           "What wills take in memory that wait for their turn or for room in the log, those of kept sessions apart.",
 	"sluice_journal_groups_total":                 "Groups written.",
 	"sluice_journal_written_bytes_total":          "Bytes of groups written, with headers and padding.",
 	"sluice_journal_log_bytes":                    "Bytes of the log's segments now.",
@@ -183,6 +185,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.counter("sluice_broker_unreadable_records_total", uint64(st.Unreadable.Load()))
 	k.counter("sluice_broker_sessions_expired_total", uint64(st.SessionsExpired.Load()))
 	k.counter("sluice_broker_wills_total", uint64(st.WillsPublished.Load()))
+	k.counter("sluice_broker_wills_dropped_total", uint64(st.WillsDropped.Load()))
+	k.gauge("sluice_broker_wills_waiting_bytes", float64(st.WillsWaiting.Load()))
 	lat := c.s.node.broker.Latencies()
 	k.histogram("sluice_broker_publish_ack_seconds", &lat.Ack)
 	k.histogram("sluice_broker_publish_delivery_seconds", &lat.Delivery)
