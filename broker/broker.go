@@ -260,7 +260,7 @@ type Stats struct {
 	WillsPublished   atomic.Int64
 	WillsDropped     atomic.Int64 // refused for good, or too many waited
 	WillsWaiting     atomic.Int64 // bytes that wills take which wait in memory: those of sessions that are not kept, or have another connection
-	DelayedDropped   atomic.Int64 // delayed messages that a limit, or their expiry, kept from being published
+	DelayedDropped   [DelayedReasons]atomic.Int64
 	Groups           atomic.Int64 // of Kafka's protocol, and such as only have offsets
 	Partitions       atomic.Int64 // of topics
 	Producers        atomic.Int64 // that partitions know, each counted once for each of them
@@ -270,6 +270,20 @@ type Stats struct {
 	Undeliverable    atomic.Int64 // records of bound streams whose key makes no MQTT topic by their bindings
 	Unreadable       atomic.Int64 // records of bound streams that cannot be opened for MQTT subscribers
 }
+
+// DelayedReason says why a delayed message was not published when its time had come.
+type DelayedReason uint8
+
+// The reasons.
+const (
+	DelayedExpired DelayedReason = iota // its own expiry: the node was down for longer
+	DelayedLimit                        // of retained messages, or of what the stream takes that its topic is bound to
+	DelayedRefused                      // for another reason that does not pass by itself
+	DelayedReasons
+)
+
+// String is the reason as metrics say it.
+func (r DelayedReason) String() string { return [...]string{"expired", "limit", "refused"}[r] }
 
 // DropReason says why a kept message never reached its session.
 type DropReason uint8

@@ -393,8 +393,7 @@ func (l *Local) publishRow(s *shard, row *delayed, now int64) (again int64) {
 	_, owner, _ := delayedMessage(row.body, m)
 	m.Timestamp, m.delayed = now, row.number
 	if m.Deadline != 0 && m.Deadline <= now { // the node was down for longer than it was to live
-		l.b.stats.DelayedDropped.Add(1)
-		l.endDelayed(s, row)
+		l.dropDelayed(s, row, DelayedExpired, nil)
 		return 0
 	}
 	c := s.mu.delayed.feeder
@@ -409,23 +408,41 @@ func (l *Local) publishRow(s *shard, row *delayed, now int64) (again int64) {
 	switch {
 	case errors.Is(err, ErrBusy):
 		return now
-	case errors.Is(err, ErrQuota), errors.Is(err, ErrFilter):
-		l.b.logger.Warn("delayed message not published", "client", owner.id, "err", err)
-		l.b.stats.DelayedDropped.Add(1)
-		l.endDelayed(s, row)
-	case err != nil:
+	case passes(err):
 		return now + retryAfter
+	case errors.Is(err, ErrQuota), errors.Is(err, ErrMessageTooLarge):
+		l.dropDelayed(s, row, DelayedLimit, err)
+	case err != nil:
+		l.dropDelayed(s, row, DelayedRefused, err)
 	case out != Pending || m.QoS == 0:
-		l.endDelayed(s, row)
+		l.endDelayed(s, row, func() {})
 	}
 	return 0
 }
 
-// endDelayed has the log forget a row.
-func (l *Local) endDelayed(s *shard, row *delayed) {
+// passes says whether what a publishing has failed for ends by itself: the disk has room again, another node leads.
+func passes(err error) bool {
+	for _, e := range []error{ErrUnavailable, ErrNotLeader, ErrClosed, ErrTier, ErrConcurrent} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// dropDelayed gives up a message: tried again each second, it would be refused for ever.
+func (l *Local) dropDelayed(s *shard, row *delayed, why DelayedReason, err error) {
+	l.endDelayed(s, row, func() { // before that is in the log it may come again
+		l.b.stats.DelayedDropped[why].Add(1)
+		l.dropped.warn(l, "delayed message not published: "+why.String(), row.owner, err)
+	})
+}
+
+// endDelayed has the log forget a row; done runs when it has.
+func (l *Local) endDelayed(s *shard, row *delayed, done func()) {
 	cmd := appendCommand(nil, cmdDelayGone, row.number)
 	again := func(error) { s.rearmDelayed(row, l.b.nowMilli()+retryAfter) }
-	if err := l.b.command(s, cmd, entry{done: func() {}, failed: again}); err != nil {
+	if err := l.b.command(s, cmd, entry{done: done, failed: again}); err != nil {
 		again(err)
 	}
 }
@@ -463,7 +480,9 @@ func (f *delayFeeder) Completed(r Result) {
 	switch {
 	case row == nil: // gone with the record
 	case r.Err == nil:
-		f.l.endDelayed(f.s, row)
+		f.l.endDelayed(f.s, row, func() {})
+	case !passes(r.Err):
+		f.l.dropDelayed(f.s, row, DelayedRefused, r.Err)
 	default:
 		f.s.rearmDelayed(row, f.l.b.nowMilli()+retryAfter)
 	}

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
@@ -262,4 +263,77 @@ func TestDelayedLeader(t *testing.T) {
 	tr.follower.clock.Advance(100 * time.Second)
 	tr.follower.tick()
 	wantDelayed(t, tr.follower, 0)
+}
+
+// TestDelayedRefused: a message whose publishing is refused for good is given up and counted; one that the log does not take, or a full disk, comes when it does.
+func TestDelayedRefused(t *testing.T) {
+	bb := newBoundBench(t, "bound/+")
+	topic := bb.b.Topic(0, "t")
+	spec := *topic.Spec()
+	spec.Config.MaxMessageBytes = 200
+	bb.b.SetTopic(&spec)
+	tb := bb.testBroker
+	tb.b.SetLimits(Limits{RetainedCount: 1})
+	p, b := tb.connect(0, live("p")), tb.connect(0, kept("b"))
+	b.subscribe(1, "#")
+	at := tb.clock.Now().UnixMilli()
+	delay := func(topic string, retain bool, payload string) {
+		t.Helper()
+		m := Message{Topic: []byte(topic), Payload: []byte(payload), QoS: 1, Retain: retain, Timestamp: at}
+		if _, err := p.l.Delay(p.c, &m, at+10_000, false, 1); err != nil {
+			t.Fatal(err)
+		}
+		tb.pump()
+	}
+	if m := (Message{Topic: []byte("r/1"), Payload: []byte("retained"), QoS: 1, Retain: true}); true {
+		if _, err := p.l.Publish(p.c, &m, false, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	delay("r/2", true, "one too many")
+	delay("bound/1", false, string(make([]byte, 300)))
+	delay("bound/2", false, "fits")
+	m := Message{Topic: []byte("short"), Payload: []byte("x"), QoS: 1, Deadline: at + 15_000}
+	if _, err := p.l.Delay(p.c, &m, at+10_000, false, 1); err != nil {
+		t.Fatal(err)
+	}
+	tb.pump()
+	dropped := func(want ...int64) {
+		t.Helper()
+		for r := range DelayedReasons {
+			check(t, r.String(), tb.b.stats.DelayedDropped[r].Load(), want[r])
+		}
+	}
+	tb.b.reserved.Store(true) // a disk that is full
+	tb.pass(20 * time.Second)
+	if wantDelayed(t, tb, 2); len(b.got) != 1 {
+		t.Errorf("%v while the disk is full", b.payloads())
+	}
+	dropped(1, 1, 0)
+	tb.b.reserved.Store(false)
+	tb.log.fail = errors.New("broken")
+	tb.pass(time.Second)
+	tb.log.fail = nil
+	tb.pass(2 * time.Second)
+	b.takeAll()
+	got := b.payloads()
+	slices.Sort(got)
+	check(t, "published", got, []string{"fits", "retained"})
+	wantDelayed(t, tb, 0)
+	dropped(1, 2, 0)
+	tb.pass(time.Minute)
+	check(t, "no more", len(b.got), 2)
+}
+
+func TestDelayedPasses(t *testing.T) {
+	for _, err := range []error{ErrUnavailable, ErrNotLeader, ErrClosed, fmt.Errorf("x: %w", errReserved), ErrRestoring} {
+		if !passes(err) {
+			t.Errorf("%v is for good", err)
+		}
+	}
+	for _, err := range []error{nil, ErrQuota, ErrFilter, ErrMessageTooLarge, ErrNotAuthorized, ErrNoStreams, ErrInvalidRecord, errors.New("whatever")} {
+		if passes(err) {
+			t.Errorf("%v passes", err)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -148,6 +149,45 @@ func TestForwardedBesideOwn(t *testing.T) {
 	}
 	for range workMax {
 		<-l.s.work
+	}
+}
+
+// A node is believed who has called it, and no more: where the call arrives the role that it names has to do, and what is an admin's is done by no node for another,
+// whatever role it names.
+func TestForwardedRoles(t *testing.T) {
+	s := New(Options{Node: 2, Logger: slog.New(slog.DiscardHandler)})
+	defer s.Close(context.Background())
+	sent := func(method string, role Role) codes.Code {
+		t.Helper()
+		call, err := json.Marshal(forwardedCall{Method: method, Principal: "x", Role: role.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var a forwardedAnswer
+		if err := json.Unmarshal(s.Forwarded(t.Context(), 1, call), &a); err != nil {
+			t.Fatal(err)
+		}
+		return a.Code
+	}
+	forwarded := 0
+	for method, r := range rules {
+		to := s.methods[method]
+		switch {
+		case to == nil || to.unary == nil || !r.led && !r.spread:
+			if c := sent(method, RoleAdmin); c != codes.Unimplemented {
+				t.Errorf("%s: %v", method, c)
+			}
+		default:
+			forwarded++
+			for role := RoleNone; role < r.least; role++ {
+				if c := sent(method, role); c != codes.PermissionDenied {
+					t.Errorf("%s as %v: %v", method, role, c)
+				}
+			}
+		}
+	}
+	if forwarded < 15 {
+		t.Errorf("%d methods are sent on", forwarded)
 	}
 }
 

@@ -40,9 +40,12 @@ func TestEveryMethodHasARole(t *testing.T) {
 			}
 		}
 	}
-	for method := range rules {
+	for method, r := range rules {
 		if !seen[method] {
 			t.Errorf("%s has a role and is no method", method)
+		}
+		if r.least == RoleAdmin && (r.led || r.spread) {
+			t.Errorf("%s is an admin's, and would be done for whoever another node says has called it", method)
 		}
 	}
 	if len(seen) < 50 {

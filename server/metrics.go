@@ -51,7 +51,7 @@ var metricHelp = map[string]string{
 	"sluice_broker_retained_bytes":                "Bytes of retained messages.",
 	"sluice_broker_delayed_messages":              "Messages that wait for their time ($delayed/SECONDS/TOPIC).",
 	"sluice_broker_delayed_bytes":                 "Bytes of them.",
-	"sluice_broker_delayed_dropped_total":         "Of them those that a limit, or their own expiry, kept from being published when their time had come.",
+	"sluice_broker_delayed_dropped_total":         "Of them those that were not published when their time had come: their own expiry, a limit, or refused for good.|reason",
 	"sluice_broker_journaled_total":               "Messages that went to the journal.",
 	"sluice_broker_undeliverable_records_total":   "Records of bound streams that make no MQTT topic by their bindings.",
 	"sluice_broker_unreadable_records_total":      "Records of bound streams that cannot be opened for MQTT subscribers.",
@@ -179,7 +179,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	delayed, delayedBytes := c.s.node.broker.DelayedMessages()
 	k.gauge("sluice_broker_delayed_messages", float64(delayed))
 	k.gauge("sluice_broker_delayed_bytes", float64(delayedBytes))
-	k.counter("sluice_broker_delayed_dropped_total", uint64(st.DelayedDropped.Load()))
+	for r := range broker.DelayedReasons {
+		k.counter("sluice_broker_delayed_dropped_total", uint64(st.DelayedDropped[r].Load()), r.String())
+	}
 	k.counter("sluice_broker_journaled_total", uint64(st.Journaled.Load()))
 	k.counter("sluice_broker_undeliverable_records_total", uint64(st.Undeliverable.Load()))
 	k.counter("sluice_broker_unreadable_records_total", uint64(st.Unreadable.Load()))

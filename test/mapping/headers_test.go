@@ -54,6 +54,42 @@ func TestHeaders(t *testing.T) {
 	}
 }
 
+// What rules of user properties make of a message is in its headers, whatever version its client speaks and whatever it says of itself: set takes the place of what it has sent
+// under the name, remove leaves nothing, what would be empty is not there, and a name of the broker's own headers does not pass for one. MQTT subscribers see the same.
+func TestUserPropertyRules(t *testing.T) {
+	t.Parallel()
+	n := start(t, `[{filter: "p/#", topic: p}]`, `mqtt.user_properties=[{topic: "p/#", set: {client: "%c", user: "%u", from: "mqtt %t", mqtt.qos: "9"}, remove: [internal]}, {topic: p/late, set: {from: late}}]`)
+	sub := n.mqtt(wire.V5, "sub", false)
+	sub.sub(1, "p/#", "")
+	five, four := n.mqtt(wire.V5, "five", false), n.mqtt(wire.V311, "four", false)
+	var props []byte
+	for _, p := range [][2]string{{"client", "somebody else"}, {"internal", "1"}, {"kept", "a"}, {"client", "again"}, {"user", "root"}, {"kept", "b"}} {
+		props = wire.AppendUserProperty(props, []byte(p[0]), []byte(p[1]))
+	}
+	five.pub(wire.PublishOut{Topic: []byte("p/5"), Payload: []byte("x"), QoS: 1, Forward: props})
+	four.pub(wire.PublishOut{Topic: []byte("p/4"), Payload: []byte("x"), QoS: 1})
+	four.pub(wire.PublishOut{Topic: []byte("p/late"), Payload: []byte("x"), QoS: 1})
+	want := map[string]string{
+		"p/5":    "kept=a;kept=b;client=five;from=mqtt p/5;mqtt.user.mqtt.qos=9",
+		"p/4":    "client=four;from=mqtt p/4;mqtt.user.mqtt.qos=9",
+		"p/late": "client=four;mqtt.user.mqtt.qos=9;from=late",
+	}
+	for _, r := range n.consume("p", "", 3) {
+		var got []string
+		for _, h := range r.Headers {
+			got = append(got, h.Key+"="+string(h.Value))
+		}
+		if text := strings.Join(got, ";"); text != want[string(r.Key)] {
+			t.Errorf("%s: headers %s, want %s", r.Key, text, want[string(r.Key)])
+		}
+	}
+	for _, m := range sub.take(3) {
+		if w := strings.ReplaceAll(want[m.topic], "mqtt.user.", ""); m.props != w {
+			t.Errorf("%s: properties %s, want %s", m.topic, m.props, w)
+		}
+	}
+}
+
 // A message goes to the partition that Kafka's own clients take for its key.
 func TestPartitioner(t *testing.T) {
 	t.Parallel()
