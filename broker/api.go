@@ -51,7 +51,7 @@ type Message struct {
 	// Publisher is the subscriber slot of the publishing session, for no-local; 0 for none.
 	Publisher uint32
 
-	// Trace is set while somebody asks what becomes of the message.
+	// Trace is set while somebody asks what becomes of the message, or its publisher's answer ends a span.
 	Trace trace.Mark
 
 	// Cache lets the receiving protocol keep an encoded form while one message is handed to many subscribers of one

@@ -169,7 +169,7 @@ func (l *Local) deliverEntries(s *shard, p *pending) (acked uint64) {
 		matched := false
 		switch e.kind {
 		case entryRecord:
-			if e.trace != 0 {
+			if e.trace.Asked() {
 				l.traceKept(s, seq, e.trace)
 			}
 			if it.Next() && refs.next() && e.live {

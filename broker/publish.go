@@ -31,7 +31,7 @@ func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, e
 		return 0, ErrQuota
 	}
 	mt := l.route(tenant, m.Topic)
-	if m.Trace != 0 {
+	if m.Trace.Asked() {
 		l.traceRoute(tenant, m, mt)
 	}
 	for mt.bound != nil {

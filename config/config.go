@@ -37,6 +37,7 @@ type Config struct {
 	Bridges  Bridges  `key:"bridges" default:"[]" reload:"live"`
 	Events   Events   `key:"events"`
 	Engine   Engine   `key:"engine"`
+	Tracing  Tracing  `key:"tracing"`
 	Capacity Capacity `key:"capacity"`
 	Cluster  Cluster  `key:"cluster"`
 	Log      Log      `key:"log"`
@@ -545,6 +546,27 @@ type Events struct {
 	MQTT bool `key:"mqtt" default:"true" reload:"live"`
 	// Topic in which they are records, keyed by client identifier, for Kafka's clients: `_sluice.events`, say. It is made if it is not there. Empty: none.
 	KafkaTopic string `key:"kafka_topic" default:"" reload:"live"`
+}
+
+// Tracing is what a collector of OpenTelemetry is told of messages; docs/operate/tracing.md explains it.
+type Tracing struct {
+	// Where spans go, by OTLP over gRPC: `http://HOST:4317`, or `https://HOST:4317` with TLS. Empty: nothing is traced, and tracing costs nothing.
+	Endpoint string `key:"endpoint" default:"" reload:"live"`
+	// What is sent along with each call, `authorization=Bearer%20x,tenant=7`, as `OTEL_EXPORTER_OTLP_HEADERS` has it: `file:PATH`, `env:NAME` or as it is. Needs TLS, or a
+	// collector on loopback.
+	Headers Secret `key:"headers" default:"" reload:"live"`
+	// Certificates of the authorities that may vouch for the collector, PEM. Empty: the system's.
+	CA string `key:"ca" default:"" reload:"live"`
+	// Which part of the messages that come without a `traceparent` is traced. Of the others those are that their publisher says are sampled.
+	SampleRatio float64 `key:"sample_ratio" default:"0.01" min:"0" max:"1" reload:"live"`
+	// Messages that are traced in a second, of those that come without a `traceparent` and as many of those that come with one, and ten times as many deliveries.
+	MaxPerSecond int `key:"max_per_second" default:"100" min:"1" max:"100000" reload:"live"`
+	// Spans that have not ended, or wait for the collector; when there are so many, others are not begun, and counted. Each takes 1.5 KiB at most.
+	Queue int `key:"queue" default:"4096" min:"1" max:"1000000" reload:"live"`
+	// Longest time of one call.
+	Timeout time.Duration `key:"timeout" default:"10s" min:"100ms" max:"5m" reload:"live"`
+	// The name of the service that the spans are of, `service.name`. `service.instance.id` is `node.id`.
+	ServiceName string `key:"service_name" default:"sluice" reload:"live"`
 }
 
 // Engine is the reactor.

@@ -116,6 +116,8 @@ func kindOf(t reflect.Type) string {
 		return "true or false"
 	case reflect.Int:
 		return "number"
+	case reflect.Float64:
+		return "fraction"
 	default:
 		return "text"
 	}
@@ -184,6 +186,13 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		default:
 			return fmt.Errorf("want true or false, found %q", r.text)
 		}
+		return nil
+	case "fraction":
+		x, err := k.fraction(r.text)
+		if err != nil {
+			return err
+		}
+		v.SetFloat(x)
 		return nil
 	case "text":
 		if err := k.checkOneOf(r.text); err != nil {
@@ -315,6 +324,17 @@ func (k *Key) number(text string) (int64, error) {
 	return n, nil
 }
 
+// fraction reads a number with a point, such as 0.01, within the key's bounds.
+func (k *Key) fraction(text string) (float64, error) {
+	lo, _ := strconv.ParseFloat(k.Min, 64)
+	hi, _ := strconv.ParseFloat(k.Max, 64)
+	x, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(x >= lo && x <= hi) { // NaN is in no bounds
+		return 0, fmt.Errorf("want a number from %s to %s, found %q", k.Min, k.Max, text)
+	}
+	return x, nil
+}
+
 func (k *Key) checkBounds(n int64, text string) error {
 	if k.Min != "" {
 		if lo, err := k.number(k.Min); err != nil || n < lo {
@@ -360,6 +380,8 @@ func (k *Key) format(c *Config) string {
 	switch x := v.Interface().(type) {
 	case time.Duration:
 		return FormatDuration(x)
+	case float64:
+		return strconv.FormatFloat(x, 'f', -1, 64)
 	case []string:
 		return "[" + strings.Join(x, ", ") + "]"
 	default:

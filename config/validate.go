@@ -52,6 +52,7 @@ func (l *loader) validate() {
 	l.validateLDAP(c)
 	l.validateTier(c)
 	l.validateCluster(c)
+	l.validateTracing(c)
 	if c.Auth.AllowEveryone == "false" && len(c.Auth.SuperUsers) == 0 {
 		l.reject("auth.allow_everyone_if_no_acl_found", errors.New("false needs auth.super_users: nobody else could make the first ACL"))
 	}

@@ -113,7 +113,7 @@ var gcCPU = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/c
 
 func (s *Server) registerMetrics() {
 	c := &collector{s: s, descs: make(map[string]*prometheus.Desc)}
-	for _, list := range []map[string]string{metricHelp, eventMetricHelp, tierMetricHelp, clusterMetricHelp, bridgeMetricHelp} {
+	for _, list := range []map[string]string{metricHelp, eventMetricHelp, tracingMetricHelp, tierMetricHelp, clusterMetricHelp, bridgeMetricHelp} {
 		c.describe(list)
 	}
 	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcCPU)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -167,6 +167,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	k.gauge("sluice_info", 1, c.s.o.Version)
 	c.collectCertificates(k)
 	c.collectAgain(k)
+	c.s.tracing.collect(k)
 	c.collectMQTT(k)
 	c.collectKafka(k)
 	st := c.s.node.broker.Stats()

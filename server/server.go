@@ -61,6 +61,7 @@ type Server struct {
 	capacity   *capacity // nil without a model
 	tlsKeeper  *tlsKeeper
 	askers     *askers
+	tracing    *tracing
 	flushes    prometheus.Histogram
 	ready      atomic.Bool
 	again      chan struct{}
@@ -74,9 +75,9 @@ func New(cfg config.Config, o Options) (*Server, error) {
 	s := &Server{o: o, log: o.Logger, metrics: prometheus.NewRegistry(), catalog: newCatalogStore(), bans: auth.NewBans(nil), again: make(chan struct{}, 1)}
 	s.cfg.Store(&cfg)
 	s.proxies.take(&cfg)
-	s.tlsKeeper, s.askers = newTLSKeeper(s), newAskers(s)
+	s.tlsKeeper, s.askers, s.tracing = newTLSKeeper(s), newAskers(s), &tracing{s: s}
 	s.bans.SetFlapping(flappingOptions(&cfg))
-	err := errors.Join(checkBridges(cfg.Bridges), checkEvents(&cfg))
+	err := errors.Join(checkBridges(cfg.Bridges), checkEvents(&cfg), s.tracing.check(&cfg))
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +139,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 	if s.node.cluster != nil {
 		s.node.cluster.Advertise(kafkaEndpoints(&cfg.Listeners.Kafka, ready.Listeners, s.node.cluster.Address()))
 	}
-	if err = errors.Join(s.startBridges(cfg.Bridges), s.startControl(cfg.Listeners.GRPC)); err != nil {
+	if err = errors.Join(s.tracing.configure(cfg), s.startBridges(cfg.Bridges), s.startControl(cfg.Listeners.GRPC)); err != nil {
 		return ready, errors.Join(err, s.Close())
 	}
 	for i, addr := range s.control.Addresses() {
@@ -352,7 +353,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(checkBridges(next.Bridges), checkEvents(&next)); err != nil {
+	if err := errors.Join(checkBridges(next.Bridges), checkEvents(&next), s.tracing.check(&next)); err != nil {
 		return nil, err
 	}
 	if err := s.checkAudit(&next); err != nil {
@@ -388,6 +389,9 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.node.broker.Tracer().Standing(merged.MQTT.TraceProperty)
 	s.node.sys.every(merged.MQTT.SysInterval)
 	s.node.events.configure(&merged)
+	if err := s.tracing.configure(&merged); err != nil {
+		report = append(report, err.Error())
+	}
 	s.node.mqtt.Set(mqttSettings(&merged))
 	s.node.mqtt.Recheck()
 	s.node.kafka.Set(kafkaSettings(&merged))
@@ -457,6 +461,7 @@ func (s *Server) Close() error {
 	if s.node != nil {
 		err = errors.Join(err, within(closeTimeout, s.node.close))
 	}
+	s.tracing.close()
 	s.gate.Close()
 	return err
 }

@@ -116,8 +116,9 @@ var only = map[string][]string{
 	"golang.org/x/net":                        {"control", "server"},
 	"golang.org/x/sys":                        {"alloc", "internal/*", "engine", "journal", "bench/**", "bench", "cmd/sluice", "server", "perf/**", "test/**"},
 	"golang.org/x/term":                       {"cmd/sluice"},
-	"google.golang.org/grpc":                  {"control", "control/api", "cmd/sluice", "test/**"},
-	"google.golang.org/protobuf":              {"control", "control/api", "cmd/sluice", "test/**"},
+	"go.opentelemetry.io/proto/otlp":          {"internal/otlp", "internal/otlp/**", "test/**"},
+	"google.golang.org/grpc":                  {"control", "control/api", "internal/otlp", "internal/otlp/**", "cmd/sluice", "test/**"},
+	"google.golang.org/protobuf":              {"control", "control/api", "internal/otlp", "internal/otlp/**", "cmd/sluice", "test/**"},
 }
 
 // pkgInfo is what go list tells of a package.

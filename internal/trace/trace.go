@@ -2,7 +2,8 @@
 // its own, and streams read the rings. It knows neither MQTT nor the core: who calls Add says what has happened.
 //
 // Nobody asks: a loop has no *Loop, and looks at that one pointer of its own. Somebody does: it compares, and what a probe wants is written under
-// the ring's lock. A ring takes eventsPerSecond, and counts what it leaves out.
+// the ring's lock. A ring takes eventsPerSecond, and counts what it leaves out. Spans are the other ones who ask: they take a few messages out of all,
+// for a collector of OpenTelemetry, which internal/otlp speaks to.
 package trace
 
 import (
@@ -63,6 +64,9 @@ const numberBits = 56
 func (m Mark) Number() uint64 { return uint64(m) & (1<<numberBits - 1) }
 
 func (m Mark) probes() uint8 { return uint8(m >> numberBits) }
+
+// Asked says whether some probe is about the message. One that spans alone are about has a number and no probes.
+func (m Mark) Asked() bool { return m.probes() != 0 }
 
 // only is the mark with no other probes than these; 0: none of its own is among them.
 func (m Mark) only(probes uint8) Mark {
@@ -150,6 +154,7 @@ type Tracer struct {
 		attached []func(*Loop) // and of which loop
 		loops    []int
 		last     *armed
+		spans    *Spans
 		epoch    uint64
 	}
 	refs struct {
@@ -168,6 +173,7 @@ type ref struct {
 // armed are the probes of one time.
 type armed struct {
 	probes    []numbered
+	spans     *Spans // nil: there is no collector
 	epoch     uint64
 	bits      uint8 // of them all
 	addresses bool  // some probe is about addresses
@@ -209,8 +215,8 @@ func (t *Tracer) loop(i int, a *armed) *Loop { return &Loop{t: t, a: a, r: &t.ri
 func (t *Tracer) tellLocked() {
 	last := t.mu.last
 	t.mu.last = nil
-	if t.mu.probes != [ProbesMax]*Probe{} {
-		a := &armed{}
+	if t.mu.probes != [ProbesMax]*Probe{} || t.mu.spans != nil {
+		a := &armed{spans: t.mu.spans}
 		for i, p := range t.mu.probes {
 			if p != nil {
 				a.probes = append(a.probes, numbered{*p, 1 << i, p.kind()})
@@ -264,6 +270,16 @@ func (t *Tracer) Standing(on bool) {
 		*at = &Probe{Labels: true}
 	}
 	t.tellLocked()
+}
+
+// Export has messages be traced by spans from now on; nil: by none. Spans that have begun by others before end there.
+func (t *Tracer) Export(spans *Spans) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if spans != t.mu.spans {
+		t.mu.spans = spans
+		t.tellLocked()
+	}
 }
 
 // Open arms a probe. Close the stream.
@@ -391,6 +407,17 @@ type Loop struct {
 // Epoch is another one whenever some probe is no more.
 func (l *Loop) Epoch() uint64 { return l.a.epoch }
 
+// Spans decides which messages are traced for a collector; nil: there is none.
+func (l *Loop) Spans() *Spans { return l.a.spans }
+
+// Number gives a message a number that has none yet, for those who trace it by spans.
+func (l *Loop) Number(m Mark) Mark {
+	if m.Number() == 0 {
+		m |= Mark(l.t.number.Add(1) & (1<<numberBits - 1))
+	}
+	return m
+}
+
 // Addresses says whether some probe is about addresses: else none need be given.
 func (l *Loop) Addresses() bool { return l.a.addresses }
 
@@ -432,7 +459,7 @@ func (l *Loop) Mark(ms int64, probes uint8, m Mark) Mark {
 			l.r.leaveOut(probes)
 			return m
 		}
-		m |= Mark(l.t.number.Add(1) & (1<<numberBits - 1))
+		m = l.Number(m)
 	}
 	return m | Mark(probes)<<numberBits
 }

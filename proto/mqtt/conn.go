@@ -89,6 +89,7 @@ type extra struct {
 	expires int64 // see conn.expires
 	drops   *[dropReasons]uint64
 	traced  *tracedFlight
+	spans   *openSpans
 	probe   *probe
 	told    *[]events.Event // of the subscriptions that its session begins with, until the core has them
 }
@@ -322,6 +323,7 @@ func (c *conn) detach(req broker.DisconnectRequest) {
 		c.out = nil
 	}
 	c.endQuota()
+	c.spansEnd()
 	c.in, c.extra = nil, nil
 	c.dropSetup()
 }

@@ -28,6 +28,7 @@ type loopState struct {
 	ids        []uint32
 	out        wire.PublishOut
 	forward    []byte
+	context    []byte // properties with the context of a message that is traced
 	rewrite    []byte // topics that rules made
 	properties propertyScratch
 	reqs       []broker.SubscribeRequest

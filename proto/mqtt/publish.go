@@ -61,19 +61,23 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 			return true, err
 		}
 	}
-	var mark trace.Mark
 	if c.l.trace != nil {
-		mark = c.traceReceived(&p)
+		return c.takeTraced(&p, s, later, bad)
 	}
+	return c.take(&p, s, later, bad, 0)
+}
+
+// take gives a message to the core if nothing is wrong with it; bad: something is.
+func (c *conn) take(p *wire.Publish, s *Settings, later delay, bad *failure, mark trace.Mark) (took bool, err error) {
 	why, drop := bad, DropRefused
 	if why == nil {
-		why, drop = c.judgePublish(&p, s)
+		why, drop = c.judgePublish(p, s)
 	}
 	if why != nil {
 		c.traceSaid(mark, trace.Denied, why.detail)
-		return true, c.refusePublish(&p, why, drop)
+		return true, c.refusePublish(p, why, drop)
 	}
-	return c.route(&p, s, later, mark)
+	return c.route(p, s, later, mark)
 }
 
 // admitPublish looks at a QoS 1 or 2 message's identifier. done says that the packet needs no more: it was here before.
@@ -163,7 +167,7 @@ func (c *conn) route(p *wire.Publish, s *Settings, later delay, mark trace.Mark)
 	m := &l.msg
 	*m = broker.Message{Topic: p.Topic, Payload: p.Payload, QoS: p.QoS, Retain: p.Retain,
 		Timestamp: l.loop.NowUnixMilli(), Publisher: c.client.Slot, Trace: mark}
-	if c.version == wire.V5 {
+	if p.Props.HasForward() || p.Props.HasExpiry { // of MQTT 5, or a context that the node has given the message
 		m.Props, l.forward = p.Props.Forward(l.forward)
 		if p.Props.HasExpiry {
 			m.Deadline = later.due(m.Timestamp) + int64(p.Props.Expiry)*1000

@@ -43,6 +43,19 @@ func labelOf(props []byte) []byte {
 	}
 }
 
+// takeTraced is take while somebody asks.
+func (c *conn) takeTraced(p *wire.Publish, s *Settings, later delay, bad *failure) (took bool, err error) {
+	mark := c.traceReceived(p)
+	if spans := c.l.trace.Spans(); spans != nil {
+		mark = c.spanReceived(spans, p, mark)
+	}
+	took, err = c.take(p, s, later, bad, mark)
+	if mark != 0 && p.QoS == 0 {
+		c.spanAnswered(mark, "")
+	}
+	return took, err
+}
+
 // traceReceived tells of a PUBLISH, and gives its mark if somebody asks about it.
 func (c *conn) traceReceived(p *wire.Publish) trace.Mark {
 	t := c.l.trace
@@ -67,7 +80,16 @@ func (c *conn) traceReceived(p *wire.Publish) trace.Mark {
 
 // traceSaid tells what has become of the client's message.
 func (c *conn) traceSaid(mark trace.Mark, kind trace.Kind, why string) {
-	if t := c.l.trace; mark != 0 && t != nil {
+	if mark == 0 {
+		return
+	}
+	switch kind { //nolint:exhaustive // the others are none of an answer
+	case trace.Busy:
+		c.spanBusy(mark)
+	default:
+		c.spanAnswered(mark, why)
+	}
+	if t := c.l.trace; t != nil {
 		t.Add(mark, trace.Event{Kind: kind, Client: c.clientID(), Text: trace.Text(why)})
 	}
 }
@@ -88,7 +110,7 @@ func (c *conn) marked(m *broker.Message, d *broker.Delivery) trace.Mark {
 		mark = t.Of(d.Ref.Shard, d.Ref.Seq)
 	}
 	var topic, label []byte
-	if mark == 0 { // else who asks about them knows it already
+	if !mark.Asked() { // else who asks about them knows it already
 		topic = m.Topic
 		if len(m.Props) > 0 && t.Labels() {
 			label = labelOf(m.Props)
@@ -116,7 +138,7 @@ func (c *conn) deliverTraced(m *broker.Message, d *broker.Delivery) (packetID ui
 		mark = 0
 	}
 	c.l.fate = fateSent
-	if mark == 0 && m.Trace == 0 && (c.extra == nil || c.extra.traced == nil) {
+	if mark == 0 && m.Trace == 0 && (len(m.Props) == 0 || c.l.trace.Spans() == nil) && (c.extra == nil || c.extra.traced == nil && c.extra.spans == nil) {
 		packetID, ok = c.Deliver(m, d)
 		c.l.fate = fateUnasked
 		return packetID, ok
@@ -140,10 +162,13 @@ func (c *conn) sendTraced(m *broker.Message, d *broker.Delivery) {
 func (c *conn) traceFate(mark trace.Mark, m *broker.Message, d *broker.Delivery, id uint16, ok bool) {
 	f := c.l.fate
 	c.l.fate = fateUnasked
+	if ok {
+		c.spanDelivered(m, d, id, f)
+	}
 	if id != 0 {
 		c.traceFlight(id, mark)
 	}
-	if mark == 0 {
+	if !mark.Asked() {
 		return
 	}
 	e := trace.Event{Client: c.clientID(), QoS: d.QoS, PacketID: id, Size: int32(len(m.Payload))}
@@ -163,7 +188,7 @@ func (c *conn) traceFate(mark trace.Mark, m *broker.Message, d *broker.Delivery,
 // traceFlight notes whose acknowledgement an identifier's will be.
 func (c *conn) traceFlight(id uint16, mark trace.Mark) {
 	x := c.extra
-	if mark == 0 {
+	if !mark.Asked() {
 		if x != nil && x.traced != nil {
 			delete(x.traced.marks, id)
 		}
@@ -179,7 +204,13 @@ func (c *conn) traceFlight(id uint16, mark trace.Mark) {
 // traceLanded tells that the client has acknowledged what bears an identifier.
 func (c *conn) traceLanded(id uint16) {
 	x := c.extra
-	if x == nil || x.traced == nil {
+	if x == nil {
+		return
+	}
+	if x.spans != nil {
+		x.spans.landed(id)
+	}
+	if x.traced == nil {
 		return
 	}
 	if x.traced.epoch != c.l.trace.Epoch() {

@@ -49,6 +49,14 @@ func (p *PublishProps) Forward(scratch []byte) (block, grown []byte) {
 	return out, out
 }
 
+// HasForward says whether Forward gives anything.
+func (p *PublishProps) HasForward() bool { return p.from != p.to }
+
+// SetForward has Forward give block, which it is to be in the form of, and forgets what else the packet's properties are; what the fields have stays.
+func (p *PublishProps) SetForward(block []byte) {
+	p.block, p.split, p.from, p.to = block, false, 0, uint32(len(block))
+}
+
 // ContentType gives the content type, or nil.
 func (p *PublishProps) ContentType() []byte { return p.find(PropContentType) }
 
