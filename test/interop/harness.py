@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -18,6 +19,9 @@ CACHE = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.
 BINARY = os.environ.get("SLUICE", os.path.join(ROOT, "bin", "sluice"))
 READY_SECONDS = 60
 NODES = int(os.environ.get("NODES", "1"))  # that are one broker, in place of a node that is alone
+RESTARTS = NODES > 1 and os.environ.get("RESTARTS", "") not in ("", "0")  # nodes are restarted in turn while suites run
+RESTART_PAUSE_SECONDS = 3
+CHECKS_PER_ROUND = 10
 CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
 
 
@@ -90,17 +94,23 @@ class Broker:
         with open(self.log, "rb") as log:
             return log.read()[-2000:].decode(errors="replace")
 
+    def bootstrap(self, listener="tcp"):
+        """Where Kafka's clients begin; that of a certificate for localhost is tls."""
+        return f"{'localhost' if listener == 'tls' else self.host}:{self.kafka[listener]}"
+
     def environment(self):
         """What a client program needs to know, for programs in any language."""
         return {**os.environ, "SLUICE_HOST": self.host, "SLUICE_CA": self.certificates.ca, "SLUICE_UNIX": self.socket,
-                "SLUICE_KAFKA": f"{self.host}:{self.kafka['tcp']}", "SLUICE_KAFKA_TLS": f"localhost:{self.kafka['tls']}",
+                "SLUICE_KAFKA": self.bootstrap(), "SLUICE_KAFKA_TLS": self.bootstrap("tls"),
                 **{f"SLUICE_{name.upper()}": str(port) for name, port in self.ports.items()}}
 
 
 class Cluster:
-    """Several nodes that are one broker. Each time that a port is asked for it is another node's. All of them are stopped and started at once."""
+    """Several nodes that are one broker. Each time that a port is asked for it is another node's. All of them are stopped and started at once.
 
-    def __init__(self, directory, certificates, settings, host, ports):
+    With RESTARTS a thread restarts nodes in turn: all of them if clients reconnect, as Kafka's do; else the last one, which no client is sent to."""
+
+    def __init__(self, directory, certificates, settings, host, ports, reconnects):
         self.directory, self.certificates, self.host, self.turn = directory, certificates, host, 0
         self.nodes = []
         peers = [f"127.0.0.1:{free_port()}" for _ in range(NODES)]
@@ -111,6 +121,8 @@ class Cluster:
             self.nodes.append(Broker(own, certificates, list(settings) + joined, host, ports if i == 1 else None))  # the ones to be had once are not the leader's
         self.fixed = ports is not None
         self.peers = peers
+        self.open = self.nodes if reconnects or not RESTARTS else self.nodes[:-1]  # clients are sent to these
+        self.restarts = Restarts(self, self.nodes if reconnects else self.nodes[-1:]) if RESTARTS else None
 
     def start(self):
         first, rest = self.nodes[0], self.nodes[1:]
@@ -119,33 +131,95 @@ class Cluster:
                 node.launch()
             for node in self.nodes:
                 node.await_ready()
-            return self
-        first.start()
-        for i, node in enumerate(rest):
-            run([BINARY, "node", "add", str(i + 2), "--address", self.peers[i + 1], "--server", first.grpc])
-            node.start()
+        else:
+            first.start()
+            for i, node in enumerate(rest):
+                run([BINARY, "node", "add", str(i + 2), "--address", self.peers[i + 1], "--server", first.grpc])
+                node.start()
+        if self.restarts:
+            self.restarts.go_on()
         return self
 
     def stop(self, how=signal.SIGTERM):
         """Ends all nodes, and gives the first exit code that is not 0."""
+        if self.restarts:
+            self.restarts.hold()
         running = [node for node in self.nodes if node.process is not None]
         for node in running:
             node.signal(how)
         return max([node.ended() for node in running], key=abs, default=None)
 
+    def restart(self, node):
+        """Stops a node as a rolling restart does, starts it, and waits until it is in sync."""
+        code = node.stop()
+        if code != 0:
+            raise RuntimeError(f"a node that was restarted: exit code {code}: {node.tail()}")
+        node.start()
+        end = time.monotonic() + READY_SECONDS
+        while True:
+            status = subprocess.run([BINARY, "shard", "status", "--output", "json", "--server", node.grpc], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if status.returncode == 0 and len(json.loads(status.stdout)["in_sync"]) == len(self.nodes):
+                return
+            if time.monotonic() > end:
+                raise RuntimeError(f"a node that was restarted is not in sync after {READY_SECONDS} s: {status.stdout}")
+            time.sleep(.1)
+
     def node(self):
         self.turn += 1
-        return self.nodes[1 if self.fixed else self.turn % len(self.nodes)]
+        return self.nodes[1 if self.fixed else self.turn % len(self.open)]
 
     ports = property(lambda self: self.node().ports)
     kafka = property(lambda self: self.node().kafka)
     socket = property(lambda self: self.node().socket)
 
+    def bootstrap(self, listener="tcp"):
+        """One node; all of them where the one may be away, as a user would have it."""
+        return ",".join(node.bootstrap(listener) for node in (self.nodes if RESTARTS else [self.node()]))
+
     def environment(self):
-        return self.node().environment()
+        return {**self.node().environment(), "SLUICE_KAFKA": self.bootstrap(), "SLUICE_KAFKA_TLS": self.bootstrap("tls")}
 
     def tail(self):
         return "".join(node.tail() for node in self.nodes)
+
+
+class Restarts:
+    """Restarts nodes of a cluster in turn, one at a time, between go_on and hold. What went wrong is in failure."""
+
+    def __init__(self, cluster, nodes):
+        self.cluster, self.nodes = cluster, nodes
+        self.count, self.failure = 0, None
+        self.held, self.thread = threading.Event(), None
+
+    def go_on(self):
+        self.held.clear()
+        self.thread = threading.Thread(target=self.loop, daemon=True)
+        self.thread.start()
+
+    def hold(self):
+        """Returns when all nodes run, and none is restarted any more."""
+        self.held.set()
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+
+    def loop(self):
+        while self.failure is None and not self.held.wait(RESTART_PAUSE_SECONDS):
+            self.one(self.nodes[self.count % len(self.nodes)])
+
+    def round(self):
+        """Restarts every node once, while no client is connected."""
+        self.hold()
+        for node in self.cluster.nodes:
+            self.one(node)
+        self.go_on()
+
+    def one(self, node):
+        try:
+            self.cluster.restart(node)
+            self.count += 1
+        except (RuntimeError, OSError) as e:
+            self.failure = e
 
 
 class Certificates:
@@ -176,13 +250,19 @@ class Context:
     def __init__(self, directory, suite):
         self.directory, self.suite = directory, suite
         self.brokers, self.results, self.versions = [], [], {}
+        self.reconnects = False  # clients of this suite come back when a connection ends
+        self.checks = 0
 
     def broker(self, settings=(), default_ports=False):
         """default_ports: 1883, 8883 and 8080 (ws) on a loopback address of its own, for suites that cannot be told a port."""
         directory = tempfile.mkdtemp(dir=self.directory)
         host = free_loopback() if default_ports else "127.0.0.1"
         ports = {"tcp": 1883, "tls": 8883, "ws": 8080, "wss": 0} if default_ports else None
-        broker = (Cluster if NODES > 1 else Broker)(directory, Certificates(directory, [host]), settings, host, ports)
+        certificates = Certificates(directory, [host])
+        if NODES > 1:
+            broker = Cluster(directory, certificates, settings, host, ports, self.reconnects)
+        else:
+            broker = Broker(directory, certificates, settings, host, ports)
         self.brokers.append(broker)
         return broker.start()
 
@@ -208,6 +288,9 @@ class Context:
 
     def check(self, name, test, *arguments):
         """Runs test; an AssertionError or a time-out of a client is a failure, with its text."""
+        self.checks += 1
+        if RESTARTS and not self.reconnects and self.checks % CHECKS_PER_ROUND == 0:
+            self.brokers[-1].restarts.round()
         try:
             test(*arguments)
         except (AssertionError, subprocess.SubprocessError, OSError) as e:
@@ -227,11 +310,19 @@ class Context:
     def close(self):
         for broker in self.brokers:
             code = broker.stop()
+            if RESTARTS:
+                self.restarted(broker.restarts)
             log = broker.tail()
             if code not in (None, 0):
                 self.failed("broker stops", f"exit code {code}: {' '.join(re.findall('level=ERROR.*', log))}")
             if "panic:" in log or "fatal error:" in log:
                 self.failed("broker lives", log[log.rfind("panic:"):])
+
+    def restarted(self, restarts):
+        """Counts the restarts of a cluster, and tells what went wrong with one."""
+        self.versions["restarts"] = self.versions.get("restarts", 0) + restarts.count
+        if restarts.failure is not None:
+            self.failed("restart", restarts.failure)
 
 
 def run(command, **options):

@@ -22,7 +22,7 @@ def run(c):
         return [f"mosquitto_{program}", "-h", broker.host, "-p", str(broker.ports["tcp"])]
 
     def kcat(*arguments, text=None):
-        return command("kcat", "-b", f"{broker.host}:{broker.kafka['tcp']}", *arguments, text=text)
+        return command("kcat", "-b", broker.bootstrap(), *arguments, text=text)
 
     def subscribe(count, *arguments):
         """A subscriber that ends after so many messages."""

@@ -5,6 +5,7 @@ import re
 
 import harness
 
+RECONNECTS = True
 MODULE = "github.com/twmb/franz-go"
 # Tests that need a broker of another kind: SCRAM on a second listener, and one that still takes Produce 2.
 OTHER = re.compile(r"^Test(SCRAMAuth|IssueProduceBrokerTooOld|.*Share)")
@@ -17,7 +18,7 @@ def run(c):
     binary = os.path.join(c.directory, "kgo.test")
     harness.run(["go", "test", "-c", "-o", binary, MODULE + "/pkg/kgo"], cwd=harness.ROOT)
     broker = c.broker()
-    environment = {**os.environ, "KGO_SEEDS": f"{broker.host}:{broker.kafka['tcp']}", "KGO_TEST_RF": "1", "KGO_TEST_RECORDS": "20000",
+    environment = {**os.environ, "KGO_SEEDS": broker.bootstrap(), "KGO_TEST_RF": "1", "KGO_TEST_RECORDS": "20000",
                    "KGO_LOG_LEVEL": "none"}
     _, output = harness.output_of([binary, "-test.v", "-test.timeout", "280s"], 300, cwd=source, env=environment)
     verdicts = re.findall(r"^--- (PASS|FAIL|SKIP): (Test\w+)", output, re.M)

@@ -7,6 +7,7 @@ import time
 
 import javakafka
 
+RECONNECTS = True
 TOPIC = "connect-lines"
 LINES = 2000  # a phase
 

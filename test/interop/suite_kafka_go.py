@@ -5,6 +5,8 @@ import re
 
 import harness
 
+RECONNECTS = True
+
 
 def run(c):
     harness.need("go", "golang")

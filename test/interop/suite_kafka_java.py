@@ -6,6 +6,7 @@ import signal
 
 import javakafka
 
+RECONNECTS = True
 COUNT = 3000
 
 

@@ -4,6 +4,8 @@ import os
 
 import harness
 
+RECONNECTS = True
+
 
 def run(c):
     packages = ["kafka-python", "confluent-kafka", "aiokafka"]

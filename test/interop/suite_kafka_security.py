@@ -9,6 +9,7 @@ import time
 import harness
 import javakafka
 
+RECONNECTS = True
 PASSWORD = "interop-secret"
 
 
@@ -105,7 +106,7 @@ def old_librdkafka(c, broker, setting):
     harness.need("kcat", "kcat")
 
     def list_topics(b):
-        at = f"{b.host}:{b.kafka['tcp']}"
+        at = b.bootstrap()
         login = ["-X", "security.protocol=SASL_PLAINTEXT", "-X", "sasl.mechanisms=SCRAM-SHA-256", "-X", "sasl.username=python", "-X", "sasl.password=" + PASSWORD]
         return harness.output_of(["kcat", "-b", at, *login, "-L", "-m", "8"], 30)
 
@@ -135,7 +136,7 @@ def run(c):
     for p in packages:
         c.versions[p] = harness.package_version(python, p)
     program = [python, os.path.join(harness.HERE, "clients", "kafka_security.py")]
-    env = {"SLUICE_PASSWORD": PASSWORD, "SLUICE_TOKEN": issuer.token("python", 3600), "SLUICE_SHORT": f"{short.host}:{short.kafka['tcp']}"}
+    env = {"SLUICE_PASSWORD": PASSWORD, "SLUICE_TOKEN": issuer.token("python", 3600), "SLUICE_SHORT": short.bootstrap()}
     c.program(program, broker, 300, env=env)
     old_librdkafka(c, broker, short)
     java(c, broker, issuer)

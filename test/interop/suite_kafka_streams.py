@@ -10,6 +10,7 @@ import time
 
 import javakafka
 
+RECONNECTS = True
 INPUT, OUTPUT = "streams-plaintext-input", "streams-wordcount-output"
 WORDS = ("sluice", "weir", "gate", "canal", "lock")
 LINES = 1500  # a phase

@@ -6,6 +6,8 @@ import shutil
 
 import harness
 
+RECONNECTS = True
+
 
 def run(c):
     harness.need("node", "nodejs")

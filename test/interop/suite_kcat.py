@@ -4,12 +4,14 @@ import signal
 
 import harness
 
+RECONNECTS = True
+
 
 def run(c):
     harness.need("kcat", "kcat")
     c.versions["kcat"] = harness.run(["kcat", "-V"]).split("(")[-1].split(")")[0].strip() or "?"
     broker = c.broker()
-    at = f"{broker.host}:{broker.kafka['tcp']}"
+    at = broker.bootstrap()
 
     def kcat(*arguments, text=None, timeout=30):
         code, out = harness.output_of(["kcat", "-b", at, *arguments], timeout, input=text)
@@ -55,7 +57,7 @@ def run(c):
         assert 'topic "g" with 1 partitions' in kcat("-L")
 
     def tls():
-        secure = ["-b", f"localhost:{broker.kafka['tls']}", "-X", "security.protocol=ssl", "-X", "ssl.ca.location=" + broker.certificates.ca]
+        secure = ["-b", broker.bootstrap("tls"), "-X", "security.protocol=ssl", "-X", "ssl.ca.location=" + broker.certificates.ca]
         kcat(*secure, "-P", "-t", "t", text="x\n")
         assert kcat(*secure, "-C", "-t", "t", "-e", "-q", "-o", "beginning") == "x\n"
 
@@ -78,7 +80,7 @@ def sasl(c):
 
     def kcat(password, *arguments, text=None):
         plain = ["-X", "security.protocol=sasl_plaintext", "-X", "sasl.mechanisms=PLAIN", "-X", "sasl.username=plant", "-X", "sasl.password=" + password]
-        return harness.output_of(["kcat", "-b", f"{broker.host}:{broker.kafka['tcp']}", *plain, *arguments], 30, input=text)
+        return harness.output_of(["kcat", "-b", broker.bootstrap(), *plain, *arguments], 30, input=text)
 
     def right():
         code, out = kcat("secret", "-P", "-t", "s", text="x\n")

@@ -4,7 +4,7 @@ import kafkajs from "kafkajs";
 
 const { Kafka, logLevel, CompressionTypes } = kafkajs;
 
-const kafka = new Kafka({ clientId: "interop", brokers: [process.env.SLUICE_KAFKA], logLevel: logLevel.NOTHING, retry: { retries: 5 } });
+const kafka = new Kafka({ clientId: "interop", brokers: process.env.SLUICE_KAFKA.split(","), logLevel: logLevel.NOTHING, retry: { retries: 5 } });
 const name = (prefix) => prefix + "-" + randomUUID().slice(0, 8);
 const N = 300;
 

@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // patience bounds each test.
 const patience = 40 * time.Second
 
-var address = os.Getenv("SLUICE_KAFKA")
+var addresses = strings.Split(os.Getenv("SLUICE_KAFKA"), ",")
 
 // test is one thing done; what it returns is why it failed.
 type test struct {

@@ -30,7 +30,7 @@ func saramaConfig() *sarama.Config {
 }
 
 func saramaTopic(name string, partitions int32) error {
-	admin, err := sarama.NewClusterAdmin([]string{address}, saramaConfig())
+	admin, err := sarama.NewClusterAdmin(addresses, saramaConfig())
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func saramaTopic(name string, partitions int32) error {
 }
 
 func saramaAdmin(context.Context) error {
-	admin, err := sarama.NewClusterAdmin([]string{address}, saramaConfig())
+	admin, err := sarama.NewClusterAdmin(addresses, saramaConfig())
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func saramaAdmin(context.Context) error {
 func saramaRead(topic string, n int, level sarama.IsolationLevel) (values []string, err error) {
 	cfg := saramaConfig()
 	cfg.Consumer.IsolationLevel = level
-	consumer, err := sarama.NewConsumer([]string{address}, cfg)
+	consumer, err := sarama.NewConsumer(addresses, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func saramaCodecs(context.Context) error {
 	for _, codec := range []sarama.CompressionCodec{sarama.CompressionNone, sarama.CompressionGZIP, sarama.CompressionSnappy, sarama.CompressionLZ4, sarama.CompressionZSTD} {
 		cfg := saramaConfig()
 		cfg.Producer.Compression = codec
-		p, err := sarama.NewSyncProducer([]string{address}, cfg)
+		p, err := sarama.NewSyncProducer(addresses, cfg)
 		if err != nil {
 			return err
 		}
@@ -132,7 +132,7 @@ func saramaIdempotent(context.Context) error {
 	}
 	cfg := saramaConfig()
 	cfg.Producer.Idempotent, cfg.Net.MaxOpenRequests = true, 1
-	p, err := sarama.NewAsyncProducer([]string{address}, cfg)
+	p, err := sarama.NewAsyncProducer(addresses, cfg)
 	if err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func saramaGroup(ctx context.Context) error {
 	if err := saramaTopic("sg", 4); err != nil {
 		return err
 	}
-	p, err := sarama.NewSyncProducer([]string{address}, saramaConfig())
+	p, err := sarama.NewSyncProducer(addresses, saramaConfig())
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func saramaGroup(ctx context.Context) error {
 		for range 2 {
 			cfg := saramaConfig()
 			cfg.Consumer.Group.Rebalance.GroupStrategies = []sarama.BalanceStrategy{sarama.NewBalanceStrategySticky()}
-			g, err := sarama.NewConsumerGroup([]string{address}, "sarama", cfg)
+			g, err := sarama.NewConsumerGroup(addresses, "sarama", cfg)
 			if err != nil {
 				return err
 			}
@@ -240,7 +240,7 @@ func saramaTxnProducer(id string) (sarama.AsyncProducer, error) {
 	cfg.Producer.Idempotent, cfg.Net.MaxOpenRequests = true, 1
 	cfg.Producer.Transaction.ID = id
 	cfg.Producer.Return.Successes = false
-	return sarama.NewAsyncProducer([]string{address}, cfg)
+	return sarama.NewAsyncProducer(addresses, cfg)
 }
 
 func saramaTransactions(context.Context) error {
@@ -324,7 +324,7 @@ func saramaTransform(ctx context.Context) error {
 	if err := errors.Join(saramaTopic("sx-in", 1), saramaTopic("sx-out", 1)); err != nil {
 		return err
 	}
-	p, err := sarama.NewSyncProducer([]string{address}, saramaConfig())
+	p, err := sarama.NewSyncProducer(addresses, saramaConfig())
 	if err != nil {
 		return err
 	}
@@ -338,7 +338,7 @@ func saramaTransform(ctx context.Context) error {
 	cfg := saramaConfig()
 	cfg.Consumer.Offsets.AutoCommit.Enable = false
 	cfg.Consumer.IsolationLevel = sarama.ReadCommitted
-	g, err := sarama.NewConsumerGroup([]string{address}, "sarama-mover", cfg)
+	g, err := sarama.NewConsumerGroup(addresses, "sarama-mover", cfg)
 	if err != nil {
 		return err
 	}
@@ -360,7 +360,7 @@ func saramaTransform(ctx context.Context) error {
 	if err := inOrder(values, 500); err != nil {
 		return err
 	}
-	admin, err := sarama.NewClusterAdmin([]string{address}, saramaConfig())
+	admin, err := sarama.NewClusterAdmin(addresses, saramaConfig())
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ var segmentioTests = []test{
 }
 
 func segmentioClient() *kafka.Client {
-	return &kafka.Client{Addr: kafka.TCP(address), Timeout: 10 * time.Second}
+	return &kafka.Client{Addr: kafka.TCP(addresses...), Timeout: 10 * time.Second}
 }
 
 func segmentioTopic(ctx context.Context, name string, partitions int) error {
@@ -59,7 +59,7 @@ func segmentioAdmin(ctx context.Context) error {
 }
 
 func segmentioWriter(topic string, codec kafka.Compression) *kafka.Writer {
-	return &kafka.Writer{Addr: kafka.TCP(address), Topic: topic, RequiredAcks: kafka.RequireAll, Compression: codec, BatchTimeout: 5 * time.Millisecond, Balancer: &kafka.Hash{}}
+	return &kafka.Writer{Addr: kafka.TCP(addresses...), Topic: topic, RequiredAcks: kafka.RequireAll, Compression: codec, BatchTimeout: 5 * time.Millisecond, Balancer: &kafka.Hash{}}
 }
 
 func segmentioCodecs(ctx context.Context) error {
@@ -78,7 +78,7 @@ func segmentioCodecs(ctx context.Context) error {
 			return fmt.Errorf("%s: %w", codec, err)
 		}
 	}
-	r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{address}, Topic: "kc", MaxWait: 200 * time.Millisecond})
+	r := kafka.NewReader(kafka.ReaderConfig{Brokers: addresses, Topic: "kc", MaxWait: 200 * time.Millisecond})
 	defer r.Close()
 	var values []string
 	for len(values) < n {
@@ -108,7 +108,7 @@ func segmentioGroup(ctx context.Context) error {
 		return w.WriteMessages(ctx, list...)
 	}
 	read := func(from, to int) error {
-		r := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{address}, GroupID: "segmentio", Topic: "kg", MaxWait: 200 * time.Millisecond, StartOffset: kafka.FirstOffset})
+		r := kafka.NewReader(kafka.ReaderConfig{Brokers: addresses, GroupID: "segmentio", Topic: "kg", MaxWait: 200 * time.Millisecond, StartOffset: kafka.FirstOffset})
 		seen := make(map[string]bool)
 		for len(seen) < to-from {
 			m, err := r.FetchMessage(ctx)
@@ -144,7 +144,7 @@ func segmentioOffsets(ctx context.Context) error {
 			return err
 		}
 	}
-	conn, err := kafka.DialLeader(ctx, "tcp", address, "ko", 0)
+	conn, err := kafka.DialLeader(ctx, "tcp", addresses[0], "ko", 0)
 	if err != nil {
 		return err
 	}
