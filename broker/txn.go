@@ -308,10 +308,12 @@ func (t *txn) arm() {
 // under the next epoch (KIP-890), which done tells.
 func (b *Broker) EndTxn(tenant uint32, id string, who ProducerIdentity, commit, bump bool, done func(ProducerIdentity, error)) {
 	b.onTxn(tenant, id, func(l *Local, _ *shard) {
-		t := l.txns[txnKey{tenant, id}]
-		if t != nil && bump && t.producer == who.ID && t.last == who.Epoch && t.epoch == who.Epoch+1 && !t.ending &&
-			(commit && t.state == TxnCompleteCommit || !commit && t.state == TxnCompleteAbort) {
-			done(ProducerIdentity{t.producer, t.epoch}, nil) // asked again
+		if t := l.txns[txnKey{tenant, id}]; t != nil && bump && t.endedUnder(who, commit) {
+			if t.ending || t.state == TxnPrepareCommit || t.state == TxnPrepareAbort {
+				done(ProducerIdentity{-1, -1}, ErrConcurrentTransactions) // the answer was lost, and the end is not there: come again
+				return
+			}
+			done(ProducerIdentity{t.producer, t.epoch}, nil)
 			return
 		}
 		t, err := l.checkTxn(txnKey{tenant, id}, who)
@@ -321,6 +323,17 @@ func (b *Broker) EndTxn(tenant uint32, id string, who ProducerIdentity, commit, 
 		}
 		t.whenIdle(func() { t.endAsked(who, commit, bump, done) })
 	})
+}
+
+// endedUnder says whether the producer has ended its transaction so, and asks again, with the epoch that it had then.
+func (t *txn) endedUnder(who ProducerIdentity, commit bool) bool {
+	if t.producer != who.ID || t.last != who.Epoch || t.epoch != who.Epoch+1 {
+		return false
+	}
+	if commit {
+		return t.state == TxnPrepareCommit || t.state == TxnCompleteCommit
+	}
+	return t.state == TxnPrepareAbort || t.state == TxnCompleteAbort
 }
 
 func (t *txn) endAsked(who ProducerIdentity, commit, bump bool, done func(ProducerIdentity, error)) {

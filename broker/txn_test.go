@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -180,6 +181,39 @@ func TestTransactionFencing(t *testing.T) {
 }
 
 // What is open when the node dies goes on; what nobody goes on with is aborted by its timeout; what was decided is carried out.
+// An end that is asked for again while it is under way, as by a client whose connection broke, is no fenced producer's: it is told to come again, and then
+// gets the epoch that it has not heard of.
+func TestTransactionEndAskedAgain(t *testing.T) {
+	for _, commit := range []bool{true, false} {
+		gb := newGroupBench(t)
+		p0 := gb.b.Topic(0, "t").Partition(0)
+		p := gb.producer(t, "tx")
+		if err := errors.Join(p.add(TopicPartition{TopicID{1}, 0}), p.send(p0, "x")); err != nil {
+			t.Fatal(err)
+		}
+		var answers []string
+		ask := func() {
+			gb.b.EndTxn(0, p.id, p.me, commit, true, func(who ProducerIdentity, err error) {
+				answers = append(answers, fmt.Sprintf("%d %v", who.Epoch, err))
+			})
+		}
+		ask()
+		ask()
+		gb.pump()
+		ask()
+		gb.pump()
+		want := []string{fmt.Sprintf("-1 %v", ErrConcurrentTransactions), "1 <nil>", "1 <nil>"}
+		if !slices.Equal(answers, want) {
+			t.Errorf("commit %v: %q, want %q", commit, answers, want)
+		}
+		gb.b.EndTxn(0, p.id, p.me, !commit, true, func(_ ProducerIdentity, err error) { answers = append(answers, err.Error()) })
+		gb.pump()
+		if got := answers[len(answers)-1]; got != ErrProducerFenced.Error() {
+			t.Errorf("commit %v: the other end afterwards: %s", commit, got)
+		}
+	}
+}
+
 func TestTransactionCrash(t *testing.T) {
 	gb := newGroupBench(t)
 	tp0 := TopicPartition{TopicID{1}, 0}
