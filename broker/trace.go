@@ -92,7 +92,7 @@ func markOf(t *trace.Loop, m *Message, ref Ref) trace.Mark {
 // traceBehind tells that a message waits in the log for c, which has no room or is sent others first.
 func (l *Local) traceBehind(c *Client, m *Message, ref Ref) {
 	t := l.trace
-	if t == nil {
+	if t == nil || !t.Probes() {
 		return
 	}
 	mark := markOf(t, m, ref)

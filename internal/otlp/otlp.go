@@ -2,8 +2,8 @@
 // collector; which messages have spans, and how many may wait, is internal/trace's. Nothing here is called by a loop: a collector that is away or stalls
 // holds up this package alone.
 //
-// It makes OTLP's messages itself and not by OpenTelemetry's SDK: that brings seven more modules, and its queue of spans and its sampler would stand
-// beside those of internal/trace, which a loop can ask without allocating.
+// It makes OTLP's messages itself and not by OpenTelemetry's SDK, which brings thirteen more modules and 2 MB where the messages' types are 0.1 MB, moves
+// versions that go.mod pins, and has a sampler and a queue of its own that a loop could not ask without allocating.
 package otlp
 
 import (

@@ -407,6 +407,9 @@ type Loop struct {
 // Epoch is another one whenever some probe is no more.
 func (l *Loop) Epoch() uint64 { return l.a.epoch }
 
+// Probes says whether there are any: else spans alone want to know.
+func (l *Loop) Probes() bool { return l.a.bits != 0 }
+
 // Spans decides which messages are traced for a collector; nil: there is none.
 func (l *Loop) Spans() *Spans { return l.a.spans }
 
@@ -513,6 +516,9 @@ func (l *Loop) Remember(m Mark, shard uint16, seq uint64) {
 
 // Of is the mark of a message in the log; 0: it has none, or too many others have come since.
 func (l *Loop) Of(shard uint16, seq uint64) Mark {
+	if !l.Probes() {
+		return 0
+	}
 	refs := &l.t.refs
 	refs.Lock()
 	defer refs.Unlock()

@@ -245,6 +245,37 @@ func TestSpansOfSilent(t *testing.T) {
 	}
 }
 
+// TestSpansOfFlood: a client that has all of its messages marked gets what is its own in a second, and takes nothing of others, whose user properties are
+// their own as well.
+func TestSpansOfFlood(t *testing.T) {
+	w := newWorld(t, Options{})
+	s := trace.NewSpans(trace.SpanOptions{Ratio: 1, PerSecond: 5, Queue: 1000, Now: func() time.Time { return time.Unix(1000, 0) }, Counts: &trace.SpanCounts{}})
+	w.b.Tracer().Attach(0, func(l *trace.Loop) { w.l.trace = l })
+	w.b.Tracer().Export(s)
+	flood, other, sub := w.connect(wire.V5, "flood"), w.connect(wire.V311, "other"), w.connect(wire.V5, "sub")
+	sub.subscribe(0, "f")
+	for range 100 {
+		flood.publishWith("f", 0, 0, user("traceparent", parentText))
+	}
+	as := 0
+	for _, p := range sub.received() {
+		if p == [2]string{"traceparent", parentText} {
+			as++
+		}
+	}
+	other.publish("o", "x", 0, 0)
+	count := make(map[string]int)
+	for _, sp := range ended(s) {
+		count[sp.Client]++
+	}
+	if count["flood"] != 5 || count["other"] != 1 || count["sub"] != 50 || as != 95 {
+		t.Errorf("%v; %d came as they were sent", count, as)
+	}
+	if n := s.Counts().Limited.Load(); n != 95+50 {
+		t.Errorf("%d counted", n)
+	}
+}
+
 // TestSpanOfOld: a message that was retained long ago adds nothing to its trace.
 func TestSpanOfOld(t *testing.T) {
 	w := newWorld(t, Options{})
