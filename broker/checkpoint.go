@@ -317,9 +317,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	s.mu.Unlock()
 	b.raiseSID(id)
 	b.stats.Sessions.Add(1)
-	for _, sub := range subs {
-		b.addSubscription(sess, sub)
-	}
+	b.addSubscriptions(sess, subs)
 	return true
 }
 

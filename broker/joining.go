@@ -44,16 +44,6 @@ func (l *Local) hasJoined(c *Client, jobs []subscribeJob) {
 	l.later(c)
 }
 
-// isJoining says whether a subscription is on its way.
-func (f *feed) isJoining(group, filter []byte) bool {
-	for i := range f.joining {
-		if f.joining[i].filter == string(filter) && f.joining[i].group == string(group) {
-			return true
-		}
-	}
-	return false
-}
-
 // joinedBy sets l.joined to the numbers of the filters that c is joining and that m matches.
 func (l *Local) joinedBy(c *Client, m *Message) {
 	l.joined = l.joined[:0]

@@ -6,7 +6,7 @@ import "encoding/binary"
 // interrupted. When its session has been sent all, and has acknowledged it, the filter is let go of.
 
 // queued says whether a SUBSCRIBE needs its filter's queue: by its QoS, or because one that it replaces has it. at is the latter's place.
-func (f *feed) queued(r *SubscribeRequest, have []durableSubscription, at int) bool {
+func (n *joiningNames) queued(r *SubscribeRequest, have []durableSubscription, at int) bool {
 	if r.QoS > 0 {
 		return true
 	}
@@ -16,12 +16,8 @@ func (f *feed) queued(r *SubscribeRequest, have []durableSubscription, at int) b
 	if at >= 0 && have[at].number != 0 {
 		return true
 	}
-	for i := range f.joining {
-		if j := &f.joining[i]; j.number != 0 && j.group == "" && j.filter == string(r.Filter) {
-			return true
-		}
-	}
-	return false
+	_, queued := n.has(nil, r.Filter)
+	return queued
 }
 
 func (s *durableSubscription) lowered() bool {

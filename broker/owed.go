@@ -14,16 +14,43 @@ type owedRetained struct {
 	from   []byte
 }
 
-// startOwed notes that a subscription is owed all.
-func (d *durable) startOwed(number uint64) {
-	d.endOwed(number)
-	d.owed = append(d.owed, owedRetained{number: number})
-}
-
 func (d *durable) endOwed(number uint64) {
 	d.owed = slices.DeleteFunc(d.owed, func(o owedRetained) bool { return o.number == number })
 	if len(d.owed) == 0 {
 		d.owed = nil
+	}
+}
+
+func (d *durable) endOwedAll(numbers map[uint64]bool) {
+	if len(d.owed) == 0 {
+		return
+	}
+	d.owed = slices.DeleteFunc(d.owed, func(o owedRetained) bool { return numbers[o.number] })
+	if len(d.owed) == 0 {
+		d.owed = nil
+	}
+}
+
+// owes notes what subscriptions that have come owe the session: one that has taken the place of another, whose filter had the number was, ends what that owed, and
+// one that brings retained messages owes them all.
+func (d *durable) owes(subs []durableSubscription, was []uint64, owed []bool) {
+	ended, begun := make(map[uint64]bool), make(map[uint64]bool)
+	for i := range subs {
+		n := subs[i].number
+		if was[i] != n || subs[i].lowered() {
+			ended[was[i]] = true
+			delete(begun, was[i])
+		}
+		if owed[i] {
+			ended[n], begun[n] = true, true
+		}
+	}
+	d.endOwedAll(ended)
+	for i := range subs {
+		if n := subs[i].number; owed[i] && begun[n] {
+			d.owed = append(d.owed, owedRetained{number: n})
+			delete(begun, n)
+		}
 	}
 }
 
@@ -66,12 +93,18 @@ func (f *feed) owedJobs() (jobs []retainedJob) {
 	s.mu.Lock()
 	owed := slices.Clone(d.owed)
 	s.mu.Unlock()
+	if len(owed) == 0 {
+		return nil
+	}
+	at := make(map[uint64]int)
+	subs := d.subscriptions()
+	for i := range subs {
+		at[subs[i].number] = i
+	}
 	for _, o := range owed {
-		for _, sub := range d.subscriptions() {
-			if sub.number == o.number {
-				jobs = append(jobs, retainedJob{filter: []byte(sub.filter), opts: sub.opts, id: sub.id, number: sub.number,
-					cursor: topics.CursorFrom(o.from)})
-			}
+		if i, ok := at[o.number]; ok {
+			sub := &subs[i]
+			jobs = append(jobs, retainedJob{filter: []byte(sub.filter), opts: sub.opts, id: sub.id, number: sub.number, cursor: topics.CursorFrom(o.from)})
 		}
 	}
 	return jobs

@@ -38,7 +38,12 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 	if c.sess.d != nil {
 		return l.subscribeDurable(c, reqs, errs, t)
 	}
+	again := repeated(reqs)
+	l.startOver(c, reqs)
 	for i := range reqs {
+		if again != nil && again[i] {
+			continue
+		}
 		if errs[i] = l.b.replayable(c, &reqs[i]); errs[i] != nil {
 			continue
 		}
@@ -47,7 +52,23 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 			l.startReplay(c, &reqs[i])
 		}
 	}
+	sameErrors(reqs, errs, again)
 	return Routed, nil
+}
+
+// startOver has filters that are asked for again bring what is retained from the beginning, instead of going on with what they have yet to bring and beginning anew behind
+// it: whoever asks faster than that goes out would have it pile up.
+func (l *Local) startOver(c *Client, reqs []SubscribeRequest) {
+	if c.more == nil || len(c.more.retry) == 0 {
+		return
+	}
+	drop := make(map[string]struct{}, len(reqs))
+	for i := range reqs {
+		if r := &reqs[i]; l.bringsRetained(r, false) {
+			drop[string(r.Filter)] = struct{}{}
+		}
+	}
+	c.dropOwedAll(drop)
 }
 
 func (l *Local) subscribeLive(c *Client, r *SubscribeRequest) error {
@@ -124,28 +145,25 @@ func (l *Local) oweRetained(c *Client, r *SubscribeRequest, number uint64) {
 	l.later(c)
 }
 
-// dropOwed forgets the retained messages that a filter has yet to bring.
-func (c *Client) dropOwed(filter []byte) {
-	if c.more == nil {
-		return
-	}
-	c.more.retry = slices.DeleteFunc(c.more.retry, func(j retainedJob) bool { return bytes.Equal(j.filter, filter) })
-}
-
 func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
 	if err := l.b.room(); err != nil {
 		return 0, err
 	}
 	sess := c.sess
 	have := sess.d.subscriptions()
+	places, joining, again := placesIn(have, len(reqs)), c.feed.joiningFor(len(reqs)), repeated(reqs)
 	limit := l.b.limits.Load()
 	cmd := appendCommand(nil, cmdSubscribe, sess.d.id)
 	n := 0
 	var body []byte
 	var jobs []subscribeJob
 	var numbers []uint64
+	drop := make(map[string]struct{})
 	for i := range reqs {
 		r := &reqs[i]
+		if again != nil && again[i] {
+			continue
+		}
 		if topics.CheckFilter(r.Filter) != nil || bytes.Count(r.Filter, []byte{'/'})+1 > limit.FilterLevels {
 			errs[i] = ErrFilter
 			continue
@@ -153,7 +171,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 		if errs[i] = l.b.replayable(c, r); errs[i] != nil {
 			continue
 		}
-		at := findSubscription(have, r.Group, r.Filter)
+		at := places.of(r.Group, r.Filter)
 		if at < 0 && len(have)+n >= limit.Subscriptions {
 			errs[i] = ErrQuota
 			continue
@@ -162,22 +180,24 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			continue
 		}
 		var number uint64
-		if c.feed.queued(r, have, at) {
+		if joining.queued(r, have, at) {
 			number = l.b.filters.reserve(c.tenant, string(r.Group), string(r.Filter))
 			numbers = append(numbers, number)
 		}
 		j := subscribeJob{r: *r, number: number, owed: l.bringsRetained(r, at < 0)}
 		j.r.Filter = append([]byte(nil), r.Filter...) // views die with this call
 		if j.owed || r.QoS == 0 && number != 0 {
-			c.dropOwed(r.Filter)
+			drop[string(r.Filter)] = struct{}{}
 		}
 		jobs = append(jobs, j)
 		body = l.b.appendSubscription(body, r, have, at, number, j.owed)
 		n++
 	}
+	sameErrors(reqs, errs, again)
 	if n == 0 {
 		return Routed, nil
 	}
+	c.dropOwedAll(drop)
 	cmd = binary.AppendUvarint(cmd, uint64(n))
 	e := l.subscribeEntry(c, t, jobs, numbers)
 	if err := l.b.command(sess.shard, append(cmd, body...), e); err != nil {
@@ -228,12 +248,13 @@ type subscribeJob struct {
 func (l *Local) subscribed(c *Client, t Token, jobs []subscribeJob) {
 	l.hasJoined(c, jobs)
 	l.completed(c, Result{Token: t})
+	again := repeatedJobs(jobs)
 	for k := range jobs {
 		if c.state != clientConnected {
 			return
 		}
 		l.startReplay(c, &jobs[k].r)
-		if jobs[k].owed {
+		if jobs[k].owed && (again == nil || !again[k]) {
 			l.oweRetained(c, &jobs[k].r, jobs[k].number)
 		}
 		if jobs[k].r.QoS == 0 && jobs[k].number != 0 {
@@ -264,7 +285,7 @@ func findSubscription(have []durableSubscription, group, filter []byte) int {
 }
 
 // appendSubscription encodes one subscription with the places from which its filter's queues count for this session. An
-// existing subscription keeps its places; addSubscription sees to one that is on its way.
+// existing subscription keeps its places; addSubscriptions sees to one that is on its way.
 func (b *Broker) appendSubscription(dst []byte, r *SubscribeRequest, have []durableSubscription, at int, number uint64, owed bool) []byte {
 	var starts []shardSeq
 	opts := r.options()
@@ -332,61 +353,26 @@ func (s *shard) applySubscribe(b *Broker, d *decoder) {
 	s.mu.Lock()
 	sess := s.mu.byID[id]
 	s.mu.Unlock()
+	var add []durableSubscription
+	var owed []bool
 	for n := d.count(); n > 0 && !d.bad; n-- {
 		sub := d.subscription()
 		if sess == nil || d.bad {
 			continue
 		}
-		owed := sub.opts&optOwed != 0
+		owed = append(owed, sub.opts&optOwed != 0)
 		sub.opts &^= optOwed
-		was := b.addSubscription(sess, sub)
+		add = append(add, sub)
+	}
+	if sess != nil {
+		was := b.addSubscriptions(sess, add)
 		s.mu.Lock()
-		if was != sub.number || sub.lowered() {
-			sess.d.endOwed(was)
-		}
-		if owed {
-			sess.d.startOwed(sub.number)
-		}
+		sess.d.owes(add, was, owed)
 		s.mu.Unlock()
 	}
 	s.mu.Lock()
 	s.mu.rows.session(id)
 	s.mu.Unlock()
-}
-
-// addSubscription puts a durable subscription into the session and the index. It answers the filter's number in the one that it replaces.
-func (b *Broker) addSubscription(sess *Session, sub durableSubscription) (was uint64) {
-	var group []byte
-	if sub.group != "" {
-		group = []byte(sub.group)
-	}
-	old := sess.d.subscriptions()
-	subs := append([]durableSubscription(nil), old...)
-	if at := findSubscription(subs, group, []byte(sub.filter)); at >= 0 {
-		if was = subs[at].number; was != 0 && was != sub.number {
-			b.leaveFilter(was, sess)
-		}
-		if was == sub.number {
-			sub.starts = subs[at].starts // asked for again before it was there
-		}
-		subs[at] = sub
-	} else {
-		subs = append(subs, sub)
-	}
-	sess.d.subs.Store(&subs)
-	b.noteExclusive(sess, &sub)
-	if sub.opts&optNoLocal != 0 {
-		sess.d.noLocal.Store(true)
-	}
-	e := topics.Entry{Subscriber: sess.slot, Options: sub.opts, SubscriptionID: sub.id}
-	id, _, err := b.index.Subscribe(sess.tenant, group, []byte(sub.filter), e)
-	if err == nil && group != nil {
-		b.filters.join(id, e)
-	}
-	if err == nil && sub.number != 0 && sub.number != was {
-		b.filters.use(sub.number, id, sess.tenant, sub.group, sub.filter, sess)
-	}
-	return was
 }
 
 func (b *Broker) leaveFilter(number uint64, sess *Session) {
@@ -447,33 +433,17 @@ func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
 // Unsubscribe removes subscriptions; reqs uses Filter and Group only. errs gets ErrNoSubscription where there was none.
 func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
 	sess := c.sess
-	for i := range reqs {
-		if reqs[i].Group == nil {
-			c.dropOwed(reqs[i].Filter)
-			c.dropReplay(reqs[i].Filter)
-		}
-	}
+	l.forgetComing(c, reqs)
 	if sess.d == nil {
-		for i := range reqs {
-			id, existed := l.b.index.Unsubscribe(c.tenant, reqs[i].Group, reqs[i].Filter, sess.slot)
-			if !existed {
-				errs[i] = ErrNoSubscription
-				continue
-			}
-			sess.dropLive(id)
-			if reqs[i].Group != nil {
-				l.b.filters.part(id, sess.slot)
-			} else {
-				l.b.exclusive.release(sess, reqs[i].Filter)
-			}
-		}
+		l.unsubscribeLive(c, reqs, errs)
 		return Routed, nil
 	}
+	places, joining := placesIn(sess.d.subscriptions(), len(reqs)), c.feed.joiningFor(len(reqs))
 	cmd := appendCommand(nil, cmdUnsubscribe, sess.d.id)
 	var body []byte
 	n := 0
 	for i := range reqs {
-		if findSubscription(sess.d.subscriptions(), reqs[i].Group, reqs[i].Filter) < 0 && !c.feed.isJoining(reqs[i].Group, reqs[i].Filter) {
+		if there, _ := joining.has(reqs[i].Group, reqs[i].Filter); !there && places.of(reqs[i].Group, reqs[i].Filter) < 0 {
 			errs[i] = ErrNoSubscription
 			continue
 		}
@@ -492,11 +462,45 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 	return Pending, nil
 }
 
-func (s *Session) dropLive(id topics.FilterID) {
-	list := s.subscribed()
-	if i := slices.Index(list, id); i >= 0 {
-		list[i] = list[len(list)-1]
-		*s.subs = list[:len(list)-1]
+// forgetComing ends what filters that are left have yet to bring.
+func (l *Local) forgetComing(c *Client, reqs []SubscribeRequest) {
+	if c.more == nil {
+		return
+	}
+	drop := make(map[string]struct{})
+	for i := range reqs {
+		if reqs[i].Group != nil {
+			continue
+		}
+		drop[string(reqs[i].Filter)] = struct{}{}
+		if len(c.more.replays) > 0 {
+			c.dropReplay(reqs[i].Filter)
+		}
+	}
+	c.dropOwedAll(drop)
+}
+
+func (l *Local) unsubscribeLive(c *Client, reqs []SubscribeRequest, errs []error) {
+	sess := c.sess
+	gone := make(map[topics.FilterID]struct{})
+	for i := range reqs {
+		id, existed := l.b.index.Unsubscribe(c.tenant, reqs[i].Group, reqs[i].Filter, sess.slot)
+		if !existed {
+			errs[i] = ErrNoSubscription
+			continue
+		}
+		gone[id] = struct{}{}
+		if reqs[i].Group != nil {
+			l.b.filters.part(id, sess.slot)
+		} else {
+			l.b.exclusive.release(sess, reqs[i].Filter)
+		}
+	}
+	if len(gone) > 0 && sess.subs != nil {
+		*sess.subs = slices.DeleteFunc(*sess.subs, func(id topics.FilterID) bool {
+			_, found := gone[id]
+			return found
+		})
 	}
 }
 
@@ -506,23 +510,25 @@ func (s *shard) applyUnsubscribe(b *Broker, d *decoder) {
 	sess := s.mu.byID[id]
 	s.mu.rows.session(id)
 	s.mu.Unlock()
+	var names []subscriptionName
 	for n := d.count(); n > 0 && !d.bad; n-- {
-		group, filter := d.bytes(), d.bytes()
-		if sess == nil || d.bad {
-			continue
+		if name := (subscriptionName{d.string(), d.string()}); !d.bad {
+			names = append(names, name)
 		}
-		old := sess.d.subscriptions()
-		at := findSubscription(old, group, filter)
-		if at < 0 {
-			continue
-		}
-		sub := old[at]
-		subs := append(append([]durableSubscription(nil), old[:at]...), old[at+1:]...)
-		sess.d.subs.Store(&subs)
-		s.mu.Lock()
-		sess.d.endOwed(sub.number)
-		s.mu.Unlock()
-		b.dropSubscription(sess, &sub)
+	}
+	if sess == nil {
+		return
+	}
+	gone := sess.d.removeSubscriptions(names)
+	ended := make(map[uint64]bool, len(gone))
+	for i := range gone {
+		ended[gone[i].number] = true
+	}
+	s.mu.Lock()
+	sess.d.endOwedAll(ended)
+	s.mu.Unlock()
+	for i := range gone {
+		b.dropSubscription(sess, &gone[i])
 	}
 }
 
