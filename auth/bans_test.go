@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sluicemq/sluice/broker"
 )
@@ -202,6 +205,41 @@ func TestFlappingIsBounded(t *testing.T) {
 	}
 	if n, names := len(b.flaps.clients.mu.rows), len(b.flaps.clients.mu.names); n != flapsMax || names > flapsMax {
 		t.Errorf("%d are remembered, %d names", n, names)
+	}
+}
+
+// Of a client id that is banned no more is kept than is shown, in whole characters, and it is forgiven by that as well as by all of it.
+func TestFlappingNames(t *testing.T) {
+	b := NewBans(nil)
+	b.SetFlapping(FlappingOptions{Connects: 1, Window: time.Hour, Ban: time.Hour})
+	long := strings.Repeat("x", flapNamesMax-1) + strings.Repeat("\u20ac", 20_000)
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	const many = 300
+	for i := range many {
+		for range 2 {
+			b.Connected(fmt.Sprint(i, long))
+		}
+	}
+	if took := int64(heap() - before); took > many*10_000 {
+		t.Errorf("%d bytes for %d names", took, many)
+	}
+	list := b.List()
+	if len(list) != many {
+		t.Fatalf("%d bans", len(list))
+	}
+	for _, ban := range list {
+		if len(ban.Name) > flapNamesMax || len(ban.Name) < flapNamesMax-3 || !utf8.ValidString(ban.Name) {
+			t.Errorf("%q", ban.Name)
+		}
+	}
+	if !b.Forgive(BanClient, list[0].Name) || !b.Forgive(BanClient, list[1].Name+strings.Repeat("\u20ac", 20_000)) || len(b.List()) != many-2 {
+		t.Error("not forgiven")
 	}
 }
 

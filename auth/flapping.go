@@ -3,8 +3,10 @@ package auth
 import (
 	"hash/maphash"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // FlappingOptions say who comes too often. The zero value: nobody does.
@@ -92,11 +94,16 @@ func flapPrefix(a netip.Addr) netip.Prefix {
 	return p
 }
 
+// cut gives as much of a name as is kept, in memory of its own and of whole characters: what it is cut off of is sixty times as long.
 func cut(s string) string {
-	if len(s) > flapNamesMax {
-		return s[:flapNamesMax]
+	if len(s) <= flapNamesMax {
+		return s
 	}
-	return s
+	n := flapNamesMax
+	for n > flapNamesMax-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return strings.Clone(s[:n])
 }
 
 // came counts somebody in; false: it is banned, or is from now on.

@@ -148,6 +148,13 @@ func (q *Queue) Add(list ...Event) {
 	}
 }
 
+// Lose counts events that found no room with who was to add them.
+func (q *Queue) Lose(n int) {
+	if q != nil {
+		q.full.Add(uint64(n))
+	}
+}
+
 // Ready gives a value when there is something to Take.
 func (q *Queue) Ready() <-chan struct{} { return q.ready }
 

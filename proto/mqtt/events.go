@@ -74,6 +74,9 @@ func (c *conn) eventTakenOver() {
 	}
 }
 
+// toldMax bounds the events of one request, which wait with it: there is no room in the list for more at a time anyway.
+const toldMax = 4096
+
 // subscriptionEvents are those of what the core was asked for, but for what it has refused: nil while nobody wants to know.
 func (c *conn) subscriptionEvents(k events.Kind) (list []events.Event) {
 	l := c.l
@@ -85,6 +88,10 @@ func (c *conn) subscriptionEvents(k events.Kind) (list []events.Event) {
 			continue
 		}
 		r := &l.reqs[i]
+		if len(list) >= toldMax {
+			l.events.Lose(1)
+			continue
+		}
 		e := c.event(k)
 		e.Filter, e.Group, e.QoS, e.NoLocal = string(r.Filter), string(r.Group), r.QoS, r.NoLocal
 		list = append(list, e)

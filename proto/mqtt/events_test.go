@@ -102,6 +102,49 @@ func TestEventsOfWhatIsRefused(t *testing.T) {
 	}
 }
 
+// A packet of thousands of filters that waits for the log has its connection read no further, leaves the loop no room that it has taken, and tells of as many as there is room for.
+func TestManyFilters(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.wants("session.subscribed")
+	s := w.connect(wire.V5, "s", func(k *wire.Connect) { k.SessionExpiry = 100 })
+	packet := func(n int) []byte {
+		var filters []wire.FilterRequest
+		for i := range n {
+			filters = append(filters, wire.FilterRequest{Filter: fmt.Append(nil, "f/", i)})
+		}
+		return wire.AppendSubscribe(nil, wire.V5, &wire.SubscribeOut{PacketID: 7, Filters: filters})
+	}
+	blocked := func(what string, want bool) {
+		t.Helper()
+		if got := s.c.blocked&blockRequests != 0; got != want {
+			t.Errorf("%s: not read on: %v", what, got)
+		}
+	}
+	w.hold = true
+	s.send(packet(askedMax - 1))
+	blocked("as many as may wait", false)
+	s.send(packet(1))
+	blocked("one more", true)
+	if w.l.reqs != nil && cap(w.l.reqs) > scratchMax {
+		t.Errorf("the loop keeps room for %d filters", cap(w.l.reqs))
+	}
+	w.hold = false
+	w.turn()
+	blocked("they are in the log", false)
+	if n := len(w.b.Events().Take(nil)); n != askedMax {
+		t.Errorf("%d events", n)
+	}
+	before := w.b.Events().Counts().Full
+	s.send(packet(toldMax + 100))
+	w.turn()
+	if n, lost := len(w.b.Events().Take(nil)), w.b.Events().Counts().Full-before; n != toldMax || lost != 100 {
+		t.Errorf("%d events, %d are counted as lost", n, lost)
+	}
+	if cap(w.l.reqs) > scratchMax || cap(w.l.codes) > scratchMax || s.c.in.asked != 0 {
+		t.Errorf("the loop keeps room for %d filters, %d wait", cap(w.l.reqs), s.c.in.asked)
+	}
+}
+
 // What a session begins with is told once it has it.
 func TestEventsOfAutoSubscriptions(t *testing.T) {
 	s := DefaultSettings()

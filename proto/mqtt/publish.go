@@ -13,6 +13,7 @@ type inbound struct {
 	acks     ackRing
 	received idTable // QoS 2 identifiers from PUBREC until PUBCOMP
 	requests []request
+	asked    int // filters of them
 	nextReq  uint32
 }
 

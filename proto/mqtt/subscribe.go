@@ -19,8 +19,22 @@ type request struct {
 	told  []events.Event
 }
 
-// requestsMax is how many may wait before the connection is read no further.
-const requestsMax = 32
+// Bounds of what may wait before the connection is read no further, and of what a loop keeps for the next packet.
+const (
+	requestsMax = 32
+	askedMax    = 4096 // filters of them
+	scratchMax  = 4096 // filters
+)
+
+// full says whether no more requests are to be taken until some are answered.
+func (in *inbound) full() bool { return len(in.requests) >= requestsMax || in.asked >= askedMax }
+
+// trimRequests lets go of the room that a packet of very many filters has taken, once it is answered or asked for.
+func (l *loopState) trimRequests() {
+	if cap(l.reqs) > scratchMax || cap(l.codes) > scratchMax || cap(l.rewrite) > 16*scratchMax {
+		l.reqs, l.codes, l.place, l.errs, l.rewrite = nil, nil, nil, nil, nil
+	}
+}
 
 // onSubscribe takes a SUBSCRIBE.
 func (c *conn) onSubscribe(h *wire.Header) (took bool, err error) {
@@ -111,6 +125,7 @@ func (c *conn) onUnsubscribe(h *wire.Header) (took bool, err error) {
 // ask gives l.reqs to the core and answers with l.codes, at once or when the core has done it.
 func (c *conn) ask(typ wire.PacketType, id uint16) (took bool, err error) {
 	l := c.l
+	defer l.trimRequests()
 	var outcome broker.Outcome
 	if len(l.reqs) == 0 {
 		c.sendCodes(typ, id, l.codes)
@@ -153,7 +168,7 @@ func (c *conn) ask(typ wire.PacketType, id uint16) (took bool, err error) {
 	}
 	in.requests = append(in.requests, request{seq, id, typ, append([]wire.ReasonCode(nil), l.codes...),
 		append([]int(nil), l.place...), told})
-	if len(in.requests) >= requestsMax {
+	if in.asked += len(l.place); in.full() {
 		c.block(blockRequests)
 	}
 	return true, nil
@@ -184,7 +199,8 @@ func (c *conn) requestDone(seq uint32, err error) {
 		if r.seq != seq {
 			continue
 		}
-		c.in.requests = append(c.in.requests[:i], c.in.requests[i+1:]...)
+		c.in.requests = slices.Delete(c.in.requests, i, i+1)
+		c.in.asked -= len(r.place)
 		if err != nil {
 			for _, place := range r.place {
 				r.codes[place] = requestCode(r.typ, err)
@@ -196,7 +212,7 @@ func (c *conn) requestDone(seq uint32, err error) {
 		if len(c.in.requests) == 0 {
 			c.in.requests = nil
 		}
-		if len(c.in.requests) <= requestsMax/2 {
+		if len(c.in.requests) <= requestsMax/2 && c.in.asked <= askedMax/2 {
 			c.unblock(blockRequests)
 		}
 		return
