@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/sluicemq/sluice/bench"
+
+	"github.com/sluicemq/sluice/perf/process"
 )
 
 // besideOne drives one node and three in turn.
@@ -109,14 +111,14 @@ func (c *nodes) beside(leader *node) (stop func() error, err error) {
 	if c.o.hook == "" {
 		return func() error { return nil }, nil
 	}
-	args := []string{strconv.Itoa(leader.cmd.Process.Pid)}
+	args := []string{strconv.Itoa(leader.process.PID)}
 	for _, n := range c.list {
 		if n != leader {
-			args = append(args, strconv.Itoa(n.cmd.Process.Pid))
+			args = append(args, strconv.Itoa(n.process.PID))
 		}
 	}
 	cmd := exec.Command(c.o.hook, args...)
-	cmd.SysProcAttr = ownGroup()
+	cmd.SysProcAttr = process.OwnGroup()
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Start(); err != nil {
 		return nil, err

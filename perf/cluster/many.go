@@ -11,6 +11,8 @@ import (
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/sluicemq/sluice/perf/process"
 )
 
 const (
@@ -94,7 +96,7 @@ func (c *nodes) verify() error {
 
 func (c *nodes) memory(when string) error {
 	for _, n := range c.list {
-		b, err := memoryOf(n.cmd.Process.Pid)
+		b, err := process.Memory(n.process.PID)
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
@@ -12,12 +11,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/sluicemq/sluice/perf/process"
 )
 
-// patience bounds what starts, joins and elections take on a machine that has other work.
-const patience = 2 * time.Minute
+// patience bounds what joins and elections take on a machine that has other work.
+const patience = process.Patience
 
 // node is one process.
 type node struct {
@@ -26,9 +26,7 @@ type node struct {
 	args        []string
 	kafka, mqtt string
 	grpc        string
-	cmd         *exec.Cmd
-	log         bytes.Buffer
-	ended       chan error
+	process     *process.Node
 }
 
 // nodes are the brokers that are measured: one that is alone, or three of one cluster.
@@ -81,63 +79,28 @@ func startNodes(o *options, n int, settings ...string) (c *nodes, err error) {
 }
 
 // start starts the process, and tells how long it took to be ready.
-func (n *node) start(binary string) (time.Duration, error) {
-	began := time.Now()
-	n.cmd = exec.Command(binary, n.args...)
-	n.cmd.SysProcAttr = ownGroup()
-	n.log.Reset()
-	n.cmd.Stderr = &n.log
-	out, err := n.cmd.StdoutPipe()
-	if err != nil {
-		return 0, err
+func (n *node) start(binary string) (took time.Duration, err error) {
+	if n.process, err = process.Start(binary, n.args...); err != nil {
+		return 0, fmt.Errorf("node %d: %w", n.id, err)
 	}
-	if err := n.cmd.Start(); err != nil {
-		return 0, err
-	}
-	n.ended = make(chan error, 1)
-	ready := make(chan bool, 1)
-	go func() {
-		line, _ := bufio.NewReader(out).ReadString('\n')
-		ready <- strings.HasPrefix(line, "ready ")
-		n.ended <- n.cmd.Wait()
-	}()
-	select {
-	case ok := <-ready:
-		if !ok {
-			<-n.ended //nolint:errcheck // it was killed, or says why in its log
-			n.cmd = nil
-			return 0, fmt.Errorf("node %d did not start:\n%s", n.id, n.log.String())
-		}
-		return time.Since(began), nil
-	case <-time.After(patience):
-		return 0, fmt.Errorf("node %d is not ready after %v", n.id, patience)
-	}
+	return n.process.Took, nil
 }
 
 // stop ends the process in order.
 func (n *node) stop() error {
-	if n.cmd == nil {
-		return nil
+	p := n.process
+	n.process = nil
+	if err := p.Stop(); err != nil {
+		return fmt.Errorf("node %d: %w", n.id, err)
 	}
-	_ = n.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case err := <-n.ended:
-		n.cmd = nil
-		return err
-	case <-time.After(patience):
-		_ = n.cmd.Process.Kill()
-		<-n.ended //nolint:errcheck // it was killed, or says why in its log
-		n.cmd = nil
-		return fmt.Errorf("node %d did not end in %v", n.id, patience)
-	}
+	return nil
 }
 
 // close ends all and forgets what they had.
 func (c *nodes) close() {
 	for _, n := range c.list {
-		if n.cmd != nil {
-			_ = n.cmd.Process.Kill()
-			<-n.ended //nolint:errcheck // it was killed, or says why in its log
+		if n.process != nil {
+			n.process.Kill()
 		}
 	}
 	_ = os.RemoveAll(c.dir)
@@ -180,7 +143,7 @@ func (c *nodes) synced() (*node, error) {
 // pids are the processes.
 func (c *nodes) pids() (list []int) {
 	for _, n := range c.list {
-		list = append(list, n.cmd.Process.Pid)
+		list = append(list, n.process.PID)
 	}
 	return list
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"time"
+
+	"github.com/sluicemq/sluice/perf/process"
 )
 
 const (
@@ -40,7 +42,7 @@ func (o *options) idle() error {
 // cpu is what each node has taken.
 func (c *nodes) cpu() (list []time.Duration, err error) {
 	for _, pid := range c.pids() {
-		d, err := cpuOf(pid)
+		d, err := process.CPU(pid)
 		if err != nil {
 			return nil, err
 		}

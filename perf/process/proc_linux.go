@@ -1,4 +1,4 @@
-package main
+package process
 
 import (
 	"bytes"
@@ -13,13 +13,13 @@ import (
 // ticksPerSecond is what /proc counts CPU time in, on every Linux that Go runs on.
 const ticksPerSecond = 100
 
-// ownGroup puts a process in a group of its own, which ends with this one.
-func ownGroup() *syscall.SysProcAttr {
+// OwnGroup puts a process in a group of its own, which ends with this one.
+func OwnGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// cpuOf is the CPU time that a process has taken, of user and kernel.
-func cpuOf(pid int) (time.Duration, error) {
+// CPU is the CPU time that a process has taken, of user and kernel.
+func CPU(pid int) (time.Duration, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
 		return 0, err
@@ -36,8 +36,8 @@ func cpuOf(pid int) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / ticksPerSecond, err
 }
 
-// memoryOf is what a process has in memory, files not counted.
-func memoryOf(pid int) (int64, error) {
+// Memory is what a process has in memory, in bytes, files not counted.
+func Memory(pid int) (int64, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
 	if err != nil {
 		return 0, err
