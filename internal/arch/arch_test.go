@@ -98,7 +98,7 @@ var only = map[string][]string{
 	"github.com/gobwas/ws":                    {"engine", "test/**", "bench/**"},
 	"github.com/go-asn1-ber/asn1-ber":         {"auth"},
 	"github.com/go-ldap/ldap/v3":              {"auth"},
-	"github.com/golang-jwt/jwt/v5":            {"auth", "test/**"},
+	"github.com/golang-jwt/jwt/v5":            {"auth", "perf/guards", "test/**"},
 	"github.com/klauspost/compress":           {"journal/record/compress", "cluster/link"},
 	"github.com/lni/dragonboat/v4":            {"meta/raftgroup"},
 	"github.com/minio/minio-go/v7":            {"journal/tier/s3tier", "test/tier"},
