@@ -19,14 +19,15 @@ import (
 
 // Options are what a Provider answers by. Concurrency and Queue are fixed at New.
 type Options struct {
-	Anonymous       string   // off, loopback or everywhere
-	PasswordFile    string   // empty: none
-	CertificateUser string   // off, cn, san_dns, san_email, san_uri or subject
-	Mapping         string   // rules that make a user of that field; see parseMapping. Empty: it is the user
-	ACLFile         string   // empty: none
-	SuperUsers      []string // may do everything
-	ClientIDs       []string // forms that client ids of MQTT may have, with %u for the user and * for any characters; none: all may
-	OpenWithoutACL  string   // auto, true or false: whether what no ACL is about is allowed; empty: auto
+	Anonymous       string            // off, loopback or everywhere
+	AnonymousAt     map[string]string // the same for single listeners, by their names
+	PasswordFile    string            // empty: none
+	CertificateUser string            // off, cn, san_dns, san_email, san_uri or subject
+	Mapping         string            // rules that make a user of that field; see parseMapping. Empty: it is the user
+	ACLFile         string            // empty: none
+	SuperUsers      []string          // may do everything
+	ClientIDs       []string          // forms that client ids of MQTT may have, with %u for the user and * for any characters; none: all may
+	OpenWithoutACL  string            // auto, true or false: whether what no ACL is about is allowed; empty: auto
 	CacheTTL        time.Duration
 	Concurrency     int // hashes at once; 0: half the cores, at least one
 	Queue           int // clients that wait; 0: 4096
@@ -288,7 +289,7 @@ func (rs *ruleSet) quick(c *broker.Credentials) (id broker.Identity, done bool, 
 
 // identity is what a connection itself says of its client, before anything vouches for it.
 func (rs *ruleSet) identity(c *broker.Credentials) broker.Identity {
-	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Generation: rs.generation}
+	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Listener: c.Listener, Generation: rs.generation}
 }
 
 // byPassword is quick for clients whom nothing but a password, or nothing at all, vouches for. If it cannot answer, and d is there, d is the digest to
@@ -311,18 +312,23 @@ func (rs *ruleSet) byPassword(c *broker.Credentials, d *digest) (id broker.Ident
 	}
 	// A user name that nothing vouches for is no user: id.User stays empty, so that no rule for that user holds.
 	id.Source = sourceAnonymous
-	if !rs.anonymousFrom(id.Remote.IsValid(), id.Remote.IsLoopback()) {
+	if !rs.anonymousFrom(&id) {
 		return id, true, refuse(broker.ErrNotAuthorized, errors.New("credentials are required"))
 	}
 	return id, true, nil
 }
 
-func (rs *ruleSet) anonymousFrom(hasAddress, loopback bool) bool {
-	switch rs.o.Anonymous {
+// anonymousFrom says whether a client without credentials may come from there, by the listener's own rule if it has one.
+func (rs *ruleSet) anonymousFrom(id *broker.Identity) bool {
+	rule, own := rs.o.AnonymousAt[id.Listener]
+	if !own {
+		rule = rs.o.Anonymous
+	}
+	switch rule {
 	case "everywhere":
 		return true
 	case "loopback":
-		return !hasAddress || loopback // a unix socket has no address
+		return !id.Remote.IsValid() || id.Remote.IsLoopback() // a unix socket has no address
 	}
 	return false
 }
@@ -442,7 +448,7 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
 	}
-	if !rs.anonymousFrom(id.Remote.IsValid(), id.Remote.IsLoopback()) {
+	if !rs.anonymousFrom(id) {
 		return errors.New("clients without credentials are not allowed any more")
 	}
 	return nil

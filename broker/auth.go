@@ -28,6 +28,8 @@ type Identity struct {
 	Source   string // what vouched for it: "password", "certificate", "anonymous", "http", or a SASL mechanism
 	// Secret names the stored password that vouched for it, so that a change of that shows. It means nothing elsewhere; 0: none did.
 	Secret uint64
+	// Listener is the one by which the client came; empty where nobody asks.
+	Listener string
 	// Expires is when what the client has shown ends to hold, in Unix milliseconds; 0: never.
 	Expires int64
 	// Own is what an Authorizer goes by for this client alone, as it was told when the client came in: a pointer, or nil. It means nothing elsewhere.

@@ -81,6 +81,12 @@ type MQTTListeners struct {
 	WSS Addrs `key:"wss" default:"127.0.0.1:8084"`
 	// Paths of unix sockets. A client on one counts as a client on loopback.
 	Unix Addrs `key:"unix" default:"off"`
+	// More listeners, with settings of their own: a list of `{name: plant, protocol: tls, address: 10.0.0.7:8884, anonymous: off, connections: 1000, accept_rate: 50,
+	// proxy_protocol: false}`. `protocol` is `tcp` (the default), `tls`, `ws`, `wss` or `unix`, whose `address` is a path. `anonymous` is `off`, `loopback` or
+	// `everywhere`, as in `auth.anonymous`, which counts where it is left out; so do `listeners.mqtt.connections` and `accept_rate`. With `proxy_protocol` the
+	// listener gets headers of the proxies in `listeners.mqtt.proxy_trusted`. It is shown as `mqtt.NAME`. Not in a cluster so far. docs/mqtt.md says what a
+	// reload does.
+	Named NamedListeners `key:"named" default:"[]" reload:"live"`
 	// The reactor below the listeners: `epoll` (Linux), `netpoll`, or `auto`, which picks for each listener by the figures in
 	// docs/performance.md.
 	Transport string `key:"transport" default:"auto" oneof:"auto|netpoll|epoll"`

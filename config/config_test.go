@@ -100,6 +100,18 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"alone without a role", "node: {roles: [broker, meta]}\n", "a node that is alone does everything"},
 		{"first without journal", "node: {roles: [broker, meta]}\nlisteners: {cluster: '127.0.0.1:7000'}\n", "the first node of a cluster keeps its journal"},
 		{"listener without broker", "node: {roles: [journal, meta]}\nlisteners: {cluster: '127.0.0.1:7000', kafka: {tcp: '127.0.0.1:9'}}\n", "listeners.kafka.tcp: a node without the role broker takes no clients"},
+		{"listener's unknown key", "listeners:\n  mqtt:\n    named:\n      - {name: a, address: 127.0.0.1:1, prefix: x}\n", `c.yaml:4:41: listeners.mqtt.named: a listener has no key "prefix"`},
+		{"listener without an address", "listeners: {mqtt: {named: [{name: a}]}}\n", "listeners.mqtt.named: a listener needs an address"},
+		{"listener's name", "listeners: {mqtt: {named: [{name: A b, address: 127.0.0.1:1}]}}\n", "name: want a-z, then up to 31 of"},
+		{"listener of another key's name", "listeners: {mqtt: {named: [{name: wss, address: 127.0.0.1:1}]}}\n", "wss is the name of listeners.mqtt.wss"},
+		{"listeners of one name", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1}, {name: a, address: 127.0.0.1:2}]}}\n", "there are two listeners of the name a"},
+		{"listener at another's address", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1883}]}}\n", "127.0.0.1:1883 is the address of listeners.mqtt"},
+		{"listener's TLS", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, protocol: tls}]}}\n", "a needs tls.cert and tls.key"},
+		{"listener's proxies", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, proxy_protocol: true}]}}\n", "a: proxy_protocol needs listeners.mqtt.proxy_trusted"},
+		{"listener of a node of a cluster", "listeners: {cluster: 127.0.0.1:7000, mqtt: {named: [{name: a, address: 127.0.0.1:1}]}}\n", "listeners.mqtt.named: listeners.cluster is set"},
+		{"listener open to a network", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1}]}}\n", "0.0.0.0:1 can be reached from a network and no authentication is set for it"},
+		{"listener's anonymous", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, anonymous: nobody}]}}\n", `anonymous: want off, loopback or everywhere, found "nobody"`},
+		{"listener's bound", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, connections: -1}]}}\n", "connections: want a number from 0"},
 		{"role twice", "node: {roles: [broker, journal, meta, meta]}\n", "a role is named twice"},
 		{"list for one", "log: {level: [info]}\n", "c.yaml:1:14: log.level: want one value (text), found a list"},
 		{"map for one", "log: {level: {a: b}}\n", "log.level: want a value, found keys and values"},
@@ -392,6 +404,29 @@ func TestListenersForTests(t *testing.T) {
 		listener := reflect.TypeFor[Config]().FieldByIndex(k.index).Type == typeAddrs
 		if listener != slices.Contains(off, k.Name+"=off") {
 			t.Errorf("%s is a listener: %v, and testx.Listeners has it: %v", k.Name, listener, !listener)
+		}
+	}
+}
+
+// Who asks for it by name opens a listener to a network, or to users of the catalog alone, though the other listeners are as they are.
+func TestNamedListeners(t *testing.T) {
+	for _, anonymous := range []string{"everywhere", "off"} {
+		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
+		l, err := Load(LoadOptions{Set: []string{"listeners.mqtt.named=" + text}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := l.Config.Listeners.MQTT.Named
+		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Connections: 7, AcceptRate: -1},
+			{Name: "local", Protocol: "unix", Address: "/run/x.sock", Connections: -1, AcceptRate: -1, ProxyProtocol: true}}
+		if !slices.Equal(list, want) {
+			t.Errorf("%+v", list)
+		}
+		if again, err := parseNamedText(list.String()); err != nil || !slices.Equal(again, want) {
+			t.Errorf("%s is read as %+v, %v", list, again, err)
+		}
+		if at := l.Config.AnonymousAt(); len(at) != 1 || at["mqtt.plant"] != anonymous {
+			t.Errorf("%v", at)
 		}
 	}
 }

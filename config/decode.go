@@ -57,6 +57,10 @@ func (d *decoder) entry(name string, where Source, v *yaml.Node) {
 		d.autoSubscriptions(k, v)
 		return
 	}
+	if k := byName[name]; k != nil && k.Kind == "listeners" {
+		d.named(k, v)
+		return
+	}
 	if k := byName[name]; k != nil && k.Kind == "property rules" {
 		d.propertyRules(k, v)
 		return

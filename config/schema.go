@@ -38,6 +38,7 @@ var (
 	typeRewrites   = reflect.TypeFor[Rewrites]()
 	typeAuto       = reflect.TypeFor[AutoSubscriptions]()
 	typeProperties = reflect.TypeFor[PropertyRules]()
+	typeNamed      = reflect.TypeFor[NamedListeners]()
 
 	typePrincipals = reflect.TypeFor[Principals]()
 )
@@ -108,6 +109,8 @@ func kindOf(t reflect.Type) string {
 		return "rewrites"
 	case typeAuto:
 		return "subscriptions"
+	case typeNamed:
+		return "listeners"
 	case typeProperties:
 		return "property rules"
 	}
@@ -135,6 +138,7 @@ type raw struct {
 	rewrites   *Rewrites
 	auto       *AutoSubscriptions
 	properties *PropertyRules
+	named      *NamedListeners
 }
 
 // rawText reads the form of flags and environment: `a`, `a,b`, `[a, b]`.
@@ -168,7 +172,7 @@ func (k *Key) set(c *Config, r raw, lookup func(string) (string, bool)) error {
 		return setAddrs(v, r)
 	case "list":
 		return k.setList(v, r)
-	case "bindings", "bridges", "principals", "rewrites", "subscriptions", "property rules":
+	case "bindings", "bridges", "principals", "rewrites", "subscriptions", "property rules", "listeners":
 		return k.setNodes(v, r, lookup)
 	case "secret":
 		s, err := parseSecret(r.text, k.bare, lookup)
@@ -251,6 +255,15 @@ func (k *Key) setNodes(v reflect.Value, r raw, lookup func(string) (string, bool
 			r.auto = &as
 		}
 		v.Set(reflect.ValueOf(*r.auto))
+	case "listeners":
+		if r.named == nil {
+			ns, err := parseNamedText(r.text)
+			if err != nil {
+				return err
+			}
+			r.named = &ns
+		}
+		v.Set(reflect.ValueOf(*r.named))
 	case "property rules":
 		if r.properties == nil {
 			rs, err := parsePropertyRulesText(r.text)

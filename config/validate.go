@@ -44,6 +44,7 @@ func (l *loader) validate() {
 	l.validateAddresses(c)
 	l.validateExposure(c)
 	l.validateProxies(c)
+	l.validateNamed(c)
 	l.validateControl(c)
 	l.validateJWT(c)
 	if u := c.Auth.HTTP.URL; u != "" && !secure(u) {
@@ -196,6 +197,8 @@ func (l *loader) validateAddresses(c *Config) {
 type listenAddr struct {
 	key, addr string
 	unix      bool
+	tls       bool
+	anonymous string // of a listener that has its own rule
 }
 
 // addresses are those that open.
@@ -204,7 +207,8 @@ func (c *Config) addresses() []listenAddr {
 	var out []listenAddr
 	add := func(key string, addrs Addrs, unix bool) {
 		for _, a := range addrs {
-			out = append(out, listenAddr{key, a, unix})
+			overTLS := strings.HasSuffix(key, ".tls") || strings.HasSuffix(key, ".wss")
+			out = append(out, listenAddr{key: key, addr: a, unix: unix, tls: overTLS})
 		}
 	}
 	add("listeners.mqtt.tcp", m.TCP, false)
@@ -216,6 +220,10 @@ func (c *Config) addresses() []listenAddr {
 	}
 	add("listeners.kafka.tcp", c.Listeners.Kafka.TCP, false)
 	add("listeners.mqtt.unix", m.Unix, true)
+	for i := range m.Named {
+		n := &m.Named[i]
+		out = append(out, listenAddr{key: namedKey, addr: n.Address, unix: n.Unix(), tls: n.TLS(), anonymous: n.Anonymous})
+	}
 	add("listeners.grpc", c.Listeners.GRPC, false)
 	add("listeners.http", c.Listeners.HTTP, false)
 	return out
@@ -317,9 +325,12 @@ func (l *loader) validateExposure(c *Config) {
 			}
 			continue
 		}
-		overTLS := a.key == "listeners.mqtt.tls" || a.key == "listeners.mqtt.wss" || a.key == "listeners.kafka.tls"
+		overTLS, anonymous, byName := a.tls, c.Anonymous(), c.Auth.Anonymous
+		if a.anonymous != "" {
+			anonymous, byName = a.anonymous, a.anonymous
+		}
 		// Off by name: users come into the catalog later, and nobody comes in before.
-		if c.Anonymous() == "everywhere" || c.Auth.Anonymous == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || c.Auth.LDAP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
+		if anonymous == "everywhere" || byName == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || c.Auth.LDAP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}
 		ways := "set auth.password_file (`sluice passwd` makes its lines), auth.jwt, auth.ldap or auth.http, or auth.anonymous: off to let in users of the catalog alone"

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -153,6 +154,23 @@ func (e *Engine) Listen(o ListenerOptions) (net.Addr, error) {
 		ln.start()
 	}
 	return ln.addr, nil
+}
+
+// CloseListener stops accepting at the listeners of this name, and waits until their acceptors do not run. Connections live on.
+func (e *Engine) CloseListener(name string) {
+	var gone []*listener
+	e.mu.Lock()
+	e.mu.listeners = slices.DeleteFunc(e.mu.listeners, func(ln *listener) bool {
+		if ln.o.Name != name {
+			return false
+		}
+		gone = append(gone, ln)
+		return true
+	})
+	e.mu.Unlock()
+	for _, ln := range gone {
+		ln.shut()
+	}
 }
 
 // CloseListeners stops accepting, over pipes too, and waits until no acceptor runs. Connections live on.

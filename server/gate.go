@@ -14,7 +14,7 @@ import (
 // authOptions are what the configuration says about who comes in and what they may do.
 func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Options {
 	a := &cfg.Auth
-	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser, Mapping: a.CertificateMapping,
+	o := auth.Options{Anonymous: cfg.Anonymous(), AnonymousAt: cfg.AnonymousAt(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser, Mapping: a.CertificateMapping,
 		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, ClientIDs: a.ClientIDs, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
 		Bans: s.bans, Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
 	if j := &a.JWT; j.IsSet() {

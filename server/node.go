@@ -85,6 +85,8 @@ type doorOptions struct {
 type door struct {
 	name, network, address string
 	tls, ws, kafka         bool
+	proxied                bool       // beside those of doorOptions.proxied
+	own                    *namedDoor // nil: the bounds of all listeners of the protocol
 }
 
 // node is the running whole: loops, core, log, MQTT.
@@ -228,13 +230,16 @@ func (n *node) listen(d door) (net.Addr, error) {
 		lo.Handler, lo.FirstPacketTimeout, lo.HighWater = n.kafka, -1, 1<<20
 	}
 	lo.Transport, lo.AcceptRate, lo.MaxConns, lo.HandshakeTimeout = o.transport, o.acceptRate, o.maxConns, o.handshakeTimeout
+	if d.own != nil {
+		lo.AcceptRate, lo.MaxConns = d.own.acceptRate, d.own.connections
+	}
 	if d.tls {
 		lo.TLS = o.tls
 		if d.ws && o.wss != nil {
 			lo.TLS = o.wss
 		}
 	}
-	if _, kind, _ := strings.Cut(d.name, "."); slices.Contains(o.proxied, kind) {
+	if _, kind, _ := strings.Cut(d.name, "."); d.proxied || slices.Contains(o.proxied, kind) {
 		lo.Proxy = o.proxies
 	}
 	addr, err := n.engine.Listen(lo)

@@ -51,6 +51,7 @@ type Server struct {
 	bans    *auth.Bans
 	certs   *certificates
 	proxies proxies
+	named   namedDoors
 	catalog *catalogStore
 	http    *httpServer
 	control *control.Server
@@ -173,6 +174,10 @@ func (s *Server) openDoors(cfg *config.Config, at map[string]string) error {
 		}
 		at[name] = addr.String()
 	}
+	if errs := s.configureNamed(cfg.Listeners.MQTT.Named); errs != nil {
+		return errors.Join(errs...)
+	}
+	s.named.tell(at)
 	return nil
 }
 
@@ -396,6 +401,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.node.mqtt.Recheck()
 	s.node.kafka.Set(kafkaSettings(&merged))
 	s.node.kafka.Recheck()
+	report = append(report, s.reloadNamed(merged.Listeners.MQTT.Named)...)
 	if err := s.bridges.configure(merged.Bridges); err != nil {
 		report = append(report, "bridges: "+err.Error())
 	}
@@ -421,6 +427,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.ready.Store(false)
 	s.control.Drain()
 	s.bridges.close()
+	s.named.close()
 	return s.node.drain(ctx)
 }
 

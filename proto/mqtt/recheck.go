@@ -60,7 +60,9 @@ func (c *conn) unwelcome() *failure {
 	h := c.l.h
 	var why error
 	if h.recheck != nil {
-		why = h.recheck.Recheck(c.identity(), c.certificates())
+		id := c.identity()
+		id.Listener = c.link.Listener()
+		why = h.recheck.Recheck(id, c.certificates())
 	}
 	switch {
 	case errors.Is(why, broker.ErrBanned):

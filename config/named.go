@@ -1,0 +1,232 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sluicemq/sluice/internal/strictyaml"
+)
+
+// NamedListener is a listener for MQTT with settings of its own; docs/mqtt.md explains it.
+type NamedListener struct {
+	Name          string // after `mqtt.`, where listeners are shown
+	Protocol      string // tcp, tls, ws, wss or unix
+	Address       string // of unix a path
+	Anonymous     string // off, loopback or everywhere; empty: auth.anonymous
+	Connections   int    // 0: no limit of its own; -1: listeners.mqtt.connections
+	AcceptRate    int    // a second, 0: no limit; -1: listeners.mqtt.accept_rate
+	ProxyProtocol bool
+}
+
+// TLS says whether clients come by TLS.
+func (n *NamedListener) TLS() bool { return n.Protocol == "tls" || n.Protocol == "wss" }
+
+// WebSocket says whether clients come by WebSocket.
+func (n *NamedListener) WebSocket() bool { return n.Protocol == "ws" || n.Protocol == "wss" }
+
+// Unix says whether the address is the path of a socket.
+func (n *NamedListener) Unix() bool { return n.Protocol == "unix" }
+
+// NamedListeners is the list of them.
+type NamedListeners []NamedListener
+
+const (
+	namedExpected = "{name: plant, protocol: tls, address: 10.0.0.7:8884}"
+	namedMost     = 64
+	namedRateMax  = 1_000_000_000
+)
+
+var (
+	namedProtocols = []string{"tcp", "tls", "ws", "wss", "unix"}
+	namedAnonymous = []string{"off", "loopback", "everywhere"}
+	namedForm      = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+)
+
+// String gives the form that the parser reads.
+func (ns NamedListeners) String() string {
+	parts := make([]string, len(ns))
+	for i, n := range ns {
+		parts[i] = fmt.Sprintf("{name: %s, protocol: %s, address: %s", n.Name, n.Protocol, quote(n.Address))
+		if n.Anonymous != "" {
+			parts[i] += ", anonymous: " + n.Anonymous
+		}
+		if n.Connections >= 0 {
+			parts[i] += ", connections: " + strconv.Itoa(n.Connections)
+		}
+		if n.AcceptRate >= 0 {
+			parts[i] += ", accept_rate: " + strconv.Itoa(n.AcceptRate)
+		}
+		if n.ProxyProtocol {
+			parts[i] += ", proxy_protocol: true"
+		}
+		parts[i] += "}"
+	}
+	return "[" + strings.Join(parts, ", ") + "]"
+}
+
+// parseNamed reads a list of listeners; with an error it tells which node is wrong.
+func parseNamed(n *yaml.Node) (ns NamedListeners, bad *yaml.Node, err error) {
+	n = strictyaml.Resolve(n)
+	if n.Kind != yaml.SequenceNode {
+		return nil, n, fmt.Errorf("want a list of listeners such as %s, found %s", namedExpected, strictyaml.Kind(n))
+	}
+	if len(n.Content) > namedMost {
+		return nil, n, fmt.Errorf("want at most %d listeners, found %d", namedMost, len(n.Content))
+	}
+	for _, item := range n.Content {
+		item = strictyaml.Resolve(item)
+		l, bad, err := parseNamedListener(item)
+		if err != nil {
+			return nil, bad, err
+		}
+		for i := range ns {
+			if ns[i].Name == l.Name {
+				return nil, item, fmt.Errorf("there are two listeners of the name %s", l.Name)
+			}
+		}
+		ns = append(ns, l)
+	}
+	return ns, nil, nil
+}
+
+func parseNamedListener(item *yaml.Node) (l NamedListener, bad *yaml.Node, err error) {
+	l = NamedListener{Protocol: "tcp", Connections: -1, AcceptRate: -1}
+	if item.Kind != yaml.MappingNode {
+		return l, item, fmt.Errorf("want a listener such as %s, found %s", namedExpected, strictyaml.Kind(item))
+	}
+	for i := 0; i+1 < len(item.Content); i += 2 {
+		k, v := item.Content[i], strictyaml.Resolve(item.Content[i+1])
+		if v.Kind != yaml.ScalarNode || strictyaml.IsNull(v) {
+			return l, v, fmt.Errorf("%s: want a value, found %s", k.Value, strictyaml.Kind(v))
+		}
+		known, err := l.set(k.Value, v.Value)
+		switch {
+		case !known:
+			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, connections, accept_rate or proxy_protocol", k.Value)
+		case err != nil:
+			return l, v, fmt.Errorf("%s: %w", k.Value, err)
+		}
+	}
+	switch {
+	case l.Name == "":
+		return l, item, errors.New("a listener needs a name")
+	case l.Address == "":
+		return l, item, errors.New("a listener needs an address")
+	}
+	return l, nil, nil
+}
+
+// set takes one key over; known false: there is no such key.
+func (n *NamedListener) set(key, text string) (known bool, err error) {
+	switch key {
+	case "name":
+		n.Name, err = text, checkNamed(text)
+	case "protocol":
+		n.Protocol, err = oneOf(text, namedProtocols)
+	case "address":
+		n.Address = text
+	case "anonymous":
+		if text == "false" { // YAML 1.1 readers take off for false
+			text = "off"
+		}
+		n.Anonymous, err = oneOf(text, namedAnonymous)
+	case "connections":
+		n.Connections, err = zeroOrMore(text)
+	case "accept_rate":
+		n.AcceptRate, err = zeroOrMore(text)
+	case "proxy_protocol":
+		n.ProxyProtocol, err = trueOrFalse(text)
+	default:
+		return false, nil
+	}
+	return true, err
+}
+
+// checkNamed keeps names apart from those of the listeners that the other keys of the section open.
+func checkNamed(name string) error {
+	if !namedForm.MatchString(name) {
+		return fmt.Errorf("want a-z, then up to 31 of a-z, 0-9, _ and -, found %q", name)
+	}
+	for _, p := range namedProtocols {
+		if name == p {
+			return fmt.Errorf("%s is the name of listeners.mqtt.%s", name, name)
+		}
+	}
+	return nil
+}
+
+func oneOf(text string, list []string) (string, error) {
+	for _, t := range list {
+		if t == text {
+			return text, nil
+		}
+	}
+	return "", fmt.Errorf("want %s, found %q", orList(list), text)
+}
+
+func zeroOrMore(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 || n > namedRateMax {
+		return 0, fmt.Errorf("want a number from 0 to %d, found %q", namedRateMax, text)
+	}
+	return n, nil
+}
+
+// named assigns the list in a file, each fault with its place.
+func (d *decoder) named(k *Key, v *yaml.Node) {
+	ns, bad, err := parseNamed(v)
+	if err != nil {
+		d.problem(at(d.file, bad), k.Name, err)
+		return
+	}
+	d.assign(k, raw{named: &ns}, at(d.file, v))
+}
+
+// parseNamedText reads the list as a flag or the environment gives it: YAML in one line.
+func parseNamedText(text string) (NamedListeners, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil || len(doc.Content) == 0 {
+		return nil, fmt.Errorf("want a list such as [%s], found %q", namedExpected, text)
+	}
+	ns, _, err := parseNamed(doc.Content[0])
+	return ns, err
+}
+
+const namedKey = "listeners.mqtt.named"
+
+// validateNamed looks at what named listeners need of other keys. Addresses and who may come in are looked at with those of the other listeners.
+func (l *loader) validateNamed(c *Config) {
+	list := c.Listeners.MQTT.Named
+	if len(list) > 0 && c.Clustered() {
+		l.reject(namedKey, errors.New("listeners.cluster is set, and the node that serves a client does not know the named listeners of another one so far: leave it out"))
+	}
+	for i := range list {
+		n := &list[i]
+		if n.TLS() && !c.TLSSet() {
+			l.reject(namedKey, fmt.Errorf("%s needs tls.cert and tls.key", n.Name))
+		}
+		if n.ProxyProtocol && !n.Unix() && len(c.Listeners.MQTT.ProxyTrusted) == 0 {
+			l.reject(namedKey, fmt.Errorf("%s: proxy_protocol needs listeners.mqtt.proxy_trusted: who may say where a client comes from", n.Name))
+		}
+	}
+}
+
+// AnonymousAt are the named listeners that have a rule of their own for clients without credentials: off, loopback or everywhere, by the names under
+// which their clients come.
+func (c *Config) AnonymousAt() map[string]string {
+	var out map[string]string
+	for _, n := range c.Listeners.MQTT.Named {
+		if n.Anonymous != "" {
+			if out == nil {
+				out = make(map[string]string)
+			}
+			out["mqtt."+n.Name] = n.Anonymous
+		}
+	}
+	return out
+}
