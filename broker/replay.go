@@ -73,28 +73,41 @@ const (
 	replayPartsMax = 1 << 14
 )
 
-// replayable says whether a subscription can start where it wants.
-func (b *Broker) replayable(c *Client, r *SubscribeRequest) error {
+// replayRoom counts what a connection has under way, and what one packet asks for beside it.
+type replayRoom struct{ replays, parts, asked int }
+
+func (c *Client) replayRoom() (room replayRoom) {
+	if c.more == nil {
+		return room
+	}
+	for _, rep := range c.more.replays {
+		room.replays++
+		room.parts += len(rep.parts)
+	}
+	return room
+}
+
+// replayable says whether a subscription can start where it wants, and takes its room.
+func (b *Broker) replayable(room *replayRoom, r *SubscribeRequest) error {
 	if r.From.Kind == ReplayNone {
 		return nil
+	}
+	if room.asked++; room.asked > replaysMax || room.replays >= replaysMax { // each is compared with all bindings
+		return ErrQuota
 	}
 	list := b.bindings.Load().behind(b, r.Filter)
 	if r.Group != nil || len(list) == 0 {
 		return ErrNoStream
 	}
-	parts, n := 0, 0
+	parts := 0
 	for _, t := range list {
 		parts += len(t.Partitions())
 	}
-	if c.more != nil {
-		n = len(c.more.replays)
-		for _, rep := range c.more.replays {
-			parts += len(rep.parts)
-		}
-	}
-	if n >= replaysMax || parts > replayPartsMax {
+	if room.parts+parts > replayPartsMax {
 		return ErrQuota
 	}
+	room.replays++
+	room.parts += parts
 	return nil
 }
 

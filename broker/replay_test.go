@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -244,5 +245,40 @@ func TestReplayLeft(t *testing.T) {
 	bb.pump()
 	if got := s.payloads(); !slices.Contains(got, "waits") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// However many filters a packet asks the past for, a connection has as many replays as it may, live or kept, in one packet or in several; the rest is answered so.
+func TestReplaysBounded(t *testing.T) {
+	for what, mk := range map[string]func(string) ConnectRequest{"live": live, "kept": kept} {
+		bb := newBoundBench(t, "k/#")
+		bb.put("old", 0)
+		c := bb.connect(0, mk("s"))
+		refused := 0
+		for packet := range 3 {
+			var reqs []SubscribeRequest
+			for i := range 1000 {
+				reqs = append(reqs, SubscribeRequest{Filter: fmt.Append(nil, "k/", packet, "/", i), QoS: 1, From: ReplayFrom{Kind: ReplayEarliest}})
+			}
+			errs := make([]error, len(reqs))
+			if _, err := c.l.Subscribe(c.c, reqs, errs, 1); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range errs {
+				if errors.Is(err, ErrQuota) {
+					refused++
+				} else if err != nil {
+					t.Error(err)
+				}
+			}
+			if n := len(c.c.more.replays); n > replaysMax {
+				t.Errorf("%s: %d replays", what, n)
+			}
+		}
+		if refused < 3000-replaysMax {
+			t.Errorf("%s: %d of 3000 are refused", what, refused)
+		}
+		bb.pump()
+		c.disconnect()
 	}
 }

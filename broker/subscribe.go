@@ -38,13 +38,13 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 	if c.sess.d != nil {
 		return l.subscribeDurable(c, reqs, errs, t)
 	}
-	again := repeated(reqs)
+	again, room := repeated(reqs), c.replayRoom()
 	l.startOver(c, reqs)
 	for i := range reqs {
 		if again != nil && again[i] {
 			continue
 		}
-		if errs[i] = l.b.replayable(c, &reqs[i]); errs[i] != nil {
+		if errs[i] = l.b.replayable(&room, &reqs[i]); errs[i] != nil {
 			continue
 		}
 		if errs[i] = l.subscribeLive(c, &reqs[i]); errs[i] == nil {
@@ -152,7 +152,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 	sess := c.sess
 	have := sess.d.subscriptions()
 	places, joining, again := placesIn(have, len(reqs)), c.feed.joiningFor(len(reqs)), repeated(reqs)
-	limit := l.b.limits.Load()
+	limit, room := l.b.limits.Load(), c.replayRoom()
 	cmd := appendCommand(nil, cmdSubscribe, sess.d.id)
 	n := 0
 	var body []byte
@@ -168,7 +168,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			errs[i] = ErrFilter
 			continue
 		}
-		if errs[i] = l.b.replayable(c, r); errs[i] != nil {
+		if errs[i] = l.b.replayable(&room, r); errs[i] != nil {
 			continue
 		}
 		at := places.of(r.Group, r.Filter)
