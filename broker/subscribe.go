@@ -31,6 +31,19 @@ type retainedJob struct {
 	cursor topics.Cursor
 }
 
+// full says whether the pending list has no room for what a client asks of its session, and has the client told when it has: commands that make room are taken whatever is in it,
+// those of a client that asks for ever more are not.
+func (s *shard) full(c *Client) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.pendingLocked()
+	if p.size == 0 || p.size-p.batchBytes < pendingBytesMax {
+		return false
+	}
+	s.waitLocked(c)
+	return true
+}
+
 // Subscribe adds or replaces subscriptions. errs, as long as reqs, receives what is wrong with single ones (ErrFilter,
 // ErrQuota, ErrExclusive); those are left out. Routed: all done, answer now; Pending: answer at Completed. Retained messages come after
 // that, in later turns.
@@ -150,6 +163,9 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 		return 0, err
 	}
 	sess := c.sess
+	if sess.shard.full(c) {
+		return 0, ErrBusy
+	}
 	have := sess.d.subscriptions()
 	places, joining, again := placesIn(have, len(reqs)), c.feed.joiningFor(len(reqs)), repeated(reqs)
 	limit, room := l.b.limits.Load(), c.replayRoom()
@@ -433,6 +449,9 @@ func (b *Broker) dropSubscription(sess *Session, sub *durableSubscription) {
 // Unsubscribe removes subscriptions; reqs uses Filter and Group only. errs gets ErrNoSubscription where there was none.
 func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t Token) (Outcome, error) {
 	sess := c.sess
+	if sess.d != nil && sess.shard.full(c) {
+		return 0, ErrBusy
+	}
 	l.forgetComing(c, reqs)
 	if sess.d == nil {
 		l.unsubscribeLive(c, reqs, errs)

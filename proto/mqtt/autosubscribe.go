@@ -67,6 +67,11 @@ func (c *conn) autoSubscribe() {
 	if len(l.reqs) > 0 {
 		outcome, err = l.core.Subscribe(c.client, l.reqs, l.errs, token(tokenAuto, 0, 0))
 	}
+	if errors.Is(err, broker.ErrBusy) {
+		c.block(blockBusy)
+		c.extras().autoAgain = true
+		return
+	}
 	for _, e := range append(l.errs, err) {
 		switch {
 		case errors.Is(e, broker.ErrNotLeader):

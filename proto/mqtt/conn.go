@@ -92,6 +92,8 @@ type extra struct {
 	spans   *openSpans
 	probe   *probe
 	told    *[]events.Event // of the subscriptions that its session begins with, until the core has them
+
+	autoAgain bool // the core had no room for them
 }
 
 func (c *conn) extras() *extra {
@@ -420,6 +422,10 @@ func (c *conn) Kicked(why error) {
 func (c *conn) Control(e broker.Control) {
 	switch e.Kind {
 	case broker.ControlResume:
+		if x := c.extra; x != nil && x.autoAgain {
+			x.autoAgain = false
+			c.l.put(after{c: c, auto: true})
+		}
 		c.unblock(blockBusy)
 	case broker.ControlRelease:
 		c.release(e.PacketID)

@@ -145,6 +145,55 @@ func TestManyFilters(t *testing.T) {
 	}
 }
 
+// While the list of what waits for the log is full, SUBSCRIBE and UNSUBSCRIBE of kept sessions wait in their connections, and so does what a session begins with: nothing is lost, and
+// the list does not grow.
+func TestSubscribeWhileFull(t *testing.T) {
+	w := newWorld(t, Options{})
+	keep := func(k *wire.Connect) { k.SessionExpiry = 100 }
+	asks, leaves, begins := w.connect(wire.V5, "asks", keep), w.connect(wire.V5, "leaves", keep), w.connect(wire.V5, "begins", keep)
+	leaves.subscribe(1, "left")
+	var filters []wire.FilterRequest
+	for i := range 3000 {
+		filters = append(filters, wire.FilterRequest{Filter: fmt.Appendf(nil, "f/%d/%0100d", i, i)})
+	}
+	w.wants("session")
+	var fill []*peer
+	for i := range 8 { // some of each shard
+		fill = append(fill, w.connect(wire.V5, fmt.Sprint("fills", i), keep))
+	}
+	w.events()
+	w.hold = true
+	for _, f := range fill {
+		f.send(wire.AppendSubscribe(nil, wire.V5, &wire.SubscribeOut{PacketID: 7, Filters: filters}))
+	}
+	asks.send(wire.AppendSubscribe(nil, wire.V5, &wire.SubscribeOut{PacketID: 8, Filters: []wire.FilterRequest{{Filter: []byte("asked")}}}))
+	leaves.send(wire.AppendUnsubscribe(nil, wire.V5, &wire.UnsubscribeOut{PacketID: 9, Filters: [][]byte{[]byte("left")}}))
+	s := *w.h.settings.Load()
+	s.AutoSubscribe = []AutoSubscription{{Filter: "own/%c", QoS: 1}}
+	w.h.settings.Store(&s)
+	begins.c.beginAuto(&s)
+	w.turn()
+	for name, p := range map[string]*peer{"asks": asks, "leaves": leaves, "begins": begins} {
+		if p.c.blocked&blockBusy == 0 {
+			t.Errorf("%s does not wait", name)
+		}
+	}
+	w.hold = false
+	w.turn()
+	asks.feed()
+	leaves.feed()
+	w.turn()
+	told := w.events()
+	for _, want := range []string{"session.subscribed asks :asked", "session.unsubscribed leaves :left", "session.subscribed begins :own/begins"} {
+		if !strings.Contains(told, want) {
+			t.Errorf("%s is not told", want)
+		}
+	}
+	if begins.c.blocked != 0 || asks.c.blocked != 0 || leaves.c.blocked != 0 {
+		t.Error("they are not read on")
+	}
+}
+
 // What a session begins with is told once it has it.
 func TestEventsOfAutoSubscriptions(t *testing.T) {
 	s := DefaultSettings()
