@@ -71,6 +71,7 @@ type ruleSet struct {
 	super      map[string]struct{}
 	open       openness
 	verdicts   *verdicts
+	passes     passes
 	dummySalt  string
 
 	changedCAs uint64 // generation in which the authorities became what they are
@@ -135,6 +136,7 @@ func (p *Provider) Reload(o Options) error {
 	}
 	p.rules.Store(rs)
 	old.verdicts.zeroize()
+	old.passes.forget()
 	if old.ldap != nil && old.ldap != rs.ldap {
 		old.ldap.close()
 	}
@@ -236,7 +238,7 @@ func (rs *ruleSet) follow(old *ruleSet) {
 	}
 }
 
-// Quick answers what needs no hash: certificates, anonymous clients, pairs of user and password seen a moment ago.
+// Quick answers what needs no hash and no signature: certificates, anonymous clients, pairs of user and password and tokens seen a moment ago.
 func (p *Provider) Quick(c broker.Credentials) (id broker.Identity, done bool, err error) {
 	rs := p.rules.Load()
 	id, done, err = rs.quick(&c)
@@ -269,7 +271,8 @@ func (rs *ruleSet) quick(c *broker.Credentials) (id broker.Identity, done bool, 
 			}
 		case wayToken:
 			if rs.showsToken(c) {
-				return id, false, nil
+				id, done = rs.rememberedPass(c)
+				return id, done, nil
 			}
 		case wayFile:
 			if rs.knows(c) {

@@ -323,20 +323,27 @@ func tokenLike(password []byte) bool {
 // byToken lets a client in whose password is a token of the user that it names, if it names one.
 func (rs *ruleSet) byToken(ctx context.Context, c *broker.Credentials) (broker.Identity, error) {
 	p, err := rs.tokens.verify(ctx, string(c.Password), c.ClientID)
-	if err == nil && c.HasUsername && c.Username != "" && c.Username != p.user {
-		err = fmt.Errorf("the token is of %q", p.user)
-	}
 	if err == nil {
-		if a, known := rs.account(p.user); known && a.Disabled {
-			err = errors.New("the user is disabled")
-		}
+		err = rs.mayShow(c, &p)
 	}
 	if err != nil {
 		return broker.Identity{}, refuse(broker.ErrBadCredentials, err)
 	}
+	rs.rememberPass(c, &p)
 	id := rs.identity(c)
 	p.take(&id)
 	return id, nil
+}
+
+// mayShow says why the client that shows a pass may not have it.
+func (rs *ruleSet) mayShow(c *broker.Credentials, p *pass) error {
+	if c.HasUsername && c.Username != "" && c.Username != p.user {
+		return fmt.Errorf("the token is of %q", p.user)
+	}
+	if a, known := rs.account(p.user); known && a.Disabled {
+		return errors.New("the user is disabled")
+	}
+	return nil
 }
 
 // recheckToken says whether a client that came in by a token may stay.

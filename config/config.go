@@ -201,7 +201,7 @@ type Auth struct {
 	// Clients that may wait for their password to be verified; the next ones are told that the server is busy.
 	Queue int `key:"queue" default:"4096" min:"1" max:"1000000"`
 	// How long a password that was found right (or wrong, for a tenth of the time) is known without hashing it again, so that
-	// a reconnect storm does not cost one argon2 each. 0 turns it off. A reload forgets everything.
+	// a reconnect storm does not cost one argon2 each; and a token of up to 4 KiB that was good, until its own end. 0 turns it off. A reload forgets everything.
 	CacheTTL time.Duration `key:"cache_ttl" default:"5m" min:"0s" max:"24h"`
 	// Accept what librdkafka before 2.6.1 sends as nonce in SCRAM: its own once more before the whole one. Kafka refuses it since 3.9.
 	SCRAMRepeatedNonce bool     `key:"scram_repeated_nonce" default:"false" reload:"live"`
