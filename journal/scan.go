@@ -24,6 +24,8 @@ type Scanner struct {
 	fileN uint64 // its segment
 	buf   []byte
 	ready chan struct{}
+
+	looked func() // nil, but in tests: Next has looked at what there is
 }
 
 // headsLocked are the shards' last indexes.
@@ -130,15 +132,21 @@ func (sc *Scanner) Next() (frames []byte, at Position, err error) {
 		if l.closing.Load() {
 			return nil, at, ErrClosed
 		}
-		s, end, sealed, err := sc.segment()
+		s, end, sealed, shown, err := sc.look()
+		if sc.looked != nil {
+			sc.looked()
+		}
 		switch {
 		case err != nil || s == nil:
 			return nil, at, err
 		case sc.at.Offset < end:
 			return sc.read(s)
+		case shown != nil:
+			sc.group = shown
+			sc.at.Offset += shown.size
+			return shown.frames, shown.Position(), nil
 		case !sealed:
-			frames, at = sc.shown()
-			return frames, at, nil
+			return nil, at, nil
 		}
 		sc.at = Position{Segment: s.number() + 1, Offset: blockSize}
 		l.mu.Lock()
@@ -148,25 +156,13 @@ func (sc *Scanner) Next() (frames []byte, at Position, err error) {
 	}
 }
 
-// shown is the group at sc.at that is being written, if it is shown.
-func (sc *Scanner) shown() (frames []byte, at Position) {
+// look finds the segment at sc.at, where it ends, and the group at sc.at that is being written, retained, if it is shown. It is one look: a group that is written moves from
+// the one place to the other, and who was woken when it was shown is not woken then.
+func (sc *Scanner) look() (s *segment, end int64, sealed bool, shown *Group, err error) {
 	l := sc.l
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	g := l.mu.ahead
-	if g == nil || !sc.ahead || g.at != sc.at {
-		return nil, at
-	}
-	g.Retain()
-	sc.group = g
-	sc.at.Offset += g.size
-	return g.frames, g.Position()
-}
-
-func (sc *Scanner) segment() (s *segment, end int64, sealed bool, err error) {
-	sc.l.mu.RLock()
-	defer sc.l.mu.RUnlock()
-	list := sc.l.mu.segments
+	list := l.mu.segments
 	i, ok := slices.BinarySearchFunc(list, sc.at.Segment, func(s *segment, n uint64) int {
 		switch {
 		case s.number() < n:
@@ -177,12 +173,17 @@ func (sc *Scanner) segment() (s *segment, end int64, sealed bool, err error) {
 		return 0
 	})
 	switch {
-	case ok:
-		return list[i], list[i].end, list[i].sealed, nil
-	case i < len(list):
-		return nil, 0, false, fmt.Errorf("scan at %s: %w", sc.at, ErrGone)
+	case !ok && i < len(list):
+		return nil, 0, false, nil, fmt.Errorf("scan at %s: %w", sc.at, ErrGone)
+	case !ok:
+		return nil, 0, false, nil, nil // a segment's successor comes with its first group
 	}
-	return nil, 0, false, nil // a segment's successor comes with its first group
+	s = list[i]
+	if g := l.mu.ahead; g != nil && sc.ahead && g.at == sc.at {
+		g.Retain()
+		shown = g
+	}
+	return s, s.end, s.sealed, shown, nil
 }
 
 // read reads the group at sc.at, and goes on behind it. A mark of a clean end has no frames: the next group is read.

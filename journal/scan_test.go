@@ -85,3 +85,51 @@ func TestScanAhead(t *testing.T) {
 	other.Close()
 	_ = l.Close() // it has failed
 }
+
+// A group that is shown is written while a scanner looks for it: the scanner has it, since nobody wakes it again.
+func TestScanAheadIsWrittenMeanwhile(t *testing.T) {
+	o := smallOptions(Sync)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	var held atomic.Bool
+	o.Dir = "data/log"
+	o.FS = &vfs.Fault{FS: memDir(t), Judge: func(op vfs.Op) (v vfs.Verdict) {
+		if op.Kind == vfs.OpWrite && held.CompareAndSwap(true, false) {
+			began <- struct{}{}
+			<-goOn
+		}
+		return v
+	}}
+	l := open(t, o)
+	l.src.ahead.Store(true)
+	if err := l.src.commit(t, commandFrame(nil, 0, 1, "command")); err != nil {
+		t.Fatal(err)
+	}
+	sc, err := l.Scan(Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc.Ahead()
+	if frames, _, err := sc.Next(); err != nil || len(frames) == 0 {
+		t.Fatalf("%d bytes, %v", len(frames), err)
+	}
+	held.Store(true)
+	l.src.put(commandFrame(nil, 0, 2, "command"))
+	<-began
+	<-sc.Ready() // the group is shown
+	sc.looked = func() {
+		sc.looked = nil
+		close(goOn)
+		testx.Eventually(t, waitFor, l.src.settled)
+	}
+	if frames, _, err := sc.Next(); err != nil || len(frames) == 0 {
+		select {
+		case <-sc.Ready():
+		default:
+			t.Errorf("%d bytes, %v, and nobody will wake it", len(frames), err)
+		}
+	}
+	sc.Close()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}

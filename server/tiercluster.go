@@ -90,16 +90,20 @@ func (t *tiering) startShared(o offload.Options) {
 	l.idle = offload.New(o)
 	ctx, stop := context.WithCancel(context.Background())
 	t.stop = stop
-	t.running.Go(func() {
-		for ctx.Err() == nil {
-			select {
-			case <-l.woken:
-			case <-ctx.Done():
-			}
-			t.takeOver(ctx, o)
-		}
-	})
+	t.running.Go(func() { t.followLead(ctx, o) })
 	t.running.Go(func() { t.letGo(ctx, o.Interval) })
+}
+
+// followLead has an Offloader work while the node leads. When it returns, there is none.
+func (t *tiering) followLead(ctx context.Context, o offload.Options) {
+	for ctx.Err() == nil {
+		select {
+		case <-t.lead.woken:
+		case <-ctx.Done():
+		}
+		t.takeOver(ctx, o)
+	}
+	t.takeOver(ctx, o) // that ended while one was made
 }
 
 // leads is told in which epoch the node leads, 0: in none. It does not block.

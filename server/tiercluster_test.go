@@ -13,6 +13,7 @@ import (
 	"github.com/sluicemq/sluice/journal/tier"
 	"github.com/sluicemq/sluice/journal/tier/history"
 	"github.com/sluicemq/sluice/journal/tier/object"
+	"github.com/sluicemq/sluice/journal/tier/offload"
 	"github.com/sluicemq/sluice/meta"
 )
 
@@ -80,6 +81,19 @@ func TestLetGoOfWhatIsThere(t *testing.T) {
 		t.Errorf("%v, the log has from %d", err, log.LocalStart(b))
 	}
 	w.n.tier.lead = nil
+}
+
+// A node that stops while it makes an Offloader for its lead leaves none behind.
+func TestStopsWhileItTakesOver(t *testing.T) {
+	out := offload.New(offload.Options{})
+	tr := &tiering{lead: &tierLead{woken: make(chan struct{}, 1)}}
+	tr.lead.mu.out, tr.lead.mu.epoch, tr.lead.mu.wanted = out, 3, 3
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	tr.followLead(ctx, offload.Options{})
+	if tr.lead.mu.out != nil {
+		t.Error("it is there, and is not closed")
+	}
 }
 
 // What a node that does not lead is asked for it refuses.

@@ -92,8 +92,11 @@ func (s *served) acks(b []byte) error {
 	node := uint64(s.ch.Peer())
 	return eachPair(b, s.r.o.Shards, func(shard record.ShardID, index uint64) {
 		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.mu.over { // another stream of the node may have begun: what it acknowledges counts
+			return
+		}
 		s.mu.acked[shard] = index
-		s.mu.Unlock()
 		_ = s.r.o.Core.Acked(shard, s.epoch, node, index) // the end of the epoch ends the stream
 	})
 }
@@ -148,6 +151,8 @@ func (s *served) serve() error {
 	s.hist, s.told = make([]history, shards), make([]uint64, shards)
 	msg := []byte{msgHistory}
 	for i := range s.hist {
+		// What the node has acknowledged by another stream was of another log, if its disk is a new one since.
+		_ = s.r.o.Core.Acked(record.ShardID(i), s.epoch, uint64(s.ch.Peer()), 0)
 		h := &s.hist[i]
 		h.epochs, h.end = s.r.o.Core.ReplicaHistory(record.ShardID(i))
 		msg = appendHistory(msg, h)
@@ -217,9 +222,6 @@ func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
 		case err != nil:
 			return err
 		case len(group) > 0:
-			if err := s.watermarks(s.along); err != nil {
-				return err
-			}
 			if err := s.send(group); err != nil {
 				return err
 			}
@@ -247,7 +249,8 @@ func (s *served) along(msg []byte) error {
 	return err
 }
 
-// send sends what the follower is to have of a group, in messages of about framesBytes.
+// send sends what the follower is to have of a group, in messages of about framesBytes, and the watermarks that have moved with it. If there is nothing of the
+// group to be sent, they wait for the bell: what is queued along with nothing would wait for what comes next to the node, whenever that is.
 func (s *served) send(group []byte) error {
 	for len(group) > 0 {
 		first, err := record.FrameSize(group)
@@ -262,6 +265,10 @@ func (s *served) send(group []byte) error {
 				return err
 			}
 			continue
+		}
+		if err := s.watermarks(s.along); err != nil {
+			block.Release()
+			return err
 		}
 		if err := s.ch.SendRefWait(block, out); err != nil {
 			block.Release()
