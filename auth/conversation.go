@@ -23,8 +23,11 @@ func (p *Provider) Mechanisms() []string {
 	return []string{SCRAMSHA256, SCRAMSHA512, OAuthBearer}
 }
 
-// Converse begins a conversation; nil: there is no such mechanism.
+// Converse begins a conversation; nil: there is no such mechanism, or not at the client's listener.
 func (p *Provider) Converse(mechanism string, c broker.Credentials) broker.Conversation {
+	if w, ok := wayOf(mechanism); ok && !p.rules.Load().takes(w, c.Listener) {
+		return nil
+	}
 	if mechanism == OAuthBearer {
 		return &bearerConversation{p: p, id: p.identity(&c, mechanism)}
 	}

@@ -47,6 +47,56 @@ func parseOrder(list []string) (order [ways]way, err error) {
 	return order, nil
 }
 
+// waysAt reads the ways of listeners that have their own.
+func waysAt(list map[string]ListenerOptions) (at map[string][]way, err error) {
+	for name, o := range list {
+		if len(o.Ways) == 0 {
+			continue
+		}
+		order, err := parseOrder(o.Ways)
+		if err != nil {
+			return nil, fmt.Errorf("auth of listener %s: %w", name, err)
+		}
+		if at == nil {
+			at = make(map[string][]way)
+		}
+		at[name] = order[:len(o.Ways)]
+	}
+	return at, nil
+}
+
+// waysOf are those who are asked about clients of a listener, in their order.
+func (rs *ruleSet) waysOf(listener string) []way {
+	if own, ok := rs.at[listener]; ok {
+		return own
+	}
+	return rs.order[:]
+}
+
+func (rs *ruleSet) takes(w way, listener string) bool { return slices.Contains(rs.waysOf(listener), w) }
+
+// hasUsersAt says whether a name that a client gives at a listener means anything: there are users, and it asks for them.
+func (rs *ruleSet) hasUsersAt(listener string) bool {
+	return rs.hasUsers() && rs.takes(wayFile, listener)
+}
+
+// wayOf is the way by which a client came in; false: by none of them.
+func wayOf(source string) (w way, ok bool) {
+	switch source {
+	case sourceCertificate:
+		return wayCertificate, true
+	case OAuthBearer:
+		return wayToken, true
+	case sourcePassword, SCRAMSHA256, SCRAMSHA512:
+		return wayFile, true
+	case sourceLDAP:
+		return wayLDAP, true
+	case sourceHTTP:
+		return wayHTTP, true
+	}
+	return 0, false
+}
+
 func (rs *ruleSet) showsCertificate(c *broker.Credentials) bool {
 	return rs.o.CertificateUser != "off" && len(c.PeerCertificates) > 0
 }
@@ -118,7 +168,7 @@ func (rs *ruleSet) ask(ctx context.Context, w way, c *broker.Credentials) (id br
 // Lane says by whom a client is kept waiting: who asks others waits apart, so that one that is slow delays nobody else.
 func (p *Provider) Lane(c broker.Credentials) int {
 	rs := p.rules.Load()
-	for _, w := range rs.order {
+	for _, w := range rs.waysOf(c.Listener) {
 		switch {
 		case w == wayCertificate && rs.showsCertificate(&c), w == wayFile && rs.knows(&c):
 			return broker.LaneHere

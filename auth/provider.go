@@ -19,15 +19,14 @@ import (
 
 // Options are what a Provider answers by. Concurrency and Queue are fixed at New.
 type Options struct {
-	Anonymous       string            // off, loopback or everywhere
-	AnonymousAt     map[string]string // the same for single listeners, by their names
-	PasswordFile    string            // empty: none
-	CertificateUser string            // off, cn, san_dns, san_email, san_uri or subject
-	Mapping         string            // rules that make a user of that field; see parseMapping. Empty: it is the user
-	ACLFile         string            // empty: none
-	SuperUsers      []string          // may do everything
-	ClientIDs       []string          // forms that client ids of MQTT may have, with %u for the user and * for any characters; none: all may
-	OpenWithoutACL  string            // auto, true or false: whether what no ACL is about is allowed; empty: auto
+	Anonymous       string   // off, loopback or everywhere
+	PasswordFile    string   // empty: none
+	CertificateUser string   // off, cn, san_dns, san_email, san_uri or subject
+	Mapping         string   // rules that make a user of that field; see parseMapping. Empty: it is the user
+	ACLFile         string   // empty: none
+	SuperUsers      []string // may do everything
+	ClientIDs       []string // forms that client ids of MQTT may have, with %u for the user and * for any characters; none: all may
+	OpenWithoutACL  string   // auto, true or false: whether what no ACL is about is allowed; empty: auto
 	CacheTTL        time.Duration
 	Concurrency     int // hashes at once; 0: half the cores, at least one
 	Queue           int // clients that wait; 0: 4096
@@ -44,6 +43,8 @@ type Options struct {
 	// Order is in which order they are asked who may know a client: certificate, token, file, ldap, http. Those that are not in it come behind,
 	// in this order.
 	Order []string
+	// At are listeners that have rules of their own, by their names.
+	At map[string]ListenerOptions
 
 	Bans   *Bans        // nil: nobody is banned
 	Logger *slog.Logger // nil: slog.Default
@@ -52,6 +53,12 @@ type Options struct {
 	Revoked   func(*x509.Certificate) bool // nil: nothing is
 
 	Now func() time.Time // nil: time.Now
+}
+
+// ListenerOptions are the rules of one listener. The zero value has none of its own.
+type ListenerOptions struct {
+	Anonymous string   // off, loopback or everywhere; empty: Options.Anonymous
+	Ways      []string // who is asked there, in this order, and nobody else; none: all, by Options.Order
 }
 
 // ruleSet is everything that a reload replaces. It is immutable but for its cache.
@@ -63,8 +70,9 @@ type ruleSet struct {
 	ids        []idPattern
 	tokens     *tokens // nil: none are taken
 	order      [ways]way
-	callback   *callback   // nil: no server is asked
-	ldap       *ldapServer // nil: no directory server is asked
+	at         map[string][]way // of the listeners that have ways of their own
+	callback   *callback        // nil: no server is asked
+	ldap       *ldapServer      // nil: no directory server is asked
 	answers    *answers
 	acl        *acl // nil: no rule file
 	grants     *grants
@@ -184,6 +192,9 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if rs.order, err = parseOrder(o.Order); err != nil {
 		return nil, fmt.Errorf("auth.order: %w", err)
 	}
+	if rs.at, err = waysAt(o.At); err != nil {
+		return nil, err
+	}
 	if err = rs.reach(old); err != nil {
 		return nil, err
 	}
@@ -262,7 +273,7 @@ func (rs *ruleSet) quick(c *broker.Credentials) (id broker.Identity, done bool, 
 	if k := rs.early(c); k != 0 {
 		return id, true, rs.o.Bans.refusal(k)
 	}
-	for _, w := range rs.order {
+	for _, w := range rs.waysOf(c.Listener) {
 		switch w {
 		case wayCertificate:
 			if rs.showsCertificate(c) {
@@ -299,7 +310,7 @@ func (rs *ruleSet) identity(c *broker.Credentials) broker.Identity {
 // remember the answer under.
 func (rs *ruleSet) byPassword(c *broker.Credentials, d *digest) (id broker.Identity, done bool, err error) {
 	id = rs.identity(c)
-	if c.HasUsername && rs.hasUsers() {
+	if c.HasUsername && rs.hasUsersAt(c.Listener) {
 		id.Source, id.User = sourcePassword, c.Username
 		a, _ := rs.account(c.Username)
 		id.Secret = a.secret(sourcePassword)
@@ -323,10 +334,7 @@ func (rs *ruleSet) byPassword(c *broker.Credentials, d *digest) (id broker.Ident
 
 // anonymousFrom says whether a client without credentials may come from there, by the listener's own rule if it has one.
 func (rs *ruleSet) anonymousFrom(id *broker.Identity) bool {
-	rule, own := rs.o.AnonymousAt[id.Listener]
-	if !own {
-		rule = rs.o.Anonymous
-	}
+	rule := cmp.Or(rs.o.At[id.Listener].Anonymous, rs.o.Anonymous)
 	switch rule {
 	case "everywhere":
 		return true
@@ -357,7 +365,7 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 		return id, err
 	}
 	var refused error // of what looks like a token
-	for _, w := range rs.order {
+	for _, w := range rs.waysOf(c.Listener) {
 		switch w {
 		case wayCertificate:
 			if rs.showsCertificate(c) {
@@ -384,7 +392,7 @@ func (p *Provider) authenticate(ctx context.Context, rs *ruleSet, c *broker.Cred
 			}
 		}
 	}
-	if refused != nil && (!c.HasUsername || !rs.hasUsers()) {
+	if refused != nil && (!c.HasUsername || !rs.hasUsersAt(c.Listener)) {
 		return broker.Identity{}, refused
 	}
 	// What looks like a token may be a password; and who has a user's name has to wait as long for a refusal as ever.
@@ -438,6 +446,9 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 	}
 	if err := rs.recheckShown(id, certs); err != nil {
 		return err
+	}
+	if w, ok := wayOf(id.Source); ok && !rs.takes(w, id.Listener) {
+		return errors.New("the listener does not let clients in this way any more")
 	}
 	switch id.Source {
 	case sourcePassword, SCRAMSHA256, SCRAMSHA512:

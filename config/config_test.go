@@ -111,6 +111,12 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"listener of a node of a cluster", "listeners: {cluster: 127.0.0.1:7000, mqtt: {named: [{name: a, address: 127.0.0.1:1}]}}\n", "listeners.mqtt.named: listeners.cluster is set"},
 		{"listener open to a network", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1}]}}\n", "0.0.0.0:1 can be reached from a network and no authentication is set for it"},
 		{"listener's anonymous", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, anonymous: nobody}]}}\n", `anonymous: want off, loopback or everywhere, found "nobody"`},
+		{"listener's way", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: [file, kerberos]}]}}\n", `auth: want certificate, token, file, ldap or http, found "kerberos"`},
+		{"listener's way twice", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: [file, file]}]}}\n", "auth: file is there twice"},
+		{"listener's ways are none", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: []}]}}\n", "auth: want at least one of"},
+		{"listener's way that is not set up", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: ldap}]}}\n", "a: auth: ldap needs auth.ldap.url"},
+		{"listener's certificates without TLS", "auth: {certificate_user: cn}\nlisteners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: certificate}]}}\n", "a: auth: certificate needs protocol tls or wss"},
+		{"listener that asks for certificates without TLS", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, client_auth: required}]}}\n", "a: client_auth is for protocol tls and wss"},
 		{"listener's bound", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, connections: -1}]}}\n", "connections: want a number from 0"},
 		{"role twice", "node: {roles: [broker, journal, meta, meta]}\n", "a role is named twice"},
 		{"list for one", "log: {level: [info]}\n", "c.yaml:1:14: log.level: want one value (text), found a list"},
@@ -411,22 +417,19 @@ func TestListenersForTests(t *testing.T) {
 // Who asks for it by name opens a listener to a network, or to users of the catalog alone, though the other listeners are as they are.
 func TestNamedListeners(t *testing.T) {
 	for _, anonymous := range []string{"everywhere", "off"} {
-		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
+		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", auth: [file], connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
 		l, err := Load(LoadOptions{Set: []string{"listeners.mqtt.named=" + text}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		list := l.Config.Listeners.MQTT.Named
-		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Connections: 7, AcceptRate: -1},
+		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Auth: []string{"file"}, Connections: 7, AcceptRate: -1},
 			{Name: "local", Protocol: "unix", Address: "/run/x.sock", Connections: -1, AcceptRate: -1, ProxyProtocol: true}}
-		if !slices.Equal(list, want) {
+		if !reflect.DeepEqual(list, want) {
 			t.Errorf("%+v", list)
 		}
-		if again, err := parseNamedText(list.String()); err != nil || !slices.Equal(again, want) {
+		if again, err := parseNamedText(list.String()); err != nil || !reflect.DeepEqual(again, want) {
 			t.Errorf("%s is read as %+v, %v", list, again, err)
-		}
-		if at := l.Config.AnonymousAt(); len(at) != 1 || at["mqtt.plant"] != anonymous {
-			t.Errorf("%v", at)
 		}
 	}
 }

@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,12 +16,14 @@ import (
 
 // NamedListener is a listener for MQTT with settings of its own; docs/mqtt.md explains it.
 type NamedListener struct {
-	Name          string // after `mqtt.`, where listeners are shown
-	Protocol      string // tcp, tls, ws, wss or unix
-	Address       string // of unix a path
-	Anonymous     string // off, loopback or everywhere; empty: auth.anonymous
-	Connections   int    // 0: no limit of its own; -1: listeners.mqtt.connections
-	AcceptRate    int    // a second, 0: no limit; -1: listeners.mqtt.accept_rate
+	Name          string   // after `mqtt.`, where listeners are shown
+	Protocol      string   // tcp, tls, ws, wss or unix
+	Address       string   // of unix a path
+	Anonymous     string   // off, loopback or everywhere; empty: auth.anonymous
+	Auth          []string // who is asked about its clients, in this order, and nobody else; none: all, by auth.order
+	ClientAuth    string   // off, optional or required; empty: tls.client_auth
+	Connections   int      // 0: no limit of its own; -1: listeners.mqtt.connections
+	AcceptRate    int      // a second, 0: no limit; -1: listeners.mqtt.accept_rate
 	ProxyProtocol bool
 }
 
@@ -44,6 +48,8 @@ const (
 var (
 	namedProtocols = []string{"tcp", "tls", "ws", "wss", "unix"}
 	namedAnonymous = []string{"off", "loopback", "everywhere"}
+	namedAuth      = []string{"certificate", "token", "file", "ldap", "http"}
+	namedShown     = []string{"off", "optional", "required"}
 	namedForm      = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 )
 
@@ -54,6 +60,12 @@ func (ns NamedListeners) String() string {
 		parts[i] = fmt.Sprintf("{name: %s, protocol: %s, address: %s", n.Name, n.Protocol, quote(n.Address))
 		if n.Anonymous != "" {
 			parts[i] += ", anonymous: " + n.Anonymous
+		}
+		if len(n.Auth) > 0 {
+			parts[i] += ", auth: [" + strings.Join(n.Auth, ", ") + "]"
+		}
+		if n.ClientAuth != "" {
+			parts[i] += ", client_auth: " + n.ClientAuth
 		}
 		if n.Connections >= 0 {
 			parts[i] += ", connections: " + strconv.Itoa(n.Connections)
@@ -101,13 +113,19 @@ func parseNamedListener(item *yaml.Node) (l NamedListener, bad *yaml.Node, err e
 	}
 	for i := 0; i+1 < len(item.Content); i += 2 {
 		k, v := item.Content[i], strictyaml.Resolve(item.Content[i+1])
+		if k.Value == "auth" && v.Kind == yaml.SequenceNode {
+			if bad, err := l.setAuth(v); err != nil {
+				return l, bad, fmt.Errorf("auth: %w", err)
+			}
+			continue
+		}
 		if v.Kind != yaml.ScalarNode || strictyaml.IsNull(v) {
 			return l, v, fmt.Errorf("%s: want a value, found %s", k.Value, strictyaml.Kind(v))
 		}
 		known, err := l.set(k.Value, v.Value)
 		switch {
 		case !known:
-			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, connections, accept_rate or proxy_protocol", k.Value)
+			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, connections, accept_rate or proxy_protocol", k.Value)
 		case err != nil:
 			return l, v, fmt.Errorf("%s: %w", k.Value, err)
 		}
@@ -135,6 +153,14 @@ func (n *NamedListener) set(key, text string) (known bool, err error) {
 			text = "off"
 		}
 		n.Anonymous, err = oneOf(text, namedAnonymous)
+	case "auth":
+		n.Auth = []string{text}
+		_, err = oneOf(text, namedAuth)
+	case "client_auth":
+		if text == "false" {
+			text = "off"
+		}
+		n.ClientAuth, err = oneOf(text, namedShown)
 	case "connections":
 		n.Connections, err = zeroOrMore(text)
 	case "accept_rate":
@@ -145,6 +171,24 @@ func (n *NamedListener) set(key, text string) (known bool, err error) {
 		return false, nil
 	}
 	return true, err
+}
+
+// setAuth takes the list of who is asked.
+func (n *NamedListener) setAuth(v *yaml.Node) (bad *yaml.Node, err error) {
+	for _, item := range v.Content {
+		w := strictyaml.Resolve(item)
+		if _, err := oneOf(w.Value, namedAuth); err != nil || w.Kind != yaml.ScalarNode {
+			return w, cmp.Or(err, errors.New("want names"))
+		}
+		if slices.Contains(n.Auth, w.Value) {
+			return w, fmt.Errorf("%s is there twice", w.Value)
+		}
+		n.Auth = append(n.Auth, w.Value)
+	}
+	if len(n.Auth) == 0 {
+		return v, fmt.Errorf("want at least one of %s; leave it out for all of auth.order", orList(namedAuth))
+	}
+	return nil, nil
 }
 
 // checkNamed keeps names apart from those of the listeners that the other keys of the section open.
@@ -210,23 +254,43 @@ func (l *loader) validateNamed(c *Config) {
 		if n.TLS() && !c.TLSSet() {
 			l.reject(namedKey, fmt.Errorf("%s needs tls.cert and tls.key", n.Name))
 		}
+		if err := c.namedIdentity(n); err != nil {
+			l.reject(namedKey, fmt.Errorf("%s: %w", n.Name, err))
+		}
 		if n.ProxyProtocol && !n.Unix() && len(c.Listeners.MQTT.ProxyTrusted) == 0 {
 			l.reject(namedKey, fmt.Errorf("%s: proxy_protocol needs listeners.mqtt.proxy_trusted: who may say where a client comes from", n.Name))
 		}
 	}
 }
 
-// AnonymousAt are the named listeners that have a rule of their own for clients without credentials: off, loopback or everywhere, by the names under
-// which their clients come.
-func (c *Config) AnonymousAt() map[string]string {
-	var out map[string]string
-	for _, n := range c.Listeners.MQTT.Named {
-		if n.Anonymous != "" {
-			if out == nil {
-				out = make(map[string]string)
-			}
-			out["mqtt."+n.Name] = n.Anonymous
+// namedIdentity says what is missing for a listener to find out who its clients are in the way that it names.
+func (c *Config) namedIdentity(n *NamedListener) error {
+	asks := n.ClientAuth == "optional" || n.ClientAuth == "required"
+	switch {
+	case n.ClientAuth != "" && !n.TLS():
+		return errors.New("client_auth is for protocol tls and wss")
+	case asks && c.TLS.ClientCA == "":
+		return fmt.Errorf("client_auth: %s needs tls.client_ca: whose certificates are good", n.ClientAuth)
+	}
+	shown := cmp.Or(n.ClientAuth, c.ClientAuth())
+	a := &c.Auth
+	for _, way := range n.Auth {
+		missing := ""
+		switch {
+		case way == "certificate" && a.CertificateUser == "off":
+			missing = "auth.certificate_user"
+		case way == "certificate" && (!n.TLS() || shown == "off"):
+			return errors.New("auth: certificate needs protocol tls or wss, and client_auth: required or optional")
+		case way == "token" && !a.JWT.IsSet():
+			missing = "a key of auth.jwt"
+		case way == "ldap" && a.LDAP.URL == "":
+			missing = "auth.ldap.url"
+		case way == "http" && a.HTTP.URL == "":
+			missing = "auth.http.url"
+		}
+		if missing != "" {
+			return fmt.Errorf("auth: %s needs %s", way, missing)
 		}
 	}
-	return out
+	return nil
 }

@@ -199,6 +199,7 @@ type listenAddr struct {
 	unix      bool
 	tls       bool
 	anonymous string // of a listener that has its own rule
+	asks      bool   // it names who is asked about its clients
 }
 
 // addresses are those that open.
@@ -222,7 +223,7 @@ func (c *Config) addresses() []listenAddr {
 	add("listeners.mqtt.unix", m.Unix, true)
 	for i := range m.Named {
 		n := &m.Named[i]
-		out = append(out, listenAddr{key: namedKey, addr: n.Address, unix: n.Unix(), tls: n.TLS(), anonymous: n.Anonymous})
+		out = append(out, listenAddr{key: namedKey, addr: n.Address, unix: n.Unix(), tls: n.TLS(), anonymous: n.Anonymous, asks: len(n.Auth) > 0})
 	}
 	add("listeners.grpc", c.Listeners.GRPC, false)
 	add("listeners.http", c.Listeners.HTTP, false)
@@ -330,7 +331,7 @@ func (l *loader) validateExposure(c *Config) {
 			anonymous, byName = a.anonymous, a.anonymous
 		}
 		// Off by name: users come into the catalog later, and nobody comes in before.
-		if anonymous == "everywhere" || byName == "off" || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || c.Auth.LDAP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
+		if anonymous == "everywhere" || byName == "off" || a.asks || c.Auth.PasswordFile != "" || c.Auth.JWT.IsSet() || c.Auth.HTTP.URL != "" || c.Auth.LDAP.URL != "" || overTLS && c.Auth.CertificateUser != "off" {
 			continue
 		}
 		ways := "set auth.password_file (`sluice passwd` makes its lines), auth.jwt, auth.ldap or auth.http, or auth.anonymous: off to let in users of the catalog alone"

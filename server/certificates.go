@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"github.com/sluicemq/sluice/config"
@@ -17,10 +18,11 @@ type certificates struct {
 }
 
 type certificateSet struct {
-	tls     *tls.Config // nil: no certificate is set
-	mqtt    *tls.Config // the same for those who speak MQTT right above it
-	web     *tls.Config // and for WebSocket
-	control *tls.Config // and for the control plane, whose callers have authorities of their own
+	tls     *tls.Config            // nil: no certificate is set
+	mqtt    *tls.Config            // the same for those who speak MQTT right above it
+	web     *tls.Config            // and for WebSocket
+	own     map[ownTLS]*tls.Config // and for listeners that say themselves whether clients show certificates
+	control *tls.Config            // and for the control plane, whose callers have authorities of their own
 	ends    []certificateEnd
 
 	stapling       *stapling   // nil: off
@@ -57,12 +59,7 @@ func loadCertificates(cfg *config.Config) (*certificates, error) {
 	if err := set.loadCallers(cfg); err != nil {
 		return nil, err
 	}
-	switch cfg.ClientAuth() {
-	case "optional":
-		set.tls.ClientAuth = tls.VerifyClientCertIfGiven
-	case "required":
-		set.tls.ClientAuth = tls.RequireAndVerifyClientCert
-	default:
+	if set.tls.ClientAuth = clientAuths[cfg.ClientAuth()]; !asksForCertificates(cfg) {
 		set.negotiate()
 		return c, nil
 	}
@@ -72,6 +69,21 @@ func loadCertificates(cfg *config.Config) (*certificates, error) {
 	}
 	set.negotiate()
 	return c, nil
+}
+
+// ownTLS is what a listener may have of its own.
+type ownTLS struct {
+	web        bool
+	clientAuth string
+}
+
+var clientAuths = map[string]tls.ClientAuthType{"off": tls.NoClientCert, "optional": tls.VerifyClientCertIfGiven, "required": tls.RequireAndVerifyClientCert}
+
+// asksForCertificates says whether any listener does.
+func asksForCertificates(cfg *config.Config) bool {
+	return cfg.ClientAuth() != "off" || slices.ContainsFunc(cfg.Listeners.MQTT.Named, func(n config.NamedListener) bool {
+		return n.ClientAuth != "" && n.ClientAuth != "off"
+	})
 }
 
 // loadCallers makes what the control plane's listeners show and ask for.
@@ -89,6 +101,12 @@ func (set *certificateSet) loadCallers(cfg *config.Config) error {
 func (set *certificateSet) negotiate() {
 	set.mqtt, set.web = set.tls.Clone(), set.tls.Clone()
 	set.mqtt.NextProtos, set.web.NextProtos = []string{"mqtt"}, []string{"http/1.1"}
+	set.own = make(map[ownTLS]*tls.Config)
+	for name, asks := range clientAuths {
+		mqtt, web := set.mqtt.Clone(), set.web.Clone()
+		mqtt.ClientAuth, web.ClientAuth = asks, asks
+		set.own[ownTLS{false, name}], set.own[ownTLS{true, name}] = mqtt, web
+	}
 }
 
 // take replaces what is in force by what n has read.
@@ -113,6 +131,19 @@ func (c *certificates) mqttConfig() *tls.Config {
 
 func (c *certificates) webConfig() *tls.Config {
 	return c.configOf(func(set *certificateSet) *tls.Config { return set.web })
+}
+
+// ownConfig is mqttConfig or webConfig of a listener that may say itself whether clients show certificates: off, optional, required, or as the others.
+func (c *certificates) ownConfig(web bool, clientAuth func() string) *tls.Config {
+	return c.configOf(func(set *certificateSet) *tls.Config {
+		if own := set.own[ownTLS{web, clientAuth()}]; own != nil {
+			return own
+		}
+		if web {
+			return set.web
+		}
+		return set.mqtt
+	})
 }
 
 // controlConfig is that of the control plane.

@@ -14,7 +14,7 @@ import (
 // authOptions are what the configuration says about who comes in and what they may do.
 func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Options {
 	a := &cfg.Auth
-	o := auth.Options{Anonymous: cfg.Anonymous(), AnonymousAt: cfg.AnonymousAt(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser, Mapping: a.CertificateMapping,
+	o := auth.Options{Anonymous: cfg.Anonymous(), PasswordFile: a.PasswordFile, CertificateUser: a.CertificateUser, Mapping: a.CertificateMapping,
 		ACLFile: a.ACLFile, SuperUsers: a.SuperUsers, ClientIDs: a.ClientIDs, OpenWithoutACL: a.AllowEveryone, Concurrency: a.Concurrency, Queue: a.Queue, CacheTTL: a.CacheTTL,
 		Bans: s.bans, Directory: catalogUsers{s.catalog.Catalog}, SaltKey: s.catalog.saltKey, RepeatedNonce: a.SCRAMRepeatedNonce}
 	if j := &a.JWT; j.IsSet() {
@@ -31,12 +31,22 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 			SearchDN: l.SearchDN, SearchPassword: l.SearchPassword.Reveal(), UserAttribute: l.UserAttribute, GroupBase: l.GroupBase, GroupFilter: l.GroupFilter,
 			GroupName: l.GroupName, Groups: l.Groups, SuperGroups: l.SuperGroups, Timeout: l.Timeout, Concurrency: l.Concurrency, CacheTTL: l.CacheTTL}
 	}
-	o.Order = a.Order
+	o.Order, o.At = a.Order, listenerRules(cfg)
 	o.Logger = s.log
 	if set := certs.now.Load(); set.tls != nil {
 		o.ClientCAs, o.Revoked = set.tls.ClientCAs, set.revoked.has
 	}
 	return o
+}
+
+// listenerRules are those of the listeners that have their own.
+func listenerRules(cfg *config.Config) map[string]auth.ListenerOptions {
+	at := make(map[string]auth.ListenerOptions)
+	for i := range cfg.Listeners.MQTT.Named {
+		n := &cfg.Listeners.MQTT.Named[i]
+		at["mqtt."+n.Name] = auth.ListenerOptions{Anonymous: n.Anonymous, Ways: n.Auth}
+	}
+	return at
 }
 
 // bridgeListener is the name of the door through which the node's own bridges come: it has no address.

@@ -85,7 +85,11 @@ func (s *Server) openNamed(n *config.NamedListener) error {
 	if n.Unix() {
 		network = "unix"
 	}
-	addr, err := s.node.listen(door{name: "mqtt." + n.Name, network: network, address: n.Address, tls: n.TLS(), ws: n.WebSocket(), own: own, proxied: n.ProxyProtocol})
+	d := door{name: "mqtt." + n.Name, network: network, address: n.Address, tls: n.TLS(), ws: n.WebSocket(), own: own, proxied: n.ProxyProtocol}
+	if d.tls {
+		d.certs = s.certs.ownConfig(d.ws, func() string { return own.settings.Load().ClientAuth })
+	}
+	addr, err := s.node.listen(d)
 	if err != nil {
 		return err
 	}

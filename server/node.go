@@ -85,8 +85,9 @@ type doorOptions struct {
 type door struct {
 	name, network, address string
 	tls, ws, kafka         bool
-	proxied                bool       // beside those of doorOptions.proxied
-	own                    *namedDoor // nil: the bounds of all listeners of the protocol
+	proxied                bool        // beside those of doorOptions.proxied
+	certs                  *tls.Config // with tls: nil: those of doorOptions
+	own                    *namedDoor  // nil: the bounds of all listeners of the protocol
 }
 
 // node is the running whole: loops, core, log, MQTT.
@@ -237,6 +238,9 @@ func (n *node) listen(d door) (net.Addr, error) {
 		lo.TLS = o.tls
 		if d.ws && o.wss != nil {
 			lo.TLS = o.wss
+		}
+		if d.certs != nil {
+			lo.TLS = d.certs
 		}
 	}
 	if _, kind, _ := strings.Cut(d.name, "."); d.proxied || slices.Contains(o.proxied, kind) {

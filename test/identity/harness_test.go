@@ -146,10 +146,10 @@ func shows(ca *testx.Cert, pairs ...tls.Certificate) *tls.Config {
 func (n *node) try(listener, id string, cfg *tls.Config, change ...func(*wire.Connect)) (*mqttclient.Client, error) {
 	scheme, path := "mqtt", ""
 	switch {
-	case strings.HasSuffix(listener, ".tls"):
-		scheme = "mqtts"
 	case strings.HasSuffix(listener, ".wss"):
 		scheme, path = "wss", "/mqtt"
+	case cfg != nil:
+		scheme = "mqtts"
 	}
 	k := wire.Connect{ClientID: []byte(id), CleanStart: true}
 	for _, f := range change {
