@@ -80,7 +80,7 @@ func (k *kafkaCluster) lead(l leadership) {
 	k.rebuildLocked()
 }
 
-// onMove says who is told when another node leads.
+// onMove says who is told when another node leads, or fewer are in sync.
 func (k *kafkaCluster) onMove(moved func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -93,7 +93,7 @@ func (k *kafkaCluster) rebuildLocked() {
 	}
 	old, now := k.view.Load(), kafkaView(k.own, k.mu.catalog, &k.mu.lead)
 	k.view.Store(now)
-	if a, b := &old.All, &now.All; k.mu.moved != nil && (a.Leader != b.Leader || a.Epoch != b.Epoch || a.Leads != b.Leads) {
+	if a, b := &old.All, &now.All; k.mu.moved != nil && (a.Leader != b.Leader || a.Epoch != b.Epoch || a.Leads != b.Leads || len(a.ISR) > len(b.ISR)) {
 		k.mu.moved()
 	}
 }

@@ -77,4 +77,8 @@ func TestKafkaCluster(t *testing.T) {
 	k.lead(leadership{epoch: 5})
 	want.All.Leader, want.All.Leads, want.Nodes[1].Alive, want.Nodes[2].Alive = -1, false, false, false
 	same("nobody leads", 3)
+	shard.Change, shard.ISR, shard.Eligible = 3, []meta.NodeID{2, 12}, nil
+	set(shard.Entry())
+	want.All.ISR = []int32{2, 12}
+	same("fewer are in sync", 4)
 }

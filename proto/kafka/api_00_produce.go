@@ -14,11 +14,12 @@ type produceState struct {
 	names   []byte // of the topics, one behind the other
 	topics  []producedTopic
 	results []wire.ProduceResult
-	left    int   // batches whose commit is awaited
-	next    int   // the partition to go on with when the request comes again
-	joined  int   // one more than the partition for whose sake the coordinator was asked; 0: it was not
-	refused error // what the coordinator said
-	over    bool  // it was answered though not all is decided
+	least   []int32 // of each result, how many replicas have to be in sync for it; 0: the leader's log is enough
+	left    int     // batches whose commit is awaited
+	next    int     // the partition to go on with when the request comes again
+	joined  int     // one more than the partition for whose sake the coordinator was asked; 0: it was not
+	refused error   // what the coordinator said
+	over    bool    // it was answered though not all is decided
 	waiter  *request
 	timer   broker.LoopTimer
 	expire  func() // answers waiter; made once
@@ -32,7 +33,7 @@ type producedTopic struct {
 
 func (p *produceState) reset() {
 	clear(p.results) // messages
-	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0], expire: p.expire}
+	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0], least: p.least[:0], expire: p.expire}
 }
 
 // produce appends batches to partitions. On a node that is alone it is answered when all of them are as durable as the node's mode says, whatever
@@ -79,6 +80,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 			s.left++
 		}
 		s.results = append(s.results, res)
+		s.least = append(s.least, leastOf(topic, m.Acks))
 	}
 	c.resumed = nil
 	if r.silent {
@@ -90,6 +92,36 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 		s.await(r, time.Duration(max(m.TimeoutMS, 0))*time.Millisecond)
 	}
 	return true, nil
+}
+
+// leastOf says how many replicas of a topic have to be in sync for a batch; 0: nobody is waited for.
+func leastOf(topic *broker.Topic, acks int16) int32 {
+	if topic == nil || acks != -1 {
+		return 0
+	}
+	return max(topic.Spec().Config.MinInsyncReplicas, 1)
+}
+
+// few says whether too few replicas are in sync for a result's batch, which was stored when there were enough.
+func (p *produceState) few(h *Handler, v *View, at int) bool {
+	return h.cluster != nil && p.least[at] > 0 && v.All.few(int(p.least[at]))
+}
+
+// reconsider answers for what waits for replicas of which there are too few by now, as Kafka does. It may be committed yet: an idempotent producer sends it
+// again, and loses nothing. The request may be gone when it returns.
+func (p *produceState) reconsider(r *request, v *View) {
+	if p.over || p.left == 0 || r.c.resumed == r {
+		return
+	}
+	for i := range p.results {
+		if res := &p.results[i]; res.Code == wire.None && res.BaseOffset < 0 && p.few(r.c.l.h, v, i) {
+			res.Code = wire.NotEnoughReplicasAfterAppend
+			p.left--
+		}
+	}
+	if p.left == 0 {
+		r.produced()
+	}
 }
 
 // await bounds how long the request waits for other replicas.
@@ -106,7 +138,9 @@ func (r *request) expire() {
 	s := r.produce
 	for i := range s.results {
 		if p := &s.results[i]; p.Code == wire.None && p.BaseOffset < 0 {
-			p.Code = wire.RequestTimedOut
+			if p.Code = wire.RequestTimedOut; s.few(r.c.l.h, r.c.l.h.view(), i) {
+				p.Code = wire.NotEnoughReplicasAfterAppend
+			}
 		}
 	}
 	s.left, s.over = 0, true
@@ -228,8 +262,14 @@ func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
 	if s.over {
 		return
 	}
-	p := &s.results[t&(1<<24-1)]
-	if p.Code = codeOf(res.Err); res.Err == nil {
+	at := int(t & (1<<24 - 1))
+	p := &s.results[at]
+	if p.Code != wire.None {
+		return // it was answered for: reconsider
+	}
+	if p.Code = codeOf(res.Err); res.Err == nil && s.few(c.l.h, c.l.h.view(), at) {
+		p.Code = wire.NotEnoughReplicasAfterAppend
+	} else if res.Err == nil {
 		p.BaseOffset, p.LogAppendTime, p.LogStartOffset = int64(res.Base), res.AppendTime, int64(res.LogStart)
 	}
 	if s.left--; s.left == 0 && c.resumed != r {

@@ -245,8 +245,8 @@ func (h *Handler) placed(replicas []int32) bool {
 // anywhere has the requests that any node answers by itself.
 var anywhere = [apiKeys]bool{wire.APIVersions: true, wire.SASLHandshake: true, wire.SASLAuthenticate: true, wire.Metadata: true, wire.FindCoordinator: true, wire.DescribeCluster: true}
 
-// LeaderChanged tells the Handler that View may name another leader, or another epoch: fetches that wait are answered if this node may not answer them
-// any more, and sessions of fetches are forgotten. Any goroutine.
+// LeaderChanged tells the Handler that View may name another leader, another epoch, or fewer replicas in sync: fetches that wait are answered if this node
+// may not answer them any more, and sessions of fetches are forgotten; who waits for more replicas than are in sync is told. Any goroutine.
 func (h *Handler) LeaderChanged() {
 	for _, l := range h.loops {
 		l.run(l.leaderChanged)
@@ -273,7 +273,19 @@ func (l *loopState) leaderChanged() {
 		if r := c.first; r != nil && r.fetch != nil && r.fetch.waiting && !r.fetch.over && r.fetch.cold == 0 { // what is being read is committed
 			r.fetch.reconsider(v)
 		}
+		c.reconsider(v)
 		c = next
+	}
+}
+
+// reconsider is produceState's, of all requests under way.
+func (c *conn) reconsider(v *View) {
+	for r := c.last; r != nil && !c.closing; {
+		prev := r.prev // answering lets go of the first ones alone, and so of none before r
+		if r.produce != nil && !r.done && !r.silent {
+			r.produce.reconsider(r, v)
+		}
+		r = prev
 	}
 }
 

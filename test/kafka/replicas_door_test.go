@@ -408,6 +408,69 @@ func TestTooFewInSync(t *testing.T) {
 	try("a topic that wants three", wire.NotEnoughReplicas, wire.None)
 }
 
+// TestTooFewInSyncSince: what is stored and waits for replicas is answered when there are too few of them, and so is what is committed by fewer than its topic
+// wants; what is sent again is stored once. acks=1 and topics that want fewer wait for what they wait for.
+func TestTooFewInSyncSince(t *testing.T) {
+	tr := ledTrio(t)
+	r, other := tr.raw(leaderAt), tr.raw(leaderAt)
+	configured := make(chan error, 1)
+	tr.leading().b.ConfigureTopic(tr.leading().b.Topic(0, "t"), func([]broker.Setting) ([]broker.Setting, error) {
+		return []broker.Setting{{Key: "min.insync.replicas", Value: "2"}}, nil
+	}, func(_ *broker.TopicSpec, err error) { configured <- err })
+	if err := <-configured; err != nil {
+		t.Fatal(err)
+	}
+	stored := func(n record.Offset) {
+		t.Helper()
+		p := tr.leading().b.Topic(0, "t").Partition(0).ID()
+		testx.Eventually(t, patience, func() bool { return tr.leading().log.log.LogEnd(p) >= n }, "the leader's log has it")
+	}
+	send := func(r *raw, m kmsg.Request) {
+		t.Helper()
+		if err := r.send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer := func(r *raw, m kmsg.Request) kmsg.ProduceResponseTopicPartition {
+		t.Helper()
+		got, err := r.receive(m, patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.(*kmsg.ProduceResponse).Topics[0].Partitions[0]
+	}
+	first, second := produceTo(tr, 9, -1, patience, oneBatch("a", 77, 0, 0)), produceTo(tr, 9, -1, patience, oneBatch("b", 77, 0, 1))
+	tr.hold(true)
+	send(r, first)
+	send(r, second)
+	stored(2)
+	tr.inSync(1)
+	for _, m := range []*kmsg.ProduceRequest{first, second} {
+		if p := answer(r, m); wire.ErrorCode(p.ErrorCode) != wire.NotEnoughReplicasAfterAppend || p.BaseOffset != -1 {
+			t.Errorf("fewer than it waits for: %s at %d", wire.ErrorCode(p.ErrorCode), p.BaseOffset)
+		}
+	}
+	tr.inSync(2)
+	send(r, first)
+	last := produceTo(tr, 9, -1, patience, oneBatch("c", -1, 0, 0))
+	send(other, last)
+	stored(3)
+	n := tr.leading()
+	v := *n.View()
+	v.All.ISR = v.All.ISR[:1]
+	n.view.Store(&v) // and nobody has told the door
+	tr.hold(false)
+	expect(t, "committed by fewer than the topic wants", answer(other, last).ErrorCode, wire.NotEnoughReplicasAfterAppend)
+	expect(t, "sent again, by fewer yet", answer(r, first).ErrorCode, wire.NotEnoughReplicasAfterAppend)
+	tr.inSync(2)
+	for i, m := range []*kmsg.ProduceRequest{first, second} {
+		send(r, m)
+		if p := answer(r, m); p.ErrorCode != 0 || p.BaseOffset != int64(i) {
+			t.Errorf("sent again: %s at %d", wire.ErrorCode(p.ErrorCode), p.BaseOffset)
+		}
+	}
+}
+
 // TestWaitersAreSentAway: when leadership goes, what waits is answered at once, and sessions of fetches are forgotten.
 func TestWaitersAreSentAway(t *testing.T) {
 	tr := ledTrio(t)
