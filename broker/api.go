@@ -16,6 +16,8 @@ var (
 	ErrUnavailable = errors.New("broker: storage unavailable")
 	// ErrQuota says that a configured limit refuses the request.
 	ErrQuota = errors.New("broker: quota exceeded")
+	// ErrNotYet says that a node of the cluster runs a program that would not read what the request makes.
+	ErrNotYet = errors.New("broker: a node of the cluster runs an older program")
 	// ErrFilter says that a topic filter is outside the limits.
 	ErrFilter = errors.New("broker: topic filter refused")
 	// ErrClosed says that the broker is stopping.

@@ -119,6 +119,7 @@ type Broker struct {
 	topicStore topicStore
 	entryStore entryStore
 	delayed    delayedStore
+	noDelay    atomic.Bool // SetDelayable
 	tier       tierStore
 	appending  atomic.Int64 // bytes of streams in pending lists
 	openedHeld atomic.Int64 // of opened batches that wait for another turn

@@ -87,10 +87,17 @@ func (ds *delayedStore) ownedLocked(owner sessionKey, n int64) {
 	}
 }
 
+// SetDelayable says whether Delay and CancelDelayed may write their commands, which older programs do not read: they answer ErrNotYet if not. They may until it is
+// called. Any goroutine.
+func (b *Broker) SetDelayable(all bool) { b.noDelay.Store(!all) }
+
 // Delay takes a message of c that is published at a later time, due in Unix milliseconds, with m.Deadline as it is then. m is a view. It is
-// answered as Publish answers, always Pending: when it is in the log. Its publishing outlives c and the node. ErrQuota says that a limit is reached;
+// answered as Publish answers, always Pending: when it is in the log. Its publishing outlives c and the node. ErrQuota says that a limit is reached, ErrNotYet that SetDelayable forbids it;
 // on ErrBusy nothing was taken, see Publish. At QoS 2 dedupe is as there.
 func (l *Local) Delay(c *Client, m *Message, due int64, dedupe bool, t Token) (Outcome, error) {
+	if l.b.noDelay.Load() {
+		return 0, ErrNotYet
+	}
 	owner := sessionKey{c.tenant, c.sess.id}
 	body := appendDelayed(nil, owner, due, m)
 	size := int64(len(body))
@@ -117,6 +124,9 @@ func (l *Local) Delay(c *Client, m *Message, due int64, dedupe bool, t Token) (O
 // CancelDelayed forgets the delayed messages of c's client identifier to m's topic that were taken before it. Those that are being published
 // at that moment are not called back. It is answered as Delay is.
 func (l *Local) CancelDelayed(c *Client, m *Message, dedupe bool, t Token) (Outcome, error) {
+	if l.b.noDelay.Load() {
+		return 0, ErrNotYet
+	}
 	s := l.b.shardOf(c.tenant, m.Topic)
 	build := func() []byte {
 		cmd := l.beginDelayed(c, cmdDelayCancel, dedupe && c.sess.d != nil, uint16(t))

@@ -183,6 +183,29 @@ func TestDelayedLimits(t *testing.T) {
 	}
 }
 
+// TestDelayedNotYet: while an older node might read the log, nothing is written that it does not know; what was written before is published all the same.
+func TestDelayedNotYet(t *testing.T) {
+	tb := newTestBroker(t, 1, nil)
+	p := tb.connect(0, live("p"))
+	if err := p.delay("t", "before", 1, time.Minute, 1); err != nil {
+		t.Fatal(err)
+	}
+	tb.b.SetDelayable(false)
+	if err := p.delay("t", "", 1, time.Minute, 1); !errors.Is(err, ErrNotYet) {
+		t.Errorf("delayed: %v", err)
+	}
+	if _, err := p.l.CancelDelayed(p.c, &Message{Topic: []byte("t"), QoS: 1}, false, 2); !errors.Is(err, ErrNotYet) {
+		t.Errorf("cancelled: %v", err)
+	}
+	wantDelayed(t, tb, 1)
+	tb.pass(time.Minute)
+	wantDelayed(t, tb, 0)
+	tb.b.SetDelayable(true)
+	if err := p.delay("t", "", 1, time.Minute, 1); err != nil {
+		t.Errorf("when all know it: %v", err)
+	}
+}
+
 // TestDelayedMany: more are due at once than a pending list holds, and the log fails in between: all come, each once.
 func TestDelayedMany(t *testing.T) {
 	tb := newTestBroker(t, 1, nil)

@@ -46,10 +46,14 @@ func (c *nodeService) List(context.Context, *api.ListNodesRequest) (*api.ListNod
 	if c.s.o.Nodes == nil {
 		return nil, alone("list nodes")
 	}
+	return c.list(), nil
+}
+
+func (c *nodeService) list() *api.ListNodesResponse {
 	s := c.s.o.Catalog.Load()
 	out := &api.ListNodesResponse{Asked: uint32(c.s.o.Node)}
 	if cluster := s.Cluster(); cluster != nil {
-		out.Cluster, out.Level = cluster.ID, cluster.Level
+		out.Cluster, out.Level, out.Held, out.LevelOfAll = cluster.ID, cluster.Level, cluster.Held, meta.LevelOfAll(s)
 	}
 	if err := c.s.o.Nodes.Halted(); err != nil {
 		out.Halted = err.Error()
@@ -58,7 +62,22 @@ func (c *nodeService) List(context.Context, *api.ListNodesRequest) (*api.ListNod
 		out.Nodes = append(out.Nodes, c.shown(n))
 	}
 	slices.SortFunc(out.Nodes, func(a, b *api.Node) int { return cmp.Compare(a.Id, b.Id) })
-	return out, nil
+	return out
+}
+
+// Hold has the cluster stay at its level, or ends that.
+func (c *nodeService) Hold(ctx context.Context, r *api.HoldLevelRequest) (*api.ListNodesResponse, error) {
+	const what = "hold the level of the cluster"
+	if c.s.o.Nodes == nil {
+		return nil, alone(what)
+	}
+	was(ctx, c.list())
+	if err := awaitError(ctx, func(done func(error)) {
+		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.HoldLevel(s, !r.End) }, done)
+	}); err != nil {
+		return nil, refuse(err, what, "")
+	}
+	return c.list(), nil
 }
 
 // change makes one change of a node, and shows the node as it is then.

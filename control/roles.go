@@ -82,7 +82,7 @@ var rules = func() map[string]rule {
 		"Tiers": {"Describe": view, "DescribeTopic": view, "Verify": inspect, "Rebuild": operate, "Prefetch": operate, "Offload": operate,
 			"Adopt": operate},
 		"Explanations": {"ExplainClient": view, "ExplainTopic": view, "ExplainMessage": view, "WatchTrace": inspect, "ListSlow": view},
-		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate},
+		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate, "Hold": govern},
 		"Shards":       {"Status": view, "Move": operate, "ElectUnclean": govern},
 	} {
 		for method, r := range methods {

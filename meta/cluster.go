@@ -6,15 +6,31 @@ import (
 	"fmt"
 )
 
-// Level is the feature level of this program: what it reads and writes. A cluster's level is what all of its nodes can do.
-const Level = LevelBans
-
 // The feature levels.
 const (
 	LevelFirst     = 1
 	LevelEndpoints = 2 // nodes say where clients reach them
 	LevelBans      = 3 // there are entries that keep clients out
+	LevelLater     = 4 // shards have messages that are published later; a cluster's level can be held
 )
+
+// levelsSaid are a level and an oldest one, LEVEL/OLDEST, that the program says it has instead of its own. Nothing but the linker sets it, for binaries of tests that
+// upgrade a cluster (test/common); in any other build it is empty.
+var levelsSaid string
+
+// Level is the feature level of this program: what it reads and writes. A cluster's level is what all of its nodes can do. LevelOldest is that of the oldest cluster
+// which the program goes into. Nobody writes to them.
+var Level, LevelOldest = levels(levelsSaid)
+
+func levels(said string) (level, oldest uint32) {
+	level, oldest = LevelLater, LevelFirst
+	if said != "" {
+		if n, err := fmt.Sscanf(said, "%d/%d", &level, &oldest); n != 2 {
+			panic(fmt.Sprintf("meta: the linker has set levels %q: %v", said, err))
+		}
+	}
+	return level, oldest
+}
 
 // ShardsMax bounds the shards of a cluster.
 const ShardsMax = 4096
@@ -27,15 +43,26 @@ type Cluster struct {
 	ID     string
 	Shards uint32
 	Level  uint32 // of what may be written: no node of the cluster knows less
+	Held   bool   // Level stays, whatever all nodes can do
 }
+
+// clusterHeld is the version of the cluster's entry from which on it says whether its level is held. One that is not is written as version 1.
+const clusterHeld = 2
 
 // theCluster is the name of the one entry.
 const theCluster = "this"
 
 // Entry is what is stored of the cluster.
 func (c *Cluster) Entry() Entry {
-	b := appendString(kindCluster.begin(nil), c.ID)
-	return Entry{Key: kindCluster.key(theCluster), Value: binary.AppendUvarint(binary.AppendUvarint(b, uint64(c.Shards)), uint64(c.Level))}
+	version := byte(1)
+	if c.Held {
+		version = clusterHeld
+	}
+	b := binary.AppendUvarint(binary.AppendUvarint(appendString([]byte{version}, c.ID), uint64(c.Shards)), uint64(c.Level))
+	if c.Held {
+		b = append(b, 1)
+	}
+	return Entry{Key: kindCluster.key(theCluster), Value: b}
 }
 
 func (c *Cluster) check() error {
@@ -52,6 +79,12 @@ func (c *Cluster) check() error {
 
 func decodeCluster(name string, d *decoder) (any, error) {
 	c := &Cluster{ID: d.string(), Shards: d.uint32(), Level: d.uint32()}
+	if d.version >= clusterHeld {
+		c.Held = true
+		if held := d.byte(); !d.bad && held != 1 {
+			return nil, fmt.Errorf("want 1 where a level is held, found %d", held)
+		}
+	}
 	if d.bad {
 		return c, nil // told by who reads the rest
 	}

@@ -49,7 +49,7 @@ var kinds = [kindCount]struct {
 	kindSecret:  {"secret", 1, decodeSecret},
 	kindNode:    {"node", nodeKafka, decodeNode},
 	kindShard:   {"shard", 1, decodeShard},
-	kindCluster: {"cluster", 1, decodeCluster},
+	kindCluster: {"cluster", clusterHeld, decodeCluster},
 	kindBan:     {"ban", 1, decodeBan},
 }
 

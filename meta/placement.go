@@ -19,6 +19,7 @@ var (
 	ErrNodeInUse  = errors.New("meta: the node is needed")
 	ErrOtherDisk  = errors.New("meta: the node has joined with another data directory")
 	ErrLevel      = errors.New("meta: the program is too old for this cluster")
+	ErrHeld       = errors.New("meta: the level of the cluster is held")
 	ErrStale      = errors.New("meta: it has changed since it was read")
 	ErrShard      = errors.New("meta: bad change of a shard")
 	ErrUnclean    = errors.New("meta: the new leader may lack what was acknowledged")
@@ -242,6 +243,8 @@ func RaiseLevel(s *Snapshot, level uint32) ([]Entry, error) {
 		return nil, fmt.Errorf("meta: the cluster is at level %d, and cannot go back to %d", c.Level, level)
 	case level == c.Level:
 		return nil, nil
+	case c.Held:
+		return nil, fmt.Errorf("%w at %d", ErrHeld, c.Level)
 	}
 	for _, n := range s.Nodes() {
 		if n.State != NodeRemoved && n.Level < level {
@@ -250,6 +253,42 @@ func RaiseLevel(s *Snapshot, level uint32) ([]Entry, error) {
 	}
 	next := *c
 	next.Level = level
+	return []Entry{next.Entry()}, nil
+}
+
+// LevelOfAll is what all nodes of the cluster can do, 0 without one. One that has not joined yet may come with a program that can no more than the cluster needs.
+func LevelOfAll(s *Snapshot) (level uint32) {
+	for _, n := range s.Nodes() {
+		if n.State != NodeRemoved && (level == 0 || n.Level < level) {
+			level = n.Level
+		}
+	}
+	return level
+}
+
+// HoldLevel has the cluster stay at its level, or ends that and lets it use at once what all of its nodes can do; nil if it does. It is not ended while some nodes can do
+// more than others: who ends it wants the level raised.
+func HoldLevel(s *Snapshot, held bool) ([]Entry, error) {
+	c := s.Cluster()
+	switch {
+	case c == nil:
+		return nil, ErrNoCluster
+	case held && c.Level < LevelLater:
+		return nil, fmt.Errorf("%w: a level can be held from level %d on, the cluster is at %d until all of its nodes run this program", ErrLevel, LevelLater, c.Level)
+	}
+	next := *c
+	if next.Held = held; !held {
+		all := LevelOfAll(s)
+		for _, n := range s.Nodes() {
+			if n.State != NodeRemoved && n.Level > all {
+				return nil, fmt.Errorf("%w: node %d can do level %d, and there are nodes that can do no more than %d: upgrade them first", ErrLevel, n.ID, n.Level, all)
+			}
+		}
+		next.Level = max(c.Level, all)
+	}
+	if next == *c {
+		return nil, nil
+	}
 	return []Entry{next.Entry()}, nil
 }
 

@@ -60,12 +60,13 @@ func formed(t *testing.T, n int) *placed {
 
 // What is on disk never changes its meaning.
 func TestPlacementVectors(t *testing.T) {
-	newest := map[string]byte{"clus": 1, "node": 2, "shar": 1}
+	newest := map[string]byte{"clus": 2, "node": 2, "shar": 1}
 	for _, v := range []struct {
 		key, value string
 		entry      interface{ Entry() Entry }
 	}{
 		{"cluster/this", "010163401" + "1", &Cluster{ID: "c", Shards: 64, Level: 17}},
+		{"cluster/this", "020163401" + "1" + "01", &Cluster{ID: "c", Shards: 64, Level: 17, Held: true}},
 		{"node/7", "0102070301" + "026471" + "06686f73743a31" + "0161", &Node{ID: 7, State: NodeActive, Roles: RolesAll, Replica: 3, Level: 1, Disk: "dq", Address: "host:1", Rack: "a"}},
 		{"node/65535", "010304ffff0380020000" + "00", &Node{ID: 65535, State: NodeRemoved, Roles: RoleMeta, Replica: 65535, Level: 256}},
 		{"node/8", "0202070102" + "026471" + "06686f73743a31" + "00" + "036b3a39" + "00", &Node{ID: 8, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Disk: "dq", Address: "host:1", Kafka: Endpoints{Plain: "k:9"}}},
@@ -229,6 +230,45 @@ func TestRaiseLevel(t *testing.T) {
 	if _, err = RaiseLevel(p.s, Level); err == nil {
 		t.Error("it went back")
 	}
+}
+
+// A level that is held stays until that is ended, which raises it to what all nodes can do, and is refused while some can do less than others.
+func TestHoldLevel(t *testing.T) {
+	p := formed(t, 3) // at the first level
+	list, err := HoldLevel(p.s, true)
+	refused(t, ErrLevel, list, err)
+	if list, err = HoldLevel(p.s, false); err != nil || len(list) != 1 {
+		t.Errorf("raised at once: %v %v", list, err)
+	}
+	p.do(RaiseLevel(p.s, LevelLater))
+	if e := p.s.Cluster().Entry(); e.Value[0] != 1 {
+		t.Errorf("a level that is not held has version %d", e.Value[0])
+	}
+	p.do(HoldLevel(p.s, true))
+	if list, err = HoldLevel(p.s, true); err != nil || list != nil {
+		t.Errorf("again: %v %v", list, err)
+	}
+	for id := NodeID(1); id <= 3; id++ {
+		list, err = RaiseLevel(p.s, LevelLater+1)
+		refused(t, ErrHeld, list, err)
+		if id > 1 {
+			list, err = HoldLevel(p.s, false)
+			refused(t, ErrLevel, list, err)
+		}
+		p.do(ClaimNode(p.s, id, fmt.Sprint("disk", id), testNode(id).Address, LevelLater+2-uint32(id)/3))
+	}
+	if got := LevelOfAll(p.s); got != LevelLater+1 || p.s.Cluster().Level != LevelLater {
+		t.Errorf("all can do %d, the cluster is at %d", got, p.s.Cluster().Level)
+	}
+	p.do(ClaimNode(p.s, 1, "disk1", testNode(1).Address, LevelLater)) // it goes back
+	p.do(ClaimNode(p.s, 1, "disk1", testNode(1).Address, LevelLater+1))
+	p.do(ClaimNode(p.s, 2, "disk2", testNode(2).Address, LevelLater+1))
+	p.do(HoldLevel(p.s, false))
+	if c := p.s.Cluster(); c.Held || c.Level != LevelLater+1 {
+		t.Errorf("%+v", c)
+	}
+	list, err = ClaimNode(p.s, 1, "disk1", testNode(1).Address, LevelLater)
+	refused(t, ErrLevel, list, err)
 }
 
 // What a node says of its clients is kept until it goes, and is written only once all nodes can read it.

@@ -31,7 +31,8 @@ type member struct {
 	asks     *kafkaLeader
 	calls    *controlPeers
 	seeds    *seeds
-	told     bool // that the node has no store
+	told     bool   // that the node has no store
+	levels   func() // the catalog's subscription
 
 	mu struct {
 		sync.Mutex
@@ -60,6 +61,18 @@ func (m *member) join(mesh *link.Mesh) {
 	m.calls = &controlPeers{mesh: mesh, member: m, catalog: n.catalog.Catalog}
 	m.calls.serve()
 	m.serveSeeds(mesh)
+	m.levels = followLevel(n.catalog.Catalog, n.broker.SetDelayable)
+}
+
+// followLevel says whether all nodes of the cluster know what is published later, until cancel. The node leads shards of no cluster that its catalog does not have.
+func followLevel(c *meta.Catalog, delayable func(bool)) (cancel func()) {
+	said := func(s *meta.Snapshot) {
+		at := s.Cluster()
+		delayable(at != nil && at.Level >= meta.LevelLater)
+	}
+	cancel = c.Subscribe(func(_, now *meta.Snapshot) { said(now) })
+	said(c.Load())
+	return cancel
 }
 
 // lateGroup is the node's group for the controller, which is made before it.
@@ -281,6 +294,7 @@ func (m *member) close() {
 	if m.control == nil {
 		return
 	}
+	m.levels()
 	m.seeds.cancel()
 	m.control.Close()
 	m.replicas.Close()

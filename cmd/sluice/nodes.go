@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -41,10 +42,19 @@ func (r *nodeRow) cells() []string {
 	return []string{strconv.FormatUint(uint64(r.ID), 10), r.State, plain(r.Address), plain(r.Rack), strings.Join(r.Roles, ","), strconv.FormatUint(uint64(r.Level), 10), catalog}
 }
 
+// cellsAt is cells in a cluster at a level: what is more shows that the node can do that.
+func (r *nodeRow) cellsAt(level uint32) []string {
+	cells := r.cells()
+	if r.Level > level && r.State != "removed" {
+		cells[5] = fmt.Sprintf("%d, can do %d", level, r.Level)
+	}
+	return cells
+}
+
 func newNodeCommand() *cobra.Command {
 	f := &controlFlags{}
 	return f.group("node", "See and change the nodes of a cluster",
-		nodeList(f), nodeAdd(f), nodeDrain(f), nodeRemove(f), nodeReplace(f), nodeRecover())
+		nodeList(f), nodeAdd(f), nodeDrain(f), nodeRemove(f), nodeReplace(f), nodeUpgrade(f), nodeRecover())
 }
 
 func nodeList(f *controlFlags) *cobra.Command {
@@ -60,12 +70,13 @@ func nodeList(f *controlFlags) *cobra.Command {
 					Cluster string    `json:"cluster" yaml:"cluster"`
 					Asked   uint32    `json:"asked" yaml:"asked"`
 					Level   uint32    `json:"level" yaml:"level"`
+					Held    bool      `json:"held" yaml:"held"`
 					Halted  string    `json:"halted" yaml:"halted"`
 					Nodes   []nodeRow `json:"nodes" yaml:"nodes"`
-				}{r.Cluster, r.Asked, r.Level, r.Halted, each(r.Nodes, nodeRowOf)}
+				}{r.Cluster, r.Asked, r.Level, r.Held, r.Halted, each(r.Nodes, nodeRowOf)}
 				rows := [][]string{nodeHeader}
 				for i := range v.Nodes {
-					rows = append(rows, v.Nodes[i].cells())
+					rows = append(rows, v.Nodes[i].cellsAt(v.Level))
 				}
 				if err := f.output.write(cmd.OutOrStdout(), &v, rows); err != nil {
 					return err

@@ -160,10 +160,12 @@ func (*ListNodesRequest) Descriptor() ([]byte, []int) {
 type ListNodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Asked         uint32                 `protobuf:"varint,2,opt,name=asked,proto3" json:"asked,omitempty"`  // the node that answers
-	Level         uint32                 `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"`  // the feature level of the cluster
-	Halted        string                 `protobuf:"bytes,4,opt,name=halted,proto3" json:"halted,omitempty"` // why the node that answers does not follow the catalog any more; empty: it does
-	Nodes         []*Node                `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`   // by number
+	Asked         uint32                 `protobuf:"varint,2,opt,name=asked,proto3" json:"asked,omitempty"`                               // the node that answers
+	Level         uint32                 `protobuf:"varint,3,opt,name=level,proto3" json:"level,omitempty"`                               // the feature level of the cluster
+	Halted        string                 `protobuf:"bytes,4,opt,name=halted,proto3" json:"halted,omitempty"`                              // why the node that answers does not follow the catalog any more; empty: it does
+	Nodes         []*Node                `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"`                                // by number
+	Held          bool                   `protobuf:"varint,6,opt,name=held,proto3" json:"held,omitempty"`                                 // the level stays
+	LevelOfAll    uint32                 `protobuf:"varint,7,opt,name=level_of_all,json=levelOfAll,proto3" json:"level_of_all,omitempty"` // what all nodes can do
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -231,6 +233,20 @@ func (x *ListNodesResponse) GetNodes() []*Node {
 		return x.Nodes
 	}
 	return nil
+}
+
+func (x *ListNodesResponse) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *ListNodesResponse) GetLevelOfAll() uint32 {
+	if x != nil {
+		return x.LevelOfAll
+	}
+	return 0
 }
 
 type AddNodeRequest struct {
@@ -441,6 +457,50 @@ func (x *DrainNodeRequest) GetEnd() bool {
 	return false
 }
 
+type HoldLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	End           bool                   `protobuf:"varint,1,opt,name=end,proto3" json:"end,omitempty"` // the level is raised to what all nodes can do
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldLevelRequest) Reset() {
+	*x = HoldLevelRequest{}
+	mi := &file_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldLevelRequest) ProtoMessage() {}
+
+func (x *HoldLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldLevelRequest.ProtoReflect.Descriptor instead.
+func (*HoldLevelRequest) Descriptor() ([]byte, []int) {
+	return file_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HoldLevelRequest) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 var File_node_proto protoreflect.FileDescriptor
 
 const file_node_proto_rawDesc = "" +
@@ -456,13 +516,16 @@ const file_node_proto_rawDesc = "" +
 	"\areplica\x18\x06 \x01(\rR\areplica\x12\x14\n" +
 	"\x05level\x18\a \x01(\rR\x05level\x12\x16\n" +
 	"\x06leader\x18\b \x01(\bR\x06leader\"\x12\n" +
-	"\x10ListNodesRequest\"\xa0\x01\n" +
+	"\x10ListNodesRequest\"\xd6\x01\n" +
 	"\x11ListNodesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05asked\x18\x02 \x01(\rR\x05asked\x12\x14\n" +
 	"\x05level\x18\x03 \x01(\rR\x05level\x12\x16\n" +
 	"\x06halted\x18\x04 \x01(\tR\x06halted\x12-\n" +
-	"\x05nodes\x18\x05 \x03(\v2\x17.sluice.control.v1.NodeR\x05nodes\"d\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x17.sluice.control.v1.NodeR\x05nodes\x12\x12\n" +
+	"\x04held\x18\x06 \x01(\bR\x04held\x12 \n" +
+	"\flevel_of_all\x18\a \x01(\rR\n" +
+	"levelOfAll\"d\n" +
 	"\x0eAddNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
@@ -474,13 +537,16 @@ const file_node_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\rR\x02id\"4\n" +
 	"\x10DrainNodeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\bR\x03end2\xf8\x02\n" +
+	"\x03end\x18\x02 \x01(\bR\x03end\"$\n" +
+	"\x10HoldLevelRequest\x12\x10\n" +
+	"\x03end\x18\x01 \x01(\bR\x03end2\xcb\x03\n" +
 	"\x05Nodes\x12Q\n" +
 	"\x04List\x12#.sluice.control.v1.ListNodesRequest\x1a$.sluice.control.v1.ListNodesResponse\x12A\n" +
 	"\x03Add\x12!.sluice.control.v1.AddNodeRequest\x1a\x17.sluice.control.v1.Node\x12G\n" +
 	"\x06Remove\x12$.sluice.control.v1.RemoveNodeRequest\x1a\x17.sluice.control.v1.Node\x12I\n" +
 	"\aReplace\x12%.sluice.control.v1.ReplaceNodeRequest\x1a\x17.sluice.control.v1.Node\x12E\n" +
-	"\x05Drain\x12#.sluice.control.v1.DrainNodeRequest\x1a\x17.sluice.control.v1.NodeB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
+	"\x05Drain\x12#.sluice.control.v1.DrainNodeRequest\x1a\x17.sluice.control.v1.Node\x12Q\n" +
+	"\x04Hold\x12#.sluice.control.v1.HoldLevelRequest\x1a$.sluice.control.v1.ListNodesResponseB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
 
 var (
 	file_node_proto_rawDescOnce sync.Once
@@ -494,7 +560,7 @@ func file_node_proto_rawDescGZIP() []byte {
 	return file_node_proto_rawDescData
 }
 
-var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_node_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_node_proto_goTypes = []any{
 	(*Node)(nil),               // 0: sluice.control.v1.Node
 	(*ListNodesRequest)(nil),   // 1: sluice.control.v1.ListNodesRequest
@@ -503,6 +569,7 @@ var file_node_proto_goTypes = []any{
 	(*RemoveNodeRequest)(nil),  // 4: sluice.control.v1.RemoveNodeRequest
 	(*ReplaceNodeRequest)(nil), // 5: sluice.control.v1.ReplaceNodeRequest
 	(*DrainNodeRequest)(nil),   // 6: sluice.control.v1.DrainNodeRequest
+	(*HoldLevelRequest)(nil),   // 7: sluice.control.v1.HoldLevelRequest
 }
 var file_node_proto_depIdxs = []int32{
 	0, // 0: sluice.control.v1.ListNodesResponse.nodes:type_name -> sluice.control.v1.Node
@@ -511,13 +578,15 @@ var file_node_proto_depIdxs = []int32{
 	4, // 3: sluice.control.v1.Nodes.Remove:input_type -> sluice.control.v1.RemoveNodeRequest
 	5, // 4: sluice.control.v1.Nodes.Replace:input_type -> sluice.control.v1.ReplaceNodeRequest
 	6, // 5: sluice.control.v1.Nodes.Drain:input_type -> sluice.control.v1.DrainNodeRequest
-	2, // 6: sluice.control.v1.Nodes.List:output_type -> sluice.control.v1.ListNodesResponse
-	0, // 7: sluice.control.v1.Nodes.Add:output_type -> sluice.control.v1.Node
-	0, // 8: sluice.control.v1.Nodes.Remove:output_type -> sluice.control.v1.Node
-	0, // 9: sluice.control.v1.Nodes.Replace:output_type -> sluice.control.v1.Node
-	0, // 10: sluice.control.v1.Nodes.Drain:output_type -> sluice.control.v1.Node
-	6, // [6:11] is the sub-list for method output_type
-	1, // [1:6] is the sub-list for method input_type
+	7, // 6: sluice.control.v1.Nodes.Hold:input_type -> sluice.control.v1.HoldLevelRequest
+	2, // 7: sluice.control.v1.Nodes.List:output_type -> sluice.control.v1.ListNodesResponse
+	0, // 8: sluice.control.v1.Nodes.Add:output_type -> sluice.control.v1.Node
+	0, // 9: sluice.control.v1.Nodes.Remove:output_type -> sluice.control.v1.Node
+	0, // 10: sluice.control.v1.Nodes.Replace:output_type -> sluice.control.v1.Node
+	0, // 11: sluice.control.v1.Nodes.Drain:output_type -> sluice.control.v1.Node
+	2, // 12: sluice.control.v1.Nodes.Hold:output_type -> sluice.control.v1.ListNodesResponse
+	7, // [7:13] is the sub-list for method output_type
+	1, // [1:7] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -534,7 +603,7 @@ func file_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_proto_rawDesc), len(file_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	Nodes_Remove_FullMethodName  = "/sluice.control.v1.Nodes/Remove"
 	Nodes_Replace_FullMethodName = "/sluice.control.v1.Nodes/Replace"
 	Nodes_Drain_FullMethodName   = "/sluice.control.v1.Nodes/Drain"
+	Nodes_Hold_FullMethodName    = "/sluice.control.v1.Nodes/Hold"
 )
 
 // NodesClient is the client API for Nodes service.
@@ -45,6 +46,8 @@ type NodesClient interface {
 	// Drain has another node lead, if this one does, and this one lead no more until it is started anew or Drain ends that. It returns when another node leads, or
 	// none can.
 	Drain(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*Node, error)
+	// Hold has the cluster stay at its feature level, whatever all nodes can do, or ends that: then the level is raised to what all can do, and there is no way back.
+	Hold(ctx context.Context, in *HoldLevelRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 }
 
 type nodesClient struct {
@@ -105,6 +108,16 @@ func (c *nodesClient) Drain(ctx context.Context, in *DrainNodeRequest, opts ...g
 	return out, nil
 }
 
+func (c *nodesClient) Hold(ctx context.Context, in *HoldLevelRequest, opts ...grpc.CallOption) (*ListNodesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListNodesResponse)
+	err := c.cc.Invoke(ctx, Nodes_Hold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodesServer is the server API for Nodes service.
 // All implementations must embed UnimplementedNodesServer
 // for forward compatibility.
@@ -124,6 +137,8 @@ type NodesServer interface {
 	// Drain has another node lead, if this one does, and this one lead no more until it is started anew or Drain ends that. It returns when another node leads, or
 	// none can.
 	Drain(context.Context, *DrainNodeRequest) (*Node, error)
+	// Hold has the cluster stay at its feature level, whatever all nodes can do, or ends that: then the level is raised to what all can do, and there is no way back.
+	Hold(context.Context, *HoldLevelRequest) (*ListNodesResponse, error)
 	mustEmbedUnimplementedNodesServer()
 }
 
@@ -148,6 +163,9 @@ func (UnimplementedNodesServer) Replace(context.Context, *ReplaceNodeRequest) (*
 }
 func (UnimplementedNodesServer) Drain(context.Context, *DrainNodeRequest) (*Node, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedNodesServer) Hold(context.Context, *HoldLevelRequest) (*ListNodesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
 }
 func (UnimplementedNodesServer) mustEmbedUnimplementedNodesServer() {}
 func (UnimplementedNodesServer) testEmbeddedByValue()               {}
@@ -260,6 +278,24 @@ func _Nodes_Drain_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Nodes_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodesServer).Hold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Nodes_Hold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodesServer).Hold(ctx, req.(*HoldLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Nodes_ServiceDesc is the grpc.ServiceDesc for Nodes service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -286,6 +322,10 @@ var Nodes_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Drain",
 			Handler:    _Nodes_Drain_Handler,
+		},
+		{
+			MethodName: "Hold",
+			Handler:    _Nodes_Hold_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

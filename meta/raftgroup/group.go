@@ -175,8 +175,8 @@ func (g *Group) Start(ctx context.Context, c *meta.Catalog) error {
 		if have.ID != g.id.cluster {
 			return fmt.Errorf("%w: the state in %s is of cluster %s, the directory of %q", ErrOtherCluster, g.o.Dir, have.ID, g.id.cluster)
 		}
-		if have.Level > meta.Level {
-			return fmt.Errorf("%w: the cluster is at level %d, this program can do %d", ErrTooOld, have.Level, meta.Level)
+		if err := fits(have.Level); err != nil {
+			return err
 		}
 		if err := g.sameShards(uint64(have.Shards)); err != nil {
 			return err

@@ -119,10 +119,21 @@ func (g *Group) ask(ctx context.Context, address string, hello *greeting) (*admi
 	return a, a.decode(b)
 }
 
+// fits says whether this program goes into a cluster at a level.
+func fits(level uint32) error {
+	switch {
+	case level > meta.Level:
+		return fmt.Errorf("%w: the cluster is at level %d, this program can do %d", ErrTooOld, level, meta.Level)
+	case level < meta.LevelOldest:
+		return fmt.Errorf("%w: the cluster is at level %d, this program goes into those at %d to %d: upgrade by the version between", ErrTooNew, level, meta.LevelOldest, meta.Level)
+	}
+	return nil
+}
+
 // joinedAs makes the node what it was let in as.
 func (g *Group) joinedAs(a *admitted) error {
-	if a.level > meta.Level {
-		return fmt.Errorf("%w: the cluster is at level %d, this program can do %d", ErrTooOld, a.level, meta.Level)
+	if err := fits(uint32(min(a.level, 1<<31))); err != nil {
+		return err
 	}
 	if err := g.sameShards(a.shards); err != nil {
 		return err
@@ -145,7 +156,7 @@ func (g *Group) greeting(p purpose, to meta.NodeID) greeting {
 	if cluster == "" {
 		cluster = g.o.Cluster
 	}
-	return greeting{purpose: p, cluster: cluster, from: uint64(g.o.Node), to: uint64(to), replica: uint64(g.id.copy), level: meta.Level,
+	return greeting{purpose: p, cluster: cluster, from: uint64(g.o.Node), to: uint64(to), replica: uint64(g.id.copy), level: uint64(meta.Level),
 		disk: g.id.disk, address: g.o.Address}
 }
 

@@ -222,15 +222,25 @@ func (g *Group) owed() error {
 	if leader, ok := g.Leader(); !ok || leader != g.o.Node {
 		return nil
 	}
-	if list, err := meta.RaiseLevel(s, meta.Level); err == nil && list != nil { // all nodes can
-		if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RaiseLevel(s, meta.Level) }); err != nil {
-			return fmt.Errorf("raise the level of the cluster: %w", err)
-		}
-		g.o.Logger.Info("all nodes of the cluster can do what this one does", "level", meta.Level)
+	if err := g.raise(ctx, s); err != nil {
+		return err
 	}
 	if retiredIn(s) {
 		return g.dropRetired(ctx, 0)
 	}
+	return nil
+}
+
+// raise has the cluster use what all of its nodes can do, unless its level is held.
+func (g *Group) raise(ctx context.Context, s *meta.Snapshot) error {
+	level := meta.LevelOfAll(s)
+	if list, err := meta.RaiseLevel(s, level); err != nil || list == nil {
+		return nil //nolint:nilerr // it is not to be raised
+	}
+	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RaiseLevel(s, level) }); err != nil && !errors.Is(err, meta.ErrHeld) {
+		return fmt.Errorf("raise the level of the cluster: %w", err)
+	}
+	g.o.Logger.Info("the cluster uses what all of its nodes can do", "level", level)
 	return nil
 }
 

@@ -104,6 +104,7 @@ var (
 	ErrOtherCluster = errors.New("raftgroup: the node is of another cluster")
 	ErrOtherNode    = errors.New("raftgroup: it is another node than the one it is taken for")
 	ErrRemoved      = errors.New("raftgroup: the node was removed from the cluster, or replaced")
+	ErrTooNew       = errors.New("raftgroup: the node's program is too new for the cluster")
 	ErrTooOld       = errors.New("raftgroup: the node's program is too old for the cluster")
 	ErrNotAdded     = errors.New("raftgroup: the node was not added to the cluster: sluice node add does")
 	ErrStranger     = errors.New("raftgroup: the nodes do not take each other for nodes of one cluster") // a Network says so: another token, or TLS at one end alone

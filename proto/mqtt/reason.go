@@ -70,6 +70,7 @@ var (
 	failTopicLimit      = &failure{wire.TopicNameInvalid, "topic name has too many bytes or levels"}
 	failTopicReserved   = &failure{wire.NotAuthorized, "topic is the server's own"}
 	failDelayed         = &failure{wire.TopicNameInvalid, "want $delayed/SECONDS/TOPIC or $delayed/cancel/TOPIC"}
+	failDelayedNotYet   = &failure{wire.ImplementationSpecific, "delayed publishing is not offered before all nodes of the cluster are upgraded"}
 	failDelayedOff      = &failure{wire.TopicNameInvalid, "delayed publishing is not offered"}
 	failDelayedLong     = &failure{wire.QuotaExceeded, "delay is longer than the maximum"}
 	failPublishACL      = &failure{wire.NotAuthorized, "not authorized to publish to the topic"}
@@ -101,6 +102,8 @@ func coreFailure(err error) *failure {
 	switch {
 	case errors.Is(err, broker.ErrQuota):
 		return failQuota
+	case errors.Is(err, broker.ErrNotYet):
+		return failDelayedNotYet
 	case errors.Is(err, broker.ErrUnavailable):
 		return failStorage
 	case errors.Is(err, broker.ErrFilter):

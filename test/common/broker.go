@@ -20,10 +20,11 @@ import (
 	"github.com/sluicemq/sluice/internal/testx"
 )
 
-var built struct {
-	sync.Once
-	path string
-	err  error
+// builds are the programs by the levels that they say, "" for their own. All lie in one directory.
+var builds struct {
+	sync.Mutex
+	dir string
+	all map[string]string
 }
 
 // skewVariable is what the binary takes for how much its wall clock is wrong.
@@ -32,32 +33,43 @@ const skewVariable = "SLUICE_TEST_CLOCK_SKEW"
 // Binary builds cmd/sluice once for a test process and gives its path. Clean removes it.
 func Binary(t testing.TB) string {
 	t.Helper()
-	built.Do(func() {
-		dir, err := os.MkdirTemp("", "sluice-test-")
-		if err != nil {
-			built.err = err
-			return
-		}
-		// Tests of permissions run it as another user.
-		if built.err = os.Chmod(dir, 0o755); built.err != nil {
-			return
-		}
-		built.path = filepath.Join(dir, "sluice")
-		out, err := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-X github.com/sluicemq/sluice/internal/clock.skewVariable="+skewVariable, "-o", built.path, "github.com/sluicemq/sluice/cmd/sluice").CombinedOutput()
-		if err != nil {
-			built.err = fmt.Errorf("build: %w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatal(built.err)
+	return BinaryOf(t, "")
+}
+
+// BinaryOf is Binary of a program that says it has another feature level, and goes into no cluster older than another one: LEVEL/OLDEST.
+func BinaryOf(t testing.TB, levels string) string {
+	t.Helper()
+	builds.Lock()
+	defer builds.Unlock()
+	if path, ok := builds.all[levels]; ok {
+		return path
 	}
-	return built.path
+	if builds.dir == "" {
+		dir, err := os.MkdirTemp("", "sluice-test-")
+		if err == nil {
+			err = os.Chmod(dir, 0o755) // tests of permissions run it as another user
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		builds.dir, builds.all = dir, make(map[string]string)
+	}
+	path := filepath.Join(builds.dir, "sluice"+strings.ReplaceAll(levels, "/", "-"))
+	flags := "-ldflags=-X github.com/sluicemq/sluice/internal/clock.skewVariable=" + skewVariable
+	if levels != "" {
+		flags += " -X github.com/sluicemq/sluice/meta.levelsSaid=" + levels
+	}
+	if out, err := exec.Command("go", "build", "-buildvcs=false", flags, "-o", path, "github.com/sluicemq/sluice/cmd/sluice").CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
+	builds.all[levels] = path
+	return path
 }
 
 // Clean removes what Binary built. For TestMain.
 func Clean() {
-	if built.path != "" {
-		_ = os.RemoveAll(filepath.Dir(built.path))
+	if builds.dir != "" {
+		_ = os.RemoveAll(builds.dir)
 	}
 }
 
@@ -109,11 +121,17 @@ func TryStart(t testing.TB, dir string, settings ...string) (*Broker, error) {
 // TryStartBy is TryStart by a command that runs another one in its place, such as `ip netns exec NAME`.
 func TryStartBy(t testing.TB, by []string, dir string, settings ...string) (*Broker, error) {
 	t.Helper()
+	return tryStart(t, append(slices.Clone(by), Binary(t)), dir, settings...)
+}
+
+// tryStart runs a program behind what it is run by.
+func tryStart(t testing.TB, program []string, dir string, settings ...string) (*Broker, error) {
+	t.Helper()
 	args := append([]string{"start", "--data", dir}, testx.Flags(append(testx.Listeners("mqtt.tcp", "mqtt.ws", "http"), settings...)...)...)
 	if file := filepath.Join(dir, "sluice.yaml"); exists(file) {
 		args = append(args, "--config", file)
 	}
-	args = append(append(slices.Clone(by), Binary(t)), args...)
+	args = append(program, args...)
 	b := &Broker{t: t, cmd: exec.Command(args[0], args[1:]...), log: new(lockedBuffer), done: make(chan error, 1)}
 	b.cmd.Stderr = b.log
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -26,6 +26,7 @@ type Cluster struct {
 	t     testing.TB
 	where func(id int) (by []string, host string)
 	on    Ground
+	of    string // the program of nodes that are added; empty: Binary
 }
 
 // Node is one process of a Cluster. Its methods are for one goroutine at a time; what clients need of it, Kafka and MQTT, never changes.
@@ -38,6 +39,7 @@ type Node struct {
 
 	settings []string
 	by       []string // what the node is started by
+	program  string   // empty: Binary
 	t        testing.TB
 	mu       sync.Mutex
 	broker   *Broker // nil: it is down
@@ -57,6 +59,12 @@ func StartCluster(t testing.TB, n int, settings ...string) *Cluster {
 func StartClusterBy(t testing.TB, n int, where func(id int) (by []string, host string), settings ...string) *Cluster {
 	t.Helper()
 	return (&Cluster{t: t, where: where}).start(n, settings...)
+}
+
+// StartClusterOf is StartCluster with nodes of another program.
+func StartClusterOf(t testing.TB, program string, n int, settings ...string) *Cluster {
+	t.Helper()
+	return (&Cluster{t: t, where: func(int) ([]string, string) { return nil, "" }, of: program}).start(n, settings...)
 }
 
 // Ground is what the nodes of a cluster stand on that a test has its hands on.
@@ -110,7 +118,7 @@ func (c *Cluster) address(id, port int) string {
 func (c *Cluster) AddNode(at string, settings ...string) *Node {
 	c.t.Helper()
 	id := len(c.Nodes) + 1
-	n := &Node{ID: id, t: c.t, Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
+	n := &Node{ID: id, t: c.t, program: c.of, Kafka: c.address(id, 9092), MQTT: c.address(id, 1883), Between: at}
 	n.by, _ = c.where(id)
 	if c.on.Disks == "" {
 		n.Dir = c.t.TempDir()
@@ -140,14 +148,30 @@ func (c *Cluster) AddNode(at string, settings ...string) *Node {
 // Start starts the node again.
 func (n *Node) Start() {
 	n.t.Helper()
-	b, err := TryStartBy(n.t, n.by, n.Dir, n.settings...)
-	if err != nil {
+	if err := n.TryStart(); err != nil {
 		n.t.Fatal(err)
+	}
+}
+
+// TryStart is Start for a node that may refuse.
+func (n *Node) TryStart() error {
+	n.t.Helper()
+	program := n.program
+	if program == "" {
+		program = Binary(n.t)
+	}
+	b, err := tryStart(n.t, append(slices.Clone(n.by), program), n.Dir, n.settings...)
+	if err != nil {
+		return err
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.broker = b
+	return nil
 }
+
+// Program changes what the node runs from its next start on; empty: Binary.
+func (n *Node) Program(path string) { n.program = path }
 
 // Set changes settings from the next start on.
 func (n *Node) Set(settings ...string) { n.settings = append(n.settings, settings...) }
