@@ -117,6 +117,9 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"listener's way that is not set up", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: ldap}]}}\n", "a: auth: ldap needs auth.ldap.url"},
 		{"listener's certificates without TLS", "auth: {certificate_user: cn}\nlisteners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: certificate}]}}\n", "a: auth: certificate needs protocol tls or wss"},
 		{"listener that asks for certificates without TLS", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, client_auth: required}]}}\n", "a: client_auth is for protocol tls and wss"},
+		{"listener's prefix without an end", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: plant}]}}\n", "mountpoint: want whole levels with a / behind them"},
+		{"listener's prefix with wildcards", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: '+/'}]}}\n", "without + and #"},
+		{"listener's prefix of the server's", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: '$SYS/'}]}}\n", "mountpoint: topics that begin with $"},
 		{"listener's bound", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, connections: -1}]}}\n", "connections: want a number from 0"},
 		{"role twice", "node: {roles: [broker, journal, meta, meta]}\n", "a role is named twice"},
 		{"list for one", "log: {level: [info]}\n", "c.yaml:1:14: log.level: want one value (text), found a list"},
@@ -417,19 +420,50 @@ func TestListenersForTests(t *testing.T) {
 // Who asks for it by name opens a listener to a network, or to users of the catalog alone, though the other listeners are as they are.
 func TestNamedListeners(t *testing.T) {
 	for _, anonymous := range []string{"everywhere", "off"} {
-		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", auth: [file], connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
+		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", auth: [file], mountpoint: 'p/%u/', connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
 		l, err := Load(LoadOptions{Set: []string{"listeners.mqtt.named=" + text}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		list := l.Config.Listeners.MQTT.Named
-		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Auth: []string{"file"}, Connections: 7, AcceptRate: -1},
+		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Auth: []string{"file"}, Mountpoint: "p/%u/", Connections: 7, AcceptRate: -1},
 			{Name: "local", Protocol: "unix", Address: "/run/x.sock", Connections: -1, AcceptRate: -1, ProxyProtocol: true}}
 		if !reflect.DeepEqual(list, want) {
 			t.Errorf("%+v", list)
 		}
 		if again, err := parseNamedText(list.String()); err != nil || !reflect.DeepEqual(again, want) {
 			t.Errorf("%s is read as %+v, %v", list, again, err)
+		}
+	}
+}
+
+// The listeners of the guide are those that there are.
+func TestNamedListenersOfTheGuide(t *testing.T) {
+	page, err := os.ReadFile("../docs/mqtt.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(page), "\n## Listeners of their own\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	blocks := strings.Split(section, "```yaml\n")[1:]
+	if !found || len(blocks) < 3 {
+		t.Fatalf("%d examples", len(blocks))
+	}
+	dir := t.TempDir()
+	key := filepath.Join(dir, "server.key")
+	if err := os.WriteFile(key, []byte("key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, b := range blocks {
+		text, _, _ := strings.Cut(b, "```")
+		text = strings.ReplaceAll(text, "file:server.key", "file:"+key)
+		file := filepath.Join(dir, "sluice.yaml")
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Load(LoadOptions{File: file, Set: []string{"tls.cert=server.pem", "tls.key=file:" + key, "auth.password_file=users"}})
+		if err != nil || len(l.Config.Listeners.MQTT.Named) < 2 {
+			t.Errorf("example %d: %v", i+1, err)
 		}
 	}
 }

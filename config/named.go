@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -22,6 +23,7 @@ type NamedListener struct {
 	Anonymous     string   // off, loopback or everywhere; empty: auth.anonymous
 	Auth          []string // who is asked about its clients, in this order, and nobody else; none: all, by auth.order
 	ClientAuth    string   // off, optional or required; empty: tls.client_auth
+	Mountpoint    string   // what the topics of its clients begin with; empty: nothing
 	Connections   int      // 0: no limit of its own; -1: listeners.mqtt.connections
 	AcceptRate    int      // a second, 0: no limit; -1: listeners.mqtt.accept_rate
 	ProxyProtocol bool
@@ -43,6 +45,8 @@ const (
 	namedExpected = "{name: plant, protocol: tls, address: 10.0.0.7:8884}"
 	namedMost     = 64
 	namedRateMax  = 1_000_000_000
+	// mountpointMost leaves room for the topics behind it.
+	mountpointMost = 1024
 )
 
 var (
@@ -66,6 +70,9 @@ func (ns NamedListeners) String() string {
 		}
 		if n.ClientAuth != "" {
 			parts[i] += ", client_auth: " + n.ClientAuth
+		}
+		if n.Mountpoint != "" {
+			parts[i] += ", mountpoint: " + quote(n.Mountpoint)
 		}
 		if n.Connections >= 0 {
 			parts[i] += ", connections: " + strconv.Itoa(n.Connections)
@@ -125,7 +132,7 @@ func parseNamedListener(item *yaml.Node) (l NamedListener, bad *yaml.Node, err e
 		known, err := l.set(k.Value, v.Value)
 		switch {
 		case !known:
-			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, connections, accept_rate or proxy_protocol", k.Value)
+			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, mountpoint, connections, accept_rate or proxy_protocol", k.Value)
 		case err != nil:
 			return l, v, fmt.Errorf("%s: %w", k.Value, err)
 		}
@@ -161,6 +168,8 @@ func (n *NamedListener) set(key, text string) (known bool, err error) {
 			text = "off"
 		}
 		n.ClientAuth, err = oneOf(text, namedShown)
+	case "mountpoint":
+		n.Mountpoint, err = text, checkMountpoint(text)
 	case "connections":
 		n.Connections, err = zeroOrMore(text)
 	case "accept_rate":
@@ -189,6 +198,19 @@ func (n *NamedListener) setAuth(v *yaml.Node) (bad *yaml.Node, err error) {
 		return v, fmt.Errorf("want at least one of %s; leave it out for all of auth.order", orList(namedAuth))
 	}
 	return nil, nil
+}
+
+// checkMountpoint looks for what would be no beginning of topics in whole levels.
+func checkMountpoint(text string) error {
+	switch {
+	case !strings.HasSuffix(text, "/") || text == "/":
+		return fmt.Errorf("want whole levels with a / behind them, such as plant/ or devices/%%u/, found %q", text)
+	case text[0] == '$':
+		return fmt.Errorf("topics that begin with $ are the server's own: %q", text)
+	case strings.ContainsAny(text, "+#\x00") || !utf8.ValidString(text) || len(text) > mountpointMost:
+		return fmt.Errorf("want a topic of at most %d bytes without + and #, found %q", mountpointMost, text)
+	}
+	return nil
 }
 
 // checkNamed keeps names apart from those of the listeners that the other keys of the section open.

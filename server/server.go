@@ -340,6 +340,15 @@ func mqttSettings(cfg *config.Config) mqtt.Settings {
 		}
 		s.Properties = append(s.Properties, rule)
 	}
+	for _, n := range cfg.Listeners.MQTT.Named {
+		if n.Mountpoint == "" {
+			continue
+		}
+		if s.Mounts == nil {
+			s.Mounts = make(map[string]string)
+		}
+		s.Mounts["mqtt."+n.Name] = n.Mountpoint
+	}
 	for _, a := range m.AutoSubscribe {
 		s.AutoSubscribe = append(s.AutoSubscribe, mqtt.AutoSubscription{Filter: a.Topic, QoS: uint8(a.QoS), NoLocal: a.NoLocal,
 			RetainAsPublished: a.RetainAsPublished, RetainHandling: uint8(a.RetainHandling)})

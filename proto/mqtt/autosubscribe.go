@@ -22,14 +22,23 @@ type AutoSubscription struct {
 // failTemplate is said of a client that a template has no filter for.
 var failTemplate = &failure{wire.TopicFilterInvalid, "client has no user, or its id or user has /, + or #"}
 
-// filter is the template's filter for a client; false: it has none. A client cannot name itself into other levels, or into wildcards.
+// filter is the template's filter for a client; false: it has none.
 func (a *AutoSubscription) filter(clientID, user string) ([]byte, bool) {
+	text, ok := expand(a.Filter, clientID, user)
+	if !ok {
+		return nil, false
+	}
+	return []byte(text), true
+}
+
+// expand puts the client's identifier for %c and its user for %u; false: it has none. A client cannot name itself into other levels, or into wildcards.
+func expand(template, clientID, user string) (string, bool) {
 	for name, value := range map[string]string{"%c": clientID, "%u": user} {
-		if strings.Contains(a.Filter, name) && (value == "" || strings.ContainsAny(value, "/+#")) {
-			return nil, false
+		if strings.Contains(template, name) && (value == "" || strings.ContainsAny(value, "/+#")) {
+			return "", false
 		}
 	}
-	return []byte(strings.NewReplacer("%c", clientID, "%u", user).Replace(a.Filter)), true
+	return strings.NewReplacer("%c", clientID, "%u", user).Replace(template), true
 }
 
 // beginAuto has a new session subscribed to what it begins with, before any other packet of its client is taken.

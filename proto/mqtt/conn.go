@@ -39,6 +39,7 @@ const (
 	flagBridge                            // a bridge of version 3.1.1
 	flagHeard                             // it has acknowledged something; looked at when OnData ends
 	flagRecheck                           // it is looked at again once its session is open
+	flagMounted                           // its topics lie under a prefix: extra.mount
 )
 
 // What reading waits for; see conn.block.
@@ -82,6 +83,7 @@ type conn struct {
 // extra is what only some connections have.
 type extra struct {
 	alias aliases
+	mount string // the prefix of its topics; see mount.go
 	acl   *aclCache
 	quota *quotaState
 	talk  *talk // nil: CONNECT named no authentication method

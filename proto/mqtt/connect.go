@@ -196,6 +196,16 @@ func assignClientID() string {
 func (c *conn) admit(id broker.Identity) {
 	st := c.setup
 	c.vouch(&id)
+	s := c.l.h.settings.Load()
+	f := c.mountSet(s, &id)
+	if f == nil && st.will != nil {
+		f = c.mountWill(st.will)
+	}
+	if f != nil {
+		c.misbehaved(*f)
+		c.refuse(*f)
+		return
+	}
 	if st.will != nil {
 		if f := c.judgeWillTopic(st.will.Topic); f != nil {
 			c.misbehaved(*f)
@@ -203,7 +213,6 @@ func (c *conn) admit(id broker.Identity) {
 			return
 		}
 	}
-	s := c.l.h.settings.Load()
 	if st.will != nil {
 		c.applyWillRules(s, st.will)
 	}

@@ -192,7 +192,15 @@ const (
 func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	l := c.l
 	out := &l.out
-	*out = wire.PublishOut{Dup: d.Dup, Retain: d.Retain, QoS: d.QoS, PacketID: id, Topic: m.Topic, Payload: m.Payload}
+	alone := false // the packet is like no other connection's
+	topic := m.Topic
+	if c.flags&flagMounted != 0 {
+		if topic, alone = c.unmounted(topic); !alone {
+			c.dropped(DropOutside)
+			return false
+		}
+	}
+	*out = wire.PublishOut{Dup: d.Dup, Retain: d.Retain, QoS: d.QoS, PacketID: id, Topic: topic, Payload: m.Payload}
 	if m.Deadline != 0 {
 		left := m.Deadline - l.loop.NowUnixMilli()
 		if left <= 0 {
@@ -201,12 +209,11 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 		}
 		out.HasExpiry, out.Expiry = true, uint32(min((left+999)/1000, 1<<32-1))
 	}
-	alone := false // the packet is like no other connection's
 	learn := false
 	if c.version == wire.V5 {
 		out.Forward, out.SubIDs = m.Props, d.SubscriptionIDs
-		alone = len(out.SubIDs) > 0
-		if alias, known := c.assignAlias(m.Topic); alias != 0 {
+		alone = alone || len(out.SubIDs) > 0
+		if alias, known := c.assignAlias(topic); alias != 0 {
 			out.TopicAlias, alone, learn = alias, true, !known
 			if known {
 				out.Topic = nil
@@ -227,7 +234,7 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 		c.sendCached(m.Cache, size)
 	}
 	if learn {
-		c.extra.alias.learned(m.Topic)
+		c.extra.alias.learned(topic)
 	}
 	if l.quotaNow != 0 {
 		c.meterSent(size)

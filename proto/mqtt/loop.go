@@ -29,7 +29,8 @@ type loopState struct {
 	out        wire.PublishOut
 	forward    []byte
 	context    []byte // properties with the context of a message that is traced
-	rewrite    []byte // topics that rules made
+	rewrite    []byte // topics that rules made, and filters under prefixes
+	mounted    []byte // a topic under its prefix
 	properties propertyScratch
 	reqs       []broker.SubscribeRequest
 	errs       []error

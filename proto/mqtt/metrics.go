@@ -20,11 +20,12 @@ const (
 	DropUnavailable                // the core could not take it
 	DropQuota                      // a quota was used up
 	DropPendingAtClose             // waited for a place in the window when its session ended
+	DropOutside                    // its topic does not lie under the prefix of the client's listener
 	dropReasons
 )
 
 var dropNames = [dropReasons]string{"slow_reader", "queue_full", "too_large", "expired", "not_authorized", "refused",
-	"unavailable", "quota", "session_end"}
+	"unavailable", "quota", "session_end", "outside_prefix"}
 
 // String is the reason as a metric's label.
 func (d Drop) String() string { return dropNames[d] }

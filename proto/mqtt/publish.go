@@ -50,6 +50,12 @@ func (c *conn) onPublish(h *wire.Header) (took bool, err error) {
 	if s.Rewrite != nil {
 		p.Topic = c.rewriteTopic(s, p.Topic)
 	}
+	if c.flags&flagMounted != 0 {
+		var why *failure
+		if p.Topic, why = c.mountTopic(p.Topic); bad == nil {
+			bad = why
+		}
+	}
 	if p.QoS > s.MaxQoS {
 		return true, failQoS
 	}

@@ -68,6 +68,7 @@ var (
 	failStorage         = &failure{wire.ImplementationSpecific, "message cannot be stored"}
 	failQuota           = &failure{wire.QuotaExceeded, "quota exceeded"}
 	failTopicLimit      = &failure{wire.TopicNameInvalid, "topic name has too many bytes or levels"}
+	failMount           = &failure{wire.NotAuthorized, "no topic prefix for the client at this listener: it has no user, or its id or user has /, + or #"}
 	failTopicReserved   = &failure{wire.NotAuthorized, "topic is the server's own"}
 	failDelayed         = &failure{wire.TopicNameInvalid, "want $delayed/SECONDS/TOPIC or $delayed/cancel/TOPIC"}
 	failDelayedNotYet   = &failure{wire.ImplementationSpecific, "delayed publishing is not offered before all nodes of the cluster are upgraded"}

@@ -35,6 +35,7 @@ type Settings struct {
 	Rewrite              rewrite.Rules      // nil: topics stay as clients name them
 	Properties           []PropertyRule     // what becomes of user properties; nil: they stay as clients send them
 	AutoSubscribe        []AutoSubscription // what new sessions begin with
+	Mounts               map[string]string  // what the topics of listeners begin with, by the listeners' names: %c is the client identifier, %u the user
 	Insiders             string             // a listener whose clients keep their topics and their sessions as they are, and may send all identifiers at once; empty: none
 	SubscriptionIDs      bool
 	SlowThreshold        time.Duration // from which on a message is late whose acknowledgement has not come; 0: nobody wants to know who is slow
