@@ -8,37 +8,48 @@ import (
 
 // A session may have a hundred thousand subscriptions, and a packet may name as many filters: nothing that is done for each of them may look at all of the others.
 
-// manyFilters is from how many filters of a packet on they are found by a map of what they are compared with.
-const manyFilters = 16
+// Bounds of what is small.
+const (
+	manyFilters     = 16 // from so many filters of a packet on they are found in one pass
+	repeatedFilters = 16 // from so many on the packet is looked through for those that it has twice
+)
 
 type subscriptionName struct{ group, filter string }
 
-// subscriptionPlaces finds subscriptions by name. The zero value has none.
+// subscriptionPlaces finds those subscriptions by name that somebody has asked for. The zero value has none.
 type subscriptionPlaces struct {
 	list []durableSubscription
-	by   map[subscriptionName]int // nil: the list is looked through
+	by   map[subscriptionName]int // -1: the list has none; nil: the list is looked through
 }
 
-// placesIn is for so many questions.
-func placesIn(list []durableSubscription, questions int) (p subscriptionPlaces) {
-	p.list = list
-	if questions >= manyFilters && len(list) >= manyFilters {
-		p.by = make(map[subscriptionName]int, len(list))
-		for i := range list {
-			p.by[subscriptionName{list[i].group, list[i].filter}] = i
+// placesIn finds n names, which name gives, in one pass.
+func placesIn(list []durableSubscription, n int, name func(i int) subscriptionName) (p subscriptionPlaces) {
+	if p.list = list; n < manyFilters {
+		return p
+	}
+	p.by = make(map[subscriptionName]int, n)
+	for i := range n {
+		p.by[name(i)] = -1
+	}
+	for i := range list {
+		k := subscriptionName{list[i].group, list[i].filter}
+		if _, wanted := p.by[k]; wanted {
+			p.by[k] = i
 		}
 	}
 	return p
+}
+
+// placesOf is placesIn for what a packet names.
+func placesOf(list []durableSubscription, reqs []SubscribeRequest) subscriptionPlaces {
+	return placesIn(list, len(reqs), func(i int) subscriptionName { return subscriptionName{string(reqs[i].Group), string(reqs[i].Filter)} })
 }
 
 func (p *subscriptionPlaces) of(group, filter []byte) int {
 	if p.by == nil {
 		return findSubscription(p.list, group, filter)
 	}
-	if i, ok := p.by[subscriptionName{string(group), string(filter)}]; ok {
-		return i
-	}
-	return -1
+	return p.by[subscriptionName{string(group), string(filter)}]
 }
 
 // joiningNames finds what a session's SUBSCRIBEs on their way have asked for, for so many questions.
@@ -76,7 +87,7 @@ func (n *joiningNames) has(group, filter []byte) (there, queued bool) {
 
 // repeated says which of a packet's many filters a later one names again; nil: none. The last one counts: each would be kept until the log has it.
 func repeated(reqs []SubscribeRequest) []bool {
-	if len(reqs) < manyFilters {
+	if len(reqs) < repeatedFilters {
 		return nil
 	}
 	last := make(map[subscriptionName]int, len(reqs))
@@ -123,13 +134,7 @@ func repeatedJobs(jobs []subscribeJob) []bool {
 func (b *Broker) addSubscriptions(sess *Session, add []durableSubscription) (was []uint64) {
 	list := sess.d.subscriptions()
 	was = make([]uint64, len(add))
-	places, copied := placesIn(list, len(add)), false
-	if places.by == nil && len(add) >= manyFilters {
-		places = subscriptionPlaces{by: make(map[subscriptionName]int, len(add))}
-		for i := range list {
-			places.by[subscriptionName{list[i].group, list[i].filter}] = i
-		}
-	}
+	places, copied := placesIn(list, len(add), func(i int) subscriptionName { return subscriptionName{add[i].group, add[i].filter} }), false
 	for i := range add {
 		sub := &add[i]
 		at := places.of(groupBytes(sub.group), []byte(sub.filter))
@@ -139,6 +144,10 @@ func (b *Broker) addSubscriptions(sess *Session, add []durableSubscription) (was
 			if places.list = list; places.by != nil {
 				places.by[subscriptionName{sub.group, sub.filter}] = len(list) - 1
 			}
+			continue
+		}
+		if old := &list[at]; old.number == sub.number && old.opts == sub.opts && old.id == sub.id {
+			was[i], sub.starts = old.number, old.starts // clients that come back ask for what they have: nothing is to be copied
 			continue
 		}
 		if !copied {

@@ -167,7 +167,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 		return 0, ErrBusy
 	}
 	have := sess.d.subscriptions()
-	places, joining, again := placesIn(have, len(reqs)), c.feed.joiningFor(len(reqs)), repeated(reqs)
+	places, joining, again := placesOf(have, reqs), c.feed.joiningFor(len(reqs)), repeated(reqs)
 	limit, room := l.b.limits.Load(), c.replayRoom()
 	cmd := appendCommand(nil, cmdSubscribe, sess.d.id)
 	n := 0
@@ -457,7 +457,7 @@ func (l *Local) Unsubscribe(c *Client, reqs []SubscribeRequest, errs []error, t 
 		l.unsubscribeLive(c, reqs, errs)
 		return Routed, nil
 	}
-	places, joining := placesIn(sess.d.subscriptions(), len(reqs)), c.feed.joiningFor(len(reqs))
+	places, joining := placesOf(sess.d.subscriptions(), reqs), c.feed.joiningFor(len(reqs))
 	cmd := appendCommand(nil, cmdUnsubscribe, sess.d.id)
 	var body []byte
 	n := 0
