@@ -116,6 +116,8 @@ type replica struct {
 	truncTo    uint64
 	gen        uint32 // moves with each truncation: what was on its way then does not count for durable
 
+	ended []endedSession // when applied is so far, what is there of them goes
+
 	lists  []waitingList
 	bytes  int
 	posted bool

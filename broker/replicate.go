@@ -364,6 +364,7 @@ func (b *Broker) applyVerbatim(s *shard, w *waitingList, until uint64) error {
 		w.next = f.Index + 1
 		s.mu.Lock()
 		s.mu.applied, s.mu.place = f.Index, w.before
+		s.settleEndedLocked()
 		s.mu.Unlock()
 	}
 	return nil

@@ -147,8 +147,11 @@ func (s *shard) forgetExpectedLocked() {
 func (l *Local) openShard(s *shard) {
 	s.mu.Lock()
 	s.rep.open = true
-	l.b.openShards.Add(1)
+	all := l.b.openShards.Add(1) == int32(len(l.b.shards))
 	s.mu.Unlock()
+	if all {
+		l.b.dropEnded()
+	}
 	l.reviveGroups(s)
 	l.reviveTxns(s)
 	l.endAbandoned(s)

@@ -605,11 +605,7 @@ func (s *shard) applyRemove(b *Broker, id uint64) {
 	b.stats.Sessions.Add(-1)
 	for _, other := range b.shards {
 		other.mu.Lock()
-		if other.mu.received[id] != nil {
-			delete(other.mu.received, id)
-			other.mu.rows.received(id)
-		}
-		other.dropPromisesLocked(id)
+		other.forgetSessionLocked(id)
 		other.mu.Unlock()
 	}
 }
