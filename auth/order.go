@@ -83,7 +83,7 @@ func (rs *ruleSet) hasUsersAt(listener string) bool {
 // wayOf is the way by which a client came in; false: by none of them.
 func wayOf(source string) (w way, ok bool) {
 	switch source {
-	case sourceCertificate:
+	case sourceCertificate, sourceProxy:
 		return wayCertificate, true
 	case OAuthBearer:
 		return wayToken, true
@@ -98,6 +98,11 @@ func wayOf(source string) (w way, ok bool) {
 }
 
 func (rs *ruleSet) showsCertificate(c *broker.Credentials) bool {
+	return rs.showsOwn(c) || c.ProxyUser != "" && rs.o.At[c.Listener].ProxyUser
+}
+
+// showsOwn says whether the node has seen the certificate, and not a proxy in front.
+func (rs *ruleSet) showsOwn(c *broker.Credentials) bool {
 	return rs.o.CertificateUser != "off" && len(c.PeerCertificates) > 0
 }
 
@@ -117,6 +122,13 @@ func (rs *ruleSet) knows(c *broker.Credentials) bool {
 // byCertificate is the user whom the client's certificate names.
 func (rs *ruleSet) byCertificate(c *broker.Credentials) (id broker.Identity, err error) {
 	id = rs.identity(c)
+	if !rs.showsOwn(c) {
+		id.Source = sourceProxy
+		if id.User, err = rs.mapping.apply(c.ProxyUser); err != nil {
+			return id, refuse(broker.ErrNotAuthorized, err)
+		}
+		return id, nil
+	}
 	id.Source = sourceCertificate
 	if rs.revoked(c.PeerCertificates) {
 		return id, refuse(broker.ErrNotAuthorized, errRevoked)

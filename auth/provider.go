@@ -58,6 +58,7 @@ type Options struct {
 // ListenerOptions are the rules of one listener. The zero value has none of its own.
 type ListenerOptions struct {
 	Anonymous string   // off, loopback or everywhere; empty: Options.Anonymous
+	ProxyUser bool     // a proxy's word counts as a certificate of the client: broker.Credentials.ProxyUser
 	Ways      []string // who is asked there, in this order, and nobody else; none: all, by Options.Order
 }
 
@@ -92,6 +93,7 @@ const (
 	sourcePassword    = "password"
 	sourceCertificate = "certificate"
 	sourceAnonymous   = "anonymous"
+	sourceProxy       = "proxy"
 )
 
 // Provider answers who a client is and what it may do. It is safe for concurrent use.
@@ -461,6 +463,11 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 		return cmp.Or(rs.recheckDirectory(id), p.refused.why(id))
 	case sourceCertificate:
 		return rs.recheckCertificate(id, certs)
+	case sourceProxy:
+		if !rs.o.At[id.Listener].ProxyUser {
+			return errors.New("what a proxy tells of certificates is not taken any more")
+		}
+		return nil
 	}
 	if !rs.anonymousFrom(id) {
 		return errors.New("clients without credentials are not allowed any more")

@@ -17,6 +17,8 @@ type Credentials struct {
 	Remote           netip.AddrPort // the zero value for a peer on a unix socket
 	PeerCertificates []*x509.Certificate
 	Listener         string
+	// ProxyUser is whom a trusted proxy says the client's certificate to be of; empty: nobody.
+	ProxyUser string
 }
 
 // Identity is who a connection acts as from its CONNECT to its end. It is immutable.

@@ -82,11 +82,12 @@ type MQTTListeners struct {
 	// Paths of unix sockets. A client on one counts as a client on loopback.
 	Unix Addrs `key:"unix" default:"off"`
 	// More listeners, with settings of their own: a list of `{name: plant, protocol: tls, address: 10.0.0.7:8884, anonymous: off, auth: [certificate, file], client_auth: required, mountpoint: plant/,
-	// connections: 1000, accept_rate: 50, proxy_protocol: false}`. `protocol` is `tcp` (the default), `tls`, `ws`, `wss` or `unix`, whose `address` is a path. `anonymous` is `off`, `loopback` or
+	// connections: 1000, accept_rate: 50, proxy_protocol: false, proxy_user: off}`. `protocol` is `tcp` (the default), `tls`, `ws`, `wss` or `unix`, whose `address` is a path. `anonymous` is `off`, `loopback` or
 	// `everywhere`, as in `auth.anonymous`, which counts where it is left out; so do `listeners.mqtt.connections` and `accept_rate`. `auth` names
 	// who is asked about its clients, in this order and nobody else, with the words of `auth.order`; left out, all are, in that order. `client_auth` is as `tls.client_auth`. `mountpoint` is what all
 	// topics of its clients begin with, in whole levels, `%c` for the client id and `%u` for the user. With `proxy_protocol` the
-	// listener gets headers of the proxies in `listeners.mqtt.proxy_trusted`. It is shown as `mqtt.NAME`. Not in a cluster so far. docs/mqtt.md says what a
+	// listener gets headers of the proxies in `listeners.mqtt.proxy_trusted`; `proxy_user: cn` takes
+	// the common name of a certificate that such a proxy has verified for the user. It is shown as `mqtt.NAME`. Not in a cluster so far. docs/mqtt.md says what a
 	// reload does.
 	Named NamedListeners `key:"named" default:"[]" reload:"live"`
 	// The reactor below the listeners: `epoll` (Linux), `netpoll`, or `auto`, which picks for each listener by the figures in

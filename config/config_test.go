@@ -120,6 +120,7 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"listener's prefix without an end", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: plant}]}}\n", "mountpoint: want whole levels with a / behind them"},
 		{"listener's prefix with wildcards", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: '+/'}]}}\n", "without + and #"},
 		{"listener's prefix of the server's", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: '$SYS/'}]}}\n", "mountpoint: topics that begin with $"},
+		{"listener's names of proxies", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, proxy_user: cn}]}}\n", "a: proxy_user: cn needs proxy_protocol: true"},
 		{"listener's bound", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, connections: -1}]}}\n", "connections: want a number from 0"},
 		{"role twice", "node: {roles: [broker, journal, meta, meta]}\n", "a role is named twice"},
 		{"list for one", "log: {level: [info]}\n", "c.yaml:1:14: log.level: want one value (text), found a list"},

@@ -27,6 +27,7 @@ type NamedListener struct {
 	Connections   int      // 0: no limit of its own; -1: listeners.mqtt.connections
 	AcceptRate    int      // a second, 0: no limit; -1: listeners.mqtt.accept_rate
 	ProxyProtocol bool
+	ProxyUser     string // cn: a proxy's word of a client's certificate counts; off or empty: it does not
 }
 
 // TLS says whether clients come by TLS.
@@ -83,6 +84,9 @@ func (ns NamedListeners) String() string {
 		if n.ProxyProtocol {
 			parts[i] += ", proxy_protocol: true"
 		}
+		if n.ProxyUser != "" {
+			parts[i] += ", proxy_user: " + n.ProxyUser
+		}
 		parts[i] += "}"
 	}
 	return "[" + strings.Join(parts, ", ") + "]"
@@ -132,7 +136,7 @@ func parseNamedListener(item *yaml.Node) (l NamedListener, bad *yaml.Node, err e
 		known, err := l.set(k.Value, v.Value)
 		switch {
 		case !known:
-			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, mountpoint, connections, accept_rate or proxy_protocol", k.Value)
+			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, mountpoint, connections, accept_rate, proxy_protocol or proxy_user", k.Value)
 		case err != nil:
 			return l, v, fmt.Errorf("%s: %w", k.Value, err)
 		}
@@ -176,6 +180,11 @@ func (n *NamedListener) set(key, text string) (known bool, err error) {
 		n.AcceptRate, err = zeroOrMore(text)
 	case "proxy_protocol":
 		n.ProxyProtocol, err = trueOrFalse(text)
+	case "proxy_user":
+		if text == "false" {
+			text = "off"
+		}
+		n.ProxyUser, err = oneOf(text, []string{"off", "cn"})
 	default:
 		return false, nil
 	}
@@ -291,6 +300,8 @@ func (c *Config) namedIdentity(n *NamedListener) error {
 	switch {
 	case n.ClientAuth != "" && !n.TLS():
 		return errors.New("client_auth is for protocol tls and wss")
+	case n.ProxyUser == "cn" && !n.ProxyProtocol:
+		return errors.New("proxy_user: cn needs proxy_protocol: true")
 	case asks && c.TLS.ClientCA == "":
 		return fmt.Errorf("client_auth: %s needs tls.client_ca: whose certificates are good", n.ClientAuth)
 	}
@@ -299,6 +310,7 @@ func (c *Config) namedIdentity(n *NamedListener) error {
 	for _, way := range n.Auth {
 		missing := ""
 		switch {
+		case way == "certificate" && n.ProxyUser == "cn":
 		case way == "certificate" && a.CertificateUser == "off":
 			missing = "auth.certificate_user"
 		case way == "certificate" && (!n.TLS() || shown == "off"):

@@ -223,7 +223,7 @@ func (c *Config) addresses() []listenAddr {
 	add("listeners.mqtt.unix", m.Unix, true)
 	for i := range m.Named {
 		n := &m.Named[i]
-		out = append(out, listenAddr{key: namedKey, addr: n.Address, unix: n.Unix(), tls: n.TLS(), anonymous: n.Anonymous, asks: len(n.Auth) > 0})
+		out = append(out, listenAddr{key: namedKey, addr: n.Address, unix: n.Unix(), tls: n.TLS(), anonymous: n.Anonymous, asks: len(n.Auth) > 0 || n.ProxyUser == "cn"})
 	}
 	add("listeners.grpc", c.Listeners.GRPC, false)
 	add("listeners.http", c.Listeners.HTTP, false)

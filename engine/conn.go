@@ -110,7 +110,8 @@ type extension struct {
 	np  *netpollConn
 	fed *Fed // there is no socket
 
-	proxy bool // the header of the PROXY protocol is to come
+	proxy   bool     // the header of the PROXY protocol is to come
+	proxied *Proxied // what it has told beside addresses; nil: nothing
 }
 
 // Loop is the loop that owns c. Any goroutine may ask.

@@ -58,6 +58,10 @@ func (c *Conn) proxyInput(buf []byte, off, n int) {
 // comeFrom makes the client's address that of the connection. A client that the proxy does not name keeps the proxy's, but never one of this
 // machine: it would have what clients on loopback may do.
 func (c *Conn) comeFrom(h proxyHeader) {
+	if h.told != (Proxied{}) {
+		told := h.told
+		c.extend().proxied = &told
+	}
 	switch {
 	case h.local:
 	case h.source.IsValid():

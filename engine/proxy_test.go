@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,6 +97,37 @@ func TestProxyHeader(t *testing.T) {
 	}
 }
 
+// withName is a header that tells a common name.
+func withName(flags byte, verified byte, name string) string {
+	sub := append([]byte{proxyTypeName, 0, byte(len(name))}, name...)
+	value := append([]byte{flags, 0, 0, 0, verified}, sub...)
+	return proxyV2(1, 0x21, append(append(slices.Clone(proxyInet6), proxyTypeTLS, 0, byte(len(value))), value...)...)
+}
+
+// The name of a certificate counts if the proxy says that it was shown and is good.
+func TestProxyCommonName(t *testing.T) {
+	for _, tc := range []struct {
+		in, want string
+		bad      bool
+	}{
+		{withName(proxyOverTLS|proxyCertConn, 0, "pump"), "pump", false},
+		{withName(proxyOverTLS|proxyCertSess, 0, "pump"), "pump", false},
+		{withName(proxyOverTLS, 0, "pump"), "", false},
+		{withName(proxyCertConn, 0, "pump"), "", false},
+		{withName(proxyOverTLS|proxyCertConn, 1, "pump"), "", false},
+		{withName(proxyOverTLS|proxyCertConn, 0, "\xff"), "", true},
+		{withName(proxyOverTLS|proxyCertConn, 0, "a\x00b"), "", true},
+		{withName(proxyOverTLS|proxyCertConn, 0, ""), "", false},
+		{proxyV2(1, 0x21, append(slices.Clone(proxyInet6), proxyTypeTLS, 0, 1, 1)...), "", true},
+		{proxyV2(1, 0x21, append(slices.Clone(proxyInet6), proxyTypeTLS, 0, 7, 3, 0, 0, 0, 0, proxyTypeName, 0)...), "", true},
+	} {
+		h, _, err := parseProxy([]byte(tc.in))
+		if h.told.CommonName != tc.want || (err != nil) != tc.bad {
+			t.Errorf("%q: %+v, %v", tc.in, h, err)
+		}
+	}
+}
+
 // FuzzProxyHeader: what is there of a header is judged alike in whole and in parts, and more bytes behind it change nothing.
 func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte("PROXY TCP4 203.0.113.9 192.0.2.1 4660 1883\r\n"))
@@ -103,6 +135,7 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte(proxyV2(1, 0x21, proxyInet6...)))
 	f.Add([]byte(proxyV2(0, 0)))
 	f.Add([]byte(withChecksum(0)))
+	f.Add([]byte(withName(proxyOverTLS|proxyCertConn, 0, "pump")))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		h, size, err := parseProxy(in)
 		if size > len(in) || size > proxyV2Max || err != nil && size != 0 {

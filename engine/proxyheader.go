@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // The header of the PROXY protocol, versions 1 and 2, as HAProxy's proxy-protocol.txt has it. What is here looks at bytes alone.
@@ -19,6 +20,8 @@ const (
 
 	proxyFixed    = 16 // signature, version and command, family, length
 	proxyTypeCRC  = 0x03
+	proxyTypeTLS  = 0x20
+	proxyTypeName = 0x22 // inside of proxyTypeTLS
 	proxyUnixSize = 216
 )
 
@@ -38,6 +41,22 @@ func proxyError(format string, args ...any) error {
 type proxyHeader struct {
 	local  bool           // the proxy speaks for itself: nobody stands behind it
 	source netip.AddrPort // the client; zero if the proxy does not say, or not by IP
+	told   Proxied
+	tls    int // how many TLS values there are
+}
+
+// Proxied is what a proxy has told of its client beside the address.
+type Proxied struct {
+	// CommonName is that of the certificate that the client has shown to the proxy, which has verified it; empty: there is none.
+	CommonName string
+}
+
+// Proxied is what a trusted proxy has told of the client; nil: nothing. On its loop.
+func (c *Conn) Proxied() *Proxied {
+	if c.ext == nil {
+		return nil
+	}
+	return c.ext.proxied
 }
 
 // parseProxy reads the header at the start of b. size is its length, 0 while more of it has to come. The header is judged as far as it is
@@ -129,10 +148,11 @@ func parseProxyV2(b []byte) (h proxyHeader, size int, err error) {
 	if len(body) < addresses {
 		return h, 0, proxyError("addresses of %d bytes, want %d", len(body), addresses)
 	}
-	if err := checkProxyTypes(b, proxyFixed+addresses); err != nil {
+	if err := h.readTypes(b, proxyFixed+addresses); err != nil {
 		return h, 0, err
 	}
 	if h.local {
+		h.told = Proxied{}
 		return h, size, nil
 	}
 	switch b[13] {
@@ -144,18 +164,32 @@ func parseProxyV2(b []byte) (h proxyHeader, size int, err error) {
 	return h, size, nil
 }
 
-// checkProxyTypes goes through the types, lengths and values from at on: they have to end with the header, and a checksum has to be right.
-func checkProxyTypes(b []byte, at int) error {
+// proxyValue finds the value of the type and length at b[at:].
+func proxyValue(b []byte, at int) (value, n int, err error) {
+	if len(b)-at < 3 {
+		return 0, 0, proxyError("a value is cut")
+	}
+	n = int(binary.BigEndian.Uint16(b[at+1:]))
+	value = at + 3
+	if len(b)-value < n {
+		return 0, 0, proxyError("a value of %d bytes, %d are left", n, len(b)-value)
+	}
+	return value, n, nil
+}
+
+// readTypes goes through the types, lengths and values from at on: they have to end with the header, and a checksum has to be right.
+func (h *proxyHeader) readTypes(b []byte, at int) error {
 	for at < len(b) {
-		if len(b)-at < 3 {
-			return proxyError("a value is cut")
+		value, n, err := proxyValue(b, at)
+		if err != nil {
+			return err
 		}
-		n := int(binary.BigEndian.Uint16(b[at+1:]))
-		value := at + 3
-		if len(b)-value < n {
-			return proxyError("a value of %d bytes, %d are left", n, len(b)-value)
-		}
-		if b[at] == proxyTypeCRC {
+		switch b[at] {
+		case proxyTypeTLS:
+			if err := h.readTLS(b[value : value+n]); err != nil {
+				return err
+			}
+		case proxyTypeCRC:
 			if n != 4 {
 				return proxyError("a checksum of %d bytes", n)
 			}
@@ -167,6 +201,42 @@ func checkProxyTypes(b []byte, at int) error {
 			}
 		}
 		at = value + n
+	}
+	return nil
+}
+
+// What the first byte of proxyTypeTLS says.
+const (
+	proxyOverTLS  = 1 << iota // the client has come by TLS
+	proxyCertConn             // and has shown a certificate in this connection
+	proxyCertSess             // or in the session that it goes on with
+)
+
+// readTLS reads what is told of the client's TLS: one byte of flags, the result of verifying its certificate, where 0 is good, and values.
+func (h *proxyHeader) readTLS(b []byte) error {
+	const fixed = 1 + 4
+	if len(b) < fixed {
+		return proxyError("a TLS value of %d bytes", len(b))
+	}
+	shown := b[0]&proxyOverTLS != 0 && b[0]&(proxyCertConn|proxyCertSess) != 0 && binary.BigEndian.Uint32(b[1:]) == 0
+	names := 0
+	for at := fixed; at < len(b); {
+		value, n, err := proxyValue(b, at)
+		if err != nil {
+			return err
+		}
+		if name := b[value : value+n]; b[at] == proxyTypeName {
+			if names++; names > 1 || !utf8.Valid(name) || bytes.IndexByte(name, 0) >= 0 {
+				return proxyError("common names that are none, or two of them")
+			}
+			if shown {
+				h.told.CommonName = string(name)
+			}
+		}
+		at = value + n
+	}
+	if h.tls++; h.tls > 1 {
+		return proxyError("two TLS values")
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func listenerRules(cfg *config.Config) map[string]auth.ListenerOptions {
 	at := make(map[string]auth.ListenerOptions)
 	for i := range cfg.Listeners.MQTT.Named {
 		n := &cfg.Listeners.MQTT.Named[i]
-		at["mqtt."+n.Name] = auth.ListenerOptions{Anonymous: n.Anonymous, Ways: n.Auth}
+		at["mqtt."+n.Name] = auth.ListenerOptions{Anonymous: n.Anonymous, Ways: n.Auth, ProxyUser: n.ProxyUser == "cn"}
 	}
 	return at
 }

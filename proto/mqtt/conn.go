@@ -494,6 +494,16 @@ func (c *conn) certificates() []*x509.Certificate {
 	return nil
 }
 
+// proxyUser is whom a trusted proxy in front says the client's certificate to be of.
+func (c *conn) proxyUser() string {
+	if k, ok := c.link.(interface{ Proxied() *engine.Proxied }); ok {
+		if told := k.Proxied(); told != nil {
+			return told.CommonName
+		}
+	}
+	return ""
+}
+
 // reply appends an acknowledgement. The reason string is left out if the client does not want it or cannot take it.
 func (c *conn) reply(t wire.PacketType, id uint16, code wire.ReasonCode, detail string) {
 	c.l.sent(t)

@@ -101,6 +101,7 @@ func (c *conn) onConnect(body []byte) error {
 	st.creds = broker.Credentials{
 		ClientID: string(p.ClientID), Username: string(p.UserName), HasUsername: p.UserName != nil,
 		Remote: c.link.Remote(), PeerCertificates: c.certificates(), Listener: c.link.Listener(),
+		ProxyUser: c.proxyUser(),
 	}
 	c.setup = st
 	if f := c.judge(&p, s); f != nil {
