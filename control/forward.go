@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
@@ -34,6 +33,8 @@ type forwardedCall struct {
 	By        string
 	Remote    string
 	Request   []byte // as protobuf has it
+	Stream    uint64 `json:",omitempty"` // not 0: of a call that answers more than once, which one of the node's
+	Step      string `json:",omitempty"` // likewise, what is asked
 }
 
 // forwardedAnswer is what came of it.
@@ -41,6 +42,8 @@ type forwardedAnswer struct {
 	Code     codes.Code
 	Message  string `json:",omitempty"`
 	Response []byte `json:",omitempty"`
+	Sent     bool   `json:",omitempty"` // of a call that answers more than once: Response is a message
+	More     bool   `json:",omitempty"` // likewise: it is to be asked about again
 }
 
 // forwardedKey has the caller of a call that another node has sent here, callerKey that of any call that was let in.
@@ -155,6 +158,11 @@ func (s *Server) newAnswer(method string) (proto.Message, error) {
 // Forwarded answers a call that another node of the cluster has taken, and has let its caller in: node is that one. What it changes is in this
 // node's audit trail.
 func (s *Server) Forwarded(ctx context.Context, node meta.NodeID, body []byte) []byte {
+	var f forwardedCall
+	if json.Unmarshal(body, &f) == nil && f.Stream != 0 {
+		b, _ := json.Marshal(s.step(ctx, node, &f)) // its fields can all be encoded
+		return b
+	}
 	resp, err := s.forwarded(ctx, node, body)
 	a := forwardedAnswer{Code: status.Code(err), Message: status.Convert(err).Message()}
 	if err == nil {
@@ -162,7 +170,7 @@ func (s *Server) Forwarded(ctx context.Context, node meta.NodeID, body []byte) [
 			a = forwardedAnswer{Code: codes.Internal, Message: err.Error()}
 		}
 	}
-	b, _ := json.Marshal(a) // its fields can all be encoded
+	b, _ := json.Marshal(a) // likewise
 	return b
 }
 
@@ -179,8 +187,7 @@ func (s *Server) forwarded(ctx context.Context, node meta.NodeID, body []byte) (
 	if to == nil || to.unary == nil || !rules[f.Method].led && !rules[f.Method].spread {
 		return nil, status.Errorf(codes.Unimplemented, "node %d asks for %s, which this version does not answer for others", node, quoted(f.Method))
 	}
-	ctx = peer.NewContext(ctx, &peer.Peer{Addr: stringAddr(fmt.Sprintf("%s by node %d", text(f.Remote), node))})
-	ctx = context.WithValue(ctx, forwardedKey{}, caller{name: text(f.Principal), role: ParseRole(f.Role), by: text(f.By)})
+	ctx = s.callerFrom(ctx, node, &f)
 	resp, err := to.unary(to.impl, ctx, func(m any) error {
 		if err := proto.Unmarshal(f.Request, m.(proto.Message)); err != nil {
 			return wrong("the request of node %d is no %s: %v", node, to.input.Name(), err)

@@ -213,6 +213,9 @@ func FuzzForwarded(f *testing.F) {
 		if err := json.Unmarshal(s.Forwarded(t.Context(), 3, call), &a); err != nil {
 			t.Fatal(err)
 		}
+		if q.Stream != 0 && q.Step == stepEnd {
+			return // there is nothing to end
+		}
 		if a.Code == codes.OK && (bad != nil || q.Method != methodTopics || ParseRole(q.Role) == RoleNone) {
 			t.Errorf("%s is answered", call)
 		}

@@ -117,7 +117,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	case err != nil:
 		s.refusedChange(ctx, who, method, nil, err)
 	case elsewhere:
-		err = status.Errorf(codes.FailedPrecondition, "%s is for node %d, which leads: ask it by --server", methodName(method), leader)
+		err = s.forwardStream(who, leader, method, ss)
 	case rules[method].changes:
 		s.log.Info("control", "method", method, "principal", who.name, "role", who.role.String(), "remote", remote(ctx), "code", "begins")
 		c := &changingStream{ServerStream: ss, s: s, caller: who, method: method}

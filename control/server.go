@@ -86,6 +86,7 @@ type Server struct {
 	audit          *auditFile
 	refusedChanges struct{ known, strangers refusals }
 	omitted        atomic.Int64    // refused changes without a record
+	far            farStreams      // of other nodes
 	jobs           context.Context // of what is long: ends with Drain or Close
 	endJobs        context.CancelFunc
 
