@@ -271,7 +271,7 @@ func kafkaByControl(t *testing.T, c *common.Cluster) {
 	}
 }
 
-// threeByControl: every node answers for the one that leads, and what it cannot answer it says where to ask.
+// threeByControl: every node answers for the one that leads.
 func threeByControl(t *testing.T, c *common.Cluster) {
 	t.Helper()
 	leader := c.Leader()
@@ -304,11 +304,32 @@ func threeByControl(t *testing.T, c *common.Cluster) {
 		if _, err := sub.WaitClosed(longest); err != nil {
 			t.Errorf("kicked at node %d: %v", n.ID, err)
 		}
-		if n == leader {
-			continue
-		}
-		if _, err := n.Run("trace", "client", name, "--for", "1s"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("node %d, which leads", leader.ID)) {
-			t.Errorf("a trace at node %d: %v", n.ID, err)
+		traceByControl(t, n, name+"-traced")
+	}
+}
+
+// traceByControl: a trace shows at any node what the one that leads sees, from when it has begun.
+func traceByControl(t *testing.T, n *common.Node, name string) {
+	t.Helper()
+	type result struct {
+		out string
+		err error
+	}
+	traced := make(chan result, 1)
+	go func() {
+		out, err := n.Run("trace", "client", name, "--limit", "1", "--for", longest.String())
+		traced <- result{out, err}
+	}()
+	c, _ := dial(t, n, name, 0)
+	for {
+		publish(t, c, "traced/"+name, "x", false)
+		select {
+		case r := <-traced:
+			if r.err != nil || !strings.Contains(r.out, "traced/"+name) {
+				t.Errorf("a trace at node %d: %v\n%s", n.ID, r.err, r.out)
+			}
+			return
+		case <-time.After(10 * time.Millisecond): // the next one may be the first that it sees
 		}
 	}
 }
