@@ -42,30 +42,137 @@ func (t *translation) doors() (local bool) {
 	} else if g.cert != "" || g.ws {
 		t.note(Lost, nil, "options of a default listener, which does not open beside others: they come after `listener`")
 	}
+	if t.apart(local) {
+		t.unlike(local)
+	} else {
+		t.alike()
+	}
+	t.ports()
+	return local
+}
+
+// kind is a listener's among those of listeners.mqtt.
+func (s *listener) kind() string {
+	switch {
+	case s.unix:
+		return "unix"
+	case s.ws && s.cert != "":
+		return "wss"
+	case s.ws:
+		return "ws"
+	case s.cert != "":
+		return "tls"
+	}
+	return "tcp"
+}
+
+const namedKey = "listeners.mqtt.named"
+
+// kinds are all that there are.
+var kinds = []string{"tcp", "tls", "ws", "wss", "unix"}
+
+// alike sets the addresses of listeners that differ in nothing else.
+func (t *translation) alike() {
 	byKey := map[string][]string{}
 	for _, s := range t.listeners {
-		key := "tcp"
-		switch {
-		case s.unix:
-			key = "unix"
-		case s.ws && s.cert != "":
-			key = "wss"
-		case s.ws:
-			key = "ws"
-		case s.cert != "":
-			key = "tls"
-		}
-		byKey[key] = append(byKey[key], quote(s.address))
+		byKey[s.kind()] = append(byKey[s.kind()], quote(s.address))
 	}
-	for _, key := range []string{"tcp", "tls", "ws", "wss", "unix"} {
+	for _, key := range kinds {
 		value := "off"
 		if list := byKey[key]; len(list) > 0 {
 			value = "[" + strings.Join(list, ", ") + "]"
 		}
 		t.set["listeners.mqtt."+key] = value
 	}
-	t.ports()
-	return local
+}
+
+// opens says whether clients without credentials come in by s.
+func (t *translation) opens(s *listener, local bool) bool {
+	v := s.anonymous
+	if v == nil {
+		v = t.global.anonymous
+	}
+	return v != nil && *v || v == nil && local
+}
+
+// apart says whether listeners have to have names, since they differ in what the others have in common.
+func (t *translation) apart(local bool) bool {
+	first := t.listeners[0]
+	var tls *listener
+	for _, s := range t.listeners {
+		switch {
+		case s.mount != nil, t.opens(s, local) != t.opens(first, local), s.most() != first.most():
+			return true
+		case s.cert == "":
+		case tls == nil:
+			tls = s
+		case s.required != tls.required:
+			return true
+		}
+	}
+	return false
+}
+
+// most is how many connections there may be, 0 for any number.
+func (s *listener) most() int {
+	if s.connections == nil {
+		return 0
+	}
+	return *s.connections
+}
+
+// unlike makes a listener with a name of each.
+func (t *translation) unlike(local bool) {
+	t.set[namedKey] = ""
+	for _, key := range kinds {
+		t.set["listeners.mqtt."+key] = "off"
+	}
+	seen := map[string]int{}
+	for _, s := range t.listeners {
+		name := "unix"
+		if _, port, _ := net.SplitHostPort(s.address); !s.unix {
+			name = port
+		}
+		seen[name]++
+		if name = "port-" + name; s.unix {
+			name = "socket"
+		}
+		if n := seen[strings.TrimPrefix(name, "port-")]; n > 1 {
+			name += "-" + strconv.Itoa(n)
+		}
+		t.named = append(t.named, "{name: "+name+", protocol: "+s.kind()+", address: "+quote(s.address)+t.own(s, local)+"}")
+	}
+	t.note(Differs, t.listeners[0].at, "listeners differ, so they have names: clients come by mqtt.port-PORT")
+}
+
+// own is what a listener has of its own.
+func (t *translation) own(s *listener, local bool) (text string) {
+	text = ", anonymous: off"
+	if t.opens(s, local) {
+		text = ", anonymous: everywhere"
+		if local {
+			text = ", anonymous: loopback"
+		}
+	}
+	text += ", connections: " + strconv.Itoa(s.most())
+	switch {
+	case s.cert == "":
+	case !s.required:
+		text += ", client_auth: off"
+	case s.ca != "":
+		text += ", client_auth: required"
+	default:
+		t.note(Lost, s.at, "require_certificate needs one file of authorities, cafile: nobody comes in without credentials instead")
+		text = strings.Replace(text, "everywhere", "off", 1)
+	}
+	if s.mount == nil {
+		return text
+	}
+	if m := s.mount.value; strings.HasSuffix(m, "/") && m != "/" && !strings.HasPrefix(m, "$") && !strings.ContainsAny(m, "+#%") && len(m) <= 1024 {
+		return text + ", mountpoint: " + quote(m)
+	}
+	t.note(Lost, s.mount, "a mountpoint is whole levels with a / behind them, without $ before them, wildcards and %%")
+	return text
 }
 
 // ports takes the node's own listeners out of the way of Mosquitto's.
@@ -84,17 +191,20 @@ func (t *translation) ports() {
 
 // certificates sets what TLS shows and asks for, which is the same for all listeners.
 func (t *translation) certificates() {
-	var first *listener
+	var first *listener // of those that ask for certificates, if there are any
+	for _, s := range t.listeners {
+		if s.cert != "" && (first == nil || s.required && !first.required) {
+			first = s
+		}
+	}
 	for _, s := range t.listeners {
 		switch {
-		case s.cert == "":
+		case s.cert == "" || s == first:
 			continue
-		case first == nil:
-			first = s
 		case s.cert != first.cert || s.key != first.key:
-			t.note(Lost, s.at, "all TLS listeners show one certificate: that of the first, %s", first.cert)
-		case s.required != first.required || s.required && s.ca != first.ca:
-			t.note(Lost, s.at, "all TLS listeners ask for certificates in the same way: as the first")
+			t.note(Lost, s.at, "all TLS listeners show one certificate: that of %s", first.cert)
+		case s.required && s.ca != first.ca:
+			t.note(Lost, s.at, "all TLS listeners have the same authorities: those of the first that asks for certificates, %s", first.ca)
 		}
 	}
 	if first == nil {
@@ -114,7 +224,10 @@ func (t *translation) certificates() {
 		t.note(Lost, first.at, "require_certificate needs one file of authorities, cafile")
 		return
 	}
-	t.set["tls.client_ca"], t.set["tls.client_auth"] = quote(first.ca), "required"
+	t.set["tls.client_ca"] = quote(first.ca)
+	if t.named == nil {
+		t.set["tls.client_auth"] = "required"
+	}
 	if first.crl != "" {
 		t.set["tls.crl"] = quote(first.crl)
 	}
@@ -127,51 +240,20 @@ func (t *translation) certificates() {
 	}
 }
 
-// limit sets the bound of connections, which is the same for all listeners.
+// limit sets the bound of connections that all listeners have, or each of them its own.
 func (t *translation) limit() {
-	var most *int
-	for _, s := range t.listeners {
-		if s.connections == nil {
-			continue
-		}
-		if most != nil && *most != *s.connections {
-			t.note(Lost, s.at, "all listeners have one max_connections: %d", *most)
-			continue
-		}
-		if most = s.connections; len(t.listeners) > 1 {
-			t.note(Differs, s.at, "max_connections %d is for each listener of MQTT", *most)
-		}
-	}
-	if most != nil {
+	if most := t.listeners[0].connections; most != nil && t.named == nil {
 		t.set["listeners.mqtt.connections"] = strconv.Itoa(*most)
 	}
 }
 
-// anonymous sets who comes in without credentials: where one listener lets nobody in so, none does.
+// anonymous sets who comes in without credentials where a listener does not say it itself.
 func (t *translation) anonymous(local bool) {
-	open, shut := false, false
-	for _, s := range t.listeners {
-		v := s.anonymous
-		if v == nil {
-			v = t.global.anonymous
-		}
-		if v != nil && *v || v == nil && local {
-			open = true
-		} else {
-			shut = true
-		}
-	}
 	switch {
+	case t.named != nil || !t.opens(t.listeners[0], local):
+		t.set["auth.anonymous"] = "off"
 	case local:
 		t.set["auth.anonymous"] = "loopback"
-		if !open {
-			t.set["auth.anonymous"] = "off"
-		}
-	case open && shut:
-		t.note(Lost, t.global.at, "some listeners let clients in without credentials and some do not: auth.anonymous is for all, and off")
-		fallthrough
-	case shut:
-		t.set["auth.anonymous"] = "off"
 	default:
 		t.set["auth.anonymous"] = "everywhere"
 	}

@@ -54,6 +54,7 @@ type translation struct {
 	perListener bool
 	persistence *line
 	sizeSet     bool
+	named       []string // listeners with names and settings of their own, in YAML
 }
 
 // listener is a door of Mosquitto's, with what may be said for each of them.
@@ -68,6 +69,7 @@ type listener struct {
 	anonymous                   *bool
 	passwords, acl              *line
 	connections                 *int
+	mount                       *line // nil: no prefix
 }
 
 func (t *translation) note(k Kind, l *line, why string, args ...any) {
@@ -96,7 +98,7 @@ var unused = map[string]string{
 var without = map[string]string{
 	"capath": "want one file of authorities: tls.client_ca", "psk_file": "there is no TLS by pre-shared keys: give clients certificates, or passwords over TLS",
 	"psk_hint": "there is no TLS by pre-shared keys", "plugin": "plugins of Mosquitto do not run here: see tokens, auth.http and users in docs/security.md",
-	"auth_plugin": "plugins of Mosquitto do not run here: see tokens, auth.http and users in docs/security.md", "mount_point": "listeners have no topic prefix",
+	"auth_plugin":                    "plugins of Mosquitto do not run here: see tokens, auth.http and users in docs/security.md",
 	"auth_plugin_deny_special_chars": "plugins of Mosquitto do not run here",
 	"http_dir":                       "the node serves no files", "use_username_as_clientid": "client ids are the clients' own: auth.client_ids can bind them to users, as in [\"%u\", \"%u-*\"]",
 	"bind_interface": "want an address of the interface", "tls_engine": "TLS engines are not used", "tls_engine_kpass_sha1": "TLS engines are not used",
@@ -227,6 +229,7 @@ var listenerOptions = map[string]func(*translation, *listener, *line){
 			t.note(Differs, l, "the lowest version is 1.2")
 		}
 	},
+	"mount_point": func(_ *translation, s *listener, l *line) { s.mount = l },
 	"max_connections": func(t *translation, s *listener, l *line) {
 		if l.value == "-1" {
 			return
@@ -387,7 +390,14 @@ func (t *translation) yaml() []byte {
 			fmt.Fprintf(&b, "%s%s:\n", strings.Repeat("  ", depth), parts[depth])
 		}
 		open = parts[:len(parts)-1]
-		fmt.Fprintf(&b, "%s%s: %s\n", strings.Repeat("  ", len(parts)-1), parts[len(parts)-1], t.set[key])
+		indent, value := strings.Repeat("  ", len(parts)-1), " "+t.set[key]
+		if key == namedKey { // one listener a line
+			value = ""
+			for _, l := range t.named {
+				value += "\n" + indent + "  - " + l
+			}
+		}
+		fmt.Fprintf(&b, "%s%s:%s\n", indent, parts[len(parts)-1], value)
 	}
 	if len(t.bridges) > 0 {
 		b.WriteString("bridges:\n")

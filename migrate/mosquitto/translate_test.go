@@ -113,8 +113,24 @@ func TestSettings(t *testing.T) {
 			return c.ClientAuth() == "required" && c.Auth.CertificateUser == "subject"
 		}, "use_subject_as_username"},
 		{"each listener by itself", "per_listener_settings true\nlistener 1883\nallow_anonymous true\nlistener 1884\npassword_file DIR/passwords", func(c *config.Config) bool {
-			return c.Anonymous() == "off" && c.Auth.PasswordFile != ""
-		}, "auth.anonymous is for all, and off"},
+			n := c.Listeners.MQTT.Named
+			return c.Anonymous() == "off" && c.Auth.PasswordFile != "" && len(n) == 2 && n[0].Anonymous == "everywhere" && n[1].Anonymous == "off" && n[1].Name == "port-1884" &&
+				c.Listeners.MQTT.TCP.Off()
+		}, "listeners differ, so they have names"},
+		{"prefixes and bounds", "allow_anonymous true\nlistener 1883\nmount_point plant/\nmax_connections 7\nlistener 1884 10.1.1.1\nlistener 1884 10.1.1.2\nprotocol websockets\nlistener 0 /run/m.sock\nmount_point odd",
+			func(c *config.Config) bool {
+				n := c.Listeners.MQTT.Named
+				return len(n) == 4 && n[0].Mountpoint == "plant/" && n[0].Connections == 7 && n[1].Mountpoint == "" && n[1].Connections == 0 && n[2].Name == "port-1884-2" && n[2].WebSocket() &&
+					n[3].Unix() && n[3].Mountpoint == "" && n[3].Anonymous == "everywhere"
+			}, "mount_point odd"},
+		{"certificates at one of two", "listener 8883\ncertfile DIR/c1\nkeyfile DIR/k1\nlistener 8884\ncertfile DIR/c1\nkeyfile DIR/k1\ncafile DIR/ca\nrequire_certificate true\nuse_identity_as_username true",
+			func(c *config.Config) bool {
+				n := c.Listeners.MQTT.Named
+				return len(n) == 2 && n[0].ClientAuth == "off" && n[1].ClientAuth == "required" && strings.HasSuffix(c.TLS.ClientCA, "ca") && c.Auth.CertificateUser == "cn"
+			}, "listeners differ"},
+		{"one bound of all", "max_connections 5\nport 1884", func(c *config.Config) bool {
+			return c.Listeners.MQTT.Connections == 5 && len(c.Listeners.MQTT.Named) == 0
+		}, ""},
 		{"limits", "max_queued_messages 0\nmax_inflight_messages 0\nmax_packet_size 5000\nmax_keepalive 600\nretain_available false\nlistener 1883\nmax_qos 1\nmax_connections -1",
 			func(c *config.Config) bool {
 				return c.Limits.SessionMessages == 0 && c.Limits.Inflight == 65535 && c.Limits.PacketSize == 5000 && c.MQTT.KeepAliveMax.Minutes() == 10 && !c.MQTT.Retain &&

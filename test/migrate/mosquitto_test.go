@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
@@ -138,6 +140,52 @@ func TestFromMosquitto(t *testing.T) {
 		reason, _ := c.Publish(&wire.PublishOut{Topic: []byte(topic), QoS: 1})
 		if reason.Failed() == want {
 			t.Errorf("publish to %s: %v", topic, reason)
+		}
+	}
+}
+
+// TestListenersFromMosquitto: listeners that differ are there with what each of them had: its prefix, its bound, and whether it asks for credentials.
+func TestListenersFromMosquitto(t *testing.T) {
+	plain, plant := testx.ClosedAddr(t), testx.ClosedAddr(t)
+	listener := func(addr string) string {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return "listener " + port + " " + host
+	}
+	conf := filepath.Join(t.TempDir(), "mosquitto.conf")
+	text := strings.Join([]string{"per_listener_settings true", listener(plain), "allow_anonymous true", "max_connections 1", listener(plant), "allow_anonymous true", "mount_point plant/"}, "\n")
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "node")
+	if said := sluice(t, "import", "mosquitto", "--config", conf, "--out", dir); strings.Contains(said, "not carried over:") {
+		t.Errorf("it says:\n%s", said)
+	}
+	common.Start(t, dir, "node.data="+filepath.Join(dir, "data"), "listeners.mqtt.tcp=off", "listeners.mqtt.ws=off")
+	all, err := connect(t, "mqtt://"+plain, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := connect(t, "mqtt://"+plain, "", ""); err == nil {
+		t.Error("a second client came in where one may be")
+	}
+	in, err := connect(t, "mqtt://"+plant, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for c, filter := range map[*mqttclient.Client]string{all: "plant/#", in: "#"} {
+		if codes, err := c.Subscribe(wire.FilterRequest{Filter: []byte(filter), QoS: 1}); err != nil || codes[0].Failed() {
+			t.Fatal(codes, err)
+		}
+	}
+	if _, err := in.Publish(&wire.PublishOut{Topic: []byte("pump"), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for c, topic := range map[*mqttclient.Client]string{all: "plant/pump", in: "pump"} {
+		if m, err := c.Receive(patience); err != nil || string(m.Topic) != topic {
+			t.Errorf("%q, %v, want %s", m.Topic, err, topic)
 		}
 	}
 }
