@@ -79,6 +79,15 @@ type MQTTListeners struct {
 	WS Addrs `key:"ws" default:"127.0.0.1:8083"`
 	// WebSocket over TLS; opens once `tls.cert` and `tls.key` are set.
 	WSS Addrs `key:"wss" default:"127.0.0.1:8084"`
+	// The address, `HOST:PORT`, at which clients of other nodes of a cluster are told to reach this node, where `mqtt.redirect` is on there. Empty is the first plain
+	// listener, with the host of `cluster.advertised` if it listens on all addresses. An address that stands for all nodes, a load balancer's, is nothing to send clients to.
+	Advertised string `key:"advertised" default:""`
+	// The same for TLS.
+	AdvertisedTLS string `key:"advertised_tls" default:""`
+	// The same for WebSocket.
+	AdvertisedWS string `key:"advertised_ws" default:""`
+	// The same for WebSocket over TLS.
+	AdvertisedWSS string `key:"advertised_wss" default:""`
 	// Paths of unix sockets. A client on one counts as a client on loopback.
 	Unix Addrs `key:"unix" default:"off"`
 	// More listeners, with settings of their own: a list of `{name: plant, protocol: tls, address: 10.0.0.7:8884, anonymous: off, auth: [certificate, file], client_auth: required, mountpoint: plant/,
@@ -503,6 +512,9 @@ type MQTT struct {
 	ResponseInformation string `key:"response_information" default:"" reload:"live"`
 	// Other servers, named to clients when this one drains; MQTT 5. Empty names none.
 	ServerReference string `key:"server_reference" default:"" reload:"live"`
+	// In a cluster, what a node that does not lead does with MQTT 5 clients: `off` carries them to the one that leads, as all others; `connect` sends them there, with
+	// *use another server* in CONNACK and the address that the leader has for the same kind of listener (`listeners.mqtt.advertised`).
+	Redirect string `key:"redirect" default:"off" oneof:"off|connect"`
 	// Whether payloads that are declared as UTF-8 are checked.
 	ValidatePayloadFormat bool `key:"validate_payload_format" default:"false" reload:"live"`
 	// Whether what becomes of MQTT 5 messages with a user property `trace` is remembered, in a bounded ring, for `sluice explain --message`.

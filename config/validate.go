@@ -179,7 +179,9 @@ func (l *loader) validateAddresses(c *Config) {
 		}
 		seen[a.addr] = a.key
 	}
-	for key, a := range map[string]string{"listeners.kafka.advertised": c.Listeners.Kafka.Advertised, "listeners.kafka.advertised_tls": c.Listeners.Kafka.AdvertisedTLS} {
+	m := &c.Listeners.MQTT
+	for key, a := range map[string]string{"listeners.kafka.advertised": c.Listeners.Kafka.Advertised, "listeners.kafka.advertised_tls": c.Listeners.Kafka.AdvertisedTLS,
+		"listeners.mqtt.advertised": m.Advertised, "listeners.mqtt.advertised_tls": m.AdvertisedTLS, "listeners.mqtt.advertised_ws": m.AdvertisedWS, "listeners.mqtt.advertised_wss": m.AdvertisedWSS} {
 		if a == "" {
 			continue
 		}

@@ -11,7 +11,7 @@ const (
 	LevelFirst     = 1
 	LevelEndpoints = 2 // nodes say where clients reach them
 	LevelBans      = 3 // there are entries that keep clients out
-	LevelLater     = 4 // shards have messages that are published later; a cluster's level can be held
+	LevelLater     = 4 // shards have messages that are published later; a cluster's level can be held; nodes say where MQTT's clients reach them
 )
 
 // levelsSaid are a level and an oldest one, LEVEL/OLDEST, that the program says it has instead of its own. Nothing but the linker sets it, for binaries of tests that

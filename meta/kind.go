@@ -47,7 +47,7 @@ var kinds = [kindCount]struct {
 	kindACL:     {"acl", 1, decodeACL},
 	kindQuota:   {"quota", 1, decodeQuota},
 	kindSecret:  {"secret", 1, decodeSecret},
-	kindNode:    {"node", nodeKafka, decodeNode},
+	kindNode:    {"node", nodeMQTT, decodeNode},
 	kindShard:   {"shard", 1, decodeShard},
 	kindCluster: {"cluster", clusterHeld, decodeCluster},
 	kindBan:     {"ban", 1, decodeBan},

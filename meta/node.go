@@ -110,13 +110,20 @@ type Node struct {
 	Address string // HOST:PORT at which the other nodes reach it
 	Rack    string
 	Kafka   Endpoints // where Kafka's clients reach it
+	MQTT    Doors     // where MQTT's do
 }
+
+// Doors are where clients of MQTT reach a node, by kinds of listeners, as Endpoints.
+type Doors struct{ Plain, TLS, WS, WSS string }
 
 // Endpoints are where clients of one protocol reach a node, by kinds of listeners: HOST:PORT each, empty if it has none of the kind.
 type Endpoints struct{ Plain, TLS string }
 
 // nodeKafka is the version of a node's entry from which on it has Endpoints. Without any it is written as version 1.
 const nodeKafka = 2
+
+// nodeMQTT is the version from which on it has Doors as well.
+const nodeMQTT = 3
 
 // diskMax bounds what a data directory calls itself.
 const diskMax = 64
@@ -158,9 +165,9 @@ func (n *Node) check() error {
 	case len(n.Rack) > NodeRackMax:
 		return fmt.Errorf("node %d: the name of a rack has at most %d bytes, found %d", n.ID, NodeRackMax, len(n.Rack))
 	}
-	for _, a := range []string{n.Kafka.Plain, n.Kafka.TLS} {
+	for _, a := range []string{n.Kafka.Plain, n.Kafka.TLS, n.MQTT.Plain, n.MQTT.TLS, n.MQTT.WS, n.MQTT.WSS} {
 		if err := CheckNodeAddress(a); a != "" && err != nil {
-			return fmt.Errorf("node %d, where Kafka's clients reach it: %w", n.ID, err)
+			return fmt.Errorf("node %d, where clients reach it: %w", n.ID, err)
 		}
 	}
 	if n.State == NodeRemoved && n.Address == "" {
@@ -183,7 +190,10 @@ func number(name string, limit uint64) (uint64, error) {
 // Entry is what is stored of the node.
 func (n *Node) Entry() Entry {
 	version := byte(1)
-	if n.Kafka != (Endpoints{}) {
+	switch {
+	case n.MQTT != (Doors{}):
+		version = nodeMQTT
+	case n.Kafka != (Endpoints{}):
 		version = nodeKafka
 	}
 	b := []byte{version, byte(n.State), byte(n.Roles)}
@@ -191,6 +201,9 @@ func (n *Node) Entry() Entry {
 	b = appendString(appendString(appendString(b, n.Disk), n.Address), n.Rack)
 	if version >= nodeKafka {
 		b = appendString(appendString(b, n.Kafka.Plain), n.Kafka.TLS)
+	}
+	if version >= nodeMQTT {
+		b = appendString(appendString(appendString(appendString(b, n.MQTT.Plain), n.MQTT.TLS), n.MQTT.WS), n.MQTT.WSS)
 	}
 	return Entry{Key: kindNode.key(nodeName(n.ID)), Value: b}
 }
@@ -205,10 +218,13 @@ func decodeNode(name string, d *decoder) (any, error) {
 	if d.version >= nodeKafka {
 		n.Kafka = Endpoints{Plain: d.string(), TLS: d.string()}
 	}
+	if d.version >= nodeMQTT {
+		n.MQTT = Doors{Plain: d.string(), TLS: d.string(), WS: d.string(), WSS: d.string()}
+	}
 	if d.bad {
 		return n, nil // told by who reads the rest
 	}
-	if d.version >= nodeKafka && n.Kafka == (Endpoints{}) {
+	if d.version == nodeKafka && n.Kafka == (Endpoints{}) || d.version == nodeMQTT && n.MQTT == (Doors{}) {
 		return nil, errors.New("it has the version of one with endpoints, and none")
 	}
 	return n, n.check()

@@ -115,14 +115,22 @@ func ClaimNode(s *Snapshot, id NodeID, disk, address string, level uint32) ([]En
 	return []Entry{next.Entry()}, nil
 }
 
-// AdvertiseNode says where clients of Kafka reach a node; nil if that is known, or if a node of the cluster could not read it.
-func AdvertiseNode(s *Snapshot, id NodeID, kafka Endpoints) ([]Entry, error) {
+// AdvertiseNode says where clients of Kafka and of MQTT reach a node; nil if that is known, or if a node of the cluster could not read it.
+func AdvertiseNode(s *Snapshot, id NodeID, kafka Endpoints, mqtt Doors) ([]Entry, error) {
 	n, err := member(s, id)
-	if err != nil || n.Kafka == kafka || s.Cluster().Level < LevelEndpoints {
+	if err != nil {
 		return nil, err
 	}
 	next := *n
-	next.Kafka = kafka
+	if s.Cluster().Level >= LevelEndpoints {
+		next.Kafka = kafka
+	}
+	if s.Cluster().Level >= LevelLater {
+		next.MQTT = mqtt
+	}
+	if next == *n {
+		return nil, nil
+	}
 	if err := next.check(); err != nil {
 		return nil, err
 	}
@@ -206,7 +214,7 @@ func RemoveNode(s *Snapshot, id NodeID) ([]Entry, error) {
 		return nil, err
 	}
 	next := *n
-	next.State, next.Disk, next.Address, next.Kafka = NodeRemoved, "", "", Endpoints{}
+	next.State, next.Disk, next.Address, next.Kafka, next.MQTT = NodeRemoved, "", "", Endpoints{}, Doors{}
 	return append(shards, next.Entry()), nil
 }
 
@@ -228,7 +236,7 @@ func ReplaceNode(s *Snapshot, id NodeID) ([]Entry, error) {
 		return nil, err
 	}
 	next := *n
-	next.State, next.Disk, next.Kafka = NodeJoining, "", Endpoints{}
+	next.State, next.Disk, next.Kafka, next.MQTT = NodeJoining, "", Endpoints{}, Doors{}
 	next.Replica++
 	return append(shards, next.Entry()), nil
 }

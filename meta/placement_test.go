@@ -60,7 +60,7 @@ func formed(t *testing.T, n int) *placed {
 
 // What is on disk never changes its meaning.
 func TestPlacementVectors(t *testing.T) {
-	newest := map[string]byte{"clus": 2, "node": 2, "shar": 1}
+	newest := map[string]byte{"clus": 2, "node": 3, "shar": 1}
 	for _, v := range []struct {
 		key, value string
 		entry      interface{ Entry() Entry }
@@ -71,6 +71,7 @@ func TestPlacementVectors(t *testing.T) {
 		{"node/65535", "010304ffff0380020000" + "00", &Node{ID: 65535, State: NodeRemoved, Roles: RoleMeta, Replica: 65535, Level: 256}},
 		{"node/8", "0202070102" + "026471" + "06686f73743a31" + "00" + "036b3a39" + "00", &Node{ID: 8, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Disk: "dq", Address: "host:1", Kafka: Endpoints{Plain: "k:9"}}},
 		{"node/9", "0201020102" + "00" + "06686f73743a31" + "0161" + "00" + "036b3a39", &Node{ID: 9, State: NodeJoining, Roles: RoleJournal, Replica: 1, Level: 2, Address: "host:1", Rack: "a", Kafka: Endpoints{TLS: "k:9"}}},
+		{"node/10", "0302070102" + "00" + "06686f73743a31" + "00" + "0000" + "036d3a31" + "0000" + "036d3a32", &Node{ID: 10, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Address: "host:1", MQTT: Doors{Plain: "m:1", WSS: "m:2"}}},
 		{"shard/0", "0105ac0202" + "03020103" + "020102" + "0103", &Shard{ID: 0, Change: 5, Epoch: 300, Leader: 2, Replicas: []NodeID{2, 1, 3}, ISR: []NodeID{1, 2}, Eligible: []NodeID{3}}},
 		{"shard/4095", "010100000101" + "0000", &Shard{ID: 4095, Change: 1, Replicas: []NodeID{1}}},
 	} {
@@ -275,39 +276,48 @@ func TestHoldLevel(t *testing.T) {
 func TestAdvertiseNode(t *testing.T) {
 	p := formed(t, 2) // at the first level
 	at := Endpoints{Plain: "k:9092", TLS: "k:9093"}
-	list, err := AdvertiseNode(p.s, 2, at)
+	list, err := AdvertiseNode(p.s, 2, at, Doors{})
 	if list != nil || err != nil {
 		t.Errorf("at level %d: %v, %v", p.s.Cluster().Level, list, err)
 	}
 	p.do(RaiseLevel(p.s, LevelEndpoints))
-	p.do(AdvertiseNode(p.s, 2, at))
+	p.do(AdvertiseNode(p.s, 2, at, Doors{}))
 	if n := p.s.Node(2); n.Kafka != at || n.Address != testNode(2).Address || n.State != NodeActive {
 		t.Errorf("%+v", n)
 	}
-	if list, err = AdvertiseNode(p.s, 2, at); list != nil || err != nil {
+	if list, err = AdvertiseNode(p.s, 2, at, Doors{}); list != nil || err != nil {
 		t.Errorf("again: %v, %v", list, err)
 	}
-	if list, err = AdvertiseNode(p.s, 2, Endpoints{Plain: "0.0.0.0:9092"}); list != nil || err == nil {
+	if list, err = AdvertiseNode(p.s, 2, Endpoints{Plain: "0.0.0.0:9092"}, Doors{}); list != nil || err == nil {
 		t.Errorf("an address of all nodes: %v, %v", list, err)
 	}
-	list, err = AdvertiseNode(p.s, 3, at)
+	list, err = AdvertiseNode(p.s, 3, at, Doors{})
 	refused(t, ErrNoNode, list, err)
 	p.do(ClaimNode(p.s, 2, "disk2", "other:1", Level))
 	if n := p.s.Node(2); n.Kafka != at {
 		t.Errorf("a start forgets %+v", at)
 	}
-	p.do(AdvertiseNode(p.s, 2, Endpoints{}))
+	p.do(AdvertiseNode(p.s, 2, Endpoints{}, Doors{}))
 	if e := p.s.Node(2).Entry(); e.Value[0] != 1 {
 		t.Errorf("without endpoints it has version %d", e.Value[0])
 	}
-	p.do(AdvertiseNode(p.s, 2, at))
+	p.do(AdvertiseNode(p.s, 2, at, Doors{}))
 	p.do(ReplaceNode(p.s, 2))
 	if n := p.s.Node(2); n.Kafka != (Endpoints{}) {
 		t.Errorf("a node that begins anew: %+v", n)
 	}
-	p.do(AdvertiseNode(p.s, 2, at))
+	doors := Doors{Plain: "m:1883"}
+	p.do(AdvertiseNode(p.s, 2, at, doors))
+	if n := p.s.Node(2); n.MQTT != (Doors{}) {
+		t.Errorf("below its level: %+v", n)
+	}
+	p.do(RaiseLevel(p.s, LevelLater))
+	p.do(AdvertiseNode(p.s, 2, at, doors))
+	if n := p.s.Node(2); n.MQTT != doors || n.Kafka != at {
+		t.Errorf("%+v", n)
+	}
 	p.do(RemoveNode(p.s, 2))
-	if n := p.s.Node(2); n.Kafka != (Endpoints{}) {
+	if n := p.s.Node(2); n.Kafka != (Endpoints{}) || n.MQTT != (Doors{}) {
 		t.Errorf("a node that is gone: %+v", n)
 	}
 }

@@ -3,12 +3,59 @@ package server
 import (
 	"github.com/sluicemq/sluice/cluster/carry"
 	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/meta"
 )
 
 // carryTo has MQTT clients of this node served by the one that leads. It comes before the mesh is connected.
 func (n *node) carryTo(l carry.Leader, m *link.Mesh) {
-	n.carry = carry.New(carry.Options{Mesh: m, Engine: n.engine, Leader: l, Wait: n.o.election, Logger: n.o.logger})
+	n.carry = carry.New(carry.Options{Mesh: m, Engine: n.engine, Leader: l, Wait: n.o.election, Redirect: n.redirects(), Logger: n.o.logger})
+}
+
+// mqttDoors are where MQTT's clients reach this node who hear of it from another one, as kafkaEndpoints.
+func mqttDoors(l *config.MQTTListeners, listening map[string]string, cluster string) meta.Doors {
+	at := func(configured, kind string) string { return reached(configured, listening["mqtt."+kind], cluster) }
+	return meta.Doors{Plain: at(l.Advertised, "tcp"), TLS: at(l.AdvertisedTLS, "tls"), WS: at(l.AdvertisedWS, "ws"), WSS: at(l.AdvertisedWSS, "wss")}
+}
+
+// doorOf is the one of a kind of listeners, empty if there is none.
+func doorOf(n *meta.Node, listener string) string {
+	if n == nil {
+		return ""
+	}
+	switch listener {
+	case "mqtt.tcp":
+		return n.MQTT.Plain
+	case "mqtt.tls":
+		return n.MQTT.TLS
+	case "mqtt.ws":
+		return n.MQTT.WS
+	case "mqtt.wss":
+		return n.MQTT.WSS
+	}
+	return ""
+}
+
+// redirects says where the clients of a listener are sent that can be, nil: all are carried.
+func (n *node) redirects() func(listener string, leader link.NodeID) string {
+	cfg := n.o.clusterConfig
+	if cfg == nil || cfg.MQTT.Redirect != "connect" {
+		return nil
+	}
+	return func(listener string, leader link.NodeID) string {
+		s := n.catalog.Load()
+		return redirect(s.Node(meta.NodeID(cfg.Node.ID)), s.Node(meta.NodeID(leader)), listener)
+	}
+}
+
+// redirect is where a client of a listener of one node reaches another one by the same kind, empty if it cannot be sent there: where both name the same address,
+// a load balancer's, the client might come back here, for ever.
+func redirect(own, leader *meta.Node, listener string) string {
+	if to := doorOf(leader, listener); to != doorOf(own, listener) {
+		return to
+	}
+	return ""
 }
 
 // serveCarried takes in what other nodes bring.

@@ -38,8 +38,8 @@ type ClusterGroup interface {
 	Silence() time.Duration
 	// Barrier returns once the majority of the group has agreed, after the call, on who leads.
 	Barrier(ctx context.Context) error
-	// Advertise has the catalog say where Kafka's clients reach this node.
-	Advertise(kafka meta.Endpoints)
+	// Advertise has the catalog say where clients of Kafka and of MQTT reach this node.
+	Advertise(kafka meta.Endpoints, mqtt meta.Doors)
 	Close() error
 }
 

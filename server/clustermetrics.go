@@ -34,6 +34,7 @@ var clusterMetricHelp = map[string]string{
 	"sluice_carry_held_bytes":                "Bytes of carried clients that were received over the link and not taken yet.",
 	"sluice_carry_clients_total":             "MQTT clients that were carried to the node that leads.",
 	"sluice_carry_brought_total":             "MQTT clients that other nodes have brought here.",
+	"sluice_carry_redirected_total":          "MQTT 5 clients that were sent to the node that leads, by mqtt.redirect.",
 	"sluice_carry_ended_total":               "Carried MQTT clients that were refused or ended, by why: nobody led for too long, the leader did not take them, the leader was gone, too much was held of them.|reason",
 	"sluice_cluster_leads":                   "1 while this node leads all shards and they take commands, else 0.",
 	"sluice_cluster_leader_known":            "1 while this node knows who leads the shards, else 0.",
@@ -89,6 +90,7 @@ func collectCarry(k sink, d *carry.Door) {
 	k.gauge("sluice_carry_held_bytes", float64(s.HeldBytes))
 	k.counter("sluice_carry_clients_total", s.CarriedTotal)
 	k.counter("sluice_carry_brought_total", s.BroughtTotal)
+	k.counter("sluice_carry_redirected_total", s.Redirected)
 	k.counter("sluice_carry_ended_total", s.RefusedNobody, "nobody_leads")
 	k.counter("sluice_carry_ended_total", s.RefusedLeader, "refused")
 	k.counter("sluice_carry_ended_total", s.Lost, "leader_gone")

@@ -17,20 +17,22 @@ import (
 // kafkaEndpoints are where Kafka's clients reach this node who hear of it from another one: what is configured, or what it listens on. cluster is where
 // the other nodes reach it.
 func kafkaEndpoints(l *config.KafkaListeners, listening map[string]string, cluster string) (e meta.Endpoints) {
-	reached := func(configured, listener string) string {
-		if configured != "" {
-			return configured
-		}
-		host, port, err := net.SplitHostPort(listening[listener])
-		if err != nil {
-			return "" // there is none
-		}
-		if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
-			host, _, _ = net.SplitHostPort(cluster) // it was checked
-		}
-		return net.JoinHostPort(host, port)
+	return meta.Endpoints{Plain: reached(l.Advertised, listening["kafka.tcp"], cluster), TLS: reached(l.AdvertisedTLS, listening["kafka.tls"], cluster)}
+}
+
+// reached is where clients reach a listener who hear of it from another node, empty if there is none.
+func reached(configured, listening, cluster string) string {
+	if configured != "" {
+		return configured
 	}
-	return meta.Endpoints{Plain: reached(l.Advertised, "kafka.tcp"), TLS: reached(l.AdvertisedTLS, "kafka.tls")}
+	host, port, err := net.SplitHostPort(listening)
+	if err != nil {
+		return ""
+	}
+	if a, err := netip.ParseAddr(host); err == nil && a.IsUnspecified() {
+		host, _, _ = net.SplitHostPort(cluster) // it was checked
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // kafkaCluster is the cluster as Kafka's door sees it: the catalog says which nodes there are and who has the shards, the controller who leads now.

@@ -138,7 +138,8 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 		return ready, errors.Join(err, s.Close())
 	}
 	if s.node.cluster != nil {
-		s.node.cluster.Advertise(kafkaEndpoints(&cfg.Listeners.Kafka, ready.Listeners, s.node.cluster.Address()))
+		at := s.node.cluster.Address()
+		s.node.cluster.Advertise(kafkaEndpoints(&cfg.Listeners.Kafka, ready.Listeners, at), mqttDoors(&cfg.Listeners.MQTT, ready.Listeners, at))
 	}
 	if err = errors.Join(s.tracing.configure(cfg), s.startBridges(cfg.Bridges), s.startControl(cfg.Listeners.GRPC)); err != nil {
 		return ready, errors.Join(err, s.Close())

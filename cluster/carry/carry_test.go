@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -69,6 +70,42 @@ func TestCarried(t *testing.T) {
 	write(t, c, "here")
 	wantRead(t, c, "here")
 	if st := leads.d.Stats(); st.BroughtTotal != 3 || st.CarriedTotal != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestElsewhere: a client that can be told is sent to the node that leads, if that is there and has a listener of the kind; all others are carried, or wait.
+func TestElsewhere(t *testing.T) {
+	p := &talk{}
+	_, carries, r := two(t, p, func(o *Options) {
+		o.Wait = time.Minute
+		o.Redirect = func(listener string, leader link.NodeID) string {
+			if listener != "tcp" {
+				return ""
+			}
+			return fmt.Sprint(listener, " of ", leader)
+		}
+	})
+	c := carries.dial()
+	write(t, c, "x5 and more")
+	wantEnd(t, c, "AT tcp of 1")
+	for listener, says := range map[string]string{"tcp": "x3", "unix": "x5"} { // who cannot be told; a listener that the other one does not have
+		c := carries.dialAt(listener)
+		write(t, c, says)
+		wantRead(t, c, says)
+	}
+	r.who.Store(0)
+	c = carries.dial()
+	write(t, c, "x5")
+	testx.Eventually(t, patience, func() bool { return carries.d.Stats().Waiting == 1 }, "while nobody leads it waits")
+	r.who.Store(9) // who is not there
+	c2 := carries.dial()
+	write(t, c2, "x5")
+	testx.Eventually(t, patience, func() bool { return carries.d.Stats().Waiting == 2 }, "nobody is sent to a node that is not there")
+	r.who.Store(1)
+	wantEnd(t, c, "AT tcp of 1")
+	wantEnd(t, c2, "AT tcp of 1")
+	if st := carries.d.Stats(); st.Redirected != 3 || st.RefusedLeader != 0 || st.RefusedNobody != 0 {
 		t.Errorf("%+v", st)
 	}
 }

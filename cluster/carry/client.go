@@ -84,6 +84,8 @@ func (cl *client) begin(b []byte) int {
 		return d.protocol().OnData(cl.c, b)
 	case !known:
 		return cl.await()
+	case cl.elsewhere(node):
+		return len(b)
 	}
 	switch err := cl.open(node); {
 	case errors.Is(err, link.ErrDown):
@@ -95,6 +97,22 @@ func (cl *client) begin(b []byte) int {
 		return len(b)
 	}
 	return cl.send(b)
+}
+
+// elsewhere sends the client to the node that leads, if it is there and the client can be told.
+func (cl *client) elsewhere(node link.NodeID) bool {
+	d := cl.d
+	if d.o.Redirect == nil || !d.o.Mesh.Reaches(node) {
+		return false
+	}
+	at := d.o.Redirect(cl.c.Listener(), node)
+	if at == "" || !d.protocol().Elsewhere(cl.c, cl.version, at) {
+		return false
+	}
+	cl.state = stateEnding
+	d.redirected.Add(1)
+	cl.c.CloseAfterFlush(errElsewhere, byeTimeout) // if that has not
+	return true
 }
 
 func (cl *client) await() int {

@@ -23,6 +23,8 @@ type Protocol interface {
 	Version(b []byte) (version byte, enough bool)
 	// Unavailable answers a client that has said nothing but its first bytes, and cannot be served now, and ends the connection. Runs on its loop.
 	Unavailable(c *engine.Conn, version byte)
+	// Elsewhere tells such a client where it is served, and ends the connection; false: its version has no word for that. Runs on its loop.
+	Elsewhere(c *engine.Conn, version byte, at string) bool
 }
 
 // Options of a Door.
@@ -30,6 +32,10 @@ type Options struct {
 	Mesh   *link.Mesh
 	Engine *engine.Engine
 	Leader Leader
+
+	// Redirect says where clients of a listener reach the node that leads, so that those who can be are sent there; empty: they are carried. nil: all are. Any loop
+	// calls it, once a connection.
+	Redirect func(listener string, leader link.NodeID) string
 
 	Wait   time.Duration // how long a client waits for somebody to lead; 0: 5 s
 	Memory int64         // bytes that may be held for all carried clients of this node; above it those who take nothing are ended; 0: 32 MiB
@@ -67,7 +73,7 @@ type Door struct {
 	held     atomic.Int64
 
 	carried, waiting, brought                     atomic.Int64
-	carriedTotal, broughtTotal                    atomic.Uint64
+	carriedTotal, broughtTotal, redirected        atomic.Uint64
 	refusedNobody, refusedLeader, endedSlow, lost atomic.Uint64
 }
 
@@ -91,6 +97,7 @@ type Stats struct {
 	HeldBytes int64 // of carried clients' bytes
 
 	CarriedTotal, BroughtTotal uint64
+	Redirected                 uint64 // clients that were sent to the leader
 	RefusedNobody              uint64 // clients that were refused because nobody took them for too long
 	RefusedLeader              uint64 // clients that the leader did not take
 	Lost                       uint64 // carried clients that were ended because their leader was gone
@@ -130,7 +137,7 @@ func (d *Door) protocol() Protocol { return d.serves.Load().protocol }
 // Stats gathers what was counted. Any goroutine may call it.
 func (d *Door) Stats() Stats {
 	return Stats{Carried: d.carried.Load(), Waiting: d.waiting.Load(), Brought: d.brought.Load(), HeldBytes: d.held.Load(),
-		CarriedTotal: d.carriedTotal.Load(), BroughtTotal: d.broughtTotal.Load(), RefusedNobody: d.refusedNobody.Load(),
+		Redirected: d.redirected.Load(), CarriedTotal: d.carriedTotal.Load(), BroughtTotal: d.broughtTotal.Load(), RefusedNobody: d.refusedNobody.Load(),
 		RefusedLeader: d.refusedLeader.Load(), Lost: d.lost.Load(), Slow: d.endedSlow.Load()}
 }
 
@@ -261,6 +268,7 @@ func (d *Door) look(loop *engine.Loop) {
 var (
 	errLeaderGone = errors.New("the node that served the client does not any more")
 	errLeaving    = errors.New("this node goes down")
+	errElsewhere  = errors.New("another node serves the client, which was told so")
 	errRefused    = errors.New("nobody can serve the client now")
 	errSlow       = errors.New("too much waits for carried clients, and this one takes nothing")
 )

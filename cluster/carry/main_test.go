@@ -88,6 +88,15 @@ func (*talk) Unavailable(c *engine.Conn, version byte) {
 	c.CloseAfterFlush(nil, time.Second)
 }
 
+func (*talk) Elsewhere(c *engine.Conn, version byte, at string) bool {
+	if version != '5' {
+		return false
+	}
+	c.Write([]byte("AT " + at))
+	c.CloseAfterFlush(nil, time.Second)
+	return true
+}
+
 // node is an engine with a Door, and its link.
 type node struct {
 	t    testing.TB

@@ -103,6 +103,7 @@ type Group struct {
 		addresses  map[meta.NodeID]heardAddress
 		complained time.Time
 		kafka      *meta.Endpoints // where Kafka's clients reach this node; nil: nobody has said yet
+		mqtt       meta.Doors      // where MQTT's do
 		started    bool
 	}
 }
@@ -168,19 +169,20 @@ func (g *Group) Start(ctx context.Context, c *meta.Catalog) error {
 	if g.o.reads != 0 {
 		g.state.reads = g.o.reads
 	}
-	if err := c.Recovered(); err != nil {
-		return err
-	}
+	unknown := c.Recovered()
 	if have := c.Load().Cluster(); have != nil {
 		if have.ID != g.id.cluster {
 			return fmt.Errorf("%w: the state in %s is of cluster %s, the directory of %q", ErrOtherCluster, g.o.Dir, have.ID, g.id.cluster)
 		}
 		if err := fits(have.Level); err != nil {
-			return err
+			return errors.Join(err, unknown) // the reason comes first, then what it does not know
 		}
 		if err := g.sameShards(uint64(have.Shards)); err != nil {
 			return err
 		}
+	}
+	if unknown != nil {
+		return unknown
 	}
 	if g.id.cluster == "" {
 		if err := g.enter(ctx); err != nil {
@@ -461,10 +463,10 @@ func (g *Group) Close() error {
 // Cluster names the cluster that the node is of. It is called after Start.
 func (g *Group) Cluster() string { return g.id.cluster }
 
-// Advertise has the catalog say where Kafka's clients reach this node, soon and as long as the Group lasts. Any goroutine.
-func (g *Group) Advertise(kafka meta.Endpoints) {
+// Advertise has the catalog say where clients of Kafka and of MQTT reach this node, soon and as long as the Group lasts. Any goroutine.
+func (g *Group) Advertise(kafka meta.Endpoints, mqtt meta.Doors) {
 	g.mu.Lock()
-	g.mu.kafka = &kafka
+	g.mu.kafka, g.mu.mqtt = &kafka, mqtt
 	g.mu.Unlock()
 	select {
 	case g.poke <- struct{}{}:

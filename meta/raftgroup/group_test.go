@@ -276,15 +276,15 @@ func TestAdvertise(t *testing.T) {
 	sees := func(what meta.Endpoints) {
 		t.Helper()
 		for id, n := range ns.list {
-			testx.Eventually(t, soon, func() bool { return n.c.Load().Node(2).Kafka == what }, "node", id, "knows where node 2 is reached")
+			testx.Eventually(t, soon, func() bool { return n.c.Load().Node(2).Kafka == what && n.c.Load().Node(2).MQTT.WS == "m2:8083" }, "node", id, "knows where node 2 is reached")
 		}
 	}
-	ns.list[2].g.Advertise(at)
+	ns.list[2].g.Advertise(at, meta.Doors{WS: "m2:8083"})
 	sees(at)
 	address := ns.list[2].address
 	ns.stop(2)
 	ns.start(2, address)
-	ns.list[2].g.Advertise(meta.Endpoints{Plain: "k2:19092"})
+	ns.list[2].g.Advertise(meta.Endpoints{Plain: "k2:19092"}, meta.Doors{WS: "m2:8083"})
 	sees(meta.Endpoints{Plain: "k2:19092"})
 
 	old := *ns.list[1].c.Load().Cluster()

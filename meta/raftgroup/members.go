@@ -237,7 +237,10 @@ func (g *Group) raise(ctx context.Context, s *meta.Snapshot) error {
 	if list, err := meta.RaiseLevel(s, level); err != nil || list == nil {
 		return nil //nolint:nilerr // it is not to be raised
 	}
-	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RaiseLevel(s, level) }); err != nil && !errors.Is(err, meta.ErrHeld) {
+	switch err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RaiseLevel(s, level) }); {
+	case errors.Is(err, meta.ErrHeld):
+		return nil // meanwhile
+	case err != nil:
 		return fmt.Errorf("raise the level of the cluster: %w", err)
 	}
 	g.o.Logger.Info("the cluster uses what all of its nodes can do", "level", level)
@@ -247,15 +250,15 @@ func (g *Group) raise(ctx context.Context, s *meta.Snapshot) error {
 // advertised has the catalog say where clients reach this node.
 func (g *Group) advertised(ctx context.Context, s *meta.Snapshot) error {
 	g.mu.Lock()
-	kafka := g.mu.kafka
+	kafka, mqtt := g.mu.kafka, g.mu.mqtt
 	g.mu.Unlock()
 	if kafka == nil {
 		return nil
 	}
-	if list, err := meta.AdvertiseNode(s, g.o.Node, *kafka); err != nil || list == nil {
+	if list, err := meta.AdvertiseNode(s, g.o.Node, *kafka, mqtt); err != nil || list == nil {
 		return err
 	}
-	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AdvertiseNode(s, g.o.Node, *kafka) }); err != nil {
+	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AdvertiseNode(s, g.o.Node, *kafka, mqtt) }); err != nil {
 		return fmt.Errorf("say where clients reach this node: %w", err)
 	}
 	return nil

@@ -58,3 +58,17 @@ func (h *Handler) Unavailable(c *engine.Conn, version byte) {
 	}
 	c.CloseAfterFlush(failUnavailable, lingerTimeout)
 }
+
+// Elsewhere sends such a client to another server, and ends the connection; false: below MQTT 5 there is no word for that.
+func (h *Handler) Elsewhere(c *engine.Conn, version byte, at string) bool {
+	if version != wire.V5 {
+		return false
+	}
+	a := wire.Connack{Reason: wire.UseAnotherServer, ServerReference: wire.View(at)}
+	c.Commit(len(wire.AppendConnack(c.Reserve(wire.SizeConnack(version, &a)), version, &a)))
+	l := h.loops[c.Loop().ID()]
+	l.sent(wire.CONNACK)
+	l.n.Connects[wire.UseAnotherServer]++
+	c.CloseAfterFlush(failElsewhere, lingerTimeout)
+	return true
+}
