@@ -20,8 +20,11 @@ type ClientInfo struct {
 	Listener       string
 	Protocol       string // "MQTT 5", "Kafka"
 	TLS            bool
-	Kept           bool  // its session outlives it
-	Since          int64 // Unix milliseconds
+	Prefix         string // under which its topics lie, of the listener; empty: none
+	Authority      string // the host name that it asked for by TLS, as a trusted proxy in front tells it
+	ProxyID        string // the number that the proxy knows the connection by: any bytes
+	Kept           bool   // its session outlives it
+	Since          int64  // Unix milliseconds
 	BytesIn        uint64
 	BytesOut       uint64
 	InFlight       int // MQTT: sent and not acknowledged; Kafka: requests that are not answered

@@ -145,7 +145,7 @@ func hasPrefix(s, prefix string) bool {
 func (s *Server) shownClient(i *broker.ClientInfo) *api.Client {
 	out := &api.Client{Connection: i.Connection, Id: text(i.ClientID), User: text(i.User), Source: i.Source, Listener: i.Listener, Protocol: i.Protocol,
 		Tls: i.TLS, Kept: i.Kept, SinceMs: i.Since, BytesIn: i.BytesIn, BytesOut: i.BytesOut, InFlight: int64(i.InFlight),
-		QueuedMessages: int64(i.QueuedMessages), QueuedBytes: int64(i.QueuedBytes)}
+		QueuedMessages: int64(i.QueuedMessages), QueuedBytes: int64(i.QueuedBytes), Prefix: text(i.Prefix), Authority: text(i.Authority), ProxyId: []byte(i.ProxyID)}
 	if i.Remote.IsValid() {
 		out.Remote = i.Remote.String()
 	}

@@ -104,6 +104,19 @@ func withName(flags byte, verified byte, name string) string {
 	return proxyV2(1, 0x21, append(append(slices.Clone(proxyInet6), proxyTypeTLS, 0, byte(len(value))), value...)...)
 }
 
+// A proxy's number of a connection and the host name are told whatever family it is of, and bounded.
+func TestProxyAuthority(t *testing.T) {
+	values := func(id int) string {
+		return proxyV2(1, 0x21, append(append(append(slices.Clone(proxyInet6), proxyTypeHost, 0, 4), "host"...), append([]byte{proxyTypeID, 0, byte(id)}, make([]byte, id)...)...)...)
+	}
+	if h, _, err := parseProxy([]byte(values(2))); err != nil || h.told != (Proxied{Authority: "host", UniqueID: "\x00\x00"}) {
+		t.Errorf("%+v, %v", h, err)
+	}
+	if _, _, err := parseProxy([]byte(values(129))); err == nil {
+		t.Error("an id of 129 bytes is taken")
+	}
+}
+
 // The name of a certificate counts if the proxy says that it was shown and is good.
 func TestProxyCommonName(t *testing.T) {
 	for _, tc := range []struct {
@@ -135,6 +148,7 @@ func FuzzProxyHeader(f *testing.F) {
 	f.Add([]byte(proxyV2(1, 0x21, proxyInet6...)))
 	f.Add([]byte(proxyV2(0, 0)))
 	f.Add([]byte(withChecksum(0)))
+	f.Add([]byte(proxyV2(1, 0x21, append(slices.Clone(proxyInet6), proxyTypeHost, 0, 1, 'h', proxyTypeID, 0, 1, 7)...)))
 	f.Add([]byte(withName(proxyOverTLS|proxyCertConn, 0, "pump")))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		h, size, err := parseProxy(in)

@@ -18,8 +18,11 @@ const (
 	proxyV1Max = 107     // bytes of a header of version 1, its end of line included
 	proxyV2Max = 8 << 10 // of one of version 2: addresses, and what some proxies tell of TLS with the client's certificate
 
+	proxyIDMax    = 128
 	proxyFixed    = 16 // signature, version and command, family, length
+	proxyTypeHost = 0x02
 	proxyTypeCRC  = 0x03
+	proxyTypeID   = 0x05
 	proxyTypeTLS  = 0x20
 	proxyTypeName = 0x22 // inside of proxyTypeTLS
 	proxyUnixSize = 216
@@ -49,6 +52,8 @@ type proxyHeader struct {
 type Proxied struct {
 	// CommonName is that of the certificate that the client has shown to the proxy, which has verified it; empty: there is none.
 	CommonName string
+	Authority  string // the host name that the client has asked for by TLS
+	UniqueID   string // the number that the proxy knows the connection by: any bytes, at most 128
 }
 
 // Proxied is what a trusted proxy has told of the client; nil: nothing. On its loop.
@@ -189,6 +194,16 @@ func (h *proxyHeader) readTypes(b []byte, at int) error {
 			if err := h.readTLS(b[value : value+n]); err != nil {
 				return err
 			}
+		case proxyTypeHost:
+			if !utf8.Valid(b[value : value+n]) {
+				return proxyError("an authority that is no text")
+			}
+			h.told.Authority = string(b[value : value+n])
+		case proxyTypeID:
+			if n > proxyIDMax {
+				return proxyError("a unique id of %d bytes", n)
+			}
+			h.told.UniqueID = string(b[value : value+n])
 		case proxyTypeCRC:
 			if n != 4 {
 				return proxyError("a checksum of %d bytes", n)

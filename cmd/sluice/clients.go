@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -30,11 +31,14 @@ type clientRow struct {
 	QueuedMessages int64  `json:"queued_messages" yaml:"queued_messages"`
 	QueuedBytes    int64  `json:"queued_bytes" yaml:"queued_bytes"`
 	Node           uint32 `json:"node,omitempty" yaml:"node,omitempty"`
+	Prefix         string `json:"prefix,omitempty" yaml:"prefix,omitempty"`
+	Authority      string `json:"authority,omitempty" yaml:"authority,omitempty"`
+	ProxyID        string `json:"proxy_id,omitempty" yaml:"proxy_id,omitempty"` // in hexadecimal
 }
 
 func clientRowOf(c *api.Client) clientRow {
 	return clientRow{c.Id, c.Connection, c.User, c.Source, c.Remote, c.Listener, c.Protocol, c.Tls, c.Kept, stamp(c.SinceMs), c.BytesIn, c.BytesOut,
-		c.InFlight, c.QueuedMessages, c.QueuedBytes, c.Node}
+		c.InFlight, c.QueuedMessages, c.QueuedBytes, c.Node, c.Prefix, c.Authority, hex.EncodeToString(c.ProxyId)}
 }
 
 // at is a connection's number, behind that of its node where there are several.
@@ -185,11 +189,16 @@ func (f *controlFlags) describeClient(cmd *cobra.Command, d *api.DescribeClientR
 		if i > 0 {
 			fmt.Fprintln(w)
 		}
-		err := f.output.write(w, nil, [][]string{{"client", plain(orDash(c.ID))}, {"connection", c.at()}, {"user", plain(orDash(c.User))},
+		lines := [][]string{{"client", plain(orDash(c.ID))}, {"connection", c.at()}, {"user", plain(orDash(c.User))},
 			{"came in by", orDash(c.Source)}, {"address", orDash(c.Remote)}, {"listener", c.Listener}, {"protocol", c.Protocol}, {"TLS", strconv.FormatBool(c.TLS)},
 			{"session kept", strconv.FormatBool(c.Kept)}, {"since", c.Since}, {"bytes in", sizeText(int64(c.BytesIn))}, {"bytes out", sizeText(int64(c.BytesOut))},
-			{"in flight", number(c.InFlight)}, {"queued", number(c.QueuedMessages) + ", " + sizeText(c.QueuedBytes)}})
-		if err != nil {
+			{"in flight", number(c.InFlight)}, {"queued", number(c.QueuedMessages) + ", " + sizeText(c.QueuedBytes)}}
+		for _, more := range [][]string{{"topic prefix", plain(c.Prefix)}, {"host name", plain(c.Authority)}, {"proxy's id", c.ProxyID}} { // that few have
+			if more[1] != "" {
+				lines = append(lines, more)
+			}
+		}
+		if err := f.output.write(w, nil, lines); err != nil {
 			return err
 		}
 	}

@@ -87,7 +87,10 @@ type Client struct {
 	InFlight       int64                  `protobuf:"varint,13,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`                   // MQTT: messages sent and not acknowledged; Kafka: requests not answered
 	QueuedMessages int64                  `protobuf:"varint,14,opt,name=queued_messages,json=queuedMessages,proto3" json:"queued_messages,omitempty"` // that wait in memory; what waits in the log is the session's
 	QueuedBytes    int64                  `protobuf:"varint,15,opt,name=queued_bytes,json=queuedBytes,proto3" json:"queued_bytes,omitempty"`
-	Node           uint32                 `protobuf:"varint,16,opt,name=node,proto3" json:"node,omitempty"` // that has the connection, of several; an MQTT client is with the one that leads, by whichever it came in
+	Node           uint32                 `protobuf:"varint,16,opt,name=node,proto3" json:"node,omitempty"`                     // that has the connection, of several; an MQTT client is with the one that leads, by whichever it came in
+	Prefix         string                 `protobuf:"bytes,17,opt,name=prefix,proto3" json:"prefix,omitempty"`                  // under which its topics lie, of the listener; empty: none
+	Authority      string                 `protobuf:"bytes,18,opt,name=authority,proto3" json:"authority,omitempty"`            // the host name that it asked for by TLS, as a trusted proxy in front tells it
+	ProxyId        []byte                 `protobuf:"bytes,19,opt,name=proxy_id,json=proxyId,proto3" json:"proxy_id,omitempty"` // the number that the proxy knows the connection by
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -232,6 +235,27 @@ func (x *Client) GetNode() uint32 {
 		return x.Node
 	}
 	return 0
+}
+
+func (x *Client) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *Client) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *Client) GetProxyId() []byte {
+	if x != nil {
+		return x.ProxyId
+	}
+	return nil
 }
 
 type ListClientsRequest struct {
@@ -1482,7 +1506,7 @@ var File_client_proto protoreflect.FileDescriptor
 
 const file_client_proto_rawDesc = "" +
 	"\n" +
-	"\fclient.proto\x12\x11sluice.control.v1\"\xaa\x03\n" +
+	"\fclient.proto\x12\x11sluice.control.v1\"\xfb\x03\n" +
 	"\x06Client\x12\x1e\n" +
 	"\n" +
 	"connection\x18\x01 \x01(\x04R\n" +
@@ -1502,7 +1526,10 @@ const file_client_proto_rawDesc = "" +
 	"\tin_flight\x18\r \x01(\x03R\binFlight\x12'\n" +
 	"\x0fqueued_messages\x18\x0e \x01(\x03R\x0equeuedMessages\x12!\n" +
 	"\fqueued_bytes\x18\x0f \x01(\x03R\vqueuedBytes\x12\x12\n" +
-	"\x04node\x18\x10 \x01(\rR\x04node\"\xb4\x01\n" +
+	"\x04node\x18\x10 \x01(\rR\x04node\x12\x16\n" +
+	"\x06prefix\x18\x11 \x01(\tR\x06prefix\x12\x1c\n" +
+	"\tauthority\x18\x12 \x01(\tR\tauthority\x12\x19\n" +
+	"\bproxy_id\x18\x13 \x01(\fR\aproxyId\"\xb4\x01\n" +
 	"\x12ListClientsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

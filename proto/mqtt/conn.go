@@ -496,12 +496,18 @@ func (c *conn) certificates() []*x509.Certificate {
 
 // proxyUser is whom a trusted proxy in front says the client's certificate to be of.
 func (c *conn) proxyUser() string {
-	if k, ok := c.link.(interface{ Proxied() *engine.Proxied }); ok {
-		if told := k.Proxied(); told != nil {
-			return told.CommonName
-		}
+	if told := c.proxied(); told != nil {
+		return told.CommonName
 	}
 	return ""
+}
+
+// proxied is what a trusted proxy in front has told of the client; nil: nothing.
+func (c *conn) proxied() *engine.Proxied {
+	if k, ok := c.link.(interface{ Proxied() *engine.Proxied }); ok {
+		return k.Proxied()
+	}
+	return nil
 }
 
 // reply appends an acknowledgement. The reason string is left out if the client does not want it or cannot take it.

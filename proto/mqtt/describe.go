@@ -39,6 +39,12 @@ func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 	}
 	info = broker.ClientInfo{ClientID: c.clientID(), User: c.who.user, Source: c.who.source, Remote: c.link.Remote(), Listener: c.link.Listener(),
 		Protocol: c.protocol(), TLS: c.link.TLS() != nil, Kept: c.flags&flagDurable != 0, QueuedBytes: c.link.Queued()}
+	if c.flags&flagMounted != 0 {
+		info.Prefix = c.mount()
+	}
+	if told := c.proxied(); told != nil {
+		info.Authority, info.ProxyID = told.Authority, told.UniqueID
+	}
 	if m, ok := c.link.(meter); ok {
 		info.Connection = m.ID()
 		info.BytesIn, info.BytesOut = m.Traffic()
