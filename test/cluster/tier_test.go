@@ -182,24 +182,36 @@ func (c *tiered) objects() (names []string) {
 	return names
 }
 
-// offloading has the leader, which it gives, offload all, and returns when something has been stored.
+// offloading has the leader, which it gives, offload all, and returns when something has been stored. It asks again when it is refused: who has just got the lead may
+// not have taken over the store, and would offload when it is due, a minute later.
 func (c *tiered) offloading() (leader *common.Node) {
 	c.t.Helper()
 	leader = c.Leader()
 	before := len(c.objects())
-	c.asks(leader)
-	testx.Eventually(c.t, longest, func() bool { return len(c.objects()) > before }, "something is stored")
+	ended := c.asks(leader)
+	testx.Eventually(c.t, longest, func() bool {
+		select {
+		case <-ended:
+			leader = c.Leader()
+			ended = c.asks(leader)
+		default:
+		}
+		return len(c.objects()) > before
+	}, "something is stored")
 	return leader
 }
 
-// asks has a node offload all, and waits for it when the test has ended: it may lose the lead meanwhile.
-func (c *tiered) asks(n *common.Node) {
+// asks has a node offload all, and waits for it when the test has ended: it may lose the lead meanwhile. ended is closed when it has answered.
+func (c *tiered) asks(n *common.Node) (ended <-chan struct{}) {
 	done := make(chan struct{})
 	c.t.Cleanup(func() { <-done })
 	go func() {
 		defer close(done)
-		_, _ = n.Run("tier", "offload", "--all")
+		if _, err := n.Run("tier", "offload", "--all"); err != nil {
+			c.t.Logf("%s: %v", time.Now().Format("05.000"), err)
+		}
 	}()
+	return done
 }
 
 // status is what `sluice tier status` shows.
