@@ -21,10 +21,11 @@ var (
 // backoff counts turns that failed in a row.
 type backoff struct{ n int }
 
-// next is the wait after a turn that failed with err.
+// next is the wait after a turn that failed with err. What does not come from the store is the node's own, and passes by itself: who has just got the lead is told of it
+// before the shards take commands, and would not offload for half a minute or more.
 func (b *backoff) next(err error) time.Duration {
 	b.n++
-	if tier.Temporary(err) {
+	if _, store := tier.KindOf(err); !store || tier.Temporary(err) {
 		return betweenTurns.Wait(b.n)
 	}
 	return betweenRepairs.Wait(b.n)
