@@ -190,6 +190,27 @@ func TestHold(t *testing.T) {
 	}
 	l.Hold("raft", Position{})
 	testx.Eventually(t, waitFor, func() bool { return l.Stats().Segments.Load() == 1 })
+	l.HoldNew("copy") // what comes from now on
+	last := l.ShardPosition(0, 41)
+	for i := range 40 {
+		if err := l.src.commit(t, commandFrame(nil, 0, uint64(i+41), strings.Repeat("x", 5000))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(l.Checkpointer().Write(0, 80, l.src.end(), nil), l.Checkpointer().Flush()); err != nil {
+		t.Fatal(err)
+	}
+	l.recycleDead()
+	if sc, err := l.Scan(last); err != nil {
+		t.Errorf("what was written since the hold: %v", err)
+	} else {
+		sc.Close()
+	}
+	l.Hold("copy", Position{})
+	testx.Eventually(t, waitFor, func() bool { return l.Stats().Segments.Load() == 1 })
+	if _, err := l.Scan(last); !errors.Is(err, ErrGone) {
+		t.Errorf("what nobody holds: %v", err)
+	}
 	l.close(t)
 }
 

@@ -158,6 +158,17 @@ func (l *Log) Hold(name string, at Position) {
 	l.keep.wake()
 }
 
+// HoldNew keeps everything that is committed from now on, as Hold does.
+func (l *Log) HoldNew(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at := l.mu.replay
+	if n := len(l.mu.segments); n > 0 {
+		at = Position{Segment: l.mu.segments[max(n-2, 0)].number(), Offset: blockSize} // the last one may be new, and a group be on its way into the one before
+	}
+	l.mu.holds[name] = at
+}
+
 // buryLocked counts what is dead in part's refs, takes out those that hold nothing else, and answers the partition segments that
 // are to be removed.
 func (l *Log) buryLocked(part *partition) (dead []*segment) {

@@ -62,6 +62,7 @@ type seeds struct {
 		store tier.Store
 		used  time.Time
 		end   *time.Timer
+		look  *time.Timer // the log is held; see holdFor
 		over  bool
 	}
 	wg     sync.WaitGroup
@@ -106,7 +107,7 @@ func (s *seeds) take(r *link.Request) {
 	peer := r.Peer
 	go func() {
 		defer s.wg.Done()
-		id, err := s.make()
+		id, err := s.make(peer)
 		if err != nil {
 			s.m.n.o.logger.Error("a copy for another node could not be made", "node", peer, "err", err)
 			r.Fail(err.Error())
@@ -117,11 +118,17 @@ func (s *seeds) take(r *link.Request) {
 	}()
 }
 
-func (s *seeds) make() (id string, err error) {
+func (s *seeds) make(peer link.NodeID) (id string, err error) {
 	s.remove()
+	n := s.m.n
+	ls := n.storage.(*logStorage)
+	s.holdFor(peer, ls.log)
 	defer func() {
 		s.mu.Lock()
 		s.mu.busy = false
+		if err != nil {
+			s.letGoLocked(ls.log)
+		}
 		s.mu.Unlock()
 		if err != nil {
 			s.remove()
@@ -134,8 +141,6 @@ func (s *seeds) make() (id string, err error) {
 	s.mu.Lock()
 	s.mu.store = st
 	s.mu.Unlock()
-	n := s.m.n
-	ls := n.storage.(*logStorage)
 	w, err := backup.Create(s.ctx, st, backup.Options{Begin: backup.Begin{Cluster: n.o.kafka.cluster, Node: int(n.o.kafka.node)}})
 	if err != nil {
 		return "", err
@@ -175,6 +180,9 @@ func (s *seeds) stale(id string) {
 func (s *seeds) drop(id string) {
 	s.mu.Lock()
 	is := s.mu.id == id && !s.mu.busy
+	if is {
+		s.mu.used = time.Now()
+	}
 	s.mu.Unlock()
 	if is {
 		s.remove()
@@ -237,6 +245,7 @@ func (s *seeds) read(r *link.Request) {
 func (s *seeds) close() {
 	s.mu.Lock()
 	s.mu.over = true
+	s.letGoLocked(s.m.n.storage.(*logStorage).log)
 	s.mu.Unlock()
 	s.cancel()
 	s.wg.Wait()

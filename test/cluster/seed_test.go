@@ -117,3 +117,46 @@ func checkRecords(ctx context.Context, t *testing.T, l *load, n int) {
 		})
 	}
 }
+
+// While a large copy is carried to a node, the leader's log goes on, and lets go of what nobody needs: but not of what comes behind the copy. Else the node would
+// get one copy after the other.
+func TestCopyBesideLoad(t *testing.T) {
+	net := common.NewNetwork(t)
+	small := []string{"journal.segment_size=1MiB", "journal.group_size=256KiB", "limits.packet_size=64KiB", "journal.checkpoint_interval=200ms"}
+	c := common.StartClusterOn(t, common.Ground{Net: net}, 3, small...)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*longest)
+	defer cancel()
+	l := &load{t: t, c: c, ctx: ctx, net: net}
+	const records, spare = 4000, 2000
+	n := c.Nodes[2]
+	if c.Leader() == n {
+		lead(t, c, c.Nodes[0])
+	}
+	produce(ctx, t, l, "gone", 0, 2*spare)
+	produce(ctx, t, l, "copied", 0, records)
+	n.Kill()
+	c.Must("topic", "delete", "gone")
+	passing := func(i int) {
+		name := fmt.Sprint("passing-", i)
+		produce(ctx, t, l, name, 0, spare)
+		c.Must("topic", "delete", name)
+	}
+	testx.Eventually(t, longest, func() bool { return !firstSegment(t, c.Leader().Dir) }, "the log has let go of its first segment")
+	narrow := common.Way{Rate: 1 << 20}
+	l.around(n, narrow, narrow)
+	c.Replace(n)
+	copied := func() int { return strings.Count(n.Broker().Log(), "starts anew with it") }
+	for i := 0; copied() == 0 && ctx.Err() == nil; i++ {
+		passing(i)
+	}
+	net.Heal()
+	c.AwaitSynced()
+	if got := copied(); got != 1 {
+		t.Errorf("the node got %d copies", got)
+	}
+	lead(t, c, n)
+	checkRecords(ctx, t, l, records)
+	if t.Failed() {
+		t.Log(c.Logs())
+	}
+}
