@@ -181,6 +181,9 @@ func (s *shard) applyEntries(b *Broker, d *decoder) {
 	}
 }
 
+// EntryRow is the key of the row of shard 0 that holds an entry of the catalog.
+func EntryRow(key string) []byte { return entryRowKey(key) }
+
 func entryRowKey(key string) []byte {
 	return append(binary.AppendUvarint([]byte{rowEntry}, uint64(entryTenant)), key...)
 }

@@ -187,7 +187,7 @@ func TestForwardedSteps(t *testing.T) {
 		{forwardedCall{Method: methodPrefetch, Role: "viewer", Stream: 1, Step: stepBegin}, codes.PermissionDenied},
 		{forwardedCall{Method: methodTrace, Role: "viewer", Stream: 1, Step: stepBegin}, codes.PermissionDenied},
 		{forwardedCall{Method: methodTopics, Role: "admin", Stream: 1, Step: stepBegin}, codes.Unimplemented},
-		{forwardedCall{Method: "/sluice.control.v1.Backups/Create", Role: "admin", Stream: 1, Step: stepBegin}, codes.Unimplemented},
+		{forwardedCall{Method: "/sluice.control.v1.Backups/Verify", Role: "admin", Stream: 1, Step: stepBegin}, codes.Unimplemented},
 		{forwardedCall{Method: methodPrefetch, Role: "operator", Stream: 1, Step: stepBegin, Request: []byte{0xff}}, codes.InvalidArgument},
 	} {
 		b, err := json.Marshal(c.call)

@@ -177,6 +177,12 @@ func areBounds(b []byte) bool {
 	return start <= end && end <= offsetMax
 }
 
+// ShardRow is the key in the checkpoint store of a row that a shard knows as key.
+func ShardRow(shard record.ShardID, key []byte) []byte {
+	prefix := shardPrefix(shard)
+	return append(prefix[:], key...)
+}
+
 // Finish makes a log of the directory.
 func (r *Restorer) Finish() error {
 	for _, dir := range []string{"/wal", "/partitions", "/checkpoint", ""} {

@@ -33,7 +33,6 @@ var (
 	errNoBackupStore = errors.New("the node has no store for backups: set backup.store, such as local:dir=/var/backups/sluice")
 	errBackupBusy    = errors.New("a backup of this node is under way, or one is being verified or deleted")
 	errBackupMemory  = errors.New("journal.durability is memory: there is nothing to back up")
-	errBackupCluster = errors.New("the node is one of a cluster: users, rules, quotas and bindings are not in its journal, and a backup would lack them; back up a node that is alone")
 )
 
 // parseStore reads a store as backup.store has it: KIND:KEY=VALUE,KEY=VALUE. A secret may be env:NAME or file:PATH.
@@ -150,11 +149,8 @@ func backupFault(err error) error {
 func (b *backups) Create(ctx context.Context, progress func(control.BackupProgress)) (out control.Backup, err error) {
 	err = b.alone(ctx, func(st tier.Store) error {
 		ls, ok := b.s.node.storage.(*logStorage)
-		switch {
-		case !ok:
+		if !ok {
 			return errBackupMemory
-		case b.s.node.cluster != nil:
-			return errBackupCluster
 		}
 		cfg := b.s.cfg.Load()
 		o := backup.Options{Begin: backup.Begin{Cluster: b.s.node.o.kafka.cluster, Node: cfg.Node.ID, Version: b.s.o.Version},
@@ -280,17 +276,27 @@ func (b *backups) take(ctx context.Context, ls *logStorage, st tier.Store, o bac
 			return nil, err
 		}
 	}
-	ls.checkpoint() // so that whoever restores it replays little
+	written := ls.checkpoint() // so that whoever restores it replays little
 	taken := time.Now().UTC().Truncate(time.Millisecond)
+	cut, err := b.s.node.beginCut(ctx, written)
+	if err != nil {
+		return nil, err
+	}
 	snap, err := ls.log.Backup()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, snap.Close()) }()
+	if err := cut.seal(ctx); err != nil {
+		return nil, err
+	}
 	if t != nil {
 		if err := t.out.Hold(ctx, holdOf(w.ID())); err != nil {
 			return nil, err
 		}
+	}
+	if err := cut.store(ctx, w); err != nil {
+		return nil, err
 	}
 	if err := copyBackup(ctx, w, snap, p); err != nil {
 		return nil, err

@@ -87,6 +87,8 @@ func checkCluster(cfg *config.Config, o *Options) error {
 	switch {
 	case !cfg.Clustered() && inCluster(cfg):
 		return fmt.Errorf("the data in %s are of a node of a cluster, whose users and rules are not in them alone: set listeners.cluster, or start with another node.data", cfg.Node.Data)
+	case !cfg.Clustered() && ofCluster(cfg.Node.Data):
+		return fmt.Errorf("the data in %s are restored from a backup of a cluster: set listeners.cluster; the node forms a cluster of its own, which others join", cfg.Node.Data)
 	case cfg.Clustered() && o.Cluster == nil:
 		return errors.New("listeners.cluster is set, and this program was built without clusters")
 	}
@@ -198,7 +200,11 @@ func (e *ownEntries) forget(b *broker.Broker, logger *slog.Logger) {
 
 // startCluster makes the node one of its cluster: the catalog is the group's from here on.
 func (n *node) startCluster(own *ownEntries) error {
-	g, err := n.o.cluster(own.list(), n.member.join)
+	entries, err := meta.Refound(own.list(), meta.NodeID(n.o.kafka.node))
+	if err != nil {
+		return fmt.Errorf("what the data have of users and rules: %w", err)
+	}
+	g, err := n.o.cluster(entries, n.member.join)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/sluicemq/sluice/journal/tier/backup"
 	"github.com/sluicemq/sluice/journal/tier/history"
 	"github.com/sluicemq/sluice/journal/tier/stores"
+	"github.com/sluicemq/sluice/meta"
 )
 
 // Files of a data directory that came out of a backup.
@@ -56,15 +57,17 @@ type RestoreProgress struct {
 
 // Restored is what a restore has brought back.
 type Restored struct {
-	ID       string        `json:"id" yaml:"id"`
-	Cluster  string        `json:"cluster" yaml:"cluster"`
-	Node     int           `json:"node" yaml:"node"` // the one that the backup is of
-	Taken    time.Time     `json:"taken" yaml:"taken"`
-	Restored time.Time     `json:"restored" yaml:"restored"`
-	Shards   int           `json:"shards" yaml:"shards"`
-	Bytes    int64         `json:"bytes" yaml:"bytes"`
-	Copy     string        `json:"copy" yaml:"copy"` // by chance: tells data directories apart that came out of one backup
-	Verified *VerifyReport `json:"verified,omitempty" yaml:"verified,omitempty"`
+	ID      string `json:"id" yaml:"id"`
+	Cluster string `json:"cluster" yaml:"cluster"`
+	// NewCluster is how the cluster is called that the data are to form: the backup is one of several nodes, which may live. Empty: Cluster, of a node that was alone.
+	NewCluster string        `json:"new_cluster,omitempty" yaml:"new_cluster,omitempty"`
+	Node       int           `json:"node" yaml:"node"` // the one that the backup is of
+	Taken      time.Time     `json:"taken" yaml:"taken"`
+	Restored   time.Time     `json:"restored" yaml:"restored"`
+	Shards     int           `json:"shards" yaml:"shards"`
+	Bytes      int64         `json:"bytes" yaml:"bytes"`
+	Copy       string        `json:"copy" yaml:"copy"` // by chance: tells data directories apart that came out of one backup
+	Verified   *VerifyReport `json:"verified,omitempty" yaml:"verified,omitempty"`
 }
 
 // VerifyReport is what was found when all of a restored directory was read.
@@ -126,7 +129,7 @@ func restoreFrom(ctx context.Context, st tier.Store, o RestoreOptions) (out *Res
 		return nil, fmt.Errorf("restore backup %s: %w", o.ID, err)
 	}
 	m := &r.backup.Manifest
-	out = &Restored{ID: m.ID, Cluster: m.Cluster, Node: m.Node, Taken: m.Taken, Shards: m.Shards, Bytes: m.Bytes(), Copy: rand.Text()}
+	out = &Restored{ID: m.ID, Cluster: m.Cluster, NewCluster: r.renamed, Node: m.Node, Taken: m.Taken, Shards: m.Shards, Bytes: m.Bytes(), Copy: rand.Text()}
 	if o.Verify {
 		if out.Verified, err = r.verify(ctx); err != nil {
 			return nil, fmt.Errorf("verify what backup %s was restored to: %w", o.ID, err)
@@ -138,11 +141,12 @@ func restoreFrom(ctx context.Context, st tier.Store, o RestoreOptions) (out *Res
 
 // restorer is one run of Restore.
 type restorer struct {
-	o      RestoreOptions
-	fs     vfs.FS
-	backup *backup.Reader
-	done   int64
-	told   time.Time
+	o       RestoreOptions
+	fs      vfs.FS
+	backup  *backup.Reader
+	renamed string // what came out of a cluster's backup is of this cluster
+	done    int64
+	told    time.Time
 }
 
 func (r *restorer) path(name string) string { return r.o.Data + "/" + name }
@@ -280,8 +284,8 @@ func (r *restorer) write(ctx context.Context) (err error) {
 				return j.File(journal.BackupFile{Name: name, Size: f.Size, Full: max(f.Size, f.Full)}, src)
 			})
 		case f.Name == rowsFile:
-			err = r.reading(ctx, f, func(src io.Reader) error { return restoreRows(j, src) })
-		case f.Name != boundsFile:
+			err = r.rows(ctx, j, f)
+		case f.Name != boundsFile && f.Name != catalogFile:
 			err = &backup.DamagedError{ID: m.ID, Object: "manifest", Reason: "no backup of a node has a file " + strconv.Quote(f.Name)}
 		}
 		if err != nil {
@@ -291,30 +295,54 @@ func (r *restorer) write(ctx context.Context) (err error) {
 	if err := r.file("SHARDS", []byte(strconv.Itoa(m.Shards)+"\n")); err != nil {
 		return err
 	}
-	if err := r.file("CLUSTER", []byte(m.Cluster+"\n")); err != nil {
+	name := m.Cluster
+	if r.backup.File(catalogFile) != nil { // the old one may live: what comes out of the backup is none of it
+		if r.renamed, err = freshClusterID(); err != nil {
+			return err
+		}
+		name = r.renamed
+	}
+	if err := r.file("CLUSTER", []byte(name+"\n")); err != nil {
 		return err
 	}
 	r.tell("restore", true, r.done, m.Bytes())
 	return j.Finish()
 }
 
-func restoreRows(j *journal.Restorer, src io.Reader) error {
-	in := bufio.NewReaderSize(src, 256<<10)
+// rows brings the checkpoint store back, and with it, as entries that a node had while it was alone, the catalog of a cluster.
+func (r *restorer) rows(ctx context.Context, j *journal.Restorer, f *backup.File) error {
 	return j.Rows(func(put func(key, value []byte) error) error {
-		var key, value []byte
-		for {
-			var err error
-			if key, value, err = journal.ReadRow(in, key, value); err == io.EOF { //nolint:errorlint // its own; an error may wrap another's
-				return nil
-			}
-			if err == nil {
-				err = put(key, value)
-			}
-			if err != nil {
-				return err
-			}
+		err := r.reading(ctx, f, func(src io.Reader) error { return eachRow(src, put) })
+		catalog := r.backup.File(catalogFile)
+		if err != nil || catalog == nil {
+			return err
 		}
+		return r.reading(ctx, catalog, func(src io.Reader) error {
+			return eachRow(src, func(key, value []byte) error {
+				e := meta.Entry{Key: string(key), Value: value}
+				if err := e.Check(); err != nil {
+					return err
+				}
+				return put(journal.ShardRow(0, broker.EntryRow(e.Key)), value)
+			})
+		})
 	})
+}
+
+func eachRow(src io.Reader, fn func(key, value []byte) error) (err error) {
+	in := bufio.NewReaderSize(src, 256<<10)
+	var key, value []byte
+	for {
+		if key, value, err = journal.ReadRow(in, key, value); err == io.EOF { //nolint:errorlint // its own; an error may wrap another's
+			return nil
+		}
+		if err == nil {
+			err = fn(key, value)
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // reading gives fn a file's bytes, and makes sure that it takes all of them: the last ones are only given once they are verified.
@@ -394,7 +422,8 @@ func (r *restorer) verify(ctx context.Context) (rep *VerifyReport, err error) {
 // load has a core load rows and replay the log.
 func (r *restorer) load(l *journal.Log, manifest *history.Manifest, rep *VerifyReport) error {
 	catalog := newCatalogStore()
-	b := broker.New(broker.Options{EntryChanged: entriesChanged(catalog.Catalog), Shards: r.backup.Shards, Loops: 1, Logger: r.o.Logger,
+	several := r.backup.File(catalogFile) != nil
+	b := broker.New(broker.Options{EntryChanged: entriesChanged(catalog.Catalog), Shards: r.backup.Shards, Loops: 1, Logger: r.o.Logger, Replicated: several,
 		ResolveTopic: resolveTopic})
 	defer b.Close()
 	b.UseTier(manifest)
@@ -403,6 +432,11 @@ func (r *restorer) load(l *journal.Log, manifest *history.Manifest, rep *VerifyR
 	s := &logStorage{log: l, b: b, logger: r.o.Logger}
 	if err := s.load(lookedAt{s}); err != nil {
 		return err
+	}
+	if several {
+		if err := settle(b, r.backup.Shards); err != nil {
+			return err
+		}
 	}
 	st := b.Stats()
 	rep.Sessions, rep.Retained, rep.Partitions = st.Sessions.Load(), st.RetainedMessages.Load(), st.Partitions.Load()

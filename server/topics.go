@@ -68,11 +68,10 @@ const clusterFile = "CLUSTER"
 
 // clusterID reads the cluster's name, 22 characters as Kafka's, and makes one at the first start.
 func clusterID(cfg *config.Config) (string, error) {
-	var id [16]byte
-	if _, err := rand.Read(id[:]); err != nil {
+	fresh, err := freshClusterID()
+	if err != nil {
 		return "", err
 	}
-	fresh := base64.RawURLEncoding.EncodeToString(id[:])
 	if cfg.Journal.Durability == "memory" {
 		return fresh, nil
 	}
@@ -82,6 +81,12 @@ func clusterID(cfg *config.Config) (string, error) {
 		return fresh, writeFileSynced(path, fresh+"\n")
 	}
 	return strings.TrimSpace(string(have)), err
+}
+
+func freshClusterID() (string, error) {
+	var id [16]byte
+	_, err := rand.Read(id[:])
+	return base64.RawURLEncoding.EncodeToString(id[:]), err
 }
 
 // ClusterID names the cluster.

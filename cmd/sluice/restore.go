@@ -79,6 +79,9 @@ func restoredRows(r *server.Restored) [][]string {
 		{"BACKUP", r.ID}, {"OF NODE", strconv.Itoa(r.Node)}, {"CLUSTER", r.Cluster}, {"TAKEN", r.Taken.Format(time.RFC3339)},
 		{"SIZE", sizeText(r.Bytes)}, {"SHARDS", strconv.Itoa(r.Shards)},
 	}
+	if r.NewCluster != "" {
+		rows = append(rows, []string{"NEW CLUSTER", r.NewCluster})
+	}
 	v := r.Verified
 	if v == nil {
 		return append(rows, []string{"VERIFIED", "no: checksums of the objects alone"})
