@@ -108,7 +108,7 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"listener at another's address", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1883}]}}\n", "127.0.0.1:1883 is the address of listeners.mqtt"},
 		{"listener's TLS", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, protocol: tls}]}}\n", "a needs tls.cert and tls.key"},
 		{"listener's proxies", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, proxy_protocol: true}]}}\n", "a: proxy_protocol needs listeners.mqtt.proxy_trusted"},
-		{"listener of a node of a cluster", "listeners: {cluster: 127.0.0.1:7000, mqtt: {named: [{name: a, address: 127.0.0.1:1}]}}\n", "listeners.mqtt.named: listeners.cluster is set"},
+		{"listener of a node of a cluster", "listeners: {cluster: 127.0.0.1:7000, mqtt: {named: [{name: a, address: 127.0.0.1:1, proxy_protocol: true, proxy_user: cn}]}}\n", "listeners.mqtt.named: a: listeners.cluster is set"},
 		{"listener open to a network", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1}]}}\n", "0.0.0.0:1 can be reached from a network and no authentication is set for it"},
 		{"listener's anonymous", "listeners: {mqtt: {named: [{name: a, address: 0.0.0.0:1, anonymous: nobody}]}}\n", `anonymous: want off, loopback or everywhere, found "nobody"`},
 		{"listener's way", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: [file, kerberos]}]}}\n", `auth: want certificate, token, file, ldap or http, found "kerberos"`},

@@ -277,11 +277,11 @@ const namedKey = "listeners.mqtt.named"
 // validateNamed looks at what named listeners need of other keys. Addresses and who may come in are looked at with those of the other listeners.
 func (l *loader) validateNamed(c *Config) {
 	list := c.Listeners.MQTT.Named
-	if len(list) > 0 && c.Clustered() {
-		l.reject(namedKey, errors.New("listeners.cluster is set, and the node that serves a client does not know the named listeners of another one so far: leave it out"))
-	}
 	for i := range list {
 		n := &list[i]
+		if n.ProxyUser == "cn" && c.Clustered() {
+			l.reject(namedKey, fmt.Errorf("%s: listeners.cluster is set, and the node that serves a client is not told what a proxy says of it: leave proxy_user out", n.Name))
+		}
 		if n.TLS() && !c.TLSSet() {
 			l.reject(namedKey, fmt.Errorf("%s needs tls.cert and tls.key", n.Name))
 		}

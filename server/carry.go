@@ -1,6 +1,10 @@
 package server
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+
 	"github.com/sluicemq/sluice/cluster/carry"
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/config"
@@ -10,7 +14,33 @@ import (
 
 // carryTo has MQTT clients of this node served by the one that leads. It comes before the mesh is connected.
 func (n *node) carryTo(l carry.Leader, m *link.Mesh) {
-	n.carry = carry.New(carry.Options{Mesh: m, Engine: n.engine, Leader: l, Wait: n.o.election, Redirect: n.redirects(), Logger: n.o.logger})
+	n.carry = carry.New(carry.Options{Mesh: m, Engine: n.engine, Leader: l, Wait: n.o.election, Redirect: n.redirects(), Named: n.namedListener, Logger: n.o.logger})
+}
+
+// namedListener is one of `listeners.mqtt.named` as carry has to know it.
+func (n *node) namedListener(name string) (carry.Named, bool) {
+	rules := n.namedRules.Load()
+	if rules == nil {
+		return carry.Named{}, false
+	}
+	r, ok := (*rules)[name]
+	return r, ok
+}
+
+// ruleNamed tells carry which named listeners there are, and by which rules: those that the node which serves a client goes by, and finds in its own
+// configuration by the listener's name.
+func (n *node) ruleNamed(list config.NamedListeners) {
+	rules := make(map[string]carry.Named, len(list))
+	for i := range list {
+		l := &list[i]
+		o := n.mqttListener("mqtt." + l.Name)
+		if l.Unix() {
+			o.Network = "unix"
+		}
+		sum := sha256.Sum256(fmt.Appendf(nil, "%t %q %q %q %q", l.Unix(), l.Anonymous, l.Auth, l.ClientAuth, l.Mountpoint))
+		rules[o.Name] = carry.Named{Rules: hex.EncodeToString(sum[:8]), Listener: o}
+	}
+	n.namedRules.Store(&rules)
 }
 
 // mqttDoors are where MQTT's clients reach this node who hear of it from another one, as kafkaEndpoints.

@@ -53,6 +53,7 @@ func (s *Server) configureNamed(list config.NamedListeners) (errs []error) {
 	if d.open == nil {
 		d.open = make(map[string]*namedDoor)
 	}
+	s.node.ruleNamed(list)
 	wanted := make(map[string]*config.NamedListener, len(list))
 	for i := range list {
 		n := list[i]

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemq/sluice/auth"
@@ -99,21 +100,23 @@ type node struct {
 	cluster ClusterGroup // nil: the node is alone
 	member  *member      // likewise
 	carry   *carry.Door  // brings MQTT clients to who leads; nil: they are all served here
-	mqtt    *mqtt.Handler
-	kafka   *kafka.Handler
-	storage storage
-	tier    *tiering // nil: there is no store
-	topics  *topicCatalog
-	binder  *binder
-	sys     *sysTree
-	events  *eventPump
-	happens *events.Queue // that the loops add to, and events takes from
-	users   *rechecker
-	memory  *memoryWatch
-	acls    *aclKeeper
-	quotas  broker.Quotas
-	limits  *quotaKeeper // gives them to quotas
-	bans    *banKeeper
+
+	namedRules atomic.Pointer[map[string]carry.Named] // nil: no list was taken yet
+	mqtt       *mqtt.Handler
+	kafka      *kafka.Handler
+	storage    storage
+	tier       *tiering // nil: there is no store
+	topics     *topicCatalog
+	binder     *binder
+	sys        *sysTree
+	events     *eventPump
+	happens    *events.Queue // that the loops add to, and events takes from
+	users      *rechecker
+	memory     *memoryWatch
+	acls       *aclKeeper
+	quotas     broker.Quotas
+	limits     *quotaKeeper // gives them to quotas
+	bans       *banKeeper
 
 	stopTicks []func()
 	closing   sync.Once

@@ -28,6 +28,7 @@ type client struct {
 	ch       *link.Channel // from stateCarried on
 	since    int64         // that it speaks, monotonic
 	again    int64         // when it may be tried again, after a leader has not taken it
+	why      error         // the leader has refused it, and it waits to be asked about again
 	first    []byte        // all that it has sent, until it is answered, so that another leader can be given it; nil: it was too much
 	version  byte
 	state    state
@@ -125,6 +126,7 @@ func (cl *client) await() int {
 // open opens the client's way to the leader, which keeps all deadlines from here on.
 func (cl *client) open(node link.NodeID) error {
 	h := headOf(cl.c)
+	h.listener = cl.d.ruledBy(h.listener)
 	b, after := h.append(make([]byte, 0, 128))
 	ch, err := cl.d.o.Mesh.Open(node, link.KindTunnel, b, cl)
 	if err == nil && after != nil {
@@ -177,12 +179,13 @@ func (cl *client) remember(b []byte) {
 const retryAfter = 500 * time.Millisecond
 
 // retry has a client wait for another leader, or the same one, if what it has said can be said again: the one that was asked has gone, or leads no more.
-func (cl *client) retry() bool {
+func (cl *client) retry(why error) bool {
 	now := cl.c.Loop().NowMono()
 	if !cl.keep || len(cl.first) == 0 || cl.d.closed.Load() || now-cl.since >= int64(cl.d.o.Wait) {
 		return false
 	}
 	cl.d.carried.Add(-1)
+	cl.why = why
 	cl.ch, cl.keep, cl.again = nil, false, now+int64(retryAfter)
 	cl.mu.Lock()
 	cl.mu.ended, cl.mu.end, cl.mu.room = false, nil, false
@@ -347,10 +350,11 @@ func (h *held) Release() {
 // when they are told to go.
 func (cl *client) finish(end error) {
 	if !cl.answered && end != nil {
-		if cl.retry() {
+		if cl.retry(end) {
 			return
 		}
 		cl.d.refusedLeader.Add(1)
+		cl.d.say(cl.c.Listener(), end)
 		cl.refuse()
 		return
 	}

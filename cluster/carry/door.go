@@ -3,6 +3,8 @@ package carry
 import (
 	"errors"
 	"log/slog"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,9 +39,19 @@ type Options struct {
 	// calls it, once a connection.
 	Redirect func(listener string, leader link.NodeID) string
 
+	// Named tells of a listener that Serve is not told of, by its name; false: there is none. A client of one is taken by a leader that has one of the same name and
+	// rules, and by no other. nil: there are none. Any goroutine calls it.
+	Named func(listener string) (Named, bool)
+
 	Wait   time.Duration // how long a client waits for somebody to lead; 0: 5 s
 	Memory int64         // bytes that may be held for all carried clients of this node; above it those who take nothing are ended; 0: 32 MiB
 	Logger *slog.Logger  // nil: slog.Default
+}
+
+// Named is a listener with rules of its own.
+type Named struct {
+	Rules    string // the same at two nodes if their listeners of this name do the same with clients; without #
+	Listener engine.ListenerOptions
 }
 
 const (
@@ -57,6 +69,8 @@ const (
 	copyBelow, queueSmall = 4 << 10, 16 << 10
 	// lookEvery is how often a node looks whether there is a leader for those who wait.
 	lookEvery = 50 * time.Millisecond
+	// sayEvery is how often the log has it that the leader does not take clients.
+	sayEvery = 10 * time.Second
 	// byeTimeout is how long the last bytes to a client may take.
 	byeTimeout = 2 * time.Second
 )
@@ -75,12 +89,14 @@ type Door struct {
 	carried, waiting, brought                     atomic.Int64
 	carriedTotal, broughtTotal, redirected        atomic.Uint64
 	refusedNobody, refusedLeader, endedSlow, lost atomic.Uint64
+	said                                          atomic.Int64 // Unix nanoseconds at which the log said last that the leader did not take a client
 }
 
 // serving is what a Door has from Serve on.
 type serving struct {
 	protocol Protocol
 	inlets   map[string]*engine.Inlet
+	named    sync.Map // by name, those of named listeners that clients were brought of
 }
 
 // doorLoop belongs to its loop.
@@ -129,6 +145,42 @@ func (d *Door) Serve(p Protocol, listeners []engine.ListenerOptions) {
 		s.inlets[lo.Name] = d.o.Engine.Inlet(lo)
 	}
 	d.serves.Store(s)
+}
+
+// ruledBy is the name of a listener as the leader is told it, with its rules if it has any of its own.
+func (d *Door) ruledBy(listener string) string {
+	if d.o.Named != nil {
+		if n, ok := d.o.Named(listener); ok {
+			return listener + "#" + n.Rules
+		}
+	}
+	return listener
+}
+
+// say has the log tell why the leader has refused a client: one of those that come in ten seconds.
+func (d *Door) say(listener string, why error) {
+	now, last := time.Now().UnixNano(), d.said.Load()
+	if now-last >= int64(sayEvery) && d.said.CompareAndSwap(last, now) {
+		d.log.Warn("the node that leads does not take a client", "listener", listener, "err", why)
+	}
+}
+
+// inlet is where clients of a listener come in that ruledBy has told, nil if they do not.
+func (d *Door) inlet(s *serving, told string) *engine.Inlet {
+	if in := s.inlets[told]; in != nil || d.o.Named == nil {
+		return in
+	}
+	name, rules, _ := strings.Cut(told, "#")
+	n, ok := d.o.Named(name)
+	if !ok || n.Rules != rules {
+		return nil
+	}
+	if in, ok := s.named.Load(name); ok {
+		return in.(*engine.Inlet) //nolint:forcetypeassert // nothing else is stored
+	}
+	n.Listener.Handler = s.protocol
+	in, _ := s.named.LoadOrStore(name, d.o.Engine.Inlet(n.Listener))
+	return in.(*engine.Inlet) //nolint:forcetypeassert // nothing else is stored
 }
 
 // protocol is what serves clients; Serve has been called.
@@ -252,6 +304,9 @@ func (d *Door) look(loop *engine.Loop) {
 			cl.c.ResumeRead() // what it has said comes again
 		case loop.NowMono()-cl.since >= int64(d.o.Wait):
 			d.waiting.Add(-1)
+			if cl.why != nil {
+				d.say(cl.c.Listener(), cl.why)
+			}
 			d.refusedNobody.Add(1)
 			cl.refuse()
 		default:

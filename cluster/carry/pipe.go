@@ -48,9 +48,9 @@ func (d *Door) accept(ch *link.Channel, b []byte) (link.Receiver, error) {
 	if s == nil {
 		return nil, errors.New("this node has not started yet")
 	}
-	in := s.inlets[p.head.listener]
+	in := d.inlet(s, p.head.listener)
 	if in == nil {
-		return nil, fmt.Errorf("no clients of %q are taken here", p.head.listener)
+		return nil, fmt.Errorf("no clients of %q are taken here: this node has no such listener, or one with other rules", p.head.listener)
 	}
 	p.cert = p.head.flags&flagCertAfter != 0
 	d.brought.Add(1)
