@@ -121,7 +121,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	var source strings.Builder
-	for _, f := range []string{"headers_test.go", "matrix_test.go", "rules_test.go", "changes_test.go", "settings_test.go", "../crash/kill_test.go",
+	for _, f := range []string{"headers_test.go", "matrix_test.go", "rules_test.go", "changes_test.go", "settings_test.go", "trace_test.go", "../crash/kill_test.go",
 		"../../broker/replay_test.go"} {
 		b, err := os.ReadFile(f)
 		if err != nil {
