@@ -14,6 +14,7 @@ import (
 
 const (
 	quietRate = 1000
+	floodRate = 200_000 // messages a second: what one core of the node takes of a publisher who knows no end leaves no processor to whoever measures
 	flappers  = 1000
 	flapRate  = 1000 // connections a second of all of them
 )
@@ -90,7 +91,7 @@ func (n *node) enter(id string) (net.Conn, error) {
 	return c, c.SetDeadline(time.Time{})
 }
 
-// flood publishes as fast as the node reads.
+// flood publishes without waiting for anything.
 func (n *node) flood(ctx context.Context) error {
 	c, err := n.enter("flood")
 	if err != nil {
@@ -98,16 +99,18 @@ func (n *node) flood(ctx context.Context) error {
 	}
 	defer c.Close()
 	var b []byte
-	for len(b) < 64<<10 {
+	batch := 0
+	for ; len(b) < 64<<10; batch++ {
 		b = wire.AppendPublish(b, wire.V311, &wire.PublishOut{Topic: []byte("flood"), Payload: make([]byte, 100)})
 	}
 	go func() { <-ctx.Done(); _ = c.Close() }()
-	for ctx.Err() == nil {
+	_, err = paced(ctx, floodRate/float64(batch), 1, func(int) error {
 		if _, err := c.Write(b); err != nil && ctx.Err() == nil {
 			return err
 		}
-	}
-	return nil
+		return nil
+	})
+	return err
 }
 
 // deaf subscribes to all that there is, to more than it ever reads.

@@ -17,6 +17,7 @@ import (
 const (
 	refusedRate    = 10_000 // connections a second
 	refusedWorkers = 16
+	flatOut        = 1e9
 	// answerWithin is how long a client waits for what the node has to say.
 	answerWithin = 10 * time.Second
 )
@@ -36,9 +37,9 @@ var refusals = []struct {
 	{name: "one too many", settings: []string{"limits.connections=1"}, from: net.IPv4(127, 0, 3, 1), hold: true},
 }
 
-// refused has clients come who are not let in, so many a second.
+// refused has clients come who are not let in, so many a second, and as fast as they can: between those that come one by one threads go to sleep and wake.
 func (o *options) refused() error {
-	print("\nCPU of a node for a connection that it refuses, at up to %d a second", refusedRate)
+	print("\nCPU of a node for a connection that it refuses")
 	for _, r := range refusals {
 		n, err := o.start(r.settings...)
 		if err != nil {
@@ -66,6 +67,15 @@ func (o *options) refused() error {
 
 func (n *node) refuse(name string, from net.IP, reason wire.ReasonCode) error {
 	hello := wire.AppendConnect(nil, &wire.Connect{Version: wire.V5, ClientID: []byte("flood"), CleanStart: true})
+	for _, rate := range []float64{refusedRate, flatOut} {
+		if err := n.refuseAt(rate, name, from, hello, reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *node) refuseAt(rate float64, name string, from net.IP, hello []byte, reason wire.ReasonCode) error {
 	before, err := process.CPU(n.PID)
 	if err != nil {
 		return err
@@ -74,7 +84,7 @@ func (n *node) refuse(name string, from net.IP, reason wire.ReasonCode) error {
 	ctx, stop := context.WithTimeout(context.Background(), n.o.duration)
 	defer stop()
 	var let atomic.Int64
-	count, err := paced(ctx, refusedRate, refusedWorkers, func(int) error {
+	count, err := paced(ctx, rate, refusedWorkers, func(int) error {
 		in, err := n.knock(from, hello, reason)
 		if in {
 			let.Add(1)
