@@ -264,7 +264,7 @@ func (o *seldom) warn(l *Local, what string, key sessionKey, err error) {
 		o.more++
 		return
 	}
-	l.b.logger.Warn(what, "client", key.id, "err", err, "others", o.more)
+	l.b.logger.Warn(what, "client", key.id, "err", err, "others", o.more) //nolint:sloglint // literals of the callers
 	o.next, o.more = now+time.Second, 0
 }
 

@@ -18,9 +18,11 @@ const (
 // upgrade a cluster (test/common); in any other build it is empty.
 var levelsSaid string
 
-// Level is the feature level of this program: what it reads and writes. A cluster's level is what all of its nodes can do. LevelOldest is that of the oldest cluster
-// which the program goes into. Nobody writes to them.
-var Level, LevelOldest = levels(levelsSaid)
+// Level is the feature level of this program: what it reads and writes. A cluster's level is what all of its nodes can do. Nobody writes to it.
+var Level, _ = levels(levelsSaid)
+
+// LevelOldest is the level of the oldest cluster which the program goes into. Nobody writes to it.
+var _, LevelOldest = levels(levelsSaid)
 
 func levels(said string) (level, oldest uint32) {
 	level, oldest = LevelLater, LevelFirst

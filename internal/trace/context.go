@@ -8,15 +8,15 @@ const (
 	Tracestate  = "tracestate"
 )
 
-// TraceID names a trace, SpanID a span of it; neither is all zeros in a Context.
-type (
-	TraceID [16]byte
-	SpanID  [8]byte
-)
+// ID names a trace. It is not all zeros in a Context.
+type ID [16]byte
+
+// SpanID names a span of a trace. It is not all zeros in a Context.
+type SpanID [8]byte
 
 // Context is what a message carries of the span that it comes from.
 type Context struct {
-	Trace   TraceID
+	Trace   ID
 	Span    SpanID
 	Sampled bool
 }
@@ -38,7 +38,7 @@ func ParseContext(b []byte) (c Context, ok bool) {
 	}
 	switch {
 	case version[0] == 0xff, version[0] == 0 && len(b) != contextSize, len(b) > contextSize && b[contextSize] != '-',
-		c.Trace == TraceID{}, c.Span == SpanID{}:
+		c.Trace == ID{}, c.Span == SpanID{}:
 		return Context{}, false
 	}
 	c.Sampled = flags[0]&flagsSampled != 0

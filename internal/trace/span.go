@@ -105,7 +105,7 @@ func NewSpans(o SpanOptions) *Spans {
 func (s *Spans) Begin(parent Context) *Span {
 	from := &s.made
 	switch {
-	case parent.Trace != TraceID{}:
+	case parent.Trace != ID{}:
 		if !parent.Sampled {
 			return nil
 		}
@@ -136,7 +136,7 @@ func (s *Spans) begin(from *bucket, kind SpanKind, parent Context) *Span {
 		return nil
 	}
 	sp := &Span{Context: Context{Trace: parent.Trace, Span: newSpanID(), Sampled: true}, Parent: parent.Span, Start: now, Kind: kind, of: s}
-	for sp.Trace == (TraceID{}) {
+	for sp.Trace == (ID{}) {
 		binary.NativeEndian.PutUint64(sp.Trace[:8], rand.Uint64())
 		binary.NativeEndian.PutUint64(sp.Trace[8:], rand.Uint64())
 	}

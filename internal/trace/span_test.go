@@ -117,7 +117,7 @@ func TestSpanIDs(t *testing.T) {
 	if child.Trace != parent.Trace || child.Parent != parent.Span || child.Span == parent.Span || !child.Sampled {
 		t.Errorf("%+v", child)
 	}
-	if root.Trace == (TraceID{}) || root.Trace == parent.Trace || root.Parent != (SpanID{}) || root.Span == (SpanID{}) {
+	if root.Trace == (ID{}) || root.Trace == parent.Trace || root.Parent != (SpanID{}) || root.Span == (SpanID{}) {
 		t.Errorf("%+v", root)
 	}
 }

@@ -83,7 +83,7 @@ func (c *conn) traceSaid(mark trace.Mark, kind trace.Kind, why string) {
 	if mark == 0 {
 		return
 	}
-	switch kind { //nolint:exhaustive // the others are none of an answer
+	switch kind {
 	case trace.Busy:
 		c.spanBusy(mark)
 	default:

@@ -118,7 +118,11 @@ class Cluster:
             own = os.path.join(directory, str(i + 1))
             os.mkdir(own)
             joined = [f"node.id={i + 1}", f"listeners.cluster={at}"] + ([f"cluster.peers={peers[0]}"] if i else [])
-            self.nodes.append(Broker(own, certificates, list(settings) + joined, host, ports if i == 1 else None))  # the ones to be had once are not the leader's
+            node = Broker(own, certificates, list(settings) + joined, host, {name: free_port() for name in ("tcp", "tls", "ws", "wss")})
+            node.kafka = {name: free_port() for name in node.kafka}
+            if ports and i == 1:
+                node.ports = ports  # the ones to be had once are not the leader's
+            self.nodes.append(node)
         self.fixed = ports is not None
         self.peers = peers
         self.open = self.nodes if reconnects or not RESTARTS else self.nodes[:-1]  # clients are sent to these
@@ -347,9 +351,16 @@ def output_of(command, timeout, input=None, **options):
 
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port below those that the system gives to connections: it is still free when who has it is stopped and started again."""
+    while True:
+        port = random.randint(10000, 32000)
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def free_loopback():
