@@ -150,7 +150,13 @@ func TestNoLocal(t *testing.T) {
 		_ = c.Close()
 		other.pub(wire.PublishOut{Topic: []byte("nl/x"), Payload: []byte("late"), QoS: 1})
 		n.crash()
-		same(t, "no-local of a kept session", n.mqtt(wire.V5, "selftrue", true).take(1), []message{{"nl/x", "late", ""}})
+		// It had acknowledged theirs, which the crash may have been ahead of: then that comes once more.
+		got := n.mqtt(wire.V5, "selftrue", true).takeUntil(message{"nl/x", "late", ""})
+		for _, m := range got {
+			if m.payload == "mine" {
+				t.Errorf("no-local of a kept session: it got its own message: %v", got)
+			}
+		}
 	}
 }
 
