@@ -22,7 +22,9 @@ var levelsSaid string
 var Level, _ = levels(levelsSaid)
 
 // LevelOldest is the level of the oldest cluster which the program goes into. Nobody writes to it.
-var _, LevelOldest = levels(levelsSaid)
+var LevelOldest = oldestOf(levels(levelsSaid))
+
+func oldestOf(_, oldest uint32) uint32 { return oldest }
 
 func levels(said string) (level, oldest uint32) {
 	level, oldest = LevelLater, LevelFirst
