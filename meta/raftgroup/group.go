@@ -86,8 +86,6 @@ type Group struct {
 
 	proposals chan proposal
 	closing   chan struct{}
-	opened    chan struct{}
-	openOnce  sync.Once
 	closeOnce sync.Once
 	closeErr  error
 	work      sync.WaitGroup
@@ -146,7 +144,7 @@ func New(o Options) *Group {
 	if o.Roles == 0 {
 		o.Roles = meta.RolesAll
 	}
-	g := &Group{o: o, proposals: make(chan proposal, proposalsMax), closing: make(chan struct{}), opened: make(chan struct{}), poke: make(chan struct{}, 1)}
+	g := &Group{o: o, proposals: make(chan proposal, proposalsMax), closing: make(chan struct{}), poke: make(chan struct{}, 1)}
 	g.mu.addresses = make(map[meta.NodeID]heardAddress)
 	g.ctx, g.stop = context.WithCancel(context.Background())
 	return g
@@ -343,7 +341,8 @@ func (g *Group) startReplica(ctx context.Context) error {
 			ReplicaID: g.id.replica(), ShardID: shardID, CheckQuorum: true, PreVote: true, ElectionRTT: electionTicks, HeartbeatRTT: heartbeatTicks,
 			SnapshotEntries: g.o.SnapshotEntries, CompactionOverhead: g.o.SnapshotEntries / 4, IsNonVoting: g.id.joined && !g.id.voter,
 		}
-		if err := g.start(ctx, members, c); err != nil {
+		opened := make(chan struct{}, 1) // of this start alone: whoever has opened the last one may not have left it yet
+		if err := g.start(ctx, members, c, opened); err != nil {
 			return fmt.Errorf("start the catalog's group: %w", err)
 		}
 		if !g.id.started {
@@ -353,7 +352,7 @@ func (g *Group) startReplica(ctx context.Context) error {
 			}
 		}
 		select {
-		case <-g.opened:
+		case <-opened:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -367,9 +366,9 @@ func (g *Group) startReplica(ctx context.Context) error {
 	}
 }
 
-// start starts the copy; one that was stopped a moment ago may be there still.
-func (g *Group) start(ctx context.Context, members map[uint64]dragonboat.Target, c config.Config) error {
-	create := func(uint64, uint64) sm.IOnDiskStateMachine { return machine{g} }
+// start starts the copy; one that was stopped a moment ago may be there still. opened hears when its state is open.
+func (g *Group) start(ctx context.Context, members map[uint64]dragonboat.Target, c config.Config, opened chan<- struct{}) error {
+	create := func(uint64, uint64) sm.IOnDiskStateMachine { return machine{g, opened} }
 	for {
 		err := g.host.StartOnDiskReplica(members, g.id.joined, create, c)
 		if !errors.Is(err, dragonboat.ErrShardAlreadyExist) {
@@ -398,11 +397,8 @@ func (g *Group) votesUnknown(c *config.Config) (again bool, err error) {
 		return false, err
 	}
 	g.id.voter = true
-	g.opened, g.openOnce = make(chan struct{}), sync.Once{}
 	return true, g.id.write(g.o.Dir)
 }
-
-func (g *Group) openedOnce() { g.openOnce.Do(func() { close(g.opened) }) }
 
 // halt stops applying, for good, and has the others lead.
 func (g *Group) halt(err error) {

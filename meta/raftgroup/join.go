@@ -60,8 +60,9 @@ func (g *Group) join(ctx context.Context) error {
 	defer cancel()
 	hello := g.greeting(forJoin, 0)
 	told := ""
+	var last error // what the nodes have said
 	for {
-		var last error
+		var now error
 		for _, address := range g.o.Join {
 			if address == g.o.Address {
 				continue // the same list for all nodes is convenient
@@ -73,10 +74,13 @@ func (g *Group) join(ctx context.Context) error {
 			if final(err) {
 				return fmt.Errorf("join by %s: %w", address, err)
 			}
-			last = errors.Join(last, fmt.Errorf("%s: %w", address, err))
+			now = errors.Join(now, fmt.Errorf("%s: %w", address, err))
 		}
-		if last == nil {
+		if now == nil {
 			return errors.New("raftgroup: cluster.peers names no other node than this one")
+		}
+		if last == nil || ctx.Err() == nil { // that the end cuts a question off is no answer to it
+			last = now
 		}
 		if last.Error() != told {
 			told = last.Error()

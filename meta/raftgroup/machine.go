@@ -11,16 +11,23 @@ import (
 
 // machine is the state as Dragonboat knows it. It never answers an error that Dragonboat would end the process for: it halts the group, and
 // applies nothing any more. The node goes on to keep the log and to vote, so the others do not notice.
-type machine struct{ g *Group }
+type machine struct {
+	g      *Group
+	opened chan<- struct{} // with room for one: hears of the first Open
+}
 
 // Open makes it a sm.IOnDiskStateMachine.
 func (m machine) Open(<-chan struct{}) (uint64, error) {
+	defer func() {
+		select {
+		case m.opened <- struct{}{}:
+		default:
+		}
+	}()
 	if err := m.g.checkBehind(); err != nil {
 		m.g.halt(err)
-		m.g.openedOnce()
 		return 0, sm.ErrOpenStopped
 	}
-	m.g.openedOnce()
 	return m.g.state.mark.applied, nil
 }
 
