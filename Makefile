@@ -26,8 +26,8 @@ build: ## build bin/sluice: one static, stripped binary
 run: build ## build and start one node with the default configuration, data in ./data (ARGS="--set key=value")
 	exec ./bin/sluice start $(ARGS)
 
-cluster: build ## build and start three nodes of one cluster on this machine, data in CLUSTER=./cluster-data, until Ctrl-C
-	exec ./tools/cluster.sh ./bin/sluice $(or $(CLUSTER),./cluster-data)
+cluster: build ## build and start three nodes of one cluster on this machine, data in CLUSTER=./cluster-data, until Ctrl-C; NODE=2: that one alone, again
+	exec ./tools/cluster.sh ./bin/sluice $(or $(CLUSTER),./cluster-data) $(NODE)
 
 chaos: ## FAULTS=500 faults of all kinds, one behind the other, in three nodes and between them, while clients of both protocols run (ARGS="-chaos.seed N -chaos.only cut")
 	$(GO) test ./test/cluster -run TestChaos -v -count=1 -timeout 0 -chaos.faults $(or $(FAULTS),500) $(ARGS)

@@ -96,8 +96,8 @@ type MQTTListeners struct {
 	// who is asked about its clients, in this order and nobody else, with the words of `auth.order`; left out, all are, in that order. `client_auth` is as `tls.client_auth`. `mountpoint` is what all
 	// topics of its clients begin with, in whole levels, `%c` for the client id and `%u` for the user. With `proxy_protocol` the
 	// listener gets headers of the proxies in `listeners.mqtt.proxy_trusted`; `proxy_user: cn` takes
-	// the common name of a certificate that such a proxy has verified for the user. It is shown as `mqtt.NAME`. Not in a cluster so far. docs/mqtt.md says what a
-	// reload does.
+	// the common name of a certificate that such a proxy has verified for the user. It is shown as `mqtt.NAME`. docs/mqtt.md says what a
+	// reload does, and what has to be the same on all nodes of a cluster.
 	Named NamedListeners `key:"named" default:"[]" reload:"live"`
 	// The reactor below the listeners: `epoll` (Linux), `netpoll`, or `auto`, which picks for each listener by the figures in
 	// docs/performance.md.

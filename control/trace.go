@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -132,6 +133,9 @@ func (e *explainService) ExplainMessage(_ context.Context, r *api.ExplainMessage
 	})
 	if messages == 0 {
 		what, next := "explain message "+quoted(r.Trace), ""
+		if r.Message != 0 {
+			what = fmt.Sprintf("explain message #%d", r.Message)
+		}
 		if t.Armed() == 0 {
 			next = "; nothing is remembered now: set mqtt.trace_property, or run sluice trace message while it is published"
 		}

@@ -224,6 +224,8 @@ func TestTraceProperty(t *testing.T) {
 	}
 	_, err = n.explain().ExplainMessage(t.Context(), &api.ExplainMessageRequest{Trace: "absent"})
 	wants(t, err, codes.NotFound, "nothing is remembered of it")
+	_, err = n.explain().ExplainMessage(t.Context(), &api.ExplainMessageRequest{Message: 1 << 40})
+	wants(t, err, codes.NotFound, "explain message #1099511627776: nothing is remembered of it")
 	_, err = n.explain().ExplainMessage(t.Context(), &api.ExplainMessageRequest{})
 	wants(t, err, codes.InvalidArgument, "or its number")
 }

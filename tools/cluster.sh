@@ -1,9 +1,10 @@
 #!/bin/sh
 # Three nodes of one cluster on this machine: tools/cluster.sh BINARY DIR. Ctrl-C drains and ends them. What they have stays in DIR for the next
-# time. Clients come in at any node.
+# time. Clients come in at any node. With a number behind DIR it is that node alone, beside the others: one that was stopped or replaced, or a fourth
+# one that was added.
 set -eu
-bin=$1 dir=$2
-first=127.0.0.1:7001
+bin=$1 dir=$2 alone=${3:-}
+first=127.0.0.1:7001 second=127.0.0.1:7002
 pids=
 mkdir -p "$dir"
 trap 'trap - INT TERM EXIT; kill $pids 2>/dev/null; wait' INT TERM EXIT
@@ -24,6 +25,14 @@ start() {
   echo "node $n: mqtt 127.0.0.1:$at  kafka 127.0.0.1:$((9092 + by))  http://127.0.0.1:$((8080 + by))  --server 127.0.0.1:$((9440 + by))  $dir/$n.log"
 }
 
+if [ -n "$alone" ]; then
+  peer=$first
+  if [ "$alone" = 1 ]; then peer=$second; fi
+  start "$alone" --set cluster.peers=$peer
+  echo "Ctrl-C ends it"
+  wait
+  exit
+fi
 start 1
 for n in 2 3; do
   if [ ! -e "$dir/$n/catalog" ]; then
