@@ -23,9 +23,15 @@ func unspecified(addr string) bool {
 	return host == "" || err == nil && a.IsUnspecified()
 }
 
+// rackMax is meta.NodeRackMax.
+const rackMax = 255
+
 // validateCluster looks at what makes a node one of a cluster.
 func (l *loader) validateCluster(c *Config) {
 	files := []struct{ key, value string }{{"cluster.cert", c.Cluster.Cert}, {"cluster.key", c.Cluster.Key}, {"cluster.ca", c.Cluster.CA}}
+	if n := len(c.Node.Rack); n > rackMax {
+		l.reject("node.rack", fmt.Errorf("the name of a rack has at most %d bytes, found %d", rackMax, n))
+	}
 	if !c.Clustered() {
 		if len(c.Cluster.Peers) > 0 {
 			l.reject("cluster.peers", errors.New("needs listeners.cluster, where the other nodes reach this one"))

@@ -38,6 +38,8 @@ func TestCluster(t *testing.T) {
 		{[]string{listen, "cluster.peers=10.0.0.2:7000"}, "cluster.plaintext"},
 		{[]string{listen, "cluster.cert=c"}, "go together"},
 		{[]string{listen, "journal.durability=memory"}, "journal.durability is memory"},
+		{[]string{listen, "node.rack=" + strings.Repeat("a", 255)}, ""},
+		{[]string{listen, "node.rack=" + strings.Repeat("a", 256)}, "node.rack"},
 		{[]string{listen, "tier.store=local", "tier.settings={dir: /tmp/x}"}, ""},
 	} {
 		l, err := Load(LoadOptions{Set: c.set})

@@ -53,6 +53,9 @@ type Node struct {
 	// as every node does in this version. A node that is alone does all three; of several, one without `broker` opens no listeners for clients, keeps no bridges,
 	// and leads only where no other node can, and one without `journal` carries its clients to the node that leads.
 	Roles []string `key:"roles" default:"[broker, journal, meta]" oneof:"broker|journal|meta"`
+	// Where the node of a cluster stands, Kafka's `broker.rack`: copies of the shards are spread over racks, and Metadata tells them to Kafka's clients. The node
+	// tells it at each start. Empty is what `sluice node add --rack` has said, or what it was.
+	Rack string `key:"rack" default:""`
 }
 
 // Listeners are the addresses on which the node accepts connections.

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -115,13 +116,15 @@ func ClaimNode(s *Snapshot, id NodeID, disk, address string, level uint32) ([]En
 	return []Entry{next.Entry()}, nil
 }
 
-// AdvertiseNode says where clients of Kafka and of MQTT reach a node; nil if that is known, or if a node of the cluster could not read it.
-func AdvertiseNode(s *Snapshot, id NodeID, kafka Endpoints, mqtt Doors) ([]Entry, error) {
+// AdvertiseNode says in which rack a node is, which stays as it is for an empty one, and where clients of Kafka and of MQTT reach it; nil if that is known, or if a
+// node of the cluster could not read it.
+func AdvertiseNode(s *Snapshot, id NodeID, rack string, kafka Endpoints, mqtt Doors) ([]Entry, error) {
 	n, err := member(s, id)
 	if err != nil {
 		return nil, err
 	}
 	next := *n
+	next.Rack = cmp.Or(rack, n.Rack)
 	if s.Cluster().Level >= LevelEndpoints {
 		next.Kafka = kafka
 	}

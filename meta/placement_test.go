@@ -276,43 +276,51 @@ func TestHoldLevel(t *testing.T) {
 func TestAdvertiseNode(t *testing.T) {
 	p := formed(t, 2) // at the first level
 	at := Endpoints{Plain: "k:9092", TLS: "k:9093"}
-	list, err := AdvertiseNode(p.s, 2, at, Doors{})
+	list, err := AdvertiseNode(p.s, 2, "", at, Doors{})
 	if list != nil || err != nil {
 		t.Errorf("at level %d: %v, %v", p.s.Cluster().Level, list, err)
 	}
 	p.do(RaiseLevel(p.s, LevelEndpoints))
-	p.do(AdvertiseNode(p.s, 2, at, Doors{}))
+	p.do(AdvertiseNode(p.s, 2, "", at, Doors{}))
 	if n := p.s.Node(2); n.Kafka != at || n.Address != testNode(2).Address || n.State != NodeActive {
 		t.Errorf("%+v", n)
 	}
-	if list, err = AdvertiseNode(p.s, 2, at, Doors{}); list != nil || err != nil {
+	if list, err = AdvertiseNode(p.s, 2, "", at, Doors{}); list != nil || err != nil {
 		t.Errorf("again: %v, %v", list, err)
 	}
-	if list, err = AdvertiseNode(p.s, 2, Endpoints{Plain: "0.0.0.0:9092"}, Doors{}); list != nil || err == nil {
+	if list, err = AdvertiseNode(p.s, 2, "", Endpoints{Plain: "0.0.0.0:9092"}, Doors{}); list != nil || err == nil {
 		t.Errorf("an address of all nodes: %v, %v", list, err)
 	}
-	list, err = AdvertiseNode(p.s, 3, at, Doors{})
+	list, err = AdvertiseNode(p.s, 3, "", at, Doors{})
 	refused(t, ErrNoNode, list, err)
 	p.do(ClaimNode(p.s, 2, "disk2", "other:1", Level))
 	if n := p.s.Node(2); n.Kafka != at {
 		t.Errorf("a start forgets %+v", at)
 	}
-	p.do(AdvertiseNode(p.s, 2, Endpoints{}, Doors{}))
+	p.do(AdvertiseNode(p.s, 2, "a", at, Doors{}))
+	p.do(ClaimNode(p.s, 2, "disk2", "other:2", Level))
+	if list, err = AdvertiseNode(p.s, 2, "", at, Doors{}); list != nil || err != nil || p.s.Node(2).Rack != "a" {
+		t.Errorf("who does not name a rack stays in %q: %v, %v", p.s.Node(2).Rack, list, err)
+	}
+	p.do(AdvertiseNode(p.s, 2, "b", Endpoints{}, Doors{}))
+	if n := p.s.Node(2); n.Rack != "b" {
+		t.Errorf("in rack %q", n.Rack)
+	}
 	if e := p.s.Node(2).Entry(); e.Value[0] != 1 {
 		t.Errorf("without endpoints it has version %d", e.Value[0])
 	}
-	p.do(AdvertiseNode(p.s, 2, at, Doors{}))
+	p.do(AdvertiseNode(p.s, 2, "", at, Doors{}))
 	p.do(ReplaceNode(p.s, 2))
 	if n := p.s.Node(2); n.Kafka != (Endpoints{}) {
 		t.Errorf("a node that begins anew: %+v", n)
 	}
 	doors := Doors{Plain: "m:1883"}
-	p.do(AdvertiseNode(p.s, 2, at, doors))
+	p.do(AdvertiseNode(p.s, 2, "", at, doors))
 	if n := p.s.Node(2); n.MQTT != (Doors{}) {
 		t.Errorf("below its level: %+v", n)
 	}
 	p.do(RaiseLevel(p.s, LevelLater))
-	p.do(AdvertiseNode(p.s, 2, at, doors))
+	p.do(AdvertiseNode(p.s, 2, "", at, doors))
 	if n := p.s.Node(2); n.MQTT != doors || n.Kafka != at {
 		t.Errorf("%+v", n)
 	}

@@ -51,7 +51,7 @@ type Options struct {
 	Cluster string // the cluster that the node is of; empty: it does not know yet, and joins
 	Address string // where the other nodes reach this one
 	Roles   meta.Roles
-	Rack    string
+	Rack    string // empty: as the catalog has it
 	Shards  uint32 // of the cluster; another number than the cluster's is refused
 	Network Network
 	Logger  *slog.Logger

@@ -271,16 +271,21 @@ func TestThreeNodes(t *testing.T) {
 // Where clients reach a node is seen on all, at every start anew; a cluster that was made by an older program is raised when all can do more, and not
 // before.
 func TestAdvertise(t *testing.T) {
-	ns := three(t, nil)
+	ns := three(t, func(o *Options) { o.Rack = fmt.Sprint("r", o.Node) })
 	at := meta.Endpoints{Plain: "k2:9092", TLS: "k2:9093"}
 	sees := func(what meta.Endpoints) {
 		t.Helper()
 		for id, n := range ns.list {
-			testx.Eventually(t, soon, func() bool { return n.c.Load().Node(2).Kafka == what && n.c.Load().Node(2).MQTT.WS == "m2:8083" }, "node", id, "knows where node 2 is reached")
+			testx.Eventually(t, soon, func() bool {
+				return n.c.Load().Node(2).Kafka == what && n.c.Load().Node(2).MQTT.WS == "m2:8083" && n.c.Load().Node(2).Rack == "r2"
+			}, "node", id, "knows where node 2 is reached")
 		}
 	}
 	ns.list[2].g.Advertise(at, meta.Doors{WS: "m2:8083"})
 	sees(at)
+	if rack := ns.list[2].c.Load().Node(1).Rack; rack != "r1" {
+		t.Errorf("who formed the cluster is in rack %q", rack)
+	}
 	address := ns.list[2].address
 	ns.stop(2)
 	ns.start(2, address)

@@ -247,7 +247,7 @@ func (g *Group) raise(ctx context.Context, s *meta.Snapshot) error {
 	return nil
 }
 
-// advertised has the catalog say where clients reach this node.
+// advertised has the catalog say in which rack this node is, and where clients reach it.
 func (g *Group) advertised(ctx context.Context, s *meta.Snapshot) error {
 	g.mu.Lock()
 	kafka, mqtt := g.mu.kafka, g.mu.mqtt
@@ -255,10 +255,12 @@ func (g *Group) advertised(ctx context.Context, s *meta.Snapshot) error {
 	if kafka == nil {
 		return nil
 	}
-	if list, err := meta.AdvertiseNode(s, g.o.Node, *kafka, mqtt); err != nil || list == nil {
+	if list, err := meta.AdvertiseNode(s, g.o.Node, g.o.Rack, *kafka, mqtt); err != nil || list == nil {
 		return err
 	}
-	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AdvertiseNode(s, g.o.Node, *kafka, mqtt) }); err != nil {
+	if err := g.update(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) {
+		return meta.AdvertiseNode(s, g.o.Node, g.o.Rack, *kafka, mqtt)
+	}); err != nil {
 		return fmt.Errorf("say where clients reach this node: %w", err)
 	}
 	return nil

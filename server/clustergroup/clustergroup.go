@@ -64,7 +64,7 @@ func New(o server.ClusterOptions) (server.ClusterGroup, error) {
 		return nil, fmt.Errorf("open listeners.cluster on %s: %w", c.Listeners.Cluster[0], err)
 	}
 	ro := raftgroup.Options{Dir: o.Dir, Node: meta.NodeID(c.Node.ID), Cluster: o.Cluster, Address: advertised(c, g.listener.Addr()), Shards: uint32(c.Cluster.Shards),
-		Roles: roles, Network: network, Logger: o.Logger, Join: c.Cluster.Peers}
+		Roles: roles, Rack: c.Node.Rack, Network: network, Logger: o.Logger, Join: c.Cluster.Peers}
 	if len(c.Cluster.Peers) == 0 {
 		ro.Form = &raftgroup.Form{Entries: o.Entries}
 	}
