@@ -36,6 +36,15 @@ func (c *Controller) Leave(ctx context.Context) error {
 	})
 }
 
+// Placed are the nodes that have the shards, or are to have them when they have caught up.
+func (c *Controller) Placed() []meta.NodeID {
+	s := c.o.Catalog.Load()
+	if sh := s.Shard(0); sh != nil {
+		return place(s, sh.Replicas, c.o.Replicas)
+	}
+	return nil
+}
+
 // until waits for the catalog to say something of the shards.
 func (c *Controller) until(ctx context.Context, done func(*meta.Shard) bool) error {
 	for {

@@ -42,11 +42,31 @@ func alone(what string) error {
 }
 
 // List shows the nodes.
-func (c *nodeService) List(context.Context, *api.ListNodesRequest) (*api.ListNodesResponse, error) {
+func (c *nodeService) List(ctx context.Context, _ *api.ListNodesRequest) (*api.ListNodesResponse, error) {
 	if c.s.o.Nodes == nil {
 		return nil, alone("list nodes")
 	}
-	return c.list(), nil
+	out := c.list()
+	c.addProgress(ctx, out.Nodes)
+	return out, nil
+}
+
+// addProgress says how far nodes are, as the node that leads knows.
+func (c *nodeService) addProgress(ctx context.Context, nodes []*api.Node) {
+	if c.s.o.Shards == nil {
+		return
+	}
+	st := (&shardService{s: c.s}).shown()
+	c.s.asLeaderKnows(ctx, st)
+	if len(st.Progress) == 0 {
+		return // nobody knows
+	}
+	for _, n := range nodes {
+		n.Progress = progressOf(meta.NodeID(n.Id), Progress{Phase: PhaseNone})
+		if i := slices.IndexFunc(st.Progress, func(p *api.NodeProgress) bool { return p.Node == n.Id }); i >= 0 {
+			n.Progress = st.Progress[i]
+		}
+	}
 }
 
 func (c *nodeService) list() *api.ListNodesResponse {

@@ -92,6 +92,8 @@ var rules = func() map[string]rule {
 			case "Topics", "Groups", "Sessions", "Subscriptions", "Explanations":
 				r.spread = method == "ExplainClient"
 				r.led = !r.spread
+			case "Shards": // the leader knows how far the others are
+				r.spread = method == "Status"
 			case "Backups": // the leader alone knows what is committed
 				r.led = method == "Create"
 			case "Tiers": // what takes long is the work of the node that offloads

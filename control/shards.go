@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/sluicemq/sluice/control/api"
 	"github.com/sluicemq/sluice/meta"
@@ -30,6 +32,8 @@ type Placement struct {
 	Alive     []meta.NodeID
 	Least     int
 	Followers map[meta.NodeID]uint64 // frames that they lack
+	// Progress is how far nodes are, of the node that leads alone: those that have or are to have the shards. nil: it does not lead.
+	Progress map[meta.NodeID]Progress
 }
 
 var (
@@ -65,15 +69,20 @@ func (c *shardService) shown() *api.ShardStatus {
 			}
 		}
 	}
+	for _, id := range slices.Sorted(maps.Keys(p.Progress)) {
+		out.Progress = append(out.Progress, progressOf(id, p.Progress[id]))
+	}
 	return out
 }
 
 // Status shows who leads and who is in sync.
-func (c *shardService) Status(context.Context, *api.ShardStatusRequest) (*api.ShardStatus, error) {
+func (c *shardService) Status(ctx context.Context, _ *api.ShardStatusRequest) (*api.ShardStatus, error) {
 	if c.s.o.Shards == nil {
 		return nil, alone("show shards")
 	}
-	return c.shown(), nil
+	out := c.shown()
+	c.s.asLeaderKnows(ctx, out)
+	return out, nil
 }
 
 func (c *shardService) change(ctx context.Context, what string, id uint32, do func(meta.NodeID) error) (*api.ShardStatus, error) {

@@ -25,6 +25,8 @@ type Scanner struct {
 	buf   []byte
 	ready chan struct{}
 
+	passed int64
+
 	looked func() // nil, but in tests: Next has looked at what there is
 }
 
@@ -123,6 +125,27 @@ func (sc *Scanner) Ready() <-chan struct{} { return sc.ready }
 // Position is where the next group will be: a Scan may go on there.
 func (sc *Scanner) Position() Position { return sc.at }
 
+// Passed is how many bytes of the log it has gone over so far, groups with their heads and what fills them up. It is for who calls Next.
+func (sc *Scanner) Passed() int64 { return sc.passed }
+
+// SizeFrom is how many bytes of the log lie from a Scanner's Position on, as far as they are written.
+func (l *Log) SizeFrom(at Position) (n int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for i := len(l.mu.segments) - 1; i >= 0; i-- {
+		s := l.mu.segments[i]
+		if s.number() < at.Segment {
+			break
+		}
+		from := int64(blockSize)
+		if s.number() == at.Segment {
+			from = at.Offset
+		}
+		n += max(s.end-from, 0)
+	}
+	return n
+}
+
 // Next gives the frames of the next group and where the first of them lies: a view, until the next call. No frames: there are no more yet. What
 // a KindTruncate has taken back is there as well, before it. It may wait for the disk. Errors: ErrClosed, ErrGone, ErrIO, *CorruptError; they last.
 func (sc *Scanner) Next() (frames []byte, at Position, err error) {
@@ -143,7 +166,7 @@ func (sc *Scanner) Next() (frames []byte, at Position, err error) {
 			return sc.read(s)
 		case shown != nil:
 			sc.group = shown
-			sc.at.Offset += shown.size
+			sc.step(shown.size)
 			return shown.frames, shown.Position(), nil
 		case !sealed:
 			return nil, at, nil
@@ -191,7 +214,7 @@ func (sc *Scanner) read(s *segment) (frames []byte, at Position, err error) {
 	at = Position{Segment: s.number(), Offset: sc.at.Offset + groupHeaderSize}
 	if g := sc.l.tail.find(sc.at); g != nil {
 		sc.group = g
-		sc.at.Offset += g.size
+		sc.step(g.size)
 		return g.frames, at, nil
 	}
 	var head [groupHeaderSize]byte
@@ -213,11 +236,16 @@ func (sc *Scanner) read(s *segment) (frames []byte, at Position, err error) {
 	if groupCRC(s.seed, b) != h.crc {
 		return nil, at, &CorruptError{Path: s.path, Offset: sc.at.Offset, Reason: "a group's checksum is wrong"}
 	}
-	sc.at.Offset += h.size()
+	sc.step(h.size())
 	if h.length == 0 {
 		return sc.Next()
 	}
 	return b[groupHeaderSize:], at, nil
+}
+
+func (sc *Scanner) step(n int64) {
+	sc.at.Offset += n
+	sc.passed += n
 }
 
 func (sc *Scanner) readAt(s *segment, b []byte) error {

@@ -133,3 +133,61 @@ func TestScanAheadIsWrittenMeanwhile(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a scanner has gone over and what lies ahead of it are the log's size, over segments as well.
+func TestScanPassed(t *testing.T) {
+	o := smallOptions(Sync)
+	o.Dir, o.FS = "data/log", memDir(t)
+	l := open(t, o)
+	write := func(from, n int) {
+		t.Helper()
+		for i := range n {
+			if err := l.src.commit(t, commandFrame(nil, 0, uint64(from+i), string(make([]byte, 3000)))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(1, 60)
+	sc, err := l.Scan(Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		sc.Close()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	size := l.SizeFrom(sc.Position())
+	if size < 60*3000 {
+		t.Fatalf("%d bytes from %s", size, sc.Position())
+	}
+	read := func() (n int) {
+		t.Helper()
+		for {
+			frames, _, err := sc.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sc.Passed()+l.SizeFrom(sc.Position()) != size {
+				t.Fatalf("at %s %d bytes are passed and %d left, of %d", sc.Position(), sc.Passed(), l.SizeFrom(sc.Position()), size)
+			}
+			if len(frames) == 0 {
+				return n
+			}
+			n++
+		}
+	}
+	if n := read(); n != 60 || sc.Passed() != size || sc.Position().Segment == 1 {
+		t.Errorf("%d groups, %d bytes of %d, at %s", n, sc.Passed(), size, sc.Position())
+	}
+	write(61, 1)
+	if more := l.SizeFrom(sc.Position()); more < 3000 {
+		t.Errorf("%d bytes more", more)
+	} else {
+		size += more
+	}
+	if n := read(); n != 1 || sc.Passed() != size {
+		t.Errorf("%d groups, %d bytes of %d", n, sc.Passed(), size)
+	}
+}

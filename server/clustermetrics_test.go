@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/config"
+	"github.com/sluicemq/sluice/control"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/meta"
 )
@@ -71,6 +72,7 @@ func TestClusterMetrics(t *testing.T) {
 	c.describe(clusterMetricHelp)
 	ch := make(chan prometheus.Metric, 1000)
 	c.collectCluster(sink{c, ch})
+	collectProgress(sink{c, ch}, map[meta.NodeID]control.Progress{2: {Phase: control.PhaseCatchingUp}}) // of which there is something to tell
 	close(ch)
 	types := make(map[string]bool) // whether it only grows
 	for m := range ch {

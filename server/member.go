@@ -322,8 +322,8 @@ func (m *member) Placement() control.Placement {
 	if p.Shard != nil {
 		p.Least = cluster.LeastInSync(len(p.Shard.Replicas))
 	}
-	for _, f := range m.replicas.Followers() {
-		p.Followers[meta.NodeID(f.Node)] = f.Lag
+	if p.Shard != nil && p.Shard.Leader == m.own {
+		p.Progress = m.progress(&p)
 	}
 	return p
 }
@@ -349,6 +349,7 @@ func (m *member) collect(k sink, bit func(name string, on bool)) {
 	k.gauge("sluice_cluster_least_in_sync", float64(p.Least))
 	k.gauge("sluice_cluster_replicas", float64(len(sh.Replicas)))
 	k.gauge("sluice_cluster_lag_frames", float64(lag))
+	collectProgress(k, p.Progress)
 }
 
 // Move makes it a control.Shards.

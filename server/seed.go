@@ -63,6 +63,7 @@ type seeds struct {
 		used  time.Time
 		end   *time.Timer
 		look  *time.Timer // the log is held; see holdFor
+		step  *seedStep   // of the last one
 		over  bool
 	}
 	wg     sync.WaitGroup
@@ -122,6 +123,9 @@ func (s *seeds) make(peer link.NodeID) (id string, err error) {
 	s.remove()
 	n := s.m.n
 	ls := n.storage.(*logStorage)
+	s.mu.Lock()
+	s.mu.step = nil
+	s.mu.Unlock()
 	s.holdFor(peer, ls.log)
 	defer func() {
 		s.mu.Lock()
@@ -145,21 +149,24 @@ func (s *seeds) make(peer link.NodeID) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
+	p := s.making(w)
 	ls.checkpoint()
 	taken := time.Now().UTC().Truncate(time.Millisecond)
 	snap, err := ls.log.Backup()
 	if err != nil {
 		return "", err
 	}
-	err = copyBackup(s.ctx, w, snap, new(backupState))
+	err = copyBackup(s.ctx, w, snap, p)
 	if err = errors.Join(err, snap.Close()); err != nil {
 		return "", err
 	}
-	if _, err := w.Finish(s.ctx, func(m *backup.Manifest) { m.Taken, m.Shards = taken, n.o.shards }); err != nil {
+	m, err := w.Finish(s.ctx, func(m *backup.Manifest) { m.Taken, m.Shards = taken, n.o.shards })
+	if err != nil {
 		return "", err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.sendingLocked(m.Bytes())
 	s.mu.id, s.mu.used = w.ID(), time.Now()
 	s.mu.end = time.AfterFunc(seedRest, func() { s.stale(w.ID()) })
 	return w.ID(), nil
@@ -215,7 +222,7 @@ func (s *seeds) read(r *link.Request) {
 	rng := tier.Range{Off: int64(binary.LittleEndian.Uint64(b)), Len: int64(min(binary.LittleEndian.Uint32(b[8:]), seedPiece))}
 	name := string(b[12:])
 	s.mu.Lock()
-	st := s.mu.store
+	st, step := s.mu.store, s.mu.step
 	s.mu.used = time.Now()
 	if st == nil || s.mu.over || s.mu.id == "" || rng.Off < 0 || tier.CheckName(name) != nil {
 		s.mu.Unlock()
@@ -238,6 +245,7 @@ func (s *seeds) read(r *link.Request) {
 			r.Fail(err.Error())
 			return
 		}
+		step.sent.Add(int64(buf.Len() - 8))
 		r.Reply(buf.Bytes())
 	}()
 }

@@ -39,6 +39,7 @@ type Core interface {
 type Log interface {
 	ShardPosition(shard record.ShardID, index uint64) journal.Position
 	Scan(from journal.Position) (*journal.Scanner, error)
+	SizeFrom(at journal.Position) int64
 }
 
 // Options are what Replicas are made with.
@@ -60,6 +61,8 @@ type Follower struct {
 	// CaughtUp is the latest moment (Clock.Mono) of which it is known that the follower's log has all that this node's log had then. 0: none yet.
 	CaughtUp time.Duration
 	Lag      uint64 // frames that it lacks now, of all shards
+	// Progress is how far this stream is in the log: what was sent of what there was to be sent since it began.
+	Progress pace.Progress
 }
 
 // again is how long a follower waits until it opens its stream anew.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/journal"
 	"github.com/sluicemq/sluice/journal/record"
 )
@@ -28,7 +29,8 @@ type served struct {
 	next []uint64  // the frames to be sent next
 	told []uint64  // watermarks
 
-	mu struct {
+	meter *pace.Meter
+	mu    struct {
 		sync.Mutex
 		over     bool
 		started  bool
@@ -36,6 +38,8 @@ type served struct {
 		target   []uint64 // ends of this node's log at targetAt
 		targetAt time.Duration
 		caughtUp time.Duration
+		passed   int64            // bytes of the log that were gone over
+		at       journal.Position // behind them
 	}
 }
 
@@ -57,7 +61,7 @@ func (r *Replicas) accept(ch *link.Channel, head []byte) (link.Receiver, error) 
 			break
 		}
 	}
-	s := &served{r: r, ch: ch, epoch: epoch, moved: newMarks(r.o.Shards), from: make(chan []uint64, 1), ended: make(chan struct{})}
+	s := &served{r: r, ch: ch, epoch: epoch, moved: newMarks(r.o.Shards), from: make(chan []uint64, 1), ended: make(chan struct{}), meter: pace.NewMeter(r.clk)}
 	s.mu.acked = make([]uint64, r.o.Shards)
 	r.mu.serving = append(r.mu.serving, s)
 	r.publishLocked()
@@ -174,6 +178,7 @@ func (s *served) serve() error {
 	}
 	defer sc.Close()
 	sc.Ahead()
+	s.reached(sc)
 	s.mu.Lock()
 	s.mu.started = true
 	s.mu.Unlock()
@@ -225,6 +230,7 @@ func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
 			if err := s.send(group); err != nil {
 				return err
 			}
+			s.reached(sc)
 			continue
 		}
 		select {
@@ -238,6 +244,22 @@ func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
 		}
 	}
 	return nil
+}
+
+// reached notes how far the log was gone over.
+func (s *served) reached(sc *journal.Scanner) {
+	s.mu.Lock()
+	s.mu.passed, s.mu.at = sc.Passed(), sc.Position()
+	s.mu.Unlock()
+}
+
+// progress measures how far the stream is.
+func (s *served) progress() pace.Progress {
+	s.mu.Lock()
+	passed, at := s.mu.passed, s.mu.at
+	s.mu.Unlock()
+	s.meter.See(passed, passed+s.r.o.Log.SizeFrom(at))
+	return s.meter.Progress()
 }
 
 // along sends a message with the frames that come next.
@@ -325,6 +347,7 @@ func (s *served) watermarks(send func([]byte) error) error {
 // follower is where it stands. It is caught up at a moment at which this node's log had ended where the follower's does now.
 func (s *served) follower() (f Follower, ok bool) {
 	now := s.r.clk.Mono()
+	f.Progress = s.progress()
 	ends := make([]uint64, s.r.o.Shards)
 	for i := range ends {
 		ends[i] = s.r.o.Core.Replica(record.ShardID(i)).Durable

@@ -23,10 +23,17 @@ type nodeRow struct {
 	Replica uint32   `json:"replica" yaml:"replica"`
 	Level   uint32   `json:"level" yaml:"level"`
 	Leader  bool     `json:"leader" yaml:"leader"`
+	// Progress is towards having the shards, as the node that leads knows; it is shown by the list alone.
+	Progress *nodeProgress `json:"progress,omitempty" yaml:"progress,omitempty"`
 }
 
 func nodeRowOf(n *api.Node) nodeRow {
-	return nodeRow{n.Id, n.State, n.Address, n.Rack, n.Roles, n.Replica, n.Level, n.Leader}
+	row := nodeRow{ID: n.Id, State: n.State, Address: n.Address, Rack: n.Rack, Roles: n.Roles, Replica: n.Replica, Level: n.Level, Leader: n.Leader}
+	if n.Progress != nil {
+		p := nodeProgressOf(n.Progress)
+		row.Progress = &p
+	}
+	return row
 }
 
 var nodeHeader = []string{"NODE", "STATE", "ADDRESS", "RACK", "ROLES", "LEVEL", "CATALOG"}

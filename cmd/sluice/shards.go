@@ -25,7 +25,8 @@ type shardStatus struct {
 	Eligible    []uint32          `json:"eligible" yaml:"eligible"`
 	Alive       []uint32          `json:"alive" yaml:"alive"`
 	LeastInSync uint32            `json:"least_in_sync" yaml:"least_in_sync"`
-	Lag         map[uint32]uint64 `json:"lag" yaml:"lag"` // frames, of followers; from the leader alone
+	Lag         map[uint32]uint64 `json:"lag" yaml:"lag"` // frames, of followers; as the leader knows
+	Progress    []nodeProgress    `json:"progress" yaml:"progress"`
 }
 
 func newShardCommand() *cobra.Command {
@@ -35,14 +36,24 @@ func newShardCommand() *cobra.Command {
 
 // show writes one line for each node that has the shards.
 func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error {
-	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64)}
+	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf)}
 	for _, w := range r.Followers {
 		v.Lag[w.Node] = w.Lag
 	}
-	rows := [][]string{{"NODE", "ROLE", "IN SYNC", "ALIVE", "LAG"}}
-	for _, id := range r.Replicas {
+	rows := [][]string{{"NODE", "ROLE", "IN SYNC", "ALIVE", "LAG", "PROGRESS"}}
+	list, progress := slices.Clone(r.Replicas), make(map[uint32]string)
+	for i := range v.Progress {
+		p := &v.Progress[i]
+		if progress[p.Node] = p.text(); !slices.Contains(list, p.Node) {
+			list = append(list, p.Node)
+		}
+	}
+	for _, id := range list {
 		role, sync, alive, lag := "follows", "no", "no", ""
-		if id == r.Leader {
+		switch {
+		case !slices.Contains(r.Replicas, id):
+			role = "joins"
+		case id == r.Leader:
 			role = "leads, epoch " + strconv.FormatUint(uint64(r.Epoch), 10)
 		}
 		switch {
@@ -57,7 +68,7 @@ func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error 
 		if n, ok := v.Lag[id]; ok {
 			lag = strconv.FormatUint(n, 10)
 		}
-		rows = append(rows, []string{strconv.FormatUint(uint64(id), 10), role, sync, alive, lag})
+		rows = append(rows, []string{strconv.FormatUint(uint64(id), 10), role, sync, alive, lag, progress[id]})
 	}
 	return f.output.write(cmd.OutOrStdout(), &v, rows)
 }
@@ -80,8 +91,8 @@ func shardCall(f *controlFlags, c *cobra.Command, do func(k *controlCall) (*api.
 
 func shardShow(f *controlFlags) *cobra.Command {
 	return shardCall(f, &cobra.Command{Use: "status", Short: "Show who leads the shards and who is in sync",
-		Long: "Show who leads the shards and who is in sync. All shards have one leader at a time. LAG is how many frames of the log a node lacks that follows; it is known\n" +
-			"to the node that leads."},
+		Long: "Show who leads the shards and who is in sync. All shards have one leader at a time. LAG is how many frames of the log a node lacks that follows, PROGRESS\n" +
+			"how far one is that is not in sync, and how long it takes yet as it went lately. Both are known to the node that leads, which is asked for them."},
 		func(k *controlCall) (*api.ShardStatus, error) {
 			return ask(k, api.NewShardsClient(k).Status, &api.ShardStatusRequest{})
 		})

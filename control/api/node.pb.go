@@ -27,10 +27,11 @@ type Node struct {
 	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`     // joining, active, removed
 	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // where the other nodes reach it
 	Rack          string                 `protobuf:"bytes,4,opt,name=rack,proto3" json:"rack,omitempty"`
-	Roles         []string               `protobuf:"bytes,5,rep,name=roles,proto3" json:"roles,omitempty"`      // broker, journal, meta
-	Replica       uint32                 `protobuf:"varint,6,opt,name=replica,proto3" json:"replica,omitempty"` // which copy of the catalog it has: one more with each Replace
-	Level         uint32                 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`     // the feature level of its program
-	Leader        bool                   `protobuf:"varint,8,opt,name=leader,proto3" json:"leader,omitempty"`   // of the catalog, as far as the node that is asked knows
+	Roles         []string               `protobuf:"bytes,5,rep,name=roles,proto3" json:"roles,omitempty"`       // broker, journal, meta
+	Replica       uint32                 `protobuf:"varint,6,opt,name=replica,proto3" json:"replica,omitempty"`  // which copy of the catalog it has: one more with each Replace
+	Level         uint32                 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`      // the feature level of its program
+	Leader        bool                   `protobuf:"varint,8,opt,name=leader,proto3" json:"leader,omitempty"`    // of the catalog, as far as the node that is asked knows
+	Progress      *NodeProgress          `protobuf:"bytes,9,opt,name=progress,proto3" json:"progress,omitempty"` // towards having the shards; in List alone, and not there where the node that leads cannot be asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -119,6 +120,13 @@ func (x *Node) GetLeader() bool {
 		return x.Leader
 	}
 	return false
+}
+
+func (x *Node) GetProgress() *NodeProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
 }
 
 type ListNodesRequest struct {
@@ -506,7 +514,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x11sluice.control.v1\"\xb8\x01\n" +
+	"node.proto\x12\x11sluice.control.v1\x1a\vshard.proto\"\xf5\x01\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
@@ -515,7 +523,8 @@ const file_node_proto_rawDesc = "" +
 	"\x05roles\x18\x05 \x03(\tR\x05roles\x12\x18\n" +
 	"\areplica\x18\x06 \x01(\rR\areplica\x12\x14\n" +
 	"\x05level\x18\a \x01(\rR\x05level\x12\x16\n" +
-	"\x06leader\x18\b \x01(\bR\x06leader\"\x12\n" +
+	"\x06leader\x18\b \x01(\bR\x06leader\x12;\n" +
+	"\bprogress\x18\t \x01(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\"\x12\n" +
 	"\x10ListNodesRequest\"\xd6\x01\n" +
 	"\x11ListNodesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
@@ -570,26 +579,28 @@ var file_node_proto_goTypes = []any{
 	(*ReplaceNodeRequest)(nil), // 5: sluice.control.v1.ReplaceNodeRequest
 	(*DrainNodeRequest)(nil),   // 6: sluice.control.v1.DrainNodeRequest
 	(*HoldLevelRequest)(nil),   // 7: sluice.control.v1.HoldLevelRequest
+	(*NodeProgress)(nil),       // 8: sluice.control.v1.NodeProgress
 }
 var file_node_proto_depIdxs = []int32{
-	0, // 0: sluice.control.v1.ListNodesResponse.nodes:type_name -> sluice.control.v1.Node
-	1, // 1: sluice.control.v1.Nodes.List:input_type -> sluice.control.v1.ListNodesRequest
-	3, // 2: sluice.control.v1.Nodes.Add:input_type -> sluice.control.v1.AddNodeRequest
-	4, // 3: sluice.control.v1.Nodes.Remove:input_type -> sluice.control.v1.RemoveNodeRequest
-	5, // 4: sluice.control.v1.Nodes.Replace:input_type -> sluice.control.v1.ReplaceNodeRequest
-	6, // 5: sluice.control.v1.Nodes.Drain:input_type -> sluice.control.v1.DrainNodeRequest
-	7, // 6: sluice.control.v1.Nodes.Hold:input_type -> sluice.control.v1.HoldLevelRequest
-	2, // 7: sluice.control.v1.Nodes.List:output_type -> sluice.control.v1.ListNodesResponse
-	0, // 8: sluice.control.v1.Nodes.Add:output_type -> sluice.control.v1.Node
-	0, // 9: sluice.control.v1.Nodes.Remove:output_type -> sluice.control.v1.Node
-	0, // 10: sluice.control.v1.Nodes.Replace:output_type -> sluice.control.v1.Node
-	0, // 11: sluice.control.v1.Nodes.Drain:output_type -> sluice.control.v1.Node
-	2, // 12: sluice.control.v1.Nodes.Hold:output_type -> sluice.control.v1.ListNodesResponse
-	7, // [7:13] is the sub-list for method output_type
-	1, // [1:7] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	8, // 0: sluice.control.v1.Node.progress:type_name -> sluice.control.v1.NodeProgress
+	0, // 1: sluice.control.v1.ListNodesResponse.nodes:type_name -> sluice.control.v1.Node
+	1, // 2: sluice.control.v1.Nodes.List:input_type -> sluice.control.v1.ListNodesRequest
+	3, // 3: sluice.control.v1.Nodes.Add:input_type -> sluice.control.v1.AddNodeRequest
+	4, // 4: sluice.control.v1.Nodes.Remove:input_type -> sluice.control.v1.RemoveNodeRequest
+	5, // 5: sluice.control.v1.Nodes.Replace:input_type -> sluice.control.v1.ReplaceNodeRequest
+	6, // 6: sluice.control.v1.Nodes.Drain:input_type -> sluice.control.v1.DrainNodeRequest
+	7, // 7: sluice.control.v1.Nodes.Hold:input_type -> sluice.control.v1.HoldLevelRequest
+	2, // 8: sluice.control.v1.Nodes.List:output_type -> sluice.control.v1.ListNodesResponse
+	0, // 9: sluice.control.v1.Nodes.Add:output_type -> sluice.control.v1.Node
+	0, // 10: sluice.control.v1.Nodes.Remove:output_type -> sluice.control.v1.Node
+	0, // 11: sluice.control.v1.Nodes.Replace:output_type -> sluice.control.v1.Node
+	0, // 12: sluice.control.v1.Nodes.Drain:output_type -> sluice.control.v1.Node
+	2, // 13: sluice.control.v1.Nodes.Hold:output_type -> sluice.control.v1.ListNodesResponse
+	8, // [8:14] is the sub-list for method output_type
+	2, // [2:8] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_node_proto_init() }
@@ -597,6 +608,7 @@ func file_node_proto_init() {
 	if File_node_proto != nil {
 		return
 	}
+	file_shard_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

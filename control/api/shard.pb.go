@@ -33,7 +33,8 @@ type ShardStatus struct {
 	Eligible      []uint32               `protobuf:"varint,8,rep,packed,name=eligible,proto3" json:"eligible,omitempty"`                      // not in sync, and lack nothing that was acknowledged
 	Alive         []uint32               `protobuf:"varint,9,rep,packed,name=alive,proto3" json:"alive,omitempty"`                            // as the controller has said
 	LeastInSync   uint32                 `protobuf:"varint,10,opt,name=least_in_sync,json=leastInSync,proto3" json:"least_in_sync,omitempty"` // so many have to be in sync for anything to be acknowledged
-	Followers     []*ShardFollower       `protobuf:"bytes,11,rep,name=followers,proto3" json:"followers,omitempty"`                           // that are connected to the node that answers, if that leads
+	Followers     []*ShardFollower       `protobuf:"bytes,11,rep,name=followers,proto3" json:"followers,omitempty"`                           // that are connected to the node that leads; none where that cannot be asked
+	Progress      []*NodeProgress        `protobuf:"bytes,12,rep,name=progress,proto3" json:"progress,omitempty"`                             // of nodes that have the shards or are to have them, by number; none where the node that leads cannot be asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -145,6 +146,108 @@ func (x *ShardStatus) GetFollowers() []*ShardFollower {
 	return nil
 }
 
+func (x *ShardStatus) GetProgress() []*NodeProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// NodeProgress is how far a node is on its way to having the shards, as the node that leads knows.
+type NodeProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	// away: it does not follow; preparing: a copy of the leader's data is made for it; copying: it gets that; catching_up: it gets what the leader's log
+	// has behind; in_sync; none: it is not to have the shards.
+	Phase          string  `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	DoneBytes      uint64  `protobuf:"varint,3,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`                  // in this phase: of the copy, or of the log since it began to catch up
+	TotalBytes     uint64  `protobuf:"varint,4,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`               // likewise; grows with what is written meanwhile
+	BytesPerSecond uint64  `protobuf:"varint,5,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"` // that were done lately; 0: none, or not known yet
+	SecondsLeft    *uint64 `protobuf:"varint,6,opt,name=seconds_left,json=secondsLeft,proto3,oneof" json:"seconds_left,omitempty"`      // until the end of the phase, if all goes on as it did lately; not there: nobody knows
+	Never          bool    `protobuf:"varint,7,opt,name=never,proto3" json:"never,omitempty"`                                           // as it goes it does not come to the end: more is written than it gets
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *NodeProgress) Reset() {
+	*x = NodeProgress{}
+	mi := &file_shard_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeProgress) ProtoMessage() {}
+
+func (x *NodeProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeProgress.ProtoReflect.Descriptor instead.
+func (*NodeProgress) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NodeProgress) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *NodeProgress) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *NodeProgress) GetDoneBytes() uint64 {
+	if x != nil {
+		return x.DoneBytes
+	}
+	return 0
+}
+
+func (x *NodeProgress) GetTotalBytes() uint64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *NodeProgress) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *NodeProgress) GetSecondsLeft() uint64 {
+	if x != nil && x.SecondsLeft != nil {
+		return *x.SecondsLeft
+	}
+	return 0
+}
+
+func (x *NodeProgress) GetNever() bool {
+	if x != nil {
+		return x.Never
+	}
+	return false
+}
+
 type ShardFollower struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -155,7 +258,7 @@ type ShardFollower struct {
 
 func (x *ShardFollower) Reset() {
 	*x = ShardFollower{}
-	mi := &file_shard_proto_msgTypes[1]
+	mi := &file_shard_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -167,7 +270,7 @@ func (x *ShardFollower) String() string {
 func (*ShardFollower) ProtoMessage() {}
 
 func (x *ShardFollower) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[1]
+	mi := &file_shard_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -180,7 +283,7 @@ func (x *ShardFollower) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardFollower.ProtoReflect.Descriptor instead.
 func (*ShardFollower) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{1}
+	return file_shard_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ShardFollower) GetNode() uint32 {
@@ -205,7 +308,7 @@ type ShardStatusRequest struct {
 
 func (x *ShardStatusRequest) Reset() {
 	*x = ShardStatusRequest{}
-	mi := &file_shard_proto_msgTypes[2]
+	mi := &file_shard_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +320,7 @@ func (x *ShardStatusRequest) String() string {
 func (*ShardStatusRequest) ProtoMessage() {}
 
 func (x *ShardStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[2]
+	mi := &file_shard_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +333,7 @@ func (x *ShardStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatusRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatusRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{2}
+	return file_shard_proto_rawDescGZIP(), []int{3}
 }
 
 type MoveShardsRequest struct {
@@ -242,7 +345,7 @@ type MoveShardsRequest struct {
 
 func (x *MoveShardsRequest) Reset() {
 	*x = MoveShardsRequest{}
-	mi := &file_shard_proto_msgTypes[3]
+	mi := &file_shard_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +357,7 @@ func (x *MoveShardsRequest) String() string {
 func (*MoveShardsRequest) ProtoMessage() {}
 
 func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[3]
+	mi := &file_shard_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +370,7 @@ func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveShardsRequest.ProtoReflect.Descriptor instead.
 func (*MoveShardsRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{3}
+	return file_shard_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MoveShardsRequest) GetTo() uint32 {
@@ -286,7 +389,7 @@ type ElectUncleanRequest struct {
 
 func (x *ElectUncleanRequest) Reset() {
 	*x = ElectUncleanRequest{}
-	mi := &file_shard_proto_msgTypes[4]
+	mi := &file_shard_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -298,7 +401,7 @@ func (x *ElectUncleanRequest) String() string {
 func (*ElectUncleanRequest) ProtoMessage() {}
 
 func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[4]
+	mi := &file_shard_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -311,7 +414,7 @@ func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ElectUncleanRequest.ProtoReflect.Descriptor instead.
 func (*ElectUncleanRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{4}
+	return file_shard_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ElectUncleanRequest) GetNode() uint32 {
@@ -325,7 +428,7 @@ var File_shard_proto protoreflect.FileDescriptor
 
 const file_shard_proto_rawDesc = "" +
 	"\n" +
-	"\vshard.proto\x12\x11sluice.control.v1\"\xc8\x02\n" +
+	"\vshard.proto\x12\x11sluice.control.v1\"\x85\x03\n" +
 	"\vShardStatus\x12\x14\n" +
 	"\x05asked\x18\x01 \x01(\rR\x05asked\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12\x16\n" +
@@ -338,7 +441,19 @@ const file_shard_proto_rawDesc = "" +
 	"\x05alive\x18\t \x03(\rR\x05alive\x12\"\n" +
 	"\rleast_in_sync\x18\n" +
 	" \x01(\rR\vleastInSync\x12>\n" +
-	"\tfollowers\x18\v \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\"5\n" +
+	"\tfollowers\x18\v \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\x12;\n" +
+	"\bprogress\x18\f \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\"\xf1\x01\n" +
+	"\fNodeProgress\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\rR\x04node\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1d\n" +
+	"\n" +
+	"done_bytes\x18\x03 \x01(\x04R\tdoneBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x04 \x01(\x04R\n" +
+	"totalBytes\x12(\n" +
+	"\x10bytes_per_second\x18\x05 \x01(\x04R\x0ebytesPerSecond\x12&\n" +
+	"\fseconds_left\x18\x06 \x01(\x04H\x00R\vsecondsLeft\x88\x01\x01\x12\x14\n" +
+	"\x05never\x18\a \x01(\bR\x05neverB\x0f\n" +
+	"\r_seconds_left\"5\n" +
 	"\rShardFollower\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
 	"\x03lag\x18\x02 \x01(\x04R\x03lag\"\x14\n" +
@@ -364,27 +479,29 @@ func file_shard_proto_rawDescGZIP() []byte {
 	return file_shard_proto_rawDescData
 }
 
-var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_shard_proto_goTypes = []any{
 	(*ShardStatus)(nil),         // 0: sluice.control.v1.ShardStatus
-	(*ShardFollower)(nil),       // 1: sluice.control.v1.ShardFollower
-	(*ShardStatusRequest)(nil),  // 2: sluice.control.v1.ShardStatusRequest
-	(*MoveShardsRequest)(nil),   // 3: sluice.control.v1.MoveShardsRequest
-	(*ElectUncleanRequest)(nil), // 4: sluice.control.v1.ElectUncleanRequest
+	(*NodeProgress)(nil),        // 1: sluice.control.v1.NodeProgress
+	(*ShardFollower)(nil),       // 2: sluice.control.v1.ShardFollower
+	(*ShardStatusRequest)(nil),  // 3: sluice.control.v1.ShardStatusRequest
+	(*MoveShardsRequest)(nil),   // 4: sluice.control.v1.MoveShardsRequest
+	(*ElectUncleanRequest)(nil), // 5: sluice.control.v1.ElectUncleanRequest
 }
 var file_shard_proto_depIdxs = []int32{
-	1, // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
-	2, // 1: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
-	3, // 2: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
-	4, // 3: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
-	0, // 4: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
-	0, // 5: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
-	0, // 6: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
-	4, // [4:7] is the sub-list for method output_type
-	1, // [1:4] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
+	1, // 1: sluice.control.v1.ShardStatus.progress:type_name -> sluice.control.v1.NodeProgress
+	3, // 2: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
+	4, // 3: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
+	5, // 4: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
+	0, // 5: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
+	0, // 6: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
+	0, // 7: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_shard_proto_init() }
@@ -392,13 +509,14 @@ func file_shard_proto_init() {
 	if File_shard_proto != nil {
 		return
 	}
+	file_shard_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shard_proto_rawDesc), len(file_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,10 +29,11 @@ const (
 
 // Options of a Writer.
 type Options struct {
-	Begin       Begin        // ID, Format and Began are set by Create
-	ObjectBytes int64        // 0: DefaultObjectBytes
-	Rate        func() int64 // bytes a second, asked all the time; nil, or 0: no bound
-	Class       string       // storage class; "": the store's default
+	Begin       Begin         // ID, Format and Began are set by Create
+	ObjectBytes int64         // 0: DefaultObjectBytes
+	Rate        func() int64  // bytes a second, asked all the time; nil, or 0: no bound
+	Pace        *pace.Limiter // in place of Rate: one that bounds something else as well. nil: none
+	Class       string        // storage class; "": the store's default
 }
 
 // Writer makes one backup: Create, File and Stream for each file, then Finish, or Abort. It is for one goroutine, but Copied.
@@ -55,7 +56,10 @@ func Create(ctx context.Context, s tier.Store, o Options) (*Writer, error) {
 	}
 	o.Begin.Began = time.Now().UTC().Truncate(time.Millisecond)
 	o.Begin.ID, o.Begin.Format = NewID(o.Begin.Began), formatKnown
-	w := &Writer{s: s, o: o, pace: pace.NewLimiter(clock.Real{}, o.Rate), m: Manifest{Begin: o.Begin}}
+	w := &Writer{s: s, o: o, pace: o.Pace, m: Manifest{Begin: o.Begin}}
+	if w.pace == nil {
+		w.pace = pace.NewLimiter(clock.Real{}, o.Rate)
+	}
 	b, err := seal(&o.Begin)
 	if err != nil {
 		return nil, err
