@@ -141,6 +141,17 @@ func (s *shard) leads() bool {
 	return s.rep.open
 }
 
+// serves says whether the shard is read here: by who leads, or, in the epoch follows, by a follower that has nothing but what its leader has.
+func (s *shard) serves(follows record.Epoch) bool {
+	if s.rep == nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rep
+	return r.open || follows != 0 && r.role == RoleFollower && r.synced && r.epoch == follows
+}
+
 // replicated gives a shard of a node that is one of several.
 func (b *Broker) replicated(shard record.ShardID) (*shard, error) {
 	if int(shard) >= len(b.shards) || b.shards[shard].rep == nil {

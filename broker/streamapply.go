@@ -202,6 +202,7 @@ func (s *shard) replayBatch(b *Broker, f *record.Frame, batch record.Batch) {
 		p.touchLocked()
 	}
 	p.applyBatchLocked(&in, appendTime, false)
+	p.wokenLocked(false, s.home.wakeFn) // of a follower's readers; at recovery there are none yet
 }
 
 // deliverBatches answers the appenders, once all of a commit is visible, and has MQTT subscribers get what is theirs. It counts the publishers

@@ -12,6 +12,10 @@ type StreamFetch struct {
 	// Copy asks for batches that the loop may look into: those of a mapped file are for system calls alone, which an encrypted connection
 	// does not make with them. Set it before the read.
 	Copy bool
+	// Follows asks for what this node has as an in-sync follower in that epoch, 0: as the leader alone. A follower reads what it has applied, which is
+	// committed, and not from a store. Set it before the read.
+	Follows record.Epoch
+	Ahead   bool // of a follower: the offset lies beyond what it knows to be committed. It may be there at the leader; WatchRead tells when it is here
 
 	Err error // ErrUnknownTopic, ErrOffsetOutOfRange, or what the disk said
 	// HighWatermark is behind the last record that readers see, LastStable behind the last one whose transaction is decided, LogStart the
@@ -63,6 +67,10 @@ func (l *Local) FetchTail(p *Partition, from record.Offset, maxBytes int, commit
 // loop. f belongs to the pool until then. What a store does not give now is ErrTier.
 func (l *Local) FetchCold(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, done func()) {
 	b := l.b
+	if f.Follows != 0 {
+		l.followCold(p, from, maxBytes, committed, f, done)
+		return
+	}
 	f.store = storeRead{run: func() {
 		if b.streamFetch(p, from, maxBytes, committed, f, readStore) {
 			f.Err = ErrTier
@@ -89,13 +97,24 @@ func (l *Local) FetchCold(p *Partition, from record.Offset, maxBytes int, commit
 	}})
 }
 
+// followCold is FetchCold at a follower: what its disk has not is ErrTier.
+func (l *Local) followCold(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, done func()) {
+	f.store = storeRead{}
+	l.b.fetcher.submit(fetchJob{run: func() {
+		if l.b.streamFetch(p, from, maxBytes, committed, f, readLocal) {
+			f.Err = ErrTier
+		}
+		l.Run(done)
+	}})
+}
+
 // Leave says that the reader waits no longer for a FetchCold. True: it waits for the store, or the store for its end; done runs later or never,
 // and f must not be used until it does. False: it reads from the disk, and done runs soon.
 func (l *Local) Leave(f *StreamFetch) bool { return l.b.storePool.leave(&f.store) }
 
 func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, committed bool, f *StreamFetch, where readFrom) (cold bool) {
 	f.Release()
-	f.Err = nil
+	f.Err, f.Ahead = nil, false
 	f.seen = p.bytes.Load()
 	// The last stable offset is read first: the high watermark that is read behind it is not below it.
 	f.LastStable, f.HighWatermark, f.LogStart = p.LastStable(), p.HighWatermark(), p.LogStart()
@@ -106,8 +125,11 @@ func (b *Broker) streamFetch(p *Partition, from record.Offset, maxBytes int, com
 	case p.topic.held.Load():
 		f.Err = ErrRestoring
 		return false
-	case !p.shard.leads():
+	case !p.shard.serves(f.Follows):
 		f.Err = ErrNotLeader
+		return false
+	case from > f.HighWatermark && f.Follows != 0:
+		f.Ahead = true
 		return false
 	case from < f.LogStart || from > f.HighWatermark:
 		f.Err = ErrOffsetOutOfRange

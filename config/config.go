@@ -53,8 +53,8 @@ type Node struct {
 	// as every node does in this version. A node that is alone does all three; of several, one without `broker` opens no listeners for clients, keeps no bridges,
 	// and leads only where no other node can, and one without `journal` carries its clients to the node that leads.
 	Roles []string `key:"roles" default:"[broker, journal, meta]" oneof:"broker|journal|meta"`
-	// Where the node of a cluster stands, Kafka's `broker.rack`: copies of the shards are spread over racks, and Metadata tells them to Kafka's clients. The node
-	// tells it at each start. Empty is what `sluice node add --rack` has said, or what it was.
+	// Where the node of a cluster stands, Kafka's `broker.rack`: copies of the shards are spread over racks, and by `kafka.replica_selector` consumers read in
+	// their own. The node tells it at each start. Empty is what `sluice node add --rack` has said, or what it was.
 	Rack string `key:"rack" default:""`
 }
 
@@ -553,6 +553,10 @@ type Kafka struct {
 	IdleTimeout time.Duration `key:"idle_timeout" default:"10m" min:"1s" max:"24h" reload:"live"`
 	// SASL mechanisms that are offered; OAUTHBEARER once `auth.jwt` is set.
 	SASLMechanisms []string `key:"sasl_mechanisms" default:"[PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER]" oneof:"PLAIN|SCRAM-SHA-256|SCRAM-SHA-512|OAUTHBEARER" reload:"live"`
+	// From whom consumers read in a cluster, Kafka's `replica.selector.class`: `leader`, or `rack`: who says in which rack it is (`client.rack`) reads from the
+	// in-sync replica there (KIP-392). Off as in Kafka: a follower has a record some milliseconds after the leader. The same on all nodes, once all have a
+	// program that knows it.
+	ReplicaSelector string `key:"replica_selector" default:"leader" oneof:"leader|rack" reload:"live"`
 	// How long a client that came in by SASL may go on before it says anew who it is (KIP-368); Kafka's `connections.max.reauth.ms`. A
 	// connection that goes on longer is closed. 0 is no limit.
 	SessionLifetime time.Duration `key:"session_lifetime" default:"0s" min:"0s" max:"720h" reload:"live"`

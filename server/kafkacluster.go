@@ -95,7 +95,7 @@ func (k *kafkaCluster) rebuildLocked() {
 	}
 	old, now := k.view.Load(), kafkaView(k.own, k.mu.catalog, &k.mu.lead)
 	k.view.Store(now)
-	if a, b := &old.All, &now.All; k.mu.moved != nil && (a.Leader != b.Leader || a.Epoch != b.Epoch || a.Leads != b.Leads || len(a.ISR) > len(b.ISR)) {
+	if a, b := &old.All, &now.All; k.mu.moved != nil && (a.Leader != b.Leader || a.Epoch != b.Epoch || a.Leads != b.Leads || a.Follows != b.Follows || len(a.ISR) > len(b.ISR)) {
 		k.mu.moved()
 	}
 }
@@ -116,6 +116,7 @@ func kafkaView(own meta.NodeID, s *meta.Snapshot, l *leadership) *kafka.View {
 	if sh := s.Shard(0); sh != nil {
 		v.All.Replicas, v.All.ISR, v.All.Eligible = kafkaIDs(sh.Replicas), kafkaIDs(sh.ISR), kafkaIDs(sh.Eligible)
 		v.All.MinISR = len(sh.Replicas)/2 + 1
+		v.All.Follows = l.leader != 0 && l.leader != own && l.leader == sh.Leader && l.epoch == sh.Epoch && slices.Contains(sh.ISR, own) && slices.Contains(l.alive, own)
 	}
 	return v
 }

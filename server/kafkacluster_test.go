@@ -74,11 +74,30 @@ func TestKafkaCluster(t *testing.T) {
 	k.lead(leadership{leader: 1, epoch: 5, leading: true, alive: []meta.NodeID{2, 12}})
 	want.All.Leader, want.All.Epoch, want.All.Leads, want.Nodes[2].Alive = 1, 5, true, true
 	same("this one leads", 2)
-	k.lead(leadership{epoch: 5})
-	want.All.Leader, want.All.Leads, want.Nodes[1].Alive, want.Nodes[2].Alive = -1, false, false, false
-	same("nobody leads", 3)
-	shard.Change, shard.ISR, shard.Eligible = 3, []meta.NodeID{2, 12}, nil
+	shard.Change, shard.Epoch, shard.Leader, shard.ISR, shard.Eligible = 3, 6, 2, []meta.NodeID{1, 2}, []meta.NodeID{12}
 	set(shard.Entry())
-	want.All.ISR = []int32{2, 12}
-	same("fewer are in sync", 4)
+	want.All.ISR, want.All.Eligible = []int32{1, 2}, []int32{12}
+	same("the catalog is ahead", 3)
+	k.lead(leadership{leader: 2, epoch: 5, alive: []meta.NodeID{1, 2}}) // of another epoch than the catalog's
+	want.All.Leader, want.All.Leads, want.Nodes[2].Alive = 2, false, false
+	same("it hears of another one", 4)
+	k.lead(leadership{leader: 2, epoch: 6, alive: []meta.NodeID{1, 2}})
+	want.All.Epoch, want.All.Follows = 6, true
+	same("it follows in sync", 5)
+	k.lead(leadership{leader: 2, epoch: 6, alive: []meta.NodeID{2}})
+	want.All.Follows = false
+	same("the controller has not heard of it", 6)
+	k.lead(leadership{leader: 2, epoch: 6, alive: []meta.NodeID{1, 2}})
+	shard.Change, shard.ISR, shard.Eligible = 4, []meta.NodeID{2, 12}, nil
+	set(shard.Entry())
+	want.All.ISR, want.All.Eligible, want.All.Follows = []int32{2, 12}, []int32{}, false
+	same("it is not in sync", 8)
+	k.lead(leadership{epoch: 5})
+	want.All.Epoch = 5
+	want.All.Leader, want.All.Leads, want.Nodes[1].Alive, want.Nodes[2].Alive = -1, false, false, false
+	same("nobody leads", 9)
+	shard.Change, shard.ISR, shard.Eligible = 5, []meta.NodeID{2}, nil
+	set(shard.Entry())
+	want.All.ISR = []int32{2}
+	same("fewer are in sync", 10)
 }

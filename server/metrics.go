@@ -73,6 +73,8 @@ var metricHelp = map[string]string{
 	"sluice_kafka_requests_total":                 "Kafka requests taken.|api",
 	"sluice_kafka_received_bytes_total":           "Bytes of Kafka requests.",
 	"sluice_kafka_sent_bytes_total":               "Bytes of Kafka answers.",
+	"sluice_kafka_followed_bytes_total":           "Bytes of records that consumers have read from this node while another one led (kafka.replica_selector).",
+	"sluice_kafka_readers_sent_total":             "Times that the reader of a partition was sent to another node: to a follower in its rack (nearer), or by one back to the node that leads (leader).|to",
 	"sluice_kafka_protocol_errors_total":          "Kafka connections ended because of what the client sent.",
 	"sluice_broker_throttles_total":               "Times that a client was made to wait by a quota.|quota",
 	"sluice_broker_throttle_seconds_total":        "Time that clients were told to wait by quotas.|quota",
@@ -232,6 +234,9 @@ func (c *collector) collectKafka(k sink) {
 	}
 	k.counter("sluice_kafka_received_bytes_total", n.BytesIn)
 	k.counter("sluice_kafka_sent_bytes_total", n.BytesOut)
+	k.counter("sluice_kafka_followed_bytes_total", n.Followed)
+	k.counter("sluice_kafka_readers_sent_total", n.SentNearer, "nearer")
+	k.counter("sluice_kafka_readers_sent_total", n.SentBack, "leader")
 	k.counter("sluice_kafka_protocol_errors_total", n.Broken)
 	k.gauge("sluice_broker_topics", float64(c.s.node.broker.TopicCount()))
 	k.gauge("sluice_broker_partitions", float64(c.s.node.broker.Stats().Partitions.Load()))

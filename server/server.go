@@ -282,7 +282,7 @@ func kafkaSettings(cfg *config.Config) kafka.Settings {
 	k := &cfg.Kafka
 	return kafka.Settings{AutoCreateTopics: k.AutoCreateTopics, Partitions: int32(k.Partitions), RequestBytes: int(k.RequestSize),
 		FetchBytes: int(k.FetchSize), IdleTimeout: k.IdleTimeout,
-		Mechanisms: k.SASLMechanisms, SessionLifetime: k.SessionLifetime, Advertised: cfg.Listeners.Kafka.Advertised,
+		Mechanisms: k.SASLMechanisms, NearestReplica: k.ReplicaSelector == "rack", SessionLifetime: k.SessionLifetime, Advertised: cfg.Listeners.Kafka.Advertised,
 		AdvertisedTLS: cfg.Listeners.Kafka.AdvertisedTLS}
 }
 

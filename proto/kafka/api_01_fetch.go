@@ -20,7 +20,9 @@ type fetchState struct {
 	cold      int // reads under way that it waits for
 	colds     []*coldRead
 	waiting   bool
-	over      bool // answered, or given up
+	last      bool   // it has waited as long as it may
+	rack      string // where the client is; empty: it has not said
+	over      bool   // answered, or given up
 	timer     broker.LoopTimer
 	out       []byte
 	shown     []int // the parts that are answered
@@ -31,12 +33,13 @@ type fetchState struct {
 type fetchPart struct {
 	*sessionPart // what is asked for: no session changes while a fetch of its connection is under way
 
-	topic *broker.Topic // nil: there is none
-	part  *broker.Partition
-	place int32          // in the session
-	code  wire.ErrorCode // decided before anything was read
-	read  broker.StreamFetch
-	watch broker.Watcher
+	topic  *broker.Topic // nil: there is none
+	part   *broker.Partition
+	place  int32          // in the session
+	code   wire.ErrorCode // decided before anything was read
+	sendTo int32          // the node that the client is to read it from; 0: this one
+	read   broker.StreamFetch
+	watch  broker.Watcher
 }
 
 // fetch reads from partitions (KIP-74, KIP-98, KIP-227). It waits for MinBytes up to MaxWait.
@@ -49,7 +52,7 @@ func fetch(r *request, q *wire.Request) (took bool, err error) {
 		return false, errReplica // nodes of another kind do not follow this one
 	}
 	f := &fetchState{r: r, minBytes: int(m.MinBytes), maxBytes: min(int(m.MaxBytes), r.c.l.h.settings.Load().FetchBytes),
-		committed: m.Isolation == wire.ReadCommitted, sessionID: wire.NoSession, full: true}
+		committed: m.Isolation == wire.ReadCommitted, sessionID: wire.NoSession, full: true, rack: string(m.RackID)}
 	r.fetch = f
 	if code := f.open(&m, q.Version); code != wire.None {
 		f.refuse(code)
@@ -88,6 +91,9 @@ func (f *fetchState) begin(wait time.Duration) {
 		f.boundCold(max(wait, coldWait))
 		return
 	}
+	if f.ahead() {
+		wait = max(wait, aheadWait)
+	}
 	if f.enough() || wait <= 0 {
 		f.settle()
 		return
@@ -119,7 +125,7 @@ func (f *fetchState) wake() {
 func (f *fetchState) reconsider(v *View) {
 	for i := range f.parts {
 		if p := &f.parts[i]; p.part != nil && p.code == wire.None {
-			p.code = f.r.c.l.h.leaderFault(v.of(p.part), p.epoch)
+			f.place(v, p)
 		}
 	}
 	f.wake()
@@ -132,7 +138,7 @@ func (f *fetchState) watch() {
 	wake := f.wake // one closure for all
 	for i := range f.parts {
 		p := &f.parts[i]
-		if p.part != nil && p.code == wire.None {
+		if p.part != nil && p.code == wire.None && p.sendTo == 0 {
 			f.r.c.l.core.WatchRead(p.part, &p.read, f.committed, each, &p.watch, wake)
 		}
 	}
@@ -144,7 +150,7 @@ func (f *fetchState) wakeLast() {
 		return
 	}
 	f.unwatch()
-	f.waiting = false
+	f.waiting, f.last = false, true
 	f.readAll()
 	if f.cold > 0 {
 		f.boundCold(coldWait)
@@ -183,10 +189,11 @@ func (f *fetchState) unwatch() {
 func (f *fetchState) readAll() {
 	left, some := f.maxBytes, false
 	f.colds = nil
+	nodes := f.nearer(f.r.c.l.h.view())
 	for i := range f.parts {
 		p := &f.parts[i]
 		p.read.Release()
-		if p.part == nil || p.code != wire.None {
+		if p.part == nil || p.code != wire.None || p.sendTo != 0 {
 			continue
 		}
 		// One batch is given even if it is larger than asked for, so that a reader gets on; but one in the whole answer.
@@ -194,16 +201,24 @@ func (f *fetchState) readAll() {
 		if left <= 0 && some {
 			most = 0
 		}
+		to := f.nearest(nodes, p)
+		if to != 0 {
+			most = 0 // whether it is there, and nothing of it
+		}
 		p.read.Copy = f.r.c.tls
 		if f.r.c.l.core.FetchTail(p.part, offset(p.offset), most, f.committed, &p.read) {
 			f.cold++
 			c := &coldRead{f: f, part: i}
-			c.read.Copy = p.read.Copy
+			c.read.Copy, c.read.Follows = p.read.Copy, p.read.Follows
 			f.colds = append(f.colds, c)
 			f.r.c.l.core.FetchCold(p.part, offset(p.offset), most, f.committed, &c.read, c.came)
 			left, some = left-most, true // what it will bring is not known yet
 			continue
 		}
+		if to != 0 && p.read.Err == nil {
+			f.sendNearer(p, to)
+		}
+		f.followed(p)
 		left, some = left-p.read.Bytes, some || p.read.Bytes > 0
 	}
 }
@@ -217,6 +232,7 @@ func (c *coldRead) came() {
 	}
 	c.f = nil
 	f.parts[c.part].read = c.read // with what it holds
+	f.followed(&f.parts[c.part])
 	f.cold--
 	f.settle()
 }
@@ -233,7 +249,7 @@ func (f *fetchState) enough() bool {
 	n := 0
 	for i := range f.parts {
 		p := &f.parts[i]
-		if p.code != wire.None || p.read.Err != nil {
+		if p.code != wire.None || p.read.Err != nil || p.sendTo != 0 {
 			return true
 		}
 		n += p.read.Bytes
@@ -310,7 +326,7 @@ func sameTopic(a, b *fetchPart) bool { return a.name == b.name && a.id == b.id }
 func (f *fetchState) choose() (topics int) {
 	for i := range f.parts {
 		p := &f.parts[i]
-		if !f.full && p.code == wire.None && p.read.Err == nil && p.read.Bytes == 0 && !p.moved() {
+		if !f.full && p.code == wire.None && p.read.Err == nil && p.sendTo == 0 && p.read.Bytes == 0 && !p.moved() {
 			continue
 		}
 		if n := len(f.shown); n == 0 || !sameTopic(&f.parts[f.shown[n-1]], p) {
@@ -332,6 +348,10 @@ func (p *fetchPart) result() wire.FetchResult {
 		return res
 	}
 	res.HighWatermark, res.LastStableOffset, res.LogStartOffset = int64(p.read.HighWatermark), int64(p.read.LastStable), int64(p.read.LogStart)
+	if p.sendTo != 0 {
+		res.PreferredReplica = p.sendTo
+		return res
+	}
 	for _, a := range p.read.Aborted {
 		res.Aborted = append(res.Aborted, wire.AbortedTransaction{ProducerID: a.ProducerID, FirstOffset: int64(a.First)})
 	}
@@ -360,6 +380,9 @@ func (r *request) sendFetch() {
 			}
 		}
 		r.c.l.n.bytesOut += uint64(p.read.Bytes)
+		if p.read.Follows != 0 {
+			r.c.l.n.followed += uint64(p.read.Bytes)
+		}
 	}
 	link.Write(f.out[at:])
 	r.c.l.n.bytesOut += uint64(len(f.out))

@@ -24,6 +24,7 @@ type Placement struct {
 	Leader   int32 // -1: none
 	Epoch    int32 // of the leader, or of the last one
 	Leads    bool  // this node does, and takes requests
+	Follows  bool  // this node is in sync with the leader, and in touch with the controller
 	Replicas []int32
 	ISR      []int32
 	Eligible []int32 // those that may lead without loss though they are not in sync (KIP-966)
@@ -267,7 +268,7 @@ func (l *loopState) leaderChanged() {
 	}
 	for c := l.first; c != nil; {
 		next := c.next
-		if c.fetches != nil && (c.fetches.leader != v.All.Epoch || !leads) {
+		if c.fetches != nil && (c.fetches.leader != v.All.Epoch || !leads && !v.All.Follows) {
 			c.fetches = nil
 		}
 		if r := c.first; r != nil && r.fetch != nil && r.fetch.waiting && !r.fetch.over && r.fetch.cold == 0 { // what is being read is committed

@@ -41,6 +41,7 @@ type conn struct {
 	appender *broker.Appender // made with the first produce request
 	resumed  *request         // a produce request of which a part could be appended: it comes again
 	fetches  *fetchSession    // the last one that was made
+	turns    turns
 	access   *accessCache     // made when rules are first asked
 	quota    *quotaState      // made when there are quotas
 	id       *broker.Identity // who the client is; nil: it has not said so yet

@@ -12,6 +12,9 @@ type counters struct {
 	requests          [apiKeys]uint64
 	bytesIn, bytesOut uint64
 	broken            uint64 // connections ended because of what the client sent
+	followed          uint64 // bytes of records that were read here while another node led
+	sentNearer        uint64 // readers of a partition that were sent to a follower
+	sentBack          uint64 // and to the leader
 }
 
 // published is a copy of counters that any goroutine may read.
@@ -28,6 +31,9 @@ type Counters struct {
 	Requests          map[string]uint64 // by API
 	BytesIn, BytesOut uint64
 	Broken            uint64
+	Followed          uint64 // bytes of records that were read here while another node led
+	SentNearer        uint64 // readers of a partition that were sent to a follower in their rack
+	SentBack          uint64 // and to the leader, by a follower
 }
 
 // Snapshot sums up the loops.
@@ -47,6 +53,9 @@ func (h *Handler) Snapshot() Counters {
 		s.BytesIn += c.bytesIn
 		s.BytesOut += c.bytesOut
 		s.Broken += c.broken
+		s.Followed += c.followed
+		s.SentNearer += c.sentNearer
+		s.SentBack += c.sentBack
 		for k, n := range c.requests {
 			if n > 0 {
 				s.Requests[wire.APIKey(k).String()] += n

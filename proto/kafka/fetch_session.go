@@ -53,7 +53,8 @@ func (f *fetchState) open(m *wire.FetchRequest, version int16) wire.ErrorCode {
 		}
 		s := &fetchSession{}
 		s.update(m, version)
-		if pl := &c.l.h.view().All; m.SessionEpoch == wire.InitialEpoch && len(s.parts) > 0 && c.l.h.leads(pl) {
+		v := c.l.h.view()
+		if pl := &v.All; m.SessionEpoch == wire.InitialEpoch && len(s.parts) > 0 && (c.l.h.leads(pl) || f.follows(v)) {
 			s.leader = pl.Epoch
 			s.id, s.epoch = rand.Int32N(math.MaxInt32-1)+1, 1
 			c.fetches, f.session, f.sessionID = s, s, s.id
@@ -178,9 +179,9 @@ func (f *fetchState) take(s *fetchSession) {
 		p.sessionPart, p.place = sp, int32(i)
 		byID := f.r.call.Version >= 13
 		p.topic = l.topicOf([]byte(sp.name), sp.id, byID)
-		p.find(l.h, v, byID)
+		f.find(v, p, byID)
 		if !f.r.c.mayFetch(p, byID) {
-			p.code = wire.TopicAuthorizationFailed
+			p.code, p.sendTo = wire.TopicAuthorizationFailed, 0
 		}
 	}
 }
@@ -194,7 +195,7 @@ func (c *conn) mayFetch(p *fetchPart, byID bool) bool {
 }
 
 // find looks up the partition, and says what is wrong with it.
-func (p *fetchPart) find(h *Handler, v *View, byID bool) {
+func (f *fetchState) find(v *View, p *fetchPart, byID bool) {
 	p.code = wire.UnknownTopicOrPartition
 	if p.topic == nil {
 		if byID {
@@ -205,7 +206,7 @@ func (p *fetchPart) find(h *Handler, v *View, byID bool) {
 	if p.part = p.topic.Partition(p.index); p.part == nil {
 		return
 	}
-	p.code = h.leaderFault(v.of(p.part), p.epoch)
+	f.place(v, p)
 }
 
 // moved says whether there is news of a partition beside records.

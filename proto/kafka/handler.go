@@ -26,6 +26,7 @@ type Settings struct {
 	Advertised       string        // HOST:PORT that clients are told; empty: what they have reached
 	AdvertisedTLS    string        // for those who come by TLS; empty: Advertised
 	Mechanisms       []string      // of SASL that may be offered
+	NearestReplica   bool          // consumers that say in which rack they are read from the in-sync replica there
 	SessionLifetime  time.Duration // after which a client that came in by SASL has to say anew who it is; 0: never
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -124,6 +125,7 @@ func (tr *trio) tell(leads int) {
 		v := tr.mu.view
 		v.All.MinISR = len(v.All.Replicas)/2 + 1
 		v.All.Leads = i == leads
+		v.All.Follows = leads >= 0 && i != leads && slices.Contains(v.All.ISR, n.id)
 		n.view.Store(&v)
 	}
 	for _, n := range tr.nodes {
