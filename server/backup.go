@@ -198,6 +198,9 @@ func (b *backups) Verify(ctx context.Context, id string, progress func(control.B
 // Delete makes it a control.Backups. What the backup has held in the tier is released after it is gone; where only that is left, it is no error.
 func (b *backups) Delete(ctx context.Context, id string, progress func(control.BackupProgress)) error {
 	return b.alone(ctx, func(st tier.Store) error {
+		if b.s.node.storeless() { // nobody would ask for the release of what is held any more
+			return errBackupStoreless
+		}
 		p := &backupState{id: id}
 		defer p.tell(progress)()
 		err := backup.Delete(ctx, st, id)
@@ -220,11 +223,7 @@ func (b *backups) release(ctx context.Context, id string) (bool, error) {
 	if t == nil {
 		return false, nil
 	}
-	out, err := t.offloader()
-	if err != nil {
-		return false, err
-	}
-	found, err := out.Release(ctx, holdOf(id))
+	found, err := t.holder().Release(ctx, holdOf(id))
 	if err != nil {
 		err = fmt.Errorf("release what backup %s holds in tier.store (delete it again): %w", id, err)
 	}
@@ -236,9 +235,25 @@ func backupInfo(i *backup.Info) control.Backup {
 		Taken: i.Taken, Ended: i.Ended, Bytes: i.Bytes, Objects: i.Objects}
 }
 
+// brokenRest is how long nothing may have been stored of another node's backup before it counts as broken off.
+const brokenRest = 24 * time.Hour
+
+// brokenAfter is that of a node of a cluster: who has begun a backup may never lead again, or be gone, and what it holds of the tier would stay held. Nodes that
+// are alone leave each other's.
+func (b *backups) brokenAfter() time.Duration {
+	if b.s.node.cluster == nil {
+		return 0
+	}
+	return brokenRest
+}
+
 // take stores the node's state: what was acknowledged when it is called is in it. Nobody waits for it but the disk and the store.
 func (b *backups) take(ctx context.Context, ls *logStorage, st tier.Store, o backup.Options, shards int, p *backupState) (m *backup.Manifest, err error) {
-	gone, err := backup.Clean(ctx, st, o.Begin.Cluster, o.Begin.Node)
+	cut, err := b.s.node.newCut()
+	if err != nil {
+		return nil, err
+	}
+	gone, err := backup.Clean(ctx, st, o.Begin.Cluster, o.Begin.Node, b.brokenAfter())
 	for _, id := range gone {
 		ls.logger.Info("a backup that was broken off is removed", "backup", id)
 		_, rerr := b.release(ctx, id)
@@ -272,14 +287,13 @@ func (b *backups) take(ctx context.Context, ls *logStorage, st tier.Store, o bac
 	// The rows of the moment name objects of the tier: these must stay, whatever becomes of the node. All are held until it is known which.
 	t := b.s.node.tier
 	if t != nil {
-		if err := t.out.HoldAll(ctx, holdOf(w.ID())); err != nil {
+		if err := t.holder().HoldAll(ctx, holdOf(w.ID())); err != nil {
 			return nil, err
 		}
 	}
 	written := ls.checkpoint() // so that whoever restores it replays little
 	taken := time.Now().UTC().Truncate(time.Millisecond)
-	cut, err := b.s.node.beginCut(ctx, written)
-	if err != nil {
+	if err := cut.begin(ctx, written); err != nil {
 		return nil, err
 	}
 	snap, err := ls.log.Backup()
@@ -291,7 +305,7 @@ func (b *backups) take(ctx context.Context, ls *logStorage, st tier.Store, o bac
 		return nil, err
 	}
 	if t != nil {
-		if err := t.out.Hold(ctx, holdOf(w.ID())); err != nil {
+		if err := t.holder().Hold(ctx, holdOf(w.ID())); err != nil {
 			return nil, err
 		}
 	}

@@ -32,75 +32,153 @@ var sealAgain = pace.Backoff{First: time.Millisecond, Most: 50 * time.Millisecon
 // errBackupCluster marks what a cluster cannot do now.
 var errBackupCluster = errors.New("the cluster cannot be backed up")
 
+// errBackupStoreless is what a node answers that cannot reach the history of its cluster: it can neither hold it for a backup nor let it go.
+var errBackupStoreless = clusterUnable("it has history in a store, and tier.store of this node is off: set tier.* as on the other nodes")
+
+// storeless tells whether there is history in a store that this node's configuration does not name.
+func (n *node) storeless() bool { return n.tier == nil && n.broker.TierRows() > 0 }
+
 func clusterUnable(reason string) error { return fmt.Errorf("%w: %s", errBackupCluster, reason) }
+
+// cutNode is what a cut asks of its node, or of a test's.
+type cutNode interface {
+	now() cutState
+	replica(shard record.ShardID) broker.ReplicaState
+	// barrier returns once the majority has agreed, after the call, on who leads the catalog's group.
+	barrier(ctx context.Context) error
+	snapshot() *meta.Snapshot
+}
+
+// cutState is whether a node can take a backup of its cluster.
+type cutState struct {
+	own       meta.NodeID
+	epoch     uint32 // of the shards, as far as the node knows
+	leads     bool
+	halted    error // why the catalog goes on without this node
+	storeless bool
+	entries   int64 // that the core has from when the node was alone
+}
+
+func (s *cutState) unable() error {
+	switch {
+	case !s.leads:
+		return clusterUnable("this node does not lead; ask again")
+	case s.halted != nil:
+		return clusterUnable(fmt.Sprintf("the node that leads applies no changes of the catalog any more: %v", s.halted))
+	case s.storeless:
+		return errBackupStoreless
+	case s.entries > 0:
+		return clusterUnable("it takes over what its first node had while it was alone; ask again")
+	}
+	return nil
+}
+
+// memberCut is a node of a cluster as a cut sees it.
+type memberCut struct{ n *node }
+
+func (m memberCut) now() cutState {
+	n := m.n
+	at := n.member.control.State()
+	s := cutState{own: n.member.own, epoch: at.Epoch, leads: at.Leading, halted: n.cluster.Halted(), storeless: n.storeless()}
+	s.entries, _ = n.broker.CatalogSize()
+	return s
+}
+
+func (m memberCut) replica(id record.ShardID) broker.ReplicaState { return m.n.broker.Replica(id) }
+func (m memberCut) barrier(ctx context.Context) error             { return m.n.cluster.Barrier(ctx) }
+func (m memberCut) snapshot() *meta.Snapshot                      { return m.n.catalog.Load() }
 
 // clusterCut is the moment of a backup of a cluster. A nil one is that of a node that is alone.
 type clusterCut struct {
-	n       *node
+	at      cutNode
+	shards  int
+	wait    time.Duration // as long as sealing may take
 	epoch   uint32
 	entries []meta.Entry
 }
 
-// beginCut reads the catalog: what was acknowledged before is in it, whichever node did. written: the node has just written a checkpoint.
-func (n *node) beginCut(ctx context.Context, written bool) (*clusterCut, error) {
+// newCut tells whether the node can take a backup of its cluster now. Nothing is stored before.
+func (n *node) newCut() (*clusterCut, error) {
 	if n.cluster == nil {
 		return nil, nil //nolint:nilnil // a nil cut does nothing
 	}
 	if n.member == nil || n.member.control == nil {
 		return nil, clusterUnable("its shards are not replicated")
 	}
-	c := &clusterCut{n: n, epoch: n.member.control.State().Epoch}
-	switch entries, _ := n.broker.CatalogSize(); {
-	case !n.member.leads() || n.cluster.Halted() != nil:
-		return nil, clusterUnable("this node does not lead; ask again")
-	case n.tier != nil || n.broker.TierRows() > 0:
-		return nil, clusterUnable("it has history in tier.store, which a new cluster could not tell from its own; only a cluster without tiers can be backed up")
-	case entries > 0:
-		return nil, clusterUnable("it takes over what its first node had while it was alone; ask again")
-	case !written:
-		return nil, clusterUnable("the node that leads could not write a checkpoint; its log says why")
-	}
-	if err := n.cluster.Barrier(ctx); err != nil {
-		return nil, clusterUnable(fmt.Sprintf("the majority of its nodes does not answer: %v", err))
-	}
-	c.entries = meta.Kept(n.catalog.Load())
-	return c, nil
+	c := &clusterCut{at: memberCut{n}, shards: n.o.shards, wait: sealWait}
+	now := c.at.now()
+	return c, now.unable()
 }
+
+// begin reads the catalog: what was acknowledged before is in it, whichever node did. written: the node has just written a checkpoint.
+func (c *clusterCut) begin(ctx context.Context, written bool) error {
+	if c == nil {
+		return nil
+	}
+	now := c.at.now()
+	if err := now.unable(); err != nil {
+		return err
+	}
+	if !written {
+		return clusterUnable("the node that leads could not write a checkpoint; its log says why")
+	}
+	c.epoch = now.epoch
+	if err := c.barrier(ctx); err != nil {
+		return err
+	}
+	c.entries = meta.Kept(c.at.snapshot())
+	return nil
+}
+
+func (c *clusterCut) barrier(ctx context.Context) error {
+	if err := c.at.barrier(ctx); err != nil {
+		return clusterUnable(fmt.Sprintf("the majority of its nodes does not answer: %v", err))
+	}
+	return nil
+}
+
+// errCutMoved is why a cut is given up.
+var errCutMoved = clusterUnable("the lead went to another node meanwhile; ask again")
 
 // seal returns when all that the log has is committed, and no other node could have acknowledged anything meanwhile that it has not.
 func (c *clusterCut) seal(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, sealWait)
+	ctx, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
-	n := c.n
-	for i := range n.o.shards {
-		id := record.ShardID(i)
-		last := n.broker.Replica(id).Last
-		for tries := 1; ; tries++ {
-			r := n.broker.Replica(id)
-			if r.Role != broker.RoleLeader || uint32(r.Epoch) != c.epoch {
-				return clusterUnable("the lead went to another node meanwhile; ask again")
-			}
-			if r.HighWatermark >= last {
-				break
-			}
-			if pace.Sleep(ctx, clock.Real{}, sealAgain.Wait(tries)) != nil {
-				return clusterUnable(fmt.Sprintf("what its log has is not committed within %v: sluice shard status shows who is in sync", sealWait))
-			}
+	for i := range c.shards {
+		if err := c.committed(ctx, record.ShardID(i)); err != nil {
+			return err
 		}
 	}
-	if err := n.cluster.Barrier(ctx); err != nil {
-		return clusterUnable(fmt.Sprintf("the majority of its nodes does not answer: %v", err))
+	if err := c.barrier(ctx); err != nil {
+		return err
 	}
-	s := n.catalog.Load()
-	for i := range n.o.shards {
-		if sh := s.Shard(uint32(i)); sh == nil || sh.Leader != n.member.own || sh.Epoch != c.epoch {
-			return clusterUnable("the lead went to another node meanwhile; ask again")
+	s, own := c.at.snapshot(), c.at.now().own
+	for i := range c.shards {
+		if sh := s.Shard(uint32(i)); sh == nil || sh.Leader != own || sh.Epoch != c.epoch {
+			return errCutMoved
 		}
 	}
 	return nil
+}
+
+// committed waits until all that a shard has is, and the core's tables have it, with them the manifest: what the backup has of it is to be held.
+func (c *clusterCut) committed(ctx context.Context, id record.ShardID) error {
+	last := c.at.replica(id).Last
+	for tries := 1; ; tries++ {
+		r := c.at.replica(id)
+		if r.Role != broker.RoleLeader || uint32(r.Epoch) != c.epoch {
+			return errCutMoved
+		}
+		if r.Applied >= last {
+			return nil
+		}
+		if pace.Sleep(ctx, clock.Real{}, sealAgain.Wait(tries)) != nil {
+			return clusterUnable(fmt.Sprintf("what its log has is not committed within %v: sluice shard status shows who is in sync", c.wait))
+		}
+	}
 }
 
 // store writes the catalog.

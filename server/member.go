@@ -139,7 +139,7 @@ func (m *member) changed(s cluster.State) {
 
 // storeless has a node leave the lead to others that has no store and follows one that has: whoever reads here would take history for lost.
 func (m *member) storeless() {
-	if m.n.tier != nil || m.n.broker.TierRows() == 0 || m.told {
+	if !m.n.storeless() || m.told {
 		return
 	}
 	m.told = true

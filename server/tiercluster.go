@@ -223,6 +223,14 @@ func (t *tiering) offloader() (*offload.Offloader, error) {
 	return nil, errFollows
 }
 
+// holder is what says in the store which objects backups need: of a node of a cluster whether it leads or not, since who leads asks the store.
+func (t *tiering) holder() *offload.Offloader {
+	if t.lead == nil {
+		return t.out
+	}
+	return t.lead.idle
+}
+
 // catalog is the core for what acts for the lead of now.
 func (t *tiering) catalog() tierCatalog {
 	if t.lead == nil {

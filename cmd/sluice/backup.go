@@ -149,7 +149,7 @@ func backupList(f *controlFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List the backups in the node's store, oldest first", Args: atMost(0),
 		Long: "List the backups in the node's store, oldest first, those of other nodes included. An incomplete one is under way or was broken off; the next\n" +
-			"backup of the same node removes what it has left.",
+			"backup of the same node removes what it has left, or a day later that of another node of its cluster.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return f.call(cmd, func(k *controlCall) error {
 				r, err := ask(k, api.NewBackupsClient(k).List, &api.ListBackupsRequest{})

@@ -169,12 +169,20 @@ type restoredData struct {
 	NewCluster  string `json:"new_cluster"`
 	Shards      int
 	Taken       time.Time
-	Verified    struct{ Records, Topics int64 }
+	Verified    struct {
+		Records, Topics int64
+		TierObjects     int64 `json:"tier_objects"`
+		TierRead        int64 `json:"tier_read"`
+	}
 }
 
-func restoreInto(t *testing.T, store, id, dir string) (r restoredData) {
+func restoreInto(t *testing.T, store, id, dir string, settings ...string) (r restoredData) {
 	t.Helper()
-	out, err := exec.Command(common.Binary(t), "restore", "--from", store, "--backup", id, "--data", dir, "--verify", "--output", "json").CombinedOutput()
+	args := []string{"restore", "--from", store, "--backup", id, "--data", dir, "--verify", "--output", "json"}
+	for _, s := range settings {
+		args = append(args, "--set", s)
+	}
+	out, err := exec.Command(common.Binary(t), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

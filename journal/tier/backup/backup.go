@@ -8,7 +8,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -110,11 +110,12 @@ func (m *Manifest) Objects() int {
 	return n
 }
 
-// NewID makes a name that sorts by time.
+// NewID makes a name that sorts by time, to the millisecond: behind the second it has the millisecond in three hex digits, and five by chance.
 func NewID(now time.Time) string {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // it never fails
-	return now.UTC().Format("20060102T150405Z") + "-" + hex.EncodeToString(b[:])
+	part := uint32(now.Nanosecond()/int(time.Millisecond))<<20 | binary.LittleEndian.Uint32(b[:])>>12
+	return fmt.Sprintf("%s-%08x", now.UTC().Format("20060102T150405Z"), part)
 }
 
 func checkID(id string) error {
@@ -342,16 +343,50 @@ func Delete(ctx context.Context, s tier.Store, id string) error {
 	return remove(beginName)
 }
 
-// Clean removes what was broken off and belongs to a cluster's node, which has no backup under way. It gives their names.
-func Clean(ctx context.Context, s tier.Store, cluster string, node int) (ids []string, err error) {
+// Clean removes what was broken off and belongs to a cluster's node, which has no backup under way; with others above 0 also what belongs to other nodes of the
+// cluster, if nothing has been stored of it for so long. It gives their names.
+func Clean(ctx context.Context, s tier.Store, cluster string, node int, others time.Duration) (ids []string, err error) {
 	list, err := List(ctx, s)
 	for i := range list {
-		if b := &list[i]; b.State == Incomplete && b.Cluster == cluster && b.Node == node {
-			if err := Delete(ctx, s, b.ID); err != nil {
+		b := &list[i]
+		if b.State != Incomplete || b.Cluster != cluster {
+			continue
+		}
+		if b.Node != node {
+			rests, err := rested(ctx, s, b.ID, others)
+			if err != nil {
 				return ids, err
 			}
-			ids = append(ids, b.ID)
+			if !rests {
+				continue
+			}
 		}
+		if err := Delete(ctx, s, b.ID); err != nil {
+			return ids, err
+		}
+		ids = append(ids, b.ID)
 	}
 	return ids, err
+}
+
+// rested tells whether nothing has been stored of a backup for so long; 0: it never has.
+func rested(ctx context.Context, s tier.Store, id string, long time.Duration) (bool, error) {
+	if long == 0 {
+		return false, nil
+	}
+	var last time.Time
+	for after, more := "", true; more; {
+		var page []tier.Info
+		var err error
+		if page, more, err = s.List(ctx, objectName(id, ""), after, 0); err != nil {
+			return false, err
+		}
+		for i := range page {
+			after = page[i].Name
+			if page[i].ModTime.After(last) {
+				last = page[i].ModTime
+			}
+		}
+	}
+	return !last.IsZero() && time.Since(last) > long, nil
 }

@@ -305,14 +305,14 @@ func TestBrokenOffAtEachObject(t *testing.T) {
 		if latest, err := Latest(t.Context(), inner); err != nil || latest != whole {
 			t.Errorf("put %d: the latest is %s, not %s, %v", at, latest, whole, err)
 		}
-		if gone, err := Clean(t.Context(), inner, "cluster", 4); err != nil || len(gone) > 0 {
+		if gone, err := Clean(t.Context(), inner, "cluster", 4, time.Hour); err != nil || len(gone) > 0 {
 			t.Errorf("put %d: another node has removed %v, %v", at, gone, err)
 		}
 		if at%2 == 0 {
 			if err := w.Abort(t.Context()); err != nil {
 				t.Errorf("put %d: abort: %v", at, err)
 			}
-		} else if _, err := Clean(t.Context(), inner, "cluster", 3); err != nil {
+		} else if _, err := Clean(t.Context(), inner, "cluster", 3, 0); err != nil {
 			t.Errorf("put %d: clean: %v", at, err)
 		}
 		for _, name := range objects(t, inner) {
@@ -375,4 +375,56 @@ func TestPaceAndCancel(t *testing.T) {
 	if left := objects(t, s); len(left) > 0 {
 		t.Errorf("%v is left", left)
 	}
+}
+
+// Names sort by time, to the millisecond.
+func TestNewIDSorts(t *testing.T) {
+	at := time.Date(2026, 11, 28, 11, 59, 58, 998e6, time.UTC)
+	last := ""
+	for range 5 {
+		id := NewID(at)
+		if err := checkID(id); err != nil || id <= last {
+			t.Errorf("%s behind %s, %v", id, last, err)
+		}
+		last, at = id, at.Add(time.Millisecond)
+	}
+	if a, b := NewID(at), NewID(at); a == b {
+		t.Errorf("%s twice", a)
+	}
+}
+
+// What another node of the cluster has broken off is removed once nothing has been stored of it for long; another cluster's is not.
+func TestCleanOfOthers(t *testing.T) {
+	for _, c := range []struct {
+		cluster string
+		age     time.Duration
+		goes    bool
+	}{{"cluster", 23 * time.Hour, false}, {"cluster", 25 * time.Hour, true}, {"another", 25 * time.Hour, false}} {
+		s := &aged{Store: newStore(t), age: c.age}
+		w, err := Create(t.Context(), s, Options{Begin: Begin{Cluster: "cluster", Node: 3}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gone, err := Clean(t.Context(), s, c.cluster, 4, 0); err != nil || len(gone) > 0 {
+			t.Errorf("%+v: without a bound %v, %v", c, gone, err)
+		}
+		gone, err := Clean(t.Context(), s, c.cluster, 4, 24*time.Hour)
+		if err != nil || slices.Contains(gone, w.ID()) != c.goes {
+			t.Errorf("%+v: %v of %s, %v", c, gone, w.ID(), err)
+		}
+	}
+}
+
+// aged is a store whose objects are all so old.
+type aged struct {
+	tier.Store
+	age time.Duration
+}
+
+func (s *aged) List(ctx context.Context, prefix, after string, limit int) ([]tier.Info, bool, error) {
+	page, more, err := s.Store.List(ctx, prefix, after, limit)
+	for i := range page {
+		page[i].ModTime = time.Now().Add(-s.age)
+	}
+	return page, more, err
 }

@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -28,6 +29,7 @@ type Manifest struct {
 		dropped map[record.PartitionID]struct{}
 		forget  []record.PartitionID // the dropped ones, the oldest first
 		classes map[string]string
+		reached map[record.Epoch]uint64 // of each epoch one above the greatest sequence that there was
 		stats   Stats
 	}
 }
@@ -77,6 +79,7 @@ func NewManifest() *Manifest {
 	m.mu.parts, m.mu.starts = make(map[record.PartitionID]*partition), make(map[record.PartitionID]record.Offset)
 	m.mu.dropped = make(map[record.PartitionID]struct{})
 	m.mu.classes = make(map[string]string)
+	m.mu.reached = make(map[record.Epoch]uint64)
 	return m
 }
 
@@ -158,6 +161,7 @@ func (m *Manifest) internLocked(s string) string {
 
 func (m *Manifest) addLocked(e *entry) {
 	m.mu.objects[e.id] = e
+	m.mu.reached[e.id.Epoch] = max(m.mu.reached[e.id.Epoch], e.id.Sequence+1)
 	m.mu.stats.Runs += len(e.runs)
 	m.mu.stats.Bytes += e.size
 	for i := range e.runs {
@@ -302,6 +306,13 @@ func (m *Manifest) Has(id object.ID) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.mu.objects[id] != nil
+}
+
+// Reached gives, of each epoch, a bound above the sequences of all objects that the manifest has, or has had since it was made.
+func (m *Manifest) Reached() map[record.Epoch]uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return maps.Clone(m.mu.reached)
 }
 
 func (e *entry) export() *Object {

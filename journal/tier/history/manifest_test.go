@@ -140,6 +140,21 @@ func TestManifestRefuses(t *testing.T) {
 	}
 }
 
+// What has been there is known until the manifest is made anew.
+func TestReached(t *testing.T) {
+	m := NewManifest()
+	if got := m.Reached(); got == nil || len(got) > 0 {
+		t.Error(got)
+	}
+	a, b := obj(7, 1, 0, 9), obj(3, 1, 10, 19)
+	apply(t, m, a)
+	apply(t, m, b)
+	gone(t, m, a)
+	if got := m.Reached(); len(got) != 1 || got[a.ID.Epoch] != a.ID.Sequence+1 {
+		t.Errorf("%v, want above %v", got, a.ID)
+	}
+}
+
 func TestEpochs(t *testing.T) {
 	m := NewManifest()
 	for _, e := range []Epoch{{Epoch: 5, Created: 1, Store: "b", Adopted: true}, {Epoch: 3, Store: "a"}} {

@@ -85,15 +85,20 @@ func holdName(name string) (string, error) {
 	return holdPrefix + name, nil
 }
 
-// HoldAll has no node remove any object of the store until Release, or until Hold of that name says which it may. It may be called again.
+// HoldAll has no node remove any object of the store until Release, or until Hold of that name says which it may. It may be called again. Holds lie in the store,
+// and each Offloader asks for them before it removes: HoldAll, Hold and Release do not need one that makes turns.
 func (f *Offloader) HoldAll(ctx context.Context, name string) error { return f.hold(ctx, name, nil) }
 
-// Hold has no node remove the objects that the manifest has now, until Release. It takes the place of a hold of that name. Who is to need what the
-// manifest had at a moment calls HoldAll before it, and Hold afterwards.
+// Hold has no node remove the objects that the manifest has, or has had in this run, until Release. It takes the place of a hold of that name. Who is to
+// need what the manifest had at a moment calls HoldAll before it, and Hold afterwards: what has lost its row since is held too. So is what this Offloader is about
+// to have a row for. Where another one asks for rows, it has to be called when they have been applied.
 func (f *Offloader) Hold(ctx context.Context, name string) error {
-	h := make(held)
-	for o := range f.o.Manifest.All() {
-		h[o.ID.Epoch] = max(h[o.ID.Epoch], o.ID.Sequence+1)
+	f.mu.Lock()
+	last := f.mu.named
+	f.mu.Unlock()
+	h := f.o.Manifest.Reached()
+	if last.Epoch != 0 {
+		h[last.Epoch] = max(h[last.Epoch], last.Sequence+1)
 	}
 	return f.hold(ctx, name, h)
 }

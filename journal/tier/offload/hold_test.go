@@ -198,3 +198,92 @@ func FuzzHold(f *testing.F) {
 		}
 	})
 }
+
+// TestHoldWhatHasGone: what a backup has in it when it is taken stays, also where it has lost its row before it is known what that was, be it the newest object of all.
+func TestHoldWhatHasGone(t *testing.T) {
+	w, p := produced(t)
+	w.turn()
+	if err := w.f.HoldAll(bg, "backup"); err != nil {
+		t.Fatal(err)
+	}
+	there := w.s.objectNames() // the moment of the backup
+	w.deleteBelow(p, p.end)
+	w.turn()
+	if n := w.m.Stats().Objects; n > 0 {
+		t.Fatalf("%d rows are left", n)
+	}
+	if err := w.f.Hold(bg, "backup"); err != nil {
+		t.Fatal(err)
+	}
+	later(w)
+	if got := w.s.objectNames(); !slices.Equal(got, there) {
+		t.Errorf("%v stay of %v", got, there)
+	}
+}
+
+// TestHoldWhatIsUnderWay: an object that is in the store, and whose row may be in a backup's log, but not in the manifest yet.
+func TestHoldWhatIsUnderWay(t *testing.T) {
+	w, _ := produced(t)
+	held := false
+	w.o.Step = func(step string) {
+		if held || step != "committing" {
+			return
+		}
+		held = true
+		if err := errors.Join(w.f.HoldAll(bg, "backup"), w.f.Hold(bg, "backup")); err != nil {
+			t.Error(err)
+		}
+	}
+	w.restart()
+	w.turn()
+	h, err := w.f.holds(bg)
+	first := object.ID{Sequence: 1 << 63}
+	for o := range w.m.All() {
+		if o.ID.Sequence < first.Sequence {
+			first = o.ID
+		}
+	}
+	if err != nil || !held || !h.has(first) {
+		t.Errorf("%v is not held: %v, %v", first, h, err)
+	}
+}
+
+// Holds are asked for by whoever leads, and are made by any node of a cluster, which need not.
+func TestHoldByFollower(t *testing.T) {
+	w := newWorld(t, Options{MinObjectBytes: 1})
+	p := w.add(1, 0, Immediate)
+	p.LocalBytes = 0
+	w.produce(p, 10, 500)
+	w.seal()
+	first := w.lead(nil)
+	if err := first.Turn(bg); err != nil {
+		t.Fatal(err)
+	}
+	first.leads.Store(false)
+	there := w.s.objectNames()
+	idle := w.lead(nil)
+	idle.leads.Store(false)
+	if err := errors.Join(idle.HoldAll(bg, "backup"), idle.Hold(bg, "backup")); err != nil {
+		t.Fatal(err)
+	}
+	next := w.lead(nil)
+	w.produce(p, 10, 500)
+	w.seal()
+	if err := next.Turn(bg); err != nil {
+		t.Fatal(err)
+	}
+	w.deleteBelow(p, p.end)
+	w.search(next)
+	w.search(next)
+	if got := w.s.objectNames(); !slices.Equal(got, there) || w.m.Stats().Objects > 0 {
+		t.Errorf("%v stay of %v, %d rows", got, there, w.m.Stats().Objects)
+	}
+	if found, err := idle.Release(bg, "backup"); !found || err != nil {
+		t.Error(found, err)
+	}
+	w.search(next)
+	w.search(next)
+	if got := w.s.objectNames(); len(got) > 0 {
+		t.Errorf("%v are left", got)
+	}
+}

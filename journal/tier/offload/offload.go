@@ -223,6 +223,7 @@ type Offloader struct {
 		sync.Mutex
 		status Status
 		closed bool
+		named  object.ID // the last object that was given a name; Epoch 0: none was
 	}
 }
 

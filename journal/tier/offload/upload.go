@@ -76,6 +76,9 @@ func (f *Offloader) nextID(g *group) object.ID {
 	for {
 		id := object.ID{Tenant: g.key.tenant, Shard: g.key.shard, Epoch: f.epoch, Sequence: f.seq}
 		if f.seq++; !f.underWay(id.Name()) {
+			f.mu.Lock()
+			f.mu.named = id
+			f.mu.Unlock()
 			return id
 		}
 	}
