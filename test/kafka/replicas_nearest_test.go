@@ -191,3 +191,55 @@ func TestNearestClient(t *testing.T) {
 		t.Errorf("%d records of %d", n, each*turns)
 	}
 }
+
+// TestNearestCommitted: a reader of committed records sees by a follower what transactions have committed, nothing of those that were aborted, and nothing behind one that
+// is open.
+func TestNearestCommitted(t *testing.T) {
+	tr := nearestTrio(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	p := tr.client(0, kgo.DefaultProduceTopic("t"), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.TransactionalID("x"))
+	c := tr.client(0, kgo.ConsumeTopics("t"), kgo.Rack("r1"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.FetchMaxWait(100*time.Millisecond))
+	const turns = 6
+	for turn := range turns {
+		if err := p.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		value := "committed"
+		if turn%2 == 0 {
+			value = "aborted"
+		}
+		if err := p.ProduceSync(ctx, kgo.StringRecord(value), kgo.StringRecord(value)).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.EndTransaction(ctx, kgo.TransactionEndTry(turn%2 == 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.ProduceSync(ctx, kgo.StringRecord("open")).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	end := tr.nodes[followerAt].b.Topic(0, "t").Partition(0)
+	testx.Eventually(t, patience, func() bool { return end.HighWatermark() == 3*turns+1 }, "the follower has all")
+	n := 0
+	for n < turns && ctx.Err() == nil {
+		c.PollFetches(ctx).EachRecord(func(r *kgo.Record) {
+			if n++; string(r.Value) != "committed" {
+				t.Errorf("record %d is %q", r.Offset, r.Value)
+			}
+		})
+	}
+	epoch := tr.nodes[0].View().All.Epoch
+	for i, rack := range []string{"r0", "r1"} {
+		m := inRack(fetchFrom(tr, 12, 0, epoch, 0), rack)
+		m.IsolationLevel = 1
+		got, _ := fetched(tr.raw(i), m)
+		if served(t, rack, &got); got.LastStableOffset != 3*turns || got.HighWatermark != 3*turns+1 || len(got.AbortedTransactions) != turns/2 {
+			t.Errorf("node %d: last stable offset %d, high watermark %d, aborted %v", i+1, got.LastStableOffset, got.HighWatermark, got.AbortedTransactions)
+		}
+	}
+	testx.Eventually(t, patience, func() bool { return tr.nodes[followerAt].door.Snapshot().Followed > 0 }, "the follower has served")
+}
