@@ -31,6 +31,8 @@ type Streams interface {
 	Follow(leader link.NodeID, epoch record.Epoch)
 	Rest()
 	Followers() []replica.Follower
+	// Await says whom acknowledgements wait for, so that they are not held up; all: too few are in sync, and nobody is to be.
+	Await(nodes []link.NodeID, all bool)
 }
 
 // Group is the catalog's group.
@@ -363,7 +365,19 @@ func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
 			}
 		})
 	}
+	c.await(sh.ISR, LeastInSync(len(sh.Replicas)))
 	c.o.Streams.Lead(epoch)
+}
+
+// await has the streams know whom the core waits for.
+func (c *Controller) await(inSync []meta.NodeID, least int) {
+	var list []link.NodeID
+	for _, id := range inSync {
+		if id != c.o.Node {
+			list = append(list, link.NodeID(id))
+		}
+	}
+	c.o.Streams.Await(list, len(inSync) < least)
 }
 
 // others are those of a list beside this node, as the core has them.

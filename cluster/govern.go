@@ -300,6 +300,7 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 // tell tells the core who is in sync, and how many have to be; false: one of them lacks something.
 func (c *Controller) tell(inSync []meta.NodeID, least int) bool {
 	others, ok := c.others(inSync), true
+	c.await(inSync, least)
 	for i := range c.o.Shards {
 		if err := c.o.Core.SetInSync(record.ShardID(i), record.Epoch(c.leading), others, least); err != nil {
 			ok = false

@@ -423,6 +423,9 @@ func (c simStreams) Follow(leader link.NodeID, epoch record.Epoch) {
 // Rest makes it Streams.
 func (c simStreams) Rest() { c.set(0, 0, 0) }
 
+// Await makes it Streams. Nothing has a pace here.
+func (simStreams) Await([]link.NodeID, bool) {}
+
 // Followers makes it Streams.
 func (c simStreams) Followers() (list []replica.Follower) {
 	c.n.do(c.run, func() {

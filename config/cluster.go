@@ -26,11 +26,17 @@ func unspecified(addr string) bool {
 // rackMax is meta.NodeRackMax.
 const rackMax = 255
 
+// catchupLeast is the least cluster.catchup_rate: below it a piece of a copy would be waited for too long.
+const catchupLeast = 64 * KiB
+
 // validateCluster looks at what makes a node one of a cluster.
 func (l *loader) validateCluster(c *Config) {
 	files := []struct{ key, value string }{{"cluster.cert", c.Cluster.Cert}, {"cluster.key", c.Cluster.Key}, {"cluster.ca", c.Cluster.CA}}
 	if n := len(c.Node.Rack); n > rackMax {
 		l.reject("node.rack", fmt.Errorf("the name of a rack has at most %d bytes, found %d", rackMax, n))
+	}
+	if r := c.Cluster.CatchupRate; r > 0 && r < catchupLeast {
+		l.reject("cluster.catchup_rate", fmt.Errorf("want 0 or at least %v, found %v", catchupLeast, r))
 	}
 	if !c.Clustered() {
 		if len(c.Cluster.Peers) > 0 {

@@ -20,6 +20,8 @@ func TestCluster(t *testing.T) {
 		{[]string{"listeners.cluster=10.0.0.1:7000", "cluster.plaintext=true", "cluster.token=a secret"}, ""},
 		{[]string{"listeners.cluster=10.0.0.1:7000", "cluster.plaintext=true"}, "cluster.token"},
 		{[]string{"listeners.cluster=10.0.0.1:7000", "cluster.token=a secret"}, "cluster.plaintext"},
+		{[]string{listen, "cluster.catchup_rate=64KiB"}, ""},
+		{[]string{listen, "cluster.catchup_rate=63KiB"}, "want 0 or at least 64KiB"},
 		{[]string{"cluster.token=a secret"}, "needs listeners.cluster"},
 		{[]string{"cluster.peers=127.0.0.1:7001"}, "cluster.peers"},
 		{[]string{"cluster.advertised=h:1"}, "needs listeners.cluster"},

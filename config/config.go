@@ -632,6 +632,10 @@ type Cluster struct {
 	Lease time.Duration `key:"lease" default:"1250ms" min:"100ms" max:"1m"`
 	// How long a node that follows may lack something before acknowledgements do not wait for it any more.
 	ReplicaLag time.Duration `key:"replica_lag" default:"10s" min:"1s" max:"10m"`
+	// How many bytes a second the node that leads gives to all nodes together that are not in sync: what they catch up with, and copies for them, the reading of
+	// what is copied as well. At least 64KiB; it has to be above what clients write, or nobody comes along. Who is in sync is never held up by it, and nobody is
+	// while too few are for anything to be acknowledged. `sluice shard status` shows how far they are. 0: as fast as it goes.
+	CatchupRate Size `key:"catchup_rate" default:"0" min:"0" reload:"live"`
 }
 
 // Capacity is how the node compares itself to a model of what it should cost.

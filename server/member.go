@@ -31,6 +31,7 @@ type member struct {
 	asks     *kafkaLeader
 	calls    *controlPeers
 	seeds    *seeds
+	pace     *replica.Pace
 	told     bool   // that the node has no store
 	levels   func() // the catalog's subscription
 
@@ -52,7 +53,8 @@ func (m *member) join(mesh *link.Mesh) {
 	n := m.n
 	cfg := n.o.clusterConfig
 	m.own = meta.NodeID(cfg.Node.ID)
-	m.replicas = replica.New(replica.Options{Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Shards: cfg.Cluster.Shards, Behind: m.behind, Logger: n.o.logger})
+	m.pace = replica.NewPace(m.clock(), int64(cfg.Cluster.CatchupRate))
+	m.replicas = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Shards: cfg.Cluster.Shards, Behind: m.behind, Logger: n.o.logger})
 	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Peers: cluster.OverMesh(mesh), Core: n.broker, Streams: m.replicas,
 		Reluctant: !cfg.TakesClients(), Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
@@ -218,6 +220,13 @@ func (m *member) kafkaLeader() kafka.Leader {
 		return nil
 	}
 	return m.asks
+}
+
+// reload takes over what of the configuration changes while the node runs.
+func (m *member) reload(cfg *config.Config) {
+	if m != nil && m.pace != nil {
+		m.pace.Set(int64(cfg.Cluster.CatchupRate))
+	}
 }
 
 func (m *member) clock() clock.Clock {

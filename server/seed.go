@@ -33,8 +33,8 @@ const (
 )
 
 const (
-	seedTakeWait = 6 * time.Hour    // as long as a disk may take to be copied
-	seedReadWait = 30 * time.Second // for a piece
+	seedTakeWait = 14 * 24 * time.Hour // as long as a disk may take to be copied, at a pace
+	seedReadWait = 30 * time.Second    // for a piece
 	seedPiece    = 1 << 20
 	seedRest     = 10 * time.Minute // a copy that nobody has read for so long is removed
 	seedNameMost = 1 << 10
@@ -145,7 +145,7 @@ func (s *seeds) make(peer link.NodeID) (id string, err error) {
 	s.mu.Lock()
 	s.mu.store = st
 	s.mu.Unlock()
-	w, err := backup.Create(s.ctx, st, backup.Options{Begin: backup.Begin{Cluster: n.o.kafka.cluster, Node: int(n.o.kafka.node)}})
+	w, err := backup.Create(s.ctx, st, backup.Options{Pace: s.m.pace.Limiter, Begin: backup.Begin{Cluster: n.o.kafka.cluster, Node: int(n.o.kafka.node)}})
 	if err != nil {
 		return "", err
 	}
@@ -231,8 +231,13 @@ func (s *seeds) read(r *link.Request) {
 	}
 	s.wg.Add(1)
 	s.mu.Unlock()
-	go func() { // it reads a file
+	rng.Len = int64(max(s.m.pace.Step(int(rng.Len)), 1)) // an answer is not waited for long
+	go func() {                                          // it reads a file
 		defer s.wg.Done()
+		if s.m.pace.Wait(s.ctx, int(rng.Len)) != nil {
+			r.Fail("the node stops")
+			return
+		}
 		body, info, err := st.Get(s.ctx, name, rng)
 		if err != nil {
 			r.Fail(err.Error())

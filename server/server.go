@@ -400,6 +400,7 @@ func (s *Server) Reload(next config.Config) (report []string, err error) {
 	s.proxies.take(&merged)
 	s.bans.SetFlapping(flappingOptions(&merged))
 	s.node.broker.SetLimits(brokerLimits(&merged))
+	s.node.member.reload(&merged)
 	s.node.broker.SetShareStrategy(shareStrategy(&merged))
 	s.node.broker.Tracer().Standing(merged.MQTT.TraceProperty)
 	s.node.sys.every(merged.MQTT.SysInterval)

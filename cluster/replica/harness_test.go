@@ -54,6 +54,8 @@ type options struct {
 	fs  vfs.FS // nil: memory
 	dir string
 	log func(*journal.Options)
+
+	pace *Pace
 }
 
 // newMesh makes one end of a link.
@@ -107,7 +109,7 @@ func newNode(t testing.TB, id link.NodeID, o options) *node {
 		t.Fatal(err)
 	}
 	n.mesh = newMesh(t, id)
-	n.r = New(Options{Mesh: n.mesh, Core: n.b, Log: n.log, Shards: testShards, Behind: func(leader link.NodeID, err error) {
+	n.r = New(Options{Pace: o.pace, Mesh: n.mesh, Core: n.b, Log: n.log, Shards: testShards, Behind: func(leader link.NodeID, err error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		n.leader, n.behind = leader, append(n.behind, err)

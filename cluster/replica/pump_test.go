@@ -25,7 +25,7 @@ func TestWatermarkWithoutFrames(t *testing.T) {
 	group := record.AppendFrame(nil, &record.Frame{Kind: record.KindCommand, Shard: 1, Epoch: 1, Index: 1})
 	s.moved.mark(0)
 	s.next[1] = 2
-	if err := s.send(group); err != nil || s.told[0] != 0 {
+	if err := s.send(t.Context(), group); err != nil || s.told[0] != 0 {
 		t.Errorf("with no frames: %d is told, %v", s.told[0], err)
 	}
 	if err := s.watermarks(s.ch.Send); err != nil || s.told[0] != 1 {
@@ -36,7 +36,7 @@ func TestWatermarkWithoutFrames(t *testing.T) {
 	}
 	s.moved.mark(1)
 	s.next[1] = 1
-	if err := s.send(group); err != nil || s.told[1] != 1 {
+	if err := s.send(t.Context(), group); err != nil || s.told[1] != 1 {
 		t.Errorf("with frames: %d is told, %v", s.told[1], err)
 	}
 	for _, want := range []byte{msgWatermarks, msgFrames} {

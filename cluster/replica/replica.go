@@ -51,6 +51,7 @@ type Options struct {
 	// Behind is told that what this node's log has cannot be continued from the leader's: the leader's does not reach back so far, or the replica has
 	// applied what the leader does not have. It has to be made anew from a copy. It is told once for each leader's epoch, on a goroutine of its own.
 	Behind func(leader link.NodeID, err error)
+	Pace   *Pace        // nil: none
 	Clock  clock.Clock  // nil: the system's
 	Logger *slog.Logger // nil: none
 }
@@ -74,8 +75,9 @@ type Replicas struct {
 	clk clock.Clock
 	log *slog.Logger
 
-	serving atomic.Pointer[[]*served] // for Moved
-	fetched atomic.Pointer[fetcher]   // likewise
+	serving atomic.Pointer[[]*served]     // for Moved
+	fetched atomic.Pointer[fetcher]       // likewise
+	awaited atomic.Pointer[[]link.NodeID] // see Await; nil: not said yet
 	wg      sync.WaitGroup
 	mu      struct {
 		sync.Mutex

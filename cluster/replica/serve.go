@@ -227,7 +227,7 @@ func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
 		case err != nil:
 			return err
 		case len(group) > 0:
-			if err := s.send(group); err != nil {
+			if err := s.send(ctx, group); err != nil {
 				return err
 			}
 			s.reached(sc)
@@ -273,13 +273,17 @@ func (s *served) along(msg []byte) error {
 
 // send sends what the follower is to have of a group, in messages of about framesBytes, and the watermarks that have moved with it. If there is nothing of the
 // group to be sent, they wait for the bell: what is queued along with nothing would wait for what comes next to the node, whenever that is.
-func (s *served) send(group []byte) error {
+func (s *served) send(ctx context.Context, group []byte) error {
 	for len(group) > 0 {
 		first, err := record.FrameSize(group)
 		if err != nil {
 			return err
 		}
-		block := alloc.NewBlock(1 + min(len(group), max(framesBytes, first)))
+		most, paced := framesBytes, s.paced()
+		if paced {
+			most = s.r.o.Pace.Step(most)
+		}
+		block := alloc.NewBlock(1 + min(len(group), max(most, first)))
 		out := append(block.Bytes()[:0], msgFrames)
 		if out, group, err = s.add(out, group); err != nil || len(out) == 1 {
 			block.Release()
@@ -287,6 +291,12 @@ func (s *served) send(group []byte) error {
 				return err
 			}
 			continue
+		}
+		if paced {
+			if s.r.o.Pace.Wait(ctx, len(out)) != nil { // the stream is over
+				block.Release()
+				return link.ErrEnded
+			}
 		}
 		if err := s.watermarks(s.along); err != nil {
 			block.Release()

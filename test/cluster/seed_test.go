@@ -19,7 +19,7 @@ import (
 // A node that was alone for long becomes three by two that join: its log does not reach back any more, so they get a copy; and so does one that was replaced.
 // Then it is killed, and all that it had while it was alone is there at those that are left.
 func TestCopies(t *testing.T) {
-	small := []string{"journal.segment_size=1MiB", "journal.group_size=256KiB", "limits.packet_size=64KiB", "journal.checkpoint_interval=200ms"}
+	small := []string{"journal.segment_size=1MiB", "journal.group_size=256KiB", "limits.packet_size=64KiB", "journal.checkpoint_interval=200ms", "cluster.catchup_rate=4MiB"}
 	c := common.StartCluster(t, 1, small...)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*longest)
 	defer cancel()

@@ -1,0 +1,51 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/test/common"
+)
+
+// A node that joins gets what there is at cluster.catchup_rate, and is in sync then. Meanwhile any node shows how far it is, how fast, and how long it takes yet.
+func TestCatchUpPaced(t *testing.T) {
+	const rate = 1 << 20
+	c := common.StartCluster(t, 1, "cluster.catchup_rate=1MiB")
+	ctx, cancel := context.WithTimeout(context.Background(), 2*longest)
+	defer cancel()
+	l := &load{t: t, c: c}
+	const records = 3000
+	produce(ctx, t, l, "copied", 0, records)
+	at := testx.ClosedAddr(t)
+	began := time.Now()
+	n := c.AddNode(at, "listeners.cluster="+at, "cluster.peers="+c.Nodes[0].Between)
+	var shown struct {
+		Progress []struct {
+			Node        int
+			Phase       string
+			Done        int64   `json:"done_bytes"`
+			Total       int64   `json:"total_bytes"`
+			PerSecond   int64   `json:"bytes_per_second"`
+			SecondsLeft *uint64 `json:"seconds_left"`
+			Never       bool
+		}
+	}
+	testx.Eventually(t, longest, func() bool {
+		out, err := n.Run("shard", "status", "--output", "json")
+		if err != nil || json.Unmarshal([]byte(out), &shown) != nil || len(shown.Progress) != 2 {
+			return false
+		}
+		p := &shown.Progress[1]
+		return p.Node == 2 && p.Phase == "catching_up" && p.Done > 0 && p.Done < p.Total && p.Total > records*1000 && p.PerSecond > 0 && p.PerSecond < 2*rate &&
+			p.SecondsLeft != nil && *p.SecondsLeft > 0 && !p.Never
+	}, "the node shows how far it is", &shown)
+	c.AwaitSynced()
+	if took := time.Since(began); took < 2*time.Second {
+		t.Errorf("it took %v to get 3 MB at 1 MiB a second", took)
+	}
+	lead(t, c, n)
+	checkRecords(ctx, t, l, records)
+}
