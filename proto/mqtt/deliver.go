@@ -202,7 +202,8 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	}
 	*out = wire.PublishOut{Dup: d.Dup, Retain: d.Retain, QoS: d.QoS, PacketID: id, Topic: topic, Payload: m.Payload}
 	if m.Deadline != 0 {
-		left := m.Deadline - l.loop.NowUnixMilli()
+		// The publisher's loop may have looked at the clock after this one's turn began: no more is left than there was.
+		left := m.Deadline - max(l.loop.NowUnixMilli(), m.Timestamp)
 		if left <= 0 {
 			c.dropped(DropExpired)
 			return false
