@@ -88,11 +88,13 @@ func (n *node) consume(topic, group string, count int) (got []*kgo.Record) {
 	cl := n.kafka(opts...)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	var wrong []kgo.FetchError // of partitions, which the client goes on to ask
 	for len(got) < count {
 		fs := cl.PollFetches(ctx)
 		if err := fs.Err0(); err != nil {
-			n.Fatalf("fetch of %s: %v, after %d records of %d", topic, err, len(got), count)
+			n.Fatalf("fetch of %s: %v, after %d records of %d: %v\n%v", topic, err, len(got), count, wrong, messagesOf(got))
 		}
+		wrong = append(wrong, fs.Errors()...)
 		got = append(got, fs.Records()...)
 	}
 	return got

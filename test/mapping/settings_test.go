@@ -64,14 +64,16 @@ func TestStreamSettings(t *testing.T) {
 	}
 }
 
-// publishSettings publishes by both protocols, what Kafka's client sends with a time long ago.
+// publishSettings publishes by both protocols, what Kafka's client sends with a time long ago, but not as long as retention keeps records: it
+// may look at any time.
 func publishSettings(n *node) (sent []message) {
 	n.Helper()
 	pub, kafka := n.mqtt(wire.V5, "pub", false), n.kafka()
+	past := time.Now().Add(-time.Hour)
 	for i := range 60 {
 		topic := fmt.Sprintf("c/%d", i%5)
 		if i%3 == 0 {
-			n.produce(kafka, &kgo.Record{Topic: "c", Key: []byte(topic), Value: fmt.Append(nil, i), Timestamp: time.Unix(1e9, 0)})
+			n.produce(kafka, &kgo.Record{Topic: "c", Key: []byte(topic), Value: fmt.Append(nil, i), Timestamp: past})
 		} else {
 			pub.pub(wire.PublishOut{Topic: []byte(topic), Payload: fmt.Append(nil, i), QoS: byte(1 + i%2)})
 		}
