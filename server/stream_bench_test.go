@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -240,12 +241,18 @@ func TestStreamAllocs(t *testing.T) {
 	}
 	for _, batch := range []record.Batch{benchBatch(1, 100), benchBatch(30, 1000)} {
 		s.produce(4000, 64, batch, parts...)
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		const n = 8000
-		s.produce(n, 64, batch, parts...)
-		runtime.ReadMemStats(&after)
-		if per := float64(after.Mallocs-before.Mallocs) / n; per > 0.05 {
+		// What the process allocates by the clock, and for groups that are small since the machine is starved, is counted too, and only ever
+		// adds: what a batch costs is in every round, so the least of them has it.
+		per := math.Inf(1)
+		for range 4 {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			const n = 2000
+			s.produce(n, 64, batch, parts...)
+			runtime.ReadMemStats(&after)
+			per = min(per, float64(after.Mallocs-before.Mallocs)/n)
+		}
+		if per > 0.05 {
 			t.Errorf("%d bytes: %.3f allocations a batch", len(batch), per)
 		}
 	}
