@@ -8,8 +8,13 @@ import (
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/journal/tier/backup"
+	"github.com/sluicemq/sluice/journal/tier/history"
+	"github.com/sluicemq/sluice/journal/tier/localtier"
 	"github.com/sluicemq/sluice/meta"
 )
 
@@ -136,5 +141,45 @@ func TestCutWaits(t *testing.T) {
 	var alone *clusterCut
 	if err := errors.Join(alone.begin(t.Context(), false), alone.seal(t.Context())); err != nil {
 		t.Errorf("a node that is alone: %v", err)
+	}
+}
+
+// A node that cannot reach the store in which history lies deletes no backup: what that holds there would stay for good.
+func TestStorelessDeletesNoBackup(t *testing.T) {
+	n, _ := testNode(t, vfs.NewMem())
+	defer func() {
+		if err := stopNode(n); err != nil {
+			t.Error(err)
+		}
+	}()
+	row := history.Epoch{Epoch: 3, Created: 1, Store: "elsewhere"}
+	done := make(chan error, 1)
+	n.broker.ChangeTier(0, []broker.TierChange{{Key: row.Key(), Value: row.Encode(nil)}}, func(err error) { done <- err })
+	if err := <-done; err != nil || !n.storeless() {
+		t.Fatal(err, n.storeless())
+	}
+	dir := t.TempDir()
+	st, err := localtier.Open(t.Context(), localtier.Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	w, err := backup.Create(t.Context(), st, backup.Options{})
+	if err == nil {
+		_, err = w.Finish(t.Context(), func(*backup.Manifest) {})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{node: n}
+	cfg := config.Default()
+	cfg.Backup.Store = "local:dir=" + dir
+	s.cfg.Store(&cfg)
+	b := &backups{s: s}
+	if err := b.Delete(t.Context(), w.ID(), func(control.BackupProgress) {}); !errors.Is(err, control.ErrBackupUnable) || !strings.Contains(err.Error(), "tier.store of this node is off") {
+		t.Error(err)
+	}
+	if list, err := b.List(t.Context()); err != nil || len(list) != 1 || list[0].ID != w.ID() {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
