@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluicemq/sluice/control/api"
 )
@@ -131,6 +133,7 @@ func nodeChange(f *controlFlags, c *cobra.Command, do func(k *controlCall, id ui
 
 func nodeAdd(f *controlFlags) *cobra.Command {
 	r := &api.AddNodeRequest{}
+	wait := false
 	c := nodeChange(f, &cobra.Command{
 		Use: "add NODE --address HOST:PORT", Short: "Let a node join",
 		Long: "Let a node join. Then start it with its number (node.id), an empty node.data, listeners.cluster, and cluster.peers with the address of any node that\n" +
@@ -141,8 +144,23 @@ func nodeAdd(f *controlFlags) *cobra.Command {
 			return nil, misused("give --address: where the other nodes reach it")
 		}
 		r.Id = id
-		return ask(k, api.NewNodesClient(k).Add, r)
+		n, err := ask(k, api.NewNodesClient(k).Add, r)
+		if wait && status.Code(err) == codes.AlreadyExists { // by this command, which was interrupted
+			have, lerr := k.node(id)
+			if lerr != nil || have == nil || have.Address != r.Address {
+				return nil, err
+			}
+			err = nil
+		}
+		if err != nil || !wait {
+			return n, err
+		}
+		if err := k.awaitNode(id); err != nil {
+			return nil, err
+		}
+		return k.node(id)
 	})
+	addWait(c, &wait)
 	c.Flags().StringVar(&r.Address, "address", "", "HOST:PORT of its listeners.cluster, as other nodes reach it")
 	c.Flags().StringSliceVar(&r.Roles, "roles", nil, "what it does, its node.roles: meta, with journal (it keeps a copy of the shards) and broker (it takes clients) or one of them (default: all)")
 	_ = c.RegisterFlagCompletionFunc("roles", cobra.FixedCompletions([]string{"broker,journal,meta", "broker,meta", "journal,meta", "meta"}, cobra.ShellCompDirectiveNoFileComp))
@@ -153,21 +171,49 @@ func nodeAdd(f *controlFlags) *cobra.Command {
 }
 
 func nodeRemove(f *controlFlags) *cobra.Command {
-	return nodeChange(f, &cobra.Command{
+	wait := false
+	c := nodeChange(f, &cobra.Command{
 		Use: "remove NODE", Short: "Take a node out for good; its number is not given again",
 		Long: "Take a node out for good: its copy of the catalog counts no more, and its number is not given again. Ask another node than the one that goes, and stop\n" +
 			"that one afterwards.",
 	}, func(k *controlCall, id uint32) (*api.Node, error) {
-		return ask(k, api.NewNodesClient(k).Remove, &api.RemoveNodeRequest{Id: id})
+		n, err := ask(k, api.NewNodesClient(k).Remove, &api.RemoveNodeRequest{Id: id})
+		if err != nil || !wait {
+			return n, err
+		}
+		if err := k.awaitGone(id); err != nil {
+			return nil, err
+		}
+		return k.node(id)
 	})
+	addWait(c, &wait)
+	return c
 }
 
 func nodeReplace(f *controlFlags) *cobra.Command {
-	return nodeChange(f, &cobra.Command{
+	wait := false
+	c := nodeChange(f, &cobra.Command{
 		Use: "replace NODE", Short: "Let a node whose data are lost join again with an empty data directory",
 		Long: "Let a node whose data are lost join again with an empty node.data, under its number. Its old copy of the catalog counts no more: should the old disk\n" +
-			"come back, the other nodes refuse it.",
+			"come back, the other nodes refuse it. With --wait a node that joins, comes along or is in sync is not replaced once more.",
 	}, func(k *controlCall, id uint32) (*api.Node, error) {
-		return ask(k, api.NewNodesClient(k).Replace, &api.ReplaceNodeRequest{Id: id})
+		if !wait {
+			return ask(k, api.NewNodesClient(k).Replace, &api.ReplaceNodeRequest{Id: id})
+		}
+		n, err := k.node(id)
+		if err != nil {
+			return nil, err
+		}
+		if n.GetState() == "joining" || n.GetState() == "active" && n.GetProgress() != nil && n.Progress.Phase != "away" && n.Progress.Phase != phaseNone {
+			fmt.Fprintf(k.cmd.ErrOrStderr(), "node %d has joined or comes along: it is not replaced once more\n", id)
+		} else if _, err := ask(k, api.NewNodesClient(k).Replace, &api.ReplaceNodeRequest{Id: id}); err != nil {
+			return nil, err
+		}
+		if err := k.awaitNode(id); err != nil {
+			return nil, err
+		}
+		return k.node(id)
 	})
+	addWait(c, &wait)
+	return c
 }

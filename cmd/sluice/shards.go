@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluicemq/sluice/control/api"
 )
@@ -100,13 +102,18 @@ func shardShow(f *controlFlags) *cobra.Command {
 
 func shardMove(f *controlFlags) *cobra.Command {
 	r := &api.MoveShardsRequest{}
+	wait := false
 	c := shardCall(f, &cobra.Command{Use: "move --to NODE", Short: "Have another node lead that is in sync", Example: "  sluice shard move --to 2"},
 		func(k *controlCall) (*api.ShardStatus, error) {
 			if r.To == 0 {
 				return nil, misused("give --to: the node that is to lead")
 			}
+			if wait {
+				return k.moveWhenInSync(r.To)
+			}
 			return ask(k, api.NewShardsClient(k).Move, r)
 		})
+	addWait(c, &wait)
 	c.Flags().Uint32Var(&r.To, "to", 0, "the node that is to lead")
 	_ = c.RegisterFlagCompletionFunc("to", cobra.NoFileCompletions)
 	return c
@@ -132,15 +139,23 @@ is lost with them: messages, offsets, sessions. Nodes that have more than the ne
 }
 
 func nodeDrain(f *controlFlags) *cobra.Command {
-	end := false
+	end, wait := false, false
 	c := nodeChange(f, &cobra.Command{
 		Use: "drain NODE", Short: "Have another node lead, and this one lead no more until it is started anew",
 		Long: "Have another node lead, if this one does, and this one lead no more until it is started anew, or --end is given. A node that is stopped by SIGTERM does so\n" +
 			"by itself.",
 		Example: fmt.Sprintf("  sluice node drain %d", 2),
 	}, func(k *controlCall, id uint32) (*api.Node, error) {
-		return ask(k, api.NewNodesClient(k).Drain, &api.DrainNodeRequest{Id: id, End: end})
+		n, err := ask(k, api.NewNodesClient(k).Drain, &api.DrainNodeRequest{Id: id, End: end})
+		if !wait || end || err != nil && status.Code(err) != codes.DeadlineExceeded { // it drains, and leads yet
+			return n, err
+		}
+		if err := k.awaitOtherLead(id); err != nil {
+			return nil, err
+		}
+		return k.node(id)
 	})
+	addWait(c, &wait)
 	c.Flags().BoolVar(&end, "end", false, "let the node lead again")
 	return c
 }

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,10 +43,28 @@ func TestCatchUpPaced(t *testing.T) {
 		return p.Node == 2 && p.Phase == "catching_up" && p.Done > 0 && p.Done < p.Total && p.Total > records*1000 && p.PerSecond > 0 && p.PerSecond < 2*rate &&
 			p.SecondsLeft != nil && *p.SecondsLeft > 0 && !p.Never
 	}, "the node shows how far it is", &shown)
-	c.AwaitSynced()
+	if out, err := c.Nodes[0].Run("node", "add", "2", "--address", at, "--wait"); err != nil || !strings.Contains(out, "active") { // it was added: this waits on
+		t.Errorf("wait for the node: %q, %v", out, err)
+	}
+	if s, ok := c.Nodes[0].Status(); !ok || len(s.InSync) != 2 {
+		t.Errorf("it is not in sync: %v", &s)
+	}
 	if took := time.Since(began); took < 2*time.Second {
 		t.Errorf("it took %v to get 3 MB at 1 MiB a second", took)
 	}
-	lead(t, c, n)
+	for _, args := range [][]string{{"node", "replace", "2", "--wait"}, {"shard", "move", "--to", "2", "--wait"}} { // it is in sync, and stays so
+		if out, err := c.Nodes[0].Run(args...); err != nil {
+			t.Errorf("%v: %q, %v", args, out, err)
+		}
+	}
+	if leader := c.Leader(); leader != n {
+		t.Errorf("node %d leads", leader.ID)
+	}
 	checkRecords(ctx, t, l, records)
+	if out, err := n.Run("node", "drain", "2", "--wait"); err != nil || c.Leader() == n {
+		t.Errorf("drain: %q, %v", out, err)
+	}
+	if out, err := c.Nodes[0].Run("node", "remove", "2", "--wait"); err != nil || !strings.Contains(out, "removed") {
+		t.Errorf("remove: %q, %v", out, err)
+	}
 }
