@@ -229,6 +229,13 @@ func newMemTier(clk clock.Clock, seed uint64) *memTier {
 	return &memTier{clk: clk, rnd: rand.New(rand.NewPCG(seed, 7)), objects: make(map[string]memTierObject)}
 }
 
+// names are those of all objects.
+func (s *memTier) names() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.objects))
+}
+
 func (s *memTier) set(rate int64, down bool) {
 	s.rate.Store(rate)
 	s.down.Store(down)

@@ -202,7 +202,7 @@ func TestStoreMoved(t *testing.T) {
 	for range 12 { // a turn finds them dead, a later one removes them
 		w.turn()
 		w.clk.Advance(10 * time.Minute)
-		left = slices.DeleteFunc(slices.Collect(maps.Keys(w.store.objects)), func(name string) bool {
+		left = slices.DeleteFunc(w.store.names(), func(name string) bool {
 			_, ok := object.ParseName(name)
 			return !ok
 		})
