@@ -50,7 +50,7 @@ func TestClockJumps(t *testing.T) {
 		}
 		n, url = testNode(t, mem, with)
 	}
-	if got := drainQueue(t, url, "keeper"); got != kept {
+	if got := drainQueue(t, url, "keeper", kept); got != kept {
 		t.Errorf("%d kept of %d acknowledged", got, kept)
 	}
 	if err := stopNode(n); err != nil {
