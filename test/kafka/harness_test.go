@@ -4,6 +4,7 @@ package kafka
 import (
 	"context"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -14,7 +15,12 @@ import (
 	"github.com/sluicemq/sluice/test/common"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		common.Clean()
+		os.Exit(code)
+	}))
+}
 
 // patience bounds whatever a test waits for.
 const patience = 30 * time.Second
