@@ -116,7 +116,7 @@ func (c *committer) turn() bool {
 	}
 	limited := c.limited()
 	if limited && c.urgent == nil {
-		c.refuse(limited)
+		c.src.Failed(c.noRoom(limited))
 		return false
 	}
 	reserved := limited || c.urgent != nil && c.l.keep.low.Load() && c.active != nil && c.active.size-c.active.end < c.active.size/reserveShare
@@ -130,7 +130,7 @@ func (c *committer) turn() bool {
 	}
 	if len(out) == 0 {
 		if reserved {
-			c.refuse(limited)
+			c.urgent.Refuse(c.noRoom(limited))
 		}
 		return false
 	}
@@ -144,14 +144,13 @@ func (c *committer) turn() bool {
 	return more || reserved || c.pending.Load() == 1
 }
 
-// refuse tells the Source why what waits is not written.
-func (c *committer) refuse(limited bool) {
+// noRoom says why what waits is not written.
+func (c *committer) noRoom(limited bool) error {
 	if limited {
 		c.l.stats.FailedLimit.Add(1)
-		c.src.Failed(fmt.Errorf("%w: %s", ErrLimit, c.l.o.Dir))
-		return
+		return fmt.Errorf("%w: %s", ErrLimit, c.l.o.Dir)
 	}
-	c.src.Failed(c.fullError(nil))
+	return c.fullError(nil)
 }
 
 // countFrames counts what the Source gave. Anything but whole frames could never be read back: it is not written.

@@ -183,6 +183,9 @@ func (s urgentSource) GatherUrgent(dst []byte, most int) ([]byte, bool) {
 	return dst, len(s.mu.urgent) > 0
 }
 
+// Refuse fails what is not urgent.
+func (s urgentSource) Refuse(err error) { s.Failed(err) }
+
 func TestUrgentOnFullDisk(t *testing.T) {
 	mem := memDir(t)
 	space := vfs.NewSpace(1 << 30)

@@ -176,7 +176,7 @@ type Source interface {
 	Committed(g *Group)
 	// Failed tells that the group gathered last, and all that waits, cannot be written. err wraps ErrFull, ErrIO or ErrClosed.
 	// After ErrFull, Gather is called again once there is space; after the others never again. While the log is full or failed,
-	// each Wake is answered by one Failed.
+	// each Wake is answered by one Failed, or by what UrgentSource has for it.
 	Failed(err error)
 }
 
@@ -186,6 +186,9 @@ type UrgentSource interface {
 	Source
 	// GatherUrgent is Gather for such frames only.
 	GatherUrgent(dst []byte, max int) (out []byte, more bool)
+	// Refuse tells that what the last GatherUrgent, which gave nothing, has left waiting is not written. What has come since is not meant: it is asked
+	// for next. err is as for Failed.
+	Refuse(err error)
 }
 
 // AheadSource is a Source that can tell which groups may be shown to scanners before they are written (Scanner.Ahead).

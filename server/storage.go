@@ -172,13 +172,19 @@ func (s *logStorage) Committed(g *journal.Group) {
 }
 
 // Failed passes the news on; a full disk is no lasting failure.
-func (s *logStorage) Failed(err error) {
-	full := errors.Is(err, journal.ErrFull)
+func (s *logStorage) Failed(err error) { s.b.Failed(err, !s.fails(err)) }
+
+// Refuse makes it a journal.UrgentSource. The core has refused what is not urgent when it came, and what has come since is: it makes room.
+func (s *logStorage) Refuse(err error) { s.fails(err) }
+
+// fails has the log say why nothing is written, and tells whether it is for want of room.
+func (s *logStorage) fails(err error) (full bool) {
+	full = errors.Is(err, journal.ErrFull)
 	limit := errors.Is(err, journal.ErrLimit) // the journal has told of it once
 	if !errors.Is(err, journal.ErrClosed) && !limit && (!full || !s.toldFull.Swap(true)) {
 		s.logger.Error("journal does not take writes", "err", err, "lasting", !full)
 	}
-	s.b.Failed(err, !full)
+	return full
 }
 
 // Wake tells the committer.

@@ -66,7 +66,13 @@ func BinaryOf(t testing.TB, levels string) string {
 	return path
 }
 
-// Clean removes what Binary built. For TestMain.
+// CleanExit removes what Binary built, and ends the process. It is goleak's Cleanup for TestMain, which ends the process itself without one.
+func CleanExit(code int) {
+	Clean()
+	os.Exit(code)
+}
+
+// Clean removes what Binary built.
 func Clean() {
 	if builds.dir != "" {
 		_ = os.RemoveAll(builds.dir)

@@ -4,7 +4,6 @@ package kafka
 import (
 	"context"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -16,10 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		common.Clean()
-		os.Exit(code)
-	}))
+	goleak.VerifyTestMain(m, goleak.Cleanup(common.CleanExit))
 }
 
 // patience bounds whatever a test waits for.

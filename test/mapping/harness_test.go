@@ -20,7 +20,7 @@ import (
 	"github.com/sluicemq/sluice/test/common"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { common.Clean() })) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.Cleanup(common.CleanExit)) }
 
 const (
 	patience = 20 * time.Second
