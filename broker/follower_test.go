@@ -77,6 +77,27 @@ func TestFollowerReads(t *testing.T) {
 	}
 }
 
+// TestCurrent: a follower knows of all that was acknowledged once it has come to the begin of its leader's epoch, and not before.
+func TestCurrent(t *testing.T) {
+	tr := newTrio(t)
+	tr.carry(1)
+	if !tr.follower.b.Current(trioShard) {
+		t.Error("it has all, and does not say so")
+	}
+	history, end := tr.leader.b.ReplicaHistory(trioShard)
+	tr.follower.b.FollowLeader(trioShard, 2, history, end, func(_ uint64, err error) {
+		if err != nil || tr.follower.b.Current(trioShard) {
+			t.Errorf("of a leader of whose epoch it has nothing yet: current, or %v", err)
+		}
+	})
+	tr.follower.pump()
+	tr.follower.b.Resign(trioShard, func() {})
+	tr.follower.pump()
+	if tr.follower.b.Current(trioShard) {
+		t.Error("of no role, and current")
+	}
+}
+
 // TestFollowerReadsNoStore: what lies in a store alone is the leader's.
 func TestFollowerReadsNoStore(t *testing.T) {
 	tr := newTrio(t)

@@ -173,6 +173,23 @@ func (b *Broker) Replica(shard record.ShardID) ReplicaState {
 		TooFew: r.tooFew(), Applied: s.mu.applied}
 }
 
+// Current says whether the tables of a shard have all that was acknowledged before its leader of now: they lead, or follow and have come to the begin of that
+// leader's epoch. A follower that has just started knows of less, as nobody has told it what of its log is committed. True of a node alone. Any goroutine.
+func (b *Broker) Current(shard record.ShardID) bool {
+	s, err := b.replicated(shard)
+	if err != nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.rep
+	if r.open || r.role != RoleFollower || !r.synced || len(r.epochs) == 0 {
+		return r.open
+	}
+	last := r.epochs[len(r.epochs)-1]
+	return last.Epoch == r.epoch && s.mu.applied >= last.First
+}
+
 // ReplicaHistory gives the starts of the leaders' epochs, as far as the replica knows, and the last frame that its log has; a leader's is the last one that it has
 // made, since its followers may have that already. Any goroutine.
 func (b *Broker) ReplicaHistory(shard record.ShardID) (epochs []EpochStart, end uint64) {

@@ -3,6 +3,7 @@ package kafka
 import (
 	"slices"
 	"sort"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -13,6 +14,9 @@ import (
 // tenant is the one there is.
 const tenant = 0
 
+// topicsShard has the topics.
+const topicsShard = 0
+
 // autoCreateMost is how many topics one request has made. A topic takes each node some 35 µs, in which the loop that makes it does nothing else: tens of
 // thousands at once held up everybody, and took the leader of a cluster its lease.
 const autoCreateMost = 1000
@@ -20,6 +24,29 @@ const autoCreateMost = 1000
 // metadata names the brokers and the topics asked for: all of them for a null list (an empty one in version 0). A topic that is not there
 // is created if the client and the settings allow it.
 func metadata(r *request, m *kmsg.MetadataRequest) {
+	r.whenCurrent(currentWait, func(r *request) { r.metadata(m) })
+}
+
+const (
+	// currentWait is for how long a client waits for a node that has started, or that has no leader, to know of all topics: kcat asks once.
+	currentWait = time.Second
+	currentLook = 20 * time.Millisecond
+)
+
+// whenCurrent runs fn when this node knows of all topics that there were before its leader of now, or when the time is over.
+func (r *request) whenCurrent(left time.Duration, fn func(r *request)) {
+	l := r.c.l
+	if left <= 0 || l.h.broker.Current(topicsShard) {
+		fn(r)
+		return
+	}
+	t := r.ticket()
+	l.core.SetTimer(new(broker.LoopTimer), currentLook, func() {
+		t.later(l, func(r *request) { r.whenCurrent(left-currentLook, fn) })
+	})
+}
+
+func (r *request) metadata(m *kmsg.MetadataRequest) {
 	resp := m.ResponseKind().(*kmsg.MetadataResponse)
 	r.c.describeBrokers(resp)
 	if m.IncludeClusterAuthorizedOperations {
@@ -95,7 +122,7 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 			code = wire.TopicAuthorizationFailed
 		default:
 			if t = b.Topic(tenant, *ask.Topic); t == nil {
-				missing = append(missing, len(resp.Topics))
+				missing, code = append(missing, len(resp.Topics)), c.l.h.unknownTopic()
 			}
 		}
 		if t != nil && !c.mayName(t.Name()) {
@@ -113,6 +140,15 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 		resp.Topics = append(resp.Topics, out)
 	}
 	return missing
+}
+
+// unknownTopic is what is said of a topic that is not there. A follower that has just started may not have heard of it yet: clients ask again then, where
+// librdkafka's would give up.
+func (h *Handler) unknownTopic() wire.ErrorCode {
+	if !h.broker.Current(topicsShard) {
+		return wire.LeaderNotAvailable
+	}
+	return wire.UnknownTopicOrPartition
 }
 
 // describeTopic is a topic with its partitions and where they lie, for a request of this version. tell: with what the client may do with it.

@@ -75,7 +75,7 @@ func (c *conn) describePage(name string, first int32, most int) (out kmsg.Descri
 		out.ErrorCode = int16(wire.TopicAuthorizationFailed)
 		return out, -1
 	case t == nil:
-		out.ErrorCode = int16(wire.UnknownTopicOrPartition)
+		out.ErrorCode = int16(c.l.h.unknownTopic())
 		return out, -1
 	}
 	spec := t.Spec()

@@ -59,7 +59,8 @@ def run(c):
     def tls():
         secure = ["-b", broker.bootstrap("tls"), "-X", "security.protocol=ssl", "-X", "ssl.ca.location=" + broker.certificates.ca]
         kcat(*secure, "-P", "-t", "t", text="x\n")
-        assert kcat(*secure, "-C", "-t", "t", "-e", "-q", "-o", "beginning") == "x\n"
+        got = kcat(*secure, "-C", "-t", "t", "-e", "-q", "-o", "beginning")
+        assert got == "x\n", got
 
     def killed():
         before = read("i", "-o", "beginning")

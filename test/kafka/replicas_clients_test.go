@@ -27,8 +27,20 @@ func TestFollowerAsksTheLeader(t *testing.T) {
 	name := "new"
 	named := &kmsg.MetadataRequest{Version: 8, AllowAutoTopicCreation: true, Topics: []kmsg.MetadataRequestTopic{{Topic: &name}}}
 	expect(t, "a topic without a leader", r.ask(named).(*kmsg.MetadataResponse).Topics[0].ErrorCode, wire.LeaderNotAvailable)
+	unknown := func() (by, described int16) { // who may not have a topic made gives up when it is told that there is none
+		there := &kmsg.MetadataRequest{Version: 8, Topics: named.Topics}
+		all := &kmsg.DescribeTopicPartitionsRequest{Topics: []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: name}}, ResponsePartitionLimit: 10}
+		return r.ask(there).(*kmsg.MetadataResponse).Topics[0].ErrorCode, r.ask(all).(*kmsg.DescribeTopicPartitionsResponse).Topics[0].ErrorCode
+	}
+	by, described := unknown()
+	expect(t, "a topic of which a follower may not have heard yet", by, wire.LeaderNotAvailable)
+	expect(t, "and as it is described", described, wire.LeaderNotAvailable)
 
 	tr.lead(leaderAt)
+	testx.Eventually(t, patience, func() bool {
+		by, described = unknown()
+		return wire.ErrorCode(by) == wire.UnknownTopicOrPartition && wire.ErrorCode(described) == wire.UnknownTopicOrPartition
+	}, "a follower that has come along knows that there is no such topic")
 	ids := make(map[int64]bool)
 	for i := range 4 {
 		resp := tr.raw(i % 2).ask(&kmsg.InitProducerIDRequest{Version: 4, ProducerID: -1, ProducerEpoch: -1}).(*kmsg.InitProducerIDResponse)
