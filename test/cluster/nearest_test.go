@@ -85,6 +85,7 @@ func TestNearestReplica(t *testing.T) {
 
 // count produces 0, 1, 2 and so on, one after the other, until it is told to stop; made is how many are acknowledged.
 func count(ctx context.Context, t *testing.T, p *kgo.Client, made *atomic.Int64) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(ctx)
 	var over atomic.Bool
 	ended := make(chan struct{})
