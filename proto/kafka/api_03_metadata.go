@@ -3,7 +3,6 @@ package kafka
 import (
 	"slices"
 	"sort"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -24,29 +23,6 @@ const autoCreateMost = 1000
 // metadata names the brokers and the topics asked for: all of them for a null list (an empty one in version 0). A topic that is not there
 // is created if the client and the settings allow it.
 func metadata(r *request, m *kmsg.MetadataRequest) {
-	r.whenCurrent(currentWait, func(r *request) { r.metadata(m) })
-}
-
-const (
-	// currentWait is for how long a client waits for a node that has started, or that has no leader, to know of all topics: kcat asks once.
-	currentWait = time.Second
-	currentLook = 20 * time.Millisecond
-)
-
-// whenCurrent runs fn when this node knows of all topics that there were before its leader of now, or when the time is over.
-func (r *request) whenCurrent(left time.Duration, fn func(r *request)) {
-	l := r.c.l
-	if left <= 0 || l.h.broker.Current(topicsShard) {
-		fn(r)
-		return
-	}
-	t := r.ticket()
-	l.core.SetTimer(new(broker.LoopTimer), currentLook, func() {
-		t.later(l, func(r *request) { r.whenCurrent(left-currentLook, fn) })
-	})
-}
-
-func (r *request) metadata(m *kmsg.MetadataRequest) {
 	resp := m.ResponseKind().(*kmsg.MetadataResponse)
 	r.c.describeBrokers(resp)
 	if m.IncludeClusterAuthorizedOperations {
@@ -142,8 +118,8 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 	return missing
 }
 
-// unknownTopic is what is said of a topic that is not there. A follower that has just started may not have heard of it yet: clients ask again then, where
-// librdkafka's would give up.
+// unknownTopic is what is said of a topic that is not there. A follower that has just started, or gets a copy, may not have heard of it yet: clients ask again
+// then, and do not take it for deleted.
 func (h *Handler) unknownTopic() wire.ErrorCode {
 	if !h.broker.Current(topicsShard) {
 		return wire.LeaderNotAvailable
