@@ -81,19 +81,19 @@ func TestFollowerReads(t *testing.T) {
 func TestCurrent(t *testing.T) {
 	tr := newTrio(t)
 	tr.carry(1)
-	if !tr.follower.b.Current(trioShard) {
+	if !tr.follower.b.current(trioShard) {
 		t.Error("it has all, and does not say so")
 	}
 	history, end := tr.leader.b.ReplicaHistory(trioShard)
 	tr.follower.b.FollowLeader(trioShard, 2, history, end, func(_ uint64, err error) {
-		if err != nil || tr.follower.b.Current(trioShard) {
+		if err != nil || tr.follower.b.current(trioShard) {
 			t.Errorf("of a leader of whose epoch it has nothing yet: current, or %v", err)
 		}
 	})
 	tr.follower.pump()
 	tr.follower.b.Resign(trioShard, func() {})
 	tr.follower.pump()
-	if tr.follower.b.Current(trioShard) {
+	if tr.follower.b.current(trioShard) {
 		t.Error("of no role, and current")
 	}
 }

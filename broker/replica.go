@@ -173,9 +173,12 @@ func (b *Broker) Replica(shard record.ShardID) ReplicaState {
 		TooFew: r.tooFew(), Applied: s.mu.applied}
 }
 
-// Current says whether the tables of a shard have all that was acknowledged before its leader of now: they lead, or follow and have come to the begin of that
-// leader's epoch. A follower that has just started knows of less, as nobody has told it what of its log is committed. True of a node alone. Any goroutine.
-func (b *Broker) Current(shard record.ShardID) bool {
+// TopicsCurrent says whether this node knows of all topics that were made before the leader of now, whose shard is the first. Any goroutine.
+func (b *Broker) TopicsCurrent() bool { return b.current(0) }
+
+// current says whether the tables of a shard have all that was acknowledged before its leader of now: they lead, or follow and have come to the begin of that
+// leader's epoch. A follower that has just started knows of less, as nobody has told it what of its log is committed. True of a node alone.
+func (b *Broker) current(shard record.ShardID) bool {
 	s, err := b.replicated(shard)
 	if err != nil {
 		return true

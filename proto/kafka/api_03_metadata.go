@@ -13,11 +13,8 @@ import (
 // tenant is the one there is.
 const tenant = 0
 
-// topicsShard has the topics.
-const topicsShard = 0
-
 // autoCreateMost is how many topics one request has made. A topic takes each node some 35 µs, in which the loop that makes it does nothing else: tens of
-// thousands at once held up everybody, and took the leader of a cluster its lease.
+// thousands at once hold up everybody, and may take the leader of a cluster its lease.
 const autoCreateMost = 1000
 
 // metadata names the brokers and the topics asked for: all of them for a null list (an empty one in version 0). A topic that is not there
@@ -121,7 +118,7 @@ func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) 
 // unknownTopic is what is said of a topic that is not there. A follower that has just started, or gets a copy, may not have heard of it yet: clients ask again
 // then, and do not take it for deleted.
 func (h *Handler) unknownTopic() wire.ErrorCode {
-	if !h.broker.Current(topicsShard) {
+	if !h.broker.TopicsCurrent() {
 		return wire.LeaderNotAvailable
 	}
 	return wire.UnknownTopicOrPartition
