@@ -15,7 +15,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicemq/sluice/internal/testx"
-	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )
 
@@ -30,13 +29,7 @@ func TestBackupOfThree(t *testing.T) {
 	l := &load{t: t, c: c}
 	const records = 500
 	produce(ctx, t, l, "copied", 0, records)
-	sub, _ := dial(t, c.Nodes[1], "kept", 3600)
-	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("kept/#"), QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := sub.Disconnect(); err != nil {
-		t.Fatal(err)
-	}
+	keepSession(t, c.Nodes[1], "kept", 3600, "kept/#")
 	c.Must("ban", "add", "--client-id", "stranger")
 	c.AwaitSynced()
 

@@ -18,13 +18,7 @@ func TestLaterOverLostLeader(t *testing.T) {
 	c := common.StartCluster(t, 3)
 	was := c.Leader()
 	other := c.Nodes[was.ID%3]
-	sub, _ := dial(t, other, "sub", 3600)
-	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("later/#"), QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := sub.Disconnect(); err != nil {
-		t.Fatal(err)
-	}
+	keepSession(t, other, "sub", 3600, "later/#")
 	willing := func(n *common.Node, id string, delay uint32) *mqttclient.Client {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), longest)

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/sluicemq/sluice/internal/testx"
-	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )
 
@@ -23,13 +22,7 @@ func TestMajorityLost(t *testing.T) {
 	l := &load{t: t, c: c}
 	const records = 2000
 	produce(ctx, t, l, "copied", 0, records)
-	sub, _ := dial(t, c.Nodes[1], "kept", 3600)
-	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("kept/#"), QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := sub.Disconnect(); err != nil {
-		t.Fatal(err)
-	}
+	keepSession(t, c.Nodes[1], "kept", 3600, "kept/#")
 	pub, _ := dial(t, c.Nodes[0], "pub", 0)
 	publish(t, pub, "kept/a", "waits", true)
 	c.Must("ban", "add", "--client-id", "stranger")

@@ -12,7 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicemq/sluice/internal/testx"
-	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )
 
@@ -27,13 +26,7 @@ func TestCopies(t *testing.T) {
 	const records = 1000
 	produce(ctx, t, l, "gone", 0, 5*records)
 	produce(ctx, t, l, "copied", 0, records)
-	sub, _ := dial(t, c.Nodes[0], "kept", 3600)
-	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("kept/#"), QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := sub.Disconnect(); err != nil {
-		t.Fatal(err)
-	}
+	keepSession(t, c.Nodes[0], "kept", 3600, "kept/#")
 	pub, _ := dial(t, c.Nodes[0], "pub", 0)
 	publish(t, pub, "kept/a", "waits", true)
 	c.Must("topic", "delete", "gone")

@@ -12,7 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/sluicemq/sluice/internal/testx"
-	"github.com/sluicemq/sluice/proto/mqtt/wire"
 	"github.com/sluicemq/sluice/test/common"
 )
 
@@ -46,13 +45,7 @@ func TestClocksAnHourOff(t *testing.T) {
 	if _, err := kadm.NewClient(cl).CreateTopics(ctx, 1, -1, nil, "whole"); err != nil {
 		t.Fatal(err)
 	}
-	sub, _ := dial(t, c.Nodes[0], "kept", 3*3600)
-	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("kept/#"), QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := sub.Disconnect(); err != nil {
-		t.Fatal(err)
-	}
+	keepSession(t, c.Nodes[0], "kept", 3*3600, "kept/#")
 	for i := range 4 { // to each node from the one before, forward in time and back
 		lead(t, c, c.Nodes[i%3])
 		if i > 0 {

@@ -19,6 +19,18 @@ import (
 	"github.com/sluicemq/sluice/test/common"
 )
 
+// keepSession leaves a session behind that has a subscription at QoS 1, for expiry seconds.
+func keepSession(t *testing.T, n *common.Node, id string, expiry uint32, filter string) {
+	t.Helper()
+	c, _ := dial(t, n, id, expiry)
+	if _, err := c.Subscribe(wire.FilterRequest{Filter: []byte(filter), QoS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Disconnect(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // dial connects an MQTT client to a node.
 func dial(t *testing.T, n *common.Node, id string, expiry uint32) (*mqttclient.Client, *wire.Connack) {
 	t.Helper()

@@ -23,13 +23,7 @@ import (
 func TestBackupOfThreeWithTier(t *testing.T) {
 	vault := "local:dir=" + t.TempDir()
 	c := startTiered(t, "backup.store="+vault, "tier.delete_delay=1s", "kafka.check_interval=1s")
-	kept, _ := dial(t, c.Nodes[1], "kept", 3600)
-	if _, err := kept.Subscribe(wire.FilterRequest{Filter: []byte("kept/#"), QoS: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := kept.Disconnect(); err != nil {
-		t.Fatal(err)
-	}
+	keepSession(t, c.Nodes[1], "kept", 3600, "kept/#")
 	pub, _ := dial(t, c.Nodes[0], "pub", 0)
 	publish(t, pub, "kept/a", "waits", true)
 	c.produce(3000)
