@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/lni/dragonboat/v4/raftpb"
 )
@@ -14,9 +15,16 @@ import (
 //
 // Before that, it leads for a moment (hushTicks), and takes no proposals: what it has and one of the others lacks would have it vote for none of them, where no
 // more than the majority are left.
+//
+// And it has to be told when a leader is gone. Dragonboat votes for nobody while a leader may be there, which it knows of its own clock for less than a time for
+// elections in each round, and for no moment at all if that round was drawn the shortest: a copy that campaigns would have left that state. Here the time is
+// counted from what the last leader said (patience), and a vote that is asked for after it is marked as one that needs no such look.
 type voice struct {
-	halted atomic.Bool // it takes no proposals of others
-	quiet  atomic.Bool
+	halted   atomic.Bool // it takes no proposals of others
+	quiet    atomic.Bool
+	began    time.Time     // when it became quiet
+	leader   atomic.Int64  // when a leader was heard last, in ns from then
+	patience time.Duration // how long after that nobody is voted for
 }
 
 const hushTicks = electionTicks / 2
@@ -25,8 +33,13 @@ const hushTicks = electionTicks / 2
 func (g *Group) hush() {
 	g.voice.halted.Store(true)
 	if sleep(g.ctx, hushTicks*g.o.Tick) == nil {
-		g.voice.quiet.Store(true)
+		g.voice.hush(electionTicks * g.o.Tick)
 	}
+}
+
+func (v *voice) hush(patience time.Duration) {
+	v.began, v.patience = time.Now(), patience
+	v.quiet.Store(true)
 }
 
 // said are those of a batch's messages that are sent. The list stays as it is: Dragonboat uses it again.
@@ -37,12 +50,30 @@ func (v *voice) said(list []raftpb.Message) []raftpb.Message {
 	return without(list, raftpb.Replicate, raftpb.Heartbeat, raftpb.InstallSnapshot, raftpb.TimeoutNow, raftpb.ReadIndexResp, raftpb.RequestVote, raftpb.RequestPreVote)
 }
 
-// heard are those of a batch's messages that are taken.
+// heard are those of a batch's messages that are taken. Their hints are changed in place.
 func (v *voice) heard(list []raftpb.Message) []raftpb.Message {
 	if !v.halted.Load() {
 		return list
 	}
+	if v.quiet.Load() {
+		v.free(list)
+	}
 	return without(list, raftpb.Propose)
+}
+
+// free has a copy that is quiet vote once the leader is gone: Dragonboat takes a request with its sender as the hint for one of a leader that hands over.
+func (v *voice) free(list []raftpb.Message) {
+	now := time.Since(v.began)
+	for i := range list {
+		switch m := &list[i]; m.Type {
+		case raftpb.Replicate, raftpb.Heartbeat, raftpb.InstallSnapshot, raftpb.TimeoutNow:
+			v.leader.Store(int64(now))
+		case raftpb.RequestVote, raftpb.RequestPreVote:
+			if now-time.Duration(v.leader.Load()) >= v.patience {
+				m.Hint = m.From
+			}
+		}
+	}
 }
 
 func without(list []raftpb.Message, types ...raftpb.MessageType) (out []raftpb.Message) {

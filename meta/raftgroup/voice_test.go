@@ -158,7 +158,36 @@ func TestVoice(t *testing.T) {
 	v.halted.Store(true)
 	look("halted, it says", v.said(all), types(all)...)
 	look("halted, it takes", v.heard(all), types(all[:4])...)
-	v.quiet.Store(true)
+	v.hush(time.Hour)
 	look("hushed, it says", v.said(all), raftpb.ReplicateResp, raftpb.RequestVoteResp, raftpb.Propose)
 	look("hushed, it takes", v.heard(all), types(all[:4])...)
+}
+
+// Who is quiet votes for nobody while a leader is there, and for whoever asks once it has been gone for the time of an election.
+func TestVoiceVotes(t *testing.T) {
+	v := voice{}
+	v.halted.Store(true)
+	v.hush(time.Hour)
+	asked := func() bool {
+		got := v.heard([]raftpb.Message{{Type: raftpb.RequestPreVote, From: 7}, {Type: raftpb.RequestVote, From: 7}})
+		if len(got) != 2 || got[0].Hint != got[1].Hint {
+			t.Fatalf("taken: %v", got)
+		}
+		return got[0].Hint == 7
+	}
+	if asked() {
+		t.Error("it votes before the hour since it was hushed")
+	}
+	v.began = v.began.Add(-time.Hour)
+	if !asked() {
+		t.Error("it does not vote after the hour")
+	}
+	v.heard([]raftpb.Message{{Type: raftpb.Heartbeat}})
+	if asked() {
+		t.Error("it votes while a leader is there")
+	}
+	v.began = v.began.Add(-time.Hour)
+	if !asked() {
+		t.Error("it does not vote an hour after the leader was heard")
+	}
 }
