@@ -10,10 +10,14 @@ import (
 
 // ACL is one rule of the catalog. Its numbers are Kafka's, and on disk; who asks for it says what they mean.
 type ACL struct {
+	Tenant                uint32 // whose clients and resources it is about
 	Resource, Pattern     uint8
 	Operation, Permission uint8
 	Name, Principal, Host string
 }
+
+// aclTenant is the version of ACLs from which on they say whose they are.
+const aclTenant = 2
 
 // Bounds of an ACL's texts, in bytes, and of the number of ACLs: all of them are read anew when one changes.
 const (
@@ -40,7 +44,8 @@ func (a *ACL) Check() error {
 }
 
 func (a *ACL) append(b []byte) []byte {
-	return appendString(appendString(appendString(append(b, a.Resource, a.Pattern, a.Operation, a.Permission), a.Name), a.Principal), a.Host)
+	b = appendString(appendString(appendString(append(b, a.Resource, a.Pattern, a.Operation, a.Permission), a.Name), a.Principal), a.Host)
+	return appendTenant(b, a.Tenant)
 }
 
 // digestBytes is how much of a hash names an entry that has no name of its own.
@@ -56,7 +61,7 @@ func (a *ACL) entryName() string { return digest(a.append(nil)) }
 
 // Entry is what is stored of the ACL. One that is there already has the same.
 func (a *ACL) Entry() Entry {
-	return Entry{Key: kindACL.key(a.entryName()), Value: a.append(kindACL.begin(nil))}
+	return Entry{Key: kindACL.key(a.entryName()), Value: a.append(kindACL.beginFor(nil, a.Tenant))}
 }
 
 // Delete is the entry that deletes the ACL.
@@ -64,6 +69,7 @@ func (a *ACL) Delete() Entry { return Entry{Key: kindACL.key(a.entryName())} }
 
 func decodeACL(name string, d *decoder) (any, error) {
 	a := &ACL{Resource: d.byte(), Pattern: d.byte(), Operation: d.byte(), Permission: d.byte(), Name: d.string(), Principal: d.string(), Host: d.string()}
+	a.Tenant = d.tenant(aclTenant)
 	if d.bad {
 		return a, nil // told by who reads the rest
 	}

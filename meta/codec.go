@@ -67,6 +67,26 @@ func (d *decoder) string() string {
 	return s
 }
 
+// appendTenant ends what a tenant's has beside what the default one's has.
+func appendTenant(dst []byte, number uint32) []byte {
+	if number == 0 {
+		return dst
+	}
+	return binary.AppendUvarint(dst, uint64(number))
+}
+
+// tenant reads whose a value is, from the version on that says so: then it is not the default tenant's.
+func (d *decoder) tenant(since byte) uint32 {
+	if d.version < since {
+		return 0
+	}
+	n := d.uint32()
+	if n == 0 {
+		d.bad = true
+	}
+	return n
+}
+
 // count reads a number of items that take at least one byte each.
 func (d *decoder) count() int {
 	n := d.uvarint()

@@ -32,6 +32,7 @@ const (
 	kindShard
 	kindCluster
 	kindBan
+	kindTenant
 	kindCount
 )
 
@@ -42,15 +43,16 @@ var kinds = [kindCount]struct {
 	version byte
 	decode  func(name string, d *decoder) (any, error)
 }{
-	kindUser:    {"user", 1, decodeUser},
+	kindUser:    {"user", userTenant, decodeUser},
 	kindBinding: {"binding", 1, decodeBinding},
-	kindACL:     {"acl", 1, decodeACL},
-	kindQuota:   {"quota", 1, decodeQuota},
+	kindACL:     {"acl", aclTenant, decodeACL},
+	kindQuota:   {"quota", quotaTenant, decodeQuota},
 	kindSecret:  {"secret", 1, decodeSecret},
 	kindNode:    {"node", nodeMQTT, decodeNode},
 	kindShard:   {"shard", 1, decodeShard},
 	kindCluster: {"cluster", clusterHeld, decodeCluster},
 	kindBan:     {"ban", 1, decodeBan},
+	kindTenant:  {"tenant", 1, decodeTenant},
 }
 
 // key is the key of an entry.
@@ -58,6 +60,14 @@ func (k kindID) key(name string) string { return kinds[k].name + "/" + name }
 
 // begin appends what the kind's values begin with.
 func (k kindID) begin(dst []byte) []byte { return append(dst, kinds[k].version) }
+
+// beginFor is begin for kinds whose last version says nothing more than the tenant: what is the default tenant's is written as it was before there were others.
+func (k kindID) beginFor(dst []byte, tenant uint32) []byte {
+	if tenant == 0 {
+		return append(dst, kinds[k].version-1)
+	}
+	return k.begin(dst)
+}
 
 // split finds the kind of a key.
 func split(key string) (k kindID, name string, err error) {
@@ -97,9 +107,9 @@ func (e *Entry) Check() error {
 // ClassCount is how many classes there are.
 const ClassCount = 6
 
-// classes are the kinds whose entries are changed looking at each other: who changes one has seen all of its class. Bans are in that of quotas, since
-// states on disk have a place for so many classes.
-var classes = [kindCount]uint8{kindUser: 0, kindBinding: 1, kindACL: 2, kindQuota: 3, kindSecret: 4, kindNode: 5, kindShard: 5, kindCluster: 5, kindBan: 3}
+// classes are the kinds whose entries are changed looking at each other: who changes one has seen all of its class. Bans are in that of quotas, and
+// tenants in that of users, since states on disk have a place for so many classes.
+var classes = [kindCount]uint8{kindUser: 0, kindBinding: 1, kindACL: 2, kindQuota: 3, kindSecret: 4, kindNode: 5, kindShard: 5, kindCluster: 5, kindBan: 3, kindTenant: 0}
 
 // Class numbers the class of an entry's kind. A group that is more than one node refuses a change that was made without having seen the last
 // one of its class. The numbers are on disk.

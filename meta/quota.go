@@ -31,9 +31,13 @@ type QuotaValue struct {
 
 // Quota is what the catalog keeps for one entity.
 type Quota struct {
+	Tenant             uint32 // whose clients it is about
 	User, ClientID, IP QuotaName
 	Values             []QuotaValue // by key; at least one
 }
+
+// quotaTenant is the version of quotas from which on they say whose they are.
+const quotaTenant = 2
 
 // Bounds of quotas.
 const (
@@ -50,7 +54,7 @@ func (q *Quota) entity(b []byte) []byte {
 	for _, p := range q.parts() {
 		b = appendString(append(b, p.Kind), p.Name)
 	}
-	return b
+	return appendTenant(b, q.Tenant)
 }
 
 func (q *Quota) entryName() string { return digest(q.entity(nil)) }
@@ -69,7 +73,7 @@ func (q *Quota) Entry() Entry {
 	if len(q.Values) == 0 {
 		return e
 	}
-	e.Value = binary.AppendUvarint(q.entity(kindQuota.begin(nil)), uint64(len(q.Values)))
+	e.Value = binary.AppendUvarint(q.entity(kindQuota.beginFor(nil, q.Tenant)), uint64(len(q.Values)))
 	for _, v := range q.Values {
 		e.Value = binary.LittleEndian.AppendUint64(appendString(e.Value, v.Key), math.Float64bits(v.Value))
 	}
@@ -84,6 +88,7 @@ func decodeQuota(name string, d *decoder) (any, error) {
 			d.bad = true
 		}
 	}
+	q.Tenant = d.tenant(quotaTenant)
 	for n := d.count(); n > 0 && !d.bad; n-- {
 		v := QuotaValue{Key: d.string(), Value: math.Float64frombits(d.uint64())}
 		if !(v.Value >= 0) || math.IsInf(v.Value, 1) {

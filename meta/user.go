@@ -74,9 +74,13 @@ func (c *Credential) Check() error {
 	return nil
 }
 
-// User is one user of the catalog.
+// userTenant is the version of users from which on they say whose they are.
+const userTenant = 2
+
+// User is one user of the catalog. Names are unique over all tenants.
 type User struct {
 	Name     string
+	Tenant   uint32 // number
 	Disabled bool
 	Password string       // argon2id in PHC form; empty: none, as for one who has only SCRAM credentials
 	SCRAM    []Credential // at most one of each mechanism, by its number
@@ -134,13 +138,14 @@ func CheckUserName(name string) error {
 
 // Entry is what is stored of the user.
 func (u *User) Entry() Entry {
-	b := append(kindUser.begin(nil), boolByte(u.Disabled))
+	b := append(kindUser.beginFor(nil, u.Tenant), boolByte(u.Disabled))
 	b = binary.AppendUvarint(appendString(b, u.Password), uint64(len(u.SCRAM)))
 	for i := range u.SCRAM {
 		c := &u.SCRAM[i]
 		b = binary.AppendUvarint(append(b, byte(c.Mechanism)), uint64(c.Iterations))
 		b = appendString(appendString(appendString(b, c.Salt), c.StoredKey), c.ServerKey)
 	}
+	b = appendTenant(b, u.Tenant)
 	return Entry{Key: kindUser.key(u.Name), Value: b}
 }
 
@@ -171,6 +176,7 @@ func decodeUser(name string, d *decoder) (any, error) {
 		last = c.Mechanism
 		u.SCRAM = append(u.SCRAM, c)
 	}
+	u.Tenant = d.tenant(userTenant)
 	return u, CheckUserName(name)
 }
 
