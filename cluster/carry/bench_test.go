@@ -2,8 +2,10 @@ package carry
 
 import (
 	"io"
+	"math"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -95,26 +97,34 @@ func TestIdle(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc), int64(runtime.NumGoroutine())
 	}
-	// The test's own end of a connection is a part of what is measured: it is taken from clients that the leader serves itself.
-	before, _ := heap()
-	own := make([]net.Conn, 0, clients)
-	for range clients {
-		c := leads.dial()
-		write(t, c, "hello")
-		wantRead(t, c, "hello")
-		own = append(own, c)
+	// The test's own end of a connection is a part of what is measured: it is taken from clients that the leader serves itself. What else the process lets go of
+	// or takes meanwhile is in it too, so what counts is the middle one of three rounds.
+	var all [][]net.Conn
+	var extras []int64
+	goroutines := int64(math.MaxInt64)
+	for range 3 {
+		before, _ := heap()
+		own := make([]net.Conn, 0, clients)
+		for range clients {
+			c := leads.dial()
+			write(t, c, "hello")
+			wantRead(t, c, "hello")
+			own = append(own, c)
+		}
+		direct, had := heap()
+		carried := talk(clients)
+		after, now := heap()
+		all = append(all, own, carried)
+		extras, goroutines = append(extras, ((after-direct)-(direct-before))/clients), min(goroutines, now-had)
 	}
-	direct, goroutines := heap()
-	carried := talk(clients)
-	after, now := heap()
-	extra := ((after - direct) - (direct - before)) / clients
+	slices.Sort(extras)
+	extra := extras[1]
 	t.Logf("a carried client takes %d bytes of heap more than one of the leader's own", extra)
 	if extra > 2500 {
 		t.Errorf("%d bytes of heap more for each carried client", extra)
 	}
-	if now > goroutines+10 {
-		t.Errorf("%d goroutines more for %d clients", now-goroutines, clients)
+	if goroutines > 10 {
+		t.Errorf("%d goroutines more for %d clients", goroutines, clients)
 	}
-	runtime.KeepAlive(own)
-	runtime.KeepAlive(carried)
+	runtime.KeepAlive(all)
 }

@@ -64,12 +64,11 @@ func TestAheadTruncates(t *testing.T) {
 		one.append(i, batch("both", 100))
 	}
 	same(t, one, two)
-	for i := range testShards {
-		if err := one.b.SetInSync(record.ShardID(i), 1, []uint64{2}, 2); err != nil {
-			t.Fatal(err)
-		}
+	for i := range testShards { // what it has it may not have acknowledged yet
+		testx.Eventually(t, soon, func() bool { return one.b.SetInSync(record.ShardID(i), 1, []uint64{2}, 2) == nil }, "it is in sync")
 	}
 	two.r.Rest()
+	testx.Eventually(t, soon, func() bool { return len(one.r.Followers()) == 0 }, "nothing is sent to it any more")
 	acked, err := one.sink.count()
 	if acked != testShards || err != nil {
 		t.Fatalf("%d are acknowledged, %v", acked, err)
