@@ -125,7 +125,7 @@ type Controller struct {
 		granted  time.Duration // when the heartbeat was sent that the last grant answers
 		alive    []meta.NodeID // as that says
 		lease    lease
-		draining bool
+		yields   Yields // why the node is to lead no more; empty: it may
 		leaving  bool
 		move     meta.NodeID
 		pending  []pending // heartbeats that wait for a confirmation

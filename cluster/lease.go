@@ -15,7 +15,7 @@ func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
 	}
 	to, known := c.o.Group.Leader()
 	c.mu.Lock()
-	hb := heartbeat{resigned: c.resigned, draining: c.mu.draining || c.o.Reluctant || c.o.Core.Failure() != nil, leaving: c.mu.leaving}
+	hb := heartbeat{resigned: c.resigned, draining: c.yieldsLocked() != YieldsNot, leaving: c.mu.leaving}
 	if !known || c.mu.beating || hb == c.said && now-c.beaten < interval {
 		c.mu.Unlock()
 		return

@@ -13,18 +13,52 @@ import (
 // ErrNotInSync says that a node cannot lead, since it may lack something.
 var ErrNotInSync = errors.New("cluster: the node is not in sync")
 
-// SetDraining says whether the node is to lead no more, as far as another one can.
-func (c *Controller) SetDraining(draining bool) {
+// Yields says why a node leaves the lead to others, as far as another one can lead. The control plane answers with it.
+type Yields string
+
+// Why a node does.
+const (
+	YieldsNot       Yields = ""
+	YieldsDrained   Yields = "drained"    // it was asked to
+	YieldsStopping  Yields = "stopping"   // it is about to stop
+	YieldsFailed    Yields = "failed"     // its disk has failed, or is full
+	YieldsStoreless Yields = "no_store"   // the cluster has history in a store that it has not
+	YieldsNoClients Yields = "no_clients" // Options.Reluctant
+)
+
+// SetYields says why the node is to lead no more, as far as another one can; YieldsNot: it may again.
+func (c *Controller) SetYields(why Yields) {
 	c.mu.Lock()
-	c.mu.draining = draining
+	c.mu.yields = why
 	c.mu.Unlock()
 	c.wake()
+}
+
+// Yields says why the node leaves the lead to others.
+func (c *Controller) Yields() Yields {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.yieldsLocked()
+}
+
+func (c *Controller) yieldsLocked() Yields {
+	switch {
+	case c.mu.leaving:
+		return YieldsStopping
+	case c.mu.yields != YieldsNot:
+		return c.mu.yields
+	case c.o.Core.Failure() != nil:
+		return YieldsFailed
+	case c.o.Reluctant:
+		return YieldsNoClients
+	}
+	return YieldsNot
 }
 
 // Leave has the node lead no more, and nobody wait for it: it is about to stop. It returns when that is so, or cannot be; or with ctx.
 func (c *Controller) Leave(ctx context.Context) error {
 	c.mu.Lock()
-	c.mu.draining, c.mu.leaving = true, true
+	c.mu.leaving = true
 	c.mu.Unlock()
 	c.wake()
 	return c.until(ctx, func(sh *meta.Shard) bool {
@@ -81,10 +115,19 @@ func (c *Controller) ask(ctx context.Context, to meta.NodeID, method uint16, bod
 // askWait is how long another node may take to answer what is asked for an operator.
 const askWait = 5 * time.Second
 
-// DrainNode is SetDraining of any node, and, if it is to drain, waits until it does not lead.
+// drain is SetYields, as an operator has it.
+func (c *Controller) drain(draining bool) {
+	why := YieldsNot
+	if draining {
+		why = YieldsDrained
+	}
+	c.SetYields(why)
+}
+
+// DrainNode is drain of any node, and, if it is to drain, waits until it does not lead.
 func (c *Controller) DrainNode(ctx context.Context, id meta.NodeID, draining bool) error {
 	if id == c.o.Node {
-		c.SetDraining(draining)
+		c.drain(draining)
 	} else {
 		body := []byte{wireVersion, 1}
 		if draining {
@@ -105,7 +148,7 @@ func (c *Controller) serveDrain(_ meta.NodeID, b []byte, answer func([]byte, str
 		answer(nil, errWire.Error())
 		return
 	}
-	c.SetDraining(b[1] == 0)
+	c.drain(b[1] == 0)
 	answer(nil, "")
 }
 

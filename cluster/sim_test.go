@@ -666,7 +666,7 @@ func (s *sim) fault() {
 		})
 	case 10:
 		if s.isUp(n) {
-			n.control.SetDraining(s.dice.IntN(2) == 0)
+			n.control.drain(s.dice.IntN(2) == 0)
 		}
 	case 12:
 		s.enter(func() { n.halted = n.up() })

@@ -30,7 +30,7 @@ func (s *sim) heals(when string) {
 		if !s.isUp(n) {
 			s.start(n)
 		}
-		n.control.SetDraining(n == drains && s.dice.IntN(2) == 0)
+		n.control.drain(n == drains && s.dice.IntN(2) == 0)
 	}
 	begin := time.Now()
 	for s.failed == "" && !s.leads() {

@@ -47,17 +47,22 @@ func (c *nodeService) List(ctx context.Context, _ *api.ListNodesRequest) (*api.L
 		return nil, alone("list nodes")
 	}
 	out := c.list()
-	c.addProgress(ctx, out.Nodes)
+	c.addOthersKnow(ctx, out.Nodes)
 	return out, nil
 }
 
-// addProgress says how far nodes are, as the node that leads knows.
-func (c *nodeService) addProgress(ctx context.Context, nodes []*api.Node) {
+// addOthersKnow says how far nodes are, as the node that leads knows, and why they leave the lead to others, as each knows.
+func (c *nodeService) addOthersKnow(ctx context.Context, nodes []*api.Node) {
 	if c.s.o.Shards == nil {
 		return
 	}
 	st := (&shardService{s: c.s}).shown()
-	c.s.asLeaderKnows(ctx, st)
+	c.s.asOthersKnow(ctx, st)
+	for _, n := range nodes {
+		if i := slices.IndexFunc(st.Yields, func(y *api.NodeYields) bool { return y.Node == n.Id }); i >= 0 {
+			n.Yields = st.Yields[i].Why
+		}
+	}
 	if len(st.Progress) == 0 {
 		return // nobody knows
 	}

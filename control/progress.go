@@ -1,7 +1,9 @@
 package control
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/control/api"
@@ -31,7 +33,7 @@ type Progress struct {
 	pace.Progress
 }
 
-// progressWait is how long the node that leads may take to say how far the others are. Who asks sees the rest without it.
+// progressWait is how long other nodes may take to say what they know. Who asks sees the rest without it.
 const progressWait = 2 * time.Second
 
 func progressOf(id meta.NodeID, p Progress) *api.NodeProgress {
@@ -43,18 +45,33 @@ func progressOf(id meta.NodeID, p Progress) *api.NodeProgress {
 	return out
 }
 
-// asLeaderKnows adds what the node that leads knows of the others: st is what this one shows.
-func (s *Server) asLeaderKnows(ctx context.Context, st *api.ShardStatus) {
-	if _, forwarded := ctx.Value(forwardedKey{}).(caller); forwarded || st.Open || s.o.Peers == nil {
-		return
-	}
-	leader, ok := s.o.Peers.Leader()
-	if !ok {
-		return
+// asOthersKnow adds what other nodes know: the one that leads how far the others are, each of those that are there why it leaves the lead to others. st is what this
+// one shows.
+func (s *Server) asOthersKnow(ctx context.Context, st *api.ShardStatus) {
+	var ask []meta.NodeID
+	for _, id := range s.others(ctx) {
+		if uint32(id) == st.Leader || slices.Contains(st.Alive, uint32(id)) {
+			ask = append(ask, id)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, progressWait)
 	defer cancel()
-	if its, err := askFor[*api.ShardStatus](ctx, s, leader, api.Shards_Status_FullMethodName, &api.ShardStatusRequest{}); err == nil && its.Open {
-		st.Followers, st.Progress = its.Followers, its.Progress
+	answers := make(chan *api.ShardStatus, len(ask))
+	for _, id := range ask {
+		go func() {
+			its, err := askFor[*api.ShardStatus](ctx, s, id, api.Shards_Status_FullMethodName, &api.ShardStatusRequest{})
+			if err != nil {
+				its = nil
+			}
+			answers <- its
+		}()
 	}
+	for range ask {
+		its := <-answers
+		if its.GetOpen() && !st.Open {
+			st.Followers, st.Progress = its.Followers, its.Progress
+		}
+		st.Yields = append(st.Yields, its.GetYields()...)
+	}
+	slices.SortFunc(st.Yields, func(a, b *api.NodeYields) int { return cmp.Compare(a.Node, b.Node) })
 }

@@ -62,7 +62,7 @@ func TestProgressOfOthers(t *testing.T) {
 		}
 	}
 	nodes := []*api.Node{{Id: 3}, {Id: 5}}
-	(&nodeService{s: takes}).addProgress(ctx, nodes)
+	(&nodeService{s: takes}).addOthersKnow(ctx, nodes)
 	if !proto.Equal(nodes[0].Progress, want[2]) || nodes[1].Progress.GetPhase() != "none" {
 		t.Errorf("nodes are %v", nodes)
 	}
@@ -72,7 +72,48 @@ func TestProgressOfOthers(t *testing.T) {
 		t.Errorf("nobody says %v", st)
 	}
 	nodes = []*api.Node{{Id: 3}}
-	if (&nodeService{s: takes}).addProgress(ctx, nodes); nodes[0].Progress != nil {
+	if (&nodeService{s: takes}).addOthersKnow(ctx, nodes); nodes[0].Progress != nil {
 		t.Errorf("nobody says %v", nodes[0].Progress)
 	}
+}
+
+// Each node says of itself why it leaves the lead to others, whichever is asked, and nobody waits for one that is not there.
+func TestYieldsOfOthers(t *testing.T) {
+	sh := &meta.Shard{Leader: 1, Epoch: 7, Replicas: []meta.NodeID{1, 2}, ISR: []meta.NodeID{1, 2}}
+	followed := map[meta.NodeID]Progress{1: {Phase: PhaseInSync}, 2: {Phase: PhaseInSync}}
+	other := &placed{p: Placement{Shard: sh, Leader: 1, Yields: "drained"}}
+	own := &placed{p: Placement{Shard: sh, Leader: 1, Open: true, Alive: []meta.NodeID{1, 2}, Yields: "failed", Progress: followed}}
+	follows := New(Options{Node: 2, Shards: other})
+	l := &otherLeads{s: follows}
+	leads := New(Options{Node: 1, Peers: l, Shards: own})
+	t.Cleanup(func() {
+		leads.Close(context.Background())
+		follows.Close(context.Background())
+	})
+	ctx := context.WithValue(t.Context(), callerKey{}, caller{name: "eye", role: RoleViewer})
+	check := func(what string, want ...*api.NodeYields) {
+		t.Helper()
+		st, err := (&shardService{s: leads}).Status(ctx, &api.ShardStatusRequest{})
+		if err != nil || len(st.Yields) != len(want) || len(st.Progress) != len(followed) {
+			t.Fatalf("%s: %v, %v", what, st, err)
+		}
+		nodes := []*api.Node{{Id: 1}, {Id: 2}}
+		(&nodeService{s: leads}).addOthersKnow(ctx, nodes)
+		for i, y := range want {
+			if !proto.Equal(st.Yields[i], y) || nodes[y.Node-1].Yields != y.Why {
+				t.Errorf("%s: %v, nodes %v; want %v", what, st.Yields, nodes, y)
+			}
+		}
+		if len(want) < 2 && nodes[1].Yields != "" {
+			t.Errorf("%s: nodes %v", what, nodes)
+		}
+	}
+	mine, its := &api.NodeYields{Node: 1, Why: "failed"}, &api.NodeYields{Node: 2, Why: "drained"}
+	check("both", mine, its)
+	l.err = errors.New("it is cut off")
+	check("it does not answer", mine)
+	l.err, other.p.Yields = nil, ""
+	check("it leads again", mine)
+	other.p.Yields, own.p.Alive = "drained", []meta.NodeID{1}
+	check("it is not there", mine)
 }

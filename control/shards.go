@@ -34,6 +34,7 @@ type Placement struct {
 	Followers map[meta.NodeID]uint64 // frames that they lack
 	// Progress is how far nodes are, of the node that leads alone: those that have or are to have the shards. nil: it does not lead.
 	Progress map[meta.NodeID]Progress
+	Yields   string // why this node leaves the lead to others, as api.NodeYields has it; empty: it does not
 }
 
 var (
@@ -72,6 +73,9 @@ func (c *shardService) shown() *api.ShardStatus {
 	for _, id := range slices.Sorted(maps.Keys(p.Progress)) {
 		out.Progress = append(out.Progress, progressOf(id, p.Progress[id]))
 	}
+	if p.Yields != "" {
+		out.Yields = append(out.Yields, &api.NodeYields{Node: out.Asked, Why: p.Yields})
+	}
 	return out
 }
 
@@ -81,7 +85,7 @@ func (c *shardService) Status(ctx context.Context, _ *api.ShardStatusRequest) (*
 		return nil, alone("show shards")
 	}
 	out := c.shown()
-	c.s.asLeaderKnows(ctx, out)
+	c.s.asOthersKnow(ctx, out)
 	return out, nil
 }
 
@@ -111,5 +115,9 @@ func (c *shardService) ElectUnclean(ctx context.Context, r *api.ElectUncleanRequ
 
 // Drain has a node lead no more.
 func (c *nodeService) Drain(ctx context.Context, r *api.DrainNodeRequest) (*api.Node, error) {
-	return c.change(ctx, "drain", r.Id, func(id meta.NodeID) error { return c.s.o.Shards.Drain(ctx, id, r.End) })
+	out, err := c.change(ctx, "drain", r.Id, func(id meta.NodeID) error { return c.s.o.Shards.Drain(ctx, id, r.End) })
+	if err == nil {
+		c.addOthersKnow(ctx, []*api.Node{out})
+	}
+	return out, err
 }

@@ -146,7 +146,7 @@ func (m *member) storeless() {
 	}
 	m.told = true
 	m.n.o.logger.Error("the cluster has history in a store, and tier.store of this node is off: it leads only if no other node can; set tier.* as on the other nodes")
-	m.control.SetDraining(true)
+	m.control.SetYields(cluster.YieldsStoreless)
 }
 
 // onLead has fn called each time that the node has begun to lead, one at a time.
@@ -327,7 +327,8 @@ var _ control.Shards = (*member)(nil)
 // Placement makes it a control.Shards.
 func (m *member) Placement() control.Placement {
 	s := m.control.State()
-	p := control.Placement{Shard: m.n.catalog.Load().Shard(0), Shards: m.n.o.shards, Leader: s.Leader, Open: s.Leading, Alive: s.Alive, Followers: make(map[meta.NodeID]uint64)}
+	p := control.Placement{Shard: m.n.catalog.Load().Shard(0), Shards: m.n.o.shards, Leader: s.Leader, Open: s.Leading, Alive: s.Alive, Followers: make(map[meta.NodeID]uint64),
+		Yields: string(m.control.Yields())}
 	if p.Shard != nil {
 		p.Least = cluster.LeastInSync(len(p.Shard.Replicas))
 	}

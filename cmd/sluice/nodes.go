@@ -25,12 +25,13 @@ type nodeRow struct {
 	Replica uint32   `json:"replica" yaml:"replica"`
 	Level   uint32   `json:"level" yaml:"level"`
 	Leader  bool     `json:"leader" yaml:"leader"`
+	Yields  string   `json:"yields" yaml:"yields"` // why it leaves the lead to others, as it says itself; by the list and drain
 	// Progress is towards having the shards, as the node that leads knows; it is shown by the list alone.
 	Progress *nodeProgress `json:"progress,omitempty" yaml:"progress,omitempty"`
 }
 
 func nodeRowOf(n *api.Node) nodeRow {
-	row := nodeRow{ID: n.Id, State: n.State, Address: n.Address, Rack: n.Rack, Roles: n.Roles, Replica: n.Replica, Level: n.Level, Leader: n.Leader}
+	row := nodeRow{ID: n.Id, State: n.State, Address: n.Address, Rack: n.Rack, Roles: n.Roles, Replica: n.Replica, Level: n.Level, Leader: n.Leader, Yields: n.Yields}
 	if n.Progress != nil {
 		p := nodeProgressOf(n.Progress)
 		row.Progress = &p
@@ -48,7 +49,11 @@ func (r *nodeRow) cells() []string {
 	if r.State == "removed" {
 		catalog = ""
 	}
-	return []string{strconv.FormatUint(uint64(r.ID), 10), r.State, plain(r.Address), plain(r.Rack), strings.Join(r.Roles, ","), strconv.FormatUint(uint64(r.Level), 10), catalog}
+	state := r.State
+	if r.Yields != "" && r.Yields != yieldsNoClients { // of that the roles tell
+		state += ", " + yieldsText(r.Yields)
+	}
+	return []string{strconv.FormatUint(uint64(r.ID), 10), state, plain(r.Address), plain(r.Rack), strings.Join(r.Roles, ","), strconv.FormatUint(uint64(r.Level), 10), catalog}
 }
 
 // cellsAt is cells in a cluster at a level: what is more shows that the node can do that.

@@ -16,6 +16,20 @@ const (
 // phaseTexts are phases as a reader has them. Of one that is in sync another column tells.
 var phaseTexts = map[string]string{phaseNone: "", "away": "away", "preparing": "its copy is made", "copying": "gets a copy", "catching_up": "catches up", phaseInSync: ""}
 
+// yieldsNoClients is why a node without the role of a broker leaves the lead to others.
+const yieldsNoClients = "no_clients"
+
+// yieldsTexts are why nodes leave the lead to others, as a reader has it.
+var yieldsTexts = map[string]string{"drained": "drained", "stopping": "stops", "failed": "its disk has failed or is full", "no_store": "has no store",
+	yieldsNoClients: "takes no clients"}
+
+func yieldsText(why string) string {
+	if text, known := yieldsTexts[why]; known {
+		return text
+	}
+	return plain(why) // of a newer node
+}
+
 // nodeProgress is how far a node is, in every output.
 type nodeProgress struct {
 	Node           uint32  `json:"node" yaml:"node"`

@@ -2,6 +2,16 @@ package main
 
 import "testing"
 
+// What a reader has of why a node leaves the lead to others; of one without clients its roles tell already.
+func TestYieldsText(t *testing.T) {
+	for why, want := range map[string]string{"": "active", "drained": "active, drained", "failed": "active, its disk has failed or is full", "no_clients": "active", "naps": "active, naps"} {
+		row := nodeRow{State: "active", Yields: why}
+		if got := row.cells()[1]; got != want {
+			t.Errorf("%q shows %q, want %q", why, got, want)
+		}
+	}
+}
+
 func TestProgressText(t *testing.T) {
 	left := uint64(63)
 	none := uint64(0)

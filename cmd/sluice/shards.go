@@ -29,6 +29,7 @@ type shardStatus struct {
 	LeastInSync uint32            `json:"least_in_sync" yaml:"least_in_sync"`
 	Lag         map[uint32]uint64 `json:"lag" yaml:"lag"` // frames, of followers; as the leader knows
 	Progress    []nodeProgress    `json:"progress" yaml:"progress"`
+	Yields      map[uint32]string `json:"yields" yaml:"yields"` // why nodes leave the lead to others, as each says of itself
 }
 
 func newShardCommand() *cobra.Command {
@@ -38,9 +39,12 @@ func newShardCommand() *cobra.Command {
 
 // show writes one line for each node that has the shards.
 func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error {
-	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf)}
+	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf), make(map[uint32]string)}
 	for _, w := range r.Followers {
 		v.Lag[w.Node] = w.Lag
+	}
+	for _, y := range r.Yields {
+		v.Yields[y.Node] = y.Why
 	}
 	rows := [][]string{{"NODE", "ROLE", "IN SYNC", "ALIVE", "LAG", "PROGRESS"}}
 	list, progress := slices.Clone(r.Replicas), make(map[uint32]string)
@@ -57,6 +61,9 @@ func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error 
 			role = "joins"
 		case id == r.Leader:
 			role = "leads, epoch " + strconv.FormatUint(uint64(r.Epoch), 10)
+		}
+		if why := v.Yields[id]; why != "" {
+			role += ", " + yieldsText(why)
 		}
 		switch {
 		case slices.Contains(r.InSync, id):
@@ -94,7 +101,8 @@ func shardCall(f *controlFlags, c *cobra.Command, do func(k *controlCall) (*api.
 func shardShow(f *controlFlags) *cobra.Command {
 	return shardCall(f, &cobra.Command{Use: "status", Short: "Show who leads the shards and who is in sync",
 		Long: "Show who leads the shards and who is in sync. All shards have one leader at a time. LAG is how many frames of the log a node lacks that follows, PROGRESS\n" +
-			"how far one is that is not in sync, and how long it takes yet as it went lately. Both are known to the node that leads, which is asked for them."},
+			"how far one is that is not in sync, and how long it takes yet as it went lately. Both are known to the node that leads, which is asked for them. ROLE says also\n" +
+			"which nodes leave the lead to others, and why: drained by sluice node drain, or for reasons of their own. Each is asked for that itself."},
 		func(k *controlCall) (*api.ShardStatus, error) {
 			return ask(k, api.NewShardsClient(k).Status, &api.ShardStatusRequest{})
 		})

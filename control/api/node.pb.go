@@ -32,6 +32,7 @@ type Node struct {
 	Level         uint32                 `protobuf:"varint,7,opt,name=level,proto3" json:"level,omitempty"`      // the feature level of its program
 	Leader        bool                   `protobuf:"varint,8,opt,name=leader,proto3" json:"leader,omitempty"`    // of the catalog, as far as the node that is asked knows
 	Progress      *NodeProgress          `protobuf:"bytes,9,opt,name=progress,proto3" json:"progress,omitempty"` // towards having the shards; in List alone, and not there where the node that leads cannot be asked
+	Yields        string                 `protobuf:"bytes,10,opt,name=yields,proto3" json:"yields,omitempty"`    // why it leaves the lead to others, as NodeYields has it; empty: it does not, or cannot be asked; in List and Drain alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +128,13 @@ func (x *Node) GetProgress() *NodeProgress {
 		return x.Progress
 	}
 	return nil
+}
+
+func (x *Node) GetYields() string {
+	if x != nil {
+		return x.Yields
+	}
+	return ""
 }
 
 type ListNodesRequest struct {
@@ -514,7 +522,7 @@ var File_node_proto protoreflect.FileDescriptor
 const file_node_proto_rawDesc = "" +
 	"\n" +
 	"\n" +
-	"node.proto\x12\x11sluice.control.v1\x1a\vshard.proto\"\xf5\x01\n" +
+	"node.proto\x12\x11sluice.control.v1\x1a\vshard.proto\"\x8d\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
@@ -524,7 +532,9 @@ const file_node_proto_rawDesc = "" +
 	"\areplica\x18\x06 \x01(\rR\areplica\x12\x14\n" +
 	"\x05level\x18\a \x01(\rR\x05level\x12\x16\n" +
 	"\x06leader\x18\b \x01(\bR\x06leader\x12;\n" +
-	"\bprogress\x18\t \x01(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\"\x12\n" +
+	"\bprogress\x18\t \x01(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\x12\x16\n" +
+	"\x06yields\x18\n" +
+	" \x01(\tR\x06yields\"\x12\n" +
 	"\x10ListNodesRequest\"\xd6\x01\n" +
 	"\x11ListNodesResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +

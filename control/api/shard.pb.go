@@ -35,6 +35,7 @@ type ShardStatus struct {
 	LeastInSync   uint32                 `protobuf:"varint,10,opt,name=least_in_sync,json=leastInSync,proto3" json:"least_in_sync,omitempty"` // so many have to be in sync for anything to be acknowledged
 	Followers     []*ShardFollower       `protobuf:"bytes,11,rep,name=followers,proto3" json:"followers,omitempty"`                           // that are connected to the node that leads; none where that cannot be asked
 	Progress      []*NodeProgress        `protobuf:"bytes,12,rep,name=progress,proto3" json:"progress,omitempty"`                             // of nodes that have the shards or are to have them, by number; none where the node that leads cannot be asked
+	Yields        []*NodeYields          `protobuf:"bytes,13,rep,name=yields,proto3" json:"yields,omitempty"`                                 // nodes that leave the lead to others, by number, as each says of itself: those that cannot be asked are not among them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -153,6 +154,68 @@ func (x *ShardStatus) GetProgress() []*NodeProgress {
 	return nil
 }
 
+func (x *ShardStatus) GetYields() []*NodeYields {
+	if x != nil {
+		return x.Yields
+	}
+	return nil
+}
+
+// NodeYields is a node that leads only where no other can.
+type NodeYields struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	// drained: it was asked to (Nodes.Drain); stopping: it is about to stop; failed: its disk has failed or is full; no_store: the cluster has history in a store
+	// that it has not; no_clients: by its roles it takes none.
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeYields) Reset() {
+	*x = NodeYields{}
+	mi := &file_shard_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeYields) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeYields) ProtoMessage() {}
+
+func (x *NodeYields) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeYields.ProtoReflect.Descriptor instead.
+func (*NodeYields) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NodeYields) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *NodeYields) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 // NodeProgress is how far a node is on its way to having the shards, as the node that leads knows.
 type NodeProgress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -171,7 +234,7 @@ type NodeProgress struct {
 
 func (x *NodeProgress) Reset() {
 	*x = NodeProgress{}
-	mi := &file_shard_proto_msgTypes[1]
+	mi := &file_shard_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -183,7 +246,7 @@ func (x *NodeProgress) String() string {
 func (*NodeProgress) ProtoMessage() {}
 
 func (x *NodeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[1]
+	mi := &file_shard_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -196,7 +259,7 @@ func (x *NodeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProgress.ProtoReflect.Descriptor instead.
 func (*NodeProgress) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{1}
+	return file_shard_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *NodeProgress) GetNode() uint32 {
@@ -258,7 +321,7 @@ type ShardFollower struct {
 
 func (x *ShardFollower) Reset() {
 	*x = ShardFollower{}
-	mi := &file_shard_proto_msgTypes[2]
+	mi := &file_shard_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +333,7 @@ func (x *ShardFollower) String() string {
 func (*ShardFollower) ProtoMessage() {}
 
 func (x *ShardFollower) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[2]
+	mi := &file_shard_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +346,7 @@ func (x *ShardFollower) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardFollower.ProtoReflect.Descriptor instead.
 func (*ShardFollower) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{2}
+	return file_shard_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ShardFollower) GetNode() uint32 {
@@ -308,7 +371,7 @@ type ShardStatusRequest struct {
 
 func (x *ShardStatusRequest) Reset() {
 	*x = ShardStatusRequest{}
-	mi := &file_shard_proto_msgTypes[3]
+	mi := &file_shard_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +383,7 @@ func (x *ShardStatusRequest) String() string {
 func (*ShardStatusRequest) ProtoMessage() {}
 
 func (x *ShardStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[3]
+	mi := &file_shard_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +396,7 @@ func (x *ShardStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatusRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatusRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{3}
+	return file_shard_proto_rawDescGZIP(), []int{4}
 }
 
 type MoveShardsRequest struct {
@@ -345,7 +408,7 @@ type MoveShardsRequest struct {
 
 func (x *MoveShardsRequest) Reset() {
 	*x = MoveShardsRequest{}
-	mi := &file_shard_proto_msgTypes[4]
+	mi := &file_shard_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -357,7 +420,7 @@ func (x *MoveShardsRequest) String() string {
 func (*MoveShardsRequest) ProtoMessage() {}
 
 func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[4]
+	mi := &file_shard_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -370,7 +433,7 @@ func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveShardsRequest.ProtoReflect.Descriptor instead.
 func (*MoveShardsRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{4}
+	return file_shard_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MoveShardsRequest) GetTo() uint32 {
@@ -389,7 +452,7 @@ type ElectUncleanRequest struct {
 
 func (x *ElectUncleanRequest) Reset() {
 	*x = ElectUncleanRequest{}
-	mi := &file_shard_proto_msgTypes[5]
+	mi := &file_shard_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +464,7 @@ func (x *ElectUncleanRequest) String() string {
 func (*ElectUncleanRequest) ProtoMessage() {}
 
 func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[5]
+	mi := &file_shard_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +477,7 @@ func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ElectUncleanRequest.ProtoReflect.Descriptor instead.
 func (*ElectUncleanRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{5}
+	return file_shard_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ElectUncleanRequest) GetNode() uint32 {
@@ -428,7 +491,7 @@ var File_shard_proto protoreflect.FileDescriptor
 
 const file_shard_proto_rawDesc = "" +
 	"\n" +
-	"\vshard.proto\x12\x11sluice.control.v1\"\x85\x03\n" +
+	"\vshard.proto\x12\x11sluice.control.v1\"\xbc\x03\n" +
 	"\vShardStatus\x12\x14\n" +
 	"\x05asked\x18\x01 \x01(\rR\x05asked\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12\x16\n" +
@@ -442,7 +505,12 @@ const file_shard_proto_rawDesc = "" +
 	"\rleast_in_sync\x18\n" +
 	" \x01(\rR\vleastInSync\x12>\n" +
 	"\tfollowers\x18\v \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\x12;\n" +
-	"\bprogress\x18\f \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\"\xf1\x01\n" +
+	"\bprogress\x18\f \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\x125\n" +
+	"\x06yields\x18\r \x03(\v2\x1d.sluice.control.v1.NodeYieldsR\x06yields\"2\n" +
+	"\n" +
+	"NodeYields\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\xf1\x01\n" +
 	"\fNodeProgress\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1d\n" +
@@ -479,29 +547,31 @@ func file_shard_proto_rawDescGZIP() []byte {
 	return file_shard_proto_rawDescData
 }
 
-var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_shard_proto_goTypes = []any{
 	(*ShardStatus)(nil),         // 0: sluice.control.v1.ShardStatus
-	(*NodeProgress)(nil),        // 1: sluice.control.v1.NodeProgress
-	(*ShardFollower)(nil),       // 2: sluice.control.v1.ShardFollower
-	(*ShardStatusRequest)(nil),  // 3: sluice.control.v1.ShardStatusRequest
-	(*MoveShardsRequest)(nil),   // 4: sluice.control.v1.MoveShardsRequest
-	(*ElectUncleanRequest)(nil), // 5: sluice.control.v1.ElectUncleanRequest
+	(*NodeYields)(nil),          // 1: sluice.control.v1.NodeYields
+	(*NodeProgress)(nil),        // 2: sluice.control.v1.NodeProgress
+	(*ShardFollower)(nil),       // 3: sluice.control.v1.ShardFollower
+	(*ShardStatusRequest)(nil),  // 4: sluice.control.v1.ShardStatusRequest
+	(*MoveShardsRequest)(nil),   // 5: sluice.control.v1.MoveShardsRequest
+	(*ElectUncleanRequest)(nil), // 6: sluice.control.v1.ElectUncleanRequest
 }
 var file_shard_proto_depIdxs = []int32{
-	2, // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
-	1, // 1: sluice.control.v1.ShardStatus.progress:type_name -> sluice.control.v1.NodeProgress
-	3, // 2: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
-	4, // 3: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
-	5, // 4: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
-	0, // 5: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
-	0, // 6: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
-	0, // 7: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
+	2, // 1: sluice.control.v1.ShardStatus.progress:type_name -> sluice.control.v1.NodeProgress
+	1, // 2: sluice.control.v1.ShardStatus.yields:type_name -> sluice.control.v1.NodeYields
+	4, // 3: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
+	5, // 4: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
+	6, // 5: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
+	0, // 6: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
+	0, // 7: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
+	0, // 8: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
+	6, // [6:9] is the sub-list for method output_type
+	3, // [3:6] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_shard_proto_init() }
@@ -509,14 +579,14 @@ func file_shard_proto_init() {
 	if File_shard_proto != nil {
 		return
 	}
-	file_shard_proto_msgTypes[1].OneofWrappers = []any{}
+	file_shard_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shard_proto_rawDesc), len(file_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -27,6 +28,10 @@ func TestRoles(t *testing.T) {
 		s, _ = c.Leader().Status()
 		return slices.Equal(s.Replicas, []int{1, 2, 3}) && len(s.InSync) == 3
 	}, "the three with a journal are in sync", &s)
+	testx.Eventually(t, longest, func() bool {
+		s, _ = carries.Status()
+		return maps.Equal(s.Yields, map[int]string{keeps.ID: "no_clients", votes.ID: "no_clients"})
+	}, "those without clients leave the lead to others for that", &s)
 	for _, n := range []*common.Node{keeps, votes} {
 		for name := range n.Broker().Listeners {
 			if strings.HasPrefix(name, "mqtt") || strings.HasPrefix(name, "kafka") {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -66,6 +68,7 @@ func TestThreeAreOne(t *testing.T) {
 	t.Run("mqtt", func(t *testing.T) { threeByMQTT(t, c) })
 	t.Run("kafka", func(t *testing.T) { threeByKafka(t, c) })
 	t.Run("control", func(t *testing.T) { threeByControl(t, c) })
+	t.Run("drained", func(t *testing.T) { threeShowDrained(t, c) })
 	if t.Failed() {
 		t.Log(c.Logs())
 	}
@@ -318,6 +321,38 @@ func threeByControl(t *testing.T, c *common.Cluster) {
 		}
 		traceByControl(t, n, name+"-traced")
 	}
+}
+
+// threeShowDrained: every node shows which one an operator has drained, until that ends.
+func threeShowDrained(t *testing.T, c *common.Cluster) {
+	t.Helper()
+	was := c.Leader()
+	id := strconv.Itoa(was.ID)
+	shown := func(want map[int]string, what string) {
+		t.Helper()
+		for _, n := range c.Nodes {
+			var s common.Status
+			testx.Eventually(t, longest, func() bool { s, _ = n.Status(); return maps.Equal(s.Yields, want) }, fmt.Sprintf("at node %d %s", n.ID, what), &s)
+		}
+	}
+	shown(nil, "nobody is drained")
+	out, err := c.Nodes[was.ID%3].Run("node", "drain", id, "--wait")
+	if err != nil || !strings.Contains(out, "active, drained") {
+		t.Fatalf("drained: %v\n%s", err, out)
+	}
+	shown(map[int]string{was.ID: "drained"}, "a node is drained")
+	for _, n := range c.Nodes {
+		if out, err := n.Run("node", "list"); err != nil || strings.Count(out, "drained") != 1 {
+			t.Errorf("nodes by node %d: %v\n%s", n.ID, err, out)
+		}
+		if out, err := n.Run("shard", "status"); err != nil || !strings.Contains(out, "follows, drained") {
+			t.Errorf("shards by node %d: %v\n%s", n.ID, err, out)
+		}
+	}
+	if out, err := was.Run("node", "drain", id, "--end"); err != nil || strings.Contains(out, "drained") {
+		t.Errorf("ended: %v\n%s", err, out)
+	}
+	shown(nil, "nobody is drained any more")
 }
 
 // traceByControl: a trace shows at any node what the one that leads sees, from when it has begun.

@@ -263,6 +263,7 @@ type Status struct {
 	Replicas []int
 	InSync   []int `json:"in_sync"`
 	Open     bool
+	Yields   map[int]string // why nodes leave the lead to others
 }
 
 // String is for a test that has failed.
