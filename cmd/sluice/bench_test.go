@@ -14,6 +14,9 @@ import (
 )
 
 // TestBenchListAndShow: every standard scenario is listed, and what show prints can be run.
+// lackedCPU is the answer of a run on a machine that is too busy.
+const lackedCPU = "the generator lacked CPU"
+
 func TestBenchListAndShow(t *testing.T) {
 	out, code := sluice(t, "", "bench", "list")
 	if code != 0 || strings.Count(out, "\n") != len(scenarios.Standard()) || !strings.Contains(out, "fan-in ") {
@@ -26,13 +29,19 @@ func TestBenchListAndShow(t *testing.T) {
 	b := brokertest.Start(t, brokertest.Options{})
 	mine, result := file(t, "mine.yaml", text), filepath.Join(t.TempDir(), "r.json")
 	args := []string{"bench", "run", mine, "--url", b.URL(), "--set", "pairs=2", "--set", "rate=500", "--set", "duration=200ms", "--set", "late-max=1h", "--json", result, "--quiet"}
-	if out, code := sluice(t, "", args...); code != 0 || !strings.Contains(out, "scenario ") {
+	if out, code := sluice(t, "", args...); code != 0 && !(code == 3 && strings.Contains(out, lackedCPU)) || !strings.Contains(out, "scenario ") {
 		t.Errorf("code %d:\n%s", code, out)
 	}
 	var res bench.Result
 	b1, err := os.ReadFile(result)
 	if err != nil || json.Unmarshal(b1, &res) != nil || res.Name != "point-to-point" || res.Scenario != "pairs" || res.Config.Rate != 500 {
 		t.Errorf("%v, %+v", err, res)
+	}
+	if res.Void != "" { // this machine was too busy to send in time: no matter for what follows
+		res.Void, res.Generator.Bottleneck = "", ""
+		if b1, err = json.Marshal(&res); err != nil || os.WriteFile(result, b1, 0o600) != nil {
+			t.Fatal("the result is not written: ", err)
+		}
 	}
 	if out, code := sluice(t, "", "bench", "compare", result, result); code != 0 || strings.Contains(out, "WARNING") || !strings.Contains(out, " 1.00 ") {
 		t.Errorf("code %d:\n%s", code, out)

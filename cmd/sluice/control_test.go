@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -305,9 +306,19 @@ func typed(t *testing.T, w io.Writer, args ...string) {
 	}
 }
 
+// masked is a page without what another run says otherwise: times, ports, ids, and in which order subscriptions come, which is that of their filters' numbers,
+// and those are used again when they are free.
 func masked(s string) string {
-	return regexp.MustCompile(` {2,}`).ReplaceAllString(varies.ReplaceAllString(s, "~"), "  ")
+	s = regexp.MustCompile(` {2,}`).ReplaceAllString(varies.ReplaceAllString(s, "~"), "  ")
+	return unordered.ReplaceAllStringFunc(s, func(rows string) string {
+		list := strings.Split(rows, "\n")
+		slices.Sort(list)
+		return strings.Join(list, "\n")
+	})
 }
+
+// unordered are rows that come in no order.
+var unordered = regexp.MustCompile(`(?m)^\$ sluice subscription .*\n(CLIENT|FILTER) .*\n([^$` + "`" + `].*\n)+`)
 
 // prepare brings about what the command that comes next shows.
 func prepare(t *testing.T, command string, at map[string]string) {
