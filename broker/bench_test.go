@@ -46,7 +46,7 @@ func BenchmarkQuota(b *testing.B) {
 		list = append(list, quotaOf(named(fmt.Sprint("user", len(list))), nobody, QuotaProduce, 1))
 	}
 	q.Set(list)
-	u := q.Use("u", "c")
+	u := q.Use(0, "u", "c")
 	now := int64(time.Second)
 	b.ReportAllocs()
 	for b.Loop() {

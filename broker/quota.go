@@ -53,8 +53,9 @@ type QuotaPart struct {
 // QuotaEntity is who a quota is for: a user, a client id, a client id of a user, or an address.
 type QuotaEntity struct{ User, ClientID, IP QuotaPart }
 
-// Quota is what an entity may have: rates by kind, those that are set.
+// Quota is what an entity may have: rates by kind, those that are set. Users and client ids are those of one tenant; addresses are the default one's.
 type Quota struct {
+	Tenant uint32
 	Entity QuotaEntity
 	Set    [QuotaKinds]bool
 	Rate   [QuotaKinds]float64
@@ -62,29 +63,36 @@ type Quota struct {
 
 // quotaTable is a list of quotas, ready for questions. It is immutable.
 type quotaTable struct {
-	kinds      [QuotaKinds]map[QuotaEntity]float64
+	kinds      [QuotaKinds]map[quotaKey]float64
 	generation uint16
+}
+
+// quotaKey is an entity of a tenant.
+type quotaKey struct {
+	QuotaEntity
+	tenant uint32
 }
 
 // bucketKey names who shares a bucket.
 type bucketKey struct {
 	kind         QuotaKind
+	tenant       uint32
 	user, client string
 	byUser       bool // else by client alone; with a client too, by both
 	byClient     bool
 	ip           netip.Addr
 }
 
-// find gives the rate of a user's client, by Kafka's order of precedence, and who shares it.
-func (t *quotaTable) find(kind QuotaKind, user, client string) (rate float64, key bucketKey, ok bool) {
+// find gives the rate of a tenant's user's client, by Kafka's order of precedence, and who shares it.
+func (t *quotaTable) find(kind QuotaKind, tenant uint32, user, client string) (rate float64, key bucketKey, ok bool) {
 	rates := t.kinds[kind]
 	if len(rates) == 0 {
 		return 0, key, false
 	}
 	u, c := QuotaPart{Said: true, Name: user}, QuotaPart{Said: true, Name: client}
 	rest := QuotaPart{Said: true, Default: true}
-	both, byUser, byClient := bucketKey{kind: kind, user: user, client: client, byUser: true, byClient: true},
-		bucketKey{kind: kind, user: user, byUser: true}, bucketKey{kind: kind, client: client, byClient: true}
+	both, byUser, byClient := bucketKey{kind: kind, tenant: tenant, user: user, client: client, byUser: true, byClient: true},
+		bucketKey{kind: kind, tenant: tenant, user: user, byUser: true}, bucketKey{kind: kind, tenant: tenant, client: client, byClient: true}
 	for _, step := range [...]struct {
 		e        QuotaEntity
 		key      bucketKey
@@ -102,7 +110,7 @@ func (t *quotaTable) find(kind QuotaKind, user, client string) (rate float64, ke
 		if step.byClient && client == "" {
 			continue
 		}
-		if rate, ok = rates[step.e]; ok {
+		if rate, ok = rates[quotaKey{step.e, tenant}]; ok {
 			return rate, step.key, true
 		}
 	}
@@ -168,13 +176,13 @@ func (q *Quotas) Set(list []Quota) {
 				t = &quotaTable{}
 			}
 			if t.kinds[k] == nil {
-				t.kinds[k] = make(map[QuotaEntity]float64)
+				t.kinds[k] = make(map[quotaKey]float64)
 			}
 			rate := list[i].Rate[k]
 			if k == QuotaRequest {
 				rate *= float64(time.Second) / 100 // percent of a second, in ns
 			}
-			t.kinds[k][list[i].Entity] = rate
+			t.kinds[k][quotaKey{list[i].Entity, list[i].Tenant}] = rate
 		}
 	}
 	if t != nil {
@@ -191,11 +199,11 @@ func (q *Quotas) Generation() uint16 {
 	return 0
 }
 
-// Bound says whether there is a quota for a client, of any kind but that of addresses.
-func (q *Quotas) Bound(user, client string) bool {
+// Bound says whether there is a quota for a client of a tenant, of any kind but that of addresses.
+func (q *Quotas) Bound(tenant uint32, user, client string) bool {
 	t := q.table.Load()
 	for k := QuotaKind(0); t != nil && k < QuotaConnect; k++ {
-		if _, _, ok := t.find(k, user, client); ok {
+		if _, _, ok := t.find(k, tenant, user, client); ok {
 			return true
 		}
 	}
@@ -280,9 +288,9 @@ func (q *Quotas) Connect(from netip.Addr, now int64) time.Duration {
 		return 0
 	}
 	from = from.Unmap().WithZone("")
-	rate, ok := t.kinds[QuotaConnect][QuotaEntity{IP: QuotaPart{Said: true, Name: from.String()}}]
+	rate, ok := t.kinds[QuotaConnect][quotaKey{QuotaEntity: QuotaEntity{IP: QuotaPart{Said: true, Name: from.String()}}}]
 	if !ok {
-		if rate, ok = t.kinds[QuotaConnect][QuotaEntity{IP: QuotaPart{Said: true, Default: true}}]; !ok {
+		if rate, ok = t.kinds[QuotaConnect][quotaKey{QuotaEntity: QuotaEntity{IP: QuotaPart{Said: true, Default: true}}}]; !ok {
 			return 0
 		}
 	}
@@ -303,19 +311,20 @@ func (q *Quotas) Connect(from netip.Addr, now int64) time.Duration {
 type QuotaUse struct {
 	q            *Quotas
 	table        *quotaTable // what the buckets were found by
+	tenant       uint32
 	user, client string
 	buckets      [QuotaConnect]*quotaBucket // nil: no quota of the kind
 	keys         [QuotaConnect]bucketKey
 }
 
-// Use begins the use of quotas by a client; user is as Identity.Principal gives it.
-func (q *Quotas) Use(user, client string) *QuotaUse {
-	return &QuotaUse{q: q, user: user, client: client}
+// Use begins the use of quotas by a client of a tenant; user is as Identity.Principal gives it.
+func (q *Quotas) Use(tenant uint32, user, client string) *QuotaUse {
+	return &QuotaUse{q: q, tenant: tenant, user: user, client: client}
 }
 
 // Is says whether u is that of a client.
-func (u *QuotaUse) Is(user string, client []byte) bool {
-	return u.user == user && u.client == string(client)
+func (u *QuotaUse) Is(tenant uint32, user string, client []byte) bool {
+	return u.tenant == tenant && u.user == user && u.client == string(client)
 }
 
 // find looks the buckets up again if the quotas are not the same any more.
@@ -330,7 +339,7 @@ func (u *QuotaUse) find(now int64) {
 		if t == nil {
 			break
 		}
-		if rate, key, ok := t.find(k, u.user, u.client); ok {
+		if rate, key, ok := t.find(k, u.tenant, u.user, u.client); ok {
 			u.buckets[k], u.keys[k] = u.q.bucket(key, rate, now, true), key
 		}
 	}

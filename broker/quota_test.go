@@ -37,7 +37,7 @@ func TestQuotaPrecedence(t *testing.T) {
 			list = append(list, quotaOf(order[i].user, order[i].client, QuotaProduce, float64(i+1)))
 		}
 		q.Set(list)
-		u := q.Use("u", "c")
+		u := q.Use(0, "u", "c")
 		if most, ok := u.Bounds(QuotaProduce, 0); !ok || math.Abs(most-float64(first+1)) > 1e-9 {
 			t.Errorf("from %d on: %v, %v", first, most, ok)
 		}
@@ -59,9 +59,50 @@ func TestQuotaPrecedence(t *testing.T) {
 	for _, tt := range tests {
 		var q Quotas
 		q.Set([]Quota{quotaOf(tt.user, tt.client, QuotaProduce, 100)})
-		q.Use("u", "c").Take(QuotaProduce, 1000, 0)
-		if q.Use(tt.same[0], tt.same[1]).Owed(QuotaProduce, 0) == 0 || q.Use(tt.other[0], tt.other[1]).Owed(QuotaProduce, 0) != 0 {
+		q.Use(0, "u", "c").Take(QuotaProduce, 1000, 0)
+		if q.Use(0, tt.same[0], tt.same[1]).Owed(QuotaProduce, 0) == 0 || q.Use(0, tt.other[0], tt.other[1]).Owed(QuotaProduce, 0) != 0 {
 			t.Errorf("%+v is not shared as it should", tt)
+		}
+	}
+}
+
+// Users and client ids of one name in two tenants are not the same, and one tenant's defaults are nothing to another.
+func TestQuotaTenants(t *testing.T) {
+	var q Quotas
+	of := func(tenant uint32, user QuotaPart, rate float64) Quota {
+		o := quotaOf(user, nobody, QuotaProduce, rate)
+		o.Tenant = tenant
+		return o
+	}
+	q.Set([]Quota{of(0, named("u"), 1), of(1, named("u"), 2), of(1, others, 3)})
+	for _, tt := range []struct {
+		tenant uint32
+		user   string
+		want   float64
+	}{{0, "u", 1}, {0, "v", 0}, {1, "u", 2}, {1, "v", 3}, {2, "u", 0}, {2, "v", 0}} {
+		u := q.Use(tt.tenant, tt.user, "c")
+		if most, ok := u.Bounds(QuotaProduce, 0); ok != (tt.want > 0) || ok && math.Abs(most-tt.want) > 1e-9 {
+			t.Errorf("tenant %d, user %s: %v, %v", tt.tenant, tt.user, most, ok)
+		}
+		if q.Bound(tt.tenant, tt.user, "c") != (tt.want > 0) {
+			t.Errorf("tenant %d, user %s: bound or not", tt.tenant, tt.user)
+		}
+		if !u.Is(tt.tenant, tt.user, []byte("c")) || u.Is(tt.tenant+1, tt.user, []byte("c")) {
+			t.Error("whose it is")
+		}
+	}
+	q.Set([]Quota{of(1, others, 100), of(2, others, 100)})
+	q.Use(1, "u", "c").Take(QuotaProduce, 1000, 0)
+	if q.Use(1, "u", "d").Owed(QuotaProduce, 0) == 0 || q.Use(2, "u", "c").Owed(QuotaProduce, 0) != 0 {
+		t.Error("what one tenant's user owes is owed by another's")
+	}
+	// Addresses are the default tenant's alone.
+	ip := Quota{Tenant: 1, Entity: QuotaEntity{IP: others}}
+	ip.Set[QuotaConnect], ip.Rate[QuotaConnect] = true, 1
+	q.Set([]Quota{ip})
+	for range 20 {
+		if q.Connect(netip.MustParseAddr("10.0.0.1"), 0) != 0 {
+			t.Fatal("a tenant's quota counts for the node's connections")
 		}
 	}
 }
@@ -75,7 +116,7 @@ func TestQuotaRate(t *testing.T) {
 			uses := make([]*QuotaUse, clients)
 			ready := make([]time.Duration, clients)
 			for i := range uses {
-				uses[i] = q.Use("u", fmt.Sprint(i))
+				uses[i] = q.Use(0, "u", fmt.Sprint(i))
 			}
 			taken := 0.0
 			const end = 300 * time.Second
@@ -97,16 +138,16 @@ func TestQuotaRate(t *testing.T) {
 // What is owed stays owed over a change of quotas and a client that goes and comes back; a bucket that nobody holds and that is full is forgotten.
 func TestQuotaBuckets(t *testing.T) {
 	var q Quotas
-	if q.Any() || q.Use("u", "c").Take(QuotaProduce, 1e9, 0) != 0 {
+	if q.Any() || q.Use(0, "u", "c").Take(QuotaProduce, 1e9, 0) != 0 {
 		t.Error("there are no quotas yet")
 	}
 	q.Set([]Quota{quotaOf(named("u"), nobody, QuotaProduce, 1000)})
-	u := q.Use("u", "c")
+	u := q.Use(0, "u", "c")
 	if d := u.Take(QuotaProduce, 11_000, 0); d != 10*time.Second {
 		t.Errorf("told to wait %v", d)
 	}
 	u.Release(0)
-	u = q.Use("u", "c")
+	u = q.Use(0, "u", "c")
 	if d := u.Owed(QuotaProduce, int64(time.Second)); d != 9*time.Second {
 		t.Errorf("after it came back it owes %v", d)
 	}
@@ -126,7 +167,7 @@ func TestQuotaBuckets(t *testing.T) {
 	}
 	q.Set([]Quota{quotaOf(others, nobody, QuotaProduce, 1000)})
 	for i := range 1000 {
-		u := q.Use(fmt.Sprint(i), "")
+		u := q.Use(0, fmt.Sprint(i), "")
 		u.Take(QuotaProduce, 1, int64(2*time.Hour)+int64(i)*int64(10*time.Millisecond))
 		u.Release(int64(2*time.Hour) + int64(i)*int64(10*time.Millisecond))
 	}
@@ -167,7 +208,7 @@ func TestQuotaRace(t *testing.T) {
 	for g := range 4 {
 		all.Go(func() {
 			for i := range 500 {
-				u := q.Use("u", fmt.Sprint(i%3))
+				u := q.Use(0, "u", fmt.Sprint(i%3))
 				u.Take(QuotaProduce, 10, int64(i))
 				q.Connect(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), int64(i))
 				if g == 0 {
@@ -191,7 +232,7 @@ func TestQuotaTakesNoMemory(t *testing.T) {
 	}
 	var q Quotas
 	q.Set([]Quota{quotaOf(named("u"), nobody, QuotaProduce, 1000)})
-	u := q.Use("u", "c")
+	u := q.Use(0, "u", "c")
 	now := int64(0)
 	if n := testing.AllocsPerRun(100, func() {
 		now += int64(time.Millisecond)

@@ -71,7 +71,7 @@ func (t *topicService) Create(ctx context.Context, r *api.CreateTopicRequest) (*
 	for k, v := range r.Settings {
 		settings = settings.With(k, v)
 	}
-	if err := checkSettings(what, settings, t.s.o.Broker.Tiered()); err != nil {
+	if err := t.checkSettings(what, tenant, settings); err != nil {
 		return nil, err
 	}
 	if t.s.o.Broker.Topic(tenant, r.Name) != nil {
@@ -108,8 +108,8 @@ func awaitTopic(ctx context.Context, start func(done func(*broker.TopicSpec, err
 	return r.spec, r.err
 }
 
-func checkSettings(what string, s topicconfig.Settings, tiered bool) error {
-	if err := topicconfig.CheckTopic(s, nil, topicconfig.Node{Tiered: tiered}); err != nil {
+func (t *topicService) checkSettings(what string, tenant uint32, s topicconfig.Settings) error {
+	if err := topicconfig.CheckTopic(s, nil, topicconfig.Node{Tiered: t.s.o.Broker.Tiered(), Tenant: tenant != 0}); err != nil {
 		return wrong("%s: %v; docs/kafka.md names the settings", what, err)
 	}
 	return nil
@@ -239,7 +239,7 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 			}
 			s = s.Without(k)
 		}
-		if err := checkSettings(what, s, t.s.o.Broker.Tiered()); err != nil {
+		if err := t.checkSettings(what, topic.Spec().Tenant, s); err != nil {
 			return nil, err
 		}
 		return storedSettings(s), nil

@@ -33,15 +33,15 @@ func coreACL(a *meta.ACL) broker.ACL {
 		Host: a.Host, Operation: broker.Operation(a.Operation), Permission: broker.Permission(a.Permission)}
 }
 
-func storedACL(a *broker.ACL) meta.ACL {
-	return meta.ACL{Resource: uint8(a.Resource), Pattern: uint8(a.Pattern), Name: a.Name, Principal: a.Principal, Host: a.Host,
+func storedACL(tenant uint32, a *broker.ACL) meta.ACL {
+	return meta.ACL{Tenant: tenant, Resource: uint8(a.Resource), Pattern: uint8(a.Pattern), Name: a.Name, Principal: a.Principal, Host: a.Host,
 		Operation: uint8(a.Operation), Permission: uint8(a.Permission)}
 }
 
 // ListACLs makes it a kafka.ACLs.
-func (k *aclKeeper) ListACLs(_ uint32, f *broker.ACLFilter) (list []broker.ACL) {
+func (k *aclKeeper) ListACLs(tenant uint32, f *broker.ACLFilter) (list []broker.ACL) {
 	for _, a := range k.catalog.Load().ACLs() {
-		if c := coreACL(a); f.Match(&c) {
+		if c := coreACL(a); a.Tenant == tenant && f.Match(&c) {
 			list = append(list, c)
 		}
 	}
@@ -52,12 +52,12 @@ func (k *aclKeeper) ListACLs(_ uint32, f *broker.ACLFilter) (list []broker.ACL) 
 const aclsPerChange = 1000
 
 // CreateACLs makes it a kafka.ACLs. So many at a time are made or not made together.
-func (k *aclKeeper) CreateACLs(_ uint32, list []broker.ACL, done func([]error)) {
+func (k *aclKeeper) CreateACLs(tenant uint32, list []broker.ACL, done func([]error)) {
 	errs := make([]error, len(list))
-	k.create(list, errs, 0, func() { k.settled(func() { done(errs) }) })
+	k.create(tenant, list, errs, 0, func() { k.settled(func() { done(errs) }) })
 }
 
-func (k *aclKeeper) create(list []broker.ACL, errs []error, from int, done func()) {
+func (k *aclKeeper) create(tenant uint32, list []broker.ACL, errs []error, from int, done func()) {
 	if from == len(list) {
 		done()
 		return
@@ -65,11 +65,14 @@ func (k *aclKeeper) create(list []broker.ACL, errs []error, from int, done func(
 	to := min(len(list), from+aclsPerChange)
 	var faults []error
 	k.catalog.Update(func(s *meta.Snapshot) (changes []meta.Entry, err error) {
+		if err := tenantThere(s, tenant); err != nil {
+			return nil, err
+		}
 		faults = make([]error, to-from)
 		count := s.ACLCount()
 		seen := make(map[meta.ACL]bool)
 		for i := range faults {
-			a := storedACL(&list[from+i])
+			a := storedACL(tenant, &list[from+i])
 			if seen[a] || s.HasACL(&a) {
 				continue
 			}
@@ -91,8 +94,16 @@ func (k *aclKeeper) create(list []broker.ACL, errs []error, from int, done func(
 				errs[from+i] = faults[i]
 			}
 		}
-		k.create(list, errs, to, done)
+		k.create(tenant, list, errs, to, done)
 	})
+}
+
+// tenantThere refuses what would be a tenant's that has been removed.
+func tenantThere(s *meta.Snapshot, tenant uint32) error {
+	if s.TenantByNumber(tenant) == nil {
+		return fmt.Errorf("%w: %w", broker.ErrInvalidRequest, meta.ErrTenant)
+	}
+	return nil
 }
 
 // catalogFault gives an error of the catalog the core's words.
@@ -109,7 +120,7 @@ func catalogFault(err error) error {
 }
 
 // DeleteACLs makes it a kafka.ACLs.
-func (k *aclKeeper) DeleteACLs(_ uint32, filters []broker.ACLFilter, done func([]kafka.ACLDeletion)) {
+func (k *aclKeeper) DeleteACLs(tenant uint32, filters []broker.ACLFilter, done func([]kafka.ACLDeletion)) {
 	var results []kafka.ACLDeletion
 	k.catalog.Update(func(s *meta.Snapshot) (changes []meta.Entry, _ error) {
 		results = make([]kafka.ACLDeletion, len(filters))
@@ -117,7 +128,7 @@ func (k *aclKeeper) DeleteACLs(_ uint32, filters []broker.ACLFilter, done func([
 			c := coreACL(a)
 			picked := false
 			for i := range filters {
-				if filters[i].Match(&c) {
+				if a.Tenant == tenant && filters[i].Match(&c) {
 					results[i].Deleted = append(results[i].Deleted, c)
 					picked = true
 				}

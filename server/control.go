@@ -111,7 +111,7 @@ func (c controlACLs) Add(list []broker.ACL, done func(added int, err error)) {
 	s := c.k.catalog.Load()
 	fresh := make(map[broker.ACL]bool)
 	for i := range list {
-		if a := storedACL(&list[i]); !s.HasACL(&a) {
+		if a := storedACL(0, &list[i]); !s.HasACL(&a) {
 			fresh[list[i]] = true
 		}
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/meta"
@@ -28,7 +29,7 @@ func listQuotas(s *meta.Snapshot) []broker.Quota {
 
 // coreQuota leaves out keys that this program does not know: a newer one has set them.
 func coreQuota(q *meta.Quota) broker.Quota {
-	out := broker.Quota{Entity: broker.QuotaEntity{User: coreQuotaPart(q.User), ClientID: coreQuotaPart(q.ClientID), IP: coreQuotaPart(q.IP)}}
+	out := broker.Quota{Tenant: q.Tenant, Entity: broker.QuotaEntity{User: coreQuotaPart(q.User), ClientID: coreQuotaPart(q.ClientID), IP: coreQuotaPart(q.IP)}}
 	for _, v := range q.Values {
 		if k, ok := broker.QuotaKindOf(v.Key); ok {
 			out.Set[k], out.Rate[k] = true, v.Value
@@ -52,19 +53,21 @@ func storedQuotaPart(p broker.QuotaPart) meta.QuotaName {
 }
 
 // ListQuotas makes it a kafka.QuotaCatalog.
-func (k *quotaKeeper) ListQuotas(uint32) []broker.Quota { return listQuotas(k.catalog.Load()) }
+func (k *quotaKeeper) ListQuotas(tenant uint32) []broker.Quota {
+	return slices.DeleteFunc(listQuotas(k.catalog.Load()), func(q broker.Quota) bool { return q.Tenant != tenant })
+}
 
 // AlterQuotas makes it a kafka.QuotaCatalog.
-func (k *quotaKeeper) AlterQuotas(_ uint32, changes []kafka.QuotaChange, validateOnly bool, done func([]error)) {
+func (k *quotaKeeper) AlterQuotas(tenant uint32, changes []kafka.QuotaChange, validateOnly bool, done func([]error)) {
 	errs := make([]error, len(changes))
-	k.alter(changes, errs, 0, validateOnly, func() { k.settled(func() { done(errs) }) })
+	k.alter(tenant, changes, errs, 0, validateOnly, func() { k.settled(func() { done(errs) }) })
 }
 
 // quotasPerChange is how many quotas are changed by one command of the catalog.
 const quotasPerChange = 200
 
 // alter makes the changes in their order: many in one command, but one entity once.
-func (k *quotaKeeper) alter(changes []kafka.QuotaChange, errs []error, from int, validateOnly bool, done func()) {
+func (k *quotaKeeper) alter(tenant uint32, changes []kafka.QuotaChange, errs []error, from int, validateOnly bool, done func()) {
 	if from == len(changes) {
 		done()
 		return
@@ -77,11 +80,14 @@ func (k *quotaKeeper) alter(changes []kafka.QuotaChange, errs []error, from int,
 	}
 	var faults []error
 	k.catalog.Update(func(s *meta.Snapshot) (list []meta.Entry, _ error) {
+		if err := tenantThere(s, tenant); err != nil {
+			return nil, err
+		}
 		faults = make([]error, to-from)
 		room := meta.QuotasMax - s.QuotaCount()
 		for i := range faults {
 			var e meta.Entry
-			if e, faults[i] = changedQuota(s, &changes[from+i], &room); faults[i] == nil && e.Key != "" && !validateOnly {
+			if e, faults[i] = changedQuota(s, tenant, &changes[from+i], &room); faults[i] == nil && e.Key != "" && !validateOnly {
 				list = append(list, e)
 			}
 		}
@@ -92,13 +98,13 @@ func (k *quotaKeeper) alter(changes []kafka.QuotaChange, errs []error, from int,
 				errs[from+i] = faults[i]
 			}
 		}
-		k.alter(changes, errs, to, validateOnly, done)
+		k.alter(tenant, changes, errs, to, validateOnly, done)
 	})
 }
 
-// changedQuota is what is stored of an entity after a change; nothing if there was nothing. room is how many more entities there can be.
-func changedQuota(s *meta.Snapshot, c *kafka.QuotaChange, room *int) (e meta.Entry, err error) {
-	next := meta.Quota{User: storedQuotaPart(c.Entity.User), ClientID: storedQuotaPart(c.Entity.ClientID), IP: storedQuotaPart(c.Entity.IP)}
+// changedQuota is what is stored of a tenant's entity after a change; nothing if there was nothing. room is how many more entities there can be.
+func changedQuota(s *meta.Snapshot, tenant uint32, c *kafka.QuotaChange, room *int) (e meta.Entry, err error) {
+	next := meta.Quota{Tenant: tenant, User: storedQuotaPart(c.Entity.User), ClientID: storedQuotaPart(c.Entity.ClientID), IP: storedQuotaPart(c.Entity.IP)}
 	for _, p := range []meta.QuotaName{next.User, next.ClientID} {
 		if len(p.Name) > meta.QuotaNameMax {
 			return e, fmt.Errorf("%w: a name in a quota has at most %d bytes, found %d", broker.ErrInvalidRequest, meta.QuotaNameMax, len(p.Name))

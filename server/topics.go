@@ -140,7 +140,7 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 		}
 		settings = settings.With(e.Key, *e.Value)
 	}
-	if err := c.check(settings); err != nil {
+	if err := c.check(tenant, settings); err != nil {
 		return refuse(wire.InvalidConfig, err.Error())
 	}
 	return settings, res
@@ -169,10 +169,10 @@ func compressionOf(v *topicconfig.Values) compress.Settings {
 	return compress.Settings{}
 }
 
-// check says what is wrong with a topic's settings, what this version does not do included.
-func (c *topicCatalog) check(s topicconfig.Settings) error {
+// check says what is wrong with the settings of a tenant's topic, what this version does not do included.
+func (c *topicCatalog) check(tenant uint32, s topicconfig.Settings) error {
 	n := c.flushes
-	n.Tiered = c.b.Tiered()
+	n.Tiered, n.Tenant = c.b.Tiered(), tenant != 0
 	return topicconfig.CheckTopic(s, nil, n)
 }
 
@@ -261,7 +261,7 @@ func (c *topicCatalog) AlterConfigs(tenant uint32, topics []kafka.TopicAlteratio
 			tell(topicResult(nil, broker.ErrUnknownTopic))
 			return
 		}
-		alter := func(have []broker.Setting) ([]broker.Setting, error) { return c.altered(have, &topics[i]) }
+		alter := func(have []broker.Setting) ([]broker.Setting, error) { return c.altered(tenant, have, &topics[i]) }
 		if validateOnly {
 			_, err := alter(t.Spec().Settings)
 			tell(topicResult(nil, err))
@@ -271,7 +271,7 @@ func (c *topicCatalog) AlterConfigs(tenant uint32, topics []kafka.TopicAlteratio
 	})
 }
 
-func (c *topicCatalog) altered(have []broker.Setting, a *kafka.TopicAlteration) ([]broker.Setting, error) {
+func (c *topicCatalog) altered(tenant uint32, have []broker.Setting, a *kafka.TopicAlteration) ([]broker.Setting, error) {
 	s := settingsOf(have)
 	if a.Replace {
 		s = nil
@@ -286,7 +286,7 @@ func (c *topicCatalog) altered(have []broker.Setting, a *kafka.TopicAlteration) 
 	}
 	s, err := s.Alter(changes, topicconfig.Find)
 	if err == nil {
-		err = c.check(s)
+		err = c.check(tenant, s)
 	}
 	return storedSettings(s), err
 }

@@ -19,12 +19,12 @@ type scramUsers struct {
 
 var _ kafka.Users = (*scramUsers)(nil)
 
-// DescribeSCRAM says what credentials users have.
-func (u *scramUsers) DescribeSCRAM(_ uint32, names []string) (list []kafka.SCRAMUser) {
+// DescribeSCRAM says what credentials users of a tenant have. One of another tenant is told like one who is not there.
+func (u *scramUsers) DescribeSCRAM(tenant uint32, names []string) (list []kafka.SCRAMUser) {
 	s := u.catalog.Load()
 	describe := func(name string, user *meta.User) kafka.SCRAMUser {
 		out := kafka.SCRAMUser{User: name}
-		if user == nil || u.inFile(name) {
+		if user == nil || user.Tenant != tenant || u.inFile(name) {
 			return out
 		}
 		for i := range user.SCRAM {
@@ -57,7 +57,7 @@ type userChanges struct {
 }
 
 // AlterSCRAM changes credentials. Changes of users that are good go into one command. It takes as long as the keys take to be made.
-func (u *scramUsers) AlterSCRAM(_ uint32, changes []kafka.SCRAMChange, done func([]kafka.SCRAMResult)) {
+func (u *scramUsers) AlterSCRAM(tenant uint32, changes []kafka.SCRAMChange, done func([]kafka.SCRAMResult)) {
 	byName := make(map[string]int)
 	var users []userChanges
 	for i := range changes {
@@ -84,9 +84,12 @@ func (u *scramUsers) AlterSCRAM(_ uint32, changes []kafka.SCRAMChange, done func
 		}
 	}
 	u.catalog.Update(func(s *meta.Snapshot) (entries []meta.Entry, _ error) {
+		if err := tenantThere(s, tenant); err != nil {
+			return nil, err
+		}
 		for i := range users {
 			var e meta.Entry
-			if e, results[i] = u.alter(s, &users[i]); results[i].Code == wire.None {
+			if e, results[i] = u.alter(s, tenant, &users[i]); results[i].Code == wire.None {
 				entries = append(entries, e)
 			}
 		}
@@ -124,8 +127,8 @@ func catalogCode(err error) wire.ErrorCode {
 	return wire.UnknownServerError
 }
 
-// alter makes a user's entry of all changes of it.
-func (u *scramUsers) alter(s *meta.Snapshot, uc *userChanges) (meta.Entry, kafka.SCRAMResult) {
+// alter makes a user's entry of all changes of it. Names are unique over all tenants: those that are not the tenant's to have it is told in the same words, whoever has them.
+func (u *scramUsers) alter(s *meta.Snapshot, tenant uint32, uc *userChanges) (meta.Entry, kafka.SCRAMResult) {
 	name := uc.name
 	refuse := func(code wire.ErrorCode, why string) (meta.Entry, kafka.SCRAMResult) {
 		return meta.Entry{}, kafka.SCRAMResult{User: name, Code: code, Message: why}
@@ -135,12 +138,15 @@ func (u *scramUsers) alter(s *meta.Snapshot, uc *userChanges) (meta.Entry, kafka
 		return refuse(wire.UnacceptableCredential, "Username must not be empty")
 	case meta.CheckUserName(name) != nil:
 		return refuse(wire.UnacceptableCredential, meta.CheckUserName(name).Error())
-	case u.inFile(name):
+	case tenant == 0 && u.inFile(name):
 		return refuse(wire.UnacceptableCredential, "the user is one of auth.password_file, which wins over what is set here")
 	}
-	user := s.User(name)
+	user, others := s.User(name), tenant != 0 && u.inFile(name)
+	if user != nil && user.Tenant != tenant {
+		user, others = nil, true
+	}
 	if user == nil {
-		user = &meta.User{Name: name}
+		user = &meta.User{Name: name, Tenant: tenant}
 	}
 	touched := make(map[int8]bool)
 	for i := range uc.changes {
@@ -154,6 +160,9 @@ func (u *scramUsers) alter(s *meta.Snapshot, uc *userChanges) (meta.Entry, kafka
 			return refuse(code, why)
 		}
 		user = next
+	}
+	if others {
+		return refuse(wire.UnacceptableCredential, "the name is not to be had: choose another one")
 	}
 	if user.Password == "" && len(user.SCRAM) == 0 {
 		return meta.DeleteUser(name), kafka.SCRAMResult{User: name}

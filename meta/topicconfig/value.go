@@ -142,6 +142,7 @@ type Node struct {
 	Lazy   bool          // acknowledged before it is flushed
 	Within time.Duration // how long after; 0: never
 	Tiered bool          // it has a store for old records
+	Tenant bool          // the topic is of a tenant that is not the default one: none of its records go to the store
 }
 
 // checkFlush says whether the journal flushes as often as that.
@@ -156,8 +157,10 @@ func (n Node) checkFlush(k *Key, text string, v value) error {
 // checkTier says whether a key of the tier has an effect.
 func (n Node) checkTier(k *Key, text string, v value) error {
 	switch {
-	case n.Tiered || k.isDefault(v) || k.Name == tierPolicy && v.text == "none":
+	case n.Tiered && !n.Tenant || k.isDefault(v) || k.Name == tierPolicy && v.text == "none":
 		return nil
+	case n.Tenant:
+		return refuse("Invalid value %s for configuration %s: only its default (%s) is accepted: only topics of the default tenant have old records in a store", text, k.Name, shown(k.Default))
 	case k.Name == tierPolicy || k.Name == remoteEnable:
 		return refusal("Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage. (tier.store of the node's configuration is off.)")
 	}

@@ -35,6 +35,9 @@ func (c *conn) mayCluster(op broker.Operation) bool {
 	return c.may(op, broker.ResourceCluster, broker.ClusterName)
 }
 
+// mayNode is mayCluster for what is the node's, or everybody's: a client of a tenant may not, whatever its tenant's rules say.
+func (c *conn) mayNode(op broker.Operation) bool { return c.tenant() == 0 && c.mayCluster(op) }
+
 // mayName says whether the client may know that a topic is there.
 func (c *conn) mayName(topic string) bool { return c.mayTopic(broker.OperationDescribe, topic) }
 
@@ -52,6 +55,9 @@ func (c *conn) mayProduceSomewhere() bool {
 // operationsOf are the operations that the client may do with a resource, as Kafka tells them: a bit for each.
 func (c *conn) operationsOf(t broker.ResourceType, name string) (bits int32) {
 	for _, op := range broker.ResourceOperations(t) {
+		if op == broker.OperationClusterAction && c.tenant() != 0 {
+			continue // that is for the nodes
+		}
 		if c.may(op, t, name) {
 			bits |= 1 << op
 		}

@@ -54,7 +54,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	var topic *broker.Topic
 	for p := m.Data(); p.Next(); at++ {
 		if p.First {
-			topic = c.l.topicOf(p.Topic, p.TopicID, q.Version >= 13)
+			topic = c.topicOf(p.Topic, p.TopicID, q.Version >= 13)
 		}
 		if at < s.next {
 			continue
@@ -226,26 +226,48 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, p *wire.
 	return !r.silent, nil
 }
 
-// topicOf finds a topic by name or id. The name is a view.
-func (l *loopState) topicOf(name []byte, id wire.UUID, byID bool) *broker.Topic {
+// topicOf finds a topic of the client's tenant by name or id. The name is a view.
+func (c *conn) topicOf(name []byte, id wire.UUID, byID bool) (t *broker.Topic) {
+	l, tenant := c.l, c.tenant()
 	if byID {
 		return l.h.broker.TopicByID(tenant, broker.TopicID(id))
 	}
-	if t := l.topics[string(name)]; t != nil && !t.Dropped() {
+	if tenant == 0 {
+		t = l.topics[string(name)]
+	} else {
+		t = l.tenantTopics[tenantTopic{tenant, string(name)}]
+	}
+	if t != nil && !t.Dropped() {
 		return t
 	}
-	t := l.h.broker.Topic(tenant, string(name))
-	if t != nil {
-		if len(l.topics) >= topicsKept || l.topics == nil {
-			l.topics = make(map[string]*broker.Topic)
-		}
-		l.topics[string(name)] = t
+	if t = l.h.broker.Topic(tenant, string(name)); t != nil {
+		l.keepTopic(tenant, string(name), t)
 	}
 	return t
 }
 
-// topicsKept bounds the topics that a loop finds without making a string of their names.
+// topicsKept bounds the topics that a loop finds without making a string of their names: those of the default tenant, and those of all others.
 const topicsKept = 1 << 14
+
+// tenantTopic is a topic's name where there are several tenants.
+type tenantTopic struct {
+	tenant uint32
+	name   string
+}
+
+func (l *loopState) keepTopic(tenant uint32, name string, t *broker.Topic) {
+	if tenant == 0 {
+		if len(l.topics) >= topicsKept || l.topics == nil {
+			l.topics = make(map[string]*broker.Topic)
+		}
+		l.topics[name] = t
+		return
+	}
+	if len(l.tenantTopics) >= topicsKept || l.tenantTopics == nil {
+		l.tenantTopics = make(map[tenantTopic]*broker.Topic)
+	}
+	l.tenantTopics[tenantTopic{tenant, name}] = t
+}
 
 // appendToken names a partition of a request under way: the place of the request among the loop's, its serial, the partition's place.
 func appendToken(r *request, at int) broker.Token {
@@ -328,7 +350,7 @@ func (r *request) join(at int, version int16, m *wire.ProduceRequest) {
 	i := 0
 	for p := m.Data(); p.Next(); i++ {
 		if p.First {
-			topic = l.topicOf(p.Topic, p.TopicID, version >= 13)
+			topic = c.topicOf(p.Topic, p.TopicID, version >= 13)
 		}
 		if i < at || topic == nil || !c.mayUse(broker.OperationWrite, topic) {
 			continue
@@ -342,7 +364,7 @@ func (r *request) join(at int, version int16, m *wire.ProduceRequest) {
 		}
 	}
 	r.produce.joined = at + 1
-	l.h.broker.AddToTxn(tenant, string(m.TransactionalID), who, parts, "", func(err error) {
+	l.h.broker.AddToTxn(r.c.tenant(), string(m.TransactionalID), who, parts, "", func(err error) {
 		t.later(l, func(r *request) {
 			r.produce.refused = err
 			r.c.unblock(blockJoin)

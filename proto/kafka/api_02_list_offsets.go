@@ -32,6 +32,7 @@ func (h *Handler) offsetFault(v *View, part *broker.Partition, m *kmsg.ListOffse
 // listOffsets finds offsets by time, or the ends of partitions.
 func listOffsets(r *request, m *kmsg.ListOffsetsRequest) {
 	resp := m.ResponseKind().(*kmsg.ListOffsetsResponse)
+	tenant := r.c.tenant()
 	var asks []offsetAsk
 	type named struct {
 		topic string

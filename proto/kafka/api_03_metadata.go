@@ -10,9 +10,6 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// tenant is the one there is.
-const tenant = 0
-
 // autoCreateMost is how many topics one request has made. A topic takes each node some 35 µs, in which the loop that makes it does nothing else: tens of
 // thousands at once hold up everybody, and may take the leader of a cluster its lease.
 const autoCreateMost = 1000
@@ -21,6 +18,7 @@ const autoCreateMost = 1000
 // is created if the client and the settings allow it.
 func metadata(r *request, m *kmsg.MetadataRequest) {
 	resp := m.ResponseKind().(*kmsg.MetadataResponse)
+	tenant := r.c.tenant()
 	r.c.describeBrokers(resp)
 	if m.IncludeClusterAuthorizedOperations {
 		resp.AuthorizedOperations = r.c.clusterOperations()
@@ -80,6 +78,7 @@ func (c *conn) describeBrokers(resp *kmsg.MetadataResponse) {
 
 // nameTopics answers for the topics that are named, and tells the places of those that are not there.
 func (c *conn) nameTopics(m *kmsg.MetadataRequest, resp *kmsg.MetadataResponse) (missing []int) {
+	tenant := c.tenant()
 	for i := range m.Topics {
 		ask := &m.Topics[i]
 		b := c.l.h.broker
@@ -151,13 +150,14 @@ const metadataListeners = 6
 
 // autoCreate makes the topics that are missing and answers when they are there.
 func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bool) {
+	tenant := r.c.tenant()
 	s := r.c.l.h.settings.Load()
 	specs := make([]TopicCreation, len(missing))
 	for k, i := range missing {
 		specs[k] = creationOf(*resp.Topics[i].Topic, s.Partitions)
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.autoCreateTopics(specs, func(results []TopicResult) {
+	l.h.autoCreateTopics(tenant, specs, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, i := range missing {
 				made, code := l.h.broker.Topic(tenant, specs[k].Name), results[k].Code
@@ -176,7 +176,7 @@ func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bo
 }
 
 // autoCreateTopics makes topics, here or where the leader is. It may be done before this node has them.
-func (h *Handler) autoCreateTopics(list []TopicCreation, done func([]TopicResult)) {
+func (h *Handler) autoCreateTopics(tenant uint32, list []TopicCreation, done func([]TopicResult)) {
 	if h.leader == nil || h.leads(h.view().controller()) {
 		h.catalog.CreateTopics(tenant, list, false, done)
 		return

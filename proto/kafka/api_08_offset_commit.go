@@ -13,6 +13,7 @@ const topicIDVersion = 10
 // offsetCommit stores where a group goes on.
 func offsetCommit(r *request, m *kmsg.OffsetCommitRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetCommitResponse)
+	tenant := r.c.tenant()
 	refusal := r.c.storable(r.c.groupFault(broker.OperationRead, m.Group))
 	req := &broker.CommitRequest{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), Generation: m.Generation}
 	b := r.c.l.h.broker

@@ -13,6 +13,7 @@ func offset(n int64) record.Offset { return record.Offset(n) }
 // offsetFetch tells where groups go on. Up to version 7 it is one group, and null topics are all of them.
 func offsetFetch(r *request, m *kmsg.OffsetFetchRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetFetchResponse)
+	tenant := r.c.tenant()
 	if m.Version >= 8 {
 		resp.Groups = make([]kmsg.OffsetFetchResponseGroup, len(m.Groups))
 		l := r.c.l
@@ -62,6 +63,7 @@ func offsetFetch(r *request, m *kmsg.OffsetFetchRequest) {
 
 // fetchGroup answers for one group.
 func (c *conn) fetchGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, stable bool) kmsg.OffsetFetchResponseGroup {
+	tenant := c.tenant()
 	out := kmsg.NewOffsetFetchResponseGroup()
 	out.Group = ask.Group
 	if ask.Group == "" {
@@ -119,6 +121,7 @@ func refusedGroup(ask *kmsg.OffsetFetchRequestGroup, version int16, code wire.Er
 }
 
 func (c *conn) fetchTopic(group string, ask *kmsg.OffsetFetchRequestGroupTopic, version int16, stable bool) kmsg.OffsetFetchResponseGroupTopic {
+	tenant := c.tenant()
 	out := kmsg.NewOffsetFetchResponseGroupTopic()
 	out.Topic, out.TopicID = ask.Topic, ask.TopicID
 	b := c.l.h.broker

@@ -32,7 +32,7 @@ func findCoordinator(r *request, m *kmsg.FindCoordinatorRequest) {
 			why := "no node has the group or the transaction now"
 			c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage = -1, "", -1, int16(wire.CoordinatorNotAvailable), &why
 		} else if m.CoordinatorType == coordinatorGroup {
-			r.c.l.h.showOffsets()
+			r.c.l.h.showOffsets(r.c.tenant())
 		}
 		resp.Coordinators = append(resp.Coordinators, c)
 	}
@@ -49,7 +49,7 @@ func (c *conn) coordinatorFault(kind int8, key string) (wire.ErrorCode, string) 
 		return wire.GroupAuthorizationFailed, "not authorized to describe the group"
 	case kind == coordinatorTxn && !c.mayTxn(broker.OperationDescribe, key):
 		return wire.TransactionalIDAuthorizationFailed, "not authorized to describe the transactional id"
-	case kind == coordinatorShare && !c.mayCluster(broker.OperationClusterAction):
+	case kind == coordinatorShare && !c.mayNode(broker.OperationClusterAction):
 		return wire.ClusterAuthorizationFailed, "not authorized for the cluster"
 	case kind == coordinatorShare:
 		return wire.InvalidRequest, "share groups are not offered by this version"
@@ -63,10 +63,10 @@ func (c *conn) coordinatorFault(kind int8, key string) (wire.ErrorCode, string) 
 	return wire.None, ""
 }
 
-// showOffsets makes the topic of groups' offsets, which clients and tools expect to be there from the first look for a coordinator on.
-func (h *Handler) showOffsets() {
+// showOffsets makes a tenant's topic of groups' offsets, which clients and tools expect to be there from the first look for a coordinator on.
+func (h *Handler) showOffsets(tenant uint32) {
 	if h.broker.Topic(tenant, broker.OffsetsTopic) == nil {
-		h.autoCreateTopics([]TopicCreation{creationOf(broker.OffsetsTopic, 1)}, func([]TopicResult) {})
+		h.autoCreateTopics(tenant, []TopicCreation{creationOf(broker.OffsetsTopic, 1)}, func([]TopicResult) {})
 	}
 }
 

@@ -32,7 +32,7 @@ func joinGroup(r *request, m *kmsg.JoinGroupRequest) {
 		req.Protocols = append(req.Protocols, broker.GroupProtocol{Name: m.Protocols[i].Name, Metadata: bytes.Clone(m.Protocols[i].Metadata)})
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.broker.JoinGroup(tenant, req, func(res broker.JoinResult) {
+	l.h.broker.JoinGroup(r.c.tenant(), req, func(res broker.JoinResult) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode, resp.Generation, resp.LeaderID, resp.MemberID = coordinatorCode(res.Err), res.Generation, res.Leader, res.MemberID
 			resp.SkipAssignment = res.SkipAssignment

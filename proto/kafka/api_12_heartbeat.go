@@ -16,7 +16,7 @@ func heartbeat(r *request, m *kmsg.HeartbeatRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.broker.Heartbeat(tenant, m.Group, m.MemberID, str(m.InstanceID), m.Generation, func(err error) {
+	l.h.broker.Heartbeat(r.c.tenant(), m.Group, m.MemberID, str(m.InstanceID), m.Generation, func(err error) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode = coordinatorCode(err)
 			r.respond(resp)

@@ -23,7 +23,7 @@ func leaveGroup(r *request, m *kmsg.LeaveGroupRequest) {
 		}
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.broker.LeaveGroup(tenant, m.Group, leavers, func(errs []error, err error) {
+	l.h.broker.LeaveGroup(r.c.tenant(), m.Group, leavers, func(errs []error, err error) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode = coordinatorCode(err)
 			for i, e := range errs {

@@ -23,7 +23,7 @@ func syncGroup(r *request, m *kmsg.SyncGroupRequest) {
 		req.Assignments[m.GroupAssignment[i].MemberID] = bytes.Clone(m.GroupAssignment[i].MemberAssignment)
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.broker.SyncGroup(tenant, req, func(res broker.SyncResult) {
+	l.h.broker.SyncGroup(r.c.tenant(), req, func(res broker.SyncResult) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode, resp.MemberAssignment = coordinatorCode(res.Err), res.Assignment
 			if res.Err == nil {

@@ -13,6 +13,7 @@ import (
 // describeGroups shows groups. From version 6 on one that is not there is an error, before it is a dead group.
 func describeGroups(r *request, m *kmsg.DescribeGroupsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeGroupsResponse)
+	tenant := r.c.tenant()
 	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(m.Groups))
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
 		if code := r.c.groupFault(broker.OperationDescribe, m.Groups[i]); code != wire.None {

@@ -14,7 +14,7 @@ func listGroups(r *request, m *kmsg.ListGroupsRequest) {
 	resp := m.ResponseKind().(*kmsg.ListGroupsResponse)
 	l, t := r.c.l, r.ticket()
 	all := r.c.mayCluster(broker.OperationDescribe)
-	l.h.broker.ListGroups(tenant, func(list []broker.GroupDescription) {
+	l.h.broker.ListGroups(r.c.tenant(), func(list []broker.GroupDescription) {
 		t.later(l, func(r *request) {
 			for i := range list {
 				g := &list[i]

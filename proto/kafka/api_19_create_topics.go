@@ -56,7 +56,7 @@ func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
 			wanted[i].Partitions = l.h.settings.Load().Partitions
 		}
 	}
-	l.h.catalog.CreateTopics(tenant, wanted, m.ValidateOnly, func(results []TopicResult) {
+	l.h.catalog.CreateTopics(r.c.tenant(), wanted, m.ValidateOnly, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, i := range place {
 				r.c.created(&resp.Topics[i], &results[k])

@@ -10,6 +10,7 @@ import (
 // deleteTopics deletes topics by name, or by id from version 6 on.
 func deleteTopics(r *request, m *kmsg.DeleteTopicsRequest) {
 	resp := m.ResponseKind().(*kmsg.DeleteTopicsResponse)
+	tenant := r.c.tenant()
 	asks := m.Topics
 	for i := range m.TopicNames { // up to version 5
 		t := kmsg.NewDeleteTopicsRequestTopic()

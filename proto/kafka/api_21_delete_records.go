@@ -11,6 +11,7 @@ import (
 // deleteRecords moves the log starts of partitions.
 func deleteRecords(r *request, m *kmsg.DeleteRecordsRequest) {
 	resp := m.ResponseKind().(*kmsg.DeleteRecordsResponse)
+	tenant := r.c.tenant()
 	type ask struct {
 		p      *broker.Partition
 		before record.Offset

@@ -40,7 +40,7 @@ func initProducerID(r *request, m *kmsg.InitProducerIDRequest) {
 		})
 		return
 	}
-	l.h.broker.InitProducer(tenant, str(m.TransactionalID), millis(m.TransactionTimeoutMillis), have, func(who broker.ProducerIdentity, err error) {
+	l.h.broker.InitProducer(r.c.tenant(), str(m.TransactionalID), millis(m.TransactionTimeoutMillis), have, func(who broker.ProducerIdentity, err error) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode, resp.ProducerID, resp.ProducerEpoch = txnCode(err, m.Version >= 4), who.ID, who.Epoch
 			r.respond(resp)

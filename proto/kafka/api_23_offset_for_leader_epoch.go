@@ -12,6 +12,7 @@ import (
 // further has read what was lost. A node that is alone leads in the one epoch 0.
 func offsetForLeaderEpoch(r *request, m *kmsg.OffsetForLeaderEpochRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetForLeaderEpochResponse)
+	tenant := r.c.tenant()
 	h, v := r.c.l.h, r.c.l.h.view()
 	var asks []epochAsk
 	for i := range m.Topics {

@@ -11,7 +11,7 @@ import (
 // lone node asks nobody, and answers all the same.
 func addPartitionsToTxn(r *request, m *kmsg.AddPartitionsToTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.AddPartitionsToTxnResponse)
-	if m.Version >= 4 && !r.c.mayCluster(broker.OperationClusterAction) {
+	if m.Version >= 4 && !r.c.mayNode(broker.OperationClusterAction) {
 		resp.ErrorCode = int16(wire.ClusterAuthorizationFailed)
 		r.respond(resp)
 		return
@@ -69,6 +69,7 @@ const (
 
 // addToTxn asks the coordinator; all partitions are added or none.
 func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.AddPartitionsToTxnRequestTopic, asker txnAsker, done func([]kmsg.AddPartitionsToTxnResponseTopic)) {
+	tenant := c.tenant()
 	h := c.l.h
 	mayID, coordinator := asker == txnBroker || c.mayTxn(broker.OperationWrite, id), c.storable(wire.None)
 	if !h.leads(h.view().coordinator()) {

@@ -17,7 +17,7 @@ func addOffsetsToTxn(r *request, m *kmsg.AddOffsetsToTxnRequest) {
 	}
 	l, t := r.c.l, r.ticket()
 	who := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
-	l.h.broker.AddToTxn(tenant, m.TransactionalID, who, nil, m.Group, func(err error) {
+	l.h.broker.AddToTxn(r.c.tenant(), m.TransactionalID, who, nil, m.Group, func(err error) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode = txnCode(err, m.Version >= 2)
 			r.respond(resp)

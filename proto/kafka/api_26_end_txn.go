@@ -21,7 +21,7 @@ func endTxn(r *request, m *kmsg.EndTxnRequest) {
 	}
 	l, t := r.c.l, r.ticket()
 	who := broker.ProducerIdentity{ID: m.ProducerID, Epoch: m.ProducerEpoch}
-	l.h.broker.EndTxn(tenant, m.TransactionalID, who, m.Commit, m.Version >= txnV2, func(who broker.ProducerIdentity, err error) {
+	l.h.broker.EndTxn(r.c.tenant(), m.TransactionalID, who, m.Commit, m.Version >= txnV2, func(who broker.ProducerIdentity, err error) {
 		t.later(l, func(r *request) {
 			if resp.ErrorCode = txnCode(err, m.Version >= 2); err == nil {
 				resp.ProducerID, resp.ProducerEpoch = who.ID, who.Epoch

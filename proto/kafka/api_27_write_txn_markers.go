@@ -10,6 +10,7 @@ import (
 // writeTxnMarkers ends transactions on single partitions. Coordinators of a cluster ask for it, and administrators who end what hangs.
 func writeTxnMarkers(r *request, m *kmsg.WriteTxnMarkersRequest) {
 	resp := m.ResponseKind().(*kmsg.WriteTxnMarkersResponse)
+	tenant := r.c.tenant()
 	type ask struct {
 		p      *broker.Partition
 		marker *kmsg.WriteTxnMarkersRequestMarker
@@ -17,7 +18,7 @@ func writeTxnMarkers(r *request, m *kmsg.WriteTxnMarkersRequest) {
 	}
 	var asks []ask
 	v := r.c.l.h.view()
-	may := r.c.mayCluster(broker.OperationClusterAction) || r.c.mayCluster(broker.OperationAlter)
+	may := r.c.mayNode(broker.OperationClusterAction) || r.c.mayNode(broker.OperationAlter)
 	for i := range m.Markers {
 		in := &m.Markers[i]
 		marker := kmsg.NewWriteTxnMarkersResponseMarker()

@@ -12,6 +12,7 @@ import (
 // txnOffsetCommit stores offsets that count when the transaction commits. From version 5 on it also makes the group part of it.
 func txnOffsetCommit(r *request, m *kmsg.TxnOffsetCommitRequest) {
 	resp := m.ResponseKind().(*kmsg.TxnOffsetCommitResponse)
+	tenant := r.c.tenant()
 	req := &broker.CommitRequest{Group: m.Group, MemberID: m.MemberID, InstanceID: str(m.InstanceID), Generation: m.Generation}
 	if m.Version < 3 {
 		req.Generation = -1

@@ -9,11 +9,11 @@ import (
 
 // ACLs is what the front asks of the catalog's ACLs. Answers may come on any goroutine, and count from then on.
 type ACLs interface {
-	// ListACLs gives those that f picks, in an order that stays the same. It does not block.
+	// ListACLs gives those of a tenant that f picks, in an order that stays the same. It does not block.
 	ListACLs(tenant uint32, f *broker.ACLFilter) []broker.ACL
-	// CreateACLs makes those that are not there yet. One result for each.
+	// CreateACLs makes those of a tenant that are not there yet. One result for each.
 	CreateACLs(tenant uint32, list []broker.ACL, done func([]error))
-	// DeleteACLs deletes what any of the filters picks, and says for each what that was.
+	// DeleteACLs deletes what any of the filters picks of a tenant's, and says for each what that was.
 	DeleteACLs(tenant uint32, filters []broker.ACLFilter, done func([]ACLDeletion))
 }
 
@@ -40,7 +40,7 @@ func describeACLs(r *request, m *kmsg.DescribeACLsRequest) {
 		name string
 	}
 	places := make(map[resource]int)
-	for _, a := range r.c.l.h.acls.ListACLs(tenant, &f) {
+	for _, a := range r.c.l.h.acls.ListACLs(r.c.tenant(), &f) {
 		key := resource{a.Resource, a.Pattern, a.Name}
 		at, ok := places[key]
 		if !ok {

@@ -45,7 +45,7 @@ func createACLs(r *request, m *kmsg.CreateACLsRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.acls.CreateACLs(tenant, list, func(errs []error) {
+	l.h.acls.CreateACLs(r.c.tenant(), list, func(errs []error) {
 		t.later(l, func(r *request) {
 			for k, i := range place {
 				resp.Results[i].ErrorCode, resp.Results[i].ErrorMessage = told(errs[k])

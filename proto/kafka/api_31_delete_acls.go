@@ -30,7 +30,7 @@ func deleteACLs(r *request, m *kmsg.DeleteACLsRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.acls.DeleteACLs(tenant, list, func(results []ACLDeletion) {
+	l.h.acls.DeleteACLs(r.c.tenant(), list, func(results []ACLDeletion) {
 		t.later(l, func(r *request) {
 			for k, i := range place {
 				out := &resp.Results[i]

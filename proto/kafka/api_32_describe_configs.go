@@ -19,7 +19,7 @@ func describeConfigs(r *request, m *kmsg.DescribeConfigsRequest) {
 		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
 		values, code, why := []ConfigValue(nil), r.c.configFault(broker.OperationDescribeConfigs, ask.ResourceType, ask.ResourceName), ""
 		if code == wire.None {
-			values, code, why = r.c.l.configOf(ask.ResourceType, ask.ResourceName)
+			values, code, why = r.c.configOf(ask.ResourceType, ask.ResourceName)
 		}
 		if code != wire.None {
 			out.ErrorCode, out.ErrorMessage = int16(code), &why
@@ -46,8 +46,12 @@ func (c *conn) configFault(op broker.Operation, kind kmsg.ConfigResourceType, na
 		if !c.mayGroup(op, name) {
 			return wire.GroupAuthorizationFailed
 		}
-	default:
-		if !c.mayCluster(op) {
+	default: // what can be seen of a broker's are the defaults of topics, a tenant's among them
+		may := c.mayCluster
+		if op != broker.OperationDescribeConfigs {
+			may = c.mayNode
+		}
+		if !may(op) {
 			return wire.ClusterAuthorizationFailed
 		}
 	}
@@ -55,22 +59,22 @@ func (c *conn) configFault(op broker.Operation, kind kmsg.ConfigResourceType, na
 }
 
 // configOf finds a resource's configuration.
-func (l *loopState) configOf(kind kmsg.ConfigResourceType, name string) (values []ConfigValue, code wire.ErrorCode, why string) {
+func (c *conn) configOf(kind kmsg.ConfigResourceType, name string) (values []ConfigValue, code wire.ErrorCode, why string) {
 	switch kind {
 	case kmsg.ConfigResourceTypeTopic:
 		if !ValidTopicName(name) {
 			return nil, wire.InvalidTopicException, "no topic has this name"
 		}
-		t := l.h.broker.Topic(tenant, name)
+		t := c.l.h.broker.Topic(c.tenant(), name)
 		if t == nil {
 			return nil, wire.UnknownTopicOrPartition, "there is no such topic"
 		}
-		return l.h.catalog.DescribeTopic(t.Spec()), wire.None, ""
+		return c.l.h.catalog.DescribeTopic(t.Spec()), wire.None, ""
 	case kmsg.ConfigResourceTypeBroker:
-		if name != "" && name != strconv.Itoa(int(l.h.nodeID)) {
-			return nil, wire.InvalidRequest, "this node is broker " + strconv.Itoa(int(l.h.nodeID))
+		if name != "" && name != strconv.Itoa(int(c.l.h.nodeID)) {
+			return nil, wire.InvalidRequest, "this node is broker " + strconv.Itoa(int(c.l.h.nodeID))
 		}
-		return l.h.catalog.DescribeNode(), wire.None, ""
+		return c.l.h.catalog.DescribeNode(), wire.None, ""
 	case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
 		return nil, wire.InvalidRequest, "resources of this type have no configuration here"
 	default:

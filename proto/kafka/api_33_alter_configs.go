@@ -23,7 +23,7 @@ func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at 
 		return nil, wire.InvalidRequest, "only topics have a configuration that is changed by this request; the node's is in its file"
 	}
 	if c.controls() { // else the leader says whether there is such a topic: this node may not have heard of it yet
-		if _, code, why := c.l.configOf(kind, name); code != wire.None {
+		if _, code, why := c.configOf(kind, name); code != wire.None {
 			return nil, code, why
 		}
 	}
@@ -49,7 +49,7 @@ func (a *alteration) run(r *request, validateOnly bool, resp kmsg.Response, tell
 	if !r.c.controls() {
 		alter = l.h.leader.AlterConfigs
 	}
-	alter(tenant, a.topics, validateOnly, func(results []TopicResult) {
+	alter(r.c.tenant(), a.topics, validateOnly, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, at := range a.place {
 				tell(at, &results[k])

@@ -10,7 +10,8 @@ import (
 // alterReplicaLogDirs moves nothing: there is one directory. A partition that is asked to be there is there.
 func alterReplicaLogDirs(r *request, m *kmsg.AlterReplicaLogDirsRequest) {
 	resp := m.ResponseKind().(*kmsg.AlterReplicaLogDirsResponse)
-	may := r.c.mayCluster(broker.OperationAlter)
+	tenant := r.c.tenant()
+	may := r.c.mayNode(broker.OperationAlter)
 	for i := range m.Dirs {
 		code := wire.None
 		switch {

@@ -24,17 +24,23 @@ func describeLogDirs(r *request, m *kmsg.DescribeLogDirsRequest) {
 		r.respond(resp)
 		return
 	}
-	l, t := r.c.l, r.ticket()
+	l, t, tenant := r.c.l, r.ticket(), r.c.tenant()
 	l.h.broker.OffLoop(func() {
-		resp.Dirs = append(resp.Dirs, logDirOf(l.h, m))
+		resp.Dirs = append(resp.Dirs, logDirOf(l.h, tenant, m))
 		t.later(l, func(r *request) { r.respond(resp) })
 	})
 }
 
-func logDirOf(h *Handler, m *kmsg.DescribeLogDirsRequest) kmsg.DescribeLogDirsResponseDir {
+// tenantLogDir is what a tenant's clients are told of where the log lies. The node's volume is not theirs to know.
+var tenantLogDir = LogDir{Path: "log", Total: -1, Usable: -1}
+
+func logDirOf(h *Handler, tenant uint32, m *kmsg.DescribeLogDirsRequest) kmsg.DescribeLogDirsResponseDir {
 	b := h.broker
 	dir := kmsg.NewDescribeLogDirsResponseDir()
-	where := h.logDir()
+	where := tenantLogDir
+	if tenant == 0 {
+		where = h.logDir()
+	}
 	dir.Dir, dir.TotalBytes, dir.UsableBytes = where.Path, where.Total, where.Usable
 	add := func(t *broker.Topic, wanted []int32) {
 		out := kmsg.NewDescribeLogDirsResponseDirTopic()

@@ -17,7 +17,7 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 		t := &m.Topics[i]
 		out := kmsg.NewCreatePartitionsResponseTopic()
 		out.Topic = t.Topic
-		code, added, why := r.c.l.checkPartitions(t)
+		code, added, why := r.c.checkPartitions(t)
 		switch {
 		case named[t.Topic]:
 			out.ErrorCode = int16(wire.InvalidRequest)
@@ -42,7 +42,7 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.catalog.CreatePartitions(tenant, wanted, m.ValidateOnly, func(results []TopicResult) {
+	l.h.catalog.CreatePartitions(r.c.tenant(), wanted, m.ValidateOnly, func(results []TopicResult) {
 		t.later(l, func(r *request) {
 			for k, i := range place {
 				resp.Topics[i].ErrorCode = int16(results[k].Code)
@@ -55,8 +55,8 @@ func createPartitions(r *request, m *kmsg.CreatePartitionsRequest) {
 	})
 }
 
-func (l *loopState) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.ErrorCode, added int, why string) {
-	topic := l.h.broker.Topic(tenant, t.Topic)
+func (c *conn) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.ErrorCode, added int, why string) {
+	topic := c.l.h.broker.Topic(c.tenant(), t.Topic)
 	if topic == nil {
 		return wire.UnknownTopicOrPartition, 0, "there is no such topic"
 	}
@@ -68,7 +68,7 @@ func (l *loopState) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code 
 		return wire.InvalidReplicaAssignment, 0, "one assignment for each new partition is wanted"
 	}
 	for i := range t.Assignment {
-		if !l.h.placed(t.Assignment[i].Replicas) {
+		if !c.l.h.placed(t.Assignment[i].Replicas) {
 			return wire.InvalidReplicaAssignment, 0, "each partition " + placedSo
 		}
 	}

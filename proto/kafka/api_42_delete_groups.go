@@ -10,6 +10,7 @@ import (
 // deleteGroups forgets groups that nobody is in.
 func deleteGroups(r *request, m *kmsg.DeleteGroupsRequest) {
 	resp := m.ResponseKind().(*kmsg.DeleteGroupsResponse)
+	tenant := r.c.tenant()
 	resp.Groups = make([]kmsg.DeleteGroupsResponseGroup, len(m.Groups))
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
 		resp.Groups[i] = kmsg.NewDeleteGroupsResponseGroup()

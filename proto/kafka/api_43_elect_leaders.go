@@ -10,8 +10,9 @@ import (
 // electLeaders finds that each partition has its leader: where there are several nodes, `sluice shard move` chooses another one.
 func electLeaders(r *request, m *kmsg.ElectLeadersRequest) {
 	resp := m.ResponseKind().(*kmsg.ElectLeadersResponse)
+	tenant := r.c.tenant()
 	b := r.c.l.h.broker
-	may := r.c.mayCluster(broker.OperationAlter)
+	may := r.c.mayNode(broker.OperationAlter)
 	resp.ErrorCode = refused(may, wire.ClusterAuthorizationFailed)
 	if m.Topics == nil { // all of them, of which those are told that have moved: none
 		r.respond(resp)

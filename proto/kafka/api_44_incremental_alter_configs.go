@@ -15,7 +15,7 @@ func incrementalAlterConfigs(r *request, m *kmsg.IncrementalAlterConfigsRequest)
 		ask := &m.Resources[i]
 		out := kmsg.NewIncrementalAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
-		if ask.ResourceType == kmsg.ConfigResourceTypeBroker && onlyDeletes(ask.Configs) && r.c.mayCluster(broker.OperationAlterConfigs) {
+		if ask.ResourceType == kmsg.ConfigResourceTypeBroker && onlyDeletes(ask.Configs) && r.c.mayNode(broker.OperationAlterConfigs) {
 			// Tools take back what was set while the node ran, such as limits of replication. Nothing is.
 			resp.Resources = append(resp.Resources, out)
 			continue

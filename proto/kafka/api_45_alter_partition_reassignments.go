@@ -10,7 +10,8 @@ import (
 // alterPartitionReassignments finds that each partition has its replicas where they can be: no client places them.
 func alterPartitionReassignments(r *request, m *kmsg.AlterPartitionAssignmentsRequest) {
 	resp := m.ResponseKind().(*kmsg.AlterPartitionAssignmentsResponse)
-	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
+	tenant := r.c.tenant()
+	if resp.ErrorCode = refused(r.c.mayNode(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
 		r.respond(resp)
 		return
 	}

@@ -10,6 +10,7 @@ import (
 // offsetDelete forgets places of a group.
 func offsetDelete(r *request, m *kmsg.OffsetDeleteRequest) {
 	resp := m.ResponseKind().(*kmsg.OffsetDeleteResponse)
+	tenant := r.c.tenant()
 	if code := r.c.storable(r.c.groupFault(broker.OperationDelete, m.Group)); code != wire.None {
 		resp.ErrorCode = int16(code)
 		r.respond(resp)

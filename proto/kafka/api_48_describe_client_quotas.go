@@ -1,6 +1,8 @@
 package kafka
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
@@ -9,9 +11,9 @@ import (
 
 // QuotaCatalog is what the front asks of the catalog's quotas. Answers may come on any goroutine, and count from then on.
 type QuotaCatalog interface {
-	// ListQuotas gives all of them, in an order that stays the same. It does not block.
+	// ListQuotas gives all of a tenant's, in an order that stays the same. It does not block.
 	ListQuotas(tenant uint32) []broker.Quota
-	// AlterQuotas makes changes, each alone; with validateOnly it says what would come of it. One result for each.
+	// AlterQuotas makes changes of a tenant's, each alone; with validateOnly it says what would come of it. One result for each.
 	AlterQuotas(tenant uint32, changes []QuotaChange, validateOnly bool, done func([]error))
 }
 
@@ -53,6 +55,7 @@ const (
 // describeClientQuotas shows the quotas that a filter picks (KIP-546).
 func describeClientQuotas(r *request, m *kmsg.DescribeClientQuotasRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeClientQuotasResponse)
+	tenant := r.c.tenant()
 	if code, why := r.c.quotaFilterFault(m); code != wire.None {
 		resp.ErrorCode, resp.ErrorMessage = int16(code), &why
 		r.respond(resp)
@@ -72,6 +75,9 @@ func describeClientQuotas(r *request, m *kmsg.DescribeClientQuotasRequest) {
 func (c *conn) quotaFilterFault(m *kmsg.DescribeClientQuotasRequest) (wire.ErrorCode, string) {
 	if !c.mayCluster(broker.OperationDescribeConfigs) {
 		return wire.ClusterAuthorizationFailed, "not authorized for the cluster"
+	}
+	if c.tenant() != 0 && slices.ContainsFunc(m.Components, func(k kmsg.DescribeClientQuotasRequestComponent) bool { return k.EntityType == entityIP }) {
+		return wire.ClusterAuthorizationFailed, "quotas of addresses are the node's"
 	}
 	seen := make(map[string]bool)
 	for i := range m.Components {

@@ -28,6 +28,8 @@ func alterClientQuotas(r *request, m *kmsg.AlterClientQuotasRequest) {
 		switch {
 		case !may:
 			code, why = wire.ClusterAuthorizationFailed, "not authorized for the cluster"
+		case change.Entity.IP.Said && r.c.tenant() != 0:
+			code, why = wire.ClusterAuthorizationFailed, "quotas of addresses are the node's"
 		case r.c.l.h.quotaCatalog == nil:
 			code, why = wire.UnsupportedVersion, "this node keeps no quotas"
 		}
@@ -43,7 +45,7 @@ func alterClientQuotas(r *request, m *kmsg.AlterClientQuotasRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.quotaCatalog.AlterQuotas(tenant, changes, m.ValidateOnly, func(errs []error) {
+	l.h.quotaCatalog.AlterQuotas(r.c.tenant(), changes, m.ValidateOnly, func(errs []error) {
 		t.later(l, func(r *request) {
 			for k, i := range place {
 				resp.Entries[i].ErrorCode, resp.Entries[i].ErrorMessage = told(errs[k])

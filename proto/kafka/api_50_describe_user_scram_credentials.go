@@ -10,6 +10,7 @@ import (
 // describeUserSCRAMCredentials tells which users have credentials of which mechanisms.
 func describeUserSCRAMCredentials(r *request, m *kmsg.DescribeUserSCRAMCredentialsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeUserSCRAMCredentialsResponse)
+	tenant := r.c.tenant()
 	if !r.c.mayCluster(broker.OperationDescribe) {
 		resp.ErrorCode = int16(wire.ClusterAuthorizationFailed)
 		r.respond(resp)

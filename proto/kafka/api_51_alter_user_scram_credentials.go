@@ -12,6 +12,7 @@ import (
 // alterUserSCRAMCredentials sets and deletes credentials of users.
 func alterUserSCRAMCredentials(r *request, m *kmsg.AlterUserSCRAMCredentialsRequest) {
 	resp := m.ResponseKind().(*kmsg.AlterUserSCRAMCredentialsResponse)
+	tenant := r.c.tenant()
 	changes := make([]SCRAMChange, 0, len(m.Deletions)+len(m.Upsertions))
 	for _, d := range m.Deletions {
 		changes = append(changes, SCRAMChange{User: d.Name, Mechanism: d.Mechanism, Delete: true})

@@ -21,7 +21,7 @@ func (c *conn) securityProtocol() string {
 // describeQuorum shows who decides on metadata: the nodes that have the shard that keeps it. What others have of its log is not known here.
 func describeQuorum(r *request, m *kmsg.DescribeQuorumRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeQuorumResponse)
-	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationDescribe), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
+	if resp.ErrorCode = refused(r.c.mayNode(broker.OperationDescribe), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
 		r.respond(resp)
 		return
 	}

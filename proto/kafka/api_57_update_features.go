@@ -12,7 +12,7 @@ import (
 // updateFeatures takes each feature at its one level.
 func updateFeatures(r *request, m *kmsg.UpdateFeaturesRequest) {
 	resp := m.ResponseKind().(*kmsg.UpdateFeaturesResponse)
-	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
+	if resp.ErrorCode = refused(r.c.mayNode(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
 		r.respond(resp)
 		return
 	}

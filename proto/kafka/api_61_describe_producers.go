@@ -12,6 +12,7 @@ import (
 // describeProducers shows who produces to partitions.
 func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeProducersResponse)
+	tenant := r.c.tenant()
 	b, v := r.c.l.h.broker, r.c.l.h.view()
 	for i := range m.Topics {
 		out := kmsg.NewDescribeProducersResponseTopic()
@@ -48,6 +49,7 @@ func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 // describeTransactions shows transactional ids.
 func describeTransactions(r *request, m *kmsg.DescribeTransactionsRequest) {
 	resp := m.ResponseKind().(*kmsg.DescribeTransactionsResponse)
+	tenant := r.c.tenant()
 	resp.TransactionStates = make([]kmsg.DescribeTransactionsResponseTransactionState, len(m.TransactionalIDs))
 	b, c := r.c.l.h.broker, r.c
 	gather(r, resp, len(m.TransactionalIDs), func(i int, done func()) {
@@ -80,7 +82,7 @@ func listTransactions(r *request, m *kmsg.ListTransactionsRequest) {
 	resp := m.ResponseKind().(*kmsg.ListTransactionsResponse)
 	l, t := r.c.l, r.ticket()
 	now := l.loop.NowUnixMilli()
-	l.h.broker.ListTxns(tenant, func(list []broker.TxnDescription) {
+	l.h.broker.ListTxns(r.c.tenant(), func(list []broker.TxnDescription) {
 		t.later(l, func(r *request) {
 			for i := range list {
 				d := &list[i]

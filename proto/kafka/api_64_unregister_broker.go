@@ -12,7 +12,7 @@ import (
 // unregisterBroker refuses: nodes are taken out of a cluster by its operator.
 func unregisterBroker(r *request, m *kmsg.UnregisterBrokerRequest) {
 	resp := m.ResponseKind().(*kmsg.UnregisterBrokerResponse)
-	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
+	if resp.ErrorCode = refused(r.c.mayNode(broker.OperationAlter), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
 		r.respond(resp)
 		return
 	}

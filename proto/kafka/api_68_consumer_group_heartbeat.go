@@ -40,7 +40,7 @@ func consumerGroupHeartbeat(r *request, m *kmsg.ConsumerGroupHeartbeatRequest) {
 		}
 	}
 	l, t := r.c.l, r.ticket()
-	l.h.broker.ConsumerGroupHeartbeat(tenant, req, func(res broker.ConsumerResult) {
+	l.h.broker.ConsumerGroupHeartbeat(r.c.tenant(), req, func(res broker.ConsumerResult) {
 		t.later(l, func(r *request) {
 			resp.ErrorCode = coordinatorCode(res.Err)
 			if res.Err != nil {
@@ -99,6 +99,7 @@ func byTopic(list []broker.TopicPartition) (runs []topicRun) {
 // consumerGroupDescribe shows groups of the consumer protocol.
 func consumerGroupDescribe(r *request, m *kmsg.ConsumerGroupDescribeRequest) {
 	resp := m.ResponseKind().(*kmsg.ConsumerGroupDescribeResponse)
+	tenant := r.c.tenant()
 	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(m.Groups))
 	b, c := r.c.l.h.broker, r.c
 	gather(r, resp, len(m.Groups), func(i int, done func()) {
@@ -121,6 +122,7 @@ func consumerGroupDescribe(r *request, m *kmsg.ConsumerGroupDescribeRequest) {
 }
 
 func (c *conn) describedConsumers(b *broker.Broker, d *broker.ConsumerDescription) kmsg.ConsumerGroupDescribeResponseGroup {
+	tenant := c.tenant()
 	out := kmsg.NewConsumerGroupDescribeResponseGroup()
 	out.Group, out.State, out.Epoch, out.AssignmentEpoch, out.AssignorName = d.ID, d.State, d.Epoch, d.AssignmentEpoch, d.Assignor
 	if d.Err != nil {
@@ -164,6 +166,7 @@ func (c *conn) describedConsumers(b *broker.Broker, d *broker.ConsumerDescriptio
 
 // mayNameAll says whether the client may know of every topic that a group has to do with.
 func (c *conn) mayNameAll(b *broker.Broker, d *broker.ConsumerDescription) bool {
+	tenant := c.tenant()
 	mayAll := func(list []broker.TopicPartition) bool {
 		for _, run := range byTopic(list) {
 			if t := b.TopicByID(tenant, run.topic); t != nil && !c.mayName(t.Name()) {

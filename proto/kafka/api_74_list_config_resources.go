@@ -14,6 +14,7 @@ import (
 // them has any. Version 0 asks for client metrics alone.
 func listConfigResources(r *request, m *kmsg.ListConfigResourcesRequest) {
 	resp := m.ResponseKind().(*kmsg.ListConfigResourcesResponse)
+	tenant := r.c.tenant()
 	if resp.ErrorCode = refused(r.c.mayCluster(broker.OperationDescribeConfigs), wire.ClusterAuthorizationFailed); resp.ErrorCode != 0 {
 		r.respond(resp)
 		return

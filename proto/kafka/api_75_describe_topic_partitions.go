@@ -47,6 +47,7 @@ func describeTopicPartitions(r *request, m *kmsg.DescribeTopicPartitionsRequest)
 
 // namesToDescribe are those asked for, or all that the client may know, in order.
 func (c *conn) namesToDescribe(m *kmsg.DescribeTopicPartitionsRequest) (names []string) {
+	tenant := c.tenant()
 	if len(m.Topics) == 0 {
 		c.l.h.broker.Topics(tenant, func(t *broker.Topic) bool {
 			if c.mayName(t.Name()) {
@@ -66,7 +67,7 @@ func (c *conn) namesToDescribe(m *kmsg.DescribeTopicPartitionsRequest) (names []
 func (c *conn) describePage(name string, first int32, most int) (out kmsg.DescribeTopicPartitionsResponseTopic, next int32) {
 	out = kmsg.NewDescribeTopicPartitionsResponseTopic()
 	out.Topic = &name
-	t := c.l.h.broker.Topic(tenant, name)
+	t := c.l.h.broker.Topic(c.tenant(), name)
 	switch {
 	case !ValidTopicName(name):
 		out.ErrorCode = int16(wire.InvalidTopicException)

@@ -22,7 +22,7 @@ func inCluster(t *testing.T, own int32, v *View) *conn {
 	s := DefaultSettings()
 	s.Advertised, s.AdvertisedTLS = "own:1", "own:11"
 	h.Set(s)
-	return &conn{link: &pausing{}, l: newLoopState(h, new(engine.Loop), b.Local(0))}
+	return &conn{link: &pausing{}, id: &broker.Identity{}, l: newLoopState(h, new(engine.Loop), b.Local(0))}
 }
 
 // A client is told of the nodes that it can reach by the kind of listener that it has come by, and hears when the leader is none of them.

@@ -299,6 +299,10 @@ func (c *conn) onDrain() {
 // Resume is the core's word that its lists have room again.
 func (c *conn) Resume() { c.unblock(blockBusy) }
 
+// tenant is whose names the client's requests use. It stays the same while one is under way: a client that has come in by SASL keeps its tenant, and before it has,
+// its token is not read until all requests are answered. Nobody asks before the client is in.
+func (c *conn) tenant() uint32 { return c.id.Tenant }
+
 // address is where clients are told that this node is: what was configured, or what this one has reached.
 func (c *conn) address() (host string, port int32) {
 	s := c.l.h.settings.Load()

@@ -166,7 +166,7 @@ func (s *fetchSession) forget(m *wire.FetchRequest) {
 
 // take makes the fetch's partitions out of the session's, another one first when the last answer had records.
 func (f *fetchState) take(s *fetchSession) {
-	l, v := f.r.c.l, f.r.c.l.h.view()
+	v := f.r.c.l.h.view()
 	f.parts = make([]fetchPart, len(s.parts))
 	if len(s.parts) == 0 {
 		return
@@ -178,7 +178,7 @@ func (f *fetchState) take(s *fetchSession) {
 		p := &f.parts[k]
 		p.sessionPart, p.place = sp, int32(i)
 		byID := f.r.call.Version >= 13
-		p.topic = l.topicOf([]byte(sp.name), sp.id, byID)
+		p.topic = f.r.c.topicOf([]byte(sp.name), sp.id, byID)
 		f.find(v, p, byID)
 		if !f.r.c.mayFetch(p, byID) {
 			p.code, p.sendTo = wire.TopicAuthorizationFailed, 0

@@ -13,15 +13,17 @@ type loopState struct {
 	loop *engine.Loop
 	core *broker.Local
 
-	first    *conn           // all connections, newest first
-	slots    []*request      // all requests that were made, by slot
-	free     []*request      // of them, those that are not in use
-	out      []byte          // scratch for a response
-	outs     [][]byte        // buffers for answers that nobody has now
-	produces []*produceState // the same
-	topics   map[string]*broker.Topic
+	first    *conn                    // all connections, newest first
+	slots    []*request               // all requests that were made, by slot
+	free     []*request               // of them, those that are not in use
+	out      []byte                   // scratch for a response
+	outs     [][]byte                 // buffers for answers that nobody has now
+	produces []*produceState          // the same
+	topics   map[string]*broker.Topic // of the default tenant, by name
 	n        counters
 	shown    published
+
+	tenantTopics map[tenantTopic]*broker.Topic // of the others
 
 	awaiting bool // requests for the leader wait: see leaderChanged
 	awaited  broker.LoopTimer

@@ -29,10 +29,10 @@ const (
 
 // quotaUse is that of the request's client.
 func (c *conn) quotaUse(clientID []byte) *broker.QuotaUse {
-	s, user := c.quotaState(), c.id.Principal()
-	if s.use == nil || !s.use.Is(user, clientID) {
+	s, tenant, user := c.quotaState(), c.tenant(), c.id.Principal()
+	if s.use == nil || !s.use.Is(tenant, user, clientID) {
 		c.releaseQuota()
-		s.use = c.l.h.quotas.Use(user, string(clientID))
+		s.use = c.l.h.quotas.Use(tenant, user, string(clientID))
 	}
 	return s.use
 }

@@ -219,6 +219,9 @@ func (c *conn) admit(id *broker.Identity) (lifetime time.Duration, err error) {
 			lifetime = left
 		}
 	}
+	if c.id != nil && c.id.Tenant != id.Tenant { // it came in without a word before, and was another tenant's
+		c.fetches, c.turns = nil, turns{}
+	}
 	c.id, c.access = id, nil
 	return lifetime, nil
 }

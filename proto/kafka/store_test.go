@@ -80,7 +80,7 @@ func newStoreBench(t *testing.T) *storeBench {
 	sb.b.Recovered()
 	h := &Handler{alone: aloneView(0), broker: sb.b, quotas: &broker.Quotas{}}
 	h.Set(DefaultSettings())
-	sb.c = &conn{link: &pausing{}, l: newLoopState(h, new(engine.Loop), sb.b.Local(0))}
+	sb.c = &conn{link: &pausing{}, id: &broker.Identity{}, l: newLoopState(h, new(engine.Loop), sb.b.Local(0))}
 	return sb
 }
 
@@ -174,7 +174,7 @@ func TestListOffsetsStoreSlow(t *testing.T) {
 		}
 		resp := m.ResponseKind().(*kmsg.ListOffsetsResponse)
 		resp.Topics = []kmsg.ListOffsetsResponseTopic{{Partitions: make([]kmsg.ListOffsetsResponseTopicPartition, 2)}}
-		p := sb.b.Topic(tenant, "t").Partition(0)
+		p := sb.b.Topic(0, "t").Partition(0)
 		r := &request{c: sb.c, call: wire.Call{Key: wire.ListOffsets, Version: 11}}
 		searchOffsets(r, m, resp, []offsetAsk{{part: p, at: broker.EarliestLocalOffset, place: [2]int{0, 0}}, {part: p, at: 5, place: [2]int{0, 1}}})
 		got := resp.Topics[0].Partitions

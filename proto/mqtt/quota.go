@@ -30,10 +30,10 @@ func (c *conn) quotas() *quotaState {
 	c.quotaSeen = c.l.quotaNow
 	// Not by c.identity: another connection may be at work with that.
 	id := broker.Identity{User: c.who.user}
-	if !c.l.h.quotas.Bound(id.Principal(), c.clientID()) {
+	if !c.l.h.quotas.Bound(c.who.tenant, id.Principal(), c.clientID()) {
 		return nil
 	}
-	q := &quotaState{use: c.l.h.quotas.Use(id.Principal(), c.clientID())}
+	q := &quotaState{use: c.l.h.quotas.Use(c.who.tenant, id.Principal(), c.clientID())}
 	c.extras().quota = q
 	return q
 }
