@@ -63,13 +63,17 @@ func TestBenchLadder(t *testing.T) {
 	result := filepath.Join(t.TempDir(), "ladder.json")
 	out, code := sluice(t, "", "bench", "ladder", "point-to-point", "--url", b.URL(), "--set", "pairs=2", "--set", "duration=100ms", "--set", "warmup=20ms",
 		"--set", "late-max=1h", "--from", "200", "--to", "400", "--objective", "p50 < 10s", "--repeats", "2", "--json", result, "--quiet")
-	if code != 0 || !strings.Contains(out, "p50 < 10s holds at 400 messages a second") || !strings.Contains(out, "ended by rule max rate") {
-		t.Errorf("code %d:\n%s", code, out)
-	}
 	var a ladder.Answer
 	text, err := os.ReadFile(result)
-	if err != nil || json.Unmarshal(text, &a) != nil || a.Held != 400 || len(a.Rungs) != 2 || a.Rungs[1].Runs[1].Result.Latency == nil {
-		t.Errorf("%v, %+v", err, a)
+	if err != nil || json.Unmarshal(text, &a) != nil {
+		t.Fatal(err)
+	}
+	switch busy := strings.Contains(out, "ended by rule generator: ") && strings.Contains(out, lackedCPU); {
+	case busy && a.Rule == "generator":
+	case code != 0 || !strings.Contains(out, "p50 < 10s holds at 400 messages a second") || !strings.Contains(out, "ended by rule max rate"):
+		t.Errorf("code %d:\n%s", code, out)
+	case a.Held != 400 || len(a.Rungs) < 2 || a.Rungs[1].Runs[1].Result.Latency == nil:
+		t.Errorf("%+v", a)
 	}
 	if out, code := sluice(t, "", "bench", "ladder", "idle-fleet"); code != 2 || !strings.Contains(out, "no timetable") {
 		t.Errorf("code %d: %s", code, out)
