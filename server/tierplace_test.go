@@ -132,7 +132,6 @@ func TestRebuildMeetsSearch(t *testing.T) {
 	w.turn()
 	w.stop()
 	w.open() // what was to be removed is an orphan now
-	w.clk.Advance(2 * time.Hour)
 	rebuilt := make(chan error, 1)
 	var once sync.Once
 	hook := func(op, name string) {
@@ -152,7 +151,8 @@ func TestRebuildMeetsSearch(t *testing.T) {
 			}
 		})
 	}
-	w.store.hook.Store(&hook)
+	w.store.hook.Store(&hook) // before the search is due
+	w.clk.Advance(2 * time.Hour)
 	w.turn()
 	if err := w.wait("rebuild", 0, rebuilt); err != nil {
 		t.Fatal(err)
