@@ -221,18 +221,18 @@ func (b *Bans) Admit(from netip.Addr) bool {
 	return false
 }
 
-// Flapping says whether a client id of MQTT has come too often, and may not come yet.
+// Flapping says whether a client id of MQTT has come too often, and may not come yet, if its client is the default tenant's.
 func (b *Bans) Flapping(clientID string) bool {
-	if !b.flaps.isBanned(clientID, b.now()) {
+	if !b.flaps.isBanned(0, clientID, b.now()) {
 		return false
 	}
 	b.refused[BanClient].Add(1)
 	return true
 }
 
-// Connected counts a client that was let in. False: it has come too often, and may not now.
-func (b *Bans) Connected(clientID string) bool {
-	if b.flaps.client(clientID, b.now()) {
+// Connected counts a client of a tenant that was let in. False: it has come too often, and may not now.
+func (b *Bans) Connected(tenant uint32, clientID string) bool {
+	if b.flaps.client(tenant, clientID, b.now()) {
 		return true
 	}
 	b.refused[BanClient].Add(1)

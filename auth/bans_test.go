@@ -134,17 +134,17 @@ func TestFlapping(t *testing.T) {
 	now := time.UnixMilli(1_000_000)
 	b := NewBans(func() time.Time { return now })
 	for range 1000 {
-		if !b.Connected("a") || b.Flapping("a") || !b.Admit(netip.MustParseAddr("10.0.0.1")) {
+		if !b.Connected(0, "a") || b.Flapping("a") || !b.Admit(netip.MustParseAddr("10.0.0.1")) {
 			t.Fatal("banned without a limit")
 		}
 	}
 	b.SetFlapping(FlappingOptions{Connects: 3, AddressConnects: 2, Window: time.Second, Ban: time.Minute})
 	for i := range 4 {
-		if got := b.Connected("a"); got != (i < 3) {
+		if got := b.Connected(0, "a"); got != (i < 3) {
 			t.Errorf("connection %d: %v", i+1, got)
 		}
 	}
-	if !b.Flapping("a") || b.Flapping("b") || !b.Connected("b") {
+	if !b.Flapping("a") || b.Flapping("b") || !b.Connected(0, "b") {
 		t.Error("a is banned and b is not")
 	}
 	for i, from := range []string{"2001:db8::1", "2001:db8::2", "2001:db8::3"} {
@@ -165,16 +165,16 @@ func TestFlapping(t *testing.T) {
 	}
 	now = now.Add(time.Minute)
 	for i := range 3 {
-		if b.Flapping("a") || !b.Connected("a") {
+		if b.Flapping("a") || !b.Connected(0, "a") {
 			t.Errorf("the ban is over, connection %d", i+1)
 		}
 	}
 	now = now.Add(time.Second)
-	if !b.Connected("a") {
+	if !b.Connected(0, "a") {
 		t.Error("another window")
 	}
 	for range 4 {
-		b.Connected("a")
+		b.Connected(0, "a")
 	}
 	b.SetFlapping(FlappingOptions{})
 	if b.Flapping("a") || len(b.List()) != 0 {
@@ -188,10 +188,10 @@ func TestFlappingIsBounded(t *testing.T) {
 	b := NewBans(func() time.Time { return now })
 	b.SetFlapping(FlappingOptions{Connects: 1, Window: time.Hour, Ban: time.Hour})
 	for range 2 {
-		b.Connected("banned")
+		b.Connected(0, "banned")
 	}
 	for i := range 3 * flapsMax {
-		b.Connected(fmt.Sprint(i))
+		b.Connected(0, fmt.Sprint(i))
 	}
 	if n := len(b.flaps.clients.mu.rows); n != flapsMax {
 		t.Errorf("%d are remembered", n)
@@ -200,8 +200,8 @@ func TestFlappingIsBounded(t *testing.T) {
 		t.Error("a ban is forgotten for others who came once")
 	}
 	for i := range 2 * flapsMax { // all of them banned
-		b.Connected(fmt.Sprint("x", i))
-		b.Connected(fmt.Sprint("x", i))
+		b.Connected(0, fmt.Sprint("x", i))
+		b.Connected(0, fmt.Sprint("x", i))
 	}
 	if n, names := len(b.flaps.clients.mu.rows), len(b.flaps.clients.mu.names); n != flapsMax || names > flapsMax {
 		t.Errorf("%d are remembered, %d names", n, names)
@@ -223,7 +223,7 @@ func TestFlappingNames(t *testing.T) {
 	const many = 300
 	for i := range many {
 		for range 2 {
-			b.Connected(fmt.Sprint(i, long))
+			b.Connected(0, fmt.Sprint(i, long))
 		}
 	}
 	if took := int64(heap() - before); took > many*10_000 {

@@ -71,12 +71,17 @@ func (t *flapTable) set(most int, o *FlappingOptions) {
 	}
 }
 
-func (f *flaps) client(id string, now time.Time) bool {
-	return f.clients.came(maphash.String(flapSeed, id), now, func() string { return cut(id) })
+func (f *flaps) client(tenant uint32, id string, now time.Time) bool {
+	return f.clients.came(flapHash(tenant, id), now, func() string { return cut(id) })
 }
 
-func (f *flaps) isBanned(id string, now time.Time) bool {
-	return f.clients.isBanned(maphash.String(flapSeed, id), now)
+func (f *flaps) isBanned(tenant uint32, id string, now time.Time) bool {
+	return f.clients.isBanned(flapHash(tenant, id), now)
+}
+
+// flapHash tells two tenants' clients of one id apart.
+func flapHash(tenant uint32, id string) uint64 {
+	return maphash.String(flapSeed, id) ^ uint64(tenant)*0x9e3779b97f4a7c15
 }
 
 // address counts an address that is plain. Whoever has one address of IPv6 has its /64.
@@ -186,8 +191,9 @@ func (t *flapTable) list(k BanKind, at time.Time) (list []Ban) {
 	return list
 }
 
-// Forgive ends a ban for flapping, by the name that List shows, or by the address of one that is banned with others of its prefix. False: there is none.
-func (b *Bans) Forgive(k BanKind, name string) bool {
+// Forgive ends a ban for flapping, by the name that List shows, or by the address of one that is banned with others of its prefix: of a client id in
+// all tenants. False: there is none.
+func (b *Bans) Forgive(k BanKind, name string) (found bool) {
 	t := &b.flaps.clients
 	switch k {
 	case BanClient:
@@ -203,14 +209,11 @@ func (b *Bans) Forgive(k BanKind, name string) bool {
 	defer t.mu.Unlock()
 	for h, n := range t.mu.names {
 		if n == cut(name) {
-			found := t.mu.rows[h].until > b.now().UnixMilli()
+			found = found || t.mu.rows[h].until > b.now().UnixMilli()
 			t.dropLocked(h)
-			if found {
-				return true
-			}
 		}
 	}
-	return false
+	return found
 }
 
 func (f *flaps) counted(k BanKind) uint64 {

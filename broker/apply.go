@@ -15,6 +15,7 @@ type references struct {
 	session  uint64
 	packetID uint16
 	delayed  uint64 // number of the delayed message that it was
+	tenant   uint32
 	numbers  []uint64
 }
 
@@ -30,6 +31,9 @@ func (r *references) next() bool {
 	}
 	if r.flags&refDelayed != 0 {
 		r.delayed = r.d.uvarint()
+	}
+	if r.tenant = 0; r.flags&refTenant != 0 {
+		r.tenant = uint32(r.d.uvarint())
 	}
 	r.numbers = r.numbers[:0]
 	for n := r.d.count(); n > 0; n-- {
@@ -102,12 +106,12 @@ func (s *shard) applyRetained(b *Broker, extra []byte, batch record.Batch) {
 		}
 		var m Message
 		props, _ = messageOf(&m, it.Record(), props)
-		if refs.flags&refLoose != 0 && b.retained.younger(0, &m) {
+		if refs.flags&refLoose != 0 && b.retained.younger(refs.tenant, &m) {
 			continue
 		}
-		if b.retained.keep(0, &m, b) {
+		if b.retained.keep(refs.tenant, &m, b) {
 			s.mu.Lock()
-			s.mu.rows.topics.add(m.Topic)
+			s.mu.rows.topics.add(refs.tenant, m.Topic)
 			s.mu.Unlock()
 		}
 	}
@@ -181,7 +185,7 @@ func (l *Local) deliverEntries(s *shard, p *pending) (acked uint64) {
 			seq++
 		case entryTransient:
 			e.bundle.view(0, m)
-			mt := l.stillGood(e.match, e.c.tenant, m.Topic)
+			mt := l.stillGood(e.match, e.tenant, m.Topic)
 			matched = mt.any
 			l.deliverAll(mt, m, Ref{})
 			putBundle(e.bundle)
@@ -205,7 +209,7 @@ func (l *Local) deliverKept(s *shard, mt *match, m *Message, seq uint64, refs *r
 	if len(refs.numbers) > 0 {
 		ref = Ref{Shard: uint16(s.id), Seq: seq}
 	}
-	mt = l.stillGood(mt, 0, m.Topic)
+	mt = l.stillGood(mt, refs.tenant, m.Topic)
 	if mt.any {
 		l.deliverAll(mt, m, ref)
 	}

@@ -155,6 +155,7 @@ type Broker struct {
 	fetcher      *fetcher
 	storePool    storePool
 	tracer       *trace.Tracer
+	tenants      TenantLimits
 	compaction   compactor
 
 	producerIDs struct { // set aside and not given out yet

@@ -10,14 +10,15 @@ import (
 
 // Prefixes of checkpoint keys, after the shard; docs/format/checkpoint.md draws the rows.
 const (
-	rowMeta     = 'm'
-	rowSession  = 's'
-	rowReceived = 'd'
-	rowQueue    = 'q'
-	rowRetained = 'r'
-	rowGroup    = 'g'
-	rowPromised = 'w'
-	rowDelayed  = 'D'
+	rowMeta           = 'm'
+	rowSession        = 's'
+	rowReceived       = 'd'
+	rowQueue          = 'q'
+	rowRetained       = 'r'
+	rowGroup          = 'g'
+	rowPromised       = 'w'
+	rowDelayed        = 'D'
+	rowTenantRetained = 'R' // of a tenant other than the default one
 
 	rowGroupMeta   = 'k' // of Kafka's groups
 	rowGroupMember = 'j'
@@ -96,6 +97,24 @@ func key8(prefix byte, n uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{prefix}, n)
 }
 
+// retainedKey is the key of a retained message's row. The default tenant's are as they were before there were others.
+func retainedKey(tenant uint32, topic []byte) []byte {
+	if tenant == 0 {
+		return append([]byte{rowRetained}, topic...)
+	}
+	return append(binary.AppendUvarint([]byte{rowTenantRetained}, uint64(tenant)), topic...)
+}
+
+// retainedOfKey reads what retainedKey has made, without its first byte.
+func retainedOfKey(kind byte, key []byte) (tenant uint32, topic []byte, ok bool) {
+	if kind == rowRetained {
+		return 0, key, true
+	}
+	d := decoder{b: key}
+	tenant = uint32(d.uvarint())
+	return tenant, d.b, d.ok() && tenant != 0
+}
+
 func blockKey(number, first uint64) []byte {
 	return binary.BigEndian.AppendUint64(key8(rowQueue, number), first)
 }
@@ -147,9 +166,9 @@ func (s *shard) collectLocked(b *Broker) (rows []rowChange) {
 		}
 		q.dirty = false
 	}
-	r.topics.each(func(t []byte) {
-		c := rowChange{key: append([]byte{rowRetained}, t...)}
-		if v := b.retained.encode(nil, 0, t); len(v) > 0 {
+	r.topics.each(func(tenant uint32, t []byte) {
+		c := rowChange{key: retainedKey(tenant, t)}
+		if v := b.retained.encode(nil, tenant, t); len(v) > 0 {
 			c.value = v
 		}
 		rows = append(rows, c)
@@ -189,8 +208,9 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 			s.mu.rows.promise(number)
 		case rowDelayed:
 			mark(&s.mu.rows.delayed, number)
-		case rowRetained:
-			s.mu.rows.topics.add(key[1:])
+		case rowRetained, rowTenantRetained:
+			tenant, topic, _ := retainedOfKey(key[0], key[1:])
+			s.mu.rows.topics.add(tenant, topic)
 		case rowGroupMeta, rowGroupMember, rowOffset:
 			s.groupsAgainLocked(key)
 		case rowTxnID, rowTxnOffsets:
@@ -316,7 +336,7 @@ func (s *shard) loadSession(b *Broker, id uint64, row []byte) bool {
 	s.armLocked(sess.d)
 	s.mu.Unlock()
 	b.raiseSID(id)
-	b.stats.Sessions.Add(1)
+	b.countSession(sess, 1)
 	b.addSubscriptions(sess, subs)
 	return true
 }
@@ -370,8 +390,9 @@ func (s *shard) loadRow(b *Broker, kind byte, key, value []byte) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.queueLocked(number).load(bl)
-	case rowRetained:
-		return b.retained.load(b, key, value)
+	case rowRetained, rowTenantRetained:
+		tenant, topic, ok := retainedOfKey(kind, key)
+		return ok && b.retained.load(b, tenant, topic, value)
 	case rowGroup:
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -9,8 +9,9 @@ func (b *Broker) Events() *events.Queue { return b.opts.Events }
 const endedWithClient = "its connection has ended"
 
 // sessionGone tells that a session is no more. Only who had its end written calls it: nodes that follow, and recovery, apply the same command unsaid.
+// Events are the default tenant's.
 func (b *Broker) sessionGone(sess *Session, kind events.Kind, why string) {
-	if q := b.opts.Events; q.Wants(kind) {
+	if q := b.opts.Events; sess.tenant == 0 && q.Wants(kind) {
 		q.Add(events.Event{Kind: kind, At: b.nowMilli(), ClientID: sess.id, Reason: why})
 	}
 }

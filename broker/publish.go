@@ -15,6 +15,7 @@ const (
 	refLive                // route it to live subscribers
 	refLoose               // of a retained one: what is retained already may be younger, and stays then
 	refDelayed             // it was a delayed message, whose number follows, and is one no more
+	refTenant              // it is a tenant's other than the default one, whose number follows
 )
 
 // Publish takes one message from c (nil for the broker's own). m is a view. When dedupe is set (QoS 2), the packet identifier
@@ -22,11 +23,16 @@ const (
 // (the protocol keeps those itself). On ErrBusy nothing was taken: stop reading, leave the packet in the input, and come
 // again after ControlResume.
 func (l *Local) Publish(c *Client, m *Message, dedupe bool, t Token) (Outcome, error) {
-	l.begin()
-	var tenant uint32
-	if c != nil {
-		tenant, m.Publisher = c.tenant, c.Slot
+	if c == nil {
+		return l.publish(nil, 0, m, dedupe, t)
 	}
+	m.Publisher = c.Slot
+	return l.publish(c, c.tenant, m, dedupe, t)
+}
+
+// publish is Publish for a tenant: c's, or that of somebody who is gone.
+func (l *Local) publish(c *Client, tenant uint32, m *Message, dedupe bool, t Token) (Outcome, error) {
+	l.begin()
 	if m.Retain && !l.b.retained.admits(tenant, m, l.b) {
 		return 0, ErrQuota
 	}
@@ -88,7 +94,7 @@ func (l *Local) transient(c *Client, mt *match, m *Message, t Token) (Outcome, e
 		return 0, ErrBusy
 	}
 	p.sinceAtMost(l.times.began)
-	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tok: t, bundle: carry(m), match: mt, trace: m.Trace})
+	p.entries = append(p.entries, entry{kind: entryTransient, c: c, tenant: c.tenant, tok: t, bundle: carry(m), match: mt, trace: m.Trace})
 	first := s.markDirtyLocked()
 	s.mu.Unlock()
 	if first {
@@ -135,7 +141,7 @@ func (l *Local) journal(c *Client, tenant uint32, mt *match, m *Message, dedupe,
 	// A subscription that was activated since the match counts from before this record: it must be among its references.
 	mt = l.stillGood(mt, tenant, m.Topic)
 	before := len(p.extra)
-	l.reference(p, c, m, mt, dedupe, waits, uint16(t))
+	l.reference(p, c, tenant, m, mt, dedupe, waits, uint16(t))
 	p.size += len(p.extra) - before
 	s.appendRecordLocked(p, &in)
 	e := entry{kind: entryRecord, live: waits, pub: m.Publisher, match: mt, trace: m.Trace}
@@ -167,8 +173,8 @@ func (s *shard) waitLocked(c *Client) {
 	}
 }
 
-// reference appends the record's item to the reference block: flags, size, dedupe, and the durable filters that matched.
-func (l *Local) reference(p *pending, c *Client, m *Message, mt *match, dedupe, live bool, packetID uint16) {
+// reference appends the record's item to the reference block: flags, size, dedupe, tenant, and the durable filters that matched.
+func (l *Local) reference(p *pending, c *Client, tenant uint32, m *Message, mt *match, dedupe, live bool, packetID uint16) {
 	flags := uint64(0)
 	if m.Retain {
 		flags |= refRetain
@@ -182,6 +188,9 @@ func (l *Local) reference(p *pending, c *Client, m *Message, mt *match, dedupe, 
 	if m.delayed != 0 {
 		flags |= refDelayed
 	}
+	if tenant != 0 {
+		flags |= refTenant
+	}
 	x := binary.AppendUvarint(p.extra, flags)
 	x = binary.AppendUvarint(x, uint64(len(m.Topic)+len(m.Payload)+len(m.Props)))
 	if dedupe {
@@ -190,6 +199,9 @@ func (l *Local) reference(p *pending, c *Client, m *Message, mt *match, dedupe, 
 	}
 	if m.delayed != 0 {
 		x = binary.AppendUvarint(x, m.delayed)
+	}
+	if tenant != 0 {
+		x = binary.AppendUvarint(x, uint64(tenant))
 	}
 	if m.QoS == 0 {
 		p.extra = binary.AppendUvarint(x, 0)

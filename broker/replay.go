@@ -87,13 +87,16 @@ func (c *Client) replayRoom() (room replayRoom) {
 	return room
 }
 
-// replayable says whether a subscription can start where it wants, and takes its room.
-func (b *Broker) replayable(room *replayRoom, r *SubscribeRequest) error {
+// replayable says whether a subscription can start where it wants, and takes its room. Bindings, and so what lies in the past, are the default tenant's.
+func (b *Broker) replayable(tenant uint32, room *replayRoom, r *SubscribeRequest) error {
 	if r.From.Kind == ReplayNone {
 		return nil
 	}
 	if room.asked++; room.asked > replaysMax || room.replays >= replaysMax { // each is compared with all bindings
 		return ErrQuota
+	}
+	if tenant != 0 {
+		return ErrNoStream
 	}
 	list := b.bindings.Load().behind(b, r.Filter)
 	if r.Group != nil || len(list) == 0 {

@@ -30,6 +30,7 @@ type retainedRow struct {
 	armed    int64 // the expiry that is set for the slot
 	at       int64
 	payload  uint32
+	tenant   uint32
 	topic    uint16
 	qos      QoS
 	own      bool
@@ -49,10 +50,15 @@ func (r *retainedStore) admits(tenant uint32, m *Message, b *Broker) bool {
 		return true
 	}
 	size := int64(len(m.Topic) + len(m.Payload) + len(m.Props))
-	if b.stats.RetainedMessages.Load()-r.own.Load() < lim.RetainedCount && b.stats.RetainedBytes.Load()+size <= lim.RetainedBytes {
+	full := b.stats.RetainedMessages.Load()-r.own.Load() >= lim.RetainedCount || b.stats.RetainedBytes.Load()+size > lim.RetainedBytes
+	u := b.tenants.Use(tenant)
+	if !full && u == nil {
 		return true
 	}
-	return r.index.Get(tenant, m.Topic) != 0
+	if r.index.Get(tenant, m.Topic) != 0 {
+		return true
+	}
+	return !full && !u.over(TenantRetained, u.retained.Load()+1)
 }
 
 // younger says whether a topic's retained message is younger than m. What comes by a binding that was taken away may be older than what has
@@ -119,7 +125,7 @@ func (r *retainedStore) putLocked(tenant uint32, m *Message, b *Broker) *retaine
 	row := r.rows.At(slot)
 	if slot == r.spare {
 		r.spare = 0
-		b.stats.RetainedMessages.Add(1)
+		b.countRetained(tenant, 1)
 		*row = retainedRow{}
 	}
 	r.freeLocked(row, len(m.Topic), b)
@@ -131,6 +137,7 @@ func (r *retainedStore) putLocked(tenant uint32, m *Message, b *Broker) *retaine
 	}
 	r.body = append(append(r.body, m.Payload...), m.Props...)
 	row.body, row.payload, row.qos, row.at, row.deadline = r.arena.Alloc(r.body), uint32(len(m.Payload)), m.QoS, m.Timestamp, m.Deadline
+	row.tenant = tenant
 	b.stats.RetainedBytes.Add(int64(len(r.body) + len(m.Topic)))
 	if cap(r.body) > bundleBytesKept {
 		r.body = nil
@@ -152,7 +159,7 @@ func (r *retainedStore) freeLocked(row *retainedRow, topic int, b *Broker) {
 func (r *retainedStore) dropLocked(slot, tenant uint32, topic []byte, b *Broker) {
 	row := r.rows.At(slot)
 	r.freeLocked(row, len(topic), b)
-	b.stats.RetainedMessages.Add(-1)
+	b.countRetained(tenant, -1)
 	if row.own {
 		r.own.Add(-1)
 	}
@@ -199,7 +206,11 @@ const expireTurn = 1000
 // expireRetained removes what has expired. No command: everybody sees the deadline, and a restart removes it again.
 func (l *Local) expireRetained(now int64) {
 	r := l.b.retained
-	var gone [][]byte
+	type name struct {
+		tenant uint32
+		topic  []byte
+	}
+	var gone []name
 	r.mu.Lock()
 	for n := 0; n < expireTurn && len(r.expiries) > 0 && r.expiries[0].at <= now; n++ {
 		e := heap.Pop(&r.expiries).(expiry)
@@ -212,15 +223,15 @@ func (l *Local) expireRetained(now int64) {
 			r.armLocked(e.slot, row)
 			continue
 		}
-		topic := append([]byte(nil), r.arena.Get(row.body)[:row.topic]...)
-		r.dropLocked(e.slot, 0, topic, l.b)
-		gone = append(gone, topic)
+		n := name{row.tenant, append([]byte(nil), r.arena.Get(row.body)[:row.topic]...)}
+		r.dropLocked(e.slot, n.tenant, n.topic, l.b)
+		gone = append(gone, n)
 	}
 	r.mu.Unlock()
-	for _, t := range gone {
-		s := l.b.shardOf(0, t)
+	for _, n := range gone {
+		s := l.b.shardOf(n.tenant, n.topic)
 		s.mu.Lock()
-		s.mu.rows.topics.add(t)
+		s.mu.rows.topics.add(n.tenant, n.topic)
 		s.mu.Unlock()
 	}
 }
@@ -330,7 +341,7 @@ func (r *retainedStore) encode(dst []byte, tenant uint32, topic []byte) []byte {
 	return append(dst, r.arena.Get(row.body)[row.topic:]...)
 }
 
-func (r *retainedStore) load(b *Broker, topic, row []byte) bool {
+func (r *retainedStore) load(b *Broker, tenant uint32, topic, row []byte) bool {
 	d := decoder{b: row}
 	m := Message{Topic: topic, Deadline: int64(d.uvarint()), Timestamp: int64(d.uvarint()), QoS: QoS(d.uvarint())}
 	n := d.uvarint()
@@ -338,7 +349,7 @@ func (r *retainedStore) load(b *Broker, topic, row []byte) bool {
 		return false
 	}
 	m.Payload, m.Props = d.b[:n], d.b[n:]
-	r.put(0, &m, b)
+	r.put(tenant, &m, b)
 	return true
 }
 

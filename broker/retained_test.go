@@ -19,7 +19,7 @@ func TestRetainedIsNotedOnce(t *testing.T) {
 	row := save("a")
 	got = append(got, say("a", "3"), say("a", "4")) // changed since, again
 	got = append(got, say("a", ""), say("a", ""))   // cleared while it is noted; cleared when nothing is there: the checkpoint may have it
-	if !r.load(b, []byte("c"), []byte(row)) {
+	if !r.load(b, 0, []byte("c"), []byte(row)) {
 		t.Fatal("a row does not load")
 	}
 	got = append(got, say("c", "5")) // loaded, changed

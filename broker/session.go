@@ -304,7 +304,7 @@ func (s *shard) applySession(b *Broker, d *decoder) {
 			s.mu.byID = make(map[uint64]*Session)
 		}
 		s.mu.byID[id] = sess
-		b.stats.Sessions.Add(1)
+		b.countSession(sess, 1)
 		b.raiseSID(id)
 	}
 	sess.will = will
@@ -602,7 +602,7 @@ func (s *shard) applyRemove(b *Broker, id uint64) {
 		b.dropSubscription(sess, &subs[i])
 	}
 	b.slots.release(sess.slot)
-	b.stats.Sessions.Add(-1)
+	b.countSession(sess, -1)
 	for _, other := range b.shards {
 		other.mu.Lock()
 		other.forgetSessionLocked(id)

@@ -91,6 +91,7 @@ type entry struct {
 	match  *match  // entryRecord, entryTransient: who gets it, as it was when it came
 	trace  trace.Mark
 	pub    uint32       // publisher's slot, for no-local
+	tenant uint32       // entryTransient: c may be another tenant's by the time it is applied, if it is who publishes delayed messages
 	epoch  record.Epoch // entryCommand: of the leader that may write it; 0: whoever leads
 	kind   entryKind
 	live   bool        // entryRecord: route it to live subscribers after the commit

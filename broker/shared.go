@@ -27,6 +27,7 @@ type sharedOut struct {
 	ref      Ref
 	body     *bundle // of a message that no queue keeps
 	row      topics.FilterID
+	tenant   uint32 // of body
 	id       uint16
 	qos      QoS
 	received bool // PUBREC came
@@ -112,7 +113,7 @@ func (l *Local) deliverMember(c *Client, m *Message, d *carried) {
 	if ok {
 		id, ok = c.sub.Deliver(m, v)
 	}
-	out := sharedOut{ref: d.ref, id: id, qos: qos, row: d.row}
+	out := sharedOut{ref: d.ref, id: id, qos: qos, row: d.row, tenant: c.tenant}
 	switch {
 	case !ok:
 		c.full.Store(c.state == clientConnected)
@@ -244,7 +245,7 @@ func (l *Local) giveBack(o *sharedOut) {
 	}
 	m := new(Message)
 	o.body.view(0, m)
-	l.b.index.Match(0, m.Topic, &l.matches)
+	l.b.index.Match(o.tenant, m.Topic, &l.matches)
 	for i := range l.matches.Filters {
 		f := &l.matches.Filters[i]
 		if f.ID != o.row {

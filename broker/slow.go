@@ -4,6 +4,7 @@ import "time"
 
 // SlowSubscriber is a client that has acknowledged messages late, as administrators see it. The protocol that has it fills it in.
 type SlowSubscriber struct {
+	Tenant   uint32
 	ClientID string
 	User     string
 	Topic    string // of the message that took longest; the first 256 bytes

@@ -57,7 +57,7 @@ func (l *Local) Subscribe(c *Client, reqs []SubscribeRequest, errs []error, t To
 		if again != nil && again[i] {
 			continue
 		}
-		if errs[i] = l.b.replayable(&room, &reqs[i]); errs[i] != nil {
+		if errs[i] = l.b.replayable(c.tenant, &room, &reqs[i]); errs[i] != nil {
 			continue
 		}
 		if errs[i] = l.subscribeLive(c, &reqs[i]); errs[i] == nil {
@@ -184,7 +184,7 @@ func (l *Local) subscribeDurable(c *Client, reqs []SubscribeRequest, errs []erro
 			errs[i] = ErrFilter
 			continue
 		}
-		if errs[i] = l.b.replayable(&room, r); errs[i] != nil {
+		if errs[i] = l.b.replayable(c.tenant, &room, r); errs[i] != nil {
 			continue
 		}
 		at := places.of(r.Group, r.Filter)

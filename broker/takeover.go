@@ -68,7 +68,7 @@ func (l *Local) openLocked(c *Client, s *shard, have *Session) {
 		if there && !have.d.ending {
 			old = have
 		}
-		if old == nil && c.req.Expiry > 0 && l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions {
+		if old == nil && c.req.Expiry > 0 && (l.b.stats.Sessions.Load() >= l.b.limits.Load().Sessions || !l.b.mayKeepSession(c.req.Tenant)) {
 			s.mu.Unlock()
 			l.giveOwed(s, key, owed)
 			l.connected(c, ErrQuota)

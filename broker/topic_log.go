@@ -38,9 +38,15 @@ func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, sett
 		done(nil, err)
 		return
 	}
-	if b.Topic(tenant, name) != nil {
+	switch {
+	case b.Topic(tenant, name) != nil:
+		err = ErrTopicExists
+	case !b.mayAddTopic(key):
+		err = ErrTenantTopics
+	}
+	if err != nil {
 		b.endTopic(key)
-		done(nil, ErrTopicExists)
+		done(nil, err)
 		return
 	}
 	spec := &TopicSpec{Tenant: tenant, ID: id, Name: name, Internal: name == OffsetsTopic, Settings: settings, Config: b.opts.ResolveTopic(settings)}

@@ -15,12 +15,12 @@ func TestTopicList(t *testing.T) {
 			topic = fmt.Sprintf("rare/%d", i)
 		}
 		want[topic] = true
-		l.add([]byte(topic))
+		l.add(0, []byte(topic))
 	}
 	if len(l.buf) > 2*topicListTidy {
 		t.Errorf("%d bytes for %d topics", len(l.buf), len(want))
 	}
-	l.each(func(topic []byte) { delete(want, string(topic)) })
+	l.each(func(_ uint32, topic []byte) { delete(want, string(topic)) })
 	if len(want) != 0 {
 		t.Errorf("%d are missing", len(want))
 	}

@@ -100,7 +100,7 @@ func (l *Local) traceBehind(c *Client, m *Message, ref Ref) {
 	if mark == 0 {
 		topic = m.Topic
 	}
-	if probes := t.Wants(c.sess.id, netip.Addr{}, topic, nil); probes != 0 {
+	if probes := t.Wants(c.tenant, c.sess.id, netip.Addr{}, topic, nil); probes != 0 {
 		had := mark
 		if mark = t.Mark(l.nowMilli(), probes, mark); had == 0 && mark != 0 {
 			t.Remember(mark, ref.Shard, ref.Seq)

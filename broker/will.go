@@ -231,7 +231,7 @@ func (l *Local) endedWill(sess *Session) {
 	}
 }
 
-// publishWill publishes w for a session whose connection is gone. It is taken like any publish of the broker's own. False means that
+// publishWill publishes w for a session whose connection is gone. It is taken like any publish of the broker's own, in the tenant of the session. False means that
 // it has to be tried again.
 func (l *Local) publishWill(key sessionKey, w *Will) bool {
 	now := l.b.nowMilli()
@@ -239,7 +239,7 @@ func (l *Local) publishWill(key sessionKey, w *Will) bool {
 	if w.Expiry > 0 {
 		m.Deadline = now + int64(w.Expiry/time.Millisecond)
 	}
-	_, err := l.Publish(nil, &m, false, 0)
+	_, err := l.publish(nil, key.tenant, &m, false, 0)
 	switch {
 	case errors.Is(err, ErrBusy):
 		return false

@@ -19,6 +19,9 @@ func (e *explainService) ListSlow(context.Context, *api.ListSlowRequest) (*api.L
 		return out, nil
 	}
 	for _, s := range e.s.o.Slow.Slow() {
+		if s.Tenant != 0 {
+			continue
+		}
 		out.Subscribers = append(out.Subscribers, &api.SlowSubscriber{Client: text(s.ClientID), User: text(s.User), Topic: text(s.Topic),
 			LongestUs: s.Longest.Microseconds(), LastUs: s.Last.Microseconds(), Late: int64(s.Late), AtMs: s.At})
 	}

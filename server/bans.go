@@ -66,11 +66,17 @@ func (k *banKeeper) Remove(kind auth.BanKind, name string, done func(found bool,
 }
 
 // flapping counts clients, but not the node's bridges, which come back as often as the network lets them; nobody else has their ids.
-type flapping struct{ *auth.Bans }
+type flapping struct {
+	*auth.Bans
+	limits *broker.TenantLimits
+}
+
+// Flapping makes it an mqtt.Flapping. Where there are tenants a client id says nothing as long as nobody knows whose it is.
+func (f flapping) Flapping(clientID string) bool { return !f.limits.Any() && f.Bans.Flapping(clientID) }
 
 // Connected makes it an mqtt.Flapping.
-func (f flapping) Connected(clientID string) bool {
-	return strings.HasPrefix(clientID, bridge.SessionPrefix) || f.Bans.Connected(clientID)
+func (f flapping) Connected(tenant uint32, clientID string) bool {
+	return strings.HasPrefix(clientID, bridge.SessionPrefix) || f.Bans.Connected(tenant, clientID)
 }
 
 func flappingOptions(cfg *config.Config) auth.FlappingOptions {

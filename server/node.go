@@ -116,6 +116,7 @@ type node struct {
 	acls       *aclKeeper
 	quotas     broker.Quotas
 	limits     *quotaKeeper // gives them to quotas
+	tenants    *follower
 	bans       *banKeeper
 
 	stopTicks []func()
@@ -188,11 +189,12 @@ func newNode(o nodeOptions) (*node, error) {
 func (n *node) openHandlers(loops []*engine.Loop) {
 	o := &n.o
 	n.limits = keepQuotas(n.catalog.Catalog, &n.quotas)
+	n.tenants = keepTenants(n.catalog.Catalog, n.broker.Tenants())
 	if o.bans == nil {
 		o.bans = auth.NewBans(nil)
 	}
 	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
-		Flapping: flapping{o.bans}, Settings: &o.settings, Logger: o.logger})
+		Flapping: flapping{o.bans, n.broker.Tenants()}, Settings: &o.settings, Logger: o.logger})
 	n.serveCarried()
 	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {
 		if o.authz != nil {
@@ -297,6 +299,7 @@ func (n *node) close(ctx context.Context) error {
 		n.broker.Close()
 		n.acls.close()
 		n.limits.close()
+		n.tenants.close()
 		n.bans.close()
 		n.closeErr = errors.Join(err, groupErr, n.storage.close(), n.tier.close())
 	})

@@ -166,7 +166,7 @@ func TestExport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m := l.have[0].Mark(0, l.have[0].Wants("c", netip.Addr{}, nil, nil), a); m.Number() != a.Number() || !m.Asked() || l.have[0].Spans() != s {
+	if m := l.have[0].Mark(0, l.have[0].Wants(0, "c", netip.Addr{}, nil, nil), a); m.Number() != a.Number() || !m.Asked() || l.have[0].Spans() != s {
 		t.Errorf("%x with a probe", m)
 	}
 	l.t.Export(nil)

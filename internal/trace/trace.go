@@ -91,8 +91,9 @@ type Event struct {
 	QoS      uint8
 }
 
-// Probe says what is asked about: one of its fields.
+// Probe says what is asked about: one of its fields, of one tenant.
 type Probe struct {
+	Tenant  uint32
 	Client  string
 	Topic   func(topic []byte) bool // whether it is about a topic
 	Address netip.Prefix
@@ -257,7 +258,7 @@ func (t *Tracer) forget() {
 	}
 }
 
-// Standing arms a probe of all messages with a trace property, for Find, or takes it away. It has no stream, and the last place.
+// Standing arms a probe of all messages of the default tenant with a trace property, for Find, or takes it away. It has no stream, and the last place.
 func (t *Tracer) Standing(on bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -427,10 +428,13 @@ func (l *Loop) Addresses() bool { return l.a.addresses }
 // Labels says the same of labels.
 func (l *Loop) Labels() bool { return l.a.labels }
 
-// Wants says which probes are about a message: by who publishes it or is to get it, its topic, its label. 0, mostly: none is.
-func (l *Loop) Wants(client string, at netip.Addr, topic, label []byte) (probes uint8) {
+// Wants says which probes are about a message of a tenant: by who publishes it or is to get it, its topic, its label. 0, mostly: none is.
+func (l *Loop) Wants(tenant uint32, client string, at netip.Addr, topic, label []byte) (probes uint8) {
 	for i := range l.a.probes {
 		p := &l.a.probes[i]
+		if p.Tenant != tenant {
+			continue
+		}
 		switch p.kind {
 		case byClient:
 			if p.Client != client {
@@ -468,8 +472,8 @@ func (l *Loop) Mark(ms int64, probes uint8, m Mark) Mark {
 }
 
 // Peer gives the mark of a client's connection, without a number.
-func (l *Loop) Peer(client string, at netip.Addr) Mark {
-	return Mark(l.Wants(client, at, nil, nil)) << numberBits
+func (l *Loop) Peer(tenant uint32, client string, at netip.Addr) Mark {
+	return Mark(l.Wants(tenant, client, at, nil, nil)) << numberBits
 }
 
 // Add writes an event of a message, or of a connection, for those who ask about it.

@@ -26,7 +26,7 @@ func newLoops(n int) *loops {
 
 // publishes is what a protocol does with a message.
 func (l *Loop) publishes(ms int64, client string, at netip.Addr, topic, label []byte) Mark {
-	if probes := l.Wants(client, at, topic, label); probes != 0 {
+	if probes := l.Wants(0, client, at, topic, label); probes != 0 {
 		return l.Mark(ms, probes, 0)
 	}
 	return 0
@@ -74,7 +74,7 @@ func TestProbes(t *testing.T) {
 		}
 	}
 	one := l.have[0].publishes(0, "d", far, []byte("t"), nil)
-	both := l.have[0].Mark(0, l.have[0].Wants("c", far, nil, nil), one)
+	both := l.have[0].Mark(0, l.have[0].Wants(0, "c", far, nil, nil), one)
 	if one.Number() != both.Number() || one.probes() != 1<<1 || both.probes() != 1<<1|1 {
 		t.Errorf("%x, %x", one, both)
 	}

@@ -23,10 +23,10 @@ type Rechecker interface {
 
 // Flapping says which clients come too often. Neither method blocks; both are safe for concurrent use.
 type Flapping interface {
-	// Flapping says whether a client id has come too often, before anything is asked about the client.
+	// Flapping says whether a client id has come too often, before anything is asked about the client. It says no where that depends on its tenant.
 	Flapping(clientID string) bool
-	// Connected counts a client that is let in; false: it has come too often, and is not.
-	Connected(clientID string) bool
+	// Connected counts a client of a tenant that is let in; false: it has come too often, and is not.
+	Connected(tenant uint32, clientID string) bool
 }
 
 // verify asks who the client is: at once if that can be told at once, else by the pool.
@@ -80,7 +80,7 @@ func (c *conn) verified(id broker.Identity, err error) {
 	if err == nil {
 		err = c.recheckNew(&id)
 	}
-	if err == nil && c.l.h.flapping != nil && !c.l.h.flapping.Connected(c.setup.creds.ClientID) {
+	if err == nil && c.l.h.flapping != nil && !c.l.h.flapping.Connected(id.Tenant, c.setup.creds.ClientID) {
 		err = broker.ErrBanned
 	}
 	if err == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/sluicemq/sluice/internal/heavy"
 )
 
-// Topics are counted in a table for each loop, which hands on what it has counted once a second to one of the handler's, so that a topic's numbers only grow whichever loop
+// Topics of the default tenant are counted: a metric's label has no room for whose a topic is. They are counted in a table for each loop, which hands on what it has counted once a second to one of the handler's, so that a topic's numbers only grow whichever loop
 // its messages come by.
 
 // Bounds of what is counted.

@@ -243,7 +243,7 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	l.sent(wire.PUBLISH)
 	l.n.MessagesOut[d.QoS]++
 	l.n.PayloadOut += uint64(len(m.Payload))
-	if l.busy != nil {
+	if l.busy != nil && c.who.tenant == 0 {
 		l.countOut(m.Topic, len(m.Payload))
 	}
 	return true

@@ -11,6 +11,9 @@ import (
 // What is here tells of connections, sessions and subscriptions, for as long as somebody wants to know: see internal/events. None of it is on the way of a
 // message.
 
+// wants says whether somebody wants to know of the client's events of a kind. They go to topics of the default tenant, and tell of its clients alone.
+func (c *conn) wants(k events.Kind) bool { return c.tenant() == 0 && c.l.events.Wants(k) }
+
 // event begins an event of the connection's.
 func (c *conn) event(k events.Kind) events.Event {
 	e := events.Event{Kind: k, At: c.l.loop.NowUnixMilli(), ClientID: c.clientID(), User: c.who.user}
@@ -30,7 +33,7 @@ func (c *conn) peerEvent(k events.Kind) events.Event {
 // eventConnected tells that a client has come in, and by what session.
 func (c *conn) eventConnected(st *setup, r *broker.ConnectResult) {
 	q := c.l.events
-	if q.Wants(events.ClientConnected) {
+	if c.wants(events.ClientConnected) {
 		e := c.peerEvent(events.ClientConnected)
 		e.CleanStart, e.Present, e.KeepAlive, e.Will = st.clean, r.Present, st.keepAlive, st.will != nil
 		e.Expiry, e.Reason = events.Seconds(r.Expiry, broker.NeverExpires), wire.Success.String()
@@ -40,7 +43,7 @@ func (c *conn) eventConnected(st *setup, r *broker.ConnectResult) {
 	if r.Present {
 		kind = events.SessionResumed
 	}
-	if q.Wants(kind) {
+	if c.wants(kind) {
 		q.Add(c.event(kind))
 	}
 }
@@ -55,7 +58,7 @@ const (
 // eventEnd tells that the connection of a client who had come in has ended. It is called before the session is let go.
 func (c *conn) eventEnd(by string, f failure) {
 	q := c.l.events
-	if c.state != stateUp || !q.Wants(events.ClientDisconnected) {
+	if c.state != stateUp || !c.wants(events.ClientDisconnected) {
 		return
 	}
 	e := c.peerEvent(events.ClientDisconnected)
@@ -69,8 +72,8 @@ func (c *conn) eventEnd(by string, f failure) {
 
 // eventTakenOver tells that another connection takes the session.
 func (c *conn) eventTakenOver() {
-	if q := c.l.events; c.state == stateUp && q.Wants(events.SessionTakenOver) {
-		q.Add(c.event(events.SessionTakenOver))
+	if c.state == stateUp && c.wants(events.SessionTakenOver) {
+		c.l.events.Add(c.event(events.SessionTakenOver))
 	}
 }
 
@@ -80,7 +83,7 @@ const toldMax = 4096
 // subscriptionEvents are those of what the core was asked for, but for what it has refused: nil while nobody wants to know.
 func (c *conn) subscriptionEvents(k events.Kind) (list []events.Event) {
 	l := c.l
-	if !l.events.Wants(k) {
+	if !c.wants(k) {
 		return nil
 	}
 	for i := range l.reqs {

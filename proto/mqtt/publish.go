@@ -205,7 +205,7 @@ func (c *conn) route(p *wire.Publish, s *Settings, later delay, mark trace.Mark)
 	}
 	l.n.MessagesIn[p.QoS]++
 	l.n.PayloadIn += uint64(len(p.Payload))
-	if l.busy != nil {
+	if l.busy != nil && c.who.tenant == 0 {
 		l.countIn(p.Topic, len(p.Payload))
 	}
 	return true, nil

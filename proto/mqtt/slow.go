@@ -96,7 +96,7 @@ func (c *conn) judgeProbe(p *probe) {
 		}
 		p.late = true
 		c.l.n.Late += first
-		t.note(&broker.SlowSubscriber{ClientID: c.clientID(), User: c.who.user, Last: late, At: now, Late: first}, p.topic)
+		t.note(&broker.SlowSubscriber{Tenant: c.who.tenant, ClientID: c.clientID(), User: c.who.user, Last: late, At: now, Late: first}, p.topic)
 	}
 }
 
@@ -105,7 +105,7 @@ func (t *slowTable) note(found *broker.SlowSubscriber, topic []byte) {
 	var r *broker.SlowSubscriber
 	least := 0
 	for i := range t.rows {
-		if t.rows[i].ClientID == found.ClientID {
+		if t.rows[i].ClientID == found.ClientID && t.rows[i].Tenant == found.Tenant {
 			r = &t.rows[i]
 			break
 		}
@@ -116,11 +116,11 @@ func (t *slowTable) note(found *broker.SlowSubscriber, topic []byte) {
 	switch {
 	case r != nil:
 	case len(t.rows) < t.top:
-		t.rows = append(t.rows, broker.SlowSubscriber{ClientID: found.ClientID})
+		t.rows = append(t.rows, broker.SlowSubscriber{Tenant: found.Tenant, ClientID: found.ClientID})
 		r = &t.rows[len(t.rows)-1]
 	case t.rows[least].Longest < found.Last:
 		r = &t.rows[least]
-		*r = broker.SlowSubscriber{ClientID: found.ClientID}
+		*r = broker.SlowSubscriber{Tenant: found.Tenant, ClientID: found.ClientID}
 	default:
 		return
 	}

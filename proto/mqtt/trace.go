@@ -66,7 +66,7 @@ func (c *conn) traceReceived(p *wire.Publish) trace.Mark {
 		label = labelOf(props)
 	}
 	client := c.clientID()
-	probes := t.Wants(client, c.tracedAddr(t), p.Topic, label)
+	probes := t.Wants(c.who.tenant, client, c.tracedAddr(t), p.Topic, label)
 	if probes == 0 {
 		return 0
 	}
@@ -116,7 +116,7 @@ func (c *conn) marked(m *broker.Message, d *broker.Delivery) trace.Mark {
 			label = labelOf(m.Props)
 		}
 	}
-	if probes := t.Wants(c.clientID(), c.tracedAddr(t), topic, label); probes != 0 {
+	if probes := t.Wants(c.who.tenant, c.clientID(), c.tracedAddr(t), topic, label); probes != 0 {
 		mark = t.Mark(c.l.loop.NowUnixMilli(), probes, mark)
 	}
 	return mark
@@ -226,18 +226,26 @@ func (c *conn) traceLanded(id uint16) {
 // traceConnected, traceRefused and traceEnd tell of the connection itself.
 func (c *conn) traceConnected() {
 	if t := c.l.trace; t != nil {
-		t.Add(t.Peer(c.clientID(), c.tracedAddr(t)), trace.Event{Kind: trace.Connected, Client: c.clientID(), Text: c.link.Remote().String()})
+		t.Add(t.Peer(c.tenant(), c.clientID(), c.tracedAddr(t)), trace.Event{Kind: trace.Connected, Client: c.clientID(), Text: c.link.Remote().String()})
 	}
+}
+
+// tenant is the client's; the default one as long as nobody knows who it is.
+func (c *conn) tenant() uint32 {
+	if c.who == nil {
+		return 0
+	}
+	return c.who.tenant
 }
 
 func (c *conn) traceRefused(why *failure) {
 	if t := c.l.trace; t != nil {
-		t.Add(t.Peer(c.clientID(), c.tracedAddr(t)), trace.Event{Kind: trace.Refused, Client: c.clientID(), Text: trace.Text(why.detail)})
+		t.Add(t.Peer(c.tenant(), c.clientID(), c.tracedAddr(t)), trace.Event{Kind: trace.Refused, Client: c.clientID(), Text: trace.Text(why.detail)})
 	}
 }
 
 func (c *conn) traceEnd(why string) {
 	if t := c.l.trace; t != nil && c.state == stateUp {
-		t.Add(t.Peer(c.clientID(), c.tracedAddr(t)), trace.Event{Kind: trace.Ended, Client: c.clientID(), Text: why})
+		t.Add(t.Peer(c.tenant(), c.clientID(), c.tracedAddr(t)), trace.Event{Kind: trace.Ended, Client: c.clientID(), Text: why})
 	}
 }
