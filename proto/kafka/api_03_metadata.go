@@ -10,8 +10,7 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// autoCreateMost is how many topics one request has made. A topic takes each node some 35 µs, in which the loop that makes it does nothing else: tens of
-// thousands at once hold up everybody, and may take the leader of a cluster its lease.
+// autoCreateMost is how many topics one request has made: it is answered when they are there.
 const autoCreateMost = 1000
 
 // metadata names the brokers and the topics asked for: all of them for a null list (an empty one in version 0). A topic that is not there
@@ -148,32 +147,48 @@ func (c *conn) describeTopic(t *broker.Topic, version int16, tell bool) kmsg.Met
 // metadataListeners is from when on clients know LISTENER_NOT_FOUND.
 const metadataListeners = 6
 
+// autoCreating is a Metadata request whose topics are being made.
+type autoCreating struct {
+	resp    *kmsg.MetadataResponse
+	missing []int // those topics
+	tell    bool
+	wanted  []TopicCreation
+	place   []int // of those
+}
+
 // autoCreate makes the topics that are missing and answers when they are there.
 func (r *request) autoCreate(resp *kmsg.MetadataResponse, missing []int, tell bool) {
-	tenant := r.c.tenant()
-	s := r.c.l.h.settings.Load()
-	specs := make([]TopicCreation, len(missing))
-	for k, i := range missing {
-		specs[k] = creationOf(*resp.Topics[i].Topic, s.Partitions)
-	}
-	l, t := r.c.l, r.ticket()
-	l.h.autoCreateTopics(tenant, specs, func(results []TopicResult) {
-		t.later(l, func(r *request) {
-			for k, i := range missing {
-				made, code := l.h.broker.Topic(tenant, specs[k].Name), results[k].Code
-				switch {
-				case made != nil:
-					resp.Topics[i] = r.c.describeTopic(made, resp.Version, tell)
-				case code == wire.NotController, !r.c.controls() && (code == wire.None || code == wire.TopicAlreadyExists):
-					resp.Topics[i].ErrorCode = int16(wire.LeaderNotAvailable) // it asks again, and the topic may have come here by then
-				case code != wire.TopicAlreadyExists:
-					resp.Topics[i].ErrorCode = int16(code)
-				}
-			}
-			r.respond(resp)
-		})
-	})
+	r.inParts(len(missing), &autoCreating{resp: resp, missing: missing, tell: tell})
 }
+
+func (b *autoCreating) look(r *request, i int) int {
+	partitions := r.c.l.h.settings.Load().Partitions
+	b.wanted = append(b.wanted, creationOf(*b.resp.Topics[b.missing[i]].Topic, partitions))
+	b.place = append(b.place, b.missing[i])
+	return int(partitions)
+}
+
+func (b *autoCreating) change(r *request, done func([]TopicResult)) bool {
+	r.c.l.h.autoCreateTopics(r.c.tenant(), b.wanted, done)
+	return true
+}
+
+func (b *autoCreating) changed(r *request, results []TopicResult) {
+	for k, i := range b.place {
+		made, code := r.c.l.h.broker.Topic(r.c.tenant(), b.wanted[k].Name), results[k].Code
+		switch {
+		case made != nil:
+			b.resp.Topics[i] = r.c.describeTopic(made, b.resp.Version, b.tell)
+		case code == wire.NotController, !r.c.controls() && (code == wire.None || code == wire.TopicAlreadyExists):
+			b.resp.Topics[i].ErrorCode = int16(wire.LeaderNotAvailable) // it asks again, and the topic may have come here by then
+		case code != wire.TopicAlreadyExists:
+			b.resp.Topics[i].ErrorCode = int16(code)
+		}
+	}
+	b.wanted, b.place = nil, b.place[:0]
+}
+
+func (b *autoCreating) end(r *request) { r.respond(b.resp) }
 
 // autoCreateTopics makes topics, here or where the leader is. It may be done before this node has them.
 func (h *Handler) autoCreateTopics(tenant uint32, list []TopicCreation, done func([]TopicResult)) {

@@ -1,69 +1,110 @@
 package kafka
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
+// creating is a CreateTopics request under way.
+type creating struct {
+	m      *kmsg.CreateTopicsRequest
+	named  map[string]int // how often; 0: it was answered for
+	excess bool           // it asks for more than creationMost partitions
+	made   wire.CreatedTopics
+	out    []kmsg.CreateTopicsResponseTopic // of this part
+	wanted []TopicCreation
+	place  []int // of those in out
+	last   describedTopic
+}
+
+// describedTopic is what was told of a topic's configuration: the next one is often like it.
+type describedTopic struct {
+	spec    *broker.TopicSpec
+	configs []kmsg.CreateTopicsResponseTopicConfig
+}
+
 // createTopics creates topics. What can be seen to be wrong here is answered here, the rest by the catalog.
 func createTopics(r *request, m *kmsg.CreateTopicsRequest) {
-	resp := m.ResponseKind().(*kmsg.CreateTopicsResponse)
-	named := make(map[string]int, len(m.Topics))
-	for i := range m.Topics {
-		named[m.Topics[i].Topic]++
-	}
-	var wanted []TopicCreation
-	var place []int // in resp
+	b := &creating{m: m, named: make(map[string]int, len(m.Topics))}
+	partitions := 0
 	for i := range m.Topics {
 		t := &m.Topics[i]
-		switch n := named[t.Topic]; {
-		case n == 0:
-			continue // a duplicate that has been answered
-		case n > 1:
-			named[t.Topic] = 0
-		}
-		out := kmsg.NewCreateTopicsResponseTopic()
-		out.Topic = t.Topic
-		spec, code, why := r.c.l.h.creation(t)
-		if !r.c.mayCreate(t.Topic) {
-			code, why = wire.TopicAuthorizationFailed, "not authorized to create the topic"
-		}
-		if named[t.Topic] == 0 {
-			code, why = wire.InvalidRequest, "the topic is named more than once"
-		}
-		if !r.c.controls() {
-			code, why = wire.NotController, notController
-		}
-		if code == wire.None && !m.ValidateOnly && !r.mayMutate(r.c.l.partitions(&spec), m.Version >= 6) {
-			code, why = wire.ThrottlingQuotaExceeded, mutationsExceeded
-		}
-		if code != wire.None {
-			out.ErrorCode, out.ErrorMessage = int16(code), &why
-		} else {
-			wanted, place = append(wanted, spec), append(place, len(resp.Topics))
-		}
-		resp.Topics = append(resp.Topics, out)
-	}
-	if len(wanted) == 0 {
-		r.respond(resp)
-		return
-	}
-	l, t := r.c.l, r.ticket()
-	for i := range wanted {
-		if wanted[i].Partitions == -1 {
-			wanted[i].Partitions = l.h.settings.Load().Partitions
+		b.named[t.Topic]++
+		switch n := t.NumPartitions; {
+		case len(t.ReplicaAssignment) > 0:
+			partitions += len(t.ReplicaAssignment)
+		case n == -1:
+			partitions += int(r.c.l.h.settings.Load().Partitions)
+		default:
+			partitions += int(max(n, 0))
 		}
 	}
-	l.h.catalog.CreateTopics(r.c.tenant(), wanted, m.ValidateOnly, func(results []TopicResult) {
-		t.later(l, func(r *request) {
-			for k, i := range place {
-				r.c.created(&resp.Topics[i], &results[k])
-			}
-			r.respond(resp)
-		})
-	})
+	b.excess = partitions > creationMost || len(m.Topics) > creationMost
+	b.made.Begin(r.buffer(), r.call, len(b.named))
+	r.inParts(len(m.Topics), b)
+}
+
+func (b *creating) look(r *request, i int) int {
+	t := &b.m.Topics[i]
+	n := b.named[t.Topic]
+	if n == 0 {
+		return 0 // a duplicate that has been answered
+	}
+	b.named[t.Topic] = 0
+	out := kmsg.NewCreateTopicsResponseTopic()
+	out.Topic = t.Topic
+	spec, code, why := r.c.l.h.creation(t)
+	if b.excess {
+		code, why = wire.PolicyViolation, creationTooMany
+	}
+	if !r.c.mayCreate(t.Topic) {
+		code, why = wire.TopicAuthorizationFailed, "not authorized to create the topic"
+	}
+	if n > 1 {
+		code, why = wire.InvalidRequest, "the topic is named more than once"
+	}
+	if !r.c.controls() {
+		code, why = wire.NotController, notController
+	}
+	partitions := r.c.l.partitions(&spec)
+	if code == wire.None && !b.m.ValidateOnly && !r.mayMutate(partitions, b.m.Version >= 6) {
+		code, why = wire.ThrottlingQuotaExceeded, mutationsExceeded
+	}
+	if code != wire.None {
+		out.ErrorCode, out.ErrorMessage = int16(code), &why
+		partitions = 0
+	} else {
+		spec.Partitions = int32(partitions)
+		b.wanted, b.place = append(b.wanted, spec), append(b.place, len(b.out))
+	}
+	b.out = append(b.out, out)
+	return partitions
+}
+
+func (b *creating) change(r *request, done func([]TopicResult)) bool {
+	if len(b.wanted) == 0 {
+		return false
+	}
+	r.c.l.h.catalog.CreateTopics(r.c.tenant(), b.wanted, b.m.ValidateOnly, done)
+	return true
+}
+
+func (b *creating) changed(r *request, results []TopicResult) {
+	for k := range results {
+		r.c.created(&b.out[b.place[k]], &results[k], &b.last)
+	}
+	b.made.Append(b.out)
+	clear(b.out)
+	b.out, b.place, b.wanted = b.out[:0], b.place[:0], nil // the catalog may hold it yet
+}
+
+func (b *creating) end(r *request) {
+	r.out = b.made.Finish(r.throttleMS())
+	r.finish()
 }
 
 // partitions is how many a topic that is made will have.
@@ -105,7 +146,7 @@ func (h *Handler) creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation
 	return spec, wire.None, ""
 }
 
-func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult) {
+func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult, last *describedTopic) {
 	out.ErrorCode = int16(res.Code)
 	if res.Message != "" {
 		out.ErrorMessage = &res.Message
@@ -119,9 +160,13 @@ func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult) {
 		return
 	}
 	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(c.l.h.view().of(nil).Replicas))
-	for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {
-		e := kmsg.NewCreateTopicsResponseTopicConfig()
-		e.Name, e.Value, e.ReadOnly, e.Source, e.IsSensitive = v.Key, v.Value, v.ReadOnly, int8(v.Source), v.Sensitive
-		out.Configs = append(out.Configs, e)
+	if last.spec == nil || !slices.Equal(last.spec.Settings, res.Topic.Settings) {
+		*last = describedTopic{spec: res.Topic}
+		for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {
+			e := kmsg.NewCreateTopicsResponseTopicConfig()
+			e.Name, e.Value, e.ReadOnly, e.Source, e.IsSensitive = v.Key, v.Value, v.ReadOnly, int8(v.Source), v.Sensitive
+			last.configs = append(last.configs, e)
+		}
 	}
+	out.Configs = last.configs
 }
