@@ -189,6 +189,9 @@ func TestKafkaFaultsAreFound(t *testing.T) {
 					k.Drain = 5 * time.Second
 				}
 				res, err := bench.RunKafka(t.Context(), k)
+				for again := 0; f.faults.ShowAborted && err == nil && res.Kafka.Aborted == 0 && again < 10; again++ { // there was none to be shown: see above
+					res, err = bench.RunKafka(t.Context(), k)
+				}
 				if f.word == "error" {
 					if err == nil || !strings.Contains(err.Error(), "TOPIC_AUTHORIZATION_FAILED") {
 						t.Errorf("%v", err)

@@ -99,8 +99,8 @@ func TestKneeOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A busy machine may end it early; what it says of the broker must be right all the same.
-	if a.Held > 1.3*most || a.Missed > 0 && a.Missed < 0.3*most || a.Rule != ladder.RuleGenerator && a.Missed == 0 {
+	// A busy machine may end it early, so that too little is no error here: TestKneeIsInTheInterval has no machine in the way.
+	if a.Held > 1.3*most || a.Rule != ladder.RuleGenerator && a.Missed == 0 {
 		t.Errorf("%.0f to %.0f, and %d is what goes through: %s (%s)", a.Held, a.Missed, most, a.Rule, a.Reason)
 	}
 	t.Logf("%.0f to %.0f, %s (%s)", a.Held, a.Missed, a.Rule, a.Reason)
