@@ -133,6 +133,7 @@ type Controller struct {
 		lent     lent
 		electing bool     // a change of who leads is under way, or may be: nobody is granted the lead
 		ended    []func() // changes that run is to take up
+		plans    []planAsk
 	}
 }
 
@@ -179,6 +180,7 @@ func New(o Options) *Controller {
 	o.Peers.Serve(methodHeartbeat, c.serveHeartbeat)
 	o.Peers.Serve(methodMove, c.serveMove)
 	o.Peers.Serve(methodDrain, c.serveDrain)
+	o.Peers.Serve(methodBalance, c.serveBalance)
 	return c
 }
 
@@ -244,6 +246,7 @@ func (c *Controller) run() {
 			t.Stop()
 			c.resign("the node stops")
 			c.publish(c.o.Catalog.Load().Shard(0))
+			c.refusePlans()
 			return
 		}
 		t.Stop()

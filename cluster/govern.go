@@ -33,6 +33,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 	r := &c.reign
 	switch {
 	case !ok || s.Cluster() == nil:
+		c.refusePlans()
 		return
 	case r.busy:
 		return
@@ -54,9 +55,17 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 		})
 		return
 	}
-	if want, changed := c.decide(s, now); changed {
+	switch want, changed := c.decide(s, now); {
+	case changed:
 		c.make(term, s.Shard(0), want)
+	case c.whole(now):
+		c.plan(term, s, now)
 	}
+}
+
+// whole says whether the controller has reigned for so long that who is silent has no lease of another one.
+func (c *Controller) whole(now time.Duration) bool {
+	return now-c.reign.since > c.o.Lease+c.margin()-c.silence
 }
 
 // settle ends an election whose outcome is in the catalog, or never will be.
@@ -72,7 +81,7 @@ func (c *Controller) decide(s *meta.Snapshot, now time.Duration) (want meta.Shar
 	c.mu.Lock() // no lease is granted between the look at them and electing
 	defer c.mu.Unlock()
 	known, move := c.known(now)
-	whole := now-c.reign.since > c.o.Lease+c.margin()-c.silence // before that, who is silent may have been granted a lease by another controller
+	whole := c.whole(now) // before that, who is silent may have been granted a lease by another controller
 	sh := s.Shard(0)
 	if sh != nil && !whole {
 		for id := range known {
@@ -228,7 +237,11 @@ func (c *Controller) lead(s *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 		c.tell(sh.ISR, LeastInSync(len(sh.Replicas)))
 	}
 	want, replicas := c.wanted(s, sh, now)
-	if !c.admit(want, replicas, sh, now) {
+	if id := goer(sh); id != 0 && c.adding == 0 && slices.Equal(want, sh.ISR) && len(replicas) == len(sh.Replicas) {
+		c.log.Info("a node is to have the shards no more", "node", id, "epoch", c.leading)
+		gone := func(o meta.NodeID) bool { return o == id }
+		want, replicas = slices.DeleteFunc(want, gone), slices.DeleteFunc(replicas, gone)
+	} else if !c.admit(want, replicas, sh, now) {
 		return
 	}
 	c.changing = true
@@ -270,6 +283,7 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 		next := clone(have)
 		next.Replicas = replicas
 		leave(&next, want)
+		next.Arrived()
 		return c.entries(s, &next)
 	}, func(err error) {
 		c.later(func() {
@@ -319,8 +333,8 @@ func (c *Controller) wanted(s *meta.Snapshot, sh *meta.Shard, now time.Duration)
 		}
 	}
 	want, replicas = []meta.NodeID{c.o.Node}, slices.Clone(sh.Replicas)
-	for _, id := range place(s, sh.Replicas, c.o.Replicas) {
-		if id == c.o.Node {
+	for _, id := range comers(s, sh, c.o.Replicas) {
+		if id == c.o.Node || full(sh, replicas) && !slices.Contains(replicas, id) {
 			continue
 		}
 		at, ok := caught[id]

@@ -74,7 +74,7 @@ func (c *Controller) Leave(ctx context.Context) error {
 func (c *Controller) Placed() []meta.NodeID {
 	s := c.o.Catalog.Load()
 	if sh := s.Shard(0); sh != nil {
-		return place(s, sh.Replicas, c.o.Replicas)
+		return comers(s, sh, c.o.Replicas)
 	}
 	return nil
 }
@@ -97,19 +97,23 @@ func (c *Controller) until(ctx context.Context, done func(*meta.Shard) bool) err
 }
 
 // ask sends a request to another node, and waits for its answer.
-func (c *Controller) ask(ctx context.Context, to meta.NodeID, method uint16, body []byte) error {
-	answered := make(chan error, 1)
-	c.o.Peers.Ask(to, method, body, askWait, func(_ []byte, err error) { answered <- err })
-	var err error
+func (c *Controller) ask(ctx context.Context, to meta.NodeID, method uint16, body []byte) (answer []byte, err error) {
+	answered := make(chan struct{})
+	var got []byte
+	var failed error
+	c.o.Peers.Ask(to, method, body, askWait, func(b []byte, err error) {
+		got, failed = b, err
+		close(answered)
+	})
 	select {
-	case err = <-answered:
+	case <-answered:
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
-	if err != nil {
-		return fmt.Errorf("ask node %d: %w", to, err)
+	if failed != nil {
+		return nil, fmt.Errorf("ask node %d: %w", to, failed)
 	}
-	return nil
+	return got, nil
 }
 
 // askWait is how long another node may take to answer what is asked for an operator.
@@ -133,7 +137,7 @@ func (c *Controller) DrainNode(ctx context.Context, id meta.NodeID, draining boo
 		if draining {
 			body[1] = 0
 		}
-		if err := c.ask(ctx, id, methodDrain, body); err != nil {
+		if _, err := c.ask(ctx, id, methodDrain, body); err != nil {
 			return err
 		}
 	}
@@ -165,7 +169,7 @@ func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
 	case at == c.o.Node:
 		c.setMove(to)
 	default:
-		if err := c.ask(ctx, at, methodMove, []byte{wireVersion, byte(to), byte(to >> 8)}); err != nil {
+		if _, err := c.ask(ctx, at, methodMove, []byte{wireVersion, byte(to), byte(to >> 8)}); err != nil {
 			return err
 		}
 	}

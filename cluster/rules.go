@@ -67,11 +67,12 @@ func next(s *meta.Snapshot, have *meta.Shard, known map[meta.NodeID]Known, move 
 func clone(sh *meta.Shard) meta.Shard {
 	out := *sh
 	out.Replicas, out.ISR, out.Eligible = slices.Clone(sh.Replicas), slices.Clone(sh.ISR), slices.Clone(sh.Eligible)
+	out.Target = slices.Clone(sh.Target)
 	return out
 }
 
 func same(a, b *meta.Shard) bool {
-	return a.Leader == b.Leader && a.Epoch == b.Epoch && slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.Eligible, b.Eligible)
+	return a.Leader == b.Leader && a.Epoch == b.Epoch && slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.Eligible, b.Eligible) && slices.Equal(a.Target, b.Target)
 }
 
 // fence takes out of those in sync whose lease is over, or who are about to stop.
@@ -132,8 +133,8 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 	}
 }
 
-// successor is to whom the lead goes from the one that leads: whom an operator has named (move), or somebody else, if it drains; 0: to nobody. Only who can lead
-// is named, so that nobody lets go in vain.
+// successor is to whom the lead goes from the one that leads: whom an operator has named (move), or somebody else, if it drains or is not to have the shards any more; 0:
+// to nobody. Only who can lead is named, so that nobody lets go in vain.
 func successor(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known, move meta.NodeID) meta.NodeID {
 	can := func(id meta.NodeID, draining bool) bool {
 		k := known[id]
@@ -143,7 +144,14 @@ func successor(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known
 	switch {
 	case can(move, false):
 		return move
-	case !l.Draining:
+	case sh.Leader != 0 && len(sh.Target) > 0 && !slices.Contains(sh.Target, sh.Leader):
+		for _, id := range sh.Target {
+			if can(id, false) {
+				return id
+			}
+		}
+	}
+	if !l.Draining {
 		return 0
 	}
 	for _, draining := range []bool{false, l.Leaving} { // to one that drains only from one that is about to stop

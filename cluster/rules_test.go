@@ -22,7 +22,7 @@ func catalogOf(t *testing.T, n int, racks ...string) *meta.Catalog {
 	t.Helper()
 	g := &group{}
 	g.c = meta.New(g)
-	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: 2, Level: 1}).Entry()}
+	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: 2, Level: meta.LevelBalance}).Entry()}
 	for i := range n {
 		node := &meta.Node{ID: meta.NodeID(i + 1), State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: 1, Disk: fmt.Sprint("disk", i), Address: fmt.Sprintf("h%d:1", i)}
 		if i < len(racks) {
@@ -67,6 +67,7 @@ type world struct {
 	committed int
 	known     map[meta.NodeID]Known
 	most      int
+	went      int // nodes that have the shards no more
 }
 
 func (w *world) set(sh meta.Shard, old *meta.Shard) {
@@ -91,7 +92,7 @@ func (w *world) step() {
 	sh := s.Shard(0)
 	id := meta.NodeID(1 + w.rnd.IntN(5))
 	k := w.known[id]
-	switch w.rnd.IntN(8) {
+	switch w.rnd.IntN(9) {
 	case 0, 1:
 		k.Alive = !k.Alive
 		if sh != nil && k.Alive {
@@ -115,6 +116,14 @@ func (w *world) step() {
 		w.lead(sh)
 	case 7:
 		w.govern(s, sh)
+	case 8:
+		if sh == nil || sh.Target != nil && w.rnd.IntN(10) > 0 {
+			return
+		}
+		next, p := clone(sh), balance(s, sh, w.known, w.most, w.rnd.IntN(2) == 0)
+		if next.Target = p.target(); !same(&next, sh) {
+			w.set(next, sh)
+		}
 	}
 	w.commit(w.c.Load().Shard(0))
 }
@@ -137,12 +146,24 @@ func (w *world) lead(sh *meta.Shard) {
 		return
 	}
 	next := clone(sh)
-	places := place(w.c.Load(), sh.Replicas, w.most)
+	places := comers(w.c.Load(), sh, w.most)
 	id := places[w.rnd.IntN(len(places))]
+	moves := sh.Target != nil && w.rnd.IntN(4) > 0 // few are taken out meanwhile, so that it comes about
+	if moves && w.known[id].Alive {
+		w.logs[id] = max(w.logs[id], w.logs[sh.Leader])
+	}
 	switch {
+	case goer(sh) != 0 && w.rnd.IntN(2) == 0:
+		w.goes(sh, goer(sh))
+		return
+	case full(sh, sh.Replicas) && !slices.Contains(sh.Replicas, id):
+		return
 	case id == sh.Leader:
 		return
 	case slices.Contains(sh.ISR, id):
+		if moves {
+			return
+		}
 		leave(&next, slices.DeleteFunc(slices.Clone(sh.ISR), func(o meta.NodeID) bool { return o == id }))
 	case w.logs[id] >= w.committed && w.logs[id] == w.logs[sh.Leader]:
 		in := append(slices.Clone(sh.ISR), id)
@@ -154,6 +175,22 @@ func (w *world) lead(sh *meta.Shard) {
 	default:
 		return
 	}
+	next.Arrived()
+	w.set(next, sh)
+}
+
+// goes has a node have the shards no more. Where it was in sync, all others are.
+func (w *world) goes(sh *meta.Shard, id meta.NodeID) {
+	w.t.Helper()
+	next := clone(sh)
+	isIt := func(o meta.NodeID) bool { return o == id }
+	next.Replicas = slices.DeleteFunc(next.Replicas, isIt)
+	leave(&next, slices.DeleteFunc(slices.Clone(sh.ISR), isIt))
+	if len(next.ISR) < LeastInSync(len(next.Replicas)) || slices.Contains(sh.ISR, id) && len(next.ISR) < len(next.Replicas) || len(next.Replicas) < len(sh.Target) {
+		w.t.Fatalf("%d goes: %+v becomes %+v", id, *sh, next)
+	}
+	next.Arrived()
+	w.went++
 	w.set(next, sh)
 }
 
@@ -203,9 +240,10 @@ func (w *world) check() {
 // Whatever comes and goes: who may lead has all that is committed, the catalog takes every change that the rules make, and when all are there somebody
 // leads.
 func TestRules(t *testing.T) {
+	went := 0
 	for seed := range uint64(300) {
-		w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), c: catalogOf(t, 5), logs: make(map[meta.NodeID]int), known: make(map[meta.NodeID]Known), most: 1 + int(seed%5)}
-		for range 400 {
+		w := &world{t: t, rnd: rand.New(rand.NewPCG(seed, 3)), c: catalogOf(t, 5, "a", "a", "b", "b", "c"), logs: make(map[meta.NodeID]int), known: make(map[meta.NodeID]Known), most: 1 + int(seed%5)}
+		for range 1000 {
 			w.step()
 			w.check()
 		}
@@ -216,12 +254,17 @@ func TestRules(t *testing.T) {
 		if sh := w.c.Load().Shard(0); sh == nil || sh.Leader == 0 {
 			t.Fatalf("seed %d: nobody leads: %+v", seed, sh)
 		}
+		went += w.went
+	}
+	if t.Logf("%d nodes had the shards no more", went); went < 100 {
+		t.Errorf("%d nodes had the shards no more: too few to show anything", went)
 	}
 }
 
 func FuzzWire(f *testing.F) {
 	f.Add((&heartbeat{resigned: 7, leaving: true}).encode())
 	f.Add((&grant{yield: 3, alive: []meta.NodeID{1, 2, 3}}).encode())
+	f.Add((&Plan{Have: []meta.NodeID{1, 2}, Want: []meta.NodeID{1, 3}, Leader: 2, LeadMoves: true}).encode())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := decodeHeartbeat(b); err == nil && string(h.encode()) != string(b) {
@@ -229,6 +272,9 @@ func FuzzWire(f *testing.F) {
 		}
 		if g, err := decodeGrant(b); err == nil && string(g.encode()) != string(b) {
 			t.Errorf("grant %x is %+v, which is written %x", b, g, g.encode())
+		}
+		if p, err := decodePlan(b); err == nil && string(p.encode()) != string(b) {
+			t.Errorf("plan %x is %+v, which is written %x", b, p, p.encode())
 		}
 	})
 }

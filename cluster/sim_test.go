@@ -39,19 +39,20 @@ type sim struct {
 	dice  *rand.Rand // of the one who makes faults
 	begin time.Time
 
-	mu     sync.Mutex
-	nodes  []*simNode
-	later  []func()        // to be called without mu
-	cut    map[[2]int]bool // from, to
-	slow   time.Duration   // what messages take at most
-	lossy  int             // of 100 messages, so many are lost
-	lag    int             // of 100 applies, so many are late
-	starve int             // of 100 confirmations, so many find that nobody runs their goroutine for a while
-	record []simRecord     // what is committed
-	epochs map[uint32]meta.NodeID
-	left   int // times that a node which had halted was left as it was, and the others had to go on
-	failed string
-	healed time.Duration // the longest that it took until a node led when all was well
+	mu             sync.Mutex
+	nodes          []*simNode
+	later          []func()        // to be called without mu
+	cut            map[[2]int]bool // from, to
+	slow           time.Duration   // what messages take at most
+	lossy          int             // of 100 messages, so many are lost
+	lag            int             // of 100 applies, so many are late
+	starve         int             // of 100 confirmations, so many find that nobody runs their goroutine for a while
+	record         []simRecord     // what is committed
+	epochs         map[uint32]meta.NodeID
+	planned, moved int // balances, and those by which something moves, under mu
+	left           int // times that a node which had halted was left as it was, and the others had to go on
+	failed         string
+	healed         time.Duration // the longest that it took until a node led when all was well
 }
 
 type simRecord struct {
@@ -517,9 +518,9 @@ func (n *simNode) ticks() {
 
 // first is what the catalog begins with.
 func (s *sim) first() []meta.Entry {
-	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: simShards, Level: 1}).Entry()}
+	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: simShards, Level: meta.LevelBalance}).Entry()}
 	for _, n := range s.nodes {
-		node := meta.Node{ID: n.id, State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: 1, Disk: fmt.Sprint("disk", n.id), Address: fmt.Sprintf("h%d:1", n.id)}
+		node := meta.Node{ID: n.id, Rack: []string{"a", "b"}[n.id/4], State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: 1, Disk: fmt.Sprint("disk", n.id), Address: fmt.Sprintf("h%d:1", n.id)}
 		entries = append(entries, node.Entry())
 	}
 	return entries
@@ -570,7 +571,7 @@ func (s *sim) pauseLocked(n *simNode, paused bool) {
 func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
 	t.Helper()
 	s = &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), dice: rand.New(rand.NewPCG(seed, 8)), begin: time.Now(), cut: map[[2]int]bool{}, epochs: map[uint32]meta.NodeID{}}
-	for i := range 3 {
+	for i := range 3 + seed%4/3 { // in every fourth cluster one more than have the shards
 		rate := 1 + simDrift*(2*s.dice.Float64()-1)
 		if s.dice.IntN(2) == 0 {
 			rate = 1 + simDrift*float64(2*s.dice.IntN(2)-1)
@@ -633,7 +634,7 @@ func (s *sim) look() {
 // fault has something go wrong, or an operator want something.
 func (s *sim) fault() {
 	n := s.nodes[s.dice.IntN(len(s.nodes))]
-	switch what := s.dice.IntN(14); what {
+	switch what := s.dice.IntN(14 + 3*(len(s.nodes)-3)); what {
 	case 0, 1:
 		if s.isUp(n) {
 			s.kill(n)
@@ -672,6 +673,10 @@ func (s *sim) fault() {
 		s.enter(func() { n.halted = n.up() })
 	case 13:
 		s.enter(func() { n.broken = n.up() })
+	case 14, 15, 16:
+		if s.isUp(n) {
+			s.balance(n)
+		}
 	case 11:
 		if s.isUp(n) {
 			to := meta.NodeID(1 + s.dice.IntN(len(s.nodes)))
@@ -691,18 +696,18 @@ func TestSimulated(t *testing.T) {
 	if *simSeed != 0 {
 		first, count = *simSeed, 1
 	}
-	epochs, left, worst := 0, 0, time.Duration(0)
+	epochs, left, moved, worst := 0, 0, 0, time.Duration(0)
 	for seed := first; seed < first+count; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			s, failed := simulate(t, seed)
 			if failed != "" {
 				t.Errorf("seed %d (-cluster.seed %d): %s", seed, seed, failed)
 			}
-			epochs, left, worst = epochs+len(s.epochs), left+s.left, max(worst, s.healed)
+			epochs, left, moved, worst = epochs+len(s.epochs), left+s.left, moved+s.moved, max(worst, s.healed)
 		})
 	}
-	t.Logf("%d clusters, %d reigns; when all was well again a node led after %v at most", count, epochs, worst.Round(time.Millisecond))
-	if *simSeed == 0 && (epochs < 4*int(count) || left < int(count)/4) {
-		t.Errorf("%d clusters had %d reigns, and %d times a node that had halted: too few to show anything", count, epochs, left)
+	t.Logf("%d clusters, %d reigns, %d times shards were to move; when all was well again a node led after %v at most", count, epochs, moved, worst.Round(time.Millisecond))
+	if *simSeed == 0 && (epochs < 4*int(count) || left < int(count)/4 || moved < int(count)/3) {
+		t.Errorf("%d clusters had %d reigns, %d times a node that had halted, and %d times shards that were to move: too few to show anything", count, epochs, left, moved)
 	}
 }

@@ -1,10 +1,13 @@
 package cluster
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/sluicemq/sluice/meta"
 )
 
 // heals ends all faults but that of one node which has halted, at times, and looks whether one of the others leads soon and all of them are in sync.
@@ -45,6 +48,7 @@ func (s *sim) heals(when string) {
 		}
 	}
 	s.live(3 * time.Second) // what an operator has asked for before is over
+	s.balanced(when)
 	before := s.epoch()
 	s.live(simLease)
 	if now := s.epoch(); s.failed == "" && now != before {
@@ -99,12 +103,64 @@ func (s *sim) inSync() bool {
 			return false
 		}
 		for _, o := range live {
-			if !slices.Contains(sh.ISR, o.id) {
+			if (len(s.nodes) == 3 || slices.Contains(sh.Replicas, o.id)) && !slices.Contains(sh.ISR, o.id) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// balance has shards be balanced, as an operator asks at a node.
+func (s *sim) balance(n *simNode) {
+	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
+	go func() {
+		defer cancel()
+		if p, err := n.control.Balance(ctx, BalanceOptions{}); err == nil {
+			s.enter(func() {
+				s.tracef("balanced: %+v", p)
+				if s.planned++; !p.Balanced() {
+					s.moved++
+				}
+			})
+		}
+	}()
+}
+
+// balanced looks whether shards that are balanced when all is well lie in all racks soon, on nodes that have not halted, and are there once.
+func (s *sim) balanced(when string) {
+	if len(s.nodes) == 3 {
+		return
+	}
+	done := func() bool {
+		for _, n := range s.nodes {
+			if n.halted {
+				continue
+			}
+			sh := n.catalog.Load().Shard(0)
+			if sh == nil || sh.Target != nil || len(sh.Replicas) != 3 || len(sh.ISR) != 3 || slices.ContainsFunc(sh.Replicas, func(id meta.NodeID) bool { return s.node(id).halted }) {
+				return false
+			}
+		}
+		return s.leads()
+	}
+	for begin, made := time.Now(), s.plans(); s.failed == "" && (s.plans() == made || !done()); {
+		for _, n := range s.nodes {
+			if !n.halted && s.plans() == made {
+				s.balance(n)
+				break
+			}
+		}
+		if s.live(200 * time.Millisecond); time.Since(begin) > 2*simHeal {
+			s.fail("%s shards are not balanced after %v:%s", when, 2*simHeal, s.states())
+		}
+	}
+}
+
+// plans is how many plans were made.
+func (s *sim) plans() (made int) {
+	s.enter(func() { made = s.planned })
+	return made
 }
 
 func (s *sim) states() string {

@@ -12,6 +12,7 @@ const (
 	methodHeartbeat = 0x0c01 // heartbeat -> grant
 	methodMove      = 0x0c02 // {version, node u16} -> {}
 	methodDrain     = 0x0c03 // {version, end u8} -> {}
+	methodBalance   = 0x0c04 // {version, flags u8 (1: change nothing, 2: racks do not count)} -> plan
 )
 
 const wireVersion = 2
@@ -71,4 +72,42 @@ func decodeGrant(b []byte) (g grant, err error) {
 		g.alive = append(g.alive, meta.NodeID(binary.LittleEndian.Uint32(b)))
 	}
 	return g, nil
+}
+
+// encode is {version, flags u8 (1: the lead moves), leader u32, n u8, n × u32, n u8, n × u32}: who has the shards, and who shall.
+func (p *Plan) encode() []byte {
+	b := []byte{wireVersion, 0}
+	if p.LeadMoves {
+		b[1] = 1
+	}
+	b = binary.LittleEndian.AppendUint32(b, uint32(p.Leader))
+	for _, list := range [][]meta.NodeID{p.Have, p.Want} {
+		b = append(b, byte(len(list)))
+		for _, id := range list {
+			b = binary.LittleEndian.AppendUint32(b, uint32(id))
+		}
+	}
+	return b
+}
+
+func decodePlan(b []byte) (p Plan, err error) {
+	if len(b) < 6 || b[0] != wireVersion || b[1] > 1 {
+		return p, errWire
+	}
+	p.LeadMoves, p.Leader = b[1] == 1, meta.NodeID(binary.LittleEndian.Uint32(b[2:]))
+	b = b[6:]
+	for _, list := range []*[]meta.NodeID{&p.Have, &p.Want} {
+		if len(b) == 0 || b[0] > meta.ReplicasMax || len(b) < 1+4*int(b[0]) {
+			return Plan{}, errWire
+		}
+		n := int(b[0])
+		for b = b[1:]; n > 0; n-- {
+			*list = append(*list, meta.NodeID(binary.LittleEndian.Uint32(b)))
+			b = b[4:]
+		}
+	}
+	if len(b) > 0 {
+		return Plan{}, errWire
+	}
+	return p, nil
 }

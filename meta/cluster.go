@@ -13,6 +13,7 @@ const (
 	LevelBans      = 3 // there are entries that keep clients out
 	LevelLater     = 4 // shards have messages that are published later; a cluster's level can be held; nodes say where MQTT's clients reach them
 	LevelTenants   = 5 // there are tenants, and users, rules and quotas of theirs
+	LevelBalance   = 6 // shards can be on their way to other nodes
 )
 
 // levelsSaid are a level and an oldest one, LEVEL/OLDEST, that the program says it has instead of its own. Nothing but the linker sets it, for binaries of tests that
@@ -28,7 +29,7 @@ var LevelOldest = oldestOf(levels(levelsSaid))
 func oldestOf(_, oldest uint32) uint32 { return oldest }
 
 func levels(said string) (level, oldest uint32) {
-	level, oldest = LevelTenants, LevelFirst
+	level, oldest = LevelBalance, LevelFirst
 	if said != "" {
 		if n, err := fmt.Sscanf(said, "%d/%d", &level, &oldest); n != 2 {
 			panic(fmt.Sprintf("meta: the linker has set levels %q: %v", said, err))

@@ -49,7 +49,7 @@ var kinds = [kindCount]struct {
 	kindQuota:   {"quota", quotaTenant, decodeQuota},
 	kindSecret:  {"secret", 1, decodeSecret},
 	kindNode:    {"node", nodeMQTT, decodeNode},
-	kindShard:   {"shard", 1, decodeShard},
+	kindShard:   {"shard", shardTarget, decodeShard},
 	kindCluster: {"cluster", clusterHeld, decodeCluster},
 	kindBan:     {"ban", 1, decodeBan},
 	kindTenant:  {"tenant", 1, decodeTenant},

@@ -170,13 +170,16 @@ func unneeded(s *Snapshot, n *Node) error {
 func without(s *Snapshot, id NodeID, lost bool) (all []Entry, err error) {
 	isIt := func(o NodeID) bool { return o == id }
 	for _, sh := range s.Shards() {
-		if !slices.Contains(sh.Replicas, id) {
+		comes := slices.Contains(sh.Target, id)
+		if !slices.Contains(sh.Replicas, id) && (lost || !comes) {
 			continue
 		}
 		next := *sh
 		next.ISR, next.Eligible = slices.DeleteFunc(slices.Clone(sh.ISR), isIt), slices.DeleteFunc(slices.Clone(sh.Eligible), isIt)
 		if !lost {
 			next.Replicas = slices.DeleteFunc(slices.Clone(sh.Replicas), isIt)
+			next.Target = slices.DeleteFunc(slices.Clone(sh.Target), isIt)
+			next.Arrived()
 		}
 		switch {
 		case !lost && sh.Leader == id:
@@ -346,7 +349,10 @@ func shardChange(s *Snapshot, next *Shard) (have *Shard, err error) {
 	if err := next.check(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrShard, err)
 	}
-	for _, id := range next.Replicas {
+	if len(next.Target) > 0 && c.Level < LevelBalance {
+		return nil, fmt.Errorf("%w: shards move to other nodes from level %d on, the cluster is at %d until all of its nodes run this program", ErrLevel, LevelBalance, c.Level)
+	}
+	for _, id := range slices.Concat(next.Replicas, next.Target) {
 		if n, err := member(s, id); err != nil || n.Roles&RoleJournal == 0 {
 			return nil, fmt.Errorf("%w: node %d of shard %d is not there, or keeps no journal", ErrShard, id, next.ID)
 		}

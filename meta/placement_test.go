@@ -60,7 +60,7 @@ func formed(t *testing.T, n int) *placed {
 
 // What is on disk never changes its meaning.
 func TestPlacementVectors(t *testing.T) {
-	newest := map[string]byte{"clus": 2, "node": 3, "shar": 1}
+	newest := map[string]byte{"clus": 2, "node": 3, "shar": 2}
 	for _, v := range []struct {
 		key, value string
 		entry      interface{ Entry() Entry }
@@ -74,6 +74,7 @@ func TestPlacementVectors(t *testing.T) {
 		{"node/10", "0302070102" + "00" + "06686f73743a31" + "00" + "0000" + "036d3a31" + "0000" + "036d3a32", &Node{ID: 10, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Address: "host:1", MQTT: Doors{Plain: "m:1", WSS: "m:2"}}},
 		{"shard/0", "0105ac0202" + "03020103" + "020102" + "0103", &Shard{ID: 0, Change: 5, Epoch: 300, Leader: 2, Replicas: []NodeID{2, 1, 3}, ISR: []NodeID{1, 2}, Eligible: []NodeID{3}}},
 		{"shard/4095", "010100000101" + "0000", &Shard{ID: 4095, Change: 1, Replicas: []NodeID{1}}},
+		{"shard/1", "02050102" + "020201" + "020102" + "00" + "020203", &Shard{ID: 1, Change: 5, Epoch: 1, Leader: 2, Replicas: []NodeID{2, 1}, ISR: []NodeID{1, 2}, Target: []NodeID{2, 3}}},
 	} {
 		e := v.entry.Entry()
 		if e.Key != v.key || hex.EncodeToString(e.Value) != v.value {
@@ -125,7 +126,7 @@ func TestPlacementBounds(t *testing.T) {
 	for name, change := range map[string]func(*Shard){
 		"change": func(s *Shard) { s.Change = 0 }, "none": func(s *Shard) { s.Replicas, s.ISR, s.Leader = nil, nil, 0 }, "twice": func(s *Shard) { s.Replicas = []NodeID{1, 2, 1} },
 		"order": func(s *Shard) { s.ISR = []NodeID{2, 1} }, "foreign": func(s *Shard) { s.ISR = []NodeID{1, 4} }, "both": func(s *Shard) { s.Eligible = []NodeID{2} },
-		"leader": func(s *Shard) { s.Leader = 3 }, "node": func(s *Shard) { s.Replicas = []NodeID{1, 2, 0} },
+		"leader": func(s *Shard) { s.Leader = 3 }, "target": func(s *Shard) { s.Target = []NodeID{4, 4} }, "target's node": func(s *Shard) { s.Target = []NodeID{0} }, "node": func(s *Shard) { s.Replicas = []NodeID{1, 2, 0} },
 		"many": func(s *Shard) {
 			for i := NodeID(4); len(s.Replicas) <= ReplicasMax; i++ {
 				s.Replicas = append(s.Replicas, i)
@@ -366,6 +367,38 @@ func TestShardRules(t *testing.T) {
 	ChangedShards(old, p.s, func(id uint32) { changed = append(changed, id) })
 	if !slices.Equal(changed, []uint32{0}) || !ShardsChanged(old, p.s) || NodesChanged(old, p.s) {
 		t.Errorf("%v", changed)
+	}
+}
+
+// Where a shard is on its way to is known from a level on, and forgotten when it is there, or when a node goes that was to have it.
+func TestShardTarget(t *testing.T) {
+	p := formed(t, 4)
+	next := Shard{Epoch: 1, Leader: 1, Replicas: []NodeID{1, 2}, ISR: []NodeID{1, 2}, Target: []NodeID{1, 3}}
+	list, err := SetShard(p.s, next)
+	refused(t, ErrLevel, list, err)
+	p.do(RaiseLevel(p.s, LevelBalance))
+	p.do(SetShard(p.s, next))
+	next.Change, next.Target = 1, []NodeID{1, 5}
+	list, err = SetShard(p.s, next)
+	refused(t, ErrShard, list, err)
+	p.do(ReplaceNode(p.s, 3))
+	if sh := p.s.Shard(0); !slices.Equal(sh.Target, []NodeID{1, 3}) || sh.Change != 1 {
+		t.Errorf("a node that comes begins anew: %+v", sh)
+	}
+	p.do(RemoveNode(p.s, 3))
+	if sh := p.s.Shard(0); !slices.Equal(sh.Target, []NodeID{1}) || !slices.Equal(sh.Replicas, []NodeID{1, 2}) {
+		t.Errorf("a node that was to come is removed: %+v", sh)
+	}
+	next = *p.s.Shard(0)
+	next.Target = []NodeID{1, 4}
+	p.do(SetShard(p.s, next))
+	next = *p.s.Shard(0)
+	next.Replicas, next.ISR = []NodeID{1, 2, 4}, []NodeID{1, 2, 4}
+	next.Arrived()
+	p.do(SetShard(p.s, next))
+	p.do(RemoveNode(p.s, 2))
+	if sh := p.s.Shard(0); sh.Target != nil || !slices.Equal(sh.Replicas, []NodeID{1, 4}) {
+		t.Errorf("the node that was to go is removed: %+v", sh)
 	}
 }
 

@@ -2,6 +2,7 @@ package meta
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"iter"
 	"math"
@@ -23,7 +24,12 @@ type Shard struct {
 	Replicas []NodeID // the one to be preferred as leader first
 	ISR      []NodeID // in order; part of Replicas
 	Eligible []NodeID // in order; part of Replicas, not in ISR: may lead without loss
+	// Target are the nodes that shall be the Replicas, one after the other, where these are others; empty: nothing moves. The Replicas may be one more meanwhile.
+	Target []NodeID
 }
+
+// shardTarget is the version of a shard's entry from which on it has a Target. Without one it is written as version 1.
+const shardTarget = 2
 
 func shardName(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
 
@@ -48,9 +54,16 @@ func (d *decoder) nodes() (list []NodeID) {
 
 // Entry is what is stored of the shard.
 func (s *Shard) Entry() Entry {
-	b := binary.AppendUvarint(kindShard.begin(nil), s.Change)
+	version := byte(1)
+	if len(s.Target) > 0 {
+		version = shardTarget
+	}
+	b := binary.AppendUvarint([]byte{version}, s.Change)
 	b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(s.Epoch)), uint64(s.Leader))
 	b = appendNodes(appendNodes(appendNodes(b, s.Replicas), s.ISR), s.Eligible)
+	if version >= shardTarget {
+		b = appendNodes(b, s.Target)
+	}
 	return Entry{Key: kindShard.key(shardName(s.ID)), Value: b}
 }
 
@@ -64,9 +77,11 @@ func (s *Shard) check() error {
 	case len(s.Replicas) == 0 || len(s.Replicas) > ReplicasMax:
 		return fmt.Errorf("shard %d: want 1 to %d replicas, found %d", s.ID, ReplicasMax, len(s.Replicas))
 	}
-	for i, id := range s.Replicas {
-		if id == 0 || id > NodeIDMax || slices.Contains(s.Replicas[:i], id) {
-			return fmt.Errorf("shard %d: its replicas %v name a node twice, or none", s.ID, s.Replicas)
+	for _, list := range [][]NodeID{s.Replicas, s.Target} {
+		for i, id := range list {
+			if id == 0 || id > NodeIDMax || slices.Contains(list[:i], id) {
+				return fmt.Errorf("shard %d: its replicas %v name a node twice, or none", s.ID, list)
+			}
 		}
 	}
 	for _, list := range [][]NodeID{s.ISR, s.Eligible} {
@@ -93,10 +108,28 @@ func decodeShard(name string, d *decoder) (any, error) {
 		return nil, err
 	}
 	s := &Shard{ID: uint32(id), Change: d.uvarint(), Epoch: d.uint32(), Leader: NodeID(d.uint32()), Replicas: d.nodes(), ISR: d.nodes(), Eligible: d.nodes()}
-	if d.bad {
+	if d.version >= shardTarget {
+		s.Target = d.nodes()
+	}
+	switch {
+	case d.bad:
 		return s, nil // told by who reads the rest
+	case d.version == shardTarget && len(s.Target) == 0:
+		return nil, errors.New("it has the version of one that moves, and does not")
 	}
 	return s, s.check()
+}
+
+// Arrived takes the Target away once it is what the Replicas are, in any order.
+func (s *Shard) Arrived() {
+	for _, id := range s.Replicas {
+		if !slices.Contains(s.Target, id) {
+			return
+		}
+	}
+	if len(s.Replicas) == len(s.Target) {
+		s.Target = nil
+	}
 }
 
 // Shard finds who has a shard, nil if that was not said.
