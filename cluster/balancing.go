@@ -150,8 +150,10 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 		return want, !same(&want, have)
 	}, func(err error) {
 		switch {
+		case err == nil && plan.Balanced():
+			c.log.Info("the shards are balanced", "nodes", plan.Have)
 		case err == nil:
-			c.log.Info("the shards are balanced", "nodes", plan.Have, "shall", plan.Want)
+			c.log.Info("the shards are to move", "from", plan.Have, "to", plan.Want)
 		case errors.Is(err, errDeposed):
 			err = fmt.Errorf("%w: %w", ErrNoController, err)
 		}

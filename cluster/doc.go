@@ -33,6 +33,12 @@
 // committed, whoever is about to be: who is eligible may lead without those. The controller takes out nodes whose lease is over. When fewer would be left than the majority of the replicas,
 // those taken out stay eligible (KIP-966): nothing is acknowledged meanwhile, so they lack nothing that was.
 //
+// # Balancing
+//
+// Who shall have the shards is said once, by the controller, as the Target of their entries (balance). The leader carries it out, whoever that is meanwhile: it lets one that
+// comes in as any node that is new, when it has all there is, and then takes one out that goes (goer): never itself. The controller has the lead move to one that
+// stays (successor). So the Replicas are one more at times, and nobody goes that leaves fewer in sync than before.
+//
 // # What is assumed
 //
 // Clocks that run alike within a twentieth, and goroutines that run: one that leads and finds that its lease is over lets go, but what other goroutines answer in

@@ -96,13 +96,13 @@ func (c *Controller) until(ctx context.Context, done func(*meta.Shard) bool) err
 	}
 }
 
-// ask sends a request to another node, and waits for its answer.
+// ask sends a request to another node, and waits for its answer, which is the caller's.
 func (c *Controller) ask(ctx context.Context, to meta.NodeID, method uint16, body []byte) (answer []byte, err error) {
 	answered := make(chan struct{})
 	var got []byte
 	var failed error
 	c.o.Peers.Ask(to, method, body, askWait, func(b []byte, err error) {
-		got, failed = b, err
+		got, failed = slices.Clone(b), err // it is its own for the call alone
 		close(answered)
 	})
 	select {

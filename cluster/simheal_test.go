@@ -132,6 +132,10 @@ func (s *sim) balanced(when string) {
 	if len(s.nodes) == 3 {
 		return
 	}
+	for _, n := range s.nodes { // else there may be too few
+		n.control.drain(false)
+	}
+	s.live(simLease) // the controller has heard of it
 	done := func() bool {
 		for _, n := range s.nodes {
 			if n.halted {

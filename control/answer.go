@@ -71,6 +71,7 @@ var causes = []struct {
 	{ErrNotInSync, codes.FailedPrecondition},
 	{ErrLed, codes.FailedPrecondition},
 	{ErrNotMoved, codes.DeadlineExceeded},
+	{ErrUndecided, codes.Unavailable},
 	{meta.ErrLevel, codes.FailedPrecondition},
 	{meta.ErrUnclean, codes.FailedPrecondition},
 	{broker.ErrNotLeader, codes.FailedPrecondition},

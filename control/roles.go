@@ -83,7 +83,7 @@ var rules = func() map[string]rule {
 			"Adopt": operate},
 		"Explanations": {"ExplainClient": view, "ExplainTopic": view, "ExplainMessage": view, "WatchTrace": inspect, "ListSlow": view},
 		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate, "Hold": govern},
-		"Shards":       {"Status": view, "Move": operate, "ElectUnclean": govern},
+		"Shards":       {"Status": view, "Move": operate, "Balance": operate, "ElectUnclean": govern},
 	} {
 		for method, r := range methods {
 			switch service {

@@ -19,8 +19,18 @@ type Shards interface {
 	Move(ctx context.Context, to meta.NodeID) error
 	// ElectUnclean has a node lead that may lack what was acknowledged.
 	ElectUnclean(ctx context.Context, id meta.NodeID) error
+	// Balance decides who shall have the shards.
+	Balance(ctx context.Context, dryRun, anyRack bool) (Balance, error)
 	// Drain has a node lead no more, or end that.
 	Drain(ctx context.Context, id meta.NodeID, end bool) error
+}
+
+// Balance is what balancing makes of who has the shards.
+type Balance struct {
+	Have, Want []meta.NodeID // who has them, and who shall
+	Leader     meta.NodeID   // as it was; 0: none
+	LeadMoves  bool
+	Balanced   bool // nothing is to be moved
 }
 
 // Placement is who has the shards, which lie alike.
@@ -44,6 +54,8 @@ var (
 	ErrLed = errors.New("control: a node leads, or one can that lacks nothing")
 	// ErrNotMoved says that a change of who leads was asked for and has not come about.
 	ErrNotMoved = errors.New("control: leadership has not moved yet")
+	// ErrUndecided says that no node decides about the shards just now.
+	ErrUndecided = errors.New("control: no node decides about the shards just now; ask again")
 )
 
 // shardService is the service Shards.
@@ -64,6 +76,7 @@ func (c *shardService) shown() *api.ShardStatus {
 	out := &api.ShardStatus{Asked: uint32(c.s.o.Node), Shards: uint32(p.Shards), Leader: uint32(p.Leader), Open: p.Open, Alive: nodeNumbers(p.Alive), LeastInSync: uint32(p.Least)}
 	if sh := p.Shard; sh != nil {
 		out.Epoch, out.Replicas, out.InSync, out.Eligible = sh.Epoch, nodeNumbers(sh.Replicas), nodeNumbers(sh.ISR), nodeNumbers(sh.Eligible)
+		out.Target = nodeNumbers(sh.Target)
 		for _, id := range sh.Replicas {
 			if lag, ok := p.Followers[id]; ok {
 				out.Followers = append(out.Followers, &api.ShardFollower{Node: uint32(id), Lag: lag})
@@ -106,6 +119,31 @@ func (c *shardService) change(ctx context.Context, what string, id uint32, do fu
 // Move has another node lead.
 func (c *shardService) Move(ctx context.Context, r *api.MoveShardsRequest) (*api.ShardStatus, error) {
 	return c.change(ctx, fmt.Sprintf("move the lead to node %d", r.To), r.To, func(id meta.NodeID) error { return c.s.o.Shards.Move(ctx, id) })
+}
+
+// Balance decides who shall have the shards.
+func (c *shardService) Balance(ctx context.Context, r *api.BalanceShardsRequest) (*api.ShardBalance, error) {
+	const what = "balance the shards"
+	if c.s.o.Shards == nil {
+		return nil, alone(what)
+	}
+	was(ctx, c.shown())
+	b, err := c.s.o.Shards.Balance(ctx, r.DryRun, r.AnyRack)
+	if err != nil {
+		return nil, refuse(err, what, "")
+	}
+	out := &api.ShardBalance{Balanced: b.Balanced, Leader: uint32(b.Leader), LeadMoves: b.LeadMoves}
+	for i, id := range slices.Concat(b.Have, b.Want) {
+		if slices.ContainsFunc(out.Nodes, func(p *api.ShardPlace) bool { return p.Node == uint32(id) }) {
+			continue
+		}
+		p := &api.ShardPlace{Node: uint32(id), Has: i < len(b.Have), Shall: slices.Contains(b.Want, id)}
+		if n := c.s.o.Catalog.Load().Node(id); n != nil {
+			p.Rack = text(n.Rack)
+		}
+		out.Nodes = append(out.Nodes, p)
+	}
+	return out, nil
 }
 
 // ElectUnclean has a node lead that may lack what was acknowledged.

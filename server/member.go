@@ -372,6 +372,15 @@ func (m *member) ElectUnclean(ctx context.Context, id meta.NodeID) error {
 	return shardsFault(m.control.ElectUnclean(ctx, id))
 }
 
+// Balance makes it a control.Shards.
+func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) (control.Balance, error) {
+	p, err := m.control.Balance(ctx, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
+	if err != nil {
+		return control.Balance{}, shardsFault(err)
+	}
+	return control.Balance{Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}, nil
+}
+
 // Drain makes it a control.Shards.
 func (m *member) Drain(ctx context.Context, id meta.NodeID, end bool) error {
 	return shardsFault(m.control.DrainNode(ctx, id, !end))
@@ -384,6 +393,8 @@ func shardsFault(err error) error {
 		return fmt.Errorf("%w: %w", control.ErrNotInSync, err)
 	case errors.Is(err, cluster.ErrLed):
 		return fmt.Errorf("%w: %w", control.ErrLed, err)
+	case errors.Is(err, cluster.ErrNoController):
+		return fmt.Errorf("%w: %w", control.ErrUndecided, err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return control.ErrNotMoved
 	}

@@ -30,16 +30,17 @@ type shardStatus struct {
 	Lag         map[uint32]uint64 `json:"lag" yaml:"lag"` // frames, of followers; as the leader knows
 	Progress    []nodeProgress    `json:"progress" yaml:"progress"`
 	Yields      map[uint32]string `json:"yields" yaml:"yields"` // why nodes leave the lead to others, as each says of itself
+	Target      []uint32          `json:"target" yaml:"target"` // who shall have them; empty: nothing moves
 }
 
 func newShardCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("shard", "See who leads and who is in sync, and change who leads", shardShow(f), shardMove(f), shardElect(f))
+	return f.group("shard", "See who leads and who is in sync, and change who leads and who has the shards", shardShow(f), shardMove(f), shardBalanced(f), shardElect(f))
 }
 
 // show writes one line for each node that has the shards.
 func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error {
-	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf), make(map[uint32]string)}
+	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf), make(map[uint32]string), r.Target}
 	for _, w := range r.Followers {
 		v.Lag[w.Node] = w.Lag
 	}
@@ -64,6 +65,9 @@ func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error 
 		}
 		if why := v.Yields[id]; why != "" {
 			role += ", " + yieldsText(why)
+		}
+		if len(r.Target) > 0 && !slices.Contains(r.Target, id) {
+			role += ", goes"
 		}
 		switch {
 		case slices.Contains(r.InSync, id):

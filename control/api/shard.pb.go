@@ -36,6 +36,7 @@ type ShardStatus struct {
 	Followers     []*ShardFollower       `protobuf:"bytes,11,rep,name=followers,proto3" json:"followers,omitempty"`                           // that are connected to the node that leads; none where that cannot be asked
 	Progress      []*NodeProgress        `protobuf:"bytes,12,rep,name=progress,proto3" json:"progress,omitempty"`                             // of nodes that have the shards or are to have them, by number; none where the node that leads cannot be asked
 	Yields        []*NodeYields          `protobuf:"bytes,13,rep,name=yields,proto3" json:"yields,omitempty"`                                 // nodes that leave the lead to others, by number, as each says of itself: those that cannot be asked are not among them
+	Target        []uint32               `protobuf:"varint,14,rep,packed,name=target,proto3" json:"target,omitempty"`                         // nodes that shall have the shards in place of replicas, which they become one after the other; none: nothing moves
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -157,6 +158,13 @@ func (x *ShardStatus) GetProgress() []*NodeProgress {
 func (x *ShardStatus) GetYields() []*NodeYields {
 	if x != nil {
 		return x.Yields
+	}
+	return nil
+}
+
+func (x *ShardStatus) GetTarget() []uint32 {
+	if x != nil {
+		return x.Target
 	}
 	return nil
 }
@@ -487,11 +495,199 @@ func (x *ElectUncleanRequest) GetNode() uint32 {
 	return 0
 }
 
+type BalanceShardsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`    // say what would be moved, and move nothing
+	AnyRack       bool                   `protobuf:"varint,2,opt,name=any_rack,json=anyRack,proto3" json:"any_rack,omitempty"` // racks do not count
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BalanceShardsRequest) Reset() {
+	*x = BalanceShardsRequest{}
+	mi := &file_shard_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BalanceShardsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BalanceShardsRequest) ProtoMessage() {}
+
+func (x *BalanceShardsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BalanceShardsRequest.ProtoReflect.Descriptor instead.
+func (*BalanceShardsRequest) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *BalanceShardsRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *BalanceShardsRequest) GetAnyRack() bool {
+	if x != nil {
+		return x.AnyRack
+	}
+	return false
+}
+
+type ShardBalance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Balanced      bool                   `protobuf:"varint,1,opt,name=balanced,proto3" json:"balanced,omitempty"` // nothing is to be moved
+	Leader        uint32                 `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"`     // as it was; 0: none
+	LeadMoves     bool                   `protobuf:"varint,3,opt,name=lead_moves,json=leadMoves,proto3" json:"lead_moves,omitempty"`
+	Nodes         []*ShardPlace          `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"` // that have the shards or shall have them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardBalance) Reset() {
+	*x = ShardBalance{}
+	mi := &file_shard_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardBalance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardBalance) ProtoMessage() {}
+
+func (x *ShardBalance) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardBalance.ProtoReflect.Descriptor instead.
+func (*ShardBalance) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ShardBalance) GetBalanced() bool {
+	if x != nil {
+		return x.Balanced
+	}
+	return false
+}
+
+func (x *ShardBalance) GetLeader() uint32 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
+func (x *ShardBalance) GetLeadMoves() bool {
+	if x != nil {
+		return x.LeadMoves
+	}
+	return false
+}
+
+func (x *ShardBalance) GetNodes() []*ShardPlace {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type ShardPlace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Rack          string                 `protobuf:"bytes,2,opt,name=rack,proto3" json:"rack,omitempty"`    // empty: none is said
+	Has           bool                   `protobuf:"varint,3,opt,name=has,proto3" json:"has,omitempty"`     // it has the shards
+	Shall         bool                   `protobuf:"varint,4,opt,name=shall,proto3" json:"shall,omitempty"` // it shall have them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardPlace) Reset() {
+	*x = ShardPlace{}
+	mi := &file_shard_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardPlace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardPlace) ProtoMessage() {}
+
+func (x *ShardPlace) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardPlace.ProtoReflect.Descriptor instead.
+func (*ShardPlace) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ShardPlace) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *ShardPlace) GetRack() string {
+	if x != nil {
+		return x.Rack
+	}
+	return ""
+}
+
+func (x *ShardPlace) GetHas() bool {
+	if x != nil {
+		return x.Has
+	}
+	return false
+}
+
+func (x *ShardPlace) GetShall() bool {
+	if x != nil {
+		return x.Shall
+	}
+	return false
+}
+
 var File_shard_proto protoreflect.FileDescriptor
 
 const file_shard_proto_rawDesc = "" +
 	"\n" +
-	"\vshard.proto\x12\x11sluice.control.v1\"\xbc\x03\n" +
+	"\vshard.proto\x12\x11sluice.control.v1\"\xd4\x03\n" +
 	"\vShardStatus\x12\x14\n" +
 	"\x05asked\x18\x01 \x01(\rR\x05asked\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12\x16\n" +
@@ -506,7 +702,8 @@ const file_shard_proto_rawDesc = "" +
 	" \x01(\rR\vleastInSync\x12>\n" +
 	"\tfollowers\x18\v \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\x12;\n" +
 	"\bprogress\x18\f \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\x125\n" +
-	"\x06yields\x18\r \x03(\v2\x1d.sluice.control.v1.NodeYieldsR\x06yields\"2\n" +
+	"\x06yields\x18\r \x03(\v2\x1d.sluice.control.v1.NodeYieldsR\x06yields\x12\x16\n" +
+	"\x06target\x18\x0e \x03(\rR\x06target\"2\n" +
 	"\n" +
 	"NodeYields\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
@@ -529,11 +726,27 @@ const file_shard_proto_rawDesc = "" +
 	"\x11MoveShardsRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\rR\x02to\")\n" +
 	"\x13ElectUncleanRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\rR\x04node2\xff\x01\n" +
+	"\x04node\x18\x01 \x01(\rR\x04node\"J\n" +
+	"\x14BalanceShardsRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x19\n" +
+	"\bany_rack\x18\x02 \x01(\bR\aanyRack\"\x96\x01\n" +
+	"\fShardBalance\x12\x1a\n" +
+	"\bbalanced\x18\x01 \x01(\bR\bbalanced\x12\x16\n" +
+	"\x06leader\x18\x02 \x01(\rR\x06leader\x12\x1d\n" +
+	"\n" +
+	"lead_moves\x18\x03 \x01(\bR\tleadMoves\x123\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x1d.sluice.control.v1.ShardPlaceR\x05nodes\"\\\n" +
+	"\n" +
+	"ShardPlace\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\rR\x04node\x12\x12\n" +
+	"\x04rack\x18\x02 \x01(\tR\x04rack\x12\x10\n" +
+	"\x03has\x18\x03 \x01(\bR\x03has\x12\x14\n" +
+	"\x05shall\x18\x04 \x01(\bR\x05shall2\xd4\x02\n" +
 	"\x06Shards\x12O\n" +
 	"\x06Status\x12%.sluice.control.v1.ShardStatusRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12L\n" +
 	"\x04Move\x12$.sluice.control.v1.MoveShardsRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12V\n" +
-	"\fElectUnclean\x12&.sluice.control.v1.ElectUncleanRequest\x1a\x1e.sluice.control.v1.ShardStatusB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
+	"\fElectUnclean\x12&.sluice.control.v1.ElectUncleanRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12S\n" +
+	"\aBalance\x12'.sluice.control.v1.BalanceShardsRequest\x1a\x1f.sluice.control.v1.ShardBalanceB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
 
 var (
 	file_shard_proto_rawDescOnce sync.Once
@@ -547,31 +760,37 @@ func file_shard_proto_rawDescGZIP() []byte {
 	return file_shard_proto_rawDescData
 }
 
-var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_shard_proto_goTypes = []any{
-	(*ShardStatus)(nil),         // 0: sluice.control.v1.ShardStatus
-	(*NodeYields)(nil),          // 1: sluice.control.v1.NodeYields
-	(*NodeProgress)(nil),        // 2: sluice.control.v1.NodeProgress
-	(*ShardFollower)(nil),       // 3: sluice.control.v1.ShardFollower
-	(*ShardStatusRequest)(nil),  // 4: sluice.control.v1.ShardStatusRequest
-	(*MoveShardsRequest)(nil),   // 5: sluice.control.v1.MoveShardsRequest
-	(*ElectUncleanRequest)(nil), // 6: sluice.control.v1.ElectUncleanRequest
+	(*ShardStatus)(nil),          // 0: sluice.control.v1.ShardStatus
+	(*NodeYields)(nil),           // 1: sluice.control.v1.NodeYields
+	(*NodeProgress)(nil),         // 2: sluice.control.v1.NodeProgress
+	(*ShardFollower)(nil),        // 3: sluice.control.v1.ShardFollower
+	(*ShardStatusRequest)(nil),   // 4: sluice.control.v1.ShardStatusRequest
+	(*MoveShardsRequest)(nil),    // 5: sluice.control.v1.MoveShardsRequest
+	(*ElectUncleanRequest)(nil),  // 6: sluice.control.v1.ElectUncleanRequest
+	(*BalanceShardsRequest)(nil), // 7: sluice.control.v1.BalanceShardsRequest
+	(*ShardBalance)(nil),         // 8: sluice.control.v1.ShardBalance
+	(*ShardPlace)(nil),           // 9: sluice.control.v1.ShardPlace
 }
 var file_shard_proto_depIdxs = []int32{
 	3, // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
 	2, // 1: sluice.control.v1.ShardStatus.progress:type_name -> sluice.control.v1.NodeProgress
 	1, // 2: sluice.control.v1.ShardStatus.yields:type_name -> sluice.control.v1.NodeYields
-	4, // 3: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
-	5, // 4: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
-	6, // 5: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
-	0, // 6: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
-	0, // 7: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
-	0, // 8: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	9, // 3: sluice.control.v1.ShardBalance.nodes:type_name -> sluice.control.v1.ShardPlace
+	4, // 4: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
+	5, // 5: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
+	6, // 6: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
+	7, // 7: sluice.control.v1.Shards.Balance:input_type -> sluice.control.v1.BalanceShardsRequest
+	0, // 8: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
+	0, // 9: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
+	0, // 10: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
+	8, // 11: sluice.control.v1.Shards.Balance:output_type -> sluice.control.v1.ShardBalance
+	8, // [8:12] is the sub-list for method output_type
+	4, // [4:8] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_shard_proto_init() }
@@ -586,7 +805,7 @@ func file_shard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shard_proto_rawDesc), len(file_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

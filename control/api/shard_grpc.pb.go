@@ -22,6 +22,7 @@ const (
 	Shards_Status_FullMethodName       = "/sluice.control.v1.Shards/Status"
 	Shards_Move_FullMethodName         = "/sluice.control.v1.Shards/Move"
 	Shards_ElectUnclean_FullMethodName = "/sluice.control.v1.Shards/ElectUnclean"
+	Shards_Balance_FullMethodName      = "/sluice.control.v1.Shards/Balance"
 )
 
 // ShardsClient is the client API for Shards service.
@@ -37,6 +38,10 @@ type ShardsClient interface {
 	Move(ctx context.Context, in *MoveShardsRequest, opts ...grpc.CallOption) (*ShardStatus, error)
 	// ElectUnclean has a node lead that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
 	ElectUnclean(ctx context.Context, in *ElectUncleanRequest, opts ...grpc.CallOption) (*ShardStatus, error)
+	// Balance has the shards lie in as many racks as there are, and not on nodes that are away or drain if others can have them, with as few moves as that takes. It
+	// returns when that is decided: nodes come and go one after the other then, and Status shows how far it is. Asked again it decides anew: what was under way goes on
+	// if it is still what is best. FAILED_PRECONDITION below level 5; UNAVAILABLE while no node decides.
+	Balance(ctx context.Context, in *BalanceShardsRequest, opts ...grpc.CallOption) (*ShardBalance, error)
 }
 
 type shardsClient struct {
@@ -77,6 +82,16 @@ func (c *shardsClient) ElectUnclean(ctx context.Context, in *ElectUncleanRequest
 	return out, nil
 }
 
+func (c *shardsClient) Balance(ctx context.Context, in *BalanceShardsRequest, opts ...grpc.CallOption) (*ShardBalance, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardBalance)
+	err := c.cc.Invoke(ctx, Shards_Balance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ShardsServer is the server API for Shards service.
 // All implementations must embed UnimplementedShardsServer
 // for forward compatibility.
@@ -90,6 +105,10 @@ type ShardsServer interface {
 	Move(context.Context, *MoveShardsRequest) (*ShardStatus, error)
 	// ElectUnclean has a node lead that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
 	ElectUnclean(context.Context, *ElectUncleanRequest) (*ShardStatus, error)
+	// Balance has the shards lie in as many racks as there are, and not on nodes that are away or drain if others can have them, with as few moves as that takes. It
+	// returns when that is decided: nodes come and go one after the other then, and Status shows how far it is. Asked again it decides anew: what was under way goes on
+	// if it is still what is best. FAILED_PRECONDITION below level 5; UNAVAILABLE while no node decides.
+	Balance(context.Context, *BalanceShardsRequest) (*ShardBalance, error)
 	mustEmbedUnimplementedShardsServer()
 }
 
@@ -108,6 +127,9 @@ func (UnimplementedShardsServer) Move(context.Context, *MoveShardsRequest) (*Sha
 }
 func (UnimplementedShardsServer) ElectUnclean(context.Context, *ElectUncleanRequest) (*ShardStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method ElectUnclean not implemented")
+}
+func (UnimplementedShardsServer) Balance(context.Context, *BalanceShardsRequest) (*ShardBalance, error) {
+	return nil, status.Error(codes.Unimplemented, "method Balance not implemented")
 }
 func (UnimplementedShardsServer) mustEmbedUnimplementedShardsServer() {}
 func (UnimplementedShardsServer) testEmbeddedByValue()                {}
@@ -184,6 +206,24 @@ func _Shards_ElectUnclean_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Shards_Balance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BalanceShardsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Balance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Balance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Balance(ctx, req.(*BalanceShardsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Shards_ServiceDesc is the grpc.ServiceDesc for Shards service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -202,6 +242,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ElectUnclean",
 			Handler:    _Shards_ElectUnclean_Handler,
+		},
+		{
+			MethodName: "Balance",
+			Handler:    _Shards_Balance_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
