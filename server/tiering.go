@@ -272,7 +272,7 @@ type tierCatalog struct {
 
 var _ offload.Catalog = tierCatalog{}
 
-// tierTenant is the only one so far.
+// tierTenant is whose topics can have history in a store: objects are found by topics' names.
 const tierTenant = 0
 
 // Partitions goes through what topics have a policy.
