@@ -250,6 +250,9 @@ func TestHoldLevel(t *testing.T) {
 	if list, err = HoldLevel(p.s, true); err != nil || list != nil {
 		t.Errorf("again: %v %v", list, err)
 	}
+	for id := NodeID(1); id <= 3; id++ { // they can do no more at first, whatever this program can
+		p.do(ClaimNode(p.s, id, fmt.Sprint("disk", id), testNode(id).Address, LevelLater))
+	}
 	for id := NodeID(1); id <= 3; id++ {
 		list, err = RaiseLevel(p.s, LevelLater+1)
 		refused(t, ErrHeld, list, err)
