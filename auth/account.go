@@ -7,6 +7,7 @@ import (
 
 // Account is what a Directory knows of a user.
 type Account struct {
+	Tenant   uint32 // number
 	Disabled bool
 	Password string    // argon2id in PHC form; empty: none
 	SHA256   *Verifier // of SCRAM; nil: none. Never written to

@@ -15,6 +15,7 @@ import (
 type rule struct {
 	allow              bool
 	publish, subscribe bool
+	tenant             string // whose clients it is about; "" the default one's
 	user, client       string // patterns; "" is not said
 	anonymous          bool
 	addr               netip.Prefix // the zero value is not said
@@ -39,31 +40,47 @@ const lineBytesMax = 256 << 10
 //
 //	allow|deny  publish|subscribe|all  by SUBJECT  on FILTER
 //
-// SUBJECT is `all`, or one or more of `user NAME`, `client NAME`, `addr CIDR`, `anonymous`, all of which must hold. A * in a
-// NAME stands for any characters. Words with spaces, # or quotes are put in double quotes. name is for messages.
-func parseACL(name string, data []byte) (*acl, error) {
-	a := &acl{byUser: make(map[string][]int32), byClient: make(map[string][]int32)}
+// SUBJECT is `all`, or one or more of `tenant NAME`, `user NAME`, `client NAME`, `addr CIDR`, `anonymous`, all of which must hold. A * in a
+// NAME stands for any characters, but in a tenant's. Words with spaces, # or quotes are put in double quotes. name is for messages.
+//
+// a has the lines that are about the default tenant: those that name no other. of has the others', by their tenants' names.
+func parseACL(name string, data []byte) (a *acl, of map[string]*acl, err error) {
+	a = newACL()
 	line := 0
 	for text := range bytes.Lines(data) {
 		line++
 		if len(text) > lineBytesMax || !utf8.Valid(text) {
-			return nil, fmt.Errorf("%s:%d: want a line of UTF-8 of at most %d bytes", name, line, lineBytesMax)
+			return nil, nil, fmt.Errorf("%s:%d: want a line of UTF-8 of at most %d bytes", name, line, lineBytesMax)
 		}
 		words, err := splitWords(string(text))
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d: %w", name, line, err)
+			return nil, nil, fmt.Errorf("%s:%d: %w", name, line, err)
 		}
 		if len(words) == 0 {
 			continue
 		}
 		r, col, err := parseRule(words)
 		if err != nil {
-			return nil, fmt.Errorf("%s:%d:%d: %w", name, line, col, err)
+			return nil, nil, fmt.Errorf("%s:%d:%d: %w", name, line, col, err)
 		}
 		r.line, r.text = line, strings.TrimSpace(string(text))
-		a.add(r)
+		to := a
+		if r.tenant != "" && r.tenant != defaultTenant {
+			if of == nil {
+				of = make(map[string]*acl)
+			}
+			if to = of[r.tenant]; to == nil {
+				to = newACL()
+				of[r.tenant] = to
+			}
+		}
+		to.add(r)
 	}
-	return a, nil
+	return a, of, nil
+}
+
+func newACL() *acl {
+	return &acl{byUser: make(map[string][]int32), byClient: make(map[string][]int32)}
 }
 
 func (a *acl) add(r rule) {
@@ -204,9 +221,14 @@ func (r *rule) subject(kind, value string, alone bool) (takes bool, err error) {
 	switch kind {
 	case "all":
 		if !alone {
-			return false, errors.New("all stands alone: want `by all on FILTER`")
+			return false, errors.New("all stands alone: want `by all on FILTER`, or `by tenant NAME on FILTER` for all clients of a tenant")
 		}
 		return false, nil
+	case "tenant":
+		if err := set(&r.tenant); err != nil {
+			return true, err
+		}
+		return true, checkTenantName(value)
 	case "user":
 		return true, set(&r.user)
 	case "client":
@@ -232,7 +254,7 @@ func (r *rule) subject(kind, value string, alone bool) (takes bool, err error) {
 		r.addr = p.Masked()
 		return true, nil
 	}
-	return false, fmt.Errorf("want user, client, addr, anonymous or all, found %q", kind)
+	return false, fmt.Errorf("want tenant, user, client, addr, anonymous or all, found %q", kind)
 }
 
 // holds tells whether the rule is about id.

@@ -23,7 +23,7 @@ allow publish    by addr ::1                      on local/%%/x
 `
 
 func TestACL(t *testing.T) {
-	a, err := parseACL("acl", []byte(sampleACL))
+	a, _, err := parseACL("acl", []byte(sampleACL))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestACL(t *testing.T) {
 
 // What cannot be filled in safely must not open a hole in a rule that denies.
 func TestACLDenyWithUnsafeClient(t *testing.T) {
-	a, err := parseACL("acl", []byte("deny all by all on private/%c/x\nallow all by all on #\n"))
+	a, _, err := parseACL("acl", []byte("deny all by all on private/%c/x\nallow all by all on #\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +89,7 @@ func TestACLErrorsSayWhere(t *testing.T) {
 		"permit all by all on #":                  `acl:1:1: want allow or deny, found "permit"`,
 		"\nallow read by all on #":                `acl:2:7: want publish, subscribe or all, found "read"`,
 		"allow all on #":                          `acl:1:11: want by, found "on"`,
-		"allow all by":                            `acl:1:13: want user, client, addr, anonymous or all, found ""`,
+		"allow all by":                            `acl:1:13: want tenant, user, client, addr, anonymous or all, found ""`,
 		"allow all by user":                       `acl:1:14: want a name behind user`,
 		"allow all by user bob":                   "want on FILTER",
 		"allow all by all":                        "all stands alone",
@@ -104,9 +104,9 @@ func TestACLErrorsSayWhere(t *testing.T) {
 		"allow all by all user bob on x":          "all stands alone",
 		"allow all by user \"a\\n\" on x":         `stands before`,
 		"allow all by all on x\nallow \xff":       "acl:2: want a line of UTF-8",
-		"allow all by everybody on x # everybody": `want user, client, addr, anonymous or all, found "everybody"`,
+		"allow all by everybody on x # everybody": `want tenant, user, client, addr, anonymous or all, found "everybody"`,
 	} {
-		if _, err := parseACL("acl", []byte(in)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := parseACL("acl", []byte(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q in it", in, err, want)
 		}
 	}
@@ -130,7 +130,7 @@ func TestAuthorizeDoesNotAllocate(t *testing.T) {
 	if testx.RaceEnabled {
 		t.Skip("allocations are counted in plain builds")
 	}
-	a, err := parseACL("acl", []byte(sampleACL))
+	a, _, err := parseACL("acl", []byte(sampleACL))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func FuzzACL(f *testing.F) {
 	f.Add(sampleACL, "d1", "bob", "devices/d1/t")
 	f.Add("deny all by user \"a b\" on %u/+/#", "#", "a b", "a b/#")
 	f.Fuzz(func(t *testing.T, file, client, user, topic string) {
-		a, err := parseACL("acl", []byte(file))
+		a, _, err := parseACL("acl", []byte(file))
 		if err != nil {
 			return
 		}

@@ -58,6 +58,7 @@ type refusals struct {
 
 type againKey struct {
 	source, user, client string
+	tenant               uint32
 	remote               netip.Addr
 }
 
@@ -66,7 +67,9 @@ type refusal struct {
 	at  time.Time
 }
 
-func keyOf(id *broker.Identity) againKey { return againKey{id.Source, id.User, id.ClientID, id.Remote} }
+func keyOf(id *broker.Identity) againKey {
+	return againKey{id.Source, id.User, id.ClientID, id.Tenant, id.Remote}
+}
 
 // why says why a client has to go; nil: it may stay.
 func (r *refusals) why(id *broker.Identity) error {
@@ -147,7 +150,7 @@ func (g *Again) Ask(ctx context.Context, s *Standing) Outcome {
 	if err != nil {
 		return Unanswered
 	}
-	if why := rs.unlike(id, &a); why != nil {
+	if why := rs.unlike(id, s.Listener, &a); why != nil {
 		rs.answers.forget() // with what was answered before it would come in again
 		g.p.refused.add(id, why, rs.o.Now())
 		return Refused
@@ -209,7 +212,7 @@ func (rs *ruleSet) questionAgain(s *Standing) []byte {
 }
 
 // unlike says why an answer is not the one that a client was let in by; nil: it is.
-func (rs *ruleSet) unlike(id *broker.Identity, a *answer) error {
+func (rs *ruleSet) unlike(id *broker.Identity, listener string, a *answer) error {
 	who := "the server that is asked about clients"
 	if id.Source == sourceLDAP {
 		who = "the directory server"
@@ -217,6 +220,10 @@ func (rs *ruleSet) unlike(id *broker.Identity, a *answer) error {
 	user := a.user
 	if user == "" {
 		user = loginOf(id)
+	}
+	tenant := rs.places[listener]
+	if a.tenant != "" {
+		tenant = rs.numberOf(a.tenant)
 	}
 	switch {
 	case a.verdict == silent:
@@ -227,6 +234,8 @@ func (rs *ruleSet) unlike(id *broker.Identity, a *answer) error {
 		return errors.New("what " + who + " has allowed is over")
 	case user != id.User:
 		return errors.New(who + " says that the client is another user now")
+	case tenant != id.Tenant:
+		return errors.New(who + " says that the client is in another tenant now")
 	case !sameOwn(ownOf(id), a.own):
 		return errors.New(who + " says that the client may do something else now")
 	}

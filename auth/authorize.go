@@ -7,7 +7,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 )
 
-// What may be done is asked in this order, and the first that has something to say decides: super users may do everything; the
+// What may be done is asked in this order, of the client's tenant alone, and the first that has something to say decides: super users may do everything; the
 // client's own rules, unless one of the next ones denies it; the rule file speaks of topics; then the catalog's ACLs, of which one that denies counts before all that allow; then openness.
 
 // openness says what is allowed that no rule is about. A rule file leaves no topic open, and not the cluster's own affairs, by which
@@ -21,31 +21,44 @@ type openness struct {
 	gentle bool
 }
 
-// settle works out what follows from the options, the files and the ACLs.
+// settle works out what follows from the options, the files, the ACLs and the tenants.
 func (rs *ruleSet) settle() {
 	rs.super = make(map[string]struct{}, len(rs.o.SuperUsers))
 	for _, name := range rs.o.SuperUsers {
 		rs.super[strings.TrimPrefix(name, userPrefix)] = struct{}{}
 	}
-	open := rs.o.OpenWithoutACL == "true" || rs.o.OpenWithoutACL != "false" && len(rs.super) == 0
-	o := &rs.open
-	o.topics, o.others = open && rs.acl == nil, open
-	o.cluster = open && (rs.acl == nil || rs.o.OpenWithoutACL == "true")
-	o.gentle = o.cluster && rs.o.OpenWithoutACL != "true"
-	o.all = o.topics && o.cluster && o.others && rs.grants.count == 0
+	rs.grants = rs.granted.of(0)
+	sure := rs.o.OpenWithoutACL == "true"
+	open := sure || rs.o.OpenWithoutACL != "false" && len(rs.super) == 0
+	rs.open = openWithout(open, sure, &rs.scope)
+	rs.divide(open, sure)
 }
 
-// Generation moves with each reload and each change of the ACLs.
+// openWithout says what is open to the clients of a tenant if there is openness at all; sure: it was asked for by name.
+func openWithout(open, sure bool, s *scope) (o openness) {
+	o.topics, o.others = open && s.acl == nil, open
+	o.cluster = open && (s.acl == nil || sure)
+	o.gentle = o.cluster && !sure
+	o.all = o.topics && o.cluster && o.others && s.grants.count == 0
+	return o
+}
+
+// Generation moves with each reload and each change of the ACLs and of the tenants.
 func (p *Provider) Generation() uint64 { return p.rules.Load().generation }
 
 // SetACLs takes over the catalog's ACLs, all of them.
 func (p *Provider) SetACLs(list []broker.ACL) {
-	g := compileACLs(list)
+	g := compileTenants(list)
+	p.change(func(rs *ruleSet) { rs.granted = g })
+}
+
+// change takes over what set writes into a copy of the rules.
+func (p *Provider) change(set func(rs *ruleSet)) {
 	p.reload.Lock()
 	defer p.reload.Unlock()
 	rs := *p.rules.Load()
 	rs.generation++
-	rs.grants = g
+	set(&rs)
 	rs.settle()
 	p.rules.Store(&rs)
 }
@@ -57,11 +70,18 @@ func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []
 }
 
 func (rs *ruleSet) authorize(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
+	if s := rs.scopeOf(id.Tenant); s != nil {
+		return s.authorize(id, action, topic)
+	}
+	return false, ByTenant
+}
+
+func (s *scope) authorize(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
 	mine := ownOf(id)
-	if rs.open.all && mine == nil {
+	if s.open.all && mine == nil {
 		return true, ByOpenness
 	}
-	if rs.isSuper(id) {
+	if s.isSuper(id) {
 		return true, BySuperUsers
 	}
 	say := silent
@@ -70,48 +90,48 @@ func (rs *ruleSet) authorize(id *broker.Identity, action broker.Action, topic []
 			return false, ByClient
 		}
 	}
-	v, by := rs.said(id, action, topic, say == silent)
+	v, by := s.said(id, action, topic, say == silent)
 	switch {
 	case v == denied:
 		return false, by
 	case say == allowed:
 		return true, ByClient
 	case v == silent:
-		return rs.open.topics, ByOpenness
+		return s.open.topics, ByOpenness
 	}
 	return v == allowed, by
 }
 
 // said is what the rule file says, else the ACLs. A client with rules of its own is not let in by the file, only kept out: first is false, and what the
 // file allows is asked of the ACLs too.
-func (rs *ruleSet) said(id *broker.Identity, action broker.Action, topic []byte, first bool) (verdict, Decider) {
-	if rs.acl != nil {
-		if v := rs.acl.judge(id, action, topic); v == denied || v != silent && first {
+func (s *scope) said(id *broker.Identity, action broker.Action, topic []byte, first bool) (verdict, Decider) {
+	if s.acl != nil {
+		if v := s.acl.judge(id, action, topic); v == denied || v != silent && first {
 			return v, ByFile
 		}
 	}
-	if rs.grants.count == 0 {
+	if s.grants.count == 0 {
 		return silent, ByOpenness
 	}
-	if v := rs.aclsSay(id, action, topic); v != silent {
+	if v := s.aclsSay(id, action, topic); v != silent {
 		return v, ByCatalog
 	}
 	return silent, ByOpenness
 }
 
 // aclsSay asks the ACLs about an MQTT topic or filter.
-func (rs *ruleSet) aclsSay(id *broker.Identity, action broker.Action, topic []byte) verdict {
+func (s *scope) aclsSay(id *broker.Identity, action broker.Action, topic []byte) verdict {
 	if action == broker.ActionPublish {
-		return rs.grants.judgeTopic(id, broker.OperationWrite, topic)
+		return s.grants.judgeTopic(id, broker.OperationWrite, topic)
 	}
 	f, ok := withoutShare(topic)
 	switch {
 	case !ok:
 		return denied
 	case bytes.ContainsAny(f, "+#"):
-		return rs.grants.judgeFilter(id, broker.OperationRead, f)
+		return s.grants.judgeFilter(id, broker.OperationRead, f)
 	}
-	return rs.grants.judgeTopic(id, broker.OperationRead, f)
+	return s.grants.judgeTopic(id, broker.OperationRead, f)
 }
 
 // Allows answers what Kafka's protocol asks.
@@ -121,11 +141,18 @@ func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.Res
 }
 
 func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
+	if s := rs.scopeOf(id.Tenant); s != nil {
+		return s.allows(id, op, t, name)
+	}
+	return false, ByTenant
+}
+
+func (s *scope) allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
 	mine := ownOf(id)
-	if rs.open.all && mine == nil {
+	if s.open.all && mine == nil {
 		return true, ByOpenness
 	}
-	if rs.isSuper(id) {
+	if s.isSuper(id) {
 		return true, BySuperUsers
 	}
 	say := silent
@@ -134,15 +161,15 @@ func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.Res
 			return false, ByClient
 		}
 	}
-	if rs.acl != nil && t == broker.ResourceTopic {
-		if v := listSays(rs.acl.judge, id, op, name); v == denied || v != silent && say == silent {
+	if s.acl != nil && t == broker.ResourceTopic {
+		if v := listSays(s.acl.judge, id, op, name); v == denied || v != silent && say == silent {
 			return v == allowed, ByFile
 		}
 	}
 	v := silent
-	if rs.grants.count > 0 && t <= broker.ResourceUser {
-		v = rs.grants.judge(id, op, t, name)
-		if v == closed && t == broker.ResourceCluster && rs.open.gentle && rs.grants.types[t].named&bit(op) == 0 {
+	if s.grants.count > 0 && t <= broker.ResourceUser {
+		v = s.grants.judge(id, op, t, name)
+		if v == closed && t == broker.ResourceCluster && s.open.gentle && s.grants.types[t].named&bit(op) == 0 {
 			v = silent
 		}
 	}
@@ -150,16 +177,19 @@ func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.Res
 	case say == allowed && v != denied:
 		return true, ByClient
 	case v == silent:
-		return rs.openFor(t), ByOpenness
+		return s.openFor(t), ByOpenness
 	}
 	return v == allowed, ByCatalog
 }
 
 // AllowsAny says whether there can be a resource of the type that the client may do op with.
 func (p *Provider) AllowsAny(id *broker.Identity, op broker.Operation, t broker.ResourceType) bool {
-	rs := p.rules.Load()
+	s := p.rules.Load().scopeOf(id.Tenant)
+	if s == nil {
+		return false
+	}
 	mine := ownOf(id)
-	if rs.open.all && mine == nil || rs.isSuper(id) {
+	if s.open.all && mine == nil || s.isSuper(id) {
 		return true
 	}
 	if mine != nil && mine.acl != nil && t == broker.ResourceTopic {
@@ -167,31 +197,31 @@ func (p *Provider) AllowsAny(id *broker.Identity, op broker.Operation, t broker.
 			return some
 		}
 	}
-	if rs.acl != nil && t == broker.ResourceTopic && rs.acl.allowsSome(id) {
+	if s.acl != nil && t == broker.ResourceTopic && s.acl.allowsSome(id) {
 		return true
 	}
-	return rs.grants.allowsAny(id, op, t) || rs.openFor(t) && !rs.grants.deniesAll(id, op, t)
+	return s.grants.allowsAny(id, op, t) || s.openFor(t) && !s.grants.deniesAll(id, op, t)
 }
 
-func (rs *ruleSet) isSuper(id *broker.Identity) bool {
+func (s *scope) isSuper(id *broker.Identity) bool {
 	if mine := ownOf(id); mine != nil && mine.super {
 		return true
 	}
-	if len(rs.super) == 0 {
+	if len(s.super) == 0 {
 		return false
 	}
-	_, ok := rs.super[id.Principal()]
+	_, ok := s.super[id.Principal()]
 	return ok
 }
 
-func (rs *ruleSet) openFor(t broker.ResourceType) bool {
+func (s *scope) openFor(t broker.ResourceType) bool {
 	switch t {
 	case broker.ResourceTopic:
-		return rs.open.topics
+		return s.open.topics
 	case broker.ResourceGroup, broker.ResourceTransactionalID:
-		return rs.open.others
+		return s.open.others
 	default:
-		return rs.open.cluster
+		return s.open.cluster
 	}
 }
 

@@ -95,6 +95,7 @@ func questionOf(c *broker.Credentials) []byte {
 type answer struct {
 	verdict verdict // silent: others decide
 	user    string  // empty: the name that the client gave
+	tenant  string  // empty: the listener's
 	expires int64   // Unix milliseconds; 0: never
 	own     *own    // nil: nothing
 	small   bool    // it may be kept
@@ -108,6 +109,7 @@ func parseAnswer(data []byte) (a answer, err error) {
 	var m struct {
 		Result string          `json:"result"`
 		User   string          `json:"user"`
+		Tenant string          `json:"tenant"`
 		Super  bool            `json:"is_superuser"`
 		Expire *float64        `json:"expire_at"`
 		ACL    json.RawMessage `json:"acl"`
@@ -128,6 +130,7 @@ func parseAnswer(data []byte) (a answer, err error) {
 		return a, errors.New("it names a user who cannot be")
 	}
 	a.user, a.small = m.User, len(m.ACL) <= callbackRulesMax
+	a.tenant = m.Tenant[:min(len(m.Tenant), tenantNameMax+1)] // a longer one is no tenant's, and need not be kept
 	if m.Expire != nil {
 		if *m.Expire <= 0 || *m.Expire > 1<<40 {
 			return a, errors.New("want expire_at in seconds since 1970")
@@ -281,6 +284,7 @@ func (rs *ruleSet) answered(c *broker.Credentials, a *answer, source string) (id
 	if id.Source, id.User, id.Expires = source, a.user, a.expires; id.User == "" {
 		id.User = c.Username
 	}
+	rs.moves(&id, a.tenant)
 	if id.User != c.Username {
 		mine := own{} // to ask about it again, by the same name
 		if a.own != nil {

@@ -58,10 +58,16 @@ func (rs *ruleSet) checkID(id *broker.Identity) error {
 	return errClientID
 }
 
-// named takes an answer over if the client may have its id, and is not banned.
+// named takes an answer over if the client may be in its tenant and have its id, and is not banned.
 func (rs *ruleSet) named(id broker.Identity, err error) (broker.Identity, error) {
-	if err != nil || len(rs.ids) == 0 && !rs.o.Bans.any() {
+	if err != nil {
 		return id, err
+	}
+	if err := rs.misplaced(id); err != nil {
+		return broker.Identity{}, err
+	}
+	if len(rs.ids) == 0 && !rs.o.Bans.any() {
+		return id, nil
 	}
 	who := id // on the heap only here: there is something to ask
 	if err := rs.checkID(&who); err != nil {

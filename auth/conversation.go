@@ -177,7 +177,10 @@ func printable(s string) bool {
 // find looks for what is stored of the user, and makes something up if that is nothing.
 func (s *scramConversation) find(user string) {
 	rs := s.p.rules.Load()
-	a, _ := rs.account(user)
+	a, known := rs.account(user)
+	if known && !a.file {
+		s.id.Tenant = a.Tenant
+	}
 	v := a.SHA256
 	if s.mechanism == SCRAMSHA512 {
 		v = a.SHA512

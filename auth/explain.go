@@ -12,8 +12,9 @@ type Decider uint8
 
 // The deciders, in the order in which they are asked.
 const (
-	BySuperUsers Decider = iota + 1
-	ByClient             // rules that came with the client's own credentials
+	ByTenant Decider = iota + 1 // there is no such tenant, or it is disabled: nothing is allowed
+	BySuperUsers
+	ByClient // rules that came with the client's own credentials
 	ByFile
 	ByCatalog
 	ByOpenness // nothing was said: openness decides
@@ -29,15 +30,15 @@ func (p *Provider) ExplainKafka(id *broker.Identity, op broker.Operation, t brok
 	return p.rules.Load().allows(id, op, t, name)
 }
 
-// FileRules are the lines of the rule file that hold a rule, with their numbers.
-func (p *Provider) FileRules() iter.Seq2[int, string] {
-	acl := p.rules.Load().acl
+// FileRules are the lines of the rule file that hold a rule of a tenant, with their numbers.
+func (p *Provider) FileRules(tenant uint32) iter.Seq2[int, string] {
+	s := p.rules.Load().scopeOf(tenant)
 	return func(yield func(int, string) bool) {
-		if acl == nil {
+		if s == nil || s.acl == nil {
 			return
 		}
-		for i := range acl.rules {
-			if r := &acl.rules[i]; !yield(r.line, r.text) {
+		for i := range s.acl.rules {
+			if r := &s.acl.rules[i]; !yield(r.line, r.text) {
 				return
 			}
 		}

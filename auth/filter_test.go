@@ -105,7 +105,7 @@ func TestAllowedSubscriptionMatchesNothingDenied(t *testing.T) {
 			}
 			file.WriteString(verb + " all by all on " + on + "\n")
 		}
-		a, err := parseACL("acl", []byte(file.String()))
+		a, _, err := parseACL("acl", []byte(file.String()))
 		if err != nil {
 			t.Fatal(err)
 		}

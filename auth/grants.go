@@ -3,6 +3,7 @@ package auth
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -13,6 +14,36 @@ import (
 type grants struct {
 	types [broker.ResourceUser + 1]typeGrants
 	count int
+}
+
+// granted are the ACLs of all tenants.
+type granted map[uint32]*grants
+
+var noGrants = &grants{}
+
+// of are those of one tenant.
+func (m granted) of(tenant uint32) *grants {
+	if g := m[tenant]; g != nil {
+		return g
+	}
+	return noGrants
+}
+
+// compileTenants makes grants of a list, for each tenant of which it has any.
+func compileTenants(list []broker.ACL) granted {
+	lists := make(map[uint32][]broker.ACL)
+	if slices.ContainsFunc(list, func(a broker.ACL) bool { return a.Tenant != 0 }) {
+		for i := range list {
+			lists[list[i].Tenant] = append(lists[list[i].Tenant], list[i])
+		}
+	} else {
+		lists[0] = list
+	}
+	m := make(granted, len(lists))
+	for tenant, l := range lists {
+		m[tenant] = compileACLs(l)
+	}
+	return m
 }
 
 // typeGrants are those for one type of resources.

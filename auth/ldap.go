@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -60,8 +59,6 @@ const (
 
 	ldapNameMax     = 1 << 10 // bytes of a name and of a password that a server is asked about
 	ldapPasswordMax = 4 << 10
-	ldapLinesMax    = 5   // of the log in a second
-	ldapNameShown   = 100 // bytes of a name in them
 )
 
 func init() { ber.MaxPacketLengthBytes = ldapAnswerMax }
@@ -73,7 +70,7 @@ type ldapServer struct {
 	address string
 	secure  *tls.Config // nil: without TLS
 	ldaps   bool
-	lines   ldapLines
+	lines   logLines
 
 	pool struct {
 		sync.Mutex
@@ -238,21 +235,11 @@ func sameAnswers(a, b *ldapServer) bool {
 	return reflect.DeepEqual(question(a.o), question(b.o))
 }
 
-// ldapLines are the lines of the log about clients that are refused, so many in a second.
-type ldapLines struct{ second, lines atomic.Int64 }
-
 // refused writes one. Whoever connects says what the name is, so there are not many, and they are short.
 func (s *ldapServer) refused(why, user string, more ...any) {
-	if sec := s.now().Unix(); s.lines.second.Swap(sec) != sec {
-		s.lines.lines.Store(0)
+	if s.lines.room(s.now()) {
+		s.log.Warn("a user of the directory is refused", append([]any{"why", why, "user", shownName(user)}, more...)...)
 	}
-	if s.lines.lines.Add(1) > ldapLinesMax {
-		return
-	}
-	if len(user) > ldapNameShown {
-		user = strings.ToValidUTF8(user[:ldapNameShown], "") + "…"
-	}
-	s.log.Warn("a user of the directory is refused", append([]any{"why", why, "user", user}, more...)...)
 }
 
 // question finds out about a user.

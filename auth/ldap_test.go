@@ -492,7 +492,7 @@ func TestLDAPNames(t *testing.T) {
 	for range 100 {
 		s.refused("no", strings.Repeat("é", 1000))
 	}
-	if n := strings.Count(log.String(), "\n"); n != ldapLinesMax || log.Len() > ldapLinesMax*400 {
+	if n := strings.Count(log.String(), "\n"); n != refusedLinesMax || log.Len() > refusedLinesMax*400 {
 		t.Errorf("%d lines, %d bytes", n, log.Len())
 	}
 }

@@ -56,7 +56,7 @@ func (rs *ruleSet) rememberedPass(c *broker.Credentials) (id broker.Identity, ok
 		return id, false
 	}
 	id = rs.identity(c)
-	p.take(&id)
+	rs.take(&p, &id)
 	return id, true
 }
 

@@ -60,6 +60,7 @@ type ListenerOptions struct {
 	Anonymous string   // off, loopback or everywhere; empty: Options.Anonymous
 	ProxyUser bool     // a proxy's word counts as a certificate of the client: broker.Credentials.ProxyUser
 	Ways      []string // who is asked there, in this order, and nobody else; none: all, by Options.Order
+	Tenant    string   // whose clients come there, and nobody else's; empty: the default one's, and those who are said to be another one's
 }
 
 // ruleSet is everything that a reload replaces. It is immutable but for its cache.
@@ -75,13 +76,17 @@ type ruleSet struct {
 	callback   *callback        // nil: no server is asked
 	ldap       *ldapServer      // nil: no directory server is asked
 	answers    *answers
-	acl        *acl // nil: no rule file
-	grants     *grants
-	super      map[string]struct{}
-	open       openness
 	verdicts   *verdicts
-	passes     passes
+	passes     *passes
 	dummySalt  string
+
+	scope                     // of the default tenant
+	scopes  map[uint32]*scope // of those that are there and not disabled
+	tenants tenants
+	lines   map[string]*acl // of the rule file that are about other tenants, by the tenant's name
+	granted granted
+	places  map[string]uint32 // tenants of the listeners that have one: noTenant is one that is not there
+	told    *logLines
 
 	changedCAs uint64 // generation in which the authorities became what they are
 	// changedLDAP is that in which the directory server, or what is asked of it about clients, did.
@@ -170,7 +175,7 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 	if o.CertificateUser == "" {
 		o.CertificateUser = "off"
 	}
-	rs = &ruleSet{o: o, generation: 1, grants: &grants{}, answers: &answers{}}
+	rs = &ruleSet{o: o, generation: 1, answers: &answers{}, passes: &passes{}, told: &logLines{}}
 	if o.PasswordFile != "" {
 		if rs.users, err = loadUsers(o.PasswordFile); err != nil {
 			return nil, fmt.Errorf("password file: %w", err)
@@ -181,7 +186,7 @@ func load(o Options, old *ruleSet) (rs *ruleSet, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("rule file: %w", err)
 		}
-		if rs.acl, err = parseACL(o.ACLFile, data); err != nil {
+		if rs.acl, rs.lines, err = parseACL(o.ACLFile, data); err != nil {
 			return nil, fmt.Errorf("rule file: %w", err)
 		}
 	}
@@ -239,7 +244,7 @@ func (rs *ruleSet) reach(old *ruleSet) (err error) {
 
 // follow makes rs the generation behind old and notes what is not as it was.
 func (rs *ruleSet) follow(old *ruleSet) {
-	rs.generation, rs.grants = old.generation+1, old.grants
+	rs.generation, rs.granted, rs.tenants = old.generation+1, old.granted, old.tenants
 	rs.settle()
 	rs.changedCAs = old.changedCAs
 	if (rs.o.ClientCAs == nil) != (old.o.ClientCAs == nil) || rs.o.ClientCAs != nil && !rs.o.ClientCAs.Equal(old.o.ClientCAs) {
@@ -303,9 +308,9 @@ func (rs *ruleSet) quick(c *broker.Credentials) (id broker.Identity, done bool, 
 	return rs.byPassword(c, nil)
 }
 
-// identity is what a connection itself says of its client, before anything vouches for it.
+// identity is what a connection itself says of its client, before anything vouches for it. It is in its listener's tenant.
 func (rs *ruleSet) identity(c *broker.Credentials) broker.Identity {
-	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Listener: c.Listener, Generation: rs.generation}
+	return broker.Identity{ClientID: c.ClientID, Remote: c.Remote.Addr().Unmap(), Tenant: rs.places[c.Listener], Listener: c.Listener, Generation: rs.generation}
 }
 
 // byPassword is quick for clients whom nothing but a password, or nothing at all, vouches for. If it cannot answer, and d is there, d is the digest to
@@ -314,17 +319,20 @@ func (rs *ruleSet) byPassword(c *broker.Credentials, d *digest) (id broker.Ident
 	id = rs.identity(c)
 	if c.HasUsername && rs.hasUsersAt(c.Listener) {
 		id.Source, id.User = sourcePassword, c.Username
-		a, _ := rs.account(c.Username)
+		a, known := rs.account(c.Username)
 		id.Secret = a.secret(sourcePassword)
+		if known && !a.file {
+			id.Tenant = a.Tenant
+		}
 		sum := rs.verdicts.digest(c.Username, id.Secret, c.Password)
 		if d != nil {
 			*d = sum
 		}
-		ok, known := rs.verdicts.get(sum, rs.o.Now())
-		if known && !ok {
+		ok, seen := rs.verdicts.get(sum, rs.o.Now())
+		if seen && !ok {
 			err = broker.ErrBadCredentials
 		}
-		return id, known, err
+		return id, seen, err
 	}
 	// A user name that nothing vouches for is no user: id.User stays empty, so that no rule for that user holds.
 	id.Source = sourceAnonymous
@@ -424,7 +432,7 @@ func (p *Provider) byHash(ctx context.Context, rs *ruleSet, c *broker.Credential
 		return id, err
 	}
 	ok := p.rightPassword(rs, c.Username, c.Password)
-	if a, _ := rs.account(c.Username); a.secret(sourcePassword) != id.Secret {
+	if a, known := rs.account(c.Username); a.secret(sourcePassword) != id.Secret || known && !a.file && a.Tenant != id.Tenant {
 		return broker.Identity{}, errChanged
 	}
 	rs.verdicts.put(d, ok, rs.o.Now())
@@ -444,6 +452,9 @@ func (p *Provider) Recheck(id *broker.Identity, certs []*x509.Certificate) error
 		return err
 	}
 	if err := rs.checkID(id); err != nil {
+		return err
+	}
+	if err := rs.recheckPlace(id); err != nil {
 		return err
 	}
 	if err := rs.recheckShown(id, certs); err != nil {
@@ -484,6 +495,10 @@ func (rs *ruleSet) recheckUser(id *broker.Identity) error {
 		return errors.New("the user is disabled")
 	case a.secret(id.Source) != id.Secret:
 		return errors.New("the password was changed")
+	case a.file:
+		return rs.recheckListener(id)
+	case a.Tenant != id.Tenant:
+		return errMoved
 	}
 	return nil
 }

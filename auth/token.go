@@ -38,6 +38,8 @@ type JWTOptions struct {
 	Secret     []byte   // shared with who makes tokens, for HS256, HS384 and HS512; nil: there is none
 	Require    []string // NAME=VALUE: claims that a token has to have, with %c for the client id and %u for the user in a value
 	ACLClaim   string   // that has the client's own rules; empty: none has
+	// TenantClaim names the client's tenant; empty: none does. A token without it leaves the client in its listener's.
+	TenantClaim string
 }
 
 // tokens verifies tokens. It is immutable but for the keys that it fetches.
@@ -101,13 +103,15 @@ var errUnknownKey = errors.New("no key that is known has signed the token")
 // pass is what a token that is good says of who has it.
 type pass struct {
 	user    string
-	expires int64 // Unix milliseconds
-	own     *own  // nil: nothing
+	tenant  string // empty: it names none
+	expires int64  // Unix milliseconds
+	own     *own   // nil: nothing
 }
 
-// take writes what the pass says into an identity.
-func (p *pass) take(id *broker.Identity) {
+// take writes what a pass says into an identity.
+func (rs *ruleSet) take(p *pass, id *broker.Identity) {
 	id.Source, id.User, id.Expires = OAuthBearer, p.user, p.expires
+	rs.moves(id, p.tenant)
 	if p.own != nil {
 		id.Own = p.own
 	}
@@ -175,6 +179,11 @@ func (t *tokens) verify(ctx context.Context, token, clientID string) (p pass, er
 	for i := range t.must {
 		if err := t.must[i].check(claims, clientID, p.user); err != nil {
 			return pass{}, err
+		}
+	}
+	if t.o.TenantClaim != "" && claims[t.o.TenantClaim] != nil {
+		if p.tenant, _ = claims[t.o.TenantClaim].(string); p.tenant == "" || len(p.tenant) > tenantNameMax {
+			return pass{}, fmt.Errorf("claim %q names no tenant", t.o.TenantClaim)
 		}
 	}
 	if t.o.ACLClaim == "" || claims[t.o.ACLClaim] == nil {
@@ -278,7 +287,10 @@ func (b *bearerConversation) Step(ctx context.Context, message []byte) (answer [
 	if as != "" && as != p.user {
 		return nil, false, refuse(broker.ErrBadCredentials, errors.New("the client asks to act as another user"))
 	}
-	p.take(&b.id)
+	rs.take(&p, &b.id)
+	if b.id, err = rs.named(b.id, nil); err != nil {
+		return nil, false, err
+	}
 	b.done = true
 	return []byte{}, true, nil
 }
@@ -331,7 +343,7 @@ func (rs *ruleSet) byToken(ctx context.Context, c *broker.Credentials) (broker.I
 	}
 	rs.rememberPass(c, &p)
 	id := rs.identity(c)
-	p.take(&id)
+	rs.take(&p, &id)
 	return id, nil
 }
 

@@ -71,6 +71,7 @@ const (
 
 // ACL allows or denies a principal an operation on the resources that a pattern names.
 type ACL struct {
+	Tenant     uint32 // whose clients and resources it is about
 	Resource   ResourceType
 	Pattern    PatternType
 	Name       string

@@ -93,10 +93,11 @@ type MQTTListeners struct {
 	AdvertisedWSS string `key:"advertised_wss" default:""`
 	// Paths of unix sockets. A client on one counts as a client on loopback.
 	Unix Addrs `key:"unix" default:"off"`
-	// More listeners, with settings of their own: a list of `{name: plant, protocol: tls, address: 10.0.0.7:8884, anonymous: off, auth: [certificate, file], client_auth: required, mountpoint: plant/,
+	// More listeners, with settings of their own: a list of `{name: plant, protocol: tls, address: 10.0.0.7:8884, anonymous: off, auth: [certificate, file], client_auth: required, tenant: plant, mountpoint: plant/,
 	// connections: 1000, accept_rate: 50, proxy_protocol: false, proxy_user: off}`. `protocol` is `tcp` (the default), `tls`, `ws`, `wss` or `unix`, whose `address` is a path. `anonymous` is `off`, `loopback` or
 	// `everywhere`, as in `auth.anonymous`, which counts where it is left out; so do `listeners.mqtt.connections` and `accept_rate`. `auth` names
-	// who is asked about its clients, in this order and nobody else, with the words of `auth.order`; left out, all are, in that order. `client_auth` is as `tls.client_auth`. `mountpoint` is what all
+	// who is asked about its clients, in this order and nobody else, with the words of `auth.order`; left out, all are, in that order. `client_auth` is as `tls.client_auth`. `tenant` is the tenant whose clients come there, and nobody else's; left out, it
+	// is the default one's, and whoever is said to be another one's. `mountpoint` is what all
 	// topics of its clients begin with, in whole levels, `%c` for the client id and `%u` for the user. With `proxy_protocol` the
 	// listener gets headers of the proxies in `listeners.mqtt.proxy_trusted`; `proxy_user: cn` takes
 	// the common name of a certificate that such a proxy has verified for the user. It is shown as `mqtt.NAME`. docs/mqtt.md says what a
@@ -254,6 +255,8 @@ type JWT struct {
 	Require []string `key:"require" default:"" reload:"live"`
 	// Claim with the client's own rules for publish and subscribe; docs/security.md has its form. Empty: claims give no rights.
 	ACLClaim string `key:"acl_claim" default:"acl" reload:"live"`
+	// Claim that names the client's tenant. A token without it leaves the client in its listener's tenant. Empty: claims name none.
+	TenantClaim string `key:"tenant_claim" default:"" reload:"live"`
 	// How far the clocks of who made a token and of this node may differ.
 	ClockSkew time.Duration `key:"clock_skew" default:"30s" min:"0s" max:"10m" reload:"live"`
 	// Algorithms of signatures that are taken.

@@ -117,6 +117,7 @@ func TestProblemsSayWhereAndWhat(t *testing.T) {
 		{"listener's way that is not set up", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: ldap}]}}\n", "a: auth: ldap needs auth.ldap.url"},
 		{"listener's certificates without TLS", "auth: {certificate_user: cn}\nlisteners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, auth: certificate}]}}\n", "a: auth: certificate needs protocol tls or wss"},
 		{"listener that asks for certificates without TLS", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, client_auth: required}]}}\n", "a: client_auth is for protocol tls and wss"},
+		{"listener's tenant that is no name", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, tenant: Plant}]}}\n", "tenant: want the name of a tenant"},
 		{"listener's prefix without an end", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: plant}]}}\n", "mountpoint: want whole levels with a / behind them"},
 		{"listener's prefix with wildcards", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: '+/'}]}}\n", "without + and #"},
 		{"listener's prefix of the server's", "listeners: {mqtt: {named: [{name: a, address: 127.0.0.1:1, mountpoint: '$SYS/'}]}}\n", "mountpoint: topics that begin with $"},
@@ -421,13 +422,13 @@ func TestListenersForTests(t *testing.T) {
 // Who asks for it by name opens a listener to a network, or to users of the catalog alone, though the other listeners are as they are.
 func TestNamedListeners(t *testing.T) {
 	for _, anonymous := range []string{"everywhere", "off"} {
-		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", auth: [file], mountpoint: 'p/%u/', connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
+		text := "[{name: plant, address: ':1999', anonymous: " + anonymous + ", auth: [file], tenant: plant-2, mountpoint: 'p/%u/', connections: 7}, {name: local, protocol: unix, address: /run/x.sock, proxy_protocol: true}]"
 		l, err := Load(LoadOptions{Set: []string{"listeners.mqtt.named=" + text}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		list := l.Config.Listeners.MQTT.Named
-		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Auth: []string{"file"}, Mountpoint: "p/%u/", Connections: 7, AcceptRate: -1},
+		want := NamedListeners{{Name: "plant", Protocol: "tcp", Address: ":1999", Anonymous: anonymous, Auth: []string{"file"}, Tenant: "plant-2", Mountpoint: "p/%u/", Connections: 7, AcceptRate: -1},
 			{Name: "local", Protocol: "unix", Address: "/run/x.sock", Connections: -1, AcceptRate: -1, ProxyProtocol: true}}
 		if !reflect.DeepEqual(list, want) {
 			t.Errorf("%+v", list)

@@ -23,6 +23,7 @@ type NamedListener struct {
 	Anonymous     string   // off, loopback or everywhere; empty: auth.anonymous
 	Auth          []string // who is asked about its clients, in this order, and nobody else; none: all, by auth.order
 	ClientAuth    string   // off, optional or required; empty: tls.client_auth
+	Tenant        string   // whose clients come there, and nobody else's; empty: the default one's, and those who are said to be another one's
 	Mountpoint    string   // what the topics of its clients begin with; empty: nothing
 	Connections   int      // 0: no limit of its own; -1: listeners.mqtt.connections
 	AcceptRate    int      // a second, 0: no limit; -1: listeners.mqtt.accept_rate
@@ -55,6 +56,7 @@ var (
 	namedAnonymous = []string{"off", "loopback", "everywhere"}
 	namedAuth      = []string{"certificate", "token", "file", "ldap", "http"}
 	namedShown     = []string{"off", "optional", "required"}
+	tenantForm     = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 	namedForm      = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 )
 
@@ -71,6 +73,9 @@ func (ns NamedListeners) String() string {
 		}
 		if n.ClientAuth != "" {
 			parts[i] += ", client_auth: " + n.ClientAuth
+		}
+		if n.Tenant != "" {
+			parts[i] += ", tenant: " + n.Tenant
 		}
 		if n.Mountpoint != "" {
 			parts[i] += ", mountpoint: " + quote(n.Mountpoint)
@@ -136,7 +141,7 @@ func parseNamedListener(item *yaml.Node) (l NamedListener, bad *yaml.Node, err e
 		known, err := l.set(k.Value, v.Value)
 		switch {
 		case !known:
-			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, mountpoint, connections, accept_rate, proxy_protocol or proxy_user", k.Value)
+			return l, k, fmt.Errorf("a listener has no key %q: want name, protocol, address, anonymous, auth, client_auth, tenant, mountpoint, connections, accept_rate, proxy_protocol or proxy_user", k.Value)
 		case err != nil:
 			return l, v, fmt.Errorf("%s: %w", k.Value, err)
 		}
@@ -172,6 +177,8 @@ func (n *NamedListener) set(key, text string) (known bool, err error) {
 			text = "off"
 		}
 		n.ClientAuth, err = oneOf(text, namedShown)
+	case "tenant":
+		n.Tenant, err = text, checkTenant(text)
 	case "mountpoint":
 		n.Mountpoint, err = text, checkMountpoint(text)
 	case "connections":
@@ -207,6 +214,14 @@ func (n *NamedListener) setAuth(v *yaml.Node) (bad *yaml.Node, err error) {
 		return v, fmt.Errorf("want at least one of %s; leave it out for all of auth.order", orList(namedAuth))
 	}
 	return nil, nil
+}
+
+// checkTenant looks at the form of a tenant's name, as package meta has it. Whether there is one the catalog knows, when a client comes.
+func checkTenant(name string) error {
+	if !tenantForm.MatchString(name) {
+		return fmt.Errorf("want the name of a tenant: a letter from a to z, and up to 62 of those, digits and - behind it, found %q", name)
+	}
+	return nil
 }
 
 // checkMountpoint looks for what would be no beginning of topics in whole levels.

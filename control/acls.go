@@ -218,7 +218,7 @@ func (c *aclService) List(_ context.Context, r *api.ListAclsRequest) (*api.ListA
 	}
 	var list []listedACL
 	if whole { // a filter is in Kafka's words
-		for line, words := range c.s.o.Gate.FileRules() {
+		for line, words := range c.s.o.Gate.FileRules(0) {
 			list = append(list, listedACL{line: line, text: words})
 		}
 	}
@@ -351,6 +351,8 @@ func (c *aclService) explain(out *api.CheckAclResponse, id *broker.Identity, op 
 // whyOf says what has decided.
 func whyOf(allowed, denied bool, by auth.Decider) string {
 	switch {
+	case by == auth.ByTenant:
+		return "there is no such tenant, or it is disabled"
 	case by == auth.BySuperUsers:
 		return "the user is one of auth.super_users"
 	case by == auth.ByClient:

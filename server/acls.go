@@ -29,7 +29,7 @@ func listACLs(s *meta.Snapshot) []broker.ACL {
 }
 
 func coreACL(a *meta.ACL) broker.ACL {
-	return broker.ACL{Resource: broker.ResourceType(a.Resource), Pattern: broker.PatternType(a.Pattern), Name: a.Name, Principal: a.Principal,
+	return broker.ACL{Tenant: a.Tenant, Resource: broker.ResourceType(a.Resource), Pattern: broker.PatternType(a.Pattern), Name: a.Name, Principal: a.Principal,
 		Host: a.Host, Operation: broker.Operation(a.Operation), Permission: broker.Permission(a.Permission)}
 }
 

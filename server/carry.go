@@ -38,6 +38,9 @@ func (n *node) ruleNamed(list config.NamedListeners) {
 			o.Network = "unix"
 		}
 		sum := sha256.Sum256(fmt.Appendf(nil, "%t %q %q %q %q", l.Unix(), l.Anonymous, l.Auth, l.ClientAuth, l.Mountpoint))
+		if l.Tenant != "" { // else it is as nodes know it that know no tenants
+			sum = sha256.Sum256(fmt.Appendf(sum[:], " %q", l.Tenant))
+		}
 		rules[o.Name] = carry.Named{Rules: hex.EncodeToString(sum[:8]), Listener: o}
 	}
 	n.namedRules.Store(&rules)

@@ -50,6 +50,14 @@ func entriesChanged(c *meta.Catalog) func([]broker.CatalogEntry) {
 	}
 }
 
+// authTenants are those beside the default one, as auth knows tenants.
+func authTenants(s *meta.Snapshot) (list []auth.Tenant) {
+	for _, t := range s.Tenants() {
+		list = append(list, auth.Tenant{Name: t.Name, Number: t.Number, Disabled: t.Disabled})
+	}
+	return list
+}
+
 // catalogUsers are the users of the catalog as auth knows users.
 type catalogUsers struct{ c *meta.Catalog }
 
@@ -59,7 +67,7 @@ func (u catalogUsers) Account(name string) (auth.Account, bool) {
 	if user == nil {
 		return auth.Account{}, false
 	}
-	return auth.Account{Disabled: user.Disabled, Password: user.Password, SHA256: verifierOf(user, meta.SCRAMSHA256),
+	return auth.Account{Tenant: user.Tenant, Disabled: user.Disabled, Password: user.Password, SHA256: verifierOf(user, meta.SCRAMSHA256),
 		SHA512: verifierOf(user, meta.SCRAMSHA512)}, true
 }
 

@@ -20,7 +20,7 @@ func (s *Server) authOptions(cfg *config.Config, certs *certificates) auth.Optio
 	if j := &a.JWT; j.IsSet() {
 		o.JWT = &auth.JWTOptions{KeyFile: j.JWKSFile, KeyURL: j.JWKSURL, Refresh: j.JWKSRefresh, Timeout: j.JWKSTimeout, Issuer: j.Issuer,
 			Audience: j.Audience, Claim: j.PrincipalClaim, ClockSkew: j.ClockSkew, Algorithms: j.Algorithms,
-			Secret: []byte(j.Secret.Reveal()), Require: j.Require, ACLClaim: j.ACLClaim}
+			Secret: []byte(j.Secret.Reveal()), Require: j.Require, ACLClaim: j.ACLClaim, TenantClaim: j.TenantClaim}
 	}
 	if h := &a.HTTP; h.URL != "" {
 		o.HTTP = &auth.CallbackOptions{URL: h.URL, Method: strings.ToUpper(h.Method), Token: h.Token.Reveal(), Timeout: h.Timeout,
@@ -44,7 +44,7 @@ func listenerRules(cfg *config.Config) map[string]auth.ListenerOptions {
 	at := make(map[string]auth.ListenerOptions)
 	for i := range cfg.Listeners.MQTT.Named {
 		n := &cfg.Listeners.MQTT.Named[i]
-		at["mqtt."+n.Name] = auth.ListenerOptions{Anonymous: n.Anonymous, Ways: n.Auth, ProxyUser: n.ProxyUser == "cn"}
+		at["mqtt."+n.Name] = auth.ListenerOptions{Anonymous: n.Anonymous, Ways: n.Auth, ProxyUser: n.ProxyUser == "cn", Tenant: n.Tenant}
 	}
 	return at
 }

@@ -57,6 +57,7 @@ type nodeOptions struct {
 // authorizer answers what both protocols ask, by one set of rules.
 type authorizer interface {
 	SetACLs(list []broker.ACL)
+	SetTenants(list []auth.Tenant)
 	broker.Authorizer
 	broker.ResourceAuthorizer
 }
@@ -116,7 +117,8 @@ type node struct {
 	acls       *aclKeeper
 	quotas     broker.Quotas
 	limits     *quotaKeeper // gives them to quotas
-	tenants    *follower
+	tenants    *follower    // gives them to the core
+	tenantAuth *follower    // and to who says whose a client is
 	bans       *banKeeper
 
 	stopTicks []func()
@@ -211,6 +213,12 @@ func (n *node) openHandlers(loops []*engine.Loop) {
 		n.mqtt.Recheck()
 		n.kafka.Recheck()
 	}
+	n.tenantAuth = follow(n.catalog.Catalog, meta.TenantsChanged, func(s *meta.Snapshot) {
+		if o.authz != nil {
+			o.authz.SetTenants(authTenants(s))
+			recheck()
+		}
+	})
 	n.users = watchUsers(n.catalog.Catalog, recheck)
 	n.bans = keepBans(n.catalog.Catalog, o.bans, recheck)
 }
@@ -298,6 +306,7 @@ func (n *node) close(ctx context.Context) error {
 		n.storage.endReads()
 		n.broker.Close()
 		n.acls.close()
+		n.tenantAuth.close()
 		n.limits.close()
 		n.tenants.close()
 		n.bans.close()
