@@ -299,7 +299,7 @@ func startReplica(t *testing.T, tr *trio, id int32) *replicaNode {
 	if err := log.Start(n.log); err != nil {
 		t.Fatal(err)
 	}
-	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n, Leader: tr, LeaderWait: tr.wait})
+	n.door = door.NewHandler(door.Options{Broker: n.b, Loops: n.engine.Loops(), Catalog: &replicaCatalog{b: n.b}, NodeID: id, Cluster: n, Leader: tr, LeaderWait: tr.wait, Authn: byInitial{}})
 	n.engine.Start()
 	at, err := n.engine.Listen(engine.ListenerOptions{Name: "kafka", Network: "tcp", Address: "127.0.0.1:0", Handler: n.door, FirstPacketTimeout: -1, HighWater: 1 << 20})
 	if err != nil {
@@ -458,7 +458,7 @@ func (c *replicaCatalog) CreateTopics(tenant uint32, list []door.TopicCreation, 
 	var left atomic.Int32 // no goroutine waits: a broker that ends does not answer what was under way
 	left.Store(int32(len(list)))
 	for i := range list {
-		c.b.CreateTopic(tenant, list[i].Name, broker.TopicID{0xff, byte(len(list[i].Name)), list[i].Name[0]}, int(list[i].Partitions), nil, func(spec *broker.TopicSpec, err error) {
+		c.b.CreateTopic(tenant, list[i].Name, broker.TopicID{0xff, byte(len(list[i].Name)), list[i].Name[0], byte(tenant)}, int(list[i].Partitions), nil, func(spec *broker.TopicSpec, err error) {
 			if results[i].Topic = spec; errors.Is(err, broker.ErrTopicExists) {
 				results[i].Code = wire.TopicAlreadyExists
 			} else if err != nil {
