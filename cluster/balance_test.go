@@ -130,6 +130,10 @@ func TestGoer(t *testing.T) {
 	if to := successor(sh, ids(2, 3), known, 0); to != 0 {
 		t.Errorf("the lead goes to %d, which drains", to)
 	}
+	all := map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true, Draining: true}, 3: {Alive: true, Draining: true}, 4: {Alive: true, Draining: true}}
+	if to := successor(sh, sh.ISR, all, 0); to != 2 {
+		t.Errorf("all drain, and the lead goes to %d", to)
+	}
 	if sh.Target = nil; successor(sh, sh.ISR, known, 0) != 0 {
 		t.Error("the lead moves though nothing does")
 	}

@@ -145,9 +145,11 @@ func successor(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known
 	case can(move, false):
 		return move
 	case sh.Leader != 0 && len(sh.Target) > 0 && !slices.Contains(sh.Target, sh.Leader):
-		for _, id := range sh.Target {
-			if can(id, false) {
-				return id
+		for _, draining := range []bool{false, l.Draining} { // to one that drains only from one that does
+			for _, id := range sh.Target {
+				if can(id, draining) {
+					return id
+				}
 			}
 		}
 	}

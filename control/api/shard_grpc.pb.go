@@ -40,7 +40,7 @@ type ShardsClient interface {
 	ElectUnclean(ctx context.Context, in *ElectUncleanRequest, opts ...grpc.CallOption) (*ShardStatus, error)
 	// Balance has the shards lie in as many racks as there are, and not on nodes that are away or drain if others can have them, with as few moves as that takes. It
 	// returns when that is decided: nodes come and go one after the other then, and Status shows how far it is. Asked again it decides anew: what was under way goes on
-	// if it is still what is best. FAILED_PRECONDITION below level 5; UNAVAILABLE while no node decides.
+	// if it is still what is best. FAILED_PRECONDITION below level 6; UNAVAILABLE while no node decides.
 	Balance(ctx context.Context, in *BalanceShardsRequest, opts ...grpc.CallOption) (*ShardBalance, error)
 }
 
@@ -107,7 +107,7 @@ type ShardsServer interface {
 	ElectUnclean(context.Context, *ElectUncleanRequest) (*ShardStatus, error)
 	// Balance has the shards lie in as many racks as there are, and not on nodes that are away or drain if others can have them, with as few moves as that takes. It
 	// returns when that is decided: nodes come and go one after the other then, and Status shows how far it is. Asked again it decides anew: what was under way goes on
-	// if it is still what is best. FAILED_PRECONDITION below level 5; UNAVAILABLE while no node decides.
+	// if it is still what is best. FAILED_PRECONDITION below level 6; UNAVAILABLE while no node decides.
 	Balance(context.Context, *BalanceShardsRequest) (*ShardBalance, error)
 	mustEmbedUnimplementedShardsServer()
 }
