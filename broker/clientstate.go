@@ -45,9 +45,11 @@ const (
 	PauseQuota
 	PauseOrder // requests that came before are not done
 	PauseConnect
+	PauseTenant // its tenant is over a limit
 )
 
-var pauseNames = [...]string{PauseLog: "log", PauseAnswers: "answers", PauseRequests: "requests", PauseQuota: "quota", PauseOrder: "order", PauseConnect: "connect"}
+var pauseNames = [...]string{PauseLog: "log", PauseAnswers: "answers", PauseRequests: "requests", PauseQuota: "quota", PauseOrder: "order", PauseConnect: "connect",
+	PauseTenant: "tenant"}
 
 // String is the reason as the control plane says it.
 func (p ReadPause) String() string { return pauseNames[p] }

@@ -2,7 +2,7 @@ package broker
 
 import (
 	"cmp"
-	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -41,7 +41,7 @@ func TenantLimitOf(key string) (TenantLimit, bool) {
 }
 
 // ErrTenantTopics says that a tenant has as many topics as it may.
-var ErrTenantTopics = errors.New("broker: the tenant has as many topics as it may")
+var ErrTenantTopics = fmt.Errorf("%w: the tenant has as many topics as it may", ErrQuota)
 
 // LimitedTenant is a tenant with its limits: those that are above 0.
 type LimitedTenant struct {
@@ -237,15 +237,17 @@ func (u *TenantUse) owed(k TenantLimit, now int64) time.Duration {
 	return u.rates[k-rateFirst].owed(now)
 }
 
-// Enter counts a connection, until Leave. ok false: it is one too many, by the limit over, and is not counted. instead says that it takes the place of
-// one that is on its way out, and is let in beside it.
-func (u *TenantUse) Enter(now int64, instead bool) (over TenantLimit, ok bool) {
+// Enter counts a connection, until Leave. ok false: it is one too many, by the limit over, and is not counted. instead, which may be nil, is asked where
+// there are as many as may be: whether this one takes the place of one that is there, and is let in beside it until that has gone.
+func (u *TenantUse) Enter(now int64, instead func() bool) (over TenantLimit, ok bool) {
 	if u == nil {
 		return 0, true
 	}
 	n := u.connections.Add(1)
+	most, bound := u.limit(TenantConnections)
 	switch {
-	case !instead && u.over(TenantConnections, n):
+	case bound && float64(n) > most && (instead == nil || !instead()):
+		u.refused[TenantConnections].Add(1)
 		over = TenantConnections
 	case u.owed(TenantConnectRate, now) > 0:
 		u.refused[TenantConnectRate].Add(1)
@@ -260,15 +262,20 @@ func (u *TenantUse) Enter(now int64, instead bool) (over TenantLimit, ok bool) {
 	return over, false
 }
 
+// MostOut is how many bytes clients can be sent at once; ok false: any number.
+func (u *TenantUse) MostOut() (bytes float64, ok bool) {
+	if u == nil {
+		return 0, false
+	}
+	return u.limit(TenantBytesOut)
+}
+
 // Leave ends what Enter began.
 func (u *TenantUse) Leave() {
 	if u != nil {
 		u.connections.Add(-1)
 	}
 }
-
-// tenantWait is how long somebody waits at once for a rate of its tenant: it looks again then, as others may have been faster and the limit another one.
-const tenantWait = time.Second
 
 // In uses messages and bytes that clients have sent. Who has sent them is not to be read from for as long as it says.
 func (u *TenantUse) In(messages, bytes int, now int64) time.Duration {
@@ -277,7 +284,7 @@ func (u *TenantUse) In(messages, bytes int, now int64) time.Duration {
 	}
 	u.messagesIn.Add(uint64(messages))
 	u.inByte.Add(uint64(bytes))
-	return min(max(u.take(TenantMessagesIn, messages, now), u.take(TenantBytesIn, bytes, now)), tenantWait)
+	return max(u.take(TenantMessagesIn, messages, now), u.take(TenantBytesIn, bytes, now))
 }
 
 // OwedIn is how long it is until what clients have sent is paid for.
@@ -285,7 +292,7 @@ func (u *TenantUse) OwedIn(now int64) time.Duration {
 	if u == nil {
 		return 0
 	}
-	return min(max(u.owed(TenantMessagesIn, now), u.owed(TenantBytesIn, now)), tenantWait)
+	return max(u.owed(TenantMessagesIn, now), u.owed(TenantBytesIn, now))
 }
 
 // Out uses messages and bytes that clients were sent. Who was sent them is not to be sent more for as long as it says.
@@ -295,7 +302,7 @@ func (u *TenantUse) Out(messages, bytes int, now int64) time.Duration {
 	}
 	u.messagesOut.Add(uint64(messages))
 	u.outByte.Add(uint64(bytes))
-	return min(max(u.take(TenantMessagesOut, messages, now), u.take(TenantBytesOut, bytes, now)), tenantWait)
+	return max(u.take(TenantMessagesOut, messages, now), u.take(TenantBytesOut, bytes, now))
 }
 
 // OwedOut is how long it is until what clients were sent is paid for.
@@ -303,7 +310,7 @@ func (u *TenantUse) OwedOut(now int64) time.Duration {
 	if u == nil {
 		return 0
 	}
-	return min(max(u.owed(TenantMessagesOut, now), u.owed(TenantBytesOut, now)), tenantWait)
+	return max(u.owed(TenantMessagesOut, now), u.owed(TenantBytesOut, now))
 }
 
 // Tenants are what tenants use of the node, and their limits.

@@ -95,6 +95,9 @@ func TestTenantsAreApart(t *testing.T) {
 		}
 		t.Cleanup(again.b.Close)
 		wantOwn(t, "from a checkpoint", again.everywhere(kept("away")), stays...)
+		for what, b := range map[string]*Broker{"live": tb.b, "after a crash": crashed.b, "from a checkpoint": again.b} {
+			check(t, "kept sessions by count, "+what, b.Tenants().Use(300).Counts().Sessions, int64(2))
+		}
 	}
 }
 
@@ -372,4 +375,76 @@ func TestTenantsEvents(t *testing.T) {
 	if len(list) != 1 || list[0].ClientID != "x0" {
 		t.Errorf("%+v", list)
 	}
+}
+
+// A tenant has as many topics as it may, also if they are asked for at once, and after a restart; one that is deleted makes room.
+func TestTenantTopics(t *testing.T) {
+	tb := newTestBroker(t, 2, nil)
+	limited := func(b *Broker) *TenantUse {
+		one := LimitedTenant{Number: 1, Name: "one"}
+		one.Limits[TenantTopics] = 3
+		b.Tenants().Set([]LimitedTenant{one, {Number: 300, Name: "two"}})
+		return b.Tenants().Use(1)
+	}
+	use := limited(tb.b)
+	ask := func(tb *testBroker, tenant uint32, names ...string) (made int) {
+		t.Helper()
+		left := len(names)
+		for _, name := range names {
+			tb.b.CreateTopic(tenant, name, TopicID{byte(tenant), byte(len(name)), name[0]}, 2, nil, func(_ *TopicSpec, err error) {
+				left--
+				if err == nil {
+					made++
+				} else if !errors.Is(err, ErrTenantTopics) {
+					t.Errorf("%s: %v", name, err)
+				}
+			})
+		}
+		tb.pump()
+		if left != 0 {
+			t.Errorf("%d of %v are not answered", left, names)
+		}
+		return made
+	}
+	check(t, "at once", ask(tb, 1, "a", "b", "c", "d", "e"), 3)
+	check(t, "more", ask(tb, 1, "f"), 0)
+	check(t, "another tenant's", ask(tb, 300, "a", "b", "c", "d"), 4)
+	check(t, "the default one's", ask(tb, 0, "a", "b", "c", "d"), 4)
+	check(t, "refused", use.Counts().Refused[TenantTopics], uint64(3))
+	tb.b.DeleteTopic(tb.b.Topic(1, "b"), func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	tb.pump()
+	check(t, "after one is gone", ask(tb, 1, "f", "g"), 1)
+	tb = tb.crash(2)
+	use = limited(tb.b)
+	check(t, "counted after a crash", use.Counts().Topics, int64(3))
+	check(t, "after a crash", ask(tb, 1, "h"), 0)
+	check(t, "of another tenant after a crash", tb.b.Tenants().Use(300).Counts().Topics, int64(4))
+}
+
+// Tenants that are gone leave no row behind once nothing of them is left; what is there of one that the catalog does not know yet is counted.
+func TestTenantRows(t *testing.T) {
+	var l TenantLimits
+	l.Use(1).sessions.Add(1)
+	if l.Any() || len(l.List()) != 0 || l.Use(0) != nil {
+		t.Error("a tenant is there that nobody has named")
+	}
+	l.Set([]LimitedTenant{{Number: 1, Name: "b"}, {Number: 2, Name: "a"}})
+	list := l.List()
+	if !l.Any() || len(list) != 2 || list[0].Name() != "a" || list[1] != l.Use(1) || list[1].Counts().Sessions != 1 {
+		t.Errorf("%v", list)
+	}
+	two := l.Use(2)
+	l.Set(nil)
+	if l.Any() || len(l.List()) != 0 || l.Use(2) == two || l.Use(1).Counts().Sessions != 1 {
+		t.Error("the wrong rows are left")
+	}
+	var none *TenantUse
+	if _, ok := none.Enter(1, nil); !ok || none.In(1, 1, 1) != 0 || none.Out(1, 1, 1) != 0 {
+		t.Error("the default tenant is bounded")
+	}
+	none.Leave()
 }

@@ -28,7 +28,7 @@ func judge(i *broker.ClientInfo, s *broker.ClientState, delay time.Duration) []*
 	var j judgement
 	j.peer(s)
 	if s.SendOwed > 0 {
-		j.say("quota", "what it was sent is over its consumer_byte_rate, and paid for in %s", span(s.SendOwed))
+		j.say("quota", "what it was sent is over its consumer_byte_rate or a limit of its tenant, and paid for in %s", span(s.SendOwed))
 	}
 	j.window(i, s)
 	j.input(s)
@@ -90,6 +90,8 @@ func (j *judgement) input(s *broker.ClientState) {
 		switch {
 		case why == broker.PauseQuota:
 			j.say("quota", "what it has sent is over a quota; it is read from again in %s", span(s.ReadOwed))
+		case why == broker.PauseTenant:
+			j.say("quota", "what its tenant's clients have sent is over a limit; it is read from again in %s", span(s.ReadOwed))
 		case why == broker.PauseOrder: // what is under way says why
 		case s.Core.Storage != nil:
 			j.say("disk", "it is not read from: %s", plainError(s.Core.Storage))

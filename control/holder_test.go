@@ -44,7 +44,7 @@ func TestJudge(t *testing.T) {
 		"more to send":                  {s: broker.ClientState{Core: broker.ClientWaits{Behind: true}}, want: "loop|its queues hold more"},
 		"a late loop":                   {delay: 340 * time.Millisecond, want: "loop|its loop took 340ms to come round"},
 		"two things": {info: broker.ClientInfo{InFlight: 2}, s: broker.ClientState{Window: 2, ReceiveMax: 2, Silent: time.Second, SendOwed: 2 * time.Second},
-			want: "quota,window|what it was sent is over its consumer_byte_rate, and paid for in 2s"},
+			want: "quota,window|what it was sent is over its consumer_byte_rate or a limit of its tenant, and paid for in 2s"},
 		"an order of requests": {s: broker.ClientState{NotRead: []broker.ReadPause{broker.PauseOrder}, Unanswered: 1}},
 	} {
 		var kinds []string

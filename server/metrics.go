@@ -115,7 +115,7 @@ var gcCPU = collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/c
 
 func (s *Server) registerMetrics() {
 	c := &collector{s: s, descs: make(map[string]*prometheus.Desc)}
-	for _, list := range []map[string]string{metricHelp, eventMetricHelp, tracingMetricHelp, tierMetricHelp, clusterMetricHelp, bridgeMetricHelp} {
+	for _, list := range []map[string]string{metricHelp, eventMetricHelp, tracingMetricHelp, tierMetricHelp, clusterMetricHelp, bridgeMetricHelp, tenantMetricHelp} {
 		c.describe(list)
 	}
 	s.metrics.MustRegister(c, s.flushes, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(gcCPU)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -220,6 +220,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	c.collectEngine(k)
 	c.collectBans(k)
 	c.collectEvents(k)
+	c.collectTenants(k)
 	c.collectTier(k)
 	c.collectCluster(k)
 	c.collectBridges(k)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/proto/mqtt/wire"
@@ -60,6 +61,7 @@ func exported(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.node.broker.Tenants().Set([]broker.LimitedTenant{{Number: 1, Name: "one"}})
 	c := dial(t, "mqtt://"+ready.Listeners["mqtt.tcp"], "c", 0) // its CONNECT and its end are counted by reason
 	if _, err := c.Publish(&wire.PublishOut{Topic: []byte("t"), QoS: 1}); err != nil {
 		t.Fatal(err)

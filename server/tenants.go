@@ -23,3 +23,28 @@ func listTenants(s *meta.Snapshot) (list []broker.LimitedTenant) {
 	}
 	return list
 }
+
+// tenantMetricHelp are the metrics of tenants beside the default one.
+var tenantMetricHelp = map[string]string{
+	"sluice_tenant_connections":    "Connections of a tenant's clients now, of MQTT and Kafka. Of tenants beside the default one.|tenant",
+	"sluice_tenant_messages_total": "PUBLISH of MQTT that a tenant's clients have sent (in) and were sent (out).|tenant,direction",
+	"sluice_tenant_bytes_total":    "Bytes of PUBLISH and of Kafka's Produce requests that a tenant's clients have sent (in), and of PUBLISH and fetched batches that they were sent (out).|tenant,direction",
+	"sluice_tenant_refused_total":  "Times that a limit of a tenant has refused something, or for rates of messages and bytes, has made a client wait.|tenant,limit",
+}
+
+func (c *collector) collectTenants(k sink) {
+	for _, u := range c.s.node.broker.Tenants().List() {
+		name, n := u.Name(), u.Counts()
+		if name == "" {
+			continue // it was removed meanwhile
+		}
+		k.gauge("sluice_tenant_connections", float64(n.Connections), name)
+		k.counter("sluice_tenant_messages_total", n.MessagesIn, name, "in")
+		k.counter("sluice_tenant_messages_total", n.MessagesOut, name, "out")
+		k.counter("sluice_tenant_bytes_total", n.BytesIn, name, "in")
+		k.counter("sluice_tenant_bytes_total", n.BytesOut, name, "out")
+		for kind, count := range n.Refused {
+			k.counter("sluice_tenant_refused_total", count, name, broker.TenantLimit(kind).String())
+		}
+	}
+}

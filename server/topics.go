@@ -189,7 +189,7 @@ func topicResult(spec *broker.TopicSpec, err error) kafka.TopicResult {
 		code = wire.RequestTimedOut // clients come again
 	case errors.Is(err, broker.ErrFewer):
 		code = wire.InvalidPartitions
-	case errors.Is(err, broker.ErrVolatileOnly), errors.Is(err, broker.ErrBound):
+	case errors.Is(err, broker.ErrVolatileOnly), errors.Is(err, broker.ErrBound), errors.Is(err, broker.ErrTenantTopics):
 		code = wire.PolicyViolation
 	case errors.Is(err, broker.ErrUnavailable):
 		code = wire.KafkaStorageError

@@ -31,6 +31,10 @@ func saslAuthenticate(r *request, m *kmsg.SASLAuthenticateRequest) {
 		why := whyRefused(s.err)
 		c := r.c
 		c.misbehaved("authentication failed", s.err)
+		if errors.Is(s.err, errTenantFull) {
+			c.shutIn(connectThrottleMax, s.err)
+			return
+		}
 		resp.ErrorCode, resp.ErrorMessage = int16(wire.SASLAuthenticationFailed), &why
 		r.respond(resp)
 		c.shut(errRefused)
@@ -58,6 +62,10 @@ func (c *conn) bareToken(token []byte) {
 	c.token(token, r.ticket(), func(r *request, s saslStep) {
 		if s.err != nil {
 			r.c.misbehaved("authentication failed", s.err)
+			if errors.Is(s.err, errTenantFull) {
+				r.c.shutIn(connectThrottleMax, s.err)
+				return
+			}
 			r.c.shut(errRefused)
 			return
 		}

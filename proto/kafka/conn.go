@@ -42,9 +42,10 @@ type conn struct {
 	resumed  *request         // a produce request of which a part could be appended: it comes again
 	fetches  *fetchSession    // the last one that was made
 	turns    turns
-	access   *accessCache     // made when rules are first asked
-	quota    *quotaState      // made when there are quotas
-	id       *broker.Identity // who the client is; nil: it has not said so yet
+	access   *accessCache      // made when rules are first asked
+	quota    *quotaState       // made when there are quotas
+	id       *broker.Identity  // who the client is; nil: it has not said so yet
+	use      *broker.TenantUse // what its tenant uses, which the connection counts for; nil: the default one, or nobody knows yet
 	sasl     saslState
 	prev     *conn
 	next     *conn
@@ -156,6 +157,9 @@ func (c *conn) take(q *wire.Request) (took bool, err error) {
 	if c.l.h.quotas.Any() {
 		c.meter(r, q)
 	}
+	if c.use != nil && q.Key == wire.Produce {
+		r.wait(c.use.In(0, q.Size, c.l.loop.NowMono()))
+	}
 	took, err = serve(r, q)
 	if err == nil && !took && c.resumed != r {
 		c.dequeue(r)
@@ -262,6 +266,7 @@ func (c *conn) onClose(error) {
 		c.appender.Close()
 	}
 	c.endQuota()
+	c.use.Leave()
 	c.l.unlink(c)
 }
 

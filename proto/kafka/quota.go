@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"fmt"
 	"net"
 	"time"
 
@@ -102,17 +103,27 @@ func (r *request) tellThrottle(m kmsg.Response) {
 // boundFetch has a fetch take no more than its client may have at once.
 func (f *fetchState) boundFetch() {
 	c := f.r.c
+	if most, ok := c.use.MostOut(); ok {
+		f.boundTo(most)
+	}
 	if c.id == nil || !c.l.h.quotas.Any() {
 		return
 	}
 	if most, ok := c.quotaUse(f.r.clientID).Bounds(broker.QuotaConsume, c.l.loop.NowMono()); ok {
-		f.maxBytes = min(f.maxBytes, max(int(most), 1))
-		f.minBytes = min(f.minBytes, f.maxBytes)
+		f.boundTo(most)
 	}
+}
+
+func (f *fetchState) boundTo(most float64) {
+	f.maxBytes = min(f.maxBytes, max(int(most), 1))
+	f.minBytes = min(f.minBytes, f.maxBytes)
 }
 
 // meterFetch counts what is about to leave.
 func (f *fetchState) meterFetch() {
+	if use := f.r.c.use; use != nil {
+		f.r.wait(use.Out(0, f.bytes(), f.r.c.l.loop.NowMono()))
+	}
 	if s := f.r.c.quota; s != nil && s.use != nil {
 		f.r.wait(s.use.Take(broker.QuotaConsume, float64(f.bytes()), f.r.c.l.loop.NowMono()))
 	}
@@ -160,7 +171,27 @@ func (c *conn) countConnection() {
 		return
 	}
 	if d := c.l.h.quotas.Connect(a.AddrPort().Addr(), c.l.loop.NowMono()); d > 0 {
-		c.block(blockQuota)
-		c.l.core.SetTimer(&c.quotaState().timer, min(d, connectThrottleMax), func() { c.shut(errTooManyConnections) })
+		c.shutIn(min(d, connectThrottleMax), errTooManyConnections)
 	}
+}
+
+// shutIn closes a connection that is one too many after a while, and does not read from it meanwhile.
+func (c *conn) shutIn(d time.Duration, why error) {
+	c.block(blockQuota)
+	c.l.core.SetTimer(&c.quotaState().timer, d, func() { c.shut(why) })
+}
+
+// enterTenant counts the connection for the tenant of who its client is. An error that is errTenantFull: it is one too many, and is to be closed without a word
+// after a while. Clients take any answer to their credentials for a refusal of them, and do not come again.
+func (c *conn) enterTenant(id *broker.Identity) error {
+	use := c.l.h.broker.Tenants().Use(id.Tenant)
+	if use == c.use {
+		return nil
+	}
+	if over, ok := use.Enter(c.l.loop.NowMono(), nil); !ok {
+		return fmt.Errorf("%w: %s", errTenantFull, over)
+	}
+	c.use.Leave()
+	c.use = use
+	return nil
 }

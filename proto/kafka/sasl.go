@@ -37,9 +37,15 @@ type saslState struct {
 // greet finds out whether the client may come in as it is: by its certificate, or without credentials.
 func (c *conn) greet() {
 	id, done, err := c.l.h.authn.Quick(c.credentials())
-	if done && err == nil {
-		c.id = &id
+	if !done || err != nil {
+		return
 	}
+	if err := c.enterTenant(&id); err != nil {
+		c.misbehaved("too many connections", err)
+		c.shutIn(connectThrottleMax, err)
+		return
+	}
+	c.id = &id
 }
 
 // credentials are what the connection itself says about its client.
@@ -68,6 +74,7 @@ var (
 	errRefused          = errors.New("authentication failed")
 
 	errTooManyConnections = errors.New("too many connections of its address")
+	errTenantFull         = errors.New("its tenant is at a limit of its connections")
 	errOtherUser          = errors.New("the user cannot be changed by re-authentication")
 	errMechanism          = errors.New("the SASL mechanism is not offered")
 )
@@ -218,6 +225,9 @@ func (c *conn) admit(id *broker.Identity) (lifetime time.Duration, err error) {
 		if lifetime == 0 || left < lifetime {
 			lifetime = left
 		}
+	}
+	if err := c.enterTenant(id); err != nil {
+		return 0, err
 	}
 	if c.id != nil && c.id.Tenant != id.Tenant { // it came in without a word before, and was another tenant's
 		c.fetches, c.turns = nil, turns{}

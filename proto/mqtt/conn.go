@@ -40,6 +40,7 @@ const (
 	flagHeard                             // it has acknowledged something; looked at when OnData ends
 	flagRecheck                           // it is looked at again once its session is open
 	flagMounted                           // its topics lie under a prefix: extra.mount
+	flagOverTenant                        // what its tenant's clients were sent is not paid for yet
 )
 
 // What reading waits for; see conn.block.
@@ -50,6 +51,7 @@ const (
 	blockRequests             // answers to SUBSCRIBE and UNSUBSCRIBE
 	blockQuota                // what was published or asked over a quota is paid for
 	blockAuto                 // the subscriptions that its session begins with
+	blockTenant               // what its tenant's clients have published is paid for
 )
 
 // lingerTimeout is how long the last words to a client may take to leave.
@@ -86,6 +88,7 @@ type extra struct {
 	mount string // the prefix of its topics; see mount.go
 	acl   *aclCache
 	quota *quotaState
+	limit *tenantState
 	talk  *talk // nil: CONNECT named no authentication method
 
 	expires int64 // see conn.expires
@@ -111,12 +114,13 @@ type principal struct {
 	tenant       uint32
 	generation   uint64
 	secret       uint64
-	own          any // a pointer
+	own          any               // a pointer
+	use          *broker.TenantUse // what its tenant uses, which the connection counts for; nil: the default one
 }
 
 // principal gives id's, the last one of the loop if it is the same: many clients are anonymous, or come by one account.
 func (l *loopState) principal(id *broker.Identity) *principal {
-	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation, secret: id.Secret, own: id.Own}
+	p := principal{user: id.User, source: id.Source, tenant: id.Tenant, generation: id.Generation, secret: id.Secret, own: id.Own, use: l.h.tenants.Use(id.Tenant)}
 	if l.who == nil || *l.who != p {
 		kept := p // p itself would be on the heap for those who are alike as well
 		l.who = &kept
@@ -136,7 +140,7 @@ func (c *conn) identity() *broker.Identity {
 func (c *conn) onData(b []byte) int {
 	began := c.startWatch()
 	c.flags |= flagInData
-	n, published := c.packets(b)
+	n, publishes, published := c.packets(b)
 	c.flags &^= flagInData
 	if c.flags&flagHeard != 0 {
 		c.flags &^= flagHeard
@@ -151,6 +155,9 @@ func (c *conn) onData(b []byte) int {
 	if published > 0 || !began.IsZero() {
 		c.meter(published, began)
 	}
+	if publishes > 0 && c.who.use != nil {
+		c.meterTenant(publishes, published)
+	}
 	if c.state == stateClosing {
 		return len(b)
 	}
@@ -160,8 +167,8 @@ func (c *conn) onData(b []byte) int {
 	return n
 }
 
-// packets takes packets; published is how many bytes of them were PUBLISH.
-func (c *conn) packets(b []byte) (n, published int) {
+// packets takes packets; publishes is how many of them were PUBLISH, and published how many bytes.
+func (c *conn) packets(b []byte) (n, publishes, published int) {
 	maxPacket := c.l.h.settings.Load().MaxPacket
 	for n < len(b) && c.blocked == 0 && c.state != stateClosing {
 		h, err := wire.Scan(b[n:], maxPacket, c.version)
@@ -183,12 +190,13 @@ func (c *conn) packets(b []byte) (n, published int) {
 		}
 		n += h.Size
 		if h.Type == wire.PUBLISH {
+			publishes++
 			published += h.Size
 		}
 		c.l.n.PacketsIn[h.Type&15]++
 		c.l.n.BytesIn += uint64(h.Size)
 	}
-	return n, published
+	return n, publishes, published
 }
 
 // packet takes one packet. took false says that the core is busy: the packet comes again after ControlResume. An error ends the
@@ -351,6 +359,9 @@ func (c *conn) onClose(err error) {
 	c.detach(broker.DisconnectRequest{PublishWill: true})
 	c.state = stateClosing
 	c.dropSetup()
+	if c.who != nil {
+		c.who.use.Leave()
+	}
 	c.l.n.Open--
 }
 

@@ -198,7 +198,10 @@ func (c *conn) admit(id broker.Identity) {
 	st := c.setup
 	c.vouch(&id)
 	s := c.l.h.settings.Load()
-	f := c.mountSet(s, &id)
+	f := c.enterTenant()
+	if f == nil {
+		f = c.mountSet(s, &id)
+	}
 	if f == nil && st.will != nil {
 		f = c.mountWill(st.will)
 	}

@@ -43,7 +43,7 @@ func (c *conn) window() int {
 
 // room tells whether a QoS 1 or 2 message can be sent now.
 func (c *conn) room() bool {
-	return (c.out == nil || c.out.flight.len() < c.window()) && c.flags&flagOverQuota == 0 && !c.overBound()
+	return (c.out == nil || c.out.flight.len() < c.window()) && c.flags&(flagOverQuota|flagOverTenant) == 0 && !c.overBound()
 }
 
 // overBound tells that the client does not take what is sent.
@@ -68,9 +68,12 @@ func (c *conn) Deliver(m *broker.Message, d *broker.Delivery) (packetID uint16, 
 	if c.state != stateUp {
 		return 0, !kept // what is not kept is lost with its session
 	}
+	if c.who.use != nil {
+		c.lookTenant()
+	}
 	if d.QoS == 0 {
 		switch {
-		case c.flags&flagOverQuota != 0:
+		case c.flags&(flagOverQuota|flagOverTenant) != 0:
 			c.dropped(DropQuota)
 		case c.overBound():
 			c.dropped(DropSlowReader)
@@ -239,6 +242,9 @@ func (c *conn) send(m *broker.Message, d *broker.Delivery, id uint16) bool {
 	}
 	if l.quotaNow != 0 {
 		c.meterSent(size)
+	}
+	if c.who.use != nil {
+		c.sentTenant(size)
 	}
 	l.sent(wire.PUBLISH)
 	l.n.MessagesOut[d.QoS]++

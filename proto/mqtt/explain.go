@@ -21,7 +21,7 @@ var pauses = []struct {
 	why   broker.ReadPause
 }{
 	{blockConnect, broker.PauseConnect}, {blockBusy, broker.PauseLog}, {blockAcks, broker.PauseAnswers}, {blockRequests, broker.PauseRequests},
-	{blockQuota, broker.PauseQuota}, {blockAuto, broker.PauseRequests},
+	{blockQuota, broker.PauseQuota}, {blockAuto, broker.PauseRequests}, {blockTenant, broker.PauseTenant},
 }
 
 // Explain shows what the connection holds and waits for; ok false: nobody has come in by it yet. On its loop. It asks the kernel once.
@@ -60,6 +60,12 @@ func (c *conn) Explain() (s broker.ClientState, ok bool) {
 		if c.blocked&blockQuota != 0 {
 			s.ReadOwed = max(q.use.Owed(broker.QuotaProduce, now), min(q.use.Owed(broker.QuotaRequest, now), requestThrottleMax), 1)
 		}
+	}
+	if c.flags&flagOverTenant != 0 {
+		s.SendOwed = max(s.SendOwed, c.who.use.OwedOut(now), 1)
+	}
+	if c.blocked&blockTenant != 0 {
+		s.ReadOwed = max(s.ReadOwed, c.who.use.OwedIn(now), 1)
 	}
 	if x.drops != nil {
 		for why, n := range x.drops {

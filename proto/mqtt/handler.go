@@ -41,6 +41,8 @@ type Handler struct {
 	authz    broker.Authorizer
 	flapping Flapping // nil: nobody comes too often
 	quotas   *broker.Quotas
+	tenants  *broker.TenantLimits
+	held     func(tenant uint32, clientID string) bool // whether a client has a connection
 	log      *slog.Logger
 	events   *events.Queue // may be nil
 	settings atomic.Pointer[Settings]
@@ -69,7 +71,7 @@ func NewHandler(o Options) *Handler {
 }
 
 func newHandler(o *Options) *Handler {
-	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger, events: o.Broker.Events()}
+	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger, events: o.Broker.Events(), tenants: o.Broker.Tenants(), held: o.Broker.Held}
 	if h.quotas == nil {
 		h.quotas = &broker.Quotas{}
 	}

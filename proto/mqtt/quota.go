@@ -119,6 +119,11 @@ func (c *conn) sendOn() {
 
 // endQuota lets go of what the connection holds.
 func (c *conn) endQuota() {
+	if x := c.extra; x != nil && x.limit != nil {
+		c.l.core.StopTimer(&x.limit.reading)
+		c.l.core.StopTimer(&x.limit.sending)
+		x.limit = nil
+	}
 	if x := c.extra; x != nil && x.quota != nil {
 		c.l.core.StopTimer(&x.quota.reading)
 		c.l.core.StopTimer(&x.quota.sending)

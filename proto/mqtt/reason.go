@@ -66,6 +66,8 @@ var (
 	failMemory          = &failure{wire.ServerBusy, "server is short of memory"}
 	failStuck           = &failure{wire.QuotaExceeded, "client has taken nothing for too long"}
 	failStorage         = &failure{wire.ImplementationSpecific, "message cannot be stored"}
+	failTenantConns     = &failure{wire.QuotaExceeded, "the tenant has as many connections as it may"}
+	failTenantRate      = &failure{wire.QuotaExceeded, "the tenant's clients connect too often"}
 	failQuota           = &failure{wire.QuotaExceeded, "quota exceeded"}
 	failTopicLimit      = &failure{wire.TopicNameInvalid, "topic name has too many bytes or levels"}
 	failMount           = &failure{wire.NotAuthorized, "no topic prefix for the client at this listener: it has no user, or its id or user has /, + or #"}
