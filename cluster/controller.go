@@ -95,6 +95,7 @@ type Controller struct {
 	woken   chan struct{}
 	begun   atomic.Bool // the group is up
 	silence time.Duration
+	next    atomic.Uint32 // see Successor
 	ctx     context.Context
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
@@ -357,6 +358,7 @@ func (c *Controller) role(sh *meta.Shard, now time.Duration) {
 func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
 	c.log.Info("this node leads", "epoch", sh.Epoch, "in_sync", sh.ISR)
 	c.leading, c.opened, c.since = sh.Epoch, false, now
+	c.next.Store(0)
 	c.follows.leader, c.follows.epoch = 0, 0
 	c.inSync, c.replicas = sh.ISR, len(sh.Replicas)
 	c.o.Streams.Rest()

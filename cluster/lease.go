@@ -66,8 +66,14 @@ func (c *Controller) yield(to meta.NodeID) {
 	if to == 0 || to == c.o.Node {
 		return
 	}
-	c.later(func() { c.resign("leadership moves") })
+	c.later(func() {
+		c.next.Store(uint32(to))
+		c.resign("leadership moves")
+	})
 }
+
+// Successor is the node for which this one has let go of the lead, since it was asked to; 0: it has let go for another reason, or leads. It takes no lock.
+func (c *Controller) Successor() meta.NodeID { return meta.NodeID(c.next.Load()) }
 
 func (c *Controller) serveHeartbeat(from meta.NodeID, body []byte, answer func([]byte, string)) {
 	hb, err := decodeHeartbeat(body)

@@ -516,10 +516,11 @@ type MQTT struct {
 	TopicAliasOut int `key:"topic_alias_out" default:"16" min:"0" max:"65535" reload:"live"`
 	// Prefix given to clients that ask for response information; `%c` is the client identifier. Empty gives none.
 	ResponseInformation string `key:"response_information" default:"" reload:"live"`
-	// Other servers, named to clients when this one drains; MQTT 5. Empty names none.
+	// Other servers, named to clients when this one drains, with *use another server*; MQTT 5. Empty names none.
 	ServerReference string `key:"server_reference" default:"" reload:"live"`
 	// In a cluster, what a node that does not lead does with MQTT 5 clients: `off` carries them to the one that leads, as all others; `connect` sends them there, with
-	// *use another server* in CONNACK and the address that the leader has for the same kind of listener (`listeners.mqtt.advertised`).
+	// *use another server* in CONNACK and the address that the leader has for the same kind of listener (`listeners.mqtt.advertised`), and likewise in DISCONNECT when it hands
+	// the lead over.
 	Redirect string `key:"redirect" default:"off" oneof:"off|connect"`
 	// Whether payloads that are declared as UTF-8 are checked.
 	ValidatePayloadFormat bool `key:"validate_payload_format" default:"false" reload:"live"`

@@ -82,6 +82,20 @@ func (n *node) redirects() func(listener string, leader link.NodeID) string {
 	}
 }
 
+// elsewhere says where the clients of a listener go whom this node has served, when it hands the lead to another one; nil: they are told nothing.
+func (n *node) elsewhere() func(listener string) string {
+	to := n.redirects()
+	if to == nil {
+		return nil
+	}
+	return func(listener string) string {
+		if next := n.member.control.Successor(); next != 0 {
+			return to(listener, link.NodeID(next))
+		}
+		return ""
+	}
+}
+
 // redirect is where a client of a listener of one node reaches another one by the same kind, empty if it cannot be sent there: where both name the same address,
 // a load balancer's, the client might come back here, for ever.
 func redirect(own, leader *meta.Node, listener string) string {

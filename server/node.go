@@ -195,7 +195,7 @@ func (n *node) openHandlers(loops []*engine.Loop) {
 	if o.bans == nil {
 		o.bans = auth.NewBans(nil)
 	}
-	n.mqtt = mqtt.NewHandler(mqtt.Options{Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
+	n.mqtt = mqtt.NewHandler(mqtt.Options{Elsewhere: n.elsewhere(), Broker: n.broker, Loops: loops, Authenticator: o.authn, Authorizer: o.authz, Quotas: &n.quotas,
 		Flapping: flapping{o.bans, n.broker.Tenants()}, Settings: &o.settings, Logger: o.logger})
 	n.serveCarried()
 	n.acls = keepACLs(n.catalog.Catalog, func(list []broker.ACL) {

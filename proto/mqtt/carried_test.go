@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 
@@ -37,6 +38,33 @@ func TestVersion(t *testing.T) {
 		if v, enough := h.Version([]byte(b)); v != 0 || enough {
 			t.Errorf("%q: %d, %v", b, v, enough)
 		}
+	}
+}
+
+// A node that knows which one leads next, and is to send clients there, tells those of MQTT 5 which can hear it.
+func TestElsewhereIsKnown(t *testing.T) {
+	const far = "node2.of-a-cluster.with-a-name-that-takes-more-room-than-some-clients-have.example:1883"
+	next := far
+	w := newWorld(t, Options{Elsewhere: func(string) string { return next }})
+	for _, c := range []struct {
+		version byte
+		next    string
+		largest uint32
+		told    bool
+	}{{wire.V5, far, 0, true}, {wire.V311, far, 0, false}, {wire.V5, "", 0, false}, {wire.V5, far, 80, false}} {
+		next = c.next
+		p := w.connect(c.version, "client", func(k *wire.Connect) { k.MaximumPacketSize = c.largest })
+		p.c.Kicked(broker.ErrNotLeader)
+		packets := p.packets()
+		if !p.k.closed || len(packets) != 0 != c.told {
+			t.Fatalf("%+v: closed %v, %v", c, p.k.closed, packets)
+		}
+		if c.told {
+			if b := packets[0].Body; packets[0].Type != wire.DISCONNECT || wire.ReasonCode(b[0]) != wire.UseAnotherServer || !bytes.Contains(b, []byte(next)) {
+				t.Errorf("%+v: %v %q", c, packets[0].Type, b)
+			}
+		}
+		w.turn()
 	}
 }
 

@@ -279,20 +279,21 @@ func (c *conn) onDisconnect(body []byte) error {
 }
 
 // end ends the connection from our side: an MQTT 5 client is told why. The will is published. A client whose leader is another node now is told
-// nothing: all clients come back when a connection breaks, and some stay away when they are told to go, for whatever reason.
+// nothing, unless the node is to send it there: all clients come back when a connection breaks, and some stay away when they are told to go, for whatever reason.
 func (c *conn) end(f failure) {
 	if c.state == stateClosing {
 		return
 	}
 	c.traceEnd(f.detail)
 	c.eventEnd(byServer, f)
-	if c.state == stateUp && c.version == wire.V5 && f != *failElsewhere {
+	next := c.next(&f)
+	if c.state == stateUp && c.version == wire.V5 && (f != *failElsewhere || next != "") {
 		d := wire.Disconnect{Reason: f.code}
 		if c.flags&flagProblemInfo != 0 && f.code.Failed() {
 			d.ReasonString = wire.View(f.detail)
 		}
-		if s := c.l.h.settings.Load(); (f.code == wire.UseAnotherServer || f.code == wire.ServerMoved) && s.ServerReference != "" {
-			d.ServerReference = wire.View(s.ServerReference)
+		if next != "" {
+			d.ServerReference = wire.View(next)
 		}
 		d.Fit(c.version, c.maxPacket)
 		if n := wire.SizeDisconnect(c.version, &d); c.maxPacket == 0 || n <= int(c.maxPacket) {
@@ -302,6 +303,19 @@ func (c *conn) end(f failure) {
 	}
 	c.l.n.Disconnects[f.code]++
 	c.shut(&f)
+}
+
+// next is the other server that a client hears of which is ended for f; empty: none.
+func (c *conn) next(f *failure) string {
+	switch h := c.l.h; {
+	case *f == *failElsewhere:
+		if h.next != nil {
+			return h.next(c.link.Listener())
+		}
+	case f.code == wire.UseAnotherServer, f.code == wire.ServerMoved:
+		return h.settings.Load().ServerReference
+	}
+	return ""
 }
 
 // shut lets the session go and closes the connection once what is queued has left.

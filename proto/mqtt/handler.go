@@ -27,6 +27,10 @@ type Options struct {
 	Settings      *Settings            // nil: DefaultSettings
 	Logger        *slog.Logger         // nil: slog.Default
 
+	// Elsewhere says where clients of a listener are served that this node has served, now that it leads no more; empty: it does not know, and they are told
+	// nothing. nil: it never does. Any loop calls it.
+	Elsewhere func(listener string) string
+
 	AuthWorkers int // clients verified at the same time; 0: 4
 	AuthWaiting int // clients that may wait for it; 0: 4096
 }
@@ -44,7 +48,8 @@ type Handler struct {
 	tenants  *broker.TenantLimits
 	held     func(tenant uint32, clientID string) bool // whether a client has a connection
 	log      *slog.Logger
-	events   *events.Queue // may be nil
+	events   *events.Queue                // may be nil
+	next     func(listener string) string // Options.Elsewhere
 	settings atomic.Pointer[Settings]
 	draining atomic.Pointer[failure] // why new clients are refused; nil: they are welcome
 	pressure atomic.Int32            // how short of memory the node is
@@ -71,7 +76,7 @@ func NewHandler(o Options) *Handler {
 }
 
 func newHandler(o *Options) *Handler {
-	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger, events: o.Broker.Events(), tenants: o.Broker.Tenants(), held: o.Broker.Held}
+	h := &Handler{authn: o.Authenticator, authz: o.Authorizer, flapping: o.Flapping, quotas: o.Quotas, log: o.Logger, events: o.Broker.Events(), tenants: o.Broker.Tenants(), held: o.Broker.Held, next: o.Elsewhere}
 	if h.quotas == nil {
 		h.quotas = &broker.Quotas{}
 	}

@@ -96,7 +96,8 @@ func (c *conn) revoked() bool {
 	return true
 }
 
-// Shutdown refuses new clients and ends those that are there with this reason: ServerShuttingDown, UseAnotherServer or ServerMoved.
+// Shutdown refuses new clients and ends those that are there with this reason: ServerShuttingDown, UseAnotherServer or ServerMoved. Where Settings name another
+// server the first one is UseAnotherServer.
 // It returns at once; Snapshot's Open, or engine.Drain, tells when they have gone.
 func (h *Handler) Shutdown(reason wire.ReasonCode) {
 	why := failShuttingDown
@@ -106,6 +107,9 @@ func (h *Handler) Shutdown(reason wire.ReasonCode) {
 	case wire.ServerMoved:
 		why = failMoved
 	default: // shutting down
+		if h.settings.Load().ServerReference != "" {
+			why = failUseAnother
+		}
 	}
 	h.draining.Store(why)
 	h.each(func(c *conn) {

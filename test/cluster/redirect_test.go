@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/sluicemq/sluice/internal/testx"
@@ -54,6 +56,62 @@ func served(t *testing.T, c *common.Cluster, n *common.Node) *common.Node {
 	return nil
 }
 
+// sentOn: a node that hands over the lead, since it is drained or moved, or stops, sends its clients of MQTT 5 to the one that leads next, and tells those of MQTT 3
+// nothing. It gives the node that leads then.
+func sentOn(t *testing.T, c *common.Cluster, was *common.Node) *common.Node {
+	t.Helper()
+	for _, how := range []string{"drain", "move", "stop"} {
+		var clients [2]*mqttclient.Client
+		for i, version := range []byte{wire.V5, wire.V311} {
+			ctx, cancel := context.WithTimeout(context.Background(), longest)
+			defer cancel()
+			var err error
+			if clients[i], _, err = mqttclient.Connect(ctx, mqttclient.Options{URL: "mqtt://" + was.MQTT, Connect: wire.Connect{ClientID: []byte{'c', version}, Version: version, CleanStart: true}}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = clients[i].Close() })
+		}
+		id := strconv.Itoa(was.ID)
+		switch how {
+		case "drain":
+			if out, err := was.Run("node", "drain", id); err != nil {
+				t.Fatal(out, err)
+			}
+		case "move":
+			if out, err := was.Run("shard", "move", "--to", strconv.Itoa(was.ID%3+1)); err != nil {
+				t.Fatal(out, err)
+			}
+		default:
+			was.Stop()
+		}
+		for i, told := range []bool{true, false} {
+			packets, err := clients[i].WaitClosed(longest)
+			if err != nil || len(packets) == 0 == told {
+				t.Fatalf("%s: a client of node %d got %v, %v; told is %v", how, was.ID, packets, err, told)
+			}
+			if !told {
+				continue
+			}
+			d, err := packets[0].Disconnect()
+			to := slices.IndexFunc(c.Nodes, func(n *common.Node) bool { return n != was && n.MQTT == string(d.ServerReference) })
+			if err != nil || d.Reason != wire.UseAnotherServer || to < 0 || how == "move" && to != was.ID%3 {
+				t.Errorf("%s: node %d sends its clients to %q: %v, %v", how, was.ID, d.ServerReference, d.Reason, err)
+			}
+		}
+		switch how {
+		case "drain":
+			if out, err := was.Run("node", "drain", id, "--end"); err != nil {
+				t.Fatal(out, err)
+			}
+		case "stop":
+			was.Start()
+		}
+		c.AwaitSynced()
+		was = c.Leader()
+	}
+	return was
+}
+
 // TestRedirected: with mqtt.redirect a client of MQTT 5 that comes to a node which does not lead is sent to the one that does, and is served there; one of MQTT 3 is carried. So it is
 // with the next leader.
 func TestRedirected(t *testing.T) {
@@ -74,6 +132,7 @@ func TestRedirected(t *testing.T) {
 	if to, err := sentTo(t, was.MQTT, wire.V5); err != nil || to != "" {
 		t.Errorf("a client at the node that leads: sent to %q, %v", to, err)
 	}
+	was = sentOn(t, c, was)
 	was.Kill()
 	now := c.Leader()
 	for _, n := range c.Nodes {

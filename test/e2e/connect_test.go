@@ -316,10 +316,18 @@ func TestDisconnect(t *testing.T) {
 }
 
 func TestShutdownSaysSo(t *testing.T) {
+	for _, reason := range []wire.ReasonCode{wire.UseAnotherServer, wire.ServerShuttingDown} {
+		t.Run(reason.String(), func(t *testing.T) { shutdownSaysSo(t, reason) })
+	}
+}
+
+// shutdownSaysSo: whichever it is, clients hear of the server that they may use.
+func shutdownSaysSo(t *testing.T, reason wire.ReasonCode) {
+	t.Helper()
 	n := start(t, nodeOptions{settings: func(s *mqtt.Settings) { s.ServerReference = "elsewhere:1883" }})
 	w := &world{T: t, n: n, version: wire.V5, prefix: "s"}
 	c := w.connect("c")
-	n.handler.Shutdown(wire.UseAnotherServer)
+	n.handler.Shutdown(reason)
 	packets, err := c.WaitClosed(patience)
 	if err != nil || len(packets) != 1 {
 		t.Fatal(packets, err)
