@@ -14,6 +14,7 @@ import (
 type ClientInfo struct {
 	Connection     uint64 // its number, unique in this run of the node
 	ClientID       string
+	Tenant         uint32
 	User           string
 	Source         string // what vouched for the user
 	Remote         netip.AddrPort

@@ -333,7 +333,8 @@ type Control struct {
 	// Who else may call, and what: a list of `{name: grafana, role: viewer, token: file:/etc/sluice/grafana.token}`. `role` is `viewer`, who reads,
 	// `operator`, who runs the node, or `admin`, who may everything; `token` is `file:PATH` or `env:NAME` of at least 16 bytes, which no other
 	// principal has. In its place, or beside it, `certificate` is a name in the certificate that the caller shows: its common name, or one of its alternative
-	// names (DNS, e-mail, URI). The log has a caller's `name`.
+	// names (DNS, e-mail, URI). The log has a caller's `name`. With `tenant: NAME` the role counts within that tenant alone: the caller can do nothing with what is
+	// the node's or another tenant's.
 	Principals Principals `key:"principals" default:"[]" reload:"live"`
 	// Certificates of the authorities that sign those of principals, PEM. Use one that signs no devices' certificates. The control plane
 	// speaks TLS on other addresses than loopback, once `tls.cert` is set; what `tls.client_ca` and `tls.client_auth` say is not for it.

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -15,6 +16,7 @@ import (
 type Principal struct {
 	Name        string // as the log has it
 	Role        string // viewer, operator or admin
+	Tenant      string // the one within which the role counts; empty: everywhere
 	Token       Secret // what it shows; not set: it has none
 	Certificate string // a name in the certificate that it shows; empty: it has none
 }
@@ -27,6 +29,9 @@ func (ps Principals) String() string {
 	parts := make([]string, len(ps))
 	for i, p := range ps {
 		parts[i] = fmt.Sprintf("{name: %s, role: %s", quote(p.Name), p.Role)
+		if p.Tenant != "" {
+			parts[i] += ", tenant: " + quote(p.Tenant)
+		}
 		if p.Token.IsSet() {
 			parts[i] += ", token: " + quote(p.Token.String())
 		}
@@ -44,6 +49,9 @@ const (
 	principalTokenMin  = 16  // bytes: less can be guessed
 	principalsExpected = "{name: grafana, role: viewer, token: file:/etc/sluice/grafana.token}"
 )
+
+// principalTenant is what a tenant's name looks like, as package meta has it.
+var principalTenant = regexp.MustCompile("^[a-z][a-z0-9-]{0,62}$")
 
 // controlRoles are the roles, each of which may what those before it may.
 var controlRoles = []string{"viewer", "operator", "admin"}
@@ -100,6 +108,10 @@ func parsePrincipal(item *yaml.Node, env lookup) (p Principal, bad *yaml.Node, e
 			if p.Role = v.Value; !slices.Contains(controlRoles, p.Role) {
 				return p, v, fmt.Errorf("role: want %s, found %q", orList(controlRoles), v.Value)
 			}
+		case "tenant":
+			if p.Tenant = v.Value; !principalTenant.MatchString(p.Tenant) {
+				return p, v, fmt.Errorf("tenant: want the name of a tenant: a letter from a to z, and up to 62 of those, digits and - behind it, found %q", v.Value)
+			}
 		case "token":
 			if p.Token, err = principalToken(v.Value, env); err != nil {
 				return p, v, fmt.Errorf("token: %w", err)
@@ -109,7 +121,7 @@ func parsePrincipal(item *yaml.Node, env lookup) (p Principal, bad *yaml.Node, e
 				return p, v, errors.New("certificate: want the common name, or another name, of the certificate, found nothing")
 			}
 		default:
-			return p, k, fmt.Errorf("a principal has no key %q: want name, role, token or certificate", k.Value)
+			return p, k, fmt.Errorf("a principal has no key %q: want name, role, tenant, token or certificate", k.Value)
 		}
 	}
 	switch {

@@ -19,6 +19,8 @@ func TestPrincipals(t *testing.T) {
 		{`[{name: a, role: viewer, token: 'file:/absent/token'}]`, "no such file"},
 		{`[{name: a, role: root, token: env:T}]`, `role: want viewer, operator or admin, found "root"`},
 		{`[{name: a, token: env:T}]`, "the principal a needs a role"},
+		{`[{name: a, role: admin, tenant: Acme, token: env:T}]`, `tenant: want the name of a tenant`},
+		{`[{name: a, role: admin, tenant: '', token: env:T}]`, `tenant: want the name of a tenant`},
 		{`[{name: a, role: admin}]`, "the principal a needs a token or a certificate"},
 		{`[{role: admin, token: env:T}]`, "a principal needs a name"},
 		{`[{name: a b, role: admin, token: env:T}]`, "a principal needs a name of at most 100 bytes without spaces"},
@@ -48,6 +50,10 @@ func TestPrincipals(t *testing.T) {
 	}
 	got, err := Load(LoadOptions{Set: []string{"control.client_ca=x", "tls.cert=x", "tls.key=file:" + file, "control.principals=[{name: a, role: admin, certificate: 'CN, with comma'}]"}})
 	if err != nil || got.Config.Control.Principals.String() != `[{name: "a", role: admin, certificate: "CN, with comma"}]` {
+		t.Errorf("%v, %v", got, err)
+	}
+	got, err = Load(LoadOptions{Set: []string{"control.principals=[{name: a, role: admin, tenant: acme-1, token: env:T}]"}, Environ: environ})
+	if err != nil || got.Config.Control.Principals[0].Tenant != "acme-1" || got.Config.Control.Principals.String() != `[{name: "a", role: admin, tenant: "acme-1", token: "env:T"}]` {
 		t.Errorf("%v, %v", got, err)
 	}
 	yaml := write(t, "c.yaml", "listeners: {grpc: \"0.0.0.0:0\"}\ncontrol:\n  principals:\n    - {name: a, role: viewer, token: env:T}\n    - {name: b, role: root, token: env:T}\n")

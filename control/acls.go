@@ -17,13 +17,13 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// ACLs are the catalog's. Changes count when done is called.
+// ACLs are the catalog's, of one tenant at a time. Changes count when done is called.
 type ACLs interface {
-	List(f *broker.ACLFilter) []broker.ACL
+	List(tenant uint32, f *broker.ACLFilter) []broker.ACL
 	// Add makes those of the list that are not there; done gets how many, or an error with which none of them are made.
-	Add(list []broker.ACL, done func(added int, err error))
+	Add(tenant uint32, list []broker.ACL, done func(added int, err error))
 	// Delete deletes those that f picks.
-	Delete(f *broker.ACLFilter, done func(deleted []broker.ACL, err error))
+	Delete(tenant uint32, f *broker.ACLFilter, done func(deleted []broker.ACL, err error))
 }
 
 // aclsMax bounds the rules of one request.
@@ -179,7 +179,7 @@ func (c *aclService) Add(ctx context.Context, r *api.AddAclsRequest) (*api.AddAc
 		err   error
 	}
 	res, err := await(ctx, func(done func(result)) {
-		c.s.o.ACLs.Add(list, func(added int, err error) { done(result{added, err}) })
+		c.s.o.ACLs.Add(tenantOf(ctx), list, func(added int, err error) { done(result{added, err}) })
 	})
 	if err == nil {
 		err = res.err
@@ -207,7 +207,7 @@ func (l *listedACL) key() string {
 }
 
 // List goes through the rules.
-func (c *aclService) List(_ context.Context, r *api.ListAclsRequest) (*api.ListAclsResponse, error) {
+func (c *aclService) List(ctx context.Context, r *api.ListAclsRequest) (*api.ListAclsResponse, error) {
 	size, err := sizeOf(r.PageSize)
 	if err != nil {
 		return nil, err
@@ -218,11 +218,11 @@ func (c *aclService) List(_ context.Context, r *api.ListAclsRequest) (*api.ListA
 	}
 	var list []listedACL
 	if whole { // a filter is in Kafka's words
-		for line, words := range c.s.o.Gate.FileRules(0) {
+		for line, words := range c.s.o.Gate.FileRules(tenantOf(ctx)) {
 			list = append(list, listedACL{line: line, text: words})
 		}
 	}
-	for _, a := range c.s.o.ACLs.List(f) {
+	for _, a := range c.s.o.ACLs.List(tenantOf(ctx), f) {
 		list = append(list, listedACL{acl: a})
 	}
 	page, next := pageOf(list, (*listedACL).key, r.PageToken, size)
@@ -249,14 +249,14 @@ func (c *aclService) Delete(ctx context.Context, r *api.DeleteAclsRequest) (*api
 	}
 	var gone []broker.ACL
 	if r.ValidateOnly {
-		gone = c.s.o.ACLs.List(f)
+		gone = c.s.o.ACLs.List(tenantOf(ctx), f)
 	} else {
 		type result struct {
 			deleted []broker.ACL
 			err     error
 		}
 		res, err := await(ctx, func(done func(result)) {
-			c.s.o.ACLs.Delete(f, func(deleted []broker.ACL, err error) { done(result{deleted, err}) })
+			c.s.o.ACLs.Delete(tenantOf(ctx), f, func(deleted []broker.ACL, err error) { done(result{deleted, err}) })
 		})
 		if err == nil {
 			err = res.err
@@ -280,7 +280,7 @@ func (c *aclService) Delete(ctx context.Context, r *api.DeleteAclsRequest) (*api
 }
 
 // Check says whether a user may do something.
-func (c *aclService) Check(_ context.Context, r *api.CheckAclRequest) (*api.CheckAclResponse, error) {
+func (c *aclService) Check(ctx context.Context, r *api.CheckAclRequest) (*api.CheckAclResponse, error) {
 	const what = "check"
 	resource := r.Resource
 	if resource == "" {
@@ -314,7 +314,7 @@ func (c *aclService) Check(_ context.Context, r *api.CheckAclRequest) (*api.Chec
 	if rt == broker.ResourceCluster {
 		name = broker.ClusterName
 	}
-	id := &broker.Identity{User: r.User, ClientID: r.Client, Remote: host.Unmap()}
+	id := &broker.Identity{User: r.User, Tenant: tenantOf(ctx), ClientID: r.Client, Remote: host.Unmap()}
 	out := &api.CheckAclResponse{}
 	var by auth.Decider
 	switch strings.ToLower(r.Operation) {
@@ -333,7 +333,7 @@ func (c *aclService) Check(_ context.Context, r *api.CheckAclRequest) (*api.Chec
 func (c *aclService) explain(out *api.CheckAclResponse, id *broker.Identity, op broker.Operation, rt broker.ResourceType, name string, by auth.Decider) {
 	f := &broker.ACLFilter{Resource: rt, Pattern: broker.PatternAny, Operation: broker.OperationAny, Permission: broker.PermissionAny}
 	denied := false
-	for _, a := range c.s.o.ACLs.List(f) {
+	for _, a := range c.s.o.ACLs.List(id.Tenant, f) {
 		if !auth.About(&a, []byte(name)) {
 			continue
 		}

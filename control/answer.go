@@ -13,9 +13,6 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// tenant is the only one so far.
-const tenant = 0
-
 // await calls start and waits until it calls back, or ctx ends. What comes later is dropped.
 func await[T any](ctx context.Context, start func(done func(T))) (T, error) {
 	ch := make(chan T, 1)
@@ -43,6 +40,10 @@ var causes = []struct {
 	err  error
 	code codes.Code
 }{
+	{meta.ErrTenant, codes.NotFound},
+	{meta.ErrTenantThere, codes.AlreadyExists},
+	{meta.ErrTenantUsed, codes.FailedPrecondition},
+	{meta.ErrTooManyTenants, codes.ResourceExhausted},
 	{meta.ErrNoMajority, codes.Unavailable},
 	{meta.ErrUnknown, codes.DeadlineExceeded},
 	{meta.ErrConflict, codes.Aborted},

@@ -35,6 +35,7 @@ type auditRecord struct {
 	Node      uint16          `json:"node"`
 	Principal string          `json:"principal"`
 	Role      string          `json:"role"`
+	Tenant    string          `json:"tenant,omitempty"` // of the call
 	By        string          `json:"by,omitempty"`
 	Remote    string          `json:"remote,omitempty"`
 	Method    string          `json:"method"`
@@ -75,7 +76,7 @@ func was(ctx context.Context, m proto.Message) {
 func (s *Server) record(ctx context.Context, c caller, method string, req any) *auditRecord {
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // it never fails
-	r := &auditRecord{Time: time.Now().UTC(), ID: hex.EncodeToString(id[:]), Node: uint16(s.o.Node), Principal: text(c.name), Role: c.role.String(), By: c.by,
+	r := &auditRecord{Time: time.Now().UTC(), ID: hex.EncodeToString(id[:]), Node: uint16(s.o.Node), Principal: text(c.name), Role: c.role.String(), Tenant: c.in.name, By: c.by,
 		Remote: remote(ctx), Method: methodName(method), Subject: subject(req), full: method}
 	if m, ok := req.(proto.Message); ok {
 		r.Request = recorded(m)
@@ -98,7 +99,11 @@ func (s *Server) asked(ctx context.Context, r *auditRecord) error {
 
 // ended writes down what came of a change.
 func (s *Server) ended(ctx context.Context, r *auditRecord, n *notes, resp any, err error) {
-	s.log.Info("control", "method", r.full, "subject", r.Subject, "principal", r.Principal, "role", r.Role, "remote", r.Remote, "code", status.Code(err).String())
+	words := []any{"method", r.full, "subject", r.Subject, "principal", r.Principal, "role", r.Role, "remote", r.Remote, "code", status.Code(err).String()}
+	if r.Tenant != "" {
+		words = append(words, "tenant", r.Tenant)
+	}
+	s.log.Info("control", words...)
 	on, required := s.audit.on()
 	if !on {
 		return

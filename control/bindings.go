@@ -67,7 +67,7 @@ func (c *bindingService) Add(ctx context.Context, r *api.AddBindingRequest) (*ap
 	case r.Partitions < 0 || r.Partitions > c.s.o.PartitionsMax:
 		return nil, wrong("%s: want 1 to %d partitions, found %d", what, c.s.o.PartitionsMax, r.Partitions)
 	}
-	if t := c.s.o.Broker.Topic(tenant, r.Topic); t != nil && r.Partitions != 0 && len(t.Partitions()) != int(r.Partitions) {
+	if t := c.s.o.Broker.Topic(defaultTenant, r.Topic); t != nil && r.Partitions != 0 && len(t.Partitions()) != int(r.Partitions) {
 		return nil, wrong("%s: stream %s is there, with %d partitions; leave the number out", what, quoted(r.Topic), len(t.Partitions()))
 	}
 	c.was(ctx, r.Filter)

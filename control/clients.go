@@ -112,8 +112,9 @@ func (c *clientService) list(ctx context.Context, r *api.ListClientsRequest) (*a
 	if err != nil {
 		return nil, err
 	}
+	tenant := tenantOf(ctx)
 	want := func(i *broker.ClientInfo) bool {
-		return strings.Contains(i.ClientID, r.Contains) && (r.User == "" || i.User == r.User) && hasPrefix(i.Protocol, r.Protocol) &&
+		return i.Tenant == tenant && strings.Contains(i.ClientID, r.Contains) && (r.User == "" || i.User == r.User) && hasPrefix(i.Protocol, r.Protocol) &&
 			(r.Remote == "" || i.Remote.Addr().String() == r.Remote)
 	}
 	out := &api.ListClientsResponse{}
@@ -155,15 +156,17 @@ func (s *Server) shownClient(i *broker.ClientInfo) *api.Client {
 	return out
 }
 
-// which says what a request is about, and how to know it.
-func which(verb, id string, connection uint64) (what string, want func(*broker.ClientInfo) bool, err error) {
+// which says what a request is about, and how to know it: two tenants may have a client of one id each.
+func which(verb string, tenant uint32, id string, connection uint64) (what string, want func(*broker.ClientInfo) bool, err error) {
 	switch {
 	case (id == "") == (connection == 0):
 		return "", nil, wrong("%s client: want an id or the number of a connection", verb)
 	case connection != 0:
-		return verb + " connection " + strconv.FormatUint(connection, 10), func(i *broker.ClientInfo) bool { return i.Connection == connection }, nil
+		return verb + " connection " + strconv.FormatUint(connection, 10), func(i *broker.ClientInfo) bool { return i.Tenant == tenant && i.Connection == connection }, nil
 	}
-	return verb + " client " + quoted(id), func(i *broker.ClientInfo) bool { return i.ClientID == id || text(i.ClientID) == id }, nil
+	return verb + " client " + quoted(id), func(i *broker.ClientInfo) bool {
+		return i.Tenant == tenant && (i.ClientID == id || text(i.ClientID) == id)
+	}, nil
 }
 
 // all goes through every connection.
@@ -185,7 +188,7 @@ func (c *clientService) all(ctx context.Context, kick bool, want func(*broker.Cl
 
 // Describe shows the connections of a client, wherever they are.
 func (c *clientService) Describe(ctx context.Context, r *api.DescribeClientRequest) (*api.DescribeClientResponse, error) {
-	what, want, err := which("describe", r.Id, r.Connection)
+	what, want, err := which("describe", tenantOf(ctx), r.Id, r.Connection)
 	if err != nil {
 		return nil, err
 	}
@@ -229,9 +232,9 @@ func (c *clientService) describe(ctx context.Context, want func(*broker.ClientIn
 	for i := range list {
 		out.Clients = append(out.Clients, c.s.shownClient(&list[i]))
 		if list[i].Kept && out.Session == nil {
-			if info, ok := c.s.o.Broker.Session(tenant, list[i].ClientID); ok {
+			if info, ok := c.s.o.Broker.Session(tenantOf(ctx), list[i].ClientID); ok {
 				out.Session = shownSession(&info)
-				out.Subscriptions = shownSubscriptions(c.s.o.Broker, &info)
+				out.Subscriptions = shownSubscriptions(c.s.o.Broker, tenantOf(ctx), &info)
 			}
 		}
 	}
@@ -240,7 +243,7 @@ func (c *clientService) describe(ctx context.Context, want func(*broker.ClientIn
 
 // Kick ends the connections of a client, wherever they are.
 func (c *clientService) Kick(ctx context.Context, r *api.KickClientRequest) (*api.KickClientResponse, error) {
-	what, want, err := which("kick", r.Id, r.Connection)
+	what, want, err := which("kick", tenantOf(ctx), r.Id, r.Connection)
 	if err != nil {
 		return nil, err
 	}

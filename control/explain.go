@@ -67,7 +67,7 @@ func (e *explainService) explain(ctx context.Context, at broker.RowPlace, want f
 
 // ExplainClient shows what holds a client, wherever it is connected.
 func (e *explainService) ExplainClient(ctx context.Context, r *api.ExplainClientRequest) (*api.ExplainClientResponse, error) {
-	what, want, err := which("explain", r.Id, r.Connection)
+	what, want, err := which("explain", tenantOf(ctx), r.Id, r.Connection)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (e *explainService) explainHere(ctx context.Context, kept string, want func
 			return nil
 		}
 	}
-	if info, ok := e.s.o.Broker.Session(tenant, kept); ok && kept != "" {
+	if info, ok := e.s.o.Broker.Session(tenantOf(ctx), kept); ok && kept != "" {
 		out.Session, out.SessionDropped = shownSession(&info), shownDrops(info.Dropped)
 		if len(out.Connections) == 0 {
 			out.Holders = away(&info, time.Now())

@@ -14,17 +14,20 @@ func (e *explainService) ExplainTopic(ctx context.Context, r *api.ExplainTopicRe
 	if err != nil {
 		return nil, err
 	}
+	tenant := tenantOf(ctx)
 	out := &api.ExplainTopicResponse{Filters: found.Filters, Subscribers: found.Subscribers, Subscriptions: found.Subscriptions,
 		Shard: uint32(b.ShardOf(tenant, r.Topic))}
 	if info, ok := b.RetainedOf(tenant, r.Topic); ok {
 		out.Retained = &api.RetainedMessage{Bytes: int64(info.Bytes), Qos: uint32(info.QoS), AtMs: info.At, ExpiresMs: info.Expires}
 	}
-	bound, err := (&bindingService{s: e.s}).Explain(ctx, &api.ExplainBindingRequest{Topic: r.Topic, Client: r.Client})
-	if err != nil {
-		return nil, err
-	}
-	if bound.Binding != nil {
-		out.Binding = bound
+	if tenant == defaultTenant { // others have no bindings
+		bound, err := (&bindingService{s: e.s}).Explain(ctx, &api.ExplainBindingRequest{Topic: r.Topic, Client: r.Client})
+		if err != nil {
+			return nil, err
+		}
+		if bound.Binding != nil {
+			out.Binding = bound
+		}
 	}
 	out.Publish, err = (&aclService{s: e.s}).Check(ctx, &api.CheckAclRequest{User: r.User, Client: r.Client, Host: r.Host, Operation: "publish", Name: r.Topic})
 	if err != nil {
@@ -33,7 +36,9 @@ func (e *explainService) ExplainTopic(ctx context.Context, r *api.ExplainTopicRe
 	if err := b.Storage(); err != nil {
 		out.Storage = plainError(err)
 	}
-	out.Messages, out.Events = e.traced(r.Topic)
+	if tenant == defaultTenant { // traces are the node's
+		out.Messages, out.Events = e.traced(r.Topic)
+	}
 	return out, nil
 }
 

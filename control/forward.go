@@ -32,6 +32,8 @@ type forwardedCall struct {
 	Role      string
 	By        string
 	Remote    string
+	Tenant    string `json:",omitempty"` // whose things it is about, and the number of that, which all nodes know it by
+	TenantID  uint32 `json:",omitempty"`
 	Request   []byte // as protobuf has it
 	Stream    uint64 `json:",omitempty"` // not 0: of a call that answers more than once, which one of the node's
 	Step      string `json:",omitempty"` // likewise, what is asked
@@ -114,7 +116,8 @@ func (s *Server) ask(ctx context.Context, node meta.NodeID, method string, req p
 	c, _ := ctx.Value(callerKey{}).(caller)
 	b, err := proto.Marshal(req)
 	if err == nil {
-		b, err = json.Marshal(forwardedCall{Method: method, Principal: c.name, Role: c.role.String(), By: c.by, Remote: remote(ctx), Request: b})
+		b, err = json.Marshal(forwardedCall{Method: method, Principal: c.name, Role: c.role.String(), By: c.by, Remote: remote(ctx),
+			Tenant: c.in.name, TenantID: c.in.number, Request: b})
 	}
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "%s cannot be sent to node %d: %v", methodName(method), node, err)

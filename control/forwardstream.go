@@ -216,7 +216,8 @@ func (s *Server) beginFar(ctx context.Context, key farKey, q *forwardedCall) (*f
 // callerFrom is the context of a call whose caller another node has let in.
 func (s *Server) callerFrom(ctx context.Context, node meta.NodeID, f *forwardedCall) context.Context {
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: stringAddr(fmt.Sprintf("%s by node %d", text(f.Remote), node))})
-	return context.WithValue(ctx, forwardedKey{}, caller{name: text(f.Principal), role: ParseRole(f.Role), by: text(f.By)})
+	return context.WithValue(ctx, forwardedKey{}, caller{name: text(f.Principal), role: ParseRole(f.Role), by: text(f.By),
+		in: tenancy{text(f.Tenant), f.TenantID}})
 }
 
 // forwardStream has the node that leads answer a call that answers more than once.
@@ -239,7 +240,7 @@ func (s *Server) forwardStream(who caller, leader meta.NodeID, method string, ss
 	}
 	var number [8]byte
 	_, _ = rand.Read(number[:]) // it never fails
-	q := forwardedCall{Method: method, Principal: who.name, Role: who.role.String(), By: who.by, Remote: remote(ctx), Request: b,
+	q := forwardedCall{Method: method, Principal: who.name, Role: who.role.String(), By: who.by, Remote: remote(ctx), Tenant: who.in.name, TenantID: who.in.number, Request: b,
 		Stream: binary.LittleEndian.Uint64(number[:]) | 1, Step: stepBegin}
 	ctx, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(s.jobs, cancel)()

@@ -40,6 +40,9 @@ func (s *Server) admit(ctx context.Context, method string) (caller, error) {
 	if err == nil {
 		err = c.may(method)
 	}
+	if err == nil {
+		c.in, err = s.inTenant(ctx, c, method)
+	}
 	if err != nil {
 		return c, s.refuse(ctx, method, c, err)
 	}
@@ -113,6 +116,7 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	ctx, method := ss.Context(), info.FullMethod
 	who, err := s.admit(ctx, method)
 	leader, elsewhere := s.elsewhere(method)
+	ss = &tenantStream{ss, context.WithValue(ctx, callerKey{}, who)}
 	switch {
 	case err != nil:
 		s.refusedChange(ctx, who, method, nil, err)

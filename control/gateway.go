@@ -173,7 +173,7 @@ func (s *Server) admitHTTP(ctx context.Context, method string) error {
 	return err
 }
 
-// callerContext is the context of an HTTP call as the gate knows calls: who is at the other end, and what he shows.
+// callerContext is the context of an HTTP call as the gate knows calls: who is at the other end, what he shows, and whose tenant he means.
 func callerContext(r *http.Request) context.Context {
 	ctx := r.Context()
 	p := &peer.Peer{Addr: stringAddr(r.RemoteAddr)}
@@ -182,6 +182,9 @@ func callerContext(r *http.Request) context.Context {
 	}
 	md := metadata.MD{}
 	md.Set("authorization", r.Header.Values("Authorization")...)
+	if named := r.Header.Values(tenantHeader); len(named) > 0 {
+		md.Set(tenantKey, named...)
+	}
 	return metadata.NewIncomingContext(peer.NewContext(ctx, p), md)
 }
 

@@ -44,7 +44,7 @@ func (g *groupService) List(ctx context.Context, r *api.ListGroupsRequest) (*api
 		next broker.RowPlace
 		end  bool
 	}
-	out := &api.ListGroupsResponse{}
+	out, tenant := &api.ListGroupsResponse{}, tenantOf(ctx)
 	for seen, work := 0, 0; at.Part != sharedPart; {
 		n := min(sliceRows, size-len(out.Groups))
 		some, err := await(ctx, func(done func(slice)) {
@@ -63,7 +63,7 @@ func (g *groupService) List(ctx context.Context, r *api.ListGroupsRequest) (*api
 			row := g.summary(d)
 			for _, o := range g.s.o.Broker.FetchOffsets(tenant, d.ID, nil) {
 				work++
-				if p := g.partition(o.TopicPartition); p != nil && o.Offset >= 0 {
+				if p := g.partition(tenant, o.TopicPartition); p != nil && o.Offset >= 0 {
 					row.Lag += lagOf(p, o.Offset)
 				}
 			}
@@ -89,7 +89,7 @@ func (g *groupService) summary(d *broker.GroupDescription) *api.Group {
 	return &api.Group{Id: text(d.ID), State: d.State, Type: d.Type(), ProtocolType: text(d.ProtocolType), Members: int32(d.Size)}
 }
 
-func (g *groupService) partition(tp broker.TopicPartition) *broker.Partition {
+func (g *groupService) partition(tenant uint32, tp broker.TopicPartition) *broker.Partition {
 	t := g.s.o.Broker.TopicByID(tenant, tp.Topic)
 	if t == nil {
 		return nil
@@ -112,33 +112,34 @@ type described struct {
 
 // find asks for a group, whichever protocol it follows.
 func (g *groupService) find(ctx context.Context, what, id string) (*described, error) {
+	tenant := tenantOf(ctx)
 	c, err := await(ctx, func(done func(broker.ConsumerDescription)) { g.s.o.Broker.DescribeConsumerGroup(tenant, id, done) })
 	if err != nil {
 		return nil, err
 	}
 	if c.Err == nil {
-		return g.ofConsumer(&c), nil
+		return g.ofConsumer(tenant, &c), nil
 	}
 	d, err := await(ctx, func(done func(broker.GroupDescription)) { g.s.o.Broker.DescribeGroup(tenant, id, done) })
 	if err != nil {
 		return nil, err
 	}
 	if d.State == broker.GroupDead.String() {
-		if s, ok := g.shared(id); ok {
+		if s, ok := g.shared(tenant, id); ok {
 			return &described{group: s}, nil
 		}
 		return nil, missing("%s: there is none; sluice group list shows what is there", what)
 	}
-	return g.ofClassic(&d), nil
+	return g.ofClassic(tenant, &d), nil
 }
 
-func (g *groupService) ofConsumer(c *broker.ConsumerDescription) *described {
+func (g *groupService) ofConsumer(tenant uint32, c *broker.ConsumerDescription) *described {
 	d := &described{group: &api.Group{Id: text(c.ID), State: c.State, Type: "consumer", ProtocolType: "consumer", Members: int32(len(c.Members))},
 		assignor: c.Assignor, owners: make(map[broker.TopicPartition]string)}
 	for i := range c.Members {
 		m := &c.Members[i]
 		d.members = append(d.members, &api.Member{Id: text(m.ID), InstanceId: text(m.InstanceID), ClientId: text(m.ClientID), Host: text(m.ClientHost),
-			Epoch: m.Epoch, Assigned: g.byTopic(m.Assigned)})
+			Epoch: m.Epoch, Assigned: g.byTopic(tenant, m.Assigned)})
 		for _, tp := range m.Assigned {
 			d.owners[tp] = text(m.ID)
 		}
@@ -147,7 +148,7 @@ func (g *groupService) ofConsumer(c *broker.ConsumerDescription) *described {
 }
 
 // byTopic names what a member has.
-func (g *groupService) byTopic(list []broker.TopicPartition) (out []*api.TopicPartitions) {
+func (g *groupService) byTopic(tenant uint32, list []broker.TopicPartition) (out []*api.TopicPartitions) {
 	at := make(map[string]*api.TopicPartitions)
 	for _, tp := range list {
 		t := g.s.o.Broker.TopicByID(tenant, tp.Topic)
@@ -173,7 +174,7 @@ func ordered(list []*api.TopicPartitions) []*api.TopicPartitions {
 	return list
 }
 
-func (g *groupService) ofClassic(c *broker.GroupDescription) *described {
+func (g *groupService) ofClassic(tenant uint32, c *broker.GroupDescription) *described {
 	c.Size = len(c.Members)
 	d := &described{group: g.summary(c), assignor: text(c.Protocol), owners: make(map[broker.TopicPartition]string)}
 	for i := range c.Members {
@@ -196,6 +197,7 @@ func (g *groupService) ofClassic(c *broker.GroupDescription) *described {
 
 // Describe shows a group.
 func (g *groupService) Describe(ctx context.Context, r *api.DescribeGroupRequest) (*api.GroupDescription, error) {
+	tenant := tenantOf(ctx)
 	d, err := g.find(ctx, "describe group "+quoted(r.Id), r.Id)
 	if err != nil {
 		return nil, err
@@ -215,7 +217,7 @@ func (g *groupService) Describe(ctx context.Context, r *api.DescribeGroupRequest
 	var rows []*api.GroupOffset
 	for i := range offsets {
 		o := &offsets[i]
-		p := g.partition(o.TopicPartition)
+		p := g.partition(tenant, o.TopicPartition)
 		if p == nil {
 			continue
 		}
@@ -267,11 +269,12 @@ func (g *groupService) age(ctx context.Context, parts []*broker.Partition, rows 
 
 // Delete forgets a group.
 func (g *groupService) Delete(ctx context.Context, r *api.DeleteGroupRequest) (*api.DeleteGroupResponse, error) {
+	tenant := tenantOf(ctx)
 	what := "delete group " + quoted(r.Id)
 	err := awaitError(ctx, func(done func(error)) { g.s.o.Broker.DeleteGroup(tenant, r.Id, done) })
 	switch {
 	case errors.Is(err, broker.ErrGroupNotFound):
-		if _, ok := g.shared(r.Id); ok {
+		if _, ok := g.shared(tenant, r.Id); ok {
 			return nil, status.Errorf(codes.FailedPrecondition, "%s: it is a shared subscription, which ends with the last kept session that is in it; "+
 				"sluice subscription list shows who is", what)
 		}
@@ -291,11 +294,12 @@ func nonEmptyHint(err error) string {
 
 // ResetOffsets moves a group.
 func (g *groupService) ResetOffsets(ctx context.Context, r *api.ResetOffsetsRequest) (*api.ResetOffsetsResponse, error) {
+	tenant := tenantOf(ctx)
 	what := "reset offsets of group " + quoted(r.Group)
 	if r.Group == "" || len(r.Group) > groupIDMax {
 		return nil, wrong("%s: a group's id has 1 to %d bytes", what, groupIDMax)
 	}
-	parts, err := g.chosen(what, r)
+	parts, err := g.chosen(what, tenant, r)
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +307,7 @@ func (g *groupService) ResetOffsets(ctx context.Context, r *api.ResetOffsetsRequ
 	req := &broker.CommitRequest{Group: r.Group, Generation: -1}
 	out := &api.ResetOffsetsResponse{}
 	for i, tp := range parts {
-		p := g.partition(tp)
+		p := g.partition(tenant, tp)
 		if p == nil {
 			continue // its topic has just gone
 		}
@@ -337,7 +341,7 @@ func (g *groupService) ResetOffsets(ctx context.Context, r *api.ResetOffsetsRequ
 }
 
 // chosen are the partitions that a reset is for.
-func (g *groupService) chosen(what string, r *api.ResetOffsetsRequest) (parts []broker.TopicPartition, err error) {
+func (g *groupService) chosen(what string, tenant uint32, r *api.ResetOffsetsRequest) (parts []broker.TopicPartition, err error) {
 	if r.To == nil {
 		return nil, wrong("%s: want where to: earliest, latest, an offset, a time or a shift", what)
 	}

@@ -13,11 +13,11 @@ import (
 	"github.com/sluicemq/sluice/control/api"
 )
 
-// Quotas are the catalog's.
+// Quotas are the catalog's, of one tenant at a time.
 type Quotas interface {
-	List() []broker.Quota
+	List(tenant uint32) []broker.Quota
 	// Alter sets what is set in set and takes away what is in remove. done is called when the change counts.
-	Alter(set broker.Quota, remove [broker.QuotaKinds]bool, done func(error))
+	Alter(tenant uint32, set broker.Quota, remove [broker.QuotaKinds]bool, done func(error))
 }
 
 // quotaService is the service Quotas.
@@ -34,7 +34,7 @@ func quotaPart(p *api.QuotaPart) broker.QuotaPart {
 }
 
 // entityOf reads who a quota is for.
-func entityOf(what string, r *api.QuotaEntity) (e broker.QuotaEntity, err error) {
+func entityOf(what string, tenant uint32, r *api.QuotaEntity) (e broker.QuotaEntity, err error) {
 	if r == nil {
 		r = &api.QuotaEntity{}
 	}
@@ -47,6 +47,8 @@ func entityOf(what string, r *api.QuotaEntity) (e broker.QuotaEntity, err error)
 	switch {
 	case !e.User.Said && !e.ClientID.Said && !e.IP.Said:
 		return e, wrong("%s: want a user, a client id or an address", what)
+	case e.IP.Said && tenant != defaultTenant:
+		return e, wrong("%s: addresses are the node's, and no tenant has quotas of them", what)
 	case e.IP.Said && (e.User.Said || e.ClientID.Said):
 		return e, wrong("%s: a quota for an address is for no user or client id", what)
 	case e.IP.Said && !e.IP.Default:
@@ -89,7 +91,7 @@ func checkRate(what string, k broker.QuotaKind, v float64) error {
 // Set sets bounds.
 func (c *quotaService) Set(ctx context.Context, r *api.SetQuotaRequest) (*api.Quota, error) {
 	const what = "set quota"
-	e, err := entityOf(what, r.Entity)
+	e, err := entityOf(what, tenantOf(ctx), r.Entity)
 	if err != nil {
 		return nil, err
 	}
@@ -107,20 +109,20 @@ func (c *quotaService) Set(ctx context.Context, r *api.SetQuotaRequest) (*api.Qu
 		}
 		q.Set[k], q.Rate[k] = true, v
 	}
-	if have := c.find(e); have != nil {
+	if have := c.find(ctx, e); have != nil {
 		was(ctx, have)
 	}
-	if err := awaitError(ctx, func(done func(error)) { c.s.o.Quotas.Alter(q, [broker.QuotaKinds]bool{}, done) }); err != nil {
+	if err := awaitError(ctx, func(done func(error)) { c.s.o.Quotas.Alter(tenantOf(ctx), q, [broker.QuotaKinds]bool{}, done) }); err != nil {
 		return nil, refuse(err, what, "")
 	}
-	if have := c.find(e); have != nil {
+	if have := c.find(ctx, e); have != nil {
 		return have, nil
 	}
 	return &api.Quota{Entity: r.Entity}, nil // somebody has deleted it since
 }
 
-func (c *quotaService) find(e broker.QuotaEntity) *api.Quota {
-	for _, q := range c.s.o.Quotas.List() {
+func (c *quotaService) find(ctx context.Context, e broker.QuotaEntity) *api.Quota {
+	for _, q := range c.s.o.Quotas.List(tenantOf(ctx)) {
 		if q.Entity == e {
 			return shownQuota(&q)
 		}
@@ -147,12 +149,12 @@ func shownQuota(q *broker.Quota) *api.Quota {
 }
 
 // List lists the quotas: addresses first, then client ids, then users, each by name.
-func (c *quotaService) List(_ context.Context, r *api.ListQuotasRequest) (*api.ListQuotasResponse, error) {
+func (c *quotaService) List(ctx context.Context, r *api.ListQuotasRequest) (*api.ListQuotasResponse, error) {
 	size, err := sizeOf(r.PageSize)
 	if err != nil {
 		return nil, err
 	}
-	page, next := pageOf(c.s.o.Quotas.List(), quotaKey, r.PageToken, size)
+	page, next := pageOf(c.s.o.Quotas.List(tenantOf(ctx)), quotaKey, r.PageToken, size)
 	out := &api.ListQuotasResponse{NextPageToken: next}
 	for i := range page {
 		out.Quotas = append(out.Quotas, shownQuota(&page[i]))
@@ -181,11 +183,11 @@ func quotaKey(q *broker.Quota) string {
 // Delete takes bounds away.
 func (c *quotaService) Delete(ctx context.Context, r *api.DeleteQuotaRequest) (*api.DeleteQuotaResponse, error) {
 	const what = "delete quota"
-	e, err := entityOf(what, r.Entity)
+	e, err := entityOf(what, tenantOf(ctx), r.Entity)
 	if err != nil {
 		return nil, err
 	}
-	have := c.find(e)
+	have := c.find(ctx, e)
 	var remove [broker.QuotaKinds]bool
 	for _, key := range r.Keys {
 		k, err := kindOf(what, key, &e)
@@ -207,7 +209,7 @@ func (c *quotaService) Delete(ctx context.Context, r *api.DeleteQuotaRequest) (*
 			remove[k] = true
 		}
 	}
-	if err := awaitError(ctx, func(done func(error)) { c.s.o.Quotas.Alter(broker.Quota{Entity: e}, remove, done) }); err != nil {
+	if err := awaitError(ctx, func(done func(error)) { c.s.o.Quotas.Alter(tenantOf(ctx), broker.Quota{Entity: e}, remove, done) }); err != nil {
 		return nil, refuse(err, what, "")
 	}
 	return &api.DeleteQuotaResponse{}, nil

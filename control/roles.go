@@ -49,6 +49,7 @@ func ParseRole(name string) Role {
 // rule is what the gate knows of a method.
 type rule struct {
 	least   Role // who may call it
+	scope   scope
 	changes bool // something that outlives the call
 	open    bool // to everybody, without saying who he is
 	led     bool // of several nodes the one that leads answers it: it alone has what is asked about
@@ -83,15 +84,24 @@ var rules = func() map[string]rule {
 			"Adopt": operate},
 		"Explanations": {"ExplainClient": view, "ExplainTopic": view, "ExplainMessage": view, "WatchTrace": inspect, "ListSlow": view},
 		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate, "Hold": govern},
+		"Tenants":      {"Add": govern, "List": view, "Describe": view, "Set": govern, "Remove": govern},
 		"Shards":       {"Status": view, "Move": operate, "Balance": operate, "ElectUnclean": govern},
 	} {
 		for method, r := range methods {
+			r.scope = scopes[service]
 			switch service {
 			case "Clients":
 				r.spread = true
-			case "Topics", "Groups", "Sessions", "Subscriptions", "Explanations":
+			case "Explanations":
 				r.spread = method == "ExplainClient"
 				r.led = !r.spread
+				if method == "ExplainMessage" { // what traces have seen is kept without saying whose it was
+					r.scope = scopeNode
+				}
+			case "Topics", "Groups", "Sessions", "Subscriptions":
+				r.led = true
+			case "Tenants": // the leader knows what they have
+				r.led = !r.changes
 			case "Shards": // the leader knows how far the others are
 				r.spread = method == "Status"
 			case "Backups": // the leader alone knows what is committed
@@ -103,18 +113,27 @@ var rules = func() map[string]rule {
 		}
 	}
 	for _, method := range []string{"Check", "List", "Watch"} {
-		all["/grpc.health.v1.Health/"+method] = rule{open: true} // probes have no secret, and it tells none
+		all["/grpc.health.v1.Health/"+method] = rule{open: true, scope: scopeNobody} // probes have no secret, and it tells none
 	}
 	for _, version := range []string{"v1", "v1alpha"} {
-		all["/grpc.reflection."+version+".ServerReflection/ServerReflectionInfo"] = view
+		all["/grpc.reflection."+version+".ServerReflection/ServerReflectionInfo"] = rule{least: RoleViewer, scope: scopeNobody}
 	}
 	return all
 }()
+
+// scopes are those of services.
+var scopes = map[string]scope{
+	"Topics": scopeTenant, "Groups": scopeTenant, "Clients": scopeTenant, "Sessions": scopeTenant, "Subscriptions": scopeTenant, "Users": scopeTenant,
+	"Acls": scopeTenant, "Quotas": scopeTenant, "Explanations": scopeTenant,
+	"Bans": scopeNode, "Bindings": scopeNode, "Backups": scopeNode, "Tiers": scopeNode, "Nodes": scopeNode, "Shards": scopeNode, "Tenants": scopeNode,
+}
 
 // Principal is somebody who may call.
 type Principal struct {
 	Name string
 	Role Role
+	// Tenant is the one within which Role counts: the principal calls nothing of another one's, and nothing that is the node's. Empty: it may say any.
+	Tenant string
 	// Token is what it shows; its hash alone is kept. Empty: it has none.
 	Token string
 	// Certificate is a name in the certificate that it shows: the common name or an alternative one. Empty: it has none.
@@ -127,9 +146,10 @@ type Principals struct {
 }
 
 type principal struct {
-	name  string
-	role  Role
-	token [sha256.Size]byte // hash
+	name   string
+	role   Role
+	tenant string
+	token  [sha256.Size]byte // hash
 
 	hasToken    bool
 	certificate string
@@ -145,13 +165,17 @@ func NewPrincipals(token string, list []Principal) *Principals {
 		p.list = append(p.list, principal{name: controlToken, role: RoleAdmin, token: sha256.Sum256([]byte(token)), hasToken: true})
 	}
 	for _, e := range list {
-		n := principal{name: e.Name, role: e.Role, hasToken: e.Token != "", certificate: e.Certificate}
+		n := principal{name: e.Name, role: e.Role, tenant: e.Tenant, hasToken: e.Token != "", certificate: e.Certificate}
 		if n.hasToken {
 			n.token = sha256.Sum256([]byte(e.Token))
 		}
 		p.list = append(p.list, n)
 	}
 	return p
+}
+
+func (p *principal) caller(by string) caller {
+	return caller{name: p.name, role: p.role, by: by, bound: p.tenant}
 }
 
 // byToken finds who has this token. It compares with all of them, hashes with hashes, so that the time that it takes says nothing about any.
@@ -166,7 +190,7 @@ func (p *Principals) byToken(token string) (caller, bool) {
 	if found < 0 {
 		return caller{}, false
 	}
-	return caller{p.list[found].name, p.list[found].role, "token"}, true
+	return p.list[found].caller("token"), true
 }
 
 // byCertificate finds who has a name that a certificate has.
@@ -178,7 +202,7 @@ func (p *Principals) byCertificate(c *x509.Certificate) (caller, bool) {
 	}
 	for i := range p.list {
 		if e := &p.list[i]; e.certificate != "" && slices.Contains(names, e.certificate) {
-			return caller{e.name, e.role, "certificate"}, true
+			return e.caller("certificate"), true
 		}
 	}
 	return caller{}, false
@@ -194,6 +218,9 @@ type caller struct {
 	name string
 	role Role
 	by   string // token, certificate or loopback
+	// bound is the tenant that it is of, and calls nothing but what is of that. Empty: of none.
+	bound string
+	in    tenancy // what this call is about
 }
 
 // identify finds out who calls. Its error says how to say so.
@@ -204,7 +231,7 @@ func (s *Server) identify(ctx context.Context) (caller, error) {
 	ps := s.o.Principals()
 	if len(ps.list) == 0 {
 		if fromLoopback(ctx) {
-			return caller{"loopback", RoleAdmin, "loopback"}, nil
+			return caller{name: "loopback", role: RoleAdmin, by: "loopback"}, nil
 		}
 		return caller{}, status.Error(codes.Unauthenticated,
 			"the node has no token for its control plane: it answers on loopback alone; set auth.control_token or control.principals")
@@ -265,8 +292,10 @@ func shownCertificates(ctx context.Context) []*x509.Certificate {
 func (c caller) may(method string) error {
 	r := rules[method]
 	switch {
-	case r.least == RoleNone:
+	case r.least == RoleNone, r.scope == scopeUnknown:
 		return status.Errorf(codes.PermissionDenied, "%s has no role that may call it: that is a fault of this version", methodName(method))
+	case c.bound != "" && r.scope == scopeNode:
+		return status.Errorf(codes.PermissionDenied, "%s is about the node, and %s is of the tenant %s alone (control.principals)", methodName(method), quoted(c.name), c.bound)
 	case c.role < r.least:
 		return status.Errorf(codes.PermissionDenied, "%s needs the role %s, and %s is %s (control.principals)", methodName(method), r.least, quoted(c.name), c.role)
 	}

@@ -170,6 +170,7 @@ func servicesOf(s *Server) []service {
 		{&api.Bindings_ServiceDesc, &bindingService{s: s}},
 		{&api.Backups_ServiceDesc, &backupService{s: s}},
 		{&api.Tiers_ServiceDesc, &tierService{s: s}},
+		{&api.Tenants_ServiceDesc, &tenantService{s: s}},
 		{&api.Nodes_ServiceDesc, &nodeService{s: s}},
 		{&api.Shards_ServiceDesc, &shardService{s: s}},
 		{&api.Explanations_ServiceDesc, &explainService{s: s}},

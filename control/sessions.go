@@ -34,7 +34,7 @@ func (c *sessionService) List(ctx context.Context, r *api.ListSessionsRequest) (
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
 		n := min(sliceRows, size-len(out.Sessions))
-		list, next, end := c.s.o.Broker.Sessions(tenant, at, n)
+		list, next, end := c.s.o.Broker.Sessions(tenantOf(ctx), at, n)
 		for i := range list {
 			s := &list[i]
 			if strings.Contains(s.ID, r.Contains) && s.Queued >= r.Queued &&
@@ -63,12 +63,12 @@ func shownSession(s *broker.SessionInfo) *api.Session {
 }
 
 // Describe shows a session.
-func (c *sessionService) Describe(_ context.Context, r *api.DescribeSessionRequest) (*api.SessionDescription, error) {
-	info, ok := c.s.o.Broker.Session(tenant, r.Id)
+func (c *sessionService) Describe(ctx context.Context, r *api.DescribeSessionRequest) (*api.SessionDescription, error) {
+	info, ok := c.s.o.Broker.Session(tenantOf(ctx), r.Id)
 	if !ok {
 		return nil, noSession("describe session "+quoted(r.Id), nil)
 	}
-	out := &api.SessionDescription{Session: shownSession(&info), Subscriptions: shownSubscriptions(c.s.o.Broker, &info)}
+	out := &api.SessionDescription{Session: shownSession(&info), Subscriptions: shownSubscriptions(c.s.o.Broker, tenantOf(ctx), &info)}
 	for _, p := range info.Positions {
 		out.Positions = append(out.Positions, &api.SessionPosition{Shard: uint32(p.Shard), Acknowledged: p.Acknowledged, Queued: p.Queued, Behind: p.Behind})
 	}
@@ -76,7 +76,7 @@ func (c *sessionService) Describe(_ context.Context, r *api.DescribeSessionReque
 }
 
 // shownSubscriptions are the first of a session's.
-func shownSubscriptions(b *broker.Broker, s *broker.SessionInfo) (out []*api.Subscription) {
+func shownSubscriptions(b *broker.Broker, tenant uint32, s *broker.SessionInfo) (out []*api.Subscription) {
 	list := b.SessionSubscriptions(tenant, s.ID)
 	for i := range list[:min(len(list), detailRows)] {
 		list[i].Connected = s.Connected
@@ -98,13 +98,13 @@ const endPause = 20 * time.Millisecond
 // Delete ends a session.
 func (c *sessionService) Delete(ctx context.Context, r *api.DeleteSessionRequest) (*api.DeleteSessionResponse, error) {
 	what := "delete session " + quoted(r.Id)
-	before, ok := c.s.o.Broker.Session(tenant, r.Id)
+	before, ok := c.s.o.Broker.Session(tenantOf(ctx), r.Id)
 	if !ok {
 		return nil, noSession(what, nil)
 	}
 	was(ctx, shownSession(&before))
 	for {
-		err := awaitError(ctx, func(done func(error)) { c.s.o.Broker.EndSession(tenant, r.Id, done) })
+		err := awaitError(ctx, func(done func(error)) { c.s.o.Broker.EndSession(tenantOf(ctx), r.Id, done) })
 		switch {
 		case err == nil:
 			return &api.DeleteSessionResponse{}, nil
@@ -119,7 +119,7 @@ func (c *sessionService) Delete(ctx context.Context, r *api.DeleteSessionRequest
 			pause.Stop()
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
-		if now, ok := c.s.o.Broker.Session(tenant, r.Id); !ok || now.Number != before.Number {
+		if now, ok := c.s.o.Broker.Session(tenantOf(ctx), r.Id); !ok || now.Number != before.Number {
 			return &api.DeleteSessionResponse{}, nil
 		}
 	}

@@ -31,7 +31,7 @@ func shownShared(s *broker.SharedGroupState) *api.Group {
 
 // listShared goes on with shared subscriptions, from a row on.
 func (g *groupService) listShared(ctx context.Context, r *api.ListGroupsRequest, at, size int, out *api.ListGroupsResponse) error {
-	for seen := 0; ; {
+	for seen, tenant := 0, tenantOf(ctx); ; {
 		if ctx.Err() != nil {
 			return status.FromContextError(ctx.Err()).Err()
 		}
@@ -54,7 +54,7 @@ func (g *groupService) listShared(ctx context.Context, r *api.ListGroupsRequest,
 }
 
 // shared finds a shared subscription by $share/NAME/FILTER.
-func (g *groupService) shared(id string) (*api.Group, bool) {
+func (g *groupService) shared(tenant uint32, id string) (*api.Group, bool) {
 	rest, ok := strings.CutPrefix(id, sharedPrefix)
 	if !ok {
 		return nil, false

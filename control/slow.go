@@ -13,13 +13,13 @@ type SlowSubscribers interface {
 }
 
 // ListSlow shows them.
-func (e *explainService) ListSlow(context.Context, *api.ListSlowRequest) (*api.ListSlowResponse, error) {
+func (e *explainService) ListSlow(ctx context.Context, _ *api.ListSlowRequest) (*api.ListSlowResponse, error) {
 	out := &api.ListSlowResponse{}
 	if e.s.o.Slow == nil {
 		return out, nil
 	}
 	for _, s := range e.s.o.Slow.Slow() {
-		if s.Tenant != 0 {
+		if s.Tenant != tenantOf(ctx) {
 			continue
 		}
 		out.Subscribers = append(out.Subscribers, &api.SlowSubscriber{Client: text(s.ClientID), User: text(s.User), Topic: text(s.Topic),

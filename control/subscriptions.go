@@ -44,7 +44,7 @@ func (c *subscriptionService) List(ctx context.Context, r *api.ListSubscriptions
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
 		n := min(sliceRows, size-len(out.Subscriptions))
-		list, next, end := c.s.o.Broker.ListSubscriptions(tenant, at, n)
+		list, next, end := c.s.o.Broker.ListSubscriptions(tenantOf(ctx), at, n)
 		for i := range list {
 			if s := &list[i]; (r.Client == "" || s.ClientID == r.Client) && strings.Contains(s.Filter, r.Contains) {
 				out.Subscriptions = append(out.Subscriptions, shownSubscription(s))
@@ -83,7 +83,7 @@ func (c *subscriptionService) Find(ctx context.Context, r *api.FindSubscriptions
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	defer func() { <-c.s.heavy }()
-	m := c.s.o.Broker.Matching(tenant, r.Topic)
+	m := c.s.o.Broker.Matching(tenantOf(ctx), r.Topic)
 	out := &api.FindSubscriptionsResponse{Filters: int64(len(m.Filters))}
 	for i := range m.Filters {
 		f := &m.Filters[i]

@@ -57,7 +57,7 @@ func (t *tierService) DescribeTopic(_ context.Context, r *api.DescribeTierTopicR
 	if t.s.o.Tier == nil {
 		return nil, status.Error(codes.FailedPrecondition, ErrNoStore.Error())
 	}
-	topic := t.s.o.Broker.Topic(tenant, r.Name)
+	topic := t.s.o.Broker.Topic(defaultTenant, r.Name)
 	if topic == nil {
 		return nil, missing("topic %s: there is none of this name", quoted(r.Name))
 	}
@@ -92,7 +92,7 @@ func (t *tierService) Prefetch(r *api.PrefetchTierRequest, out grpc.ServerStream
 	if err := t.knows(r.Topic); err != nil {
 		return err
 	}
-	if n := len(t.s.o.Broker.Topic(tenant, r.Topic).Partitions()); int(r.Partition) >= n {
+	if n := len(t.s.o.Broker.Topic(defaultTenant, r.Topic).Partitions()); int(r.Partition) >= n {
 		return missing("prefetch: topic %s has %d partitions, and no %d", quoted(r.Topic), n, r.Partition)
 	}
 	return t.do(r, "prefetch", out)
@@ -113,7 +113,7 @@ func (t *tierService) Adopt(r *api.AdoptTierRequest, out grpc.ServerStreamingSer
 
 // knows tells whether there is a topic; the empty name is all of them.
 func (t *tierService) knows(name string) error {
-	if name != "" && t.s.o.Broker.Topic(tenant, name) == nil {
+	if name != "" && t.s.o.Broker.Topic(defaultTenant, name) == nil {
 		return missing("topic %s: there is none of this name", quoted(name))
 	}
 	return nil

@@ -32,25 +32,27 @@ type topicService struct {
 type topicNames struct {
 	sync.Mutex
 	generation uint64
-	list       []string
-	known      bool
+	lists      map[uint32][]string // by tenant; nil: of none yet
 }
 
-// sorted gives the names; the slice is never written to.
-func (t *topicNames) sorted(b *broker.Broker) []string {
+// sorted gives the names of a tenant's; the slice is never written to.
+func (t *topicNames) sorted(b *broker.Broker, tenant uint32) []string {
 	t.Lock()
 	defer t.Unlock()
 	generation := b.TopicsGeneration() // before the names: what changes meanwhile is seen the next time
-	if t.known && t.generation == generation {
-		return t.list
+	if t.lists == nil || t.generation != generation {
+		t.lists, t.generation = make(map[uint32][]string), generation
 	}
-	var list []string
+	list, known := t.lists[tenant]
+	if known {
+		return list
+	}
 	b.Topics(tenant, func(topic *broker.Topic) bool {
 		list = append(list, topic.Name())
 		return true
 	})
 	slices.Sort(list)
-	t.list, t.generation, t.known = list, generation, true
+	t.lists[tenant] = list
 	return list
 }
 
@@ -71,10 +73,10 @@ func (t *topicService) Create(ctx context.Context, r *api.CreateTopicRequest) (*
 	for k, v := range r.Settings {
 		settings = settings.With(k, v)
 	}
-	if err := t.checkSettings(what, tenant, settings); err != nil {
+	if err := t.checkSettings(what, tenantOf(ctx), settings); err != nil {
 		return nil, err
 	}
-	if t.s.o.Broker.Topic(tenant, r.Name) != nil {
+	if t.s.o.Broker.Topic(tenantOf(ctx), r.Name) != nil {
 		return nil, status.Errorf(codes.AlreadyExists, "%s: it exists; sluice topic describe shows it, sluice topic alter changes it", what)
 	}
 	stored := storedSettings(settings)
@@ -85,12 +87,12 @@ func (t *topicService) Create(ctx context.Context, r *api.CreateTopicRequest) (*
 	_, _ = rand.Read(id[:]) // it never fails
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
 	_, err := awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) {
-		t.s.o.Broker.CreateTopic(tenant, r.Name, id, int(n), stored, done)
+		t.s.o.Broker.CreateTopic(tenantOf(ctx), r.Name, id, int(n), stored, done)
 	})
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
-	return t.shown(r.Name, what)
+	return t.shown(tenantOf(ctx), r.Name, what)
 }
 
 // awaitTopic waits for a change of a topic.
@@ -138,7 +140,7 @@ func settingMap(list []broker.Setting) map[string]string {
 }
 
 // shown is a topic as it is now.
-func (t *topicService) shown(name, what string) (*api.Topic, error) {
+func (t *topicService) shown(tenant uint32, name, what string) (*api.Topic, error) {
 	topic := t.s.o.Broker.Topic(tenant, name)
 	if topic == nil {
 		return nil, missing("%s: there is none; sluice topic list shows what is there", what)
@@ -165,7 +167,7 @@ func (t *topicService) List(ctx context.Context, r *api.ListTopicsRequest) (*api
 	if err != nil {
 		return nil, err
 	}
-	names := t.names.sorted(t.s.o.Broker)
+	names := t.names.sorted(t.s.o.Broker, tenantOf(ctx))
 	at := 0
 	if len(r.PageToken) > 0 {
 		after := string(r.PageToken)
@@ -187,7 +189,7 @@ func (t *topicService) List(ctx context.Context, r *api.ListTopicsRequest) (*api
 		if !strings.Contains(names[at], r.Contains) {
 			continue
 		}
-		if topic := t.s.o.Broker.Topic(tenant, names[at]); topic != nil && (r.Internal || !topic.Spec().Internal) {
+		if topic := t.s.o.Broker.Topic(tenantOf(ctx), names[at]); topic != nil && (r.Internal || !topic.Spec().Internal) {
 			out.Topics = append(out.Topics, t.summary(topic))
 			work += len(topic.Partitions())
 		}
@@ -196,9 +198,9 @@ func (t *topicService) List(ctx context.Context, r *api.ListTopicsRequest) (*api
 }
 
 // Describe shows a topic.
-func (t *topicService) Describe(_ context.Context, r *api.DescribeTopicRequest) (*api.TopicDescription, error) {
+func (t *topicService) Describe(ctx context.Context, r *api.DescribeTopicRequest) (*api.TopicDescription, error) {
 	what := "describe topic " + quoted(r.Name)
-	topic := t.s.o.Broker.Topic(tenant, r.Name)
+	topic := t.s.o.Broker.Topic(tenantOf(ctx), r.Name)
 	if topic == nil {
 		return nil, missing("%s: there is none; sluice topic list shows what is there", what)
 	}
@@ -217,7 +219,7 @@ func (t *topicService) Describe(_ context.Context, r *api.DescribeTopicRequest) 
 // Alter changes a topic.
 func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*api.Topic, error) {
 	what := "alter topic " + quoted(r.Name)
-	topic := t.s.o.Broker.Topic(tenant, r.Name)
+	topic := t.s.o.Broker.Topic(tenantOf(ctx), r.Name)
 	switch {
 	case topic == nil:
 		return nil, missing("%s: there is none; sluice topic list shows what is there", what)
@@ -267,7 +269,7 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 			return nil, refuse(err, what, boundHint(err))
 		}
 	}
-	return t.shown(r.Name, what)
+	return t.shown(tenantOf(ctx), r.Name, what)
 }
 
 func boundHint(err error) string {
@@ -280,7 +282,7 @@ func boundHint(err error) string {
 // Delete deletes a topic.
 func (t *topicService) Delete(ctx context.Context, r *api.DeleteTopicRequest) (*api.DeleteTopicResponse, error) {
 	what := "delete topic " + quoted(r.Name)
-	topic := t.s.o.Broker.Topic(tenant, r.Name)
+	topic := t.s.o.Broker.Topic(tenantOf(ctx), r.Name)
 	if topic == nil {
 		return nil, missing("%s: there is none; sluice topic list shows what is there", what)
 	}

@@ -63,6 +63,7 @@ func (e *explainService) WatchTrace(r *api.WatchTraceRequest, out grpc.ServerStr
 	if err != nil {
 		return err
 	}
+	p.Tenant = tenantOf(out.Context())
 	s, err := e.s.o.Broker.Tracer().Open(p)
 	if err != nil {
 		return status.Error(codes.ResourceExhausted, "trace: "+err.Error())

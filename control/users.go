@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -52,10 +53,13 @@ func (u *userNames) sorted(s *Server) []string {
 	return u.list
 }
 
-// shown is a user as it counts, nil if there is none.
-func (c *userService) shown(name string) *api.User {
+// shown is a user of a tenant as it counts, nil if there is none. The password file's are the default tenant's.
+func (c *userService) shown(tenant uint32, name string) *api.User {
 	user := c.s.o.Catalog.Load().User(name)
-	if c.s.o.Gate.InFile(name) {
+	if user != nil && user.Tenant != tenant {
+		user = nil
+	}
+	if tenant == defaultTenant && c.s.o.Gate.InFile(name) {
 		return &api.User{Name: text(name), Source: sourceFile, Mechanisms: []string{"password"}, Shadowed: user != nil}
 	}
 	if user == nil {
@@ -77,9 +81,9 @@ func (c *userService) List(ctx context.Context, r *api.ListUsersRequest) (*api.L
 	if err != nil {
 		return nil, err
 	}
-	out := &api.ListUsersResponse{}
+	out, tenant := &api.ListUsersResponse{}, tenantOf(ctx)
 	next, err := pageOfNames(ctx, c.names.sorted(c.s), r.PageToken, r.Contains, func(name string) bool {
-		if u := c.shown(name); u != nil {
+		if u := c.shown(tenant, name); u != nil {
 			out.Users = append(out.Users, u)
 		}
 		return len(out.Users) < size
@@ -142,21 +146,31 @@ func setCredentials(what string, u *meta.User, c *api.Credentials) error {
 	return nil
 }
 
-// change makes a user anew out of what there is: nil to refuse with an error of its own, or to delete.
+// change makes a user anew out of what there is: nil to refuse with an error of its own, or to delete. For change somebody of another tenant is not there.
 func (c *userService) change(ctx context.Context, what, name string, change func(have *meta.User) (*meta.User, error)) error {
 	if err := meta.CheckUserName(name); err != nil {
 		return wrong("%s: %v", what, err)
 	}
+	tenant := tenantOf(ctx)
 	if c.s.o.Gate.InFile(name) {
+		if tenant != defaultTenant {
+			_, err := change(nil)
+			return cmp.Or(err, taken(what))
+		}
 		return status.Errorf(codes.FailedPrecondition, "%s: it is one of auth.password_file, which counts before the catalog: "+
 			"change it there (sluice passwd --file), and reload", what)
 	}
-	if u := c.shown(name); u != nil {
+	if u := c.shown(tenant, name); u != nil {
 		was(ctx, u)
 	}
 	err := awaitError(ctx, func(done func(error)) {
 		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
-			next, err := change(s.User(name))
+			have := s.User(name)
+			if have != nil && have.Tenant != tenant {
+				_, err := change(nil)
+				return nil, cmp.Or(err, taken(what))
+			}
+			next, err := change(have)
 			switch {
 			case err != nil:
 				return nil, err
@@ -172,16 +186,21 @@ func (c *userService) change(ctx context.Context, what, name string, change func
 	return nil
 }
 
+// taken refuses a name that somebody has in another tenant: names of users are of all tenants.
+func taken(what string) error {
+	return status.Errorf(codes.AlreadyExists, "%s: the name is taken: no two tenants have a user of one name", what)
+}
+
 func noUser(what string) error {
 	return missing("%s: there is none; sluice user list shows who there is", what)
 }
 
 // after is what a change answers.
-func (c *userService) after(name string, err error) (*api.User, error) {
+func (c *userService) after(ctx context.Context, name string, err error) (*api.User, error) {
 	if err != nil {
 		return nil, err
 	}
-	if u := c.shown(name); u != nil {
+	if u := c.shown(tenantOf(ctx), name); u != nil {
 		return u, nil
 	}
 	return &api.User{Name: text(name)}, nil // somebody has deleted it since
@@ -190,11 +209,11 @@ func (c *userService) after(name string, err error) (*api.User, error) {
 // Add makes a user.
 func (c *userService) Add(ctx context.Context, r *api.AddUserRequest) (*api.User, error) {
 	what := "add user " + quoted(r.Name)
-	user := &meta.User{Name: r.Name, Disabled: r.Disabled}
+	user := &meta.User{Name: r.Name, Tenant: tenantOf(ctx), Disabled: r.Disabled}
 	if err := setCredentials(what, user, r.Credentials); err != nil {
 		return nil, err
 	}
-	return c.after(r.Name, c.change(ctx, what, r.Name, func(have *meta.User) (*meta.User, error) {
+	return c.after(ctx, r.Name, c.change(ctx, what, r.Name, func(have *meta.User) (*meta.User, error) {
 		if have != nil {
 			return nil, status.Errorf(codes.AlreadyExists, "%s: it exists; sluice user passwd changes its password", what)
 		}
@@ -209,7 +228,7 @@ func (c *userService) SetPassword(ctx context.Context, r *api.SetPasswordRequest
 	if err := setCredentials(what, fresh, r.Credentials); err != nil {
 		return nil, err
 	}
-	return c.after(r.Name, c.change(ctx, what, r.Name, func(have *meta.User) (*meta.User, error) {
+	return c.after(ctx, r.Name, c.change(ctx, what, r.Name, func(have *meta.User) (*meta.User, error) {
 		if have == nil {
 			return nil, noUser(what)
 		}
@@ -225,7 +244,7 @@ func (c *userService) SetDisabled(ctx context.Context, r *api.SetDisabledRequest
 	if r.Disabled {
 		what = "disable user " + quoted(r.Name)
 	}
-	return c.after(r.Name, c.change(ctx, what, r.Name, func(have *meta.User) (*meta.User, error) {
+	return c.after(ctx, r.Name, c.change(ctx, what, r.Name, func(have *meta.User) (*meta.User, error) {
 		if have == nil {
 			return nil, noUser(what)
 		}

@@ -58,7 +58,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 func controlPrincipals(cfg *config.Config) *control.Principals {
 	list := make([]control.Principal, len(cfg.Control.Principals))
 	for i, p := range cfg.Control.Principals {
-		list[i] = control.Principal{Name: p.Name, Role: control.ParseRole(p.Role), Token: p.Token.Reveal(), Certificate: p.Certificate}
+		list[i] = control.Principal{Name: p.Name, Role: control.ParseRole(p.Role), Tenant: p.Tenant, Token: p.Token.Reveal(), Certificate: p.Certificate}
 	}
 	return control.NewPrincipals(cfg.Auth.ControlToken.Reveal(), list)
 }
@@ -104,34 +104,36 @@ func (s *Server) countCalls() func(method, code string, took time.Duration) {
 type controlACLs struct{ k *aclKeeper }
 
 // List makes it a control.ACLs.
-func (c controlACLs) List(f *broker.ACLFilter) []broker.ACL { return c.k.ListACLs(0, f) }
+func (c controlACLs) List(tenant uint32, f *broker.ACLFilter) []broker.ACL {
+	return c.k.ListACLs(tenant, f)
+}
 
 // Add makes it a control.ACLs. How many were there is seen before the change: somebody else may make the same meanwhile.
-func (c controlACLs) Add(list []broker.ACL, done func(added int, err error)) {
+func (c controlACLs) Add(tenant uint32, list []broker.ACL, done func(added int, err error)) {
 	s := c.k.catalog.Load()
 	fresh := make(map[broker.ACL]bool)
 	for i := range list {
-		if a := storedACL(0, &list[i]); !s.HasACL(&a) {
+		if a := storedACL(tenant, &list[i]); !s.HasACL(&a) {
 			fresh[list[i]] = true
 		}
 	}
-	c.k.CreateACLs(0, list, func(errs []error) { done(len(fresh), errors.Join(errs...)) })
+	c.k.CreateACLs(tenant, list, func(errs []error) { done(len(fresh), errors.Join(errs...)) })
 }
 
 // Delete makes it a control.ACLs.
-func (c controlACLs) Delete(f *broker.ACLFilter, done func([]broker.ACL, error)) {
-	c.k.DeleteACLs(0, []broker.ACLFilter{*f}, func(r []kafka.ACLDeletion) { done(r[0].Deleted, r[0].Err) })
+func (c controlACLs) Delete(tenant uint32, f *broker.ACLFilter, done func([]broker.ACL, error)) {
+	c.k.DeleteACLs(tenant, []broker.ACLFilter{*f}, func(r []kafka.ACLDeletion) { done(r[0].Deleted, r[0].Err) })
 }
 
 type controlQuotas struct{ k *quotaKeeper }
 
 // List makes it a control.Quotas.
-func (c controlQuotas) List() []broker.Quota { return c.k.ListQuotas(0) }
+func (c controlQuotas) List(tenant uint32) []broker.Quota { return c.k.ListQuotas(tenant) }
 
 // Alter makes it a control.Quotas.
-func (c controlQuotas) Alter(set broker.Quota, remove [broker.QuotaKinds]bool, done func(error)) {
+func (c controlQuotas) Alter(tenant uint32, set broker.Quota, remove [broker.QuotaKinds]bool, done func(error)) {
 	change := kafka.QuotaChange{Entity: set.Entity, Set: set.Set, Rate: set.Rate, Remove: remove}
-	c.k.AlterQuotas(0, []kafka.QuotaChange{change}, false, func(errs []error) { done(errs[0]) })
+	c.k.AlterQuotas(tenant, []kafka.QuotaChange{change}, false, func(errs []error) { done(errs[0]) })
 }
 
 type controlBindings struct{ b *binder }

@@ -94,7 +94,7 @@ func (a *aclFlags) resource(must bool) (kind, name string, err error) {
 
 func newACLCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("acl", "Add, list, delete and check rules: who may do what", aclAdd(f), aclList(f), aclDelete(f), aclCheck(f))
+	return f.tenantGroup("acl", "Add, list, delete and check rules: who may do what", aclAdd(f), aclList(f), aclDelete(f), aclCheck(f))
 }
 
 func aclAdd(f *controlFlags) *cobra.Command {

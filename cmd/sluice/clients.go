@@ -72,7 +72,7 @@ type clientView struct {
 
 func newClientCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("client", "List, describe and kick connected clients of all protocols", clientList(f), clientDescribe(f), clientKick(f))
+	return f.tenantGroup("client", "List, describe and kick connected clients of all protocols", clientList(f), clientDescribe(f), clientKick(f))
 }
 
 func clientList(f *controlFlags) *cobra.Command {

@@ -37,6 +37,7 @@ const controlTimeout = 30 * time.Second
 type controlFlags struct {
 	server, token, ca string
 	cert, key         string
+	tenant            string // empty: none is named
 	insecure          bool
 	timeout           time.Duration
 	output            output
@@ -139,6 +140,9 @@ func (f *controlFlags) dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(64 << 20))}
 	if token != "" {
 		o = append(o, grpc.WithPerRPCCredentials(bearer(token)))
+	}
+	if f.tenant != "" {
+		o = append(o, grpc.WithPerRPCCredentials(ofTenant(f.tenant)))
 	}
 	return grpc.NewClient("passthrough:///"+address, o...)
 }

@@ -42,6 +42,7 @@ func newExplainCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	f.add(c)
+	f.addTenant(c)
 	f.output.add(c)
 	fs := c.Flags()
 	fs.StringVar(&f.client, "client", "", "the client with this id; with --topic, who publishes")

@@ -72,7 +72,7 @@ type changeRow struct {
 
 func newGroupCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("group", "List, describe and delete consumer groups, and move their offsets",
+	return f.tenantGroup("group", "List, describe and delete consumer groups, and move their offsets",
 		groupList(f), groupDescribe(f), groupDelete(f), groupReset(f))
 }
 

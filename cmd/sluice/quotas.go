@@ -93,7 +93,7 @@ var quotaBounds = []struct{ flag, key, usage string }{
 
 func newQuotaCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("quota", "Set, list and delete quotas of users, client ids and addresses", quotaSet(f), quotaList(f), quotaDelete(f))
+	return f.tenantGroup("quota", "Set, list and delete quotas of users, client ids and addresses", quotaSet(f), quotaList(f), quotaDelete(f))
 }
 
 func quotaSet(f *controlFlags) *cobra.Command {

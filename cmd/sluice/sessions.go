@@ -76,7 +76,7 @@ type positionRow struct {
 
 func newSessionCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("session", "List, describe and delete MQTT sessions that outlive their connections", sessionList(f), sessionDescribe(f), sessionDelete(f))
+	return f.tenantGroup("session", "List, describe and delete MQTT sessions that outlive their connections", sessionList(f), sessionDescribe(f), sessionDelete(f))
 }
 
 func sessionList(f *controlFlags) *cobra.Command {

@@ -67,7 +67,7 @@ func (f *controlFlags) subscriptionTable(cmd *cobra.Command, list []subscription
 
 func newSubscriptionCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("subscription", "List MQTT subscriptions, and find who gets what is published to a topic", subscriptionList(f), subscriptionFind(f))
+	return f.tenantGroup("subscription", "List MQTT subscriptions, and find who gets what is published to a topic", subscriptionList(f), subscriptionFind(f))
 }
 
 func subscriptionList(f *controlFlags) *cobra.Command {

@@ -70,7 +70,7 @@ type partitionRow struct {
 
 func newTopicCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("topic", "Create, list, describe, alter and delete topics",
+	return f.tenantGroup("topic", "Create, list, describe, alter and delete topics",
 		topicCreate(f), topicList(f), topicDescribe(f), topicAlter(f), topicDelete(f))
 }
 

@@ -27,7 +27,7 @@ type traceFlags struct {
 
 func newTraceCommand() *cobra.Command {
 	f := &traceFlags{controlFlags: &controlFlags{}}
-	return f.group("trace", "Follow messages and connections live",
+	return f.tenantGroup("trace", "Follow messages and connections live",
 		f.command("client CLIENT", "Follow what a client publishes and gets, and its connections", "CLIENT", func(r *api.WatchTraceRequest, s string) { r.Client = s }),
 		f.command("topic FILTER", "Follow what is published to the topics that a filter matches", "FILTER", func(r *api.WatchTraceRequest, s string) { r.Topic = s }),
 		f.command("address ADDRESS", "Follow the clients from an address or a network, such as 10.0.0.0/8", "ADDRESS", func(r *api.WatchTraceRequest, s string) { r.Address = s }),

@@ -37,7 +37,7 @@ func (u *userRow) cells() []string {
 
 func newUserCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("user", "Add, list and delete users, and change their passwords, on a running node",
+	return f.tenantGroup("user", "Add, list and delete users, and change their passwords, on a running node",
 		userAdd(f), userList(f), userPasswd(f), userDisable(f, true), userDisable(f, false), userDelete(f))
 }
 

@@ -30,7 +30,7 @@ func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 	}
 	info = broker.ClientInfo{ClientID: c.client, Listener: c.link.Listener(), Protocol: "Kafka", TLS: c.tls, InFlight: c.running, QueuedBytes: c.link.Queued()}
 	if c.id != nil {
-		info.User, info.Source = c.id.User, c.id.Source
+		info.User, info.Source, info.Tenant = c.id.User, c.id.Source, c.id.Tenant
 	}
 	if m, ok := c.link.(meter); ok {
 		info.Connection, info.Remote = m.ID(), m.Remote()

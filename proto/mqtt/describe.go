@@ -37,7 +37,7 @@ func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 	if c.state != stateUp {
 		return info, false
 	}
-	info = broker.ClientInfo{ClientID: c.clientID(), User: c.who.user, Source: c.who.source, Remote: c.link.Remote(), Listener: c.link.Listener(),
+	info = broker.ClientInfo{ClientID: c.clientID(), Tenant: c.who.tenant, User: c.who.user, Source: c.who.source, Remote: c.link.Remote(), Listener: c.link.Listener(),
 		Protocol: c.protocol(), TLS: c.link.TLS() != nil, Kept: c.flags&flagDurable != 0, QueuedBytes: c.link.Queued()}
 	if c.flags&flagMounted != 0 {
 		info.Prefix = c.mount()
