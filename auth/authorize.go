@@ -65,18 +65,14 @@ func (p *Provider) change(set func(rs *ruleSet)) {
 
 // Authorize answers what MQTT asks: to publish is to write to the topic, to subscribe is to read it.
 func (p *Provider) Authorize(id *broker.Identity, action broker.Action, topic []byte) bool {
-	ok, _ := p.rules.Load().authorize(id, action, topic)
+	ok, _ := p.rules.Load().scopeOf(id.Tenant).authorize(id, action, topic)
 	return ok
 }
 
-func (rs *ruleSet) authorize(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
-	if s := rs.scopeOf(id.Tenant); s != nil {
-		return s.authorize(id, action, topic)
-	}
-	return false, ByTenant
-}
-
 func (s *scope) authorize(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
+	if s == nil {
+		return false, ByTenant
+	}
 	mine := ownOf(id)
 	if s.open.all && mine == nil {
 		return true, ByOpenness
@@ -136,18 +132,14 @@ func (s *scope) aclsSay(id *broker.Identity, action broker.Action, topic []byte)
 
 // Allows answers what Kafka's protocol asks.
 func (p *Provider) Allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) bool {
-	ok, _ := p.rules.Load().allows(id, op, t, name)
+	ok, _ := p.rules.Load().scopeOf(id.Tenant).allows(id, op, t, name)
 	return ok
 }
 
-func (rs *ruleSet) allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
-	if s := rs.scopeOf(id.Tenant); s != nil {
-		return s.allows(id, op, t, name)
-	}
-	return false, ByTenant
-}
-
 func (s *scope) allows(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
+	if s == nil {
+		return false, ByTenant
+	}
 	mine := ownOf(id)
 	if s.open.all && mine == nil {
 		return true, ByOpenness

@@ -22,12 +22,12 @@ const (
 
 // ExplainMQTT is Authorize with what has decided.
 func (p *Provider) ExplainMQTT(id *broker.Identity, action broker.Action, topic []byte) (ok bool, by Decider) {
-	return p.rules.Load().authorize(id, action, topic)
+	return p.rules.Load().scopeOf(id.Tenant).authorize(id, action, topic)
 }
 
 // ExplainKafka is Allows with what has decided.
 func (p *Provider) ExplainKafka(id *broker.Identity, op broker.Operation, t broker.ResourceType, name []byte) (ok bool, by Decider) {
-	return p.rules.Load().allows(id, op, t, name)
+	return p.rules.Load().scopeOf(id.Tenant).allows(id, op, t, name)
 }
 
 // FileRules are the lines of the rule file that hold a rule of a tenant, with their numbers.
