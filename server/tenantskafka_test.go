@@ -47,7 +47,8 @@ type tenantsNode struct {
 	t    testing.TB
 	mem  *vfs.Mem
 	n    *node
-	addr string
+	addr string // of Kafka
+	url  string // of MQTT
 }
 
 func newTenantsNode(t testing.TB) *tenantsNode {
@@ -71,7 +72,7 @@ func newTenantsNode(t testing.TB) *tenantsNode {
 func (w *tenantsNode) up() {
 	w.t.Helper()
 	cfg := config.Default()
-	w.n, _ = testNode(w.t, w.mem, func(o *nodeOptions) {
+	w.n, w.url = testNode(w.t, w.mem, func(o *nodeOptions) {
 		o.kafka.settings = kafkaSettings(&cfg)
 		o.limits.Stream.RetentionInterval = time.Second
 		o.authn = byInitial{}
@@ -109,6 +110,8 @@ type tenantConn struct {
 	t    testing.TB
 	conn net.Conn
 	next int32
+
+	answer kmsg.Response // the last one
 }
 
 func (w *tenantsNode) dial(user string) *tenantConn {
@@ -165,6 +168,7 @@ func (c *tenantConn) ask(req kmsg.Request, version int16) kmsg.Response {
 	if err != nil {
 		c.t.Fatalf("%s version %d: %v", kmsg.NameForKey(req.Key()), version, err)
 	}
+	c.answer = resp
 	return resp
 }
 
