@@ -16,7 +16,7 @@ import (
 	"github.com/sluicemq/sluice/test/common"
 )
 
-var upgradeFrom = flag.String("upgrade.from", "", "program of the level before to upgrade from (default: this one, which says that level)")
+var upgradeFrom = flag.String("upgrade.from", "", "program of level 3, before delayed messages, to upgrade from (default: this one, which says that level)")
 
 // levels is what `sluice node upgrade` shows.
 type levels struct {
@@ -88,7 +88,7 @@ func later(t *testing.T, n *common.Node, payload string) wire.ReasonCode {
 // TestRollingUpgrade: the nodes of a cluster get the next program in turn, under load of all kinds. It is served all the time; what the older program would not read is refused
 // until the last node has the newer one; then it is there by itself, and the older program is refused. No acknowledged message is lost or doubled.
 func TestRollingUpgrade(t *testing.T) {
-	before := meta.Level - 1
+	const before = meta.LevelLater - 1 // the last one without delayed messages
 	old := *upgradeFrom
 	if old == "" {
 		old = common.BinaryOf(t, fmt.Sprintf("%d/1", before))
@@ -111,6 +111,9 @@ func TestRollingUpgrade(t *testing.T) {
 		if reason := later(t, n, "too early"); reason != wire.ImplementationSpecific {
 			t.Errorf("beside older nodes a delayed message is answered %v", reason)
 		}
+		if out, err := n.Run("shard", "balance"); err == nil || !strings.Contains(err.Error(), "too old for this cluster") {
+			t.Errorf("beside older nodes shards are balanced: %q, %v", out, err)
+		}
 	}
 	testx.Eventually(t, longest, func() bool {
 		l, err := levelsAt(c.Leader())
@@ -120,6 +123,7 @@ func TestRollingUpgrade(t *testing.T) {
 	if _, err := sub.Subscribe(wire.FilterRequest{Filter: []byte("upgraded/#"), QoS: 1}); err != nil {
 		t.Fatal(err)
 	}
+	c.Must("shard", "balance", "--dry-run")
 	testx.Eventually(t, longest, func() bool { return !later(t, c.Nodes[0], "in time").Failed() }, "a delayed message is taken")
 	receive(t, sub, "in time")
 	last := c.Nodes[2]
