@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -49,9 +48,6 @@ const (
 	principalTokenMin  = 16  // bytes: less can be guessed
 	principalsExpected = "{name: grafana, role: viewer, token: file:/etc/sluice/grafana.token}"
 )
-
-// principalTenant is what a tenant's name looks like, as package meta has it.
-var principalTenant = regexp.MustCompile("^[a-z][a-z0-9-]{0,62}$")
 
 // controlRoles are the roles, each of which may what those before it may.
 var controlRoles = []string{"viewer", "operator", "admin"}
@@ -109,8 +105,8 @@ func parsePrincipal(item *yaml.Node, env lookup) (p Principal, bad *yaml.Node, e
 				return p, v, fmt.Errorf("role: want %s, found %q", orList(controlRoles), v.Value)
 			}
 		case "tenant":
-			if p.Tenant = v.Value; !principalTenant.MatchString(p.Tenant) {
-				return p, v, fmt.Errorf("tenant: want the name of a tenant: a letter from a to z, and up to 62 of those, digits and - behind it, found %q", v.Value)
+			if p.Tenant, err = v.Value, checkTenant(v.Value); err != nil {
+				return p, v, fmt.Errorf("tenant: %w", err)
 			}
 		case "token":
 			if p.Token, err = principalToken(v.Value, env); err != nil {

@@ -45,17 +45,19 @@ type Options struct {
 	Slow        SlowSubscribers // nil: nobody is known to be slow
 	Catalog     *meta.Catalog
 	Gate        *auth.Provider
-	ACLs        ACLs
-	Quotas      Quotas
-	Bans        Bans
-	Bindings    Bindings
-	Backups     Backups
-	Tier        Tier   // nil: the node has no store
-	Nodes       Nodes  // nil: the node is alone
-	Shards      Shards // likewise
-	Peers       Peers  // likewise
-	Node        meta.NodeID
-	Logger      *slog.Logger // nil: slog.Default
+	// Tenants calls a function once the tenants that are in the catalog now count for who comes in. nil: they do at once.
+	Tenants  func(count func())
+	ACLs     ACLs
+	Quotas   Quotas
+	Bans     Bans
+	Bindings Bindings
+	Backups  Backups
+	Tier     Tier   // nil: the node has no store
+	Nodes    Nodes  // nil: the node is alone
+	Shards   Shards // likewise
+	Peers    Peers  // likewise
+	Node     meta.NodeID
+	Logger   *slog.Logger // nil: slog.Default
 	// Principals are who may call; it is asked at each call. nil: whoever is on loopback may everything.
 	Principals func() *Principals
 	// VerifyCaller says what is wrong with the certificates that a caller has shown, its own first; it is asked at each call. nil: no certificate is good.

@@ -119,6 +119,19 @@ func (c *tenantService) uses(ctx context.Context) (map[uint32]*api.TenantUse, er
 	return all, nil
 }
 
+// change makes a change of the tenants, and waits until it counts for who comes in.
+func (c *tenantService) change(ctx context.Context, rule func(s *meta.Snapshot) ([]meta.Entry, error)) error {
+	return awaitError(ctx, func(done func(error)) {
+		c.s.o.Catalog.Update(rule, func(err error) {
+			if err != nil || c.s.o.Tenants == nil {
+				done(err)
+				return
+			}
+			c.s.o.Tenants(func() { done(nil) })
+		})
+	})
+}
+
 // Add adds a tenant.
 func (c *tenantService) Add(ctx context.Context, r *api.AddTenantRequest) (*api.Tenant, error) {
 	what := "add tenant " + quoted(r.Name)
@@ -130,9 +143,7 @@ func (c *tenantService) Add(ctx context.Context, r *api.AddTenantRequest) (*api.
 	}
 	t := meta.Tenant{Name: r.Name, Disabled: r.Disabled}
 	t.SetLimits(r.Limits)
-	err := awaitError(ctx, func(done func(error)) {
-		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AddTenant(s, t) }, done)
-	})
+	err := c.change(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AddTenant(s, t) })
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
@@ -235,9 +246,7 @@ func (c *tenantService) Set(ctx context.Context, r *api.SetTenantRequest) (*api.
 			t.Disabled = *r.Disabled
 		}
 	}
-	err = awaitError(ctx, func(done func(error)) {
-		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.ChangeTenant(s, r.Name, change) }, done)
-	})
+	err = c.change(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.ChangeTenant(s, r.Name, change) })
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
@@ -266,9 +275,7 @@ func (c *tenantService) Remove(ctx context.Context, r *api.RemoveTenantRequest) 
 		return nil, status.Errorf(codes.FailedPrecondition, "%s: it has %s; delete them first: --tenant %s has sluice speak of what is its own", what, strings.Join(list, ", "), r.Name)
 	}
 	was(ctx, shownTenant(t))
-	err = awaitError(ctx, func(done func(error)) {
-		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RemoveTenant(s, r.Name) }, done)
-	})
+	err = c.change(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RemoveTenant(s, r.Name) })
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
