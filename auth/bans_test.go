@@ -263,3 +263,22 @@ func BenchmarkAdmit(b *testing.B) {
 		})
 	}
 }
+
+// A client id that comes too often in one tenant is banned there, and whoever has it in another one is not. The ban is lifted by its name.
+func TestFlappingOfTenants(t *testing.T) {
+	b := NewBans(nil)
+	b.SetFlapping(FlappingOptions{Connects: 1, Window: time.Hour, Ban: time.Hour})
+	for range 2 {
+		b.Connected(1, "x")
+	}
+	if b.Connected(1, "x") || !b.Connected(2, "x") || !b.Connected(0, "x") || b.Flapping("x") {
+		t.Error("the wrong one is banned")
+	}
+	b.Connected(2, "x")
+	if list := b.List(); len(list) != 2 || list[0].Name != "x" || list[1].Name != "x" {
+		t.Errorf("%+v", list)
+	}
+	if !b.Forgive(BanClient, "x") || !b.Connected(1, "x") || !b.Connected(2, "x") || len(b.List()) != 0 {
+		t.Error("not forgiven in all tenants")
+	}
+}

@@ -448,3 +448,29 @@ func TestTenantRows(t *testing.T) {
 	}
 	none.Leave()
 }
+
+// A follower has what is retained in the tenant whose it is.
+func TestTenantsFollow(t *testing.T) {
+	tr := newTrio(t)
+	topic := ""
+	for i := 0; topic == ""; i++ {
+		if name := fmt.Sprint("t/", i); tr.leader.b.ShardOf(300, name) == int(trioShard) && tr.leader.b.ShardOf(0, name) == int(trioShard) {
+			topic = name
+		}
+	}
+	l := tr.leader.b.Local(0)
+	for _, tenant := range []uint32{0, 300} {
+		m := Message{Topic: []byte(topic), Payload: make([]byte, tenant+1), QoS: 1, Retain: true, Timestamp: tr.leader.clock.Now().UnixMilli()}
+		if _, err := l.publish(nil, tenant, &m, false, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tr.leader.pump()
+	tr.carry(1)
+	for _, tenant := range threeTenants {
+		info, ok := tr.follower.b.RetainedOf(tenant, topic)
+		if want := map[uint32]int{0: 1, 300: 301}[tenant]; ok != (want > 0) || info.Bytes != want {
+			t.Errorf("the follower has %d bytes retained of tenant %d, want %d", info.Bytes, tenant, want)
+		}
+	}
+}

@@ -2,7 +2,9 @@ package server
 
 import (
 	"testing"
+	"time"
 
+	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/meta"
 )
@@ -17,5 +19,22 @@ func TestTenantLimitNames(t *testing.T) {
 		if k, ok := broker.TenantLimitOf(name); !ok || k.String() != name {
 			t.Errorf("the core has no limit %s", name)
 		}
+	}
+}
+
+// Where there are tenants, a client id that comes too often in the default one does not keep out somebody of whom nobody knows the tenant yet.
+func TestFlappingBeforeTenantIsKnown(t *testing.T) {
+	bans, limits := auth.NewBans(nil), &broker.TenantLimits{}
+	bans.SetFlapping(auth.FlappingOptions{Connects: 1, Window: time.Hour, Ban: time.Hour})
+	f := flapping{bans, limits}
+	for range 2 {
+		f.Connected(0, "x")
+	}
+	if !f.Flapping("x") {
+		t.Error("without tenants it is asked about who it is")
+	}
+	limits.Set([]broker.LimitedTenant{{Number: 1, Name: "one"}})
+	if f.Flapping("x") || f.Connected(0, "x") || !f.Connected(1, "x") {
+		t.Error("with tenants the wrong one is kept out")
 	}
 }
