@@ -272,7 +272,8 @@ func (c *tenantService) Remove(ctx context.Context, r *api.RemoveTenantRequest) 
 		return nil, err
 	}
 	if list := holdings(has.Use); len(list) > 0 {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s: it has %s; delete them first: --tenant %s has sluice speak of what is its own", what, strings.Join(list, ", "), r.Name)
+		return nil, status.Errorf(codes.FailedPrecondition, "%s: it has %s; delete them first by commands with --tenant %s%s",
+			what, strings.Join(list, ", "), r.Name, retainedHint(has.Use))
 	}
 	was(ctx, shownTenant(t))
 	err = c.change(ctx, func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.RemoveTenant(s, r.Name) })
@@ -280,6 +281,14 @@ func (c *tenantService) Remove(ctx context.Context, r *api.RemoveTenantRequest) 
 		return nil, refuse(err, what, "")
 	}
 	return &api.RemoveTenantResponse{}, nil
+}
+
+// retainedHint says how retained messages are deleted, for which there is no command.
+func retainedHint(u *api.TenantUse) string {
+	if u.GetRetained() == 0 {
+		return ""
+	}
+	return ", and retained messages by empty ones that a user of it publishes (sluice pub --retain --empty)"
 }
 
 // holdings are what keeps a tenant from being removed, in words. Its connections do not: they are closed.

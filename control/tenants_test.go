@@ -2,13 +2,18 @@ package control_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
 func (n *node) tenants() api.TenantsClient { return api.NewTenantsClient(n.conn) }
@@ -191,4 +196,142 @@ func TestQuotasOfTenants(t *testing.T) {
 	_, err := n.quotas().Set(in(t.Context(), "acme"), &api.SetQuotaRequest{Entity: &api.QuotaEntity{Address: &api.QuotaPart{Name: "10.0.0.7"}},
 		Bounds: map[string]float64{"connection_creation_rate": 5}})
 	wants(t, err, codes.InvalidArgument, "addresses are the node's")
+}
+
+// inTenant connects a client of MQTT as a user of a tenant, who may everything there.
+func (n *node) inTenant(tenant, user, id string, expiry uint32) *mqttclient.Client {
+	n.t.Helper()
+	if _, err := n.users().Add(in(n.t.Context(), tenant), &api.AddUserRequest{Name: user, Credentials: stored(n.t, "one")}); err != nil && status.Code(err) != codes.AlreadyExists {
+		n.t.Fatal(err)
+	}
+	c, _, err := mqttclient.Connect(n.t.Context(), mqttclient.Options{URL: n.at["mqtt.tcp"],
+		Connect: wire.Connect{Version: wire.V5, ClientID: []byte(id), SessionExpiry: expiry, UserName: []byte(user), Password: []byte("one")}})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// Clients of one id in two tenants are two, and a call finds the one of its own; what they leave keeps their tenant from being removed.
+func TestClientsOfTenants(t *testing.T) {
+	n := start(t)
+	ctx := t.Context()
+	n.addTenant("acme")
+	n.addTenant("globex")
+	acme, globex := in(ctx, "acme"), in(ctx, "globex")
+	ann, hank := n.inTenant("acme", "ann", "pump", 3600), n.inTenant("globex", "hank", "pump", 3600)
+	n.subscribe(ann, "plant/#")
+	for c, want := range map[context.Context]string{acme: "ann", globex: "hank"} {
+		list, err := n.clients().List(c, &api.ListClientsRequest{})
+		if err != nil || len(list.Clients) != 1 || list.Clients[0].User != want {
+			t.Fatalf("%v, %v; want %s", list, err, want)
+		}
+		d, err := n.clients().Describe(c, &api.DescribeClientRequest{Id: "pump"})
+		if err != nil || len(d.Clients) != 1 || d.Clients[0].User != want || d.Session == nil || (len(d.Subscriptions) == 1) != (want == "ann") {
+			t.Errorf("%v, %v", d, err)
+		}
+		x, err := n.explain().ExplainClient(c, &api.ExplainClientRequest{Id: "pump"})
+		if err != nil || len(x.Connections) != 1 || x.Connections[0].Client.User != want {
+			t.Errorf("%v, %v", x, err)
+		}
+	}
+	if list, err := n.clients().List(ctx, &api.ListClientsRequest{}); err != nil || len(list.Clients) != 0 {
+		t.Errorf("the default tenant has %v, %v", list, err)
+	}
+	number, err := n.clients().List(acme, &api.ListClientsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.clients().Kick(globex, &api.KickClientRequest{Connection: number.Clients[0].Connection})
+	wants(t, err, codes.NotFound, "it is not connected")
+	_, err = n.clients().Kick(ctx, &api.KickClientRequest{Id: "pump"})
+	wants(t, err, codes.NotFound, "it is not connected")
+	if found, err := n.subscriptions().Find(globex, &api.FindSubscriptionsRequest{Topic: "plant/1"}); err != nil || found.Subscribers != 0 {
+		t.Errorf("%v, %v", found, err)
+	}
+	if _, err := hank.Publish(&wire.PublishOut{Topic: []byte("plant/1"), Payload: []byte("x"), QoS: 1, Retain: true}); err != nil {
+		t.Fatal(err)
+	}
+	if x, err := n.explain().ExplainTopic(acme, &api.ExplainTopicRequest{Topic: "plant/1"}); err != nil || x.Retained != nil || x.Subscribers != 1 {
+		t.Errorf("%v, %v", x, err)
+	}
+	if k, err := n.clients().Kick(globex, &api.KickClientRequest{Id: "pump"}); err != nil || k.Kicked != 1 {
+		t.Errorf("%v, %v", k, err)
+	}
+	ended(t, hank, wire.AdministrativeAction)
+	if err := ann.Ping(); err != nil {
+		t.Errorf("the client of the other tenant is closed: %v", err)
+	}
+	if d, err := n.tenants().Describe(ctx, &api.DescribeTenantRequest{Name: "globex"}); err != nil || d.Use.Sessions != 1 || d.Use.Retained != 1 || d.Use.Users != 1 || d.Use.Connections != 0 {
+		t.Errorf("%v, %v", d, err)
+	}
+	if _, err := n.users().Delete(globex, &api.DeleteUserRequest{Name: "hank"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = n.tenants().Remove(ctx, &api.RemoveTenantRequest{Name: "globex"})
+	wants(t, err, codes.FailedPrecondition, "it has 1 kept session, 1 retained message; delete")
+	_, err = n.sessions().Delete(ctx, &api.DeleteSessionRequest{Id: "pump"})
+	wants(t, err, codes.NotFound, "there is none")
+	if _, err := n.sessions().Delete(globex, &api.DeleteSessionRequest{Id: "pump"}); err != nil {
+		t.Error(err)
+	}
+	if _, err := n.sessions().Describe(acme, &api.DescribeSessionRequest{Id: "pump"}); err != nil {
+		t.Errorf("the session of the other tenant is gone: %v", err)
+	}
+}
+
+// A tenant's admin has its own users and rules, and reaches nothing else.
+func TestTenantAdmin(t *testing.T) {
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("the-token-of-acme"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, "auth.control_token=the-token-of-all", `control.principals=[{name: ann, role: admin, tenant: acme, token: 'file:`+token+`'}]`)
+	all, ann := withToken(t.Context(), "the-token-of-all"), withToken(t.Context(), "the-token-of-acme")
+	_, err := n.users().List(ann, &api.ListUsersRequest{})
+	wants(t, err, codes.NotFound, `there is no tenant "acme"`)
+	if _, err := n.tenants().Add(all, &api.AddTenantRequest{Name: "acme"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.users().Add(ann, &api.AddUserRequest{Name: "hank", Credentials: stored(t, "one")}); err != nil {
+		t.Fatal(err)
+	}
+	rule := &api.Acl{Resource: "topic", Pattern: "literal", Name: "plant/1", Principal: "User:hank", Host: "*", Operation: "publish", Permission: "allow"}
+	if r, err := n.acls().Add(ann, &api.AddAclsRequest{Acls: []*api.Acl{rule}}); err != nil || r.Added != 1 {
+		t.Errorf("%v, %v", r, err)
+	}
+	entity := &api.QuotaEntity{User: &api.QuotaPart{Name: "hank"}}
+	if _, err := n.quotas().Set(ann, &api.SetQuotaRequest{Entity: entity, Bounds: map[string]float64{"producer_byte_rate": 1000}}); err != nil {
+		t.Error(err)
+	}
+	if u, err := n.users().List(all, &api.ListUsersRequest{}); err != nil || len(u.Users) != 0 {
+		t.Errorf("%v, %v", u, err)
+	}
+	if a, err := n.acls().List(all, &api.ListAclsRequest{}); err != nil || len(a.Acls) != 0 {
+		t.Errorf("%v, %v", a, err)
+	}
+	if q, err := n.quotas().List(all, &api.ListQuotasRequest{}); err != nil || len(q.Quotas) != 0 {
+		t.Errorf("%v, %v", q, err)
+	}
+	if c, err := n.acls().Check(ann, &api.CheckAclRequest{User: "hank", Operation: "publish", Name: "plant/1"}); err != nil || !c.Allowed {
+		t.Errorf("%v, %v", c, err)
+	}
+	if c, err := n.acls().Check(in(all, "acme"), &api.CheckAclRequest{User: "eve", Operation: "publish", Name: "plant/1"}); err != nil || c.Allowed {
+		t.Errorf("%v, %v", c, err)
+	}
+	if _, err := n.acls().Delete(all, &api.DeleteAclsRequest{All: true, Filter: &api.AclFilter{}}); status.Code(err) != codes.NotFound {
+		t.Errorf("rules of another tenant are deleted: %v", err)
+	}
+	_, err = n.users().List(in(ann, "default"), &api.ListUsersRequest{})
+	wants(t, err, codes.PermissionDenied, "is of the tenant acme")
+	_, err = n.tenants().List(ann, &api.ListTenantsRequest{})
+	wants(t, err, codes.PermissionDenied, "Tenants.List is about the node")
+	_, err = n.bans().Add(ann, &api.AddBanRequest{Target: &api.BanTarget{User: "hank"}})
+	wants(t, err, codes.PermissionDenied, "Bans.Add is about the node")
+	if u, err := n.users().List(in(all, "acme"), &api.ListUsersRequest{}); err != nil || len(u.Users) != 1 {
+		t.Errorf("%v, %v", u, err)
+	}
+	_, err = n.tenants().Remove(all, &api.RemoveTenantRequest{Name: "acme"})
+	wants(t, err, codes.FailedPrecondition, "it has 1 user, 1 rule, 1 quota;")
 }

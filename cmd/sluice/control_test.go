@@ -256,11 +256,17 @@ var varies = regexp.MustCompile(`[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}
 
 // TestControlPageUpToDate runs the commands of the page and compares what they say.
 func TestControlPageUpToDate(t *testing.T) {
-	have, err := os.ReadFile(filepath.FromSlash(controlPage))
+	at := inProcess(t, "cluster.shards=1", "engine.loops=1", "listeners.kafka.tcp=127.0.0.1:0")
+	pageUpToDate(t, filepath.FromSlash(controlPage), func(command string) { prepare(t, command, at) })
+}
+
+// pageUpToDate runs the commands of a page, prepare before each, and compares what they say.
+func pageUpToDate(t *testing.T, path string, prepare func(command string)) {
+	t.Helper()
+	have, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := inProcess(t, "cluster.shards=1", "engine.loops=1", "listeners.kafka.tcp=127.0.0.1:0")
 	var page bytes.Buffer
 	inBlock := false
 	w := io.Writer(&page)
@@ -271,7 +277,7 @@ func TestControlPageUpToDate(t *testing.T) {
 			inBlock = false
 		case isCommand:
 			inBlock = true
-			prepare(t, command, at)
+			prepare(strings.TrimSpace(command))
 			_, _ = io.WriteString(w, line)
 			typed(t, w, strings.Fields(strings.ReplaceAll(command, "'", ""))...)
 			continue
@@ -284,12 +290,12 @@ func TestControlPageUpToDate(t *testing.T) {
 		return
 	}
 	if *update {
-		if err := os.WriteFile(filepath.FromSlash(controlPage), page.Bytes(), 0o600); err != nil {
+		if err := os.WriteFile(path, page.Bytes(), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	t.Errorf("%s is not what the commands say: run make generate. They say:\n%s", controlPage, page.String())
+	t.Errorf("%s is not what the commands say: run make generate. They say:\n%s", path, page.String())
 }
 
 // typed runs a command and prints all that a user sees of it.

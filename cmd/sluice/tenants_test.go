@@ -2,8 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
+	"github.com/sluicemq/sluice/proto/mqtt/wire"
 )
 
 // Tenants by the commands of an operator, at a node: limits, what is whose, and what is in the way of a removal.
@@ -45,4 +50,46 @@ func TestTenantCommands(t *testing.T) {
 	says(t, 2, "--topics: want a number", "tenant", "set", "acme", "--topics", "many")
 	says(t, 2, "not both", "tenant", "set", "acme", "--enable", "--disable")
 	says(t, 2, "nothing is to be changed", "tenant", "set", "acme")
+}
+
+// TestTenantsPageUpToDate runs the commands of the guide, with clients of two tenants beside them, and compares what they say.
+func TestTenantsPageUpToDate(t *testing.T) {
+	page, err := filepath.Abs(filepath.FromSlash("../../docs/tenants.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("ann.token", []byte("the-token-of-acme"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv(tokenVariable, "the-token-of-all")
+	at := inProcess(t, "cluster.shards=1", "engine.loops=1", "auth.control_token=the-token-of-all", "control.principals=[{name: ann, role: admin, tenant: acme, token: 'file:ann.token'}]")
+	panels := make(map[string]*mqttclient.Client)
+	publish := func(user, payload string) {
+		t.Helper()
+		if _, err := panels[user].Publish(&wire.PublishOut{Topic: []byte("line/1/temp"), Payload: []byte(payload), QoS: 1, Retain: user == "oven-1"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pageUpToDate(t, page, func(command string) {
+		switch command {
+		case "client list --tenant acme":
+			for _, user := range []string{"oven-1", "press-1"} {
+				c, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: at["mqtt.tcp"],
+					Connect: wire.Connect{ClientID: []byte("panel"), CleanStart: true, UserName: []byte(user), Password: []byte("a password")}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = c.Close() })
+				panels[user] = c
+			}
+		case "topic create orders --partitions 1 --tenant acme":
+			publish("oven-1", "480")
+			publish("press-1", "21.5")
+		case "topic list --tenant acme":
+			says(t, 0, "", "pub", "--kafka="+at["kafka.tcp"], "--user", "press-1", "--password-file", file(t, "password", "a password"), "-t", "orders", "-m", "of-acme")
+		case "user delete oven-1 --tenant globex":
+			publish("oven-1", "") // its retained message goes
+		}
+	})
 }
