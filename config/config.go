@@ -202,15 +202,15 @@ type Auth struct {
 	// the field as it is.
 	CertificateMapping string `key:"certificate_mapping" default:"" reload:"live"`
 	// Rules for publish and subscribe. Without a file everything is allowed to those who came in; with one, what no rule names
-	// is denied.
+	// is denied. A line is about the clients of the tenant that it names, and of the default one if it names none.
 	ACLFile string `key:"acl_file" default:"" reload:"live"`
-	// Users that may do everything, whatever rules and ACLs say; the user of clients without credentials is `ANONYMOUS`.
+	// Users of the default tenant that may do everything in it, whatever rules and ACLs say; the user of clients without credentials is `ANONYMOUS`.
 	SuperUsers []string `key:"super_users" default:"" reload:"live"`
 	// Forms that the client ids of MQTT clients may have: `%u` is the user, `%%` a percent sign, `*` stands for any characters. `[%u, "%u-*"]` keeps users from
 	// taking over each other's sessions. Empty: every id is allowed to everybody.
 	ClientIDs []string `key:"client_ids" default:"" reload:"live"`
 	// Whether what no ACL is about is allowed, Kafka's `allow.everyone.if.no.acl.found`. `auto` is `true` until `auth.super_users`
-	// names somebody. What `auth.acl_file` leaves closed stays so: topics, and with `auto` the cluster's own affairs.
+	// names somebody, for all tenants. What `auth.acl_file` leaves closed stays so: topics, and with `auto` the cluster's own affairs.
 	AllowEveryone string `key:"allow_everyone_if_no_acl_found" default:"auto" oneof:"auto|true|false" reload:"live"`
 	// Passwords verified at once, each by one core and with the memory its hash asks for. 0 is half the cores, at least one.
 	Concurrency int `key:"concurrency" default:"0" min:"0" max:"1024"`

@@ -17,6 +17,7 @@ import (
 	"github.com/sluicemq/sluice/auth"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/internal/vfs"
@@ -330,5 +331,24 @@ func TestMQTTCarriedSCRAM(t *testing.T) {
 func eachConnection(n *node, visit func(state any)) {
 	for _, l := range n.engine.Loops() {
 		l.Post(engine.TaskFunc(func(l *engine.Loop) { l.States(0, 1<<20, visit) }))
+	}
+}
+
+// Nodes that give a listener of one name to different tenants do not serve each other's clients of it; one without a tenant is as nodes know it that know no tenants.
+func TestCarriedListenersOfTenants(t *testing.T) {
+	rules := func(tenant string) string {
+		var n node
+		n.ruleNamed(config.NamedListeners{{Name: "a", Protocol: "tcp", Tenant: tenant}})
+		l, ok := n.namedListener("mqtt.a")
+		if !ok {
+			t.Fatal("it is not there")
+		}
+		return l.Rules
+	}
+	if got := rules(""); got != "ec1eff818e936fee" { // what it has been before there were tenants
+		t.Errorf("without a tenant: %s", got)
+	}
+	if rules("plant") != rules("plant") || rules("plant") == rules("") || rules("plant") == rules("lab") || rules("plant") == rules("default") {
+		t.Error("the rules do not tell tenants apart")
 	}
 }
