@@ -32,11 +32,10 @@ const queuedMax = 1 << 20
 
 // conn is one connection.
 type conn struct {
-	link    link
-	l       *loopState
-	first   *request // under way, oldest first
-	last    *request
-	running int // of them
+	link  link
+	l     *loopState
+	first *request // under way, oldest first
+	last  *request
 
 	appender *broker.Appender // made with the first produce request
 	resumed  *request         // a produce request of which a part could be appended: it comes again
@@ -50,6 +49,7 @@ type conn struct {
 	prev     *conn
 	next     *conn
 	client   string // what its last request has called it
+	running  int32  // requests under way
 	blocked  uint8
 	closing  bool
 	tls      bool // what is sent is looked at before: no views of mapped files

@@ -28,7 +28,7 @@ func (c *conn) Describe() (info broker.ClientInfo, ok bool) {
 	if c.closing {
 		return info, false
 	}
-	info = broker.ClientInfo{ClientID: c.client, Listener: c.link.Listener(), Protocol: "Kafka", TLS: c.tls, InFlight: c.running, QueuedBytes: c.link.Queued()}
+	info = broker.ClientInfo{ClientID: c.client, Listener: c.link.Listener(), Protocol: "Kafka", TLS: c.tls, InFlight: int(c.running), QueuedBytes: c.link.Queued()}
 	if c.id != nil {
 		info.User, info.Source, info.Tenant = c.id.User, c.id.Source, c.id.Tenant
 	}

@@ -29,7 +29,7 @@ func (c *conn) Explain() (s broker.ClientState, ok bool) {
 	if c.closing {
 		return s, false
 	}
-	s = broker.ClientState{OutBytes: c.link.Queued(), OutBound: queuedMax, OutFull: queuedMax, Unanswered: c.running}
+	s = broker.ClientState{OutBytes: c.link.Queued(), OutBound: queuedMax, OutFull: queuedMax, Unanswered: int(c.running)}
 	if m, ok := c.link.(socketMeter); ok {
 		s.Stalled = m.Stalled()
 		if k, ok := m.Socket(); ok {
