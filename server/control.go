@@ -19,7 +19,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 	s.principals.Store(controlPrincipals(s.cfg.Load()))
 	o := control.Options{
 		Broker: s.node.broker, Connections: connections{s.node.engine.Loops()}, Slow: s.node.mqtt, Logger: s.log,
-		Catalog: s.node.catalog.Catalog, Gate: s.gate, Tenants: s.node.tenantAuth.settled, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bans: s.node.bans, Bindings: controlBindings{s.node.binder}, Backups: &backups{s: s}, Tier: controlTier(s.node.tier),
+		Catalog: s.node.catalog.Catalog, Gate: s.gate, Tenants: s.node.tenantsSettled, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bans: s.node.bans, Bindings: controlBindings{s.node.binder}, Backups: &backups{s: s}, Tier: controlTier(s.node.tier),
 		Node:       meta.NodeID(s.cfg.Load().Node.ID),
 		Principals: s.principals.Load,
 		ValidTopic: kafka.ValidTopicName, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,

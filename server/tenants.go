@@ -10,6 +10,11 @@ func keepTenants(c *meta.Catalog, to *broker.TenantLimits) *follower {
 	return follow(c, meta.TenantsChanged, func(s *meta.Snapshot) { to.Set(listTenants(s)) })
 }
 
+// tenantsSettled has fn called when everything that the catalog says of tenants now counts for who comes in, and for their limits.
+func (n *node) tenantsSettled(fn func()) {
+	n.tenantAuth.settled(func() { n.tenants.settled(fn) })
+}
+
 // listTenants leaves out limits that this program does not know: a newer one has set them.
 func listTenants(s *meta.Snapshot) (list []broker.LimitedTenant) {
 	for name, t := range s.Tenants() {
