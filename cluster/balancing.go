@@ -36,10 +36,9 @@ func (c *Controller) Balance(ctx context.Context, o BalanceOptions) (Plan, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
-	err := ErrNoController
 	for { // it may just be elected
-		var p Plan
-		if p, err = c.balanceOnce(ctx, o); err == nil || !errors.Is(err, ErrNoController) {
+		p, err := c.balanceOnce(ctx, o)
+		if err == nil || !errors.Is(err, ErrNoController) {
 			return p, err
 		}
 		if pace.Sleep(ctx, c.clk, c.o.Lease/beats) != nil {

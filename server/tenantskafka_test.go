@@ -52,6 +52,7 @@ type tenantsNode struct {
 }
 
 func newTenantsNode(t testing.TB) *tenantsNode {
+	t.Helper()
 	w := &tenantsNode{t: t, mem: vfs.NewMem()}
 	w.up()
 	t.Cleanup(func() {

@@ -61,17 +61,20 @@ func (v *voice) heard(list []raftpb.Message) []raftpb.Message {
 	return without(list, raftpb.Propose)
 }
 
+// ofLeaders are the messages by which a leader shows that it is there.
+var ofLeaders = []raftpb.MessageType{raftpb.Replicate, raftpb.Heartbeat, raftpb.InstallSnapshot, raftpb.TimeoutNow}
+
 // free has a copy that is quiet vote once the leader is gone: Dragonboat takes a request with its sender as the hint for one of a leader that hands over.
 func (v *voice) free(list []raftpb.Message) {
 	now := time.Since(v.began)
 	for i := range list {
-		switch m := &list[i]; m.Type {
-		case raftpb.Replicate, raftpb.Heartbeat, raftpb.InstallSnapshot, raftpb.TimeoutNow:
+		m := &list[i]
+		switch {
+		case slices.Contains(ofLeaders, m.Type):
 			v.leader.Store(int64(now))
-		case raftpb.RequestVote, raftpb.RequestPreVote:
-			if now-time.Duration(v.leader.Load()) >= v.patience {
-				m.Hint = m.From
-			}
+		case m.Type != raftpb.RequestVote && m.Type != raftpb.RequestPreVote:
+		case now-time.Duration(v.leader.Load()) >= v.patience:
+			m.Hint = m.From
 		}
 	}
 }
