@@ -38,10 +38,10 @@ func (s *Server) admit(ctx context.Context, method string) (caller, error) {
 	}
 	c, err := s.identify(ctx)
 	if err == nil {
-		err = c.may(method)
-	}
-	if err == nil {
 		c.in, err = s.inTenant(ctx, c, method)
+		if no := c.may(method); no != nil {
+			err = no // whatever there is to say of its tenant
+		}
 	}
 	if err != nil {
 		return c, s.refuse(ctx, method, c, err)

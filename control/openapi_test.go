@@ -90,9 +90,17 @@ func (d *documenter) operation(r *route, by string) object {
 	failed := object{"description": "an error", "content": object{"application/json": object{"schema": object{"$ref": "#/components/schemas/Error"}}}}
 	o := object{"operationId": name + by, "tags": []string{service}, "description": d.comments[methodName(r.method)], "x-sluice-role": rules[r.method].least.String(),
 		"responses": object{"200": object{"description": "done", "content": answer}, "default": failed}}
+	list := []object{}
+	if rules[r.method].scope == scopeTenant {
+		list = append(list, object{"name": tenantHeader, "in": "header", "schema": object{"type": "string"},
+			"description": "the tenant whose things are meant; default that of the token, or the default tenant"})
+	}
 	if by != "" {
-		o["parameters"] = d.parameters(r.input, "", 0)
+		o["parameters"] = append(list, d.parameters(r.input, "", 0)...)
 		return o
+	}
+	if len(list) > 0 {
+		o["parameters"] = list
 	}
 	o["requestBody"] = object{"content": object{"application/json": object{"schema": d.ref(r.input)}}}
 	return o

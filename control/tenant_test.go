@@ -197,6 +197,33 @@ func TestForwardedStreamTenant(t *testing.T) {
 	}
 }
 
+// A node that does not lead asks the one that does what a tenant has, before it removes it.
+func TestRemoveTenantAsksTheLeader(t *testing.T) {
+	l, _, _ := forwarding(t, new(Principals))
+	takes := New(Options{Node: 1, Peers: l, Catalog: twoTenants(t), Principals: func() *Principals { return tenantPrincipals }})
+	t.Cleanup(func() { takes.Close(context.Background()) })
+	answering(l.s, "/sluice.control.v1.Tenants/Describe", func(_ context.Context, q *api.DescribeTenantRequest) (any, error) {
+		return &api.Tenant{Name: q.GetName(), Use: &api.TenantUse{Topics: 2, Retained: 1}}, nil
+	})
+	remove := func() error {
+		_, err := takes.unary(as("token-of-the-node"), &api.RemoveTenantRequest{Name: "acme"}, &grpc.UnaryServerInfo{FullMethod: "/sluice.control.v1.Tenants/Remove"},
+			func(ctx context.Context, req any) (any, error) {
+				return (&tenantService{s: takes}).Remove(ctx, req.(*api.RemoveTenantRequest))
+			})
+		return err
+	}
+	if err := remove(); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "it has 2 Kafka topics, 1 retained message; delete them first") {
+		t.Error(err)
+	}
+	l.err = io.ErrUnexpectedEOF
+	if err := remove(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the node that leads is not there: %v", err)
+	}
+	if takes.o.Catalog.Load().Tenant("acme") == nil {
+		t.Error("it is removed")
+	}
+}
+
 // What is refused to a principal for its tenant is in the trail with the tenant that it has named.
 func TestRefusedTenantIsInTheTrail(t *testing.T) {
 	path := t.TempDir() + "/audit"
@@ -206,9 +233,12 @@ func TestRefusedTenantIsInTheTrail(t *testing.T) {
 	if status.Code(err) != codes.PermissionDenied {
 		t.Error(err)
 	}
+	if _, err = s.unary(as("token-of-eve"), &api.CreateTopicRequest{Name: "ours"}, &grpc.UnaryServerInfo{FullMethod: methodCreate}, nil); status.Code(err) != codes.PermissionDenied {
+		t.Error(err)
+	}
 	s.Close(context.Background())
 	b, err := os.ReadFile(path)
-	if err != nil || !strings.Contains(string(b), `"event":"refused"`) || !strings.Contains(string(b), `"tenant":"globex"`) {
+	if err != nil || strings.Count(string(b), `"event":"refused"`) != 2 || !strings.Contains(string(b), `"tenant":"globex"`) || !strings.Contains(string(b), `"tenant":"acme"`) {
 		t.Errorf("%s, %v", b, err)
 	}
 }

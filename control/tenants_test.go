@@ -281,6 +281,55 @@ func TestClientsOfTenants(t *testing.T) {
 	}
 }
 
+// Who is there when its tenant is disabled is closed and kept out, until it is enabled; nobody else notices.
+func TestDisabledTenantsClients(t *testing.T) {
+	n := start(t)
+	n.addTenant("acme")
+	n.addTenant("globex")
+	ann, hank := n.inTenant("acme", "ann", "pump", 0), n.inTenant("globex", "hank", "pump", 0)
+	set := func(disabled bool) {
+		t.Helper()
+		if _, err := n.tenants().Set(t.Context(), &api.SetTenantRequest{Name: "acme", Disabled: &disabled}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(true)
+	ended(t, ann, wire.NotAuthorized)
+	_, err := n.login("pump", "ann", "one")
+	refusedWith(t, err, wire.NotAuthorized)
+	if err := hank.Ping(); err != nil {
+		t.Errorf("the client of the other tenant is closed: %v", err)
+	}
+	set(false)
+	if _, err := n.login("pump", "ann", "one"); err != nil {
+		t.Error(err)
+	}
+}
+
+// Who is there when its tenant is removed is closed, and finds no way in.
+func TestRemovedTenantsClients(t *testing.T) {
+	n := start(t, "listeners.mqtt.named=[{name: lab, address: '127.0.0.1:0', tenant: acme}]")
+	n.addTenant("acme")
+	connect := func() (*mqttclient.Client, error) {
+		c, _, err := mqttclient.Connect(t.Context(), mqttclient.Options{URL: n.at["mqtt.lab"], Connect: wire.Connect{Version: wire.V5, ClientID: []byte("pump"), CleanStart: true}})
+		return c, err
+	}
+	c, err := connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	if d, err := n.tenants().Describe(t.Context(), &api.DescribeTenantRequest{Name: "acme"}); err != nil || d.Use.Connections != 1 {
+		t.Errorf("%v, %v", d, err)
+	}
+	if _, err := n.tenants().Remove(t.Context(), &api.RemoveTenantRequest{Name: "acme"}); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, c, wire.NotAuthorized)
+	_, err = connect()
+	refusedWith(t, err, wire.NotAuthorized)
+}
+
 // A tenant's admin has its own users and rules, and reaches nothing else.
 func TestTenantAdmin(t *testing.T) {
 	token := filepath.Join(t.TempDir(), "token")
