@@ -24,7 +24,7 @@ func (w *tenantsNode) limit(limits map[string]float64) {
 	done := make(chan error, 1)
 	w.n.catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
 		return meta.ChangeTenant(s, "beta", func(t *meta.Tenant) { t.SetLimits(limits) })
-	}, func(err error) { w.n.tenants.settled(func() { done <- err }) })
+	}, func(err error) { w.n.tenantsSettled(func() { done <- err }) })
 	if err := <-done; err != nil {
 		w.t.Fatal(err)
 	}

@@ -62,7 +62,8 @@ func newTenantsNode(t testing.TB) *tenantsNode {
 	})
 	for i, name := range []string{"beta", "gamma"} {
 		done := make(chan error, 1)
-		w.n.catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AddTenant(s, meta.Tenant{Name: name}) }, func(err error) { done <- err })
+		w.n.catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.AddTenant(s, meta.Tenant{Name: name}) },
+			func(err error) { w.n.tenantsSettled(func() { done <- err }) })
 		if err := <-done; err != nil || w.n.catalog.Load().Tenant(name).Number != uint32(i+1) {
 			t.Fatal(name, err)
 		}
