@@ -174,6 +174,32 @@ func TestTenantOfTokens(t *testing.T) {
 	b.comes(t, broker.Credentials{Password: token("plant"), Listener: "mqtt.tcp"}, 0)
 }
 
+// A disabled user is refused by a token too, and nobody else is who has the same name in another tenant.
+func TestTenantOfDisabled(t *testing.T) {
+	rs := signers()["rs"]
+	b, d, _ := tenantBench(t, func(o *Options) {
+		o.JWT = &JWTOptions{KeyFile: keyFile(t, jwksOf(t, jwkOf(rs))), Claim: "sub", TenantClaim: "org", Algorithms: TokenAlgorithms}
+	})
+	tb := &tokenBench{bench: b}
+	token := func(org string) broker.Credentials {
+		claims := tb.claims()
+		claims["org"] = org
+		return broker.Credentials{ClientID: "c", Password: []byte(rs.token(t, claims)), Listener: "mqtt.tcp"}
+	}
+	plant, lab := b.comes(t, token("plant"), 1), b.comes(t, token("lab"), 2)
+	ann, _ := d.Account("ann") // of the plant, whom the tokens name
+	ann.Disabled = true
+	d.set("ann", ann)
+	if b.Recheck(&plant, nil) == nil || b.Recheck(&lab, nil) != nil {
+		t.Errorf("who is there: %v, %v", b.Recheck(&plant, nil), b.Recheck(&lab, nil))
+	}
+	if _, err := b.Authenticate(t.Context(), token("plant")); !errors.Is(err, broker.ErrBadCredentials) {
+		t.Errorf("the disabled one: %v", err)
+	}
+	b.comes(t, token("lab"), 2)
+	b.comes(t, token("default"), 0)
+}
+
 // A server's answer names it, as long as it says so.
 func TestTenantOfAnswers(t *testing.T) {
 	s := newAgainServer(t)

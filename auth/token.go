@@ -352,7 +352,16 @@ func (rs *ruleSet) mayShow(c *broker.Credentials, p *pass) error {
 	if c.HasUsername && c.Username != "" && c.Username != p.user {
 		return fmt.Errorf("the token is of %q", p.user)
 	}
-	if a, known := rs.account(p.user); known && a.Disabled {
+	tenant := rs.places[c.Listener]
+	if p.tenant != "" {
+		tenant = rs.numberOf(p.tenant)
+	}
+	return rs.disabled(p.user, tenant)
+}
+
+// disabled is an error if a tenant has a user of the name who is disabled. One of another tenant is somebody else.
+func (rs *ruleSet) disabled(user string, tenant uint32) error {
+	if a, known := rs.account(user); known && a.Disabled && a.Tenant == tenant {
 		return errors.New("the user is disabled")
 	}
 	return nil
@@ -366,8 +375,5 @@ func (rs *ruleSet) recheckToken(id *broker.Identity) error {
 	if id.Expires != 0 && rs.o.Now().UnixMilli() >= id.Expires+rs.tokens.o.ClockSkew.Milliseconds() {
 		return errors.New("the token has expired")
 	}
-	if a, known := rs.account(id.User); known && a.Disabled {
-		return errors.New("the user is disabled")
-	}
-	return nil
+	return rs.disabled(id.User, id.Tenant)
 }

@@ -338,9 +338,9 @@ func (b *Broker) countRetained(tenant uint32, n int64) {
 	}
 }
 
-// countTopic counts a topic that has come, or is gone.
-func (b *Broker) countTopic(tenant uint32, n int64) {
-	if u := b.tenants.Use(tenant); u != nil {
+// countTopic counts a topic that has come, or is gone. The broker's own take nothing of what a tenant may have: nobody asked for them.
+func (b *Broker) countTopic(spec *TopicSpec, n int64) {
+	if u := b.tenants.Use(spec.Tenant); u != nil && !spec.Internal {
 		u.topics.Add(n)
 	}
 }
@@ -348,7 +348,7 @@ func (b *Broker) countTopic(tenant uint32, n int64) {
 // mayAddTopic says whether a tenant may have one more topic: with those that are on their way into the log, which key is one of.
 func (b *Broker) mayAddTopic(key topicKey) bool {
 	u := b.tenants.Use(key.tenant)
-	if u == nil {
+	if u == nil || key.name == OffsetsTopic {
 		return true
 	}
 	ts, tt := &b.topicStore, &b.topicTable
@@ -358,7 +358,7 @@ func (b *Broker) mayAddTopic(key topicKey) bool {
 	defer tt.mu.Unlock()
 	n := u.topics.Load()
 	for k := range ts.running {
-		if k.tenant == key.tenant && b.Topic(k.tenant, k.name) == nil {
+		if k.tenant == key.tenant && k.name != OffsetsTopic && b.Topic(k.tenant, k.name) == nil {
 			n++
 		}
 	}

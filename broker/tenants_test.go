@@ -408,6 +408,8 @@ func TestTenantTopics(t *testing.T) {
 	}
 	check(t, "at once", ask(tb, 1, "a", "b", "c", "d", "e"), 3)
 	check(t, "more", ask(tb, 1, "f"), 0)
+	check(t, "the broker's own", ask(tb, 1, OffsetsTopic), 1)
+	check(t, "counted", use.Counts().Topics, int64(3))
 	check(t, "another tenant's", ask(tb, 300, "a", "b", "c", "d"), 4)
 	check(t, "the default one's", ask(tb, 0, "a", "b", "c", "d"), 4)
 	check(t, "refused", use.Counts().Refused[TenantTopics], uint64(3))

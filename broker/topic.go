@@ -221,7 +221,7 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 	t.partitions.Store(&list)
 	if _, known := tt.byID.Swap(topicIDKey{spec.Tenant, spec.ID}, t); !known {
 		tt.count.Add(1)
-		b.countTopic(spec.Tenant, 1)
+		b.countTopic(spec, 1)
 	}
 	tt.byName.Store(topicKey{spec.Tenant, spec.Name}, t)
 	tt.generation.Add(1)
@@ -240,7 +240,7 @@ func (b *Broker) DropTopic(tenant uint32, id TopicID) {
 	tt.byID.Delete(topicIDKey{tenant, id})
 	tt.byName.CompareAndDelete(topicKey{tenant, t.Name()}, t)
 	tt.count.Add(-1)
-	b.countTopic(tenant, -1)
+	b.countTopic(t.Spec(), -1)
 	tt.generation.Add(1)
 	for _, p := range t.Partitions() {
 		tt.partitions.Delete(p.id)
