@@ -348,7 +348,7 @@ func TestCarriedListenersOfTenants(t *testing.T) {
 	if got := rules(""); got != "ec1eff818e936fee" { // what it has been before there were tenants
 		t.Errorf("without a tenant: %s", got)
 	}
-	if rules("plant") != rules("plant") || rules("plant") == rules("") || rules("plant") == rules("lab") || rules("plant") == rules("default") {
+	if plant := rules("plant"); plant != rules("plant") || plant == rules("") || plant == rules("lab") || plant == rules("default") {
 		t.Error("the rules do not tell tenants apart")
 	}
 }
