@@ -38,3 +38,15 @@ func TestFlappingBeforeTenantIsKnown(t *testing.T) {
 		t.Error("with tenants the wrong one is kept out")
 	}
 }
+
+// Each limit that a tenant can have in the catalog is one that the core holds it to, by the same name.
+func TestTenantLimitsAreKnown(t *testing.T) {
+	for _, name := range meta.TenantLimits() {
+		if k, ok := broker.TenantLimitOf(name); !ok || k.String() != name {
+			t.Errorf("%s: the core has %v, %v", name, k, ok)
+		}
+	}
+	if n := len(meta.TenantLimits()); n != int(broker.TenantLimitKinds) {
+		t.Errorf("the catalog knows %d limits, the core %d", n, broker.TenantLimitKinds)
+	}
+}
