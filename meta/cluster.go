@@ -14,6 +14,7 @@ const (
 	LevelLater     = 4 // shards have messages that are published later; a cluster's level can be held; nodes say where MQTT's clients reach them
 	LevelTenants   = 5 // there are tenants, and users, rules and quotas of theirs
 	LevelBalance   = 6 // shards can be on their way to other nodes
+	LevelSets      = 7 // there are sets of shards, each with a leader of its own
 )
 
 // levelsSaid are a level and an oldest one, LEVEL/OLDEST, that the program says it has instead of its own. Nothing but the linker sets it, for binaries of tests that
@@ -50,10 +51,15 @@ type Cluster struct {
 	Shards uint32
 	Level  uint32 // of what may be written: no node of the cluster knows less
 	Held   bool   // Level stays, whatever all nodes can do
+	Sets   uint32 // of shards, beside the first
 }
 
-// clusterHeld is the version of the cluster's entry from which on it says whether its level is held. One that is not is written as version 1.
-const clusterHeld = 2
+const (
+	// clusterHeld is the version of the cluster's entry from which on it says whether its level is held. One that is not is written as version 1.
+	clusterHeld = 2
+	// clusterSets is the version of an entry with sets of shards.
+	clusterSets = 3
+)
 
 // theCluster is the name of the one entry.
 const theCluster = "this"
@@ -61,11 +67,21 @@ const theCluster = "this"
 // Entry is what is stored of the cluster.
 func (c *Cluster) Entry() Entry {
 	version := byte(1)
-	if c.Held {
+	switch {
+	case c.Sets > 0:
+		version = clusterSets
+	case c.Held:
 		version = clusterHeld
 	}
 	b := binary.AppendUvarint(binary.AppendUvarint(appendString([]byte{version}, c.ID), uint64(c.Shards)), uint64(c.Level))
-	if c.Held {
+	switch {
+	case c.Sets > 0:
+		held := byte(0)
+		if c.Held {
+			held = 1
+		}
+		b = binary.AppendUvarint(append(b, held), uint64(c.Sets))
+	case c.Held:
 		b = append(b, 1)
 	}
 	return Entry{Key: kindCluster.key(theCluster), Value: b}
@@ -77,6 +93,8 @@ func (c *Cluster) check() error {
 		return fmt.Errorf("want a cluster's id of 1 to %d bytes, found %d", clusterIDMax, len(c.ID))
 	case c.Shards == 0 || c.Shards > ShardsMax:
 		return fmt.Errorf("want 1 to %d shards, found %d", ShardsMax, c.Shards)
+	case c.Sets > SetsMax || c.AllShards() > ShardsMax:
+		return fmt.Errorf("want at most %d sets of shards beside the first, and %d shards in all, found %d and %d", SetsMax, ShardsMax, c.Sets, c.AllShards())
 	case c.Level == 0:
 		return errors.New("want a feature level of 1 or more, found 0")
 	}
@@ -85,10 +103,16 @@ func (c *Cluster) check() error {
 
 func decodeCluster(name string, d *decoder) (any, error) {
 	c := &Cluster{ID: d.string(), Shards: d.uint32(), Level: d.uint32()}
-	if d.version >= clusterHeld {
+	switch {
+	case d.version == clusterHeld:
 		c.Held = true
 		if held := d.byte(); !d.bad && held != 1 {
 			return nil, fmt.Errorf("want 1 where a level is held, found %d", held)
+		}
+	case d.version >= clusterSets:
+		held := d.byte()
+		if c.Held, c.Sets = held == 1, d.uint32(); !d.bad && (held > 1 || c.Sets == 0) {
+			return nil, fmt.Errorf("want 0 or 1, and sets of shards, found %d and %d", held, c.Sets)
 		}
 	}
 	if d.bad {

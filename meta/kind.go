@@ -50,7 +50,7 @@ var kinds = [kindCount]struct {
 	kindSecret:  {"secret", 1, decodeSecret},
 	kindNode:    {"node", nodeMQTT, decodeNode},
 	kindShard:   {"shard", shardTarget, decodeShard},
-	kindCluster: {"cluster", clusterHeld, decodeCluster},
+	kindCluster: {"cluster", clusterSets, decodeCluster},
 	kindBan:     {"ban", 1, decodeBan},
 	kindTenant:  {"tenant", 1, decodeTenant},
 }

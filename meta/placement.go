@@ -338,8 +338,8 @@ func shardChange(s *Snapshot, next *Shard) (have *Shard, err error) {
 	switch {
 	case c == nil:
 		return nil, ErrNoCluster
-	case next.ID >= c.Shards:
-		return nil, fmt.Errorf("%w: there are %d shards, and none has the number %d", ErrShard, c.Shards, next.ID)
+	case next.ID >= c.AllShards():
+		return nil, fmt.Errorf("%w: there are %d shards, and none has the number %d", ErrShard, c.AllShards(), next.ID)
 	case next.Change != was.Change:
 		return nil, fmt.Errorf("%w: shard %d is at change %d, the new one was made of %d", ErrStale, next.ID, was.Change, next.Change)
 	case next.Leader != was.Leader && next.Epoch != was.Epoch+1, next.Leader == was.Leader && next.Epoch != was.Epoch && next.Epoch != was.Epoch+1:

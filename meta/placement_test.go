@@ -60,13 +60,15 @@ func formed(t *testing.T, n int) *placed {
 
 // What is on disk never changes its meaning.
 func TestPlacementVectors(t *testing.T) {
-	newest := map[string]byte{"clus": 2, "node": 3, "shar": 2}
+	newest := map[string]byte{"clus": 3, "node": 3, "shar": 2}
 	for _, v := range []struct {
 		key, value string
 		entry      interface{ Entry() Entry }
 	}{
 		{"cluster/this", "010163401" + "1", &Cluster{ID: "c", Shards: 64, Level: 17}},
 		{"cluster/this", "020163401" + "1" + "01", &Cluster{ID: "c", Shards: 64, Level: 17, Held: true}},
+		{"cluster/this", "030163401" + "1" + "00" + "06", &Cluster{ID: "c", Shards: 64, Level: 17, Sets: 6}},
+		{"cluster/this", "030163401" + "1" + "01" + "01", &Cluster{ID: "c", Shards: 64, Level: 17, Held: true, Sets: 1}},
 		{"node/7", "0102070301" + "026471" + "06686f73743a31" + "0161", &Node{ID: 7, State: NodeActive, Roles: RolesAll, Replica: 3, Level: 1, Disk: "dq", Address: "host:1", Rack: "a"}},
 		{"node/65535", "010304ffff0380020000" + "00", &Node{ID: 65535, State: NodeRemoved, Roles: RoleMeta, Replica: 65535, Level: 256}},
 		{"node/8", "0202070102" + "026471" + "06686f73743a31" + "00" + "036b3a39" + "00", &Node{ID: 8, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Disk: "dq", Address: "host:1", Kafka: Endpoints{Plain: "k:9"}}},
