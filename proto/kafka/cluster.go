@@ -54,6 +54,10 @@ type Leader interface {
 	CreateTopics(tenant uint32, topics []TopicCreation, done func([]TopicResult))
 	// AlterConfigs changes configurations of topics: Kafka's tools ask any node, and do not go on to another one. One result for each.
 	AlterConfigs(tenant uint32, topics []TopicAlteration, validateOnly bool, done func([]TopicResult))
+	// JoinTxn has the coordinator of a transactional id let the producer's batches into partitions that this node leads and has not heard of. It makes them part
+	// of the transaction; with verify it only finds that they are. It is asked also where this node is the coordinator. Errors are the core's: those of
+	// AddToTxn; ErrNotLeader, or any other: nobody could be asked.
+	JoinTxn(tenant uint32, id string, who broker.ProducerIdentity, parts []broker.TopicPartition, verify bool, done func(error))
 }
 
 // aloneView is what a node that is alone knows.

@@ -95,6 +95,16 @@ func (tr *trio) AlterConfigs(tenant uint32, list []door.TopicAlteration, validat
 	(&replicaCatalog{b: n.b}).AlterConfigs(tenant, list, validateOnly, done)
 }
 
+// JoinTxn asks the leader; it finds nothing, but adds what is missing.
+func (tr *trio) JoinTxn(tenant uint32, id string, who broker.ProducerIdentity, parts []broker.TopicPartition, _ bool, done func(error)) {
+	n := tr.leading()
+	if n == nil {
+		done(broker.ErrNotLeader)
+		return
+	}
+	n.b.AddToTxn(tenant, id, who, parts, "", done)
+}
+
 // newTrio starts as many nodes, and says that there is another one, which is down. wait is how long requests wait for a leader; 0: as in the product.
 func newTrio(t *testing.T, nodes int, wait time.Duration) *trio {
 	t.Helper()
