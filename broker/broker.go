@@ -157,6 +157,7 @@ type Broker struct {
 	tracer       *trace.Tracer
 	tenants      TenantLimits
 	compaction   compactor
+	participants Participants // nil: no other node leads partitions
 
 	producerIDs struct { // set aside and not given out yet
 		sync.Mutex
