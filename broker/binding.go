@@ -52,6 +52,7 @@ const (
 var (
 	ErrBinding      = errors.New("broker: bad binding")
 	ErrBindingTopic = errors.New("broker: a binding's topic is not there")
+	ErrBindSpread   = errors.New("broker: a topic with leader.spread cannot be bound to MQTT topics")
 	ErrBound        = errors.New("broker: the topic is bound to MQTT topics")
 )
 
@@ -236,6 +237,8 @@ func (b *Broker) newBindingSet(list []*Binding) (*bindingSet, error) {
 		switch {
 		case to.topic == nil:
 			return nil, fmt.Errorf("%w: %q", ErrBindingTopic, bd.Topic)
+		case to.topic.Spec().Config.Spread:
+			return nil, fmt.Errorf("%w: %q", ErrBindSpread, bd.Topic)
 		case strings.ContainsAny(bd.Filter, "+#"):
 			set.wild = append(set.wild, to)
 		default:

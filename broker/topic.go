@@ -52,6 +52,7 @@ type TopicConfig struct {
 	MinInsyncReplicas         int32
 	UncleanLeaderElection     bool
 	ReplicationFactor         int16
+	Spread                    bool // leader.spread: the partitions lie in sets of shards that each have a leader; fixed when the topic is made
 	FlushMessages, FlushMilli int64
 	// Of the tier: what goes there, what of it stays here too (-1: all that is kept), and the class of storage that it is to lie in; empty is the
 	// store's own.

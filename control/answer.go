@@ -55,6 +55,7 @@ var causes = []struct {
 	{broker.ErrFewer, codes.InvalidArgument},
 	{broker.ErrVolatileOnly, codes.FailedPrecondition},
 	{broker.ErrBound, codes.FailedPrecondition},
+	{broker.ErrBindSpread, codes.FailedPrecondition},
 	{broker.ErrNonEmptyGroup, codes.FailedPrecondition},
 	{broker.ErrUnknownMember, codes.FailedPrecondition},
 	{broker.ErrInvalidGroupID, codes.InvalidArgument},

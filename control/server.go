@@ -66,6 +66,8 @@ type Options struct {
 	TLS *tls.Config
 	// ValidTopic says whether a topic may have this name.
 	ValidTopic func(name string) bool
+	// Spreads says why the leaders of a topic's partitions cannot be spread over nodes, if one is made by this name; nil if they can. Without it they never can.
+	Spreads func(tenant uint32, name string) error
 	// Partitions is how many a topic gets that is created without a number; PartitionsMax how many it may have.
 	Partitions    func() int32
 	PartitionsMax int32

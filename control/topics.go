@@ -73,8 +73,8 @@ func (t *topicService) Create(ctx context.Context, r *api.CreateTopicRequest) (*
 	for k, v := range r.Settings {
 		settings = settings.With(k, v)
 	}
-	if err := t.checkSettings(what, tenantOf(ctx), settings); err != nil {
-		return nil, err
+	if err := topicconfig.CheckTopic(settings, nil, t.able(tenantOf(ctx), r.Name)); err != nil {
+		return nil, badSetting(what, err)
 	}
 	if t.s.o.Broker.Topic(tenantOf(ctx), r.Name) != nil {
 		return nil, status.Errorf(codes.AlreadyExists, "%s: it exists; sluice topic describe shows it, sluice topic alter changes it", what)
@@ -110,11 +110,17 @@ func awaitTopic(ctx context.Context, start func(done func(*broker.TopicSpec, err
 	return r.spec, r.err
 }
 
-func (t *topicService) checkSettings(what string, tenant uint32, s topicconfig.Settings) error {
-	if err := topicconfig.CheckTopic(s, nil, topicconfig.Node{Tiered: t.s.o.Broker.Tiered(), Tenant: tenant != 0}); err != nil {
-		return wrong("%s: %v; docs/kafka.md names the settings", what, err)
+// able says what of its settings the node can do for a tenant's topic.
+func (t *topicService) able(tenant uint32, name string) topicconfig.Node {
+	n := topicconfig.Node{Tiered: t.s.o.Broker.Tiered(), Tenant: tenant != 0}
+	if t.s.o.Spreads != nil {
+		n.Spreads = func() error { return t.s.o.Spreads(tenant, name) }
 	}
-	return nil
+	return n
+}
+
+func badSetting(what string, err error) error {
+	return wrong("%s: %v; docs/kafka.md names the settings", what, err)
 }
 
 func storedSettings(s topicconfig.Settings) (list []broker.Setting) {
@@ -231,7 +237,8 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 		return nil, wrong("%s: it has %d partitions, and they cannot become fewer; found %d", what, len(topic.Partitions()), r.Partitions)
 	}
 	alter := func(have []broker.Setting) ([]broker.Setting, error) {
-		s := configOf(have)
+		before := configOf(have)
+		s := before
 		for _, k := range slices.Sorted(maps.Keys(r.Set)) {
 			s = s.With(k, r.Set[k])
 		}
@@ -241,8 +248,8 @@ func (t *topicService) Alter(ctx context.Context, r *api.AlterTopicRequest) (*ap
 			}
 			s = s.Without(k)
 		}
-		if err := t.checkSettings(what, topic.Spec().Tenant, s); err != nil {
-			return nil, err
+		if err := topicconfig.CheckChange(before, s, nil, t.able(topic.Spec().Tenant, r.Name)); err != nil {
+			return nil, badSetting(what, err)
 		}
 		return storedSettings(s), nil
 	}

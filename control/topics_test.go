@@ -88,6 +88,7 @@ func TestTopicsRefused(t *testing.T) {
 		{&api.CreateTopicRequest{Name: "x", Partitions: 10_001}, codes.InvalidArgument, "found 10001"},
 		{&api.CreateTopicRequest{Name: "x", Settings: map[string]string{"no.such": "1"}}, codes.InvalidArgument, "no.such"},
 		{&api.CreateTopicRequest{Name: "x", Settings: map[string]string{"retention.ms": "soon"}}, codes.InvalidArgument, "retention.ms"},
+		{&api.CreateTopicRequest{Name: "x", Settings: map[string]string{"leader.spread": "true"}}, codes.InvalidArgument, "sluice shard sets"},
 	} {
 		_, err := c.Create(ctx, tt.r)
 		wants(t, err, tt.code, tt.says)
@@ -103,11 +104,12 @@ func TestTopicsRefused(t *testing.T) {
 		{&api.AlterTopicRequest{Name: "t", Partitions: 20_000}, codes.InvalidArgument, "at most 10000"},
 		{&api.AlterTopicRequest{Name: "t", Reset_: []string{"no.such"}}, codes.InvalidArgument, "no.such"},
 		{&api.AlterTopicRequest{Name: "t", Set: map[string]string{"segment.ms": "-5"}}, codes.InvalidArgument, "segment.ms"},
+		{&api.AlterTopicRequest{Name: "t", Set: map[string]string{"leader.spread": "true"}}, codes.InvalidArgument, "fixed when a topic is made"},
 	} {
 		_, err := c.Alter(ctx, tt.r)
 		wants(t, err, tt.code, tt.says)
 	}
-	got, err := c.Alter(ctx, &api.AlterTopicRequest{Name: "t", Partitions: 4, Set: map[string]string{"retention.ms": "1"}, ValidateOnly: true})
+	got, err := c.Alter(ctx, &api.AlterTopicRequest{Name: "t", Partitions: 4, Set: map[string]string{"leader.spread": "false", "retention.ms": "1"}, ValidateOnly: true})
 	if err != nil || got.Partitions != 4 || got.Settings["retention.ms"] != "1" {
 		t.Errorf("%v, %v", got, err)
 	}

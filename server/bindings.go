@@ -43,6 +43,9 @@ type binder struct {
 
 	mu         sync.Mutex // one change of the core's at a time
 	configured config.Bindings
+	passed     string // why the last binding that was passed over is not in force
+
+	named atomic.Pointer[config.Bindings] // configured, for who asks without the lock
 
 	changed chan struct{}
 	stop    context.CancelFunc
@@ -59,6 +62,7 @@ func newBinder(ctx context.Context, n *node, configured config.Bindings, partiti
 			b.changedSoon()
 		}
 	})
+	n.topics.binder.Store(b)
 	if err := b.configure(ctx, configured); err != nil {
 		b.cancel()
 		return nil, err
@@ -85,7 +89,7 @@ func (b *binder) follow(ctx context.Context) {
 				continue
 			}
 		}
-		if err := b.bind(ctx); err != nil && ctx.Err() == nil {
+		if err := b.bind(ctx, false); err != nil && ctx.Err() == nil {
 			b.logger.Error("bindings of the catalog are not in force", "err", err)
 		}
 	}
@@ -102,11 +106,13 @@ func (b *binder) configure(ctx context.Context, configured config.Bindings) erro
 	b.mu.Lock()
 	was := b.configured
 	b.configured = configured
+	b.named.Store(&configured)
 	b.mu.Unlock()
-	err := b.bind(ctx)
+	err := b.bind(ctx, true)
 	if err != nil {
 		b.mu.Lock()
 		b.configured = was
+		b.named.Store(&was)
 		b.mu.Unlock()
 	}
 	return err
@@ -123,14 +129,15 @@ func (b *binder) changedSoon() {
 // bindAgain is how long a node that follows waits for the topic of a binding.
 const bindAgain = 200 * time.Millisecond
 
-// bind makes the topics of bindings that are not there, and has the bindings count. A node that does not lead makes none: bindings without count later.
-func (b *binder) bind(ctx context.Context) error {
+// bind makes the topics of bindings that are not there, and has the bindings count. A node that does not lead makes none: bindings without count later. strict: a binding of the
+// configuration's that names a topic with leader.spread is an error; else such a one is passed over, and the others count.
+func (b *binder) bind(ctx context.Context, strict bool) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	leads, lacks := b.leads(), false
 	defer func() { b.lacks.Store(lacks) }()
 	var list []*broker.Binding
-	add := func(c *config.Binding) error {
+	add := func(c *config.Binding, strict bool) error {
 		bd, err := parseBinding(c)
 		if err != nil {
 			return fmt.Errorf("bindings: %w", err)
@@ -139,7 +146,11 @@ func (b *binder) bind(ctx context.Context) error {
 			lacks = true
 			return nil
 		}
-		if err := b.makeTopic(ctx, c.Topic, c.Partitions); err != nil {
+		switch err := b.makeTopic(ctx, c.Topic, c.Partitions); {
+		case errors.Is(err, broker.ErrBindSpread) && !strict:
+			b.passLocked(c, err)
+			return nil
+		case err != nil:
 			return fmt.Errorf("bindings: make topic %q: %w", c.Topic, err)
 		}
 		list = append(list, bd)
@@ -148,7 +159,7 @@ func (b *binder) bind(ctx context.Context) error {
 	seen := make(map[string]bool)
 	for i := range b.configured {
 		seen[b.configured[i].Filter] = true
-		if err := add(&b.configured[i]); err != nil {
+		if err := add(&b.configured[i], strict); err != nil {
 			return err
 		}
 	}
@@ -156,19 +167,33 @@ func (b *binder) bind(ctx context.Context) error {
 		if seen[filter] {
 			continue
 		}
-		if err := add(&config.Binding{Filter: m.Filter, Topic: m.Topic, Key: m.Key, Deliver: m.Deliver}); err != nil {
+		if err := add(&config.Binding{Filter: m.Filter, Topic: m.Topic, Key: m.Key, Deliver: m.Deliver}, false); err != nil {
 			return err
 		}
 	}
 	return b.topics.b.Bind(list)
 }
 
-// makeTopic makes a topic if it is not there. partitions 0: as many as the configuration says.
+// passLocked says, once, that a binding is not in force.
+func (b *binder) passLocked(c *config.Binding, err error) {
+	if why := c.Filter + ": " + err.Error(); b.passed != why {
+		b.passed = why
+		b.logger.Error("a binding is not in force", "filter", c.Filter, "err", err)
+	}
+}
+
+// makeTopic makes a topic of a binding if it is not there. partitions 0: as many as the configuration says.
 func (b *binder) makeTopic(ctx context.Context, name string, partitions int) error {
 	if partitions == 0 {
 		partitions = b.partitions()
 	}
-	return b.topics.make(ctx, name, partitions)
+	if err := b.topics.make(ctx, name, partitions); err != nil {
+		return err
+	}
+	if t := b.topics.b.Topic(0, name); t != nil && t.Spec().Config.Spread {
+		return fmt.Errorf("%w: %q", broker.ErrBindSpread, name)
+	}
+	return nil
 }
 
 // make makes a topic if it is not there.
@@ -240,7 +265,7 @@ func (b *binder) update(ctx context.Context, e meta.Entry) error {
 		if err != nil {
 			return err
 		}
-		return b.bind(ctx)
+		return b.bind(ctx, false)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -60,6 +60,7 @@ func startEvents(n *node, queue *events.Queue, cfg *config.Config) *eventPump {
 	p := &eventPump{n: n, queue: queue}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.configure(cfg)
+	n.topics.events.Store(p)
 	p.done.Go(p.run)
 	return p
 }
@@ -177,19 +178,27 @@ func (p *eventPump) topic(to *eventsTo) *broker.Topic {
 		return nil
 	}
 	t := p.n.broker.Topic(0, to.topic)
-	if t != nil || !p.n.member.leads() {
+	switch {
+	case t != nil && t.Spec().Config.Spread:
+		p.warn("events are not written to a topic with leader.spread", "topic", to.topic)
+		return nil
+	case t != nil || !p.n.member.leads():
 		return t
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, 5*time.Second)
 	defer cancel()
 	if err := p.n.topics.make(ctx, to.topic, to.partitions); err != nil {
-		if p.ctx.Err() == nil && time.Since(p.said) > warnEvery {
-			p.said = time.Now()
-			p.n.o.logger.Warn("events have no topic", "topic", to.topic, "err", err)
-		}
+		p.warn("events have no topic", "topic", to.topic, "err", err)
 		return nil
 	}
 	return p.n.broker.Topic(0, to.topic)
+}
+
+func (p *eventPump) warn(text string, args ...any) {
+	if p.ctx.Err() == nil && time.Since(p.said) > warnEvery {
+		p.said = time.Now()
+		p.n.o.logger.Warn(text, args...)
+	}
 }
 
 // eventMetricHelp are the metrics of events.

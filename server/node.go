@@ -158,7 +158,7 @@ func newNode(o nodeOptions) (*node, error) {
 	n.broker.Tracer().Standing(o.marks) // once there is who wakes the loops
 	n.tier = openTiering(&o.tier, n.broker, o.logger)
 	o.storage.past = n.tier.past()
-	n.topics = &topicCatalog{b: n.broker}
+	n.topics = &topicCatalog{b: n.broker, entries: n.catalog.Catalog}
 	if n.storage, err = openStorage(o.storage, n.broker, o.logger); err != nil {
 		n.member.close()
 		n.broker.Close()

@@ -16,6 +16,7 @@ import (
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/journal/record/compress"
+	"github.com/sluicemq/sluice/meta"
 	"github.com/sluicemq/sluice/meta/topicconfig"
 	"github.com/sluicemq/sluice/proto/kafka"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
@@ -27,6 +28,9 @@ type topicCatalog struct {
 	cluster string
 	flushes topicconfig.Node // how often the log is flushed
 	nodes   kafka.Cluster    // nil: the node is alone
+	entries *meta.Catalog
+	binder  atomic.Pointer[binder]    // nil: it is not made yet
+	events  atomic.Pointer[eventPump] // likewise
 }
 
 var _ kafka.Catalog = (*topicCatalog)(nil)
@@ -42,7 +46,7 @@ func resolveTopic(settings []broker.Setting) broker.TopicConfig {
 		TimestampAfterMaxMillis: v.TimestampAfterMaxMillis, Recompress: v.CompressionType != "producer", Compress: compressionOf(v), MinCleanableDirtyRatio: v.MinCleanableDirtyRatio,
 		MinCompactionLagMillis: v.MinCompactionLagMillis, MaxCompactionLagMillis: v.MaxCompactionLagMillis,
 		DeleteRetentionMillis: v.DeleteRetentionMillis, SegmentBytes: v.SegmentBytes, SegmentMillis: v.SegmentMillis,
-		MinInsyncReplicas: v.MinInsyncReplicas, UncleanLeaderElection: v.UncleanLeaderElection, ReplicationFactor: 1,
+		MinInsyncReplicas: v.MinInsyncReplicas, UncleanLeaderElection: v.UncleanLeaderElection, ReplicationFactor: 1, Spread: v.LeaderSpread,
 		Tier: tierPolicies[v.Tier], LocalRetentionMillis: v.LocalRetentionMillis, LocalRetentionBytes: v.LocalRetentionBytes, TierClass: v.TierClass}
 }
 
@@ -140,7 +144,7 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 		}
 		settings = settings.With(e.Key, *e.Value)
 	}
-	if err := c.check(tenant, settings); err != nil {
+	if err := topicconfig.CheckTopic(settings, nil, c.able(tenant, t.Name)); err != nil {
 		return refuse(wire.InvalidConfig, err.Error())
 	}
 	return settings, res
@@ -169,11 +173,12 @@ func compressionOf(v *topicconfig.Values) compress.Settings {
 	return compress.Settings{}
 }
 
-// check says what is wrong with the settings of a tenant's topic, what this version does not do included.
-func (c *topicCatalog) check(tenant uint32, s topicconfig.Settings) error {
+// able says what of its settings the node can do for a tenant's topic.
+func (c *topicCatalog) able(tenant uint32, name string) topicconfig.Node {
 	n := c.flushes
 	n.Tiered, n.Tenant = c.b.Tiered(), tenant != 0
-	return topicconfig.CheckTopic(s, nil, n)
+	n.Spreads = func() error { return c.spreads(tenant, name) }
+	return n
 }
 
 // topicResult says what came of a change.
@@ -272,7 +277,8 @@ func (c *topicCatalog) AlterConfigs(tenant uint32, topics []kafka.TopicAlteratio
 }
 
 func (c *topicCatalog) altered(tenant uint32, have []broker.Setting, a *kafka.TopicAlteration) ([]broker.Setting, error) {
-	s := settingsOf(have)
+	before := settingsOf(have)
+	s := before
 	if a.Replace {
 		s = nil
 	}
@@ -286,7 +292,7 @@ func (c *topicCatalog) altered(tenant uint32, have []broker.Setting, a *kafka.To
 	}
 	s, err := s.Alter(changes, topicconfig.Find)
 	if err == nil {
-		err = c.check(tenant, s)
+		err = topicconfig.CheckChange(before, s, nil, c.able(tenant, a.Name))
 	}
 	return storedSettings(s), err
 }

@@ -47,6 +47,8 @@ const (
 	Flush
 	// Tier keys are about what goes to a store: where the node has none, only what asks for nothing is taken.
 	Tier
+	// Spread keys ask for leaders on several nodes: where the node knows of a reason against it, that is refused.
+	Spread
 )
 
 // Synonym is a broker-wide key whose value is a topic key's default.
@@ -128,6 +130,8 @@ func (k *Key) Check(text string, n Node) error {
 		return n.checkFlush(k, text, v)
 	case Tier:
 		return n.checkTier(k, text, v)
+	case Spread:
+		return n.checkSpread(v)
 	case Honoured, Kept:
 	}
 	return nil

@@ -114,6 +114,8 @@ func (s Settings) alterList(k *Key, c Change) string {
 // CheckTopic says what is wrong with a topic's settings, defaults being the broker-wide ones: a key that does not exist, a value
 // that Check refuses, or two that contradict each other.
 func CheckTopic(s, defaults Settings, n Node) error {
+	c := Resolve(s, defaults)
+	n.spread = c.LeaderSpread
 	for _, e := range s {
 		k := Find(e.Key)
 		if k == nil {
@@ -123,7 +125,19 @@ func CheckTopic(s, defaults Settings, n Node) error {
 			return err
 		}
 	}
-	return Resolve(s, defaults).check()
+	return c.check()
+}
+
+// CheckChange is CheckTopic for a topic that is there, with the settings before: what is fixed when a topic is made stays as it is.
+func CheckChange(before, s, defaults Settings, n Node) error {
+	was := Resolve(before, defaults).LeaderSpread
+	if was != Resolve(s, defaults).LeaderSpread {
+		return refuse("Invalid value %t for configuration %s: it is fixed when a topic is made, and this topic is made with %t; make another topic", !was, leaderSpread, was)
+	}
+	if was {
+		n.Spreads = func() error { return nil }
+	}
+	return CheckTopic(s, defaults, n)
 }
 
 // CheckDefaults says what is wrong with broker-wide settings. Those that are no topic key's default are none that can be changed

@@ -14,6 +14,7 @@ const (
 	localBytes   = "local.retention.bytes"
 	remoteEnable = "remote.storage.enable"
 	tierPolicy   = "tier.policy"
+	leaderSpread = "leader.spread"
 
 	noTier     = "there is no remote tier: tier.store of the node's configuration is off"
 	oneReplica = "there is nothing to replicate"
@@ -94,6 +95,12 @@ var table = []Key{
 	{
 		Name: "leader.replication.throttled.replicas", Type: List, Default: "", Use: DefaultOnly, Why: oneReplica,
 		Doc: "Replicas whose sending to followers is throttled.",
+	},
+	{
+		Name: leaderSpread, Type: Boolean, Default: "false", Use: Spread,
+		set: func(c *Values, v value) { c.LeaderSpread = v.b },
+		Doc: "Whether the leaders of the partitions are spread over the nodes of a cluster, which has sets of shards for it. It is fixed when the topic is made. " +
+			"No binding names such a topic, and no store holds its old records. Not a key of Kafka's.",
 	},
 	{
 		Name: localBytes, Type: Long, Default: "-2", Synonyms: same("log.local.retention.bytes"), check: atLeast(-2), Use: Tier,

@@ -1,6 +1,7 @@
 package topicconfig
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -171,6 +172,62 @@ func TestTier(t *testing.T) {
 		}
 		if v := Resolve(c.settings, nil); err == nil && (v.Tier != c.tier || v.LocalRetentionMillis != c.ms || v.LocalRetentionBytes != c.size) {
 			t.Errorf("%v: %d, %d ms, %d bytes", c.settings, v.Tier, v.LocalRetentionMillis, v.LocalRetentionBytes)
+		}
+	}
+}
+
+// Leaders are spread where the node knows of no reason against it, for good, and not those of a topic that has old records in a store.
+func TestLeaderSpread(t *testing.T) {
+	spread, not := Settings{{leaderSpread, "true"}}, Settings{{leaderSpread, "false"}}
+	can := Node{Tiered: true, Spreads: func() error { return nil }}
+	refused := errors.New("there are no sets")
+	cannot := Node{Tiered: true, Spreads: func() error { return refused }}
+	for _, c := range []struct {
+		s    Settings
+		node Node
+		want string // part of the refusal; empty: none
+	}{
+		{spread, can, ""},
+		{spread, cannot, "Invalid value true for configuration leader.spread: there are no sets"},
+		{spread, Node{}, "sluice shard sets"},
+		{not, cannot, ""},
+		{Settings{}, Node{}, ""},
+		{spread.With(leaderSpread, "perhaps"), can, "either true or false"},
+		{spread.With("cleanup.policy", "compact"), can, ""},
+		{spread.With(tierPolicy, "none"), can, ""},
+		{spread.With(remoteEnable, "false"), can, ""},
+		{spread.With(tierPolicy, "archive"), can, "a topic with leader.spread has no old records in a store"},
+		{spread.With(remoteEnable, "true"), can, "a topic with leader.spread"},
+		{spread.With("tier.class", "COLD"), can, "a topic with leader.spread"},
+		{spread.With(localBytes, "5"), can, "a topic with leader.spread"},
+		{not.With(tierPolicy, "archive"), can, ""},
+	} {
+		err := CheckTopic(c.s, nil, c.node)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: %v, want %q", c.s, err, c.want)
+		}
+	}
+	if !Resolve(spread, nil).LeaderSpread || Resolve(not, nil).LeaderSpread {
+		t.Error("leaders are spread where they are not to be, or the other way round")
+	}
+	for _, c := range []struct {
+		before, s Settings
+		want      string
+	}{
+		{spread, spread.With("retention.ms", "5"), ""},
+		{spread, spread.With(leaderSpread, " TRUE "), ""},
+		{Settings{}, not, ""},
+		{not, Settings{}, ""},
+		{spread, Settings{}, "Invalid value false for configuration leader.spread: it is fixed when a topic is made, and this topic is made with true"},
+		{spread, not, "it is fixed"},
+		{Settings{}, spread, "Invalid value true for configuration leader.spread: it is fixed when a topic is made, and this topic is made with false"},
+		{Settings{}, Settings{{leaderSpread, "perhaps"}}, "either true or false"},
+		{spread, spread.With(tierPolicy, "immediate"), "a topic with leader.spread"},
+		{spread, spread.With("retention.ms", "-5"), "at least -1"},
+	} {
+		err := CheckChange(c.before, c.s, nil, cannot) // a topic that is there is spread, whatever the node could do today
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v after %v: %v, want %q", c.s, c.before, err, c.want)
 		}
 	}
 }

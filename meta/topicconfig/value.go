@@ -143,6 +143,24 @@ type Node struct {
 	Within time.Duration // how long after; 0: never
 	Tiered bool          // it has a store for old records
 	Tenant bool          // the topic is of a tenant that is not the default one: none of its records go to the store
+	// Spreads says why the leaders of the topic's partitions cannot be spread, nil if they can. It is asked if they are to be. nil: the node is alone.
+	Spreads func() error
+
+	spread bool // the topic's leaders are: none of its records go to the store
+}
+
+// checkSpread says whether leaders can be spread, if they are to be.
+func (n Node) checkSpread(v value) error {
+	switch {
+	case !v.b:
+		return nil
+	case n.Spreads == nil:
+		return refusal("Invalid value true for configuration leader.spread: this node is alone: leaders are spread over the nodes of a cluster that has sets of shards (sluice shard sets)")
+	}
+	if err := n.Spreads(); err != nil {
+		return refuse("Invalid value true for configuration leader.spread: %v", err)
+	}
+	return nil
 }
 
 // checkFlush says whether the journal flushes as often as that.
@@ -157,8 +175,10 @@ func (n Node) checkFlush(k *Key, text string, v value) error {
 // checkTier says whether a key of the tier has an effect.
 func (n Node) checkTier(k *Key, text string, v value) error {
 	switch {
-	case n.Tiered && !n.Tenant || k.isDefault(v) || k.Name == tierPolicy && v.text == "none":
+	case n.Tiered && !n.Tenant && !n.spread || k.isDefault(v) || k.Name == tierPolicy && v.text == "none":
 		return nil
+	case n.spread:
+		return refuse("Invalid value %s for configuration %s: only its default (%s) is accepted: a topic with leader.spread has no old records in a store", text, k.Name, shown(k.Default))
 	case n.Tenant:
 		return refuse("Invalid value %s for configuration %s: only its default (%s) is accepted: only topics of the default tenant have old records in a store", text, k.Name, shown(k.Default))
 	case k.Name == tierPolicy || k.Name == remoteEnable:

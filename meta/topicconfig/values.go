@@ -5,6 +5,7 @@ type Values struct {
 	Compact, Delete          bool
 	LogAppendTime            bool
 	UncleanLeaderElection    bool
+	LeaderSpread             bool   // the partitions' leaders are on several nodes
 	CompressionType          string // "producer", or what batches are stored with
 	GzipLevel                int32  // -1: the codec's own
 	LZ4Level, ZstdLevel      int32
