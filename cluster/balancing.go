@@ -73,7 +73,7 @@ func (c *Controller) balanceOnce(ctx context.Context, o BalanceOptions) (Plan, e
 	if o.AnyRack {
 		body[1] |= 2
 	}
-	b, err := c.ask(ctx, at, methodBalance, body)
+	b, err := c.ask(ctx, at, c.method(methodBalance), body)
 	if err != nil {
 		return Plan{}, fmt.Errorf("%w: %w", ErrNoController, err)
 	}
@@ -122,7 +122,7 @@ func (c *Controller) refusePlans() {
 
 // plan makes the plan that was asked for first, and has the catalog say it.
 func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
-	sh := s.Shard(0)
+	sh := c.shard(s)
 	c.mu.Lock()
 	if sh == nil || len(c.mu.plans) == 0 {
 		c.mu.Unlock()
@@ -139,7 +139,7 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 		return
 	}
 	c.change(term, func(s *meta.Snapshot) (want meta.Shard, changed bool) {
-		have := s.Shard(0)
+		have := c.shard(s)
 		if have == nil {
 			return want, false
 		}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"slices"
 	"sync"
@@ -21,8 +22,8 @@ type Core interface {
 	Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error))
 	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error // broker.ErrGap: one of them lacks something yet, and is waited for
 	Resign(shard record.ShardID, done func())
-	Leading() bool  // all shards take commands
-	Failure() error // the journal has failed for good, or its disk is full: the node ought not to lead
+	Leads(first record.ShardID, n int) bool // these shards take commands
+	Failure() error                         // the journal has failed for good, or its disk is full: the node ought not to lead
 }
 
 // Streams are the *replica.Replicas.
@@ -47,7 +48,7 @@ type Group interface {
 	Barrier(ctx context.Context) error
 }
 
-// Options are what a Controller is made with.
+// Options are what a Controller is made with. A node has one for each set of shards.
 type Options struct {
 	Node     meta.NodeID
 	Catalog  *meta.Catalog
@@ -55,7 +56,9 @@ type Options struct {
 	Peers    Peers
 	Core     Core
 	Streams  Streams
-	Shards   int
+	Set      int // the number of the set of shards that this is about (meta.ShardSet)
+	First    int // its first shard
+	Shards   int // how many there are in it
 	Lease    time.Duration
 	Replicas int           // of each shard, at most
 	Lag      time.Duration // a follower that lacks something for so long is not in sync any more
@@ -67,11 +70,11 @@ type Options struct {
 	Logger  *slog.Logger // nil: none
 }
 
-// State is who leads, as this node knows.
+// State is who leads the set's shards, as this node knows.
 type State struct {
 	Leader  meta.NodeID // 0: nobody, or it is not known
 	Epoch   uint32
-	Leading bool // this node does, its lease is not over, and all shards take commands
+	Leading bool // this node does, its lease is not over, and all of these shards take commands
 	Alive   []meta.NodeID
 }
 
@@ -174,14 +177,17 @@ func New(o Options) *Controller {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
+	if o.Set > 0 {
+		c.log = c.log.With("set", o.Set)
+	}
 	c.mu.heard = make(map[meta.NodeID]heard)
 	c.reign.ask = make(chan struct{}, 1)
 	c.ctx, c.stop = context.WithCancel(context.Background())
 	c.state.Store(&State{})
-	o.Peers.Serve(methodHeartbeat, c.serveHeartbeat)
-	o.Peers.Serve(methodMove, c.serveMove)
-	o.Peers.Serve(methodDrain, c.serveDrain)
-	o.Peers.Serve(methodBalance, c.serveBalance)
+	o.Peers.Serve(c.method(methodHeartbeat), c.serveHeartbeat)
+	o.Peers.Serve(c.method(methodMove), c.serveMove)
+	o.Peers.Serve(c.method(methodDrain), c.serveDrain)
+	o.Peers.Serve(c.method(methodBalance), c.serveBalance)
 	return c
 }
 
@@ -200,6 +206,20 @@ func (c *Controller) Start(silence time.Duration) {
 		c.run()
 	})
 	c.wg.Go(c.confirm)
+}
+
+// shard is the entry that counts for all shards of the set: its first one's. nil: there is none yet.
+func (c *Controller) shard(s *meta.Snapshot) *meta.Shard { return s.Shard(uint32(c.o.First)) }
+
+// shards are those of the set.
+func (c *Controller) shards() iter.Seq[record.ShardID] {
+	return func(yield func(record.ShardID) bool) {
+		for i := range c.o.Shards {
+			if !yield(record.ShardID(c.o.First + i)) {
+				return
+			}
+		}
+	}
 }
 
 // State is who leads. It takes no lock.
@@ -235,7 +255,7 @@ func (c *Controller) run() {
 			wait = c.o.Lease / (8 * beats)
 		case c.leading != 0:
 			wait = min(wait, max(c.leaseEnd()-c.clk.Mono(), 0))
-		case c.awaits(c.o.Catalog.Load().Shard(0)):
+		case c.awaits(c.shard(c.o.Catalog.Load())):
 			wait = c.o.Lease / (8 * beats)
 		}
 		over := make(chan struct{})
@@ -246,7 +266,7 @@ func (c *Controller) run() {
 		case <-c.ctx.Done():
 			t.Stop()
 			c.resign("the node stops")
-			c.publish(c.o.Catalog.Load().Shard(0))
+			c.publish(c.shard(c.o.Catalog.Load()))
 			c.refusePlans()
 			return
 		}
@@ -265,7 +285,7 @@ func (c *Controller) catchUp() {
 		}
 		_ = pace.Sleep(c.ctx, c.clk, c.o.Lease/beats)
 	}
-	if sh := c.o.Catalog.Load().Shard(0); sh != nil {
+	if sh := c.shard(c.o.Catalog.Load()); sh != nil {
 		c.resigned = sh.Epoch
 	}
 }
@@ -288,7 +308,7 @@ func (c *Controller) awaits(sh *meta.Shard) bool {
 func (c *Controller) turn() {
 	c.takeUp()
 	s := c.o.Catalog.Load()
-	sh := s.Shard(0)
+	sh := c.shard(s)
 	now := c.clk.Mono()
 	if c.leading != 0 && (!c.mayLead(sh, now) || sh.Epoch != c.leading) {
 		why := "another node leads"
@@ -363,8 +383,8 @@ func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
 	c.inSync, c.replicas = sh.ISR, len(sh.Replicas)
 	c.o.Streams.Rest()
 	epoch, others := record.Epoch(sh.Epoch), c.others(sh.ISR)
-	for i := range c.o.Shards {
-		c.o.Core.Lead(record.ShardID(i), epoch, others, LeastInSync(len(sh.Replicas)), func(err error) {
+	for i := range c.shards() {
+		c.o.Core.Lead(i, epoch, others, LeastInSync(len(sh.Replicas)), func(err error) {
 			if err != nil {
 				c.log.Error("a shard cannot be led", "shard", i, "epoch", epoch, "err", err)
 			}
@@ -404,8 +424,8 @@ func (c *Controller) resign(why string) {
 	c.resigned = max(c.resigned, c.leading)
 	c.leading, c.opened, c.changing, c.adding = 0, false, false, 0
 	gone := make(chan struct{}, c.o.Shards)
-	for i := range c.o.Shards {
-		c.o.Core.Resign(record.ShardID(i), func() { gone <- struct{}{} })
+	for i := range c.shards() {
+		c.o.Core.Resign(i, func() { gone <- struct{}{} })
 	}
 	for range c.o.Shards {
 		<-gone

@@ -2,7 +2,8 @@
 // sees a record or a client: the broker (Core) and the streams between nodes (Streams, cluster/replica) do what it says, the catalog (meta) keeps it, and
 // server wires them.
 //
-// All shards have one leader at a time, and move together, in one change of the catalog.
+// Shards lie in sets (meta.ShardSet). All shards of a set have one leader at a time, and move together, in one change of the catalog. Each set has a Controller of its own, with leases and
+// an epoch of its own: what is said here counts for each, and nothing is shared between them.
 //
 // # Leases
 //

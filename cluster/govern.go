@@ -39,7 +39,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 		return
 	case r.begun.Load() != term:
 		c.forget()
-		c.change(term, touch, func(err error) {
+		c.change(term, c.touch, func(err error) {
 			if err == nil {
 				r.begun.Store(term)
 				r.since = c.clk.Mono()
@@ -48,7 +48,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 		})
 		return
 	case r.doubt: // after one that is made, the other one is refused
-		c.change(term, touch, func(err error) {
+		c.change(term, c.touch, func(err error) {
 			if err == nil {
 				c.settle()
 			}
@@ -57,7 +57,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 	}
 	switch want, changed := c.decide(s, now); {
 	case changed:
-		c.make(term, s.Shard(0), want)
+		c.make(term, c.shard(s), want)
 	case c.whole(now):
 		c.plan(term, s, now)
 	}
@@ -82,7 +82,7 @@ func (c *Controller) decide(s *meta.Snapshot, now time.Duration) (want meta.Shar
 	defer c.mu.Unlock()
 	known, move := c.known(now)
 	whole := c.whole(now) // before that, who is silent may have been granted a lease by another controller
-	sh := s.Shard(0)
+	sh := c.shard(s)
 	if sh != nil && !whole {
 		for id := range known {
 			if k := known[id]; !k.Alive {
@@ -116,7 +116,7 @@ func elects(want, have *meta.Shard) bool { return have == nil || want.Epoch != h
 // make has the catalog say what was decided of sh.
 func (c *Controller) make(term uint64, sh *meta.Shard, want meta.Shard) {
 	c.change(term, func(s *meta.Snapshot) (meta.Shard, bool) {
-		now := s.Shard(0)
+		now := c.shard(s)
 		if (now == nil) != (sh == nil) || now != nil && now.Change != sh.Change {
 			return meta.Shard{}, false // it is looked at again
 		}
@@ -149,8 +149,8 @@ func (c *Controller) returned(now time.Duration) bool {
 }
 
 // touch is a reign's first change.
-func touch(s *meta.Snapshot) (meta.Shard, bool) {
-	if sh := s.Shard(0); sh != nil {
+func (c *Controller) touch(s *meta.Snapshot) (meta.Shard, bool) {
+	if sh := c.shard(s); sh != nil {
 		return clone(sh), true
 	}
 	return meta.Shard{}, false
@@ -205,7 +205,7 @@ func (c *Controller) entries(s *meta.Snapshot, want *meta.Shard) ([]meta.Entry, 
 }
 
 func (c *Controller) entriesBy(rule func(*meta.Snapshot, meta.Shard) ([]meta.Entry, error), s *meta.Snapshot, want *meta.Shard) (all []meta.Entry, err error) {
-	for i := range c.o.Shards {
+	for i := range c.shards() {
 		one := *want
 		one.ID, one.Change = uint32(i), 0
 		if have := s.Shard(one.ID); have != nil {
@@ -225,7 +225,7 @@ func (c *Controller) lead(s *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 	if c.leading == 0 {
 		return
 	}
-	if !c.opened && c.o.Core.Leading() {
+	if !c.opened && c.o.Core.Leads(record.ShardID(c.o.First), c.o.Shards) {
 		c.opened = true
 		c.log.Info("all shards take commands", "epoch", c.leading, "after", (now - c.since).Round(time.Millisecond))
 	}
@@ -276,7 +276,7 @@ func (c *Controller) admit(want, replicas []meta.NodeID, sh *meta.Shard, now tim
 // tried before without an answer. If nobody ever will know, this node lets go.
 func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epoch uint32, doubt bool) {
 	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
-		have := s.Shard(0)
+		have := c.shard(s)
 		if have == nil || have.Epoch != epoch || have.Leader != c.o.Node || have.Change != base {
 			return nil, errNothing
 		}
@@ -300,7 +300,7 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 				return
 			}
 			c.changing = false
-			if sh := c.o.Catalog.Load().Shard(0); err == nil {
+			if sh := c.shard(c.o.Catalog.Load()); err == nil {
 				c.log.Info("nodes in sync", "nodes", want, "epoch", epoch)
 				c.inSync, c.replicas = want, len(replicas)
 			} else {
@@ -315,8 +315,8 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 func (c *Controller) tell(inSync []meta.NodeID, least int) bool {
 	others, ok := c.others(inSync), true
 	c.await(inSync, least)
-	for i := range c.o.Shards {
-		if err := c.o.Core.SetInSync(record.ShardID(i), record.Epoch(c.leading), others, least); err != nil {
+	for i := range c.shards() {
+		if err := c.o.Core.SetInSync(i, record.Epoch(c.leading), others, least); err != nil {
 			ok = false
 		}
 	}

@@ -39,7 +39,7 @@ func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
 		c.receive(pending{from: to, at: now, hb: hb, done: answered})
 		return
 	}
-	c.o.Peers.Ask(to, methodHeartbeat, hb.encode(), c.o.Lease/2, func(answer []byte, err error) {
+	c.o.Peers.Ask(to, c.method(methodHeartbeat), hb.encode(), c.o.Lease/2, func(answer []byte, err error) {
 		if err == nil {
 			if g, err := decodeGrant(answer); err == nil {
 				answered(&g)
@@ -149,7 +149,7 @@ func (c *Controller) confirmed(list []pending) *grant {
 	defer c.mu.Unlock()
 	now := c.clk.Mono()
 	g := &grant{yield: c.mu.move}
-	sh := c.o.Catalog.Load().Shard(0) // of after the reign's first change, and, as no election is under way, nobody makes another epoch of it before the leases are over
+	sh := c.shard(c.o.Catalog.Load()) // of after the reign's first change, and, as no election is under way, nobody makes another epoch of it before the leases are over
 	if sh != nil && !c.mu.electing && (sh.Leader == c.mu.lent.to || c.returned(now)) {
 		g.epoch = sh.Epoch
 	}

@@ -73,7 +73,7 @@ func (c *Controller) Leave(ctx context.Context) error {
 // Placed are the nodes that have the shards, or are to have them when they have caught up.
 func (c *Controller) Placed() []meta.NodeID {
 	s := c.o.Catalog.Load()
-	if sh := s.Shard(0); sh != nil {
+	if sh := c.shard(s); sh != nil {
 		return comers(s, sh, c.o.Replicas)
 	}
 	return nil
@@ -82,7 +82,7 @@ func (c *Controller) Placed() []meta.NodeID {
 // until waits for the catalog to say something of the shards.
 func (c *Controller) until(ctx context.Context, done func(*meta.Shard) bool) error {
 	for {
-		if sh := c.o.Catalog.Load().Shard(0); sh == nil || done(sh) {
+		if sh := c.shard(c.o.Catalog.Load()); sh == nil || done(sh) {
 			return nil
 		}
 		over := make(chan struct{})
@@ -137,7 +137,7 @@ func (c *Controller) DrainNode(ctx context.Context, id meta.NodeID, draining boo
 		if draining {
 			body[1] = 0
 		}
-		if _, err := c.ask(ctx, id, methodDrain, body); err != nil {
+		if _, err := c.ask(ctx, id, c.method(methodDrain), body); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ func (c *Controller) serveDrain(_ meta.NodeID, b []byte, answer func([]byte, str
 
 // Move has leadership move to a node that is in sync, and returns when it has. Errors: ErrNotInSync, meta.ErrNoMajority, that of ctx.
 func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
-	sh := c.o.Catalog.Load().Shard(0)
+	sh := c.shard(c.o.Catalog.Load())
 	if sh == nil || !slices.Contains(sh.ISR, to) {
 		return fmt.Errorf("%w: node %d", ErrNotInSync, to)
 	}
@@ -169,7 +169,7 @@ func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
 	case at == c.o.Node:
 		c.setMove(to)
 	default:
-		if _, err := c.ask(ctx, at, methodMove, []byte{wireVersion, byte(to), byte(to >> 8)}); err != nil {
+		if _, err := c.ask(ctx, at, c.method(methodMove), []byte{wireVersion, byte(to), byte(to >> 8)}); err != nil {
 			return err
 		}
 	}
@@ -211,7 +211,7 @@ var ErrLed = errors.New("cluster: a node leads, or one can that lacks nothing")
 func (c *Controller) ElectUnclean(ctx context.Context, id meta.NodeID) error {
 	done := make(chan error, 1)
 	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
-		have := s.Shard(0)
+		have := c.shard(s)
 		switch {
 		case have == nil:
 			return nil, meta.ErrNoCluster

@@ -391,8 +391,8 @@ func (c simCore) Failure() (err error) {
 	return err
 }
 
-// Leading makes it a Core.
-func (c simCore) Leading() (open bool) {
+// Leads makes it a Core.
+func (c simCore) Leads(record.ShardID, int) (open bool) {
 	c.n.do(c.run, func() { open = c.n.opened })
 	return open
 }

@@ -7,13 +7,21 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// Methods of requests between nodes.
+// Methods of requests between nodes, of the first set of shards.
 const (
 	methodHeartbeat = 0x0c01 // heartbeat -> grant
 	methodMove      = 0x0c02 // {version, node u16} -> {}
 	methodDrain     = 0x0c03 // {version, end u8} -> {}
 	methodBalance   = 0x0c04 // {version, flags u8 (1: change nothing, 2: racks do not count)} -> plan
 )
+
+// method is that of the set that the Controller is about.
+func (c *Controller) method(m uint16) uint16 {
+	if c.o.Set == 0 {
+		return m
+	}
+	return 0xc000 | uint16(c.o.Set)<<4 | m&0xf
+}
 
 const wireVersion = 2
 
