@@ -76,6 +76,7 @@ var causes = []struct {
 	{ErrUndecided, codes.Unavailable},
 	{meta.ErrLevel, codes.FailedPrecondition},
 	{meta.ErrUnclean, codes.FailedPrecondition},
+	{meta.ErrShard, codes.FailedPrecondition},
 	{broker.ErrNotLeader, codes.FailedPrecondition},
 	{meta.ErrNoCluster, codes.FailedPrecondition},
 	{meta.ErrNodeExists, codes.AlreadyExists},

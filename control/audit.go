@@ -320,9 +320,20 @@ func subject(req any) string {
 	case interface{ GetId() uint32 }:
 		return "node " + strconv.FormatUint(uint64(r.GetId()), 10)
 	case *api.MoveShardsRequest:
-		return "node " + strconv.FormatUint(uint64(r.To), 10)
+		return nodeOfSet(r.To, r.Set)
 	case *api.ElectUncleanRequest:
-		return "node " + strconv.FormatUint(uint64(r.Node), 10)
+		return nodeOfSet(r.Node, r.Set)
+	case *api.ShardSetsRequest:
+		return strconv.FormatUint(uint64(r.Sets), 10) + " sets"
 	}
 	return ""
+}
+
+// nodeOfSet is a node that is to lead a set of shards.
+func nodeOfSet(node, set uint32) string {
+	out := "node " + strconv.FormatUint(uint64(node), 10)
+	if set > 0 {
+		out += ", set " + strconv.FormatUint(uint64(set), 10)
+	}
+	return out
 }

@@ -62,15 +62,7 @@ func (c *nodeService) addOthersKnow(ctx context.Context, nodes []*api.Node) {
 		if i := slices.IndexFunc(st.Yields, func(y *api.NodeYields) bool { return y.Node == n.Id }); i >= 0 {
 			n.Yields = st.Yields[i].Why
 		}
-	}
-	if len(st.Progress) == 0 {
-		return // nobody knows
-	}
-	for _, n := range nodes {
-		n.Progress = progressOf(meta.NodeID(n.Id), Progress{Phase: PhaseNone})
-		if i := slices.IndexFunc(st.Progress, func(p *api.NodeProgress) bool { return p.Node == n.Id }); i >= 0 {
-			n.Progress = st.Progress[i]
-		}
+		n.Progress = progressOfNode(n.Id, st)
 	}
 }
 

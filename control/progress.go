@@ -45,12 +45,13 @@ func progressOf(id meta.NodeID, p Progress) *api.NodeProgress {
 	return out
 }
 
-// asOthersKnow adds what other nodes know: the one that leads how far the others are, each of those that are there why it leaves the lead to others. st is what this
+// asOthersKnow adds what other nodes know: the one that leads a set how far the others are, each of those that are there why it leaves the lead to others. st is what this
 // one shows.
 func (s *Server) asOthersKnow(ctx context.Context, st *api.ShardStatus) {
 	var ask []meta.NodeID
 	for _, id := range s.others(ctx) {
-		if uint32(id) == st.Leader || slices.Contains(st.Alive, uint32(id)) {
+		leads := func(set *api.ShardSet) bool { return set.Leader == uint32(id) }
+		if uint32(id) == st.Leader || slices.Contains(st.Alive, uint32(id)) || slices.ContainsFunc(st.Sets, leads) {
 			ask = append(ask, id)
 		}
 	}
@@ -71,7 +72,40 @@ func (s *Server) asOthersKnow(ctx context.Context, st *api.ShardStatus) {
 		if its.GetOpen() && !st.Open {
 			st.Followers, st.Progress = its.Followers, its.Progress
 		}
+		for i, set := range its.GetSets() { // both have them by number, but one may not have heard of the last yet
+			if i < len(st.Sets) && set.Open && !st.Sets[i].Open {
+				st.Sets[i].Followers, st.Sets[i].Progress = set.Followers, set.Progress
+			}
+		}
 		st.Yields = append(st.Yields, its.GetYields()...)
 	}
 	slices.SortFunc(st.Yields, func(a, b *api.NodeYields) int { return cmp.Compare(a.Node, b.Node) })
+}
+
+// progressOfNode is how far a node is with all sets: with that of which it lacks most. It is nil while that of a set is not known.
+func progressOfNode(id uint32, st *api.ShardStatus) (least *api.NodeProgress) {
+	rank := func(p *api.NodeProgress) int {
+		if p.Phase == string(PhaseNone) {
+			return len(Phases) // others count before it
+		}
+		return slices.Index(Phases, Phase(p.Phase))
+	}
+	see := func(list []*api.NodeProgress) (known bool) {
+		p := progressOf(meta.NodeID(id), Progress{Phase: PhaseNone})
+		if i := slices.IndexFunc(list, func(p *api.NodeProgress) bool { return p.Node == id }); i >= 0 {
+			p = list[i]
+		}
+		if least == nil || rank(p) < rank(least) {
+			least = p
+		}
+		return len(list) > 0
+	}
+	known := see(st.Progress)
+	for _, set := range st.Sets {
+		known = see(set.Progress) && known
+	}
+	if !known {
+		return nil
+	}
+	return least
 }

@@ -13,13 +13,14 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// placed is a node's Shards, of which it shows one Placement.
+// placed is a node's Shards, of which it shows Placements.
 type placed struct {
 	Shards
-	p Placement
+	p    Placement // of set 0
+	sets []Placement
 }
 
-func (p *placed) Placement() Placement { return p.p }
+func (p *placed) Placements() []Placement { return append([]Placement{p.p}, p.sets...) }
 
 // A node that does not lead asks the one that does how far the others are, and shows what itself knows if that does not answer.
 func TestProgressOfOthers(t *testing.T) {

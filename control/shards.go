@@ -11,32 +11,35 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// Shards are who leads the shards of a cluster, and who has them.
+// Shards are who leads the shards of a cluster, and who has them. Any goroutine calls them.
 type Shards interface {
-	// Placement is what this node knows.
-	Placement() Placement
-	// Move returns when another node leads.
-	Move(ctx context.Context, to meta.NodeID) error
-	// ElectUnclean has a node lead that may lack what was acknowledged.
-	ElectUnclean(ctx context.Context, id meta.NodeID) error
-	// Balance decides who shall have the shards.
-	Balance(ctx context.Context, dryRun, anyRack bool) (Balance, error)
-	// Drain has a node lead no more, or end that.
+	// Placements are what this node knows of each set of shards that the catalog has, by number: set 0 first, which is always there. They are the caller's.
+	Placements() []Placement
+	// Move returns when another node leads a set that there is.
+	Move(ctx context.Context, set int, to meta.NodeID) error
+	// ElectUnclean has a node lead a set, one that there is, that may lack what was acknowledged.
+	ElectUnclean(ctx context.Context, set int, id meta.NodeID) error
+	// Balance decides who shall have the shards, of each set by itself: an answer for each, as Placements. With an error some may be decided.
+	Balance(ctx context.Context, dryRun, anyRack bool) ([]Balance, error)
+	// Drain has a node lead no set any more, or end that.
 	Drain(ctx context.Context, id meta.NodeID, end bool) error
 }
 
-// Balance is what balancing makes of who has the shards.
+// Balance is what balancing makes of who has the shards of a set.
 type Balance struct {
+	Set        int
 	Have, Want []meta.NodeID // who has them, and who shall
 	Leader     meta.NodeID   // as it was; 0: none
 	LeadMoves  bool
 	Balanced   bool // nothing is to be moved
 }
 
-// Placement is who has the shards, which lie alike.
+// Placement is who has the shards of a set, which lie alike.
 type Placement struct {
-	Shard     *meta.Shard // nil: not said yet
-	Shards    int
+	Set       int
+	First     int         // of its shards
+	Shards    int         // how many it has, from First on
+	Shard     *meta.Shard // the first one's entry; nil: not said yet
 	Leader    meta.NodeID // 0: none, as this node knows
 	Open      bool        // this node leads, and takes commands
 	Alive     []meta.NodeID
@@ -71,9 +74,23 @@ func nodeNumbers(list []meta.NodeID) (out []uint32) {
 	return out
 }
 
+// shown is what this node knows, of all sets.
 func (c *shardService) shown() *api.ShardStatus {
-	p := c.s.o.Shards.Placement()
-	out := &api.ShardStatus{Asked: uint32(c.s.o.Node), Shards: uint32(p.Shards), Leader: uint32(p.Leader), Open: p.Open, Alive: nodeNumbers(p.Alive), LeastInSync: uint32(p.Least)}
+	all := c.s.o.Shards.Placements()
+	of, p := shownSet(&all[0]), &all[0]
+	out := &api.ShardStatus{Asked: uint32(c.s.o.Node), Shards: of.Shards, Leader: of.Leader, Epoch: of.Epoch, Open: of.Open, Replicas: of.Replicas, InSync: of.InSync,
+		Eligible: of.Eligible, Alive: nodeNumbers(p.Alive), LeastInSync: of.LeastInSync, Followers: of.Followers, Progress: of.Progress, Target: of.Target}
+	if p.Yields != "" {
+		out.Yields = append(out.Yields, &api.NodeYields{Node: out.Asked, Why: p.Yields})
+	}
+	for i := range all[1:] {
+		out.Sets = append(out.Sets, shownSet(&all[1+i]))
+	}
+	return out
+}
+
+func shownSet(p *Placement) *api.ShardSet {
+	out := &api.ShardSet{Number: uint32(p.Set), First: uint32(p.First), Shards: uint32(p.Shards), Leader: uint32(p.Leader), Open: p.Open, LeastInSync: uint32(p.Least)}
 	if sh := p.Shard; sh != nil {
 		out.Epoch, out.Replicas, out.InSync, out.Eligible = sh.Epoch, nodeNumbers(sh.Replicas), nodeNumbers(sh.ISR), nodeNumbers(sh.Eligible)
 		out.Target = nodeNumbers(sh.Target)
@@ -85,9 +102,6 @@ func (c *shardService) shown() *api.ShardStatus {
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.Progress)) {
 		out.Progress = append(out.Progress, progressOf(id, p.Progress[id]))
-	}
-	if p.Yields != "" {
-		out.Yields = append(out.Yields, &api.NodeYields{Node: out.Asked, Why: p.Yields})
 	}
 	return out
 }
@@ -102,23 +116,52 @@ func (c *shardService) Status(ctx context.Context, _ *api.ShardStatusRequest) (*
 	return out, nil
 }
 
-func (c *shardService) change(ctx context.Context, what string, id uint32, do func(meta.NodeID) error) (*api.ShardStatus, error) {
+// change is a change of who leads a set.
+func (c *shardService) change(ctx context.Context, what string, set, id uint32, do func(set int, id meta.NodeID) error) (*api.ShardStatus, error) {
+	if set > 0 {
+		what += fmt.Sprintf(", set %d", set)
+	}
 	switch {
 	case c.s.o.Shards == nil:
 		return nil, alone(what)
 	case id == 0 || id > meta.NodeIDMax:
 		return nil, wrong("%s: want a node's number from 1 to %d", what, meta.NodeIDMax)
 	}
-	was(ctx, c.shown())
-	if err := do(meta.NodeID(id)); err != nil {
+	have := c.shown()
+	switch n := uint32(len(have.Sets)); {
+	case set > 0 && n == 0:
+		return nil, missing("%s: there is one set of shards, 0; sluice shard sets makes others", what)
+	case set > n:
+		return nil, missing("%s: the sets of shards are 0 to %d", what, n)
+	}
+	was(ctx, have)
+	if err := do(int(set), meta.NodeID(id)); err != nil {
 		return nil, refuse(err, what, "")
 	}
 	return c.shown(), nil
 }
 
-// Move has another node lead.
+// Sets has the cluster have more sets of shards.
+func (c *shardService) Sets(ctx context.Context, r *api.ShardSetsRequest) (*api.ShardStatus, error) {
+	what := fmt.Sprintf("have %d sets of shards", r.Sets)
+	switch {
+	case c.s.o.Shards == nil:
+		return nil, alone(what)
+	case r.Sets == 0 || r.Sets > meta.SetsMax:
+		return nil, wrong("%s: want 1 to %d beside the first", what, meta.SetsMax)
+	}
+	was(ctx, c.shown())
+	if err := awaitError(ctx, func(done func(error)) {
+		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.GrowSets(s, r.Sets) }, done)
+	}); err != nil {
+		return nil, refuse(err, what, "")
+	}
+	return c.shown(), nil
+}
+
+// Move has another node lead a set.
 func (c *shardService) Move(ctx context.Context, r *api.MoveShardsRequest) (*api.ShardStatus, error) {
-	return c.change(ctx, fmt.Sprintf("move the lead to node %d", r.To), r.To, func(id meta.NodeID) error { return c.s.o.Shards.Move(ctx, id) })
+	return c.change(ctx, fmt.Sprintf("move the lead to node %d", r.To), r.Set, r.To, func(set int, id meta.NodeID) error { return c.s.o.Shards.Move(ctx, set, id) })
 }
 
 // Balance decides who shall have the shards.
@@ -128,27 +171,37 @@ func (c *shardService) Balance(ctx context.Context, r *api.BalanceShardsRequest)
 		return nil, alone(what)
 	}
 	was(ctx, c.shown())
-	b, err := c.s.o.Shards.Balance(ctx, r.DryRun, r.AnyRack)
+	all, err := c.s.o.Shards.Balance(ctx, r.DryRun, r.AnyRack)
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
-	out := &api.ShardBalance{Balanced: b.Balanced, Leader: uint32(b.Leader), LeadMoves: b.LeadMoves}
+	of := &all[0]
+	out := &api.ShardBalance{Balanced: of.Balanced, Leader: uint32(of.Leader), LeadMoves: of.LeadMoves, Nodes: c.places(of)}
+	for i := range all[1:] {
+		b := &all[1+i]
+		out.Sets = append(out.Sets, &api.ShardSetBalance{Number: uint32(b.Set), Balanced: b.Balanced, Leader: uint32(b.Leader), LeadMoves: b.LeadMoves, Nodes: c.places(b)})
+	}
+	return out, nil
+}
+
+// places are the nodes of a plan, each once: those that have the shards, then those that come.
+func (c *shardService) places(b *Balance) (out []*api.ShardPlace) {
 	for i, id := range slices.Concat(b.Have, b.Want) {
-		if slices.ContainsFunc(out.Nodes, func(p *api.ShardPlace) bool { return p.Node == uint32(id) }) {
+		if slices.ContainsFunc(out, func(p *api.ShardPlace) bool { return p.Node == uint32(id) }) {
 			continue
 		}
 		p := &api.ShardPlace{Node: uint32(id), Has: i < len(b.Have), Shall: slices.Contains(b.Want, id)}
 		if n := c.s.o.Catalog.Load().Node(id); n != nil {
 			p.Rack = text(n.Rack)
 		}
-		out.Nodes = append(out.Nodes, p)
+		out = append(out, p)
 	}
-	return out, nil
+	return out
 }
 
-// ElectUnclean has a node lead that may lack what was acknowledged.
+// ElectUnclean has a node lead a set that may lack what was acknowledged.
 func (c *shardService) ElectUnclean(ctx context.Context, r *api.ElectUncleanRequest) (*api.ShardStatus, error) {
-	return c.change(ctx, fmt.Sprintf("elect node %d", r.Node), r.Node, func(id meta.NodeID) error { return c.s.o.Shards.ElectUnclean(ctx, id) })
+	return c.change(ctx, fmt.Sprintf("elect node %d", r.Node), r.Set, r.Node, func(set int, id meta.NodeID) error { return c.s.o.Shards.ElectUnclean(ctx, set, id) })
 }
 
 // Drain has a node lead no more.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sluicemq/sluice/cluster/carry"
 	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/control"
 	"github.com/sluicemq/sluice/meta"
 )
 
@@ -47,6 +48,13 @@ var clusterMetricHelp = map[string]string{
 	"sluice_cluster_behind_bytes":             "Bytes that a node has yet to get which is not in sync: of the copy that is made or sent, or of the log; where it leads alone.|node",
 	"sluice_cluster_catchup_bytes_per_second": "How fast such a node gets them.|node",
 	"sluice_cluster_catchup_seconds":          "How long it takes yet, as it went lately; not there while nobody knows, or where it does not come to the end.|node",
+	"sluice_set_leads":                        "1 while this node leads a set of shards and they take commands, else 0. Where there are sets beside the first alone, and of those, as all of sluice_set_*.|set",
+	"sluice_set_leader_known":                 "1 while this node knows who leads the set, else 0.|set",
+	"sluice_set_epoch":                        "The epoch of the set's leader; it grows with each.|set",
+	"sluice_set_in_sync":                      "Nodes in sync, the one that leads the set included.|set",
+	"sluice_set_least_in_sync":                "Nodes that have to be in sync for anything of the set to be acknowledged.|set",
+	"sluice_set_replicas":                     "Nodes that have the set's shards.|set",
+	"sluice_set_lag_frames":                   "Frames of the set's shards that the nodes lack which follow, the most of any; where it is led alone.|set",
 	"sluice_meta_group_leads":                 "1 while this node leads the catalog's group, else 0.",
 	"sluice_meta_group_leader_known":          "1 while this node knows who leads the catalog's group, else 0.",
 	"sluice_meta_group_halted":                "1 once this node applies no changes of the catalog any more, else 0.",
@@ -61,18 +69,15 @@ func (c *collector) collectCluster(k sink) {
 	}
 	collectLink(k, g.Mesh())
 	collectCarry(k, c.s.node.carry)
-	bit := func(name string, on bool) {
-		v := 0.0
-		if on {
-			v = 1
-		}
-		k.gauge(name, v)
-	}
 	leader, known := g.Leader()
-	bit("sluice_meta_group_leader_known", known)
-	bit("sluice_meta_group_leads", known && int(leader) == c.s.cfg.Load().Node.ID)
-	bit("sluice_meta_group_halted", g.Halted() != nil)
-	c.s.node.member.collect(k, bit)
+	k.bit("sluice_meta_group_leader_known", known)
+	k.bit("sluice_meta_group_leads", known && int(leader) == c.s.cfg.Load().Node.ID)
+	k.bit("sluice_meta_group_halted", g.Halted() != nil)
+	sets := []control.Placement{{}} // nobody leads
+	if m := c.s.node.member; m != nil {
+		sets = m.Placements()
+	}
+	collectShards(k, sets)
 	states := make(map[string]int)
 	for _, n := range c.s.catalog.Load().Nodes() {
 		states[n.State.String()]++
@@ -80,6 +85,42 @@ func (c *collector) collectCluster(k sink) {
 	for _, s := range []meta.NodeState{meta.NodeJoining, meta.NodeActive, meta.NodeRemoved} {
 		k.gauge("sluice_meta_nodes", float64(states[s.String()]), s.String())
 	}
+}
+
+// bit is a gauge that is 1 or 0.
+func (k sink) bit(name string, on bool, labels ...string) {
+	v := 0.0
+	if on {
+		v = 1
+	}
+	k.gauge(name, v, labels...)
+}
+
+// collectShards tells of who leads each set of shards: of set 0 by the names that were there before the others, of those with the set as a label.
+func collectShards(k sink, sets []control.Placement) {
+	for i := range sets {
+		p, prefix := &sets[i], "sluice_cluster_"
+		var of []string
+		if p.Set > 0 {
+			prefix, of = "sluice_set_", []string{strconv.Itoa(p.Set)}
+		}
+		sh := p.Shard
+		if sh == nil {
+			sh = new(meta.Shard)
+		}
+		lag := uint64(0)
+		for _, n := range p.Followers {
+			lag = max(lag, n)
+		}
+		k.bit(prefix+"leads", p.Open, of...)
+		k.bit(prefix+"leader_known", p.Leader != 0, of...)
+		k.gauge(prefix+"epoch", float64(sh.Epoch), of...)
+		k.gauge(prefix+"in_sync", float64(len(sh.ISR)), of...)
+		k.gauge(prefix+"least_in_sync", float64(p.Least), of...)
+		k.gauge(prefix+"replicas", float64(len(sh.Replicas)), of...)
+		k.gauge(prefix+"lag_frames", float64(lag), of...)
+	}
+	collectProgress(k, sets[0].Progress)
 }
 
 // collectCarry tells of carried clients; d may be nil.

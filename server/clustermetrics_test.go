@@ -72,6 +72,7 @@ func TestClusterMetrics(t *testing.T) {
 	c.describe(clusterMetricHelp)
 	ch := make(chan prometheus.Metric, 1000)
 	c.collectCluster(sink{c, ch})
+	collectShards(sink{c, ch}, []control.Placement{{}, {Set: 1}})
 	collectProgress(sink{c, ch}, map[meta.NodeID]control.Progress{2: {Phase: control.PhaseCatchingUp}}) // of which there is something to tell
 	close(ch)
 	types := make(map[string]bool) // whether it only grows
@@ -89,6 +90,49 @@ func TestClusterMetrics(t *testing.T) {
 	for name := range clusterMetricHelp {
 		if grows, seen := types[name]; !seen || grows != strings.HasSuffix(name, "_total") {
 			t.Errorf("%s: exported %v, a counter %v", name, seen, grows)
+		}
+	}
+}
+
+// What there was before sets of shards is of set 0 and has no label; without others nothing is told of them.
+func TestSetMetrics(t *testing.T) {
+	c := &collector{descs: make(map[string]*prometheus.Desc)}
+	c.describe(clusterMetricHelp)
+	collected := func(sets ...control.Placement) map[string]float64 {
+		ch := make(chan prometheus.Metric, 1000)
+		collectShards(sink{c, ch}, sets)
+		close(ch)
+		all := make(map[string]float64)
+		for m := range ch {
+			var d dto.Metric
+			if err := m.Write(&d); err != nil {
+				t.Fatal(err)
+			}
+			for name, desc := range c.descs {
+				if desc == m.Desc() {
+					for _, l := range d.Label {
+						name += "," + l.GetName() + "=" + l.GetValue()
+					}
+					all[name] = d.Gauge.GetValue()
+				}
+			}
+		}
+		return all
+	}
+	first := control.Placement{Shards: 4, Shard: &meta.Shard{Epoch: 3, ISR: []meta.NodeID{1, 2}, Replicas: []meta.NodeID{1, 2, 3}}, Leader: 2, Least: 2}
+	alone := collected(first)
+	all := collected(first, control.Placement{Set: 1, First: 4, Shards: 4, Leader: 1, Open: true, Least: 2, Followers: map[meta.NodeID]uint64{2: 5, 3: 7},
+		Shard: &meta.Shard{Epoch: 9, ISR: []meta.NodeID{1}, Replicas: []meta.NodeID{1, 2, 3}}}, control.Placement{Set: 2, First: 8, Shards: 4})
+	for name, v := range alone {
+		if strings.HasPrefix(name, "sluice_set") || all[name] != v {
+			t.Errorf("%s is %v without other sets, and %v with some", name, v, all[name])
+		}
+	}
+	for name, want := range map[string]float64{"sluice_cluster_leads": 0, "sluice_cluster_epoch": 3, "sluice_set_leads,set=1": 1, "sluice_set_leader_known,set=1": 1,
+		"sluice_set_epoch,set=1": 9, "sluice_set_in_sync,set=1": 1, "sluice_set_least_in_sync,set=1": 2, "sluice_set_replicas,set=1": 3, "sluice_set_lag_frames,set=1": 7,
+		"sluice_set_leads,set=2": 0, "sluice_set_leader_known,set=2": 0, "sluice_set_epoch,set=2": 0} {
+		if got, ok := all[name]; !ok || got != want {
+			t.Errorf("%s is %v, told %v; want %v", name, got, ok, want)
 		}
 	}
 }

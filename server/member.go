@@ -324,8 +324,8 @@ var _ replica.Core = (*broker.Broker)(nil)
 
 var _ control.Shards = (*member)(nil)
 
-// Placement makes it a control.Shards.
-func (m *member) Placement() control.Placement {
+// Placements makes it a control.Shards.
+func (m *member) Placements() []control.Placement {
 	s := m.control.State()
 	p := control.Placement{Shard: m.n.catalog.Load().Shard(0), Shards: m.n.o.shards, Leader: s.Leader, Open: s.Leading, Alive: s.Alive, Followers: make(map[meta.NodeID]uint64),
 		Yields: string(m.control.Yields())}
@@ -335,50 +335,26 @@ func (m *member) Placement() control.Placement {
 	if p.Shard != nil && p.Shard.Leader == m.own {
 		p.Progress = m.progress(&p)
 	}
-	return p
-}
-
-// collect tells of who leads. A nil member tells of nobody.
-func (m *member) collect(k sink, bit func(name string, on bool)) {
-	var p control.Placement
-	if m != nil {
-		p = m.Placement()
-	}
-	sh := p.Shard
-	if sh == nil {
-		sh = new(meta.Shard)
-	}
-	lag := uint64(0)
-	for _, n := range p.Followers {
-		lag = max(lag, n)
-	}
-	bit("sluice_cluster_leads", p.Open)
-	bit("sluice_cluster_leader_known", p.Leader != 0)
-	k.gauge("sluice_cluster_epoch", float64(sh.Epoch))
-	k.gauge("sluice_cluster_in_sync", float64(len(sh.ISR)))
-	k.gauge("sluice_cluster_least_in_sync", float64(p.Least))
-	k.gauge("sluice_cluster_replicas", float64(len(sh.Replicas)))
-	k.gauge("sluice_cluster_lag_frames", float64(lag))
-	collectProgress(k, p.Progress)
+	return []control.Placement{p}
 }
 
 // Move makes it a control.Shards.
-func (m *member) Move(ctx context.Context, to meta.NodeID) error {
+func (m *member) Move(ctx context.Context, _ int, to meta.NodeID) error {
 	return shardsFault(m.control.Move(ctx, to))
 }
 
 // ElectUnclean makes it a control.Shards.
-func (m *member) ElectUnclean(ctx context.Context, id meta.NodeID) error {
+func (m *member) ElectUnclean(ctx context.Context, _ int, id meta.NodeID) error {
 	return shardsFault(m.control.ElectUnclean(ctx, id))
 }
 
 // Balance makes it a control.Shards.
-func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) (control.Balance, error) {
+func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) ([]control.Balance, error) {
 	p, err := m.control.Balance(ctx, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
 	if err != nil {
-		return control.Balance{}, shardsFault(err)
+		return nil, shardsFault(err)
 	}
-	return control.Balance{Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}, nil
+	return []control.Balance{{Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}}, nil
 }
 
 // Drain makes it a control.Shards.

@@ -18,6 +18,25 @@ type shardBalance struct {
 	Leader    uint32       `json:"leader" yaml:"leader"`
 	LeadMoves bool         `json:"lead_moves" yaml:"lead_moves"`
 	Nodes     []shardPlace `json:"nodes" yaml:"nodes"`
+	Sets      []setBalance `json:"sets" yaml:"sets"` // those beside the first, of which all of the above tells
+}
+
+// setBalance is the plan of a set beside the first.
+type setBalance struct {
+	Set       uint32       `json:"set" yaml:"set"`
+	Balanced  bool         `json:"balanced" yaml:"balanced"`
+	Leader    uint32       `json:"leader" yaml:"leader"`
+	LeadMoves bool         `json:"lead_moves" yaml:"lead_moves"`
+	Nodes     []shardPlace `json:"nodes" yaml:"nodes"`
+}
+
+func setBalanceOf(b *api.ShardSetBalance) setBalance {
+	return setBalance{b.Number, b.Balanced, b.Leader, b.LeadMoves, each(b.Nodes, shardPlaceOf)}
+}
+
+// balancedAll says whether nothing of any set is to be moved.
+func balancedAll(b *api.ShardBalance) bool {
+	return b.GetBalanced() && !slices.ContainsFunc(b.GetSets(), func(set *api.ShardSetBalance) bool { return !set.Balanced })
 }
 
 type shardPlace struct {
@@ -31,11 +50,25 @@ func shardPlaceOf(p *api.ShardPlace) shardPlace {
 	return shardPlace{p.Node, p.Rack, p.Has, p.Shall}
 }
 
-// showBalance writes one line for each node that has the shards or shall have them.
+// showBalance writes one line for each node that has the shards or shall have them, of each set if there are any beside the first.
 func (f *controlFlags) showBalance(cmd *cobra.Command, r *api.ShardBalance, dryRun bool) error {
-	v := shardBalance{r.Balanced, dryRun, r.Leader, r.LeadMoves, each(r.Nodes, shardPlaceOf)}
+	v := shardBalance{r.Balanced, dryRun, r.Leader, r.LeadMoves, each(r.Nodes, shardPlaceOf), each(r.Sets, setBalanceOf)}
 	rows := [][]string{{"NODE", "RACK", "SHARDS"}}
-	for _, p := range v.Nodes {
+	var of []string
+	if len(v.Sets) > 0 {
+		rows[0], of = slices.Insert(rows[0], 0, "SET"), []string{"0"}
+	}
+	rows = append(rows, placeRows(of, v.Nodes, v.Leader, v.LeadMoves)...)
+	for i := range v.Sets {
+		set := &v.Sets[i]
+		rows = append(rows, placeRows([]string{strconv.FormatUint(uint64(set.Set), 10)}, set.Nodes, set.Leader, set.LeadMoves)...)
+	}
+	return f.output.write(cmd.OutOrStdout(), &v, rows)
+}
+
+// placeRows are the lines of one set, of in front of each.
+func placeRows(of []string, nodes []shardPlace, leader uint32, leadMoves bool) (rows [][]string) {
+	for _, p := range nodes {
 		what := "stay"
 		switch {
 		case !p.Shall:
@@ -43,15 +76,15 @@ func (f *controlFlags) showBalance(cmd *cobra.Command, r *api.ShardBalance, dryR
 		case !p.Has:
 			what = "come"
 		}
-		if p.Node == r.Leader {
+		if p.Node == leader {
 			what += ", leads"
-			if r.LeadMoves {
+			if leadMoves {
 				what += " until then"
 			}
 		}
-		rows = append(rows, []string{strconv.FormatUint(uint64(p.Node), 10), plain(p.Rack), what})
+		rows = append(rows, append(slices.Clone(of), strconv.FormatUint(uint64(p.Node), 10), plain(p.Rack), what))
 	}
-	return f.output.write(cmd.OutOrStdout(), &v, rows)
+	return rows
 }
 
 func shardBalanced(f *controlFlags) *cobra.Command {
@@ -73,7 +106,7 @@ func shardBalanced(f *controlFlags) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if b.Balanced {
+			if balancedAll(b) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "the shards are balanced: nothing moves")
 			}
 			if err := f.showBalance(cmd, b, r.DryRun); err != nil || !wait {
@@ -93,39 +126,48 @@ func shardBalanced(f *controlFlags) *cobra.Command {
 func (k *controlCall) awaitBalanced(r *api.BalanceShardsRequest) error {
 	return newWait(k.cmd).until(k.cmd.Context(), func() (bool, string, error) {
 		s, err := k.shards()
-		if err != nil || len(s.Target) > 0 {
-			return false, movesText(s), err
+		if err != nil {
+			return false, "", err
+		}
+		for _, set := range setsOf(s) {
+			if len(set.Target) > 0 {
+				return false, movesText(set), nil
+			}
 		}
 		b, err := ask(k, api.NewShardsClient(k).Balance, r)
-		return err == nil && b.Balanced, "shards are to be moved", err
+		return err == nil && balancedAll(b), "shards are to be moved", err
 	})
 }
 
 // movesText says who comes and who goes, and how far the first one is.
-func movesText(s *api.ShardStatus) string {
-	var come, gone []string
+func movesText(s *api.ShardSet) string {
 	far := ""
-	for _, id := range s.GetTarget() {
-		if !slices.Contains(s.Replicas, id) {
-			come = append(come, strconv.FormatUint(uint64(id), 10))
-			i := slices.IndexFunc(s.Progress, func(p *api.NodeProgress) bool { return p.Node == id })
-			if i >= 0 && far == "" {
-				row := nodeProgressOf(s.Progress[i])
-				far = fmt.Sprintf(": node %d %s", id, row.text())
-			}
+	for _, id := range s.Target {
+		i := slices.IndexFunc(s.Progress, func(p *api.NodeProgress) bool { return p.Node == id })
+		if i >= 0 && !slices.Contains(s.Replicas, id) {
+			row := nodeProgressOf(s.Progress[i])
+			far = fmt.Sprintf(": node %d %s", id, row.text())
+			break
 		}
 	}
-	for _, id := range s.GetReplicas() {
-		if !slices.Contains(s.Target, id) {
-			gone = append(gone, strconv.FormatUint(uint64(id), 10))
-		}
+	of := ""
+	if s.Number > 0 {
+		of = fmt.Sprintf("of set %d ", s.Number)
+	}
+	return "nodes " + of + comeAndGo(s.Replicas, s.Target) + far
+}
+
+// comeAndGo says who is to come and who to go; empty: nothing moves.
+func comeAndGo(replicas, target []uint32) string {
+	if len(target) == 0 {
+		return ""
 	}
 	var parts []string
-	if len(come) > 0 {
-		parts = append(parts, "to come: "+strings.Join(come, " "))
+	if come := slices.DeleteFunc(slices.Clone(target), func(id uint32) bool { return slices.Contains(replicas, id) }); len(come) > 0 {
+		parts = append(parts, "to come: "+nodesText(come))
 	}
-	if len(gone) > 0 {
-		parts = append(parts, "to go: "+strings.Join(gone, " "))
+	if gone := slices.DeleteFunc(slices.Clone(replicas), func(id uint32) bool { return slices.Contains(target, id) }); len(gone) > 0 {
+		parts = append(parts, "to go: "+nodesText(gone))
 	}
-	return "nodes " + strings.Join(parts, ", ") + far
+	return strings.Join(parts, ", ")
 }

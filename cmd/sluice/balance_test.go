@@ -20,7 +20,7 @@ func TestMovesText(t *testing.T) {
 		{&api.ShardStatus{Replicas: []uint32{1, 2, 3, 4}, Target: []uint32{1, 2, 4}}, "nodes to go: 3"},
 		{&api.ShardStatus{Replicas: []uint32{1, 2}, Target: []uint32{1, 2, 4}}, "nodes to come: 4"},
 	} {
-		if got := movesText(c.s); got != c.want {
+		if got := movesText(setsOf(c.s)[0]); got != c.want {
 			t.Errorf("%v: %q, want %q", c.s, got, c.want)
 		}
 	}

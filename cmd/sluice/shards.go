@@ -31,16 +31,17 @@ type shardStatus struct {
 	Progress    []nodeProgress    `json:"progress" yaml:"progress"`
 	Yields      map[uint32]string `json:"yields" yaml:"yields"` // why nodes leave the lead to others, as each says of itself
 	Target      []uint32          `json:"target" yaml:"target"` // who shall have them; empty: nothing moves
+	Sets        []shardSet        `json:"sets" yaml:"sets"`     // those beside the first, of which all of the above tells
 }
 
 func newShardCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("shard", "See who leads and who is in sync, and change who leads and who has the shards", shardShow(f), shardMove(f), shardBalanced(f), shardElect(f))
+	return f.group("shard", "See who leads and who is in sync, and change who leads and who has the shards", shardShow(f), shardSets(f), shardMove(f), shardBalanced(f), shardElect(f))
 }
 
-// show writes one line for each node that has the shards.
+// showShards writes one line for each node that has the shards, and one for each set of them if there are any beside the first.
 func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error {
-	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf), make(map[uint32]string), r.Target}
+	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf), make(map[uint32]string), r.Target, each(r.Sets, shardSetOf)}
 	for _, w := range r.Followers {
 		v.Lag[w.Node] = w.Lag
 	}
@@ -83,7 +84,11 @@ func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error 
 		}
 		rows = append(rows, []string{strconv.FormatUint(uint64(id), 10), role, sync, alive, lag, progress[id]})
 	}
-	return f.output.write(cmd.OutOrStdout(), &v, rows)
+	if err := f.output.write(cmd.OutOrStdout(), &v, rows); err != nil || f.output != "table" || len(v.Sets) == 0 {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout())
+	return f.output.write(cmd.OutOrStdout(), nil, setRows(each(setsOf(r), shardSetOf)))
 }
 
 // shardCall is a command that shows how the shards lie afterwards.
@@ -104,29 +109,34 @@ func shardCall(f *controlFlags, c *cobra.Command, do func(k *controlCall) (*api.
 
 func shardShow(f *controlFlags) *cobra.Command {
 	return shardCall(f, &cobra.Command{Use: "status", Short: "Show who leads the shards and who is in sync",
-		Long: "Show who leads the shards and who is in sync. All shards have one leader at a time. LAG is how many frames of the log a node lacks that follows, PROGRESS\n" +
+		Long: "Show who leads the shards and who is in sync. All shards of a set have one leader at a time. LAG is how many frames of the log a node lacks that follows, PROGRESS\n" +
 			"how far one is that is not in sync, and how long it takes yet as it went lately. Both are known to the node that leads, which is asked for them. ROLE says also\n" +
-			"which nodes leave the lead to others, and why: drained by sluice node drain, or for reasons of their own. Each is asked for that itself."},
+			"which nodes leave the lead to others, and why: drained by sluice node drain, or for reasons of their own. Each is asked for that itself. Where sluice shard sets\n" +
+			"has made other sets of shards, this is of the first, and a second table tells of each set."},
 		func(k *controlCall) (*api.ShardStatus, error) {
 			return ask(k, api.NewShardsClient(k).Status, &api.ShardStatusRequest{})
 		})
 }
 
 func shardMove(f *controlFlags) *cobra.Command {
-	r := &api.MoveShardsRequest{}
-	wait := false
-	c := shardCall(f, &cobra.Command{Use: "move --to NODE", Short: "Have another node lead that is in sync", Example: "  sluice shard move --to 2"},
+	var to, set uint32
+	all, wait := false, false
+	c := shardCall(f, &cobra.Command{Use: "move --to NODE", Short: "Have another node lead that is in sync", Example: "  sluice shard move --to 2\n  sluice shard move --to 2 --set 1"},
 		func(k *controlCall) (*api.ShardStatus, error) {
-			if r.To == 0 {
+			switch {
+			case to == 0:
 				return nil, misused("give --to: the node that is to lead")
+			case all && k.cmd.Flags().Changed("set"):
+				return nil, misused("--all moves each set: give one of --all and --set")
+			case all:
+				return k.moveAll(to, wait)
 			}
-			if wait {
-				return k.moveWhenInSync(r.To)
-			}
-			return ask(k, api.NewShardsClient(k).Move, r)
+			return k.move(set, to, wait)
 		})
 	addWait(c, &wait)
-	c.Flags().Uint32Var(&r.To, "to", 0, "the node that is to lead")
+	c.Flags().Uint32Var(&to, "to", 0, "the node that is to lead")
+	c.Flags().BoolVar(&all, "all", false, "lead all sets of shards; without it the first one, or that of --set")
+	addSet(c, &set)
 	_ = c.RegisterFlagCompletionFunc("to", cobra.NoFileCompletions)
 	return c
 }
@@ -142,10 +152,14 @@ is lost with them: messages, offsets, sessions. Nodes that have more than the ne
 			if r.Node == 0 || !accept {
 				return nil, misused("give --node and --accept-loss: what was acknowledged and is on lost nodes alone is lost")
 			}
+			if err := k.hasSet(r.Set); err != nil {
+				return nil, err
+			}
 			return ask(k, api.NewShardsClient(k).ElectUnclean, r)
 		})
 	c.Flags().Uint32Var(&r.Node, "node", 0, "the node that is to lead")
 	c.Flags().BoolVar(&accept, "accept-loss", false, "say that what may be lost may be lost")
+	addSet(c, &r.Set)
 	_ = c.RegisterFlagCompletionFunc("node", cobra.NoFileCompletions)
 	return c
 }

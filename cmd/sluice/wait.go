@@ -152,41 +152,63 @@ func (k *controlCall) awaitGone(id uint32) error {
 		if err != nil {
 			return false, "", err
 		}
-		return !slices.Contains(s.Replicas, id), fmt.Sprintf("node %d has shards yet", id), nil
+		has := slices.ContainsFunc(setsOf(s), func(set *api.ShardSet) bool { return slices.Contains(set.Replicas, id) })
+		return !has, fmt.Sprintf("node %d has shards yet", id), nil
 	})
 }
 
-// awaitOtherLead waits until another node leads.
+// awaitOtherLead waits until other nodes lead all sets.
 func (k *controlCall) awaitOtherLead(id uint32) error {
 	return newWait(k.cmd).until(k.cmd.Context(), func() (bool, string, error) {
 		s, err := k.shards()
 		if err != nil {
 			return false, "", err
 		}
-		return s.Leader != 0 && s.Leader != id, fmt.Sprintf("node %d leads, or nobody does: in sync are %v", id, s.InSync), nil
+		for _, set := range setsOf(s) {
+			if set.Leader == 0 || set.Leader == id {
+				return false, fmt.Sprintf("node %d leads%s, or nobody does: in sync are %v", id, ofSet(set), set.InSync), nil
+			}
+		}
+		return true, "", nil
 	})
 }
 
-// moveWhenInSync has a node lead as soon as it can.
-func (k *controlCall) moveWhenInSync(to uint32) (s *api.ShardStatus, err error) {
+// ofSet names a set in a line, unless it is the first.
+func ofSet(set *api.ShardSet) string {
+	if set.Number == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" set %d", set.Number)
+}
+
+// moveWhenInSync has a node lead a set as soon as it can.
+func (k *controlCall) moveWhenInSync(number, to uint32) (s *api.ShardStatus, err error) {
 	err = newWait(k.cmd).until(k.cmd.Context(), func() (bool, string, error) {
-		if s, err = k.shards(); err != nil || s.Leader == to {
-			return err == nil, "", err
+		if s, err = k.shards(); err != nil {
+			return false, "", err
 		}
-		i := slices.IndexFunc(s.Progress, func(p *api.NodeProgress) bool { return p.Node == to })
+		all := setsOf(s)
+		if number >= uint32(len(all)) {
+			return false, "", fmt.Errorf("set %d: %w", number, errNoSet)
+		}
+		set := all[number]
+		if set.Leader == to {
+			return true, "", nil
+		}
+		i := slices.IndexFunc(set.Progress, func(p *api.NodeProgress) bool { return p.Node == to })
 		switch {
-		case slices.Contains(s.InSync, to):
+		case slices.Contains(set.InSync, to):
 		case i >= 0:
-			row := nodeProgressOf(s.Progress[i])
+			row := nodeProgressOf(set.Progress[i])
 			return false, fmt.Sprintf("node %d %s", to, row.text()), nil
-		case slices.Contains(s.Replicas, to):
+		case slices.Contains(set.Replicas, to):
 			return false, fmt.Sprintf("node %d is not in sync", to), nil
 		}
-		_, err := ask(k, api.NewShardsClient(k).Move, &api.MoveShardsRequest{To: to})
-		if status.Code(err) == codes.FailedPrecondition && slices.Contains(s.InSync, to) {
+		_, err := ask(k, api.NewShardsClient(k).Move, &api.MoveShardsRequest{To: to, Set: number})
+		if status.Code(err) == codes.FailedPrecondition && slices.Contains(set.InSync, to) {
 			err = nil // it was in sync; it is looked at again
 		}
-		return false, fmt.Sprintf("node %d is to lead", to), err
+		return false, fmt.Sprintf("node %d is to lead%s", to, ofSet(set)), err
 	})
 	return s, err
 }

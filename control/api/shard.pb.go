@@ -21,6 +21,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ShardStatus is who has the shards: those of set 0, and then those of the other sets.
 type ShardStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Asked         uint32                 `protobuf:"varint,1,opt,name=asked,proto3" json:"asked,omitempty"` // the node that answers
@@ -37,6 +38,7 @@ type ShardStatus struct {
 	Progress      []*NodeProgress        `protobuf:"bytes,12,rep,name=progress,proto3" json:"progress,omitempty"`                             // of nodes that have the shards or are to have them, by number; none where the node that leads cannot be asked
 	Yields        []*NodeYields          `protobuf:"bytes,13,rep,name=yields,proto3" json:"yields,omitempty"`                                 // nodes that leave the lead to others, by number, as each says of itself: those that cannot be asked are not among them
 	Target        []uint32               `protobuf:"varint,14,rep,packed,name=target,proto3" json:"target,omitempty"`                         // nodes that shall have the shards in place of replicas, which they become one after the other; none: nothing moves
+	Sets          []*ShardSet            `protobuf:"bytes,15,rep,name=sets,proto3" json:"sets,omitempty"`                                     // those beside the first, by number; empty: there are none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,6 +171,154 @@ func (x *ShardStatus) GetTarget() []uint32 {
 	return nil
 }
 
+func (x *ShardStatus) GetSets() []*ShardSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+// ShardSet is a set of shards beside the first.
+type ShardSet struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	First         uint32                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`   // of its shards
+	Shards        uint32                 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"` // how many it has, from first on
+	Leader        uint32                 `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"` // 0: none
+	Epoch         uint32                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`   // of the leader; 0: it had none yet
+	Open          bool                   `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"`     // the leader is the node that answers, and takes commands
+	Replicas      []uint32               `protobuf:"varint,7,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
+	InSync        []uint32               `protobuf:"varint,8,rep,packed,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
+	Eligible      []uint32               `protobuf:"varint,9,rep,packed,name=eligible,proto3" json:"eligible,omitempty"`                      // not in sync, and lack nothing that was acknowledged
+	LeastInSync   uint32                 `protobuf:"varint,10,opt,name=least_in_sync,json=leastInSync,proto3" json:"least_in_sync,omitempty"` // so many have to be in sync for anything to be acknowledged
+	Target        []uint32               `protobuf:"varint,11,rep,packed,name=target,proto3" json:"target,omitempty"`                         // nodes that shall have its shards in place of replicas; none: nothing moves
+	Followers     []*ShardFollower       `protobuf:"bytes,12,rep,name=followers,proto3" json:"followers,omitempty"`                           // that are connected to the node that leads it; none where that cannot be asked
+	Progress      []*NodeProgress        `protobuf:"bytes,13,rep,name=progress,proto3" json:"progress,omitempty"`                             // of nodes that have its shards or are to have them, by number; none where the node that leads it cannot be asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardSet) Reset() {
+	*x = ShardSet{}
+	mi := &file_shard_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardSet) ProtoMessage() {}
+
+func (x *ShardSet) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardSet.ProtoReflect.Descriptor instead.
+func (*ShardSet) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ShardSet) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ShardSet) GetFirst() uint32 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *ShardSet) GetShards() uint32 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *ShardSet) GetLeader() uint32 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
+func (x *ShardSet) GetEpoch() uint32 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *ShardSet) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *ShardSet) GetReplicas() []uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *ShardSet) GetInSync() []uint32 {
+	if x != nil {
+		return x.InSync
+	}
+	return nil
+}
+
+func (x *ShardSet) GetEligible() []uint32 {
+	if x != nil {
+		return x.Eligible
+	}
+	return nil
+}
+
+func (x *ShardSet) GetLeastInSync() uint32 {
+	if x != nil {
+		return x.LeastInSync
+	}
+	return 0
+}
+
+func (x *ShardSet) GetTarget() []uint32 {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *ShardSet) GetFollowers() []*ShardFollower {
+	if x != nil {
+		return x.Followers
+	}
+	return nil
+}
+
+func (x *ShardSet) GetProgress() []*NodeProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 // NodeYields is a node that leads only where no other can.
 type NodeYields struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -182,7 +332,7 @@ type NodeYields struct {
 
 func (x *NodeYields) Reset() {
 	*x = NodeYields{}
-	mi := &file_shard_proto_msgTypes[1]
+	mi := &file_shard_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -194,7 +344,7 @@ func (x *NodeYields) String() string {
 func (*NodeYields) ProtoMessage() {}
 
 func (x *NodeYields) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[1]
+	mi := &file_shard_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -207,7 +357,7 @@ func (x *NodeYields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeYields.ProtoReflect.Descriptor instead.
 func (*NodeYields) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{1}
+	return file_shard_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *NodeYields) GetNode() uint32 {
@@ -242,7 +392,7 @@ type NodeProgress struct {
 
 func (x *NodeProgress) Reset() {
 	*x = NodeProgress{}
-	mi := &file_shard_proto_msgTypes[2]
+	mi := &file_shard_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -254,7 +404,7 @@ func (x *NodeProgress) String() string {
 func (*NodeProgress) ProtoMessage() {}
 
 func (x *NodeProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[2]
+	mi := &file_shard_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -267,7 +417,7 @@ func (x *NodeProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeProgress.ProtoReflect.Descriptor instead.
 func (*NodeProgress) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{2}
+	return file_shard_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NodeProgress) GetNode() uint32 {
@@ -322,14 +472,14 @@ func (x *NodeProgress) GetNever() bool {
 type ShardFollower struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
-	Lag           uint64                 `protobuf:"varint,2,opt,name=lag,proto3" json:"lag,omitempty"` // frames that it lacks, of all shards
+	Lag           uint64                 `protobuf:"varint,2,opt,name=lag,proto3" json:"lag,omitempty"` // frames that it lacks, of all shards of the set
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardFollower) Reset() {
 	*x = ShardFollower{}
-	mi := &file_shard_proto_msgTypes[3]
+	mi := &file_shard_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +491,7 @@ func (x *ShardFollower) String() string {
 func (*ShardFollower) ProtoMessage() {}
 
 func (x *ShardFollower) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[3]
+	mi := &file_shard_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +504,7 @@ func (x *ShardFollower) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardFollower.ProtoReflect.Descriptor instead.
 func (*ShardFollower) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{3}
+	return file_shard_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShardFollower) GetNode() uint32 {
@@ -379,7 +529,7 @@ type ShardStatusRequest struct {
 
 func (x *ShardStatusRequest) Reset() {
 	*x = ShardStatusRequest{}
-	mi := &file_shard_proto_msgTypes[4]
+	mi := &file_shard_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -391,7 +541,7 @@ func (x *ShardStatusRequest) String() string {
 func (*ShardStatusRequest) ProtoMessage() {}
 
 func (x *ShardStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[4]
+	mi := &file_shard_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -404,19 +554,64 @@ func (x *ShardStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatusRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatusRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{4}
+	return file_shard_proto_rawDescGZIP(), []int{5}
+}
+
+type ShardSetsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          uint32                 `protobuf:"varint,1,opt,name=sets,proto3" json:"sets,omitempty"` // how many there shall be beside the first, from 1 to 15
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardSetsRequest) Reset() {
+	*x = ShardSetsRequest{}
+	mi := &file_shard_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardSetsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardSetsRequest) ProtoMessage() {}
+
+func (x *ShardSetsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardSetsRequest.ProtoReflect.Descriptor instead.
+func (*ShardSetsRequest) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ShardSetsRequest) GetSets() uint32 {
+	if x != nil {
+		return x.Sets
+	}
+	return 0
 }
 
 type MoveShardsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	To            uint32                 `protobuf:"varint,1,opt,name=to,proto3" json:"to,omitempty"` // the node that is to lead
+	To            uint32                 `protobuf:"varint,1,opt,name=to,proto3" json:"to,omitempty"`   // the node that is to lead
+	Set           uint32                 `protobuf:"varint,2,opt,name=set,proto3" json:"set,omitempty"` // whose shards
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *MoveShardsRequest) Reset() {
 	*x = MoveShardsRequest{}
-	mi := &file_shard_proto_msgTypes[5]
+	mi := &file_shard_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +623,7 @@ func (x *MoveShardsRequest) String() string {
 func (*MoveShardsRequest) ProtoMessage() {}
 
 func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[5]
+	mi := &file_shard_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +636,7 @@ func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveShardsRequest.ProtoReflect.Descriptor instead.
 func (*MoveShardsRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{5}
+	return file_shard_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MoveShardsRequest) GetTo() uint32 {
@@ -451,16 +646,24 @@ func (x *MoveShardsRequest) GetTo() uint32 {
 	return 0
 }
 
+func (x *MoveShardsRequest) GetSet() uint32 {
+	if x != nil {
+		return x.Set
+	}
+	return 0
+}
+
 type ElectUncleanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"` // that is to lead
+	Set           uint32                 `protobuf:"varint,2,opt,name=set,proto3" json:"set,omitempty"`   // whose shards
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ElectUncleanRequest) Reset() {
 	*x = ElectUncleanRequest{}
-	mi := &file_shard_proto_msgTypes[6]
+	mi := &file_shard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +675,7 @@ func (x *ElectUncleanRequest) String() string {
 func (*ElectUncleanRequest) ProtoMessage() {}
 
 func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[6]
+	mi := &file_shard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,12 +688,19 @@ func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ElectUncleanRequest.ProtoReflect.Descriptor instead.
 func (*ElectUncleanRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{6}
+	return file_shard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ElectUncleanRequest) GetNode() uint32 {
 	if x != nil {
 		return x.Node
+	}
+	return 0
+}
+
+func (x *ElectUncleanRequest) GetSet() uint32 {
+	if x != nil {
+		return x.Set
 	}
 	return 0
 }
@@ -505,7 +715,7 @@ type BalanceShardsRequest struct {
 
 func (x *BalanceShardsRequest) Reset() {
 	*x = BalanceShardsRequest{}
-	mi := &file_shard_proto_msgTypes[7]
+	mi := &file_shard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -517,7 +727,7 @@ func (x *BalanceShardsRequest) String() string {
 func (*BalanceShardsRequest) ProtoMessage() {}
 
 func (x *BalanceShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[7]
+	mi := &file_shard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -530,7 +740,7 @@ func (x *BalanceShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BalanceShardsRequest.ProtoReflect.Descriptor instead.
 func (*BalanceShardsRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{7}
+	return file_shard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BalanceShardsRequest) GetDryRun() bool {
@@ -547,19 +757,21 @@ func (x *BalanceShardsRequest) GetAnyRack() bool {
 	return false
 }
 
+// ShardBalance is the plan of set 0, and then those of the other sets.
 type ShardBalance struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Balanced      bool                   `protobuf:"varint,1,opt,name=balanced,proto3" json:"balanced,omitempty"` // nothing is to be moved
 	Leader        uint32                 `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"`     // as it was; 0: none
 	LeadMoves     bool                   `protobuf:"varint,3,opt,name=lead_moves,json=leadMoves,proto3" json:"lead_moves,omitempty"`
 	Nodes         []*ShardPlace          `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"` // that have the shards or shall have them
+	Sets          []*ShardSetBalance     `protobuf:"bytes,5,rep,name=sets,proto3" json:"sets,omitempty"`   // those beside the first, by number; empty: there are none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardBalance) Reset() {
 	*x = ShardBalance{}
-	mi := &file_shard_proto_msgTypes[8]
+	mi := &file_shard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +783,7 @@ func (x *ShardBalance) String() string {
 func (*ShardBalance) ProtoMessage() {}
 
 func (x *ShardBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[8]
+	mi := &file_shard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +796,7 @@ func (x *ShardBalance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardBalance.ProtoReflect.Descriptor instead.
 func (*ShardBalance) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{8}
+	return file_shard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ShardBalance) GetBalanced() bool {
@@ -615,6 +827,90 @@ func (x *ShardBalance) GetNodes() []*ShardPlace {
 	return nil
 }
 
+func (x *ShardBalance) GetSets() []*ShardSetBalance {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+// ShardSetBalance is the plan of a set beside the first.
+type ShardSetBalance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Balanced      bool                   `protobuf:"varint,2,opt,name=balanced,proto3" json:"balanced,omitempty"` // nothing of it is to be moved
+	Leader        uint32                 `protobuf:"varint,3,opt,name=leader,proto3" json:"leader,omitempty"`     // as it was; 0: none
+	LeadMoves     bool                   `protobuf:"varint,4,opt,name=lead_moves,json=leadMoves,proto3" json:"lead_moves,omitempty"`
+	Nodes         []*ShardPlace          `protobuf:"bytes,5,rep,name=nodes,proto3" json:"nodes,omitempty"` // that have its shards or shall have them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardSetBalance) Reset() {
+	*x = ShardSetBalance{}
+	mi := &file_shard_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardSetBalance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardSetBalance) ProtoMessage() {}
+
+func (x *ShardSetBalance) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardSetBalance.ProtoReflect.Descriptor instead.
+func (*ShardSetBalance) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ShardSetBalance) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ShardSetBalance) GetBalanced() bool {
+	if x != nil {
+		return x.Balanced
+	}
+	return false
+}
+
+func (x *ShardSetBalance) GetLeader() uint32 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
+func (x *ShardSetBalance) GetLeadMoves() bool {
+	if x != nil {
+		return x.LeadMoves
+	}
+	return false
+}
+
+func (x *ShardSetBalance) GetNodes() []*ShardPlace {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
 type ShardPlace struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -627,7 +923,7 @@ type ShardPlace struct {
 
 func (x *ShardPlace) Reset() {
 	*x = ShardPlace{}
-	mi := &file_shard_proto_msgTypes[9]
+	mi := &file_shard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +935,7 @@ func (x *ShardPlace) String() string {
 func (*ShardPlace) ProtoMessage() {}
 
 func (x *ShardPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[9]
+	mi := &file_shard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +948,7 @@ func (x *ShardPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardPlace.ProtoReflect.Descriptor instead.
 func (*ShardPlace) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{9}
+	return file_shard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShardPlace) GetNode() uint32 {
@@ -687,7 +983,7 @@ var File_shard_proto protoreflect.FileDescriptor
 
 const file_shard_proto_rawDesc = "" +
 	"\n" +
-	"\vshard.proto\x12\x11sluice.control.v1\"\xd4\x03\n" +
+	"\vshard.proto\x12\x11sluice.control.v1\"\x85\x04\n" +
 	"\vShardStatus\x12\x14\n" +
 	"\x05asked\x18\x01 \x01(\rR\x05asked\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\x12\x16\n" +
@@ -703,7 +999,23 @@ const file_shard_proto_rawDesc = "" +
 	"\tfollowers\x18\v \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\x12;\n" +
 	"\bprogress\x18\f \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\x125\n" +
 	"\x06yields\x18\r \x03(\v2\x1d.sluice.control.v1.NodeYieldsR\x06yields\x12\x16\n" +
-	"\x06target\x18\x0e \x03(\rR\x06target\"2\n" +
+	"\x06target\x18\x0e \x03(\rR\x06target\x12/\n" +
+	"\x04sets\x18\x0f \x03(\v2\x1b.sluice.control.v1.ShardSetR\x04sets\"\x9c\x03\n" +
+	"\bShardSet\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\rR\x05first\x12\x16\n" +
+	"\x06shards\x18\x03 \x01(\rR\x06shards\x12\x16\n" +
+	"\x06leader\x18\x04 \x01(\rR\x06leader\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\rR\x05epoch\x12\x12\n" +
+	"\x04open\x18\x06 \x01(\bR\x04open\x12\x1a\n" +
+	"\breplicas\x18\a \x03(\rR\breplicas\x12\x17\n" +
+	"\ain_sync\x18\b \x03(\rR\x06inSync\x12\x1a\n" +
+	"\beligible\x18\t \x03(\rR\beligible\x12\"\n" +
+	"\rleast_in_sync\x18\n" +
+	" \x01(\rR\vleastInSync\x12\x16\n" +
+	"\x06target\x18\v \x03(\rR\x06target\x12>\n" +
+	"\tfollowers\x18\f \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\x12;\n" +
+	"\bprogress\x18\r \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\"2\n" +
 	"\n" +
 	"NodeYields\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
@@ -722,28 +1034,41 @@ const file_shard_proto_rawDesc = "" +
 	"\rShardFollower\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
 	"\x03lag\x18\x02 \x01(\x04R\x03lag\"\x14\n" +
-	"\x12ShardStatusRequest\"#\n" +
+	"\x12ShardStatusRequest\"&\n" +
+	"\x10ShardSetsRequest\x12\x12\n" +
+	"\x04sets\x18\x01 \x01(\rR\x04sets\"5\n" +
 	"\x11MoveShardsRequest\x12\x0e\n" +
-	"\x02to\x18\x01 \x01(\rR\x02to\")\n" +
+	"\x02to\x18\x01 \x01(\rR\x02to\x12\x10\n" +
+	"\x03set\x18\x02 \x01(\rR\x03set\";\n" +
 	"\x13ElectUncleanRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\rR\x04node\"J\n" +
+	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
+	"\x03set\x18\x02 \x01(\rR\x03set\"J\n" +
 	"\x14BalanceShardsRequest\x12\x17\n" +
 	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12\x19\n" +
-	"\bany_rack\x18\x02 \x01(\bR\aanyRack\"\x96\x01\n" +
+	"\bany_rack\x18\x02 \x01(\bR\aanyRack\"\xce\x01\n" +
 	"\fShardBalance\x12\x1a\n" +
 	"\bbalanced\x18\x01 \x01(\bR\bbalanced\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\rR\x06leader\x12\x1d\n" +
 	"\n" +
 	"lead_moves\x18\x03 \x01(\bR\tleadMoves\x123\n" +
-	"\x05nodes\x18\x04 \x03(\v2\x1d.sluice.control.v1.ShardPlaceR\x05nodes\"\\\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x1d.sluice.control.v1.ShardPlaceR\x05nodes\x126\n" +
+	"\x04sets\x18\x05 \x03(\v2\".sluice.control.v1.ShardSetBalanceR\x04sets\"\xb1\x01\n" +
+	"\x0fShardSetBalance\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x1a\n" +
+	"\bbalanced\x18\x02 \x01(\bR\bbalanced\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\rR\x06leader\x12\x1d\n" +
+	"\n" +
+	"lead_moves\x18\x04 \x01(\bR\tleadMoves\x123\n" +
+	"\x05nodes\x18\x05 \x03(\v2\x1d.sluice.control.v1.ShardPlaceR\x05nodes\"\\\n" +
 	"\n" +
 	"ShardPlace\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x12\n" +
 	"\x04rack\x18\x02 \x01(\tR\x04rack\x12\x10\n" +
 	"\x03has\x18\x03 \x01(\bR\x03has\x12\x14\n" +
-	"\x05shall\x18\x04 \x01(\bR\x05shall2\xd4\x02\n" +
+	"\x05shall\x18\x04 \x01(\bR\x05shall2\xa1\x03\n" +
 	"\x06Shards\x12O\n" +
-	"\x06Status\x12%.sluice.control.v1.ShardStatusRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12L\n" +
+	"\x06Status\x12%.sluice.control.v1.ShardStatusRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12K\n" +
+	"\x04Sets\x12#.sluice.control.v1.ShardSetsRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12L\n" +
 	"\x04Move\x12$.sluice.control.v1.MoveShardsRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12V\n" +
 	"\fElectUnclean\x12&.sluice.control.v1.ElectUncleanRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12S\n" +
 	"\aBalance\x12'.sluice.control.v1.BalanceShardsRequest\x1a\x1f.sluice.control.v1.ShardBalanceB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
@@ -760,37 +1085,47 @@ func file_shard_proto_rawDescGZIP() []byte {
 	return file_shard_proto_rawDescData
 }
 
-var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_shard_proto_goTypes = []any{
 	(*ShardStatus)(nil),          // 0: sluice.control.v1.ShardStatus
-	(*NodeYields)(nil),           // 1: sluice.control.v1.NodeYields
-	(*NodeProgress)(nil),         // 2: sluice.control.v1.NodeProgress
-	(*ShardFollower)(nil),        // 3: sluice.control.v1.ShardFollower
-	(*ShardStatusRequest)(nil),   // 4: sluice.control.v1.ShardStatusRequest
-	(*MoveShardsRequest)(nil),    // 5: sluice.control.v1.MoveShardsRequest
-	(*ElectUncleanRequest)(nil),  // 6: sluice.control.v1.ElectUncleanRequest
-	(*BalanceShardsRequest)(nil), // 7: sluice.control.v1.BalanceShardsRequest
-	(*ShardBalance)(nil),         // 8: sluice.control.v1.ShardBalance
-	(*ShardPlace)(nil),           // 9: sluice.control.v1.ShardPlace
+	(*ShardSet)(nil),             // 1: sluice.control.v1.ShardSet
+	(*NodeYields)(nil),           // 2: sluice.control.v1.NodeYields
+	(*NodeProgress)(nil),         // 3: sluice.control.v1.NodeProgress
+	(*ShardFollower)(nil),        // 4: sluice.control.v1.ShardFollower
+	(*ShardStatusRequest)(nil),   // 5: sluice.control.v1.ShardStatusRequest
+	(*ShardSetsRequest)(nil),     // 6: sluice.control.v1.ShardSetsRequest
+	(*MoveShardsRequest)(nil),    // 7: sluice.control.v1.MoveShardsRequest
+	(*ElectUncleanRequest)(nil),  // 8: sluice.control.v1.ElectUncleanRequest
+	(*BalanceShardsRequest)(nil), // 9: sluice.control.v1.BalanceShardsRequest
+	(*ShardBalance)(nil),         // 10: sluice.control.v1.ShardBalance
+	(*ShardSetBalance)(nil),      // 11: sluice.control.v1.ShardSetBalance
+	(*ShardPlace)(nil),           // 12: sluice.control.v1.ShardPlace
 }
 var file_shard_proto_depIdxs = []int32{
-	3, // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
-	2, // 1: sluice.control.v1.ShardStatus.progress:type_name -> sluice.control.v1.NodeProgress
-	1, // 2: sluice.control.v1.ShardStatus.yields:type_name -> sluice.control.v1.NodeYields
-	9, // 3: sluice.control.v1.ShardBalance.nodes:type_name -> sluice.control.v1.ShardPlace
-	4, // 4: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
-	5, // 5: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
-	6, // 6: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
-	7, // 7: sluice.control.v1.Shards.Balance:input_type -> sluice.control.v1.BalanceShardsRequest
-	0, // 8: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
-	0, // 9: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
-	0, // 10: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
-	8, // 11: sluice.control.v1.Shards.Balance:output_type -> sluice.control.v1.ShardBalance
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4,  // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
+	3,  // 1: sluice.control.v1.ShardStatus.progress:type_name -> sluice.control.v1.NodeProgress
+	2,  // 2: sluice.control.v1.ShardStatus.yields:type_name -> sluice.control.v1.NodeYields
+	1,  // 3: sluice.control.v1.ShardStatus.sets:type_name -> sluice.control.v1.ShardSet
+	4,  // 4: sluice.control.v1.ShardSet.followers:type_name -> sluice.control.v1.ShardFollower
+	3,  // 5: sluice.control.v1.ShardSet.progress:type_name -> sluice.control.v1.NodeProgress
+	12, // 6: sluice.control.v1.ShardBalance.nodes:type_name -> sluice.control.v1.ShardPlace
+	11, // 7: sluice.control.v1.ShardBalance.sets:type_name -> sluice.control.v1.ShardSetBalance
+	12, // 8: sluice.control.v1.ShardSetBalance.nodes:type_name -> sluice.control.v1.ShardPlace
+	5,  // 9: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
+	6,  // 10: sluice.control.v1.Shards.Sets:input_type -> sluice.control.v1.ShardSetsRequest
+	7,  // 11: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
+	8,  // 12: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
+	9,  // 13: sluice.control.v1.Shards.Balance:input_type -> sluice.control.v1.BalanceShardsRequest
+	0,  // 14: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
+	0,  // 15: sluice.control.v1.Shards.Sets:output_type -> sluice.control.v1.ShardStatus
+	0,  // 16: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
+	0,  // 17: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
+	10, // 18: sluice.control.v1.Shards.Balance:output_type -> sluice.control.v1.ShardBalance
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_shard_proto_init() }
@@ -798,14 +1133,14 @@ func file_shard_proto_init() {
 	if File_shard_proto != nil {
 		return
 	}
-	file_shard_proto_msgTypes[2].OneofWrappers = []any{}
+	file_shard_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shard_proto_rawDesc), len(file_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Shards_Status_FullMethodName       = "/sluice.control.v1.Shards/Status"
+	Shards_Sets_FullMethodName         = "/sluice.control.v1.Shards/Sets"
 	Shards_Move_FullMethodName         = "/sluice.control.v1.Shards/Move"
 	Shards_ElectUnclean_FullMethodName = "/sluice.control.v1.Shards/ElectUnclean"
 	Shards_Balance_FullMethodName      = "/sluice.control.v1.Shards/Balance"
@@ -29,18 +30,23 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Shards is about who leads the shards, and who has them. All shards have one leader at a time, and move together. On a node that is alone every call is
-// FAILED_PRECONDITION; with fewer than half of the nodes there, changes are UNAVAILABLE, and Status shows what this node knows.
+// Shards is about who leads the shards, and who has them. They lie in sets: set 0 has all shards, unless Sets has made others beside it, which hold partitions of
+// spread topics alone. The shards of a set have one leader at a time, and move together. On a node that is alone every call is FAILED_PRECONDITION; with fewer than
+// half of the nodes there, changes are UNAVAILABLE, and Status shows what this node knows.
 type ShardsClient interface {
 	// Status shows who leads and who is in sync.
 	Status(ctx context.Context, in *ShardStatusRequest, opts ...grpc.CallOption) (*ShardStatus, error)
-	// Move has another node lead that is in sync. It returns when that node leads, as far as the node that is asked knows.
+	// Sets has the cluster have so many sets of shards beside the first, each with a leader of its own. It returns when that is decided: who leads them is said then,
+	// and Status shows it. They do not become fewer. FAILED_PRECONDITION below level 7.
+	Sets(ctx context.Context, in *ShardSetsRequest, opts ...grpc.CallOption) (*ShardStatus, error)
+	// Move has another node lead a set that is in sync. It returns when that node leads, as far as the node that is asked knows. NOT_FOUND: there is no such set.
 	Move(ctx context.Context, in *MoveShardsRequest, opts ...grpc.CallOption) (*ShardStatus, error)
-	// ElectUnclean has a node lead that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
+	// ElectUnclean has a node lead a set that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
 	ElectUnclean(ctx context.Context, in *ElectUncleanRequest, opts ...grpc.CallOption) (*ShardStatus, error)
 	// Balance has the shards lie in as many racks as there are, and not on nodes that are away or drain if others can have them, with as few moves as that takes. It
 	// returns when that is decided: nodes come and go one after the other then, and Status shows how far it is. Asked again it decides anew: what was under way goes on
-	// if it is still what is best. FAILED_PRECONDITION below level 6; UNAVAILABLE while no node decides.
+	// if it is still what is best. All sets are balanced, each by itself: if one cannot be, those before it are. FAILED_PRECONDITION below level 6; UNAVAILABLE while no
+	// node decides.
 	Balance(ctx context.Context, in *BalanceShardsRequest, opts ...grpc.CallOption) (*ShardBalance, error)
 }
 
@@ -56,6 +62,16 @@ func (c *shardsClient) Status(ctx context.Context, in *ShardStatusRequest, opts 
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ShardStatus)
 	err := c.cc.Invoke(ctx, Shards_Status_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardsClient) Sets(ctx context.Context, in *ShardSetsRequest, opts ...grpc.CallOption) (*ShardStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardStatus)
+	err := c.cc.Invoke(ctx, Shards_Sets_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -96,18 +112,23 @@ func (c *shardsClient) Balance(ctx context.Context, in *BalanceShardsRequest, op
 // All implementations must embed UnimplementedShardsServer
 // for forward compatibility.
 //
-// Shards is about who leads the shards, and who has them. All shards have one leader at a time, and move together. On a node that is alone every call is
-// FAILED_PRECONDITION; with fewer than half of the nodes there, changes are UNAVAILABLE, and Status shows what this node knows.
+// Shards is about who leads the shards, and who has them. They lie in sets: set 0 has all shards, unless Sets has made others beside it, which hold partitions of
+// spread topics alone. The shards of a set have one leader at a time, and move together. On a node that is alone every call is FAILED_PRECONDITION; with fewer than
+// half of the nodes there, changes are UNAVAILABLE, and Status shows what this node knows.
 type ShardsServer interface {
 	// Status shows who leads and who is in sync.
 	Status(context.Context, *ShardStatusRequest) (*ShardStatus, error)
-	// Move has another node lead that is in sync. It returns when that node leads, as far as the node that is asked knows.
+	// Sets has the cluster have so many sets of shards beside the first, each with a leader of its own. It returns when that is decided: who leads them is said then,
+	// and Status shows it. They do not become fewer. FAILED_PRECONDITION below level 7.
+	Sets(context.Context, *ShardSetsRequest) (*ShardStatus, error)
+	// Move has another node lead a set that is in sync. It returns when that node leads, as far as the node that is asked knows. NOT_FOUND: there is no such set.
 	Move(context.Context, *MoveShardsRequest) (*ShardStatus, error)
-	// ElectUnclean has a node lead that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
+	// ElectUnclean has a node lead a set that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
 	ElectUnclean(context.Context, *ElectUncleanRequest) (*ShardStatus, error)
 	// Balance has the shards lie in as many racks as there are, and not on nodes that are away or drain if others can have them, with as few moves as that takes. It
 	// returns when that is decided: nodes come and go one after the other then, and Status shows how far it is. Asked again it decides anew: what was under way goes on
-	// if it is still what is best. FAILED_PRECONDITION below level 6; UNAVAILABLE while no node decides.
+	// if it is still what is best. All sets are balanced, each by itself: if one cannot be, those before it are. FAILED_PRECONDITION below level 6; UNAVAILABLE while no
+	// node decides.
 	Balance(context.Context, *BalanceShardsRequest) (*ShardBalance, error)
 	mustEmbedUnimplementedShardsServer()
 }
@@ -121,6 +142,9 @@ type UnimplementedShardsServer struct{}
 
 func (UnimplementedShardsServer) Status(context.Context, *ShardStatusRequest) (*ShardStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
+}
+func (UnimplementedShardsServer) Sets(context.Context, *ShardSetsRequest) (*ShardStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sets not implemented")
 }
 func (UnimplementedShardsServer) Move(context.Context, *MoveShardsRequest) (*ShardStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Move not implemented")
@@ -166,6 +190,24 @@ func _Shards_Status_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ShardsServer).Status(ctx, req.(*ShardStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Shards_Sets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardSetsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Sets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Sets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Sets(ctx, req.(*ShardSetsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -234,6 +276,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Status",
 			Handler:    _Shards_Status_Handler,
+		},
+		{
+			MethodName: "Sets",
+			Handler:    _Shards_Sets_Handler,
 		},
 		{
 			MethodName: "Move",
