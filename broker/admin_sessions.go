@@ -62,10 +62,10 @@ type SessionPosition struct {
 // Sessions gives the kept sessions of a tenant among the next n rows from at on, with what each has queued. It takes shards' locks for a
 // slice of rows at a time; end: that was all.
 func (b *Broker) Sessions(tenant uint32, at RowPlace, n int) (list []SessionInfo, next RowPlace, end bool) {
-	if at.Part < 0 || at.Part >= len(b.shards) || at.Row < 0 {
+	if at.Part < 0 || at.Part >= len(b.homes) || at.Row < 0 {
 		return nil, RowPlace{}, true
 	}
-	s := b.shards[at.Part]
+	s := b.homes[at.Part]
 	var found []*Session
 	s.mu.Lock()
 	rows := s.mu.sessions.rows
@@ -86,7 +86,7 @@ func (b *Broker) Sessions(tenant uint32, at RowPlace, n int) (list []SessionInfo
 	if last {
 		next = RowPlace{at.Part + 1, 0}
 	}
-	return list, next, next.Part == len(b.shards)
+	return list, next, next.Part == len(b.homes)
 }
 
 // Session describes one kept session, with its positions.
@@ -153,7 +153,7 @@ func (b *Broker) sessionInfo(sess *Session, positions bool) (info SessionInfo, o
 			at[p.shard].Queued += p.n
 		}
 	}
-	for _, other := range b.shards {
+	for _, other := range b.homes {
 		other.mu.Lock()
 		info.Received += len(other.mu.received[d.id])
 		applied := other.mu.appliedSeq
@@ -187,7 +187,7 @@ func (b *Broker) Unreleased(tenant uint32, id string) (ids []uint16, known bool)
 	}
 	number := sess.d.id
 	s.mu.Unlock()
-	for _, other := range b.shards {
+	for _, other := range b.homes {
 		other.mu.Lock()
 		ids = append(ids, other.mu.received[number]...)
 		other.mu.Unlock()

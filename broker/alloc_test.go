@@ -271,7 +271,7 @@ func BenchmarkAbsent(b *testing.B) {
 			l.Drain()
 			l.Drain()
 		}
-		for _, s := range tb.b.shards {
+		for _, s := range tb.b.homes {
 			s.mu.rows = dirtyRows{}
 		}
 		after := heap()

@@ -73,7 +73,7 @@ func (bb *boundBench) settled() {
 	if n := bb.b.appending.Load(); n != 0 {
 		bb.t.Errorf("%d bytes count as on their way", n)
 	}
-	for _, s := range bb.b.shards {
+	for _, s := range bb.b.homes {
 		s.mu.Lock()
 		if f := s.mu.fill; f != nil && (f.batchBytes != 0 || len(f.batches) != 0 || len(f.building) != 0) || s.mu.flyingBatches != 0 || len(s.mu.flying) != 0 || s.mu.unapplied != 0 {
 			bb.t.Errorf("shard %d: fill %+v, %d on their way in %d, %d lists not applied", s.id, f, s.mu.flyingBatches, len(s.mu.flying), s.mu.unapplied)

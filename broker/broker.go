@@ -32,6 +32,9 @@ type Options struct {
 	Volatile bool
 	// Replicated says that shards have replicas on other nodes: each waits for Lead or FollowLeader. Else the node leads all of them by itself.
 	Replicated bool
+	// StreamSets is how many sets of SetShards shards lie behind the Shards: they hold partitions of spread topics alone, and each set may be led by
+	// another node. They cost next to nothing until such topics are made.
+	StreamSets int
 	// ShardMoved is told that a replicated shard's ReplicaState has changed. Any goroutine calls it; it must not block, nor call the Broker. nil:
 	// nobody wants to know.
 	ShardMoved func(shard record.ShardID)
@@ -108,11 +111,13 @@ type Broker struct {
 	log        Log
 	streams    StreamLog
 	locals     []*Local
-	shards     []*shard
+	shards     []*shard // all of them
+	homes      []*shard // of these, the ones of set 0: all but streams is theirs
+	streamSets atomic.Int32
 	index      *topics.Index
 	exclusive  exclusiveTable
 	retained   *retainedStore
-	openShards atomic.Int32 // of a node that is one of several: those that take commands
+	openShards atomic.Int32 // of a node that is one of several: the home shards that take commands
 	slots      slotTable
 	latencies  Latencies
 	topicTable topicTable
@@ -131,6 +136,7 @@ type Broker struct {
 	strays     map[record.PartitionID][]strayRow    // at recovery
 	unknown    map[record.PartitionID]partitionEnds // of a node that is one of several, since the log was opened: shard 0 has yet to make them
 	stats      Stats
+	refused    error // shard 0's home loop's: why it stands still
 	failure    atomic.Pointer[error]
 	reserved   atomic.Bool           // the log is in what it has set aside for a full disk
 	fullBy     atomic.Pointer[error] // why, if that is no full disk
@@ -196,13 +202,17 @@ func New(o Options) *Broker {
 		b.locals = append(b.locals, newLocal(b, i, o.Loops))
 	}
 	b.traceLoops()
-	for i := range o.Shards {
+	for i := range o.Shards + SetShards*o.StreamSets {
 		s := newShard(record.ShardID(i), b.locals[i%o.Loops])
+		if i >= o.Shards {
+			s.set = 1 + (i-o.Shards)/SetShards
+		}
 		if o.Replicated {
 			s.rep = new(replica)
 		}
 		b.shards = append(b.shards, s)
 	}
+	b.homes = b.shards[:o.Shards:o.Shards]
 	b.fetcher = newFetcher(b)
 	b.compaction.b = b
 	return b
@@ -240,7 +250,7 @@ func (b *Broker) Close() {
 
 // shardOf gives the shard of a topic or a session. The hash is part of the data directory's format: FNV-1a, 64 bits.
 func (b *Broker) shardOf(tenant uint32, name []byte) *shard {
-	return b.shards[shardHash(tenant, name)%uint64(len(b.shards))]
+	return b.homes[shardHash(tenant, name)%uint64(len(b.homes))]
 }
 
 func shardHash(tenant uint32, name []byte) uint64 {

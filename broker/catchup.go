@@ -7,7 +7,7 @@ const fetchRefs = 256
 
 // catchUp asks for the next messages of one shard, or finds that the session has them all.
 func (l *Local) catchUp(f *feed, fs *feedShard) {
-	s := l.b.shards[fs.shard]
+	s := l.b.homes[fs.shard]
 	seqs := l.seqs[:0]
 	s.mu.Lock()
 	for _, sub := range f.c.sess.d.subscriptions() {

@@ -249,10 +249,10 @@ func (b *Broker) Checkpoint(st Checkpoints) error {
 			s.mu.place = end // nothing of this shard is on its way: all its frames before that place are applied
 		}
 		applied, place := s.mu.applied, s.mu.place
-		if place == (Place{}) {
+		if place == (Place{}) || s.set > 0 && applied == 0 {
 			s.mu.Unlock()
 			s.applying.Unlock()
-			continue // nothing was written since the log was opened empty
+			continue // nothing was written since the log was opened empty, or of this shard ever
 		}
 		rows := s.collectLocked(b)
 		s.mu.Unlock()
@@ -348,7 +348,7 @@ func (b *Broker) Load(st Checkpoints) error {
 			if len(key) == 0 || !s.loadRow(b, key[0], key[1:], value) {
 				return fmt.Errorf("checkpoint of shard %d: bad row %q", s.id, key)
 			}
-			return nil
+			return b.refused
 		})
 		if err != nil {
 			return err
@@ -456,13 +456,19 @@ func (b *Broker) applyFrame(s *shard, f *record.Frame) error {
 		if err != nil {
 			return fmt.Errorf("frame %d of shard %d: %w", f.Index, f.Shard, err)
 		}
-		if f.Partition == unboundPartition(s.id) {
+		if s.set == 0 && f.Partition == unboundPartition(s.id) {
 			s.applyRecords(b, record.FrameExtra(f.Payload), batch, uint64(batch.BaseOffset()))
 		} else {
 			s.replayBatch(b, f, batch)
 		}
 	case record.KindCommand:
+		if s.id == 0 && b.refused != nil {
+			return b.refused
+		}
 		s.applyCommands(b, f.Payload)
+		if s.id == 0 {
+			return b.refused
+		}
 	default:
 		if f.Flags&record.FlagSkippable == 0 {
 			return fmt.Errorf("frame %d of shard %d has kind %d, which this version does not know", f.Index, f.Shard, f.Kind)
@@ -482,8 +488,8 @@ func (b *Broker) Recovered() {
 	}
 	now := b.nowMilli()
 	known := make(map[uint64]bool)
-	taken := make([]uint64, len(b.shards)) // the highest start of a subscription, by shard
-	for _, s := range b.shards {
+	taken := make([]uint64, len(b.homes)) // the highest start of a subscription, by shard
+	for _, s := range b.homes {
 		s.mu.Lock()
 		for id, sess := range s.mu.byID {
 			known[id] = true
@@ -513,7 +519,7 @@ func (b *Broker) Recovered() {
 		}
 		s.mu.Unlock()
 	}
-	for i, s := range b.shards {
+	for i, s := range b.homes {
 		s.mu.Lock()
 		s.mu.nextSeq = max(s.mu.nextSeq, taken[i]+1)
 		s.mu.Unlock()

@@ -56,7 +56,7 @@ func (b *Broker) SetEntries(changes []CatalogEntry, done func(error)) {
 		done(err)
 	}
 	cmd := appendEntries(binary.AppendUvarint(nil, cmdEntries), changes)
-	if err := b.command(b.shards[0], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
+	if err := b.command(b.homes[0], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
 		settle(err)
 	}
 }

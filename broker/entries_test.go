@@ -202,7 +202,7 @@ func TestEntriesVolatile(t *testing.T) {
 		t.Fatal(err)
 	}
 	check(t, "entries", m.entries, map[string]string{"user/a": "1"})
-	check(t, "rows", len(tb.b.shards[0].mu.rows.entries), 0)
+	check(t, "rows", len(tb.b.homes[0].mu.rows.entries), 0)
 }
 
 // An entry's row that is cut is refused, and its encoding is what was encoded.

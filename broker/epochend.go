@@ -4,9 +4,9 @@ import (
 	"github.com/sluicemq/sluice/journal/record"
 )
 
-// Leading says whether this node takes commands for all shards. One that is alone does. It takes no lock. Any goroutine.
+// Leading says whether this node takes commands for all home shards. One that is alone does. It takes no lock. Any goroutine.
 func (b *Broker) Leading() bool {
-	return !b.opts.Replicated || b.openShards.Load() == int32(len(b.shards))
+	return !b.opts.Replicated || b.openShards.Load() == int32(len(b.homes))
 }
 
 // EpochEnd finds where the records end that the partition has of a leader's epoch, or of earlier ones: where those of the next epoch begin, or the

@@ -66,7 +66,7 @@ func newFeed(b *Broker, c *Client) *feed {
 		}
 		return 1
 	})
-	for _, sh := range b.shards {
+	for _, sh := range b.homes {
 		sh.mu.Lock()
 		for _, id := range sh.mu.received[d.id] {
 			f.received[id] = sh
@@ -139,7 +139,7 @@ func (l *Local) startFeed(c *Client) {
 	}
 	l.releasePromises(f)
 	l.lookLowered(f)
-	for _, s := range l.b.shards {
+	for _, s := range l.b.homes {
 		if l.behind(f, s) {
 			f.at(uint16(s.id)).behind = true
 		}

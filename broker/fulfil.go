@@ -160,7 +160,7 @@ func (l *Local) flushShard(c *Client, list []unsent, shard uint16) {
 	cmd = binary.AppendUvarint(append(cmd, body...), 0)
 	l.body, l.headers = body, cmd
 	c.waiting++
-	if err := l.b.command(l.b.shards[shard], cmd, l.promiseEntry(c, batch)); err != nil {
+	if err := l.b.command(l.b.homes[shard], cmd, l.promiseEntry(c, batch)); err != nil {
 		l.promisesFailed(c, batch, err)
 	}
 }
@@ -270,7 +270,7 @@ func (l *Local) left(b *promiseBatch, n int) {
 	if b.unsent -= n; b.unsent > 0 || len(b.refs) == 0 {
 		return
 	}
-	s, refs := l.b.shards[b.refs[0].Shard], b.refs
+	s, refs := l.b.homes[b.refs[0].Shard], b.refs
 	s.home.Run(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -287,7 +287,7 @@ func (l *Local) settlePromises(c *Client) (waits bool) {
 		l.journalKept(f)
 		for _, id := range f.owed {
 			if p := f.promised[id]; p.due && p.fresh {
-				l.b.shards[p.shard].neverSent(c.sess.d.id, id)
+				l.b.homes[p.shard].neverSent(c.sess.d.id, id)
 			}
 		}
 	}
@@ -299,7 +299,7 @@ func (l *Local) settlePromises(c *Client) (waits bool) {
 			u := &list[i]
 			switch {
 			case u.retained: // it is the session's own
-				l.b.shards[u.shard].neverSent(c.sess.d.id, u.id)
+				l.b.homes[u.shard].neverSent(c.sess.d.id, u.id)
 			case u.batch == nil:
 				l.giveBack(&sharedOut{ref: u.ref()})
 			default:
@@ -320,7 +320,7 @@ func (l *Local) settlePromises(c *Client) (waits bool) {
 // giveBackPromised has the log take back promises of shared groups of which nothing was sent; then other members may have them. If the
 // log does not take it, they stay with a kept session.
 func (l *Local) giveBackPromised(c *Client, batch *promiseBatch, promises []promise) {
-	s := l.b.shards[promises[0].shard]
+	s := l.b.homes[promises[0].shard]
 	cmd := appendCommand(nil, cmdBack, c.sessionNumber())
 	cmd = binary.AppendUvarint(cmd, uint64(len(promises)))
 	for i := range promises {
@@ -405,7 +405,7 @@ func (l *Local) journalKept(f *feed) {
 			},
 		}
 		f.c.waiting++
-		if err := l.b.command(l.b.shards[ids[0].shard], cmd, e); err != nil {
+		if err := l.b.command(l.b.homes[ids[0].shard], cmd, e); err != nil {
 			f.c.waiting-- // the log takes nothing more: a restart sends again
 		}
 	}
@@ -436,7 +436,7 @@ func (l *Local) receivedPromise(f *feed, p promise, t Token) (Outcome, error) {
 			l.completed(c, Result{Token: t, Err: err})
 		})
 	}
-	if err := l.b.command(l.b.shards[p.shard], cmd, entry{c: c, tok: t, failed: failed}); err != nil {
+	if err := l.b.command(l.b.homes[p.shard], cmd, entry{c: c, tok: t, failed: failed}); err != nil {
 		return 0, err
 	}
 	if p.due {

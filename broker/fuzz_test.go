@@ -65,7 +65,7 @@ func FuzzCommands(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		tb := newTestBroker(t, 1, nil)
 		defer tb.b.Close()
-		s := tb.b.shards[1]
+		s := tb.b.homes[1]
 		tb.b.SetTopic(topicSpec("t", 1, 100, 101))
 		p := tb.b.Topic(0, "t").Partition(1)
 		s.mu.Lock()
@@ -131,7 +131,7 @@ func FuzzRow(f *testing.F) {
 		defer tb.b.Close()
 		tb.b.recovering = true
 		tb.b.SetTopic(topicSpec("t", 1, 100, 101))
-		s := tb.b.shards[0]
+		s := tb.b.homes[0]
 		if !s.loadRow(tb.b, key[0], key[1:], value) {
 			return
 		}

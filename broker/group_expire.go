@@ -3,7 +3,7 @@ package broker
 // sweepGroups looks at the groups of one of this loop's shards, the next one at each tick: offsets of topics that are gone, and those that
 // nobody has used for GroupLimits.OffsetRetention, are forgotten, and so is a group that has none left and no members.
 func (l *Local) sweepGroups(now int64) {
-	shards := l.b.shards
+	shards := l.b.homes
 	for range shards {
 		s := shards[l.groupTable.sweep%len(shards)]
 		l.groupTable.sweep++

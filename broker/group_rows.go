@@ -284,7 +284,7 @@ func (s *shard) loadGroupRow(kind byte, key, value []byte) bool {
 // reviveGroups brings the groups to where the last run left them. Before the loops run. A member that was there then has its session's
 // time to be heard of again.
 func (b *Broker) reviveGroups() {
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.home.reviveGroups(s)
 	}
 }

@@ -36,7 +36,7 @@ func (l *Local) hasJoined(c *Client, jobs []subscribeJob) {
 		return
 	}
 	f.lookAgain = false
-	for _, s := range l.b.shards {
+	for _, s := range l.b.homes {
 		if l.behind(f, s) {
 			f.at(uint16(s.id)).behind = true
 		}

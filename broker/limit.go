@@ -116,7 +116,7 @@ func (l *Local) limitSession(sess *Session, lim *Limits, now int64) {
 // backlogOf lists what the queues hold for sess above its positions.
 func (b *Broker) backlogOf(sess *Session, position []shardSeq) (parts []backlogPart) {
 	subs := sess.d.subscriptions()
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.mu.Lock()
 		for i := range subs {
 			if subs[i].number == 0 || subs[i].group != "" {

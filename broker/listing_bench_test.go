@@ -11,7 +11,7 @@ func BenchmarkListingSlice(b *testing.B) {
 	tb := newTestBroker(b, 1, nil)
 	l := tb.b.Local(0)
 	for i := range rows {
-		g, err := l.groupFor(tb.b.shards[0], groupKey{0, fmt.Sprint("group-", i)})
+		g, err := l.groupFor(tb.b.homes[0], groupKey{0, fmt.Sprint("group-", i)})
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -83,7 +83,7 @@ func TestStaticMemberBytes(t *testing.T) {
 // rowsOf gives what is kept of groups.
 func (gb *groupBench) rowsOf() map[string]string {
 	rows := map[string]string{}
-	for _, s := range gb.b.shards {
+	for _, s := range gb.b.homes {
 		s.mu.Lock()
 		for key, row := range s.mu.groupRows {
 			text := fmt.Sprintf("%x since %d", row.meta, row.emptySince)

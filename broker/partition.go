@@ -50,6 +50,9 @@ func (p *Partition) ID() record.PartitionID { return p.id }
 // Index is the partition's number in its topic.
 func (p *Partition) Index() int32 { return p.index }
 
+// Shard is the shard that the partition belongs to.
+func (p *Partition) Shard() record.ShardID { return p.shard.id }
+
 // Topic is the topic that it belongs to.
 func (p *Partition) Topic() *Topic { return p.topic }
 
@@ -69,7 +72,7 @@ func (b *Broker) PartitionBytes(p *Partition) int64 { return b.streams.Size(p.id
 func (b *Broker) PartitionLocalBytes(p *Partition) int64 { return b.streams.LocalSize(p.id) }
 
 func (b *Broker) newPartition(t *Topic, index int32, ps PartitionSpec) *Partition {
-	s := b.shards[int(ps.Shard)%len(b.shards)]
+	s := b.shards[ps.Shard]
 	p := &Partition{id: ps.ID, topic: t, index: index, shard: s}
 	p.relayed.Store(notRelayed)
 	p.until.Store(stillBound)
@@ -109,7 +112,7 @@ func (b *Broker) revivePartitions() {
 	}
 	b.dropStrayRows()
 	for _, id := range b.streams.Partitions() {
-		if id > record.PartitionID(len(b.shards)) && b.partition(id) == nil {
+		if id > record.PartitionID(len(b.homes)) && b.partition(id) == nil {
 			b.log.DropPartition(id) // its topic went just before the last run ended
 		}
 	}
@@ -132,9 +135,9 @@ func (b *Broker) boundsOf(id record.PartitionID) (start, end record.Offset) {
 
 // keepUnknown remembers of partitions that shard 0 has yet to make where they end, and keeps their rows, for its frames may come later than theirs.
 func (b *Broker) keepUnknown() {
-	next := b.shards[0].mu.nextPartition
+	next := b.homes[0].mu.nextPartition
 	for _, id := range b.streams.Partitions() {
-		if id <= record.PartitionID(len(b.shards)) || b.partition(id) != nil {
+		if id <= record.PartitionID(len(b.homes)) || b.partition(id) != nil {
 			continue
 		}
 		if id < next {

@@ -154,7 +154,7 @@ func TestSharedQoS2EndsWithItsSession(t *testing.T) {
 			t.Fatal(err)
 		}
 		tb = tb.checkpointed(1, points)
-		for _, s := range tb.b.shards {
+		for _, s := range tb.b.homes {
 			check(t, "nothing is owed", len(s.mu.promised), 0)
 		}
 		b, a := tb.connect(0, kept("b")), tb.connect(0, kept("a"))
@@ -193,7 +193,7 @@ func TestSharedQoS2OfLiveMember(t *testing.T) {
 }
 
 func (b *Broker) groupsOut() (n int) {
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		for _, g := range s.mu.groups {
 			n += len(g.out) + len(g.again)
 		}
@@ -512,7 +512,7 @@ func TestPromisesToNobodyAreDropped(t *testing.T) {
 	}
 	points.flushEarly()
 	tb = tb.checkpointed(1, points)
-	check(t, "promised", len(tb.b.shards[3].mu.promised), 0)
+	check(t, "promised", len(tb.b.homes[3].mu.promised), 0)
 }
 
 // An identifier that was taken again for a promise is no more that of the message before, whose end was not journaled.

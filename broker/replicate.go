@@ -321,10 +321,10 @@ func (r *replica) popLocked() {
 // known says whether the frame's partition has been made, and be it that it is gone again: it is made by shard 0, whose frames come in an order of
 // their own. What comes before its partition waits.
 func (b *Broker) known(f *record.Frame) bool {
-	if f.Kind != record.KindRecords || f.Partition <= record.PartitionID(len(b.shards)) || b.partition(f.Partition) != nil {
+	if f.Kind != record.KindRecords || f.Partition <= record.PartitionID(len(b.homes)) || b.partition(f.Partition) != nil {
 		return true
 	}
-	s := b.shards[0]
+	s := b.homes[0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return f.Partition < s.mu.nextPartition
@@ -337,6 +337,10 @@ func (b *Broker) kickReplicas() {
 	}
 	for _, s := range b.shards {
 		s.mu.Lock()
+		if s.set > 0 && len(s.rep.lists) == 0 { // as long as there are no sets: nothing waits
+			s.mu.Unlock()
+			continue
+		}
 		b.advance(s)
 	}
 }

@@ -113,7 +113,10 @@ func (l *Local) demote(s *shard, role Role, epoch record.Epoch) error {
 		s.rollBackBatchesLocked(f)
 	}
 	if led {
-		l.b.openShards.Add(-1)
+		s.leading.Store(false)
+		if s.set == 0 {
+			l.b.openShards.Add(-1)
+		}
 		s.forgetExpectedLocked()
 	}
 	s.mu.Unlock()
@@ -121,7 +124,7 @@ func (l *Local) demote(s *shard, role Role, epoch record.Epoch) error {
 		l.fail(s, f, ErrNotLeader)
 	}
 	l.disownStale(s)
-	if led {
+	if led && s.set == 0 {
 		l.closeShard(s)
 	}
 	return nil
@@ -147,7 +150,12 @@ func (s *shard) forgetExpectedLocked() {
 func (l *Local) openShard(s *shard) {
 	s.mu.Lock()
 	s.rep.open = true
-	all := l.b.openShards.Add(1) == int32(len(l.b.shards))
+	s.leading.Store(true)
+	if s.set > 0 {
+		s.mu.Unlock()
+		return // it has partitions alone, and these are as the tables have them
+	}
+	all := l.b.openShards.Add(1) == int32(len(l.b.homes))
 	s.mu.Unlock()
 	if all {
 		l.b.dropEnded()

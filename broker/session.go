@@ -603,7 +603,7 @@ func (s *shard) applyRemove(b *Broker, id uint64) {
 	}
 	b.slots.release(sess.slot)
 	b.countSession(sess, -1)
-	for _, other := range b.shards {
+	for _, other := range b.homes {
 		other.mu.Lock()
 		other.forgetSessionLocked(id)
 		other.mu.Unlock()

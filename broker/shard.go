@@ -2,6 +2,7 @@ package broker
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluicemq/sluice/internal/trace"
@@ -20,6 +21,9 @@ type shard struct {
 	id   record.ShardID
 	home *Local
 	rep  *replica // nil: the node is alone
+	set  int      // 0: a home shard
+
+	leading atomic.Bool // rep.open, for those who must not wait for the lock
 
 	// applying is held while a commit changes the tables, and while a checkpoint collects them: rows and applied index agree. It
 	// comes before mu, and before other shards' mu.

@@ -169,7 +169,7 @@ func (l *Local) finishShared(ref Ref) {
 	if ref.Seq == 0 {
 		return
 	}
-	s := l.b.shards[ref.Shard]
+	s := l.b.homes[ref.Shard]
 	s.home.Run(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -236,7 +236,7 @@ func (l *Local) returnShared(c *Client, stays bool) {
 // giveBack finds another member for a message that one could not take or did not finish.
 func (l *Local) giveBack(o *sharedOut) {
 	if o.ref.Seq != 0 {
-		s, ref := l.b.shards[o.ref.Shard], o.ref
+		s, ref := l.b.homes[o.ref.Shard], o.ref
 		s.home.Run(func() { s.home.groupReturned(s, ref) })
 		return
 	}
@@ -276,7 +276,7 @@ func (s *shard) groupLocked(number uint64) *groupQueue {
 
 // deliverGroup hands out a message that the group's queue keeps. It runs on the home loop of the message's shard.
 func (l *Local) deliverGroup(t *sharedTarget, m *Message, ref Ref) {
-	s := l.b.shards[ref.Shard]
+	s := l.b.homes[ref.Shard]
 	s.mu.Lock()
 	g := s.groupLocked(t.number)
 	if g.behind || ref.Seq <= g.cursor {
@@ -329,7 +329,7 @@ func (l *Local) readyShared(c *Client) {
 func (b *Broker) drainGroups() {
 	for _, l := range b.locals {
 		l.Run(func() {
-			for _, s := range b.shards {
+			for _, s := range b.homes {
 				if s.home != l {
 					continue
 				}

@@ -23,7 +23,7 @@ type SharedGroupState struct {
 func (b *Broker) SharedGroups(at, n int) (list []SharedGroupState, next int, end bool) {
 	list, next, end = b.filters.sharedRows(at, n)
 	for i := range list {
-		for _, s := range b.shards {
+		for _, s := range b.homes {
 			s.addLag(&list[i])
 		}
 	}
@@ -33,7 +33,7 @@ func (b *Broker) SharedGroups(at, n int) (list []SharedGroupState, next int, end
 // SharedGroup finds a shared group by its name and filter.
 func (b *Broker) SharedGroup(tenant uint32, name, filter string) (g SharedGroupState, ok bool) {
 	if g, ok = b.filters.shared(tenant, name, filter); ok {
-		for _, s := range b.shards {
+		for _, s := range b.homes {
 			s.addLag(&g)
 		}
 	}

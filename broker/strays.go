@@ -43,7 +43,7 @@ func (s *shard) settleEndedLocked() {
 // restart can leave such: the shards' checkpoints are of different moments.
 func (b *Broker) dropEnded() {
 	ids := make(map[uint64]bool) // collected first: what a session that begins now brings is not among them
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.mu.Lock()
 		s.rep.ended = nil
 		for id := range s.mu.received {
@@ -54,7 +54,7 @@ func (b *Broker) dropEnded() {
 		}
 		s.mu.Unlock()
 	}
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		if len(ids) == 0 {
 			return
 		}
@@ -72,7 +72,7 @@ func (b *Broker) dropEnded() {
 		}
 		s.mu.Unlock()
 	}
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.mu.Lock()
 		for id := range ids {
 			s.dropSessionLocked(id)

@@ -46,7 +46,7 @@ func newStrayWorld(t *testing.T) *strayWorld {
 
 // open are the sessions of which a broker knows identifiers.
 func (w *strayWorld) open(tb *testBroker) (ids []uint64) {
-	for _, s := range tb.b.shards {
+	for _, s := range tb.b.homes {
 		for id := range s.mu.received {
 			ids = append(ids, id)
 		}
@@ -63,7 +63,7 @@ func (w *strayWorld) follower() *testBroker {
 	tb.b.UseLog(tb.log)
 	tb.b.Recovered()
 	w.t.Cleanup(tb.b.Close)
-	for i := range tb.b.shards {
+	for i := range tb.b.homes {
 		tb.b.FollowLeader(record.ShardID(i), 1, nil, 1<<40, func(_ uint64, err error) {
 			if err != nil {
 				w.t.Error(err)
@@ -79,7 +79,7 @@ func (w *strayWorld) follower() *testBroker {
 		}
 	})
 	tb.pump()
-	for i := range tb.b.shards {
+	for i := range tb.b.homes {
 		if i != int(w.topics) {
 			w.apply(tb, record.ShardID(i))
 		}
@@ -106,7 +106,7 @@ func TestNoStraysAtFollower(t *testing.T) {
 	if ids := w.open(tb); len(ids) != 1 || ids[0] != w.stays {
 		t.Errorf("sessions %v have messages open, %d has ended", ids, w.ended)
 	}
-	for _, s := range tb.b.shards {
+	for _, s := range tb.b.homes {
 		if len(s.rep.ended) > 0 {
 			t.Errorf("shard %d remembers %v for good", s.id, s.rep.ended)
 		}
@@ -117,14 +117,14 @@ func TestNoStraysAtFollower(t *testing.T) {
 func TestNoStraysAtLeader(t *testing.T) {
 	w := newStrayWorld(t)
 	tb := w.follower()
-	for _, s := range tb.b.shards {
+	for _, s := range tb.b.homes {
 		s.rep.ended = nil
 	}
 	w.apply(tb, w.topics)
 	if ids := w.open(tb); len(ids) != 2 {
 		t.Fatalf("sessions %v have messages open before it leads", ids)
 	}
-	for i := range tb.b.shards {
+	for i := range tb.b.homes {
 		tb.b.Lead(record.ShardID(i), 2, nil, 1, func(err error) {
 			if err != nil {
 				t.Error(err)

@@ -486,7 +486,7 @@ func (m *streamModel) settle(t *rapid.T) {
 		if len(p.queue) > 0 {
 			t.Fatalf("producer %d has %d batches left", p.id, len(p.queue))
 		}
-		if s := m.tb.b.shards[0]; len(s.mu.flying) != 0 || m.tb.b.appending.Load() != 0 {
+		if s := m.tb.b.homes[0]; len(s.mu.flying) != 0 || m.tb.b.appending.Load() != 0 {
 			t.Fatalf("%d lists are on their way, with %d bytes", len(s.mu.flying), m.tb.b.appending.Load())
 		}
 		if r := m.partition(p.part).mu.producers.find(p.id); r != nil && r.ahead != nil {

@@ -332,7 +332,7 @@ func appendSubscriptionRow(dst []byte, s *durableSubscription) []byte {
 
 // queueEnds says up to where the queues of a filter reach now: what a new reader does not get.
 func (b *Broker) queueEnds(number uint64) (ends []shardSeq) {
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.mu.Lock()
 		if q := s.mu.queues[number]; q != nil {
 			ends = append(ends, shardSeq{uint16(s.id), s.mu.nextSeq - 1})
@@ -403,7 +403,7 @@ func (b *Broker) dropQueues(number uint64) {
 	if b.recovering {
 		return
 	}
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.mu.Lock()
 		s.dropQueueLocked(number)
 		s.mu.Unlock()

@@ -20,13 +20,15 @@ func (l *Local) Tick() {
 	now := l.b.nowMilli()
 	lim, waits := l.b.limits.Load(), false
 	for _, s := range l.b.shards {
-		if s.home == l {
-			l.keepReplicated(s)
-		}
 		if s.home != l {
 			continue
 		}
+		l.keepReplicated(s)
 		leads := s.leads()
+		if s.set > 0 {
+			l.sweepStreams(s, &lim.Stream, now, leads)
+			continue
+		}
 		waits = l.publishLate(s, false) || waits
 		l.sweepStreams(s, &lim.Stream, now, leads)
 		if leads {
@@ -45,7 +47,7 @@ func (l *Local) Tick() {
 	l.sweepGroups(now)
 	l.sweepTxns(now)
 	if l.id == 0 {
-		if l.b.shards[0].leads() { // a follower's clock may be ahead, and it may lead tomorrow
+		if l.b.homes[0].leads() { // a follower's clock may be ahead, and it may lead tomorrow
 			l.expireRetained(now)
 		}
 		if l.b.behindGroups.Load() > 0 {

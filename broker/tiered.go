@@ -122,7 +122,7 @@ func (b *Broker) ChangeTierIn(epoch record.Epoch, shard record.ShardID, changes 
 		done(err)
 	}
 	cmd := appendTierChanges(binary.AppendUvarint(nil, cmdTier), changes)
-	if err := b.command(b.shards[shard], cmd, entry{epoch: epoch, done: func() { settle(nil) }, failed: settle}); err != nil {
+	if err := b.command(b.homes[shard], cmd, entry{epoch: epoch, done: func() { settle(nil) }, failed: settle}); err != nil {
 		settle(err)
 	}
 }
@@ -132,8 +132,8 @@ func (b *Broker) checkTierChange(shard record.ShardID, changes []TierChange) (si
 	if b.opts.Volatile {
 		return 0, ErrVolatileOnly
 	}
-	if int(shard) >= len(b.shards) {
-		return 0, fmt.Errorf("%w: shard %d of %d", ErrInvalidRequest, shard, len(b.shards))
+	if int(shard) >= len(b.homes) {
+		return 0, fmt.Errorf("%w: shard %d of %d", ErrInvalidRequest, shard, len(b.homes))
 	}
 	for i := range changes {
 		c := &changes[i]
@@ -163,9 +163,9 @@ func appendTierChanges(dst []byte, changes []TierChange) []byte {
 	return dst
 }
 
-// LeadsIn tells whether all shards take commands here, as the leader's of this epoch. Any goroutine.
+// LeadsIn tells whether all home shards take commands here, as the leader's of this epoch. Any goroutine.
 func (b *Broker) LeadsIn(epoch record.Epoch) bool {
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		if s.rep == nil {
 			continue
 		}
@@ -179,10 +179,10 @@ func (b *Broker) LeadsIn(epoch record.Epoch) bool {
 	return true
 }
 
-// Frames are the last frames that shards were given or have made. Any goroutine.
+// Frames are the last frames that home shards were given or have made. Any goroutine.
 func (b *Broker) Frames() []uint64 {
-	list := make([]uint64, len(b.shards))
-	for i, s := range b.shards {
+	list := make([]uint64, len(b.homes))
+	for i, s := range b.homes {
 		s.mu.Lock()
 		list[i] = s.mu.index
 		s.mu.Unlock()
@@ -192,7 +192,7 @@ func (b *Broker) Frames() []uint64 {
 
 // HasAcked tells whether another node is known, to the leader, to have all frames up to these, by shard. Any goroutine.
 func (b *Broker) HasAcked(node uint64, frames []uint64) bool {
-	for i, s := range b.shards {
+	for i, s := range b.homes {
 		if s.rep == nil {
 			return false
 		}

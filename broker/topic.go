@@ -190,8 +190,8 @@ func (b *Broker) PartitionByID(id record.PartitionID) *Partition { return b.part
 // HasPartition tells whether there is a partition of this id.
 func (b *Broker) HasPartition(id record.PartitionID) bool { return b.partition(id) != nil }
 
-// Shards is how many shards there are.
-func (b *Broker) Shards() int { return len(b.shards) }
+// Shards is how many home shards there are: those of set 0.
+func (b *Broker) Shards() int { return len(b.homes) }
 
 // SetTopic creates a topic or takes over what the catalog has changed of it: configuration, more partitions. The catalog calls it in
 // the order of its commands, at recovery and live; saying the same twice is no change.
@@ -214,7 +214,7 @@ func (b *Broker) SetTopic(spec *TopicSpec) {
 		p := b.newPartition(t, int32(i), ps)
 		list = append(list, p)
 		tt.partitions.Store(ps.ID, p)
-		if set := b.bindings.Load(); set != nil && spec.Tenant == 0 {
+		if set := b.bindings.Load(); set != nil && spec.Tenant == 0 && p.shard.set == 0 {
 			b.openPartition(p, set.byTopic[spec.Name]) // before anything is published to it
 		}
 	}

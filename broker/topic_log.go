@@ -50,13 +50,18 @@ func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, sett
 		return
 	}
 	spec := &TopicSpec{Tenant: tenant, ID: id, Name: name, Internal: name == OffsetsTopic, Settings: settings, Config: b.opts.ResolveTopic(settings)}
+	if err := b.mayPlace(spec); err != nil {
+		b.endTopic(key)
+		done(nil, err)
+		return
+	}
 	b.placePartitions(spec, n)
 	b.logTopic(key, spec, done)
 }
 
 // CatalogEnd is the number of the last frame of shard 0, whose commands topics are, that the tables have.
 func (b *Broker) CatalogEnd() uint64 {
-	s := b.shards[0]
+	s := b.homes[0]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.mu.applied
@@ -72,6 +77,9 @@ func (b *Broker) GrowTopic(t *Topic, n int, breakOrder bool, done func(*TopicSpe
 		case !breakOrder && b.isBound(spec):
 			return ErrBound
 		}
+		if err := b.mayPlace(spec); err != nil {
+			return err
+		}
 		spec.Partitions = slices.Clone(spec.Partitions)
 		b.placePartitions(spec, n)
 		return nil
@@ -81,10 +89,14 @@ func (b *Broker) GrowTopic(t *Topic, n int, breakOrder bool, done func(*TopicSpe
 // ConfigureTopic replaces a topic's settings by what alter makes of them.
 func (b *Broker) ConfigureTopic(t *Topic, alter func([]Setting) ([]Setting, error), done func(*TopicSpec, error)) {
 	b.changeTopic(t, done, func(spec *TopicSpec) (err error) {
-		if spec.Settings, err = alter(spec.Settings); err == nil {
-			spec.Config = b.opts.ResolveTopic(spec.Settings)
+		if spec.Settings, err = alter(spec.Settings); err != nil {
+			return err
 		}
-		return err
+		spread := spec.Config.Spread
+		if spec.Config = b.opts.ResolveTopic(spec.Settings); spec.Config.Spread != spread {
+			return ErrSpread
+		}
+		return nil
 	})
 }
 
@@ -114,7 +126,7 @@ func (b *Broker) DeleteTopic(t *Topic, done func(error)) {
 		b.endTopic(key)
 		done(err)
 	}
-	if err := b.command(b.shards[0], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
+	if err := b.command(b.homes[0], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
 		settle(err)
 	}
 }
@@ -169,13 +181,16 @@ func (b *Broker) placePartitions(spec *TopicSpec, n int) {
 	ts := &b.topicStore
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	s := b.shards[0]
+	s := b.homes[0]
 	s.mu.Lock()
-	ts.next = max(ts.next, s.mu.nextPartition, record.PartitionID(len(b.shards)+1))
+	ts.next = max(ts.next, s.mu.nextPartition, record.PartitionID(len(b.homes)+1))
 	s.mu.Unlock()
 	first := shardHash(spec.Tenant, spec.ID[:])
 	for i := len(spec.Partitions); i < n; i++ {
-		shard := record.ShardID((first + uint64(i)) % uint64(len(b.shards)))
+		shard := record.ShardID((first + uint64(i)) % uint64(len(b.homes)))
+		if spec.Config.Spread {
+			shard = b.streamShard(first + uint64(i))
+		}
 		spec.Partitions = append(spec.Partitions, PartitionSpec{ID: ts.next, Shard: shard})
 		ts.next++
 	}
@@ -191,7 +206,7 @@ func (b *Broker) logTopic(key topicKey, spec *TopicSpec, done func(*TopicSpec, e
 		}
 		done(spec, nil)
 	}
-	if err := b.command(b.shards[0], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
+	if err := b.command(b.homes[0], cmd, entry{done: func() { settle(nil) }, failed: settle}); err != nil {
 		settle(err)
 	}
 }
@@ -235,6 +250,10 @@ func (d *decoder) topic() *TopicSpec {
 func (s *shard) applyTopic(b *Broker, d *decoder) {
 	spec := d.topic()
 	if !d.ok() {
+		return
+	}
+	if err := b.checkShards(spec); err != nil {
+		b.refused = err
 		return
 	}
 	spec.Config = b.opts.ResolveTopic(spec.Settings)
@@ -287,6 +306,9 @@ func (s *shard) loadTopicRow(b *Broker, kind byte, value []byte) bool {
 	spec := d.topic()
 	if !d.ok() {
 		return false
+	}
+	if b.refused = b.checkShards(spec); b.refused != nil {
+		return true
 	}
 	spec.Config = b.opts.ResolveTopic(spec.Settings)
 	b.SetTopic(spec)

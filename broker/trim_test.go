@@ -50,11 +50,11 @@ func TestTrimMissesNobody(t *testing.T) {
 	for i := range sess {
 		d := &durable{id: uint64(i + 1), position: []shardSeq{{0, refs}, {1, refs}}}
 		d.subs.Store(&[]durableSubscription{{filter: "t", number: number, opts: optDurable | 1}})
-		sess[i] = &Session{shard: tb.b.shards[i%modelShards], d: d}
+		sess[i] = &Session{shard: tb.b.homes[i%modelShards], d: d}
 		tb.b.filters.use(number, 1, 0, "", "t", sess[i])
 	}
 	sess[readers/2].d.position[0].seq, sess[readers-1].d.position[1].seq = 0, 0
-	for _, s := range tb.b.shards[:2] {
+	for _, s := range tb.b.homes[:2] {
 		q := s.queueLocked(number)
 		for seq := range uint64(refs) {
 			q.add(seq+1, 10, 1)
@@ -70,7 +70,7 @@ func TestTrimMissesNobody(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					tb.b.locals[i].trimQueue(tb.b.shards[i], number, tb.b.limits.Load(), 1)
+					tb.b.locals[i].trimQueue(tb.b.homes[i], number, tb.b.limits.Load(), 1)
 				}
 			}
 		})
@@ -85,12 +85,12 @@ func TestTrimMissesNobody(t *testing.T) {
 	}
 	close(stop)
 	loops.Wait()
-	for _, s := range tb.b.shards[:2] {
+	for _, s := range tb.b.homes[:2] {
 		check(t, "the first reference is there", s.mu.queues[number].first(), uint64(1))
 	}
 	// Nobody holds anything: then all of it goes.
 	sess[readers/2].d.position[0].seq, sess[readers-1].d.position[1].seq = refs, refs
-	for i, s := range tb.b.shards[:2] {
+	for i, s := range tb.b.homes[:2] {
 		tb.b.locals[i].trimQueue(s, number, tb.b.limits.Load(), 1)
 		check(t, "trimmed", len(s.mu.queues[number].blocks), 0)
 	}

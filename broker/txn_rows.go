@@ -88,7 +88,7 @@ func (s *shard) applyTxnID(d *decoder) {
 // reviveTxns brings transactional ids to where the last run left them: what was decided is carried out, what was open goes on. Before the
 // loops run.
 func (b *Broker) reviveTxns() {
-	for _, s := range b.shards {
+	for _, s := range b.homes {
 		s.home.reviveTxns(s)
 	}
 }
@@ -158,7 +158,7 @@ func (b *Broker) takeProducerID(done func(int64, error)) {
 	if !first {
 		return
 	}
-	s := b.shards[0]
+	s := b.homes[0]
 	s.mu.Lock()
 	end := max(s.mu.producerIDs, floor) + producerIDBlock
 	s.mu.Unlock()
@@ -200,7 +200,7 @@ func (b *Broker) RaiseProducerIDs(floor int64, done func(error)) {
 	}
 	p.Unlock()
 	cmd := binary.AppendUvarint(binary.AppendUvarint(nil, cmdProducerIDs), uint64(max(floor, 0)))
-	if err := b.command(b.shards[0], cmd, entry{done: func() { done(nil) }, failed: done}); err != nil {
+	if err := b.command(b.homes[0], cmd, entry{done: func() { done(nil) }, failed: done}); err != nil {
 		done(err)
 	}
 }

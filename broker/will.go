@@ -92,10 +92,10 @@ func (l *Local) startPace() {
 func (l *Local) pace() {
 	l.pacing.Store(false)
 	now, more := l.b.nowMilli(), false
-	n := len(l.b.shards)
+	n := len(l.b.homes)
 	l.paceFrom++ // turns go round: who fills one shard is not in the way of the others
 	for i := range n {
-		if s := l.b.shards[(l.paceFrom+i)%n]; s.home == l {
+		if s := l.b.homes[(l.paceFrom+i)%n]; s.home == l {
 			more = l.publishLate(s, false) || more
 			more = s.leads() && l.due(s, now) || more
 		}

@@ -261,7 +261,7 @@ func TestExpiryBesideWills(t *testing.T) {
 	}
 	check(t, "wills", len(w.got), n)
 	check(t, "ended", tb.b.stats.SessionsExpired.Load(), int64(2*n))
-	for _, s := range tb.b.shards {
+	for _, s := range tb.b.homes {
 		check(t, "waiting", len(s.mu.willing), 0)
 	}
 }

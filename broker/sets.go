@@ -1,0 +1,74 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
+
+// SetShards is how many shards a set has, other than the first, whose number is Options.Shards. It is part of the data's format.
+const SetShards = 4
+
+// Errors of topics whose partitions lie in sets of shards.
+var (
+	// ErrNoSets says that there are no sets of shards over which a topic could be spread.
+	ErrNoSets = errors.New("broker: there are no sets of shards beside the first")
+	// ErrSpread says that whether a topic is spread over sets of shards does not change.
+	ErrSpread = errors.New("broker: leader.spread is set when the topic is made, and not changed")
+	// ErrNoShard says that the data has partitions in shards that the node does not have.
+	ErrNoShard = errors.New("broker: no such shard here")
+)
+
+// SetStreamSets tells how many sets of shards there are beside the first: over these topics with Spread are laid that are made, or grow, from now on. More than
+// Options.StreamSets are not. Any goroutine.
+func (b *Broker) SetStreamSets(n int) { b.streamSets.Store(int32(max(min(n, b.opts.StreamSets), 0))) }
+
+// Leads says whether the n shards from first on take commands here. It takes no lock. Any goroutine.
+func (b *Broker) Leads(first record.ShardID, n int) bool {
+	if n < 0 || int(first)+n > len(b.shards) {
+		return false
+	}
+	for _, s := range b.shards[int(first) : int(first)+n] {
+		if !s.takesCommands() {
+			return false
+		}
+	}
+	return true
+}
+
+// LeadsPartition says whether this node leads a partition: for one of a home shard whether it leads all of them, as Leading does. It takes no lock. Any goroutine.
+func (b *Broker) LeadsPartition(p *Partition) bool {
+	if p.shard.set == 0 {
+		return b.Leading()
+	}
+	return p.shard.takesCommands()
+}
+
+// takesCommands is leads without the lock.
+func (s *shard) takesCommands() bool { return s.rep == nil || s.leading.Load() }
+
+// mayPlace says why a topic can get no partitions.
+func (b *Broker) mayPlace(spec *TopicSpec) error {
+	if spec.Config.Spread && b.streamSets.Load() == 0 {
+		return ErrNoSets
+	}
+	return nil
+}
+
+// streamShard is where the partition of a spread topic lies whose place in the row of all is at: neighbours are of different sets. The sets are those that there are now.
+func (b *Broker) streamShard(at uint64) record.ShardID {
+	sets := uint64(max(b.streamSets.Load(), 1))
+	return record.ShardID(uint64(len(b.homes)) + SetShards*(at%sets) + at/sets%SetShards)
+}
+
+// checkShards says whether the node has the shards of a topic's partitions. It may not: data of a node that was one of several has more of them than a node that is alone.
+func (b *Broker) checkShards(spec *TopicSpec) error {
+	for i, ps := range spec.Partitions {
+		if int(ps.Shard) >= len(b.shards) {
+			return fmt.Errorf("%w: partition %d of topic %q lies in shard %d, of set %d, and this node has %d: a node that is alone has no sets of shards", ErrNoShard, i, spec.Name,
+				ps.Shard, 1+(int(ps.Shard)-len(b.homes))/SetShards, len(b.shards))
+		}
+	}
+	return nil
+}
