@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/internal/pace"
@@ -33,6 +34,9 @@ const plansMost = 16
 func (c *Controller) Balance(ctx context.Context, o BalanceOptions) (Plan, error) {
 	if at := c.o.Catalog.Load().Cluster(); at != nil && at.Level < meta.LevelBalance {
 		return Plan{}, fmt.Errorf("%w: shards move to other nodes from level %d on, the cluster is at %d until all of its nodes run this program", meta.ErrLevel, meta.LevelBalance, at.Level)
+	}
+	if !c.due(c.o.Catalog.Load()) {
+		return Plan{}, fmt.Errorf("%w: there is no set %d of shards", meta.ErrShard, c.o.Set)
 	}
 	ctx, cancel := context.WithTimeout(ctx, askWait)
 	defer cancel()
@@ -133,7 +137,7 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 	known, _ := c.known(now)
 	c.mu.Unlock()
 	defer c.wake() // there may be more
-	plan := balance(s, sh, known, c.o.Replicas, !p.o.AnyRack)
+	plan, _ := c.balance(s, sh, known, p.o)
 	if p.o.DryRun {
 		p.done(plan, nil)
 		return
@@ -143,11 +147,14 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 		if have == nil {
 			return want, false
 		}
-		plan = balance(s, have, known, c.o.Replicas, !p.o.AnyRack)
 		want = clone(have)
+		plan, want.Replicas = c.balance(s, have, known, p.o)
 		want.Target = plan.target()
 		return want, !same(&want, have)
 	}, func(err error) {
+		if sh := c.shard(c.o.Catalog.Load()); err == nil && sh != nil {
+			c.back.atOnce(sh)
+		}
 		switch {
 		case err == nil && plan.Balanced():
 			c.log.Info("the shards are balanced", "nodes", plan.Have)
@@ -158,4 +165,25 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 		}
 		p.done(plan, err)
 	})
+}
+
+// balance is the plan, and the order in which the nodes that have the shards are preferred as leaders by then: of a set beside the first, so that each leads as many as another one.
+func (c *Controller) balance(s *meta.Snapshot, sh *meta.Shard, known map[meta.NodeID]Known, o BalanceOptions) (p Plan, replicas []meta.NodeID) {
+	p = balance(s, sh, known, c.o.Replicas, !o.AnyRack)
+	if c.o.Set == 0 {
+		return p, sh.Replicas
+	}
+	can := func(id meta.NodeID) bool {
+		k := known[id]
+		return slices.Contains(p.Want, id) && k.Alive && !k.Draining && !k.Leaving
+	}
+	stay, gone := slices.Clone(sh.Replicas), slices.Clone(sh.Replicas)
+	stay = slices.DeleteFunc(stay, func(id meta.NodeID) bool { return !slices.Contains(p.Want, id) })
+	gone = slices.DeleteFunc(gone, func(id meta.NodeID) bool { return slices.Contains(p.Want, id) })
+	replicas = evens(s, c.o.Set, append(stay, gone...), can) // who goes is preferred no more
+	if first := replicas[0]; slices.Contains(p.Want, first) {
+		p.Want = prefer(p.Want, first)
+		p.LeadMoves = sh.Leader != 0 && sh.Leader != first && can(first)
+	}
+	return p, replicas
 }

@@ -120,6 +120,7 @@ type Controller struct {
 	adding   time.Duration // since when acknowledgements wait for one that is to be in sync and lacks something yet; 0: for none
 	holdAdd  time.Duration // nobody is taken in before that: the controller has just taken somebody out
 	reign    reign
+	back     back
 	beaten   time.Duration // when it sent the last heartbeat
 	said     heartbeat     // in that
 
@@ -132,7 +133,8 @@ type Controller struct {
 		yields   Yields // why the node is to lead no more; empty: it may
 		leaving  bool
 		move     meta.NodeID
-		pending  []pending // heartbeats that wait for a confirmation
+		asked    meta.NodeID // whom an operator wants to lead
+		pending  []pending   // heartbeats that wait for a confirmation
 		heard    map[meta.NodeID]heard
 		lent     lent
 		electing bool     // a change of who leads is under way, or may be: nobody is granted the lead
@@ -197,7 +199,7 @@ func (c *Controller) Start(silence time.Duration) {
 	c.silence = silence
 	c.begun.Store(true)
 	cancel := c.o.Catalog.Subscribe(func(old, now *meta.Snapshot) {
-		if meta.ShardsChanged(old, now) || meta.NodesChanged(old, now) {
+		if meta.ShardsChanged(old, now) || meta.NodesChanged(old, now) || meta.SetsChanged(old, now) {
 			c.wake()
 		}
 	})
@@ -246,10 +248,16 @@ func (c *Controller) Close() {
 }
 
 func (c *Controller) run() {
+	if !c.awaitDue() {
+		return
+	}
 	c.catchUp()
 	for {
 		c.turn()
 		wait := c.o.Lease / beats
+		if c.o.Set > 0 { // all sets of a node at one time, so that few reads of the group are enough for them (MergeBarriers)
+			wait -= c.clk.Mono() % wait
+		}
 		switch {
 		case c.adding != 0:
 			wait = c.o.Lease / (8 * beats)

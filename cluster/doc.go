@@ -40,6 +40,15 @@
 // comes in as any node that is new, when it has all there is, and then takes one out that goes (goer): never itself. The controller has the lead move to one that
 // stays (successor). So the Replicas are one more at times, and nobody goes that leaves fewer in sync than before.
 //
+// # Preferred leaders
+//
+// The first of the Replicas of a set beside the first one is preferred as its leader. Sets begin with another one each (begins). A node that begins to have the shards becomes
+// it where that evens out how many sets prefer each node, and balancing makes it so of those that have them (evens). It gets the lead back by itself when it could have it for some
+// leases without a break, and waits twice as long each time that it loses it again soon (back): each hand-over stops the set for a moment. Who gets the lead because an operator
+// wants it is made the preferred one in the same change: so nothing moves back what an operator has moved, whichever node is the controller then.
+//
+// A set's first entry is made by a controller that has reigned for a lease, of nodes that it has heard from: all are in sync, as there is nothing yet.
+//
 // # What is assumed
 //
 // Clocks that run alike within a twentieth, and goroutines that run: one that leads and finds that its lease is over lets go, but what other goroutines answer in

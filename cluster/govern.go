@@ -96,10 +96,7 @@ func (c *Controller) decide(s *meta.Snapshot, now time.Duration) (want meta.Shar
 			}
 		}
 	}
-	want, changed = next(s, sh, known, move)
-	if sh != nil {
-		c.mu.move = successor(sh, want.ISR, known, move)
-	}
+	want, changed = c.placed(s, sh, known, move, now, whole)
 	if !changed || !elects(&want, sh) {
 		return want, changed
 	}
@@ -161,7 +158,8 @@ func (c *Controller) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.mu.heard)
-	c.mu.lent, c.mu.move = lent{}, 0
+	c.mu.lent, c.mu.move, c.mu.asked = lent{}, 0, 0
+	c.back = back{}
 }
 
 // known is what the controller knows of nodes. The caller holds mu.
@@ -281,7 +279,9 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 			return nil, errNothing
 		}
 		next := clone(have)
-		next.Replicas = replicas
+		if next.Replicas = replicas; c.o.Set > 0 && len(replicas) > len(have.Replicas) {
+			next.Replicas = evens(s, c.o.Set, replicas, func(id meta.NodeID) bool { return !slices.Contains(have.Replicas, id) })
+		}
 		leave(&next, want)
 		next.Arrived()
 		return c.entries(s, &next)

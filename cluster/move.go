@@ -178,7 +178,7 @@ func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
 
 func (c *Controller) setMove(to meta.NodeID) {
 	c.mu.Lock()
-	c.mu.move = to
+	c.mu.move, c.mu.asked = to, to
 	c.mu.Unlock()
 	c.wake()
 }

@@ -1,13 +1,12 @@
 package cluster
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/sluicemq/sluice/meta"
 )
 
-// The rules: functions of the catalog and of what the controller knows of the nodes. All shards are placed alike, so a rule is made for shard 0
+// The rules: functions of the catalog and of what the controller knows of the nodes. All shards of a set are placed alike, so a rule is made for its first one
 // and counts for all of them. They do no I/O and read no clock.
 
 // Known is what the controller knows of a node.
@@ -24,13 +23,11 @@ func LeastInSync(replicas int) int { return replicas/2 + 1 }
 
 // place is where shards shall lie: up to most nodes that keep a journal and are active, spread over racks, the ones that have them first.
 func place(s *meta.Snapshot, have []meta.NodeID, most int) []meta.NodeID {
-	var list []*meta.Node
-	for _, n := range s.Nodes() {
-		if n.State == meta.NodeActive && n.Roles&meta.RoleJournal != 0 {
-			list = append(list, n)
-		}
-	}
-	slices.SortFunc(list, func(a, b *meta.Node) int { return cmp.Compare(a.ID, b.ID) })
+	return placeOn(s, journals(s), have, most)
+}
+
+// placeOn is place with those of a list, the first ones rather than the others.
+func placeOn(s *meta.Snapshot, list []*meta.Node, have []meta.NodeID, most int) []meta.NodeID {
 	out := slices.Clone(have) // who is replaced or away stays: its place is its own until it is removed
 	racks := make(map[string]bool)
 	for _, id := range out {

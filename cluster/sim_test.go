@@ -6,21 +6,17 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/sluicemq/sluice/cluster/link"
-	"github.com/sluicemq/sluice/cluster/replica"
 	"github.com/sluicemq/sluice/internal/clock"
-	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/meta"
 )
 
 var (
-	simSeeds = flag.Int("cluster.seeds", 60, "how many simulated clusters TestSimulated has")
+	simSeeds = flag.Int("cluster.seeds", 45, "how many simulated clusters TestSimulated has")
 	simSeed  = flag.Uint64("cluster.seed", 0, "the one seed that TestSimulated has; 0: the first ones")
 	simTrace = flag.Bool("cluster.trace", false, "log what the nodes of a simulated cluster do")
 )
@@ -47,12 +43,18 @@ type sim struct {
 	lossy          int             // of 100 messages, so many are lost
 	lag            int             // of 100 applies, so many are late
 	starve         int             // of 100 confirmations, so many find that nobody runs their goroutine for a while
-	record         []simRecord     // what is committed
-	epochs         map[uint32]meta.NodeID
+	sets           []simSet
+	grown          int // sets that are there
 	planned, moved int // balances, and those by which something moves, under mu
 	left           int // times that a node which had halted was left as it was, and the others had to go on
 	failed         string
 	healed         time.Duration // the longest that it took until a node led when all was well
+}
+
+// simSet is what is known of a set of shards.
+type simSet struct {
+	record []simRecord // what is committed
+	epochs map[uint32]meta.NodeID
 }
 
 type simRecord struct {
@@ -67,7 +69,6 @@ type simNode struct {
 	rate float64 // of its clock
 
 	raft *raft
-	data []simRecord // on disk
 
 	run     int // odd: it is up
 	paused  bool
@@ -75,28 +76,13 @@ type simNode struct {
 	broken  bool     // its journal has failed
 	held    []func() // what happens when it goes on
 	catalog *meta.Catalog
-	control *Controller
+	parts   []*simPart // one for each set
 	serve   map[uint16]func(meta.NodeID, []byte, func([]byte, string))
 	ctx     context.Context
 	stop    context.CancelFunc
 
-	// The core.
-	led          [simShards]uint32
-	opened       bool
-	others       []uint64
-	joins        map[uint64]bool // those of them that lack something
-	least        int
-	hw           int
-	acked        map[meta.NodeID]int
-	caught       map[meta.NodeID]time.Duration
-	taken        uint32    // the epoch of the leader whose data it has
 	resumed      time.Time // when it last went on
 	spoke, heard time.Time // when it last could send somebody something, and be sent something
-	streams      struct {
-		lead   uint32
-		leader meta.NodeID
-		epoch  uint32
-	}
 }
 
 func (s *sim) majority() int { return len(s.nodes)/2 + 1 }
@@ -276,202 +262,15 @@ func (p simPeers) Ask(to meta.NodeID, method uint16, body []byte, wait time.Dura
 	}
 }
 
-// simCore is the node's broker.
-type simCore struct {
-	n   *simNode
-	run int
-}
-
-// Lead makes it a Core.
-func (c simCore) Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, _ func(error)) {
-	n := c.n
-	n.do(c.run, func() {
-		n.led[shard] = uint32(epoch)
-		if shard != simShards-1 {
-			return
-		}
-		n.others, n.least, n.hw, n.joins = others, least, 0, map[uint64]bool{}
-		n.acked, n.caught = map[meta.NodeID]int{}, map[meta.NodeID]time.Duration{}
-		n.s.begins(n, uint32(epoch))
-		n.after(5*time.Millisecond, func() {
-			n.opened = n.led[0] == uint32(epoch)
-			n.s.outside(n.control.Moved)
-		})
-		n.write(uint32(epoch))
-	})
-}
-
-// begins looks whether a node may lead.
-func (s *sim) begins(n *simNode, epoch uint32) {
-	s.tracef("node %d leads %d", n.id, epoch)
-	if was, ok := s.epochs[epoch]; ok {
-		s.fail("nodes %d and %d led epoch %d", was, n.id, epoch)
-	}
-	s.epochs[epoch] = n.id
-	for _, o := range s.nodes {
-		if o != n && o.up() && !o.paused && o.led[0] != 0 && o.resumed != time.Now() { // who goes on this moment lets go this moment: look sees to it
-			s.fail("nodes %d (epoch %d) and %d (epoch %d) lead at once", o.id, o.led[0], n.id, epoch)
-		}
-	}
-	if len(n.data) < len(s.record) || !slices.Equal(n.data[:len(s.record)], s.record) {
-		s.fail("node %d leads epoch %d with %d records, and lacks some of %d that are committed", n.id, epoch, len(n.data), len(s.record))
-	}
-}
-
-// write has a leader write, as long as it leads.
-func (n *simNode) write(epoch uint32) {
-	if n.led[0] != epoch {
-		return
-	}
-	if n.opened {
-		n.data = append(n.data, simRecord{epoch, len(n.data)})
-		n.commit()
-	}
-	n.after(20*time.Millisecond, func() { n.write(epoch) })
-}
-
-// commit moves the high watermark.
-func (n *simNode) commit() {
-	if n.led[0] == 0 || len(n.others)+1 < n.least {
-		return
-	}
-	hw := len(n.data)
-	for _, o := range n.others {
-		hw = min(hw, n.acked[meta.NodeID(o)])
-	}
-	s := n.s
-	for n.hw = max(n.hw, hw); len(s.record) < n.hw; {
-		s.record = append(s.record, n.data[len(s.record)])
-	}
-	if !slices.Equal(s.record[:n.hw], n.data[:n.hw]) {
-		s.fail("node %d commits in epoch %d what differs from what was committed", n.id, n.led[0])
-	}
-}
-
-// SetInSync makes it a Core.
-func (c simCore) SetInSync(_ record.ShardID, epoch record.Epoch, others []uint64, least int) (err error) {
-	n := c.n
-	if !n.do(c.run, func() {
-		if n.led[0] != uint32(epoch) {
-			err = errors.New("it does not lead")
-			return
-		}
-		for _, o := range others {
-			n.joins[o] = n.joins[o] || !slices.Contains(n.others, o)
-			if n.joins[o] = n.joins[o] && n.acked[meta.NodeID(o)] < n.hw; n.joins[o] {
-				err = errors.New("it lacks something")
-			}
-		}
-		n.others, n.least = others, least
-		n.commit()
-	}) {
-		return errSimDown
-	}
-	return err
-}
-
-// Resign makes it a Core.
-func (c simCore) Resign(shard record.ShardID, done func()) {
-	c.n.do(c.run, func() {
-		if c.n.led[shard] != 0 && shard == 0 {
-			c.n.s.tracef("node %d lets go of %d", c.n.id, c.n.led[0])
-		}
-		c.n.led[shard], c.n.opened = 0, false
-	})
-	done()
-}
-
-// Failure makes it a Core.
-func (c simCore) Failure() (err error) {
-	c.n.do(c.run, func() {
-		if c.n.broken {
-			err = errors.New("the journal has failed")
-		}
-	})
-	return err
-}
-
-// Leads makes it a Core.
-func (c simCore) Leads(record.ShardID, int) (open bool) {
-	c.n.do(c.run, func() { open = c.n.opened })
-	return open
-}
-
-// simStreams are the node's streams.
-type simStreams struct {
-	n   *simNode
-	run int
-}
-
-func (c simStreams) set(lead uint32, leader meta.NodeID, epoch uint32) {
-	c.n.do(c.run, func() {
-		st := &c.n.streams
-		st.lead, st.leader, st.epoch = lead, leader, epoch
-		if leader != 0 {
-			c.n.fetch(leader, epoch)
-		}
-	})
-}
-
-// Lead makes it Streams.
-func (c simStreams) Lead(epoch record.Epoch) { c.set(uint32(epoch), 0, 0) }
-
-// Follow makes it Streams.
-func (c simStreams) Follow(leader link.NodeID, epoch record.Epoch) {
-	c.set(0, meta.NodeID(leader), uint32(epoch))
-}
-
-// Rest makes it Streams.
-func (c simStreams) Rest() { c.set(0, 0, 0) }
-
-// Await makes it Streams. Nothing has a pace here.
-func (simStreams) Await([]link.NodeID, bool) {}
-
-// Followers makes it Streams.
-func (c simStreams) Followers() (list []replica.Follower) {
-	c.n.do(c.run, func() {
-		for id, at := range c.n.caught {
-			list = append(list, replica.Follower{Node: link.NodeID(id), CaughtUp: at})
-		}
-	})
-	return list
-}
-
-// fetch asks the leader for what it has, again and again.
-func (n *simNode) fetch(leader meta.NodeID, epoch uint32) {
-	follows := func() bool { return n.streams.leader == leader && n.streams.epoch == epoch }
-	if !follows() {
-		return
-	}
-	l, have := n.s.node(leader), slices.Clone(n.data)
-	n.send(l, func() {
-		if l.streams.lead != epoch {
-			return
-		}
-		if len(have) <= len(l.data) && slices.Equal(have, l.data[:len(have)]) {
-			l.acked[n.id] = max(l.acked[n.id], len(have))
-			if len(have) == len(l.data) {
-				l.caught[n.id] = simClock{n: l}.Mono()
-			}
-			l.commit()
-		}
-		data := slices.Clone(l.data)
-		l.send(n, func() {
-			if follows() && (n.taken != epoch || len(data) > len(n.data)) { // a stream is in order
-				n.data, n.taken = data, epoch
-			}
-		})
-	})
-	n.after(15*time.Millisecond, func() { n.fetch(leader, epoch) })
-}
-
 // start brings a node up, anew or again.
 func (s *sim) start(n *simNode) {
 	s.mu.Lock()
 	n.run++
-	n.paused, n.held, n.led, n.opened = false, nil, [simShards]uint32{}, false
+	n.paused, n.held = false, nil
 	n.halted, n.broken = false, false
-	n.streams.lead, n.streams.leader = 0, 0
+	for _, p := range n.parts {
+		p.forget()
+	}
 	n.serve = make(map[uint16]func(meta.NodeID, []byte, func([]byte, string)))
 	n.ctx, n.stop = context.WithCancel(context.Background())
 	run := n.run
@@ -496,19 +295,42 @@ func (s *sim) start(n *simNode) {
 	}
 	s.tracef("node %d starts", n.id)
 	s.mu.Unlock()
-	n.control = New(Options{Node: n.id, Catalog: n.catalog, Group: group, Peers: simPeers{n, run}, Core: simCore{n, run}, Streams: simStreams{n, run},
-		Shards: simShards, Lease: simLease, Replicas: 3, Lag: 2 * time.Second, Clock: simClock{n, run}})
+	shared := Group(group)
+	if len(n.parts) > 1 {
+		shared = MergeBarriers(group)
+	}
+	for _, p := range n.parts {
+		p.control = New(Options{Node: n.id, Catalog: n.catalog, Group: shared, Peers: simPeers{n, run}, Core: simCore{p, run}, Streams: simStreams{p, run},
+			Set: p.set.Number, First: int(p.set.First), Shards: int(p.set.Count), Lease: simLease, Replicas: 3, Lag: 2 * time.Second, Clock: simClock{n, run}})
+	}
 	wait := time.Duration(0)
 	if old != nil {
 		wait = simElection * simTick // raftgroup.rest
 	}
-	control := n.control
+	controls := n.controls()
 	n.do(run, func() {
 		n.after(wait, func() {
 			n.ticks()
-			s.outside(func() { control.Start(simElection * simTick * 9 / 10) })
+			for _, c := range controls {
+				s.outside(func() { c.Start(simElection * simTick * 9 / 10) })
+			}
 		})
 	})
+}
+
+// controls are the node's Controllers.
+func (n *simNode) controls() (list []*Controller) {
+	for _, p := range n.parts {
+		list = append(list, p.control)
+	}
+	return list
+}
+
+// drain has the node leave the lead of all sets to others, or not.
+func (n *simNode) drain(draining bool) {
+	for _, c := range n.controls() {
+		c.drain(draining)
+	}
 }
 
 func (n *simNode) ticks() {
@@ -518,7 +340,7 @@ func (n *simNode) ticks() {
 
 // first is what the catalog begins with.
 func (s *sim) first() []meta.Entry {
-	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: simShards, Level: meta.LevelBalance}).Entry()}
+	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: simShards, Level: meta.LevelSets}).Entry()}
 	for _, n := range s.nodes {
 		node := meta.Node{ID: n.id, Rack: []string{"a", "b"}[n.id/4], State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: 1, Disk: fmt.Sprint("disk", n.id), Address: fmt.Sprintf("h%d:1", n.id)}
 		entries = append(entries, node.Entry())
@@ -532,14 +354,19 @@ func (s *sim) kill(n *simNode) {
 		s.tracef("node %d is killed", n.id)
 		n.run++
 		n.stop()
-		n.led, n.opened, n.paused, n.held = [simShards]uint32{}, false, false, nil
+		n.paused, n.held = false, nil
+		for _, p := range n.parts {
+			p.forget()
+		}
 		waiting := n.raft.waiting
 		n.raft.waiting = map[int]func(error){}
 		for _, done := range waiting {
 			done(errSimDown)
 		}
 	})
-	n.control.Close()
+	for _, c := range n.controls() {
+		c.Close()
+	}
 }
 
 // goOn ends a pause, if that run of the node is not over.
@@ -567,21 +394,40 @@ func (s *sim) pauseLocked(n *simNode, paused bool) {
 	}
 }
 
-// simulate has a cluster live for a minute, and gives what went wrong.
-func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
-	t.Helper()
-	s = &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), dice: rand.New(rand.NewPCG(seed, 8)), begin: time.Now(), cut: map[[2]int]bool{}, epochs: map[uint32]meta.NodeID{}}
-	for i := range 3 + seed%4/3 { // in every fourth cluster one more than have the shards
+// newSim is a cluster whose nodes are down.
+func newSim(t *testing.T, seed uint64, nodes, sets int) *sim {
+	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), dice: rand.New(rand.NewPCG(seed, 8)), begin: time.Now(), cut: map[[2]int]bool{}}
+	s.sets = make([]simSet, 1+sets)
+	for i := range s.sets {
+		s.sets[i].epochs = map[uint32]meta.NodeID{}
+	}
+	for i := range nodes {
 		rate := 1 + simDrift*(2*s.dice.Float64()-1)
 		if s.dice.IntN(2) == 0 {
 			rate = 1 + simDrift*float64(2*s.dice.IntN(2)-1)
 		}
-		s.nodes = append(s.nodes, &simNode{s: s, id: meta.NodeID(i + 1), rate: rate})
+		n := &simNode{s: s, id: meta.NodeID(i + 1), rate: rate}
+		for k := range s.sets {
+			n.parts = append(n.parts, &simPart{n: n, set: (&meta.Cluster{Shards: simShards}).Set(k)})
+		}
+		s.nodes = append(s.nodes, n)
 	}
+	return s
+}
+
+// simulate has a cluster live for a minute, and gives what went wrong.
+func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
+	t.Helper()
+	sets := 0 // beside the first
+	if seed%3 == 0 {
+		sets = 1 + int(seed/3%3)
+	}
+	s = newSim(t, seed, 3+int(seed%4/3), sets) // in every fourth cluster one node more than have the shards
 	for _, n := range s.nodes {
 		s.start(n)
 	}
 	s.heals("at first")
+	s.grow()
 	for range 5 {
 		for range 4 + s.dice.IntN(8) {
 			s.fault()
@@ -589,6 +435,7 @@ func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
 		}
 		s.heals("after faults")
 	}
+	s.spread()
 	for _, n := range s.nodes {
 		s.kill(n)
 	}
@@ -605,11 +452,11 @@ func (s *sim) live(d time.Duration) {
 	}
 }
 
-// look says whether two lead at once, or one does that has long been cut off.
+// look says whether two lead a set at once, or one does that has long been cut off.
 func (s *sim) look() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	leads := 0
+	leads := make([]int, len(s.sets))
 	for _, n := range s.nodes {
 		for _, o := range s.nodes { // what one that stands still was sent it has when it goes on
 			if o != n && o.up() && !s.cut[[2]int{int(n.id), int(o.id)}] {
@@ -619,14 +466,16 @@ func (s *sim) look() {
 				n.heard = time.Now()
 			}
 		}
-		if n.led[0] == 0 || n.paused {
-			continue
-		}
-		if leads++; leads > 1 {
-			s.fail("two nodes lead at once: %d does in epoch %d", n.id, n.led[0])
-		}
-		if alone := max(time.Since(n.spoke), time.Since(n.heard)); alone > simLease+20*time.Millisecond {
-			s.fail("node %d has reached nobody, or nobody it, for %v, and leads", n.id, alone)
+		for k, p := range n.parts {
+			if p.led[0] == 0 || n.paused {
+				continue
+			}
+			if leads[k]++; leads[k] > 1 {
+				s.fail("two nodes lead set %d at once: %d does in epoch %d", k, n.id, p.led[0])
+			}
+			if alone := max(time.Since(n.spoke), time.Since(n.heard)); alone > simLease+20*time.Millisecond {
+				s.fail("node %d has reached nobody, or nobody it, for %v, and leads set %d", n.id, alone, k)
+			}
 		}
 	}
 }
@@ -667,7 +516,7 @@ func (s *sim) fault() {
 		})
 	case 10:
 		if s.isUp(n) {
-			n.control.drain(s.dice.IntN(2) == 0)
+			n.drain(s.dice.IntN(2) == 0)
 		}
 	case 12:
 		s.enter(func() { n.halted = n.up() })
@@ -675,15 +524,16 @@ func (s *sim) fault() {
 		s.enter(func() { n.broken = n.up() })
 	case 14, 15, 16:
 		if s.isUp(n) {
-			s.balance(n)
+			s.balance(n, s.anySet())
 		}
 	case 11:
 		if s.isUp(n) {
 			to := meta.NodeID(1 + s.dice.IntN(len(s.nodes)))
+			control := n.parts[s.anySet()].control
 			ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
 			go func() {
 				defer cancel()
-				_ = n.control.Move(ctx, to)
+				_ = control.Move(ctx, to)
 			}()
 		}
 	}
@@ -703,7 +553,7 @@ func TestSimulated(t *testing.T) {
 			if failed != "" {
 				t.Errorf("seed %d (-cluster.seed %d): %s", seed, seed, failed)
 			}
-			epochs, left, moved, worst = epochs+len(s.epochs), left+s.left, moved+s.moved, max(worst, s.healed)
+			epochs, left, moved, worst = epochs+len(s.sets[0].epochs), left+s.left, moved+s.moved, max(worst, s.healed)
 		})
 	}
 	t.Logf("%d clusters, %d reigns, %d times shards were to move; when all was well again a node led after %v at most", count, epochs, moved, worst.Round(time.Millisecond))

@@ -33,7 +33,7 @@ func (s *sim) heals(when string) {
 		if !s.isUp(n) {
 			s.start(n)
 		}
-		n.control.drain(n == drains && s.dice.IntN(2) == 0)
+		n.drain(n == drains && s.dice.IntN(2) == 0)
 	}
 	begin := time.Now()
 	for s.failed == "" && !s.leads() {
@@ -68,26 +68,42 @@ func (s *sim) applied() (all bool) {
 	return all
 }
 
-// epoch is the last one that a node's catalog has.
-func (s *sim) epoch() (last uint32) {
+// epoch is the last one of the first set that a node's catalog has.
+func (s *sim) epoch() uint32 { return s.epochOf(0) }
+
+func (s *sim) epochOf(set int) (last uint32) {
 	for _, n := range s.nodes {
-		if sh := n.catalog.Load().Shard(0); sh != nil {
+		if sh := n.parts[set].shard(); sh != nil {
 			last = max(last, sh.Epoch)
 		}
 	}
 	return last
 }
 
+// shard is the set's entry in the node's catalog.
+func (p *simPart) shard() *meta.Shard { return p.n.catalog.Load().Shard(p.set.First) }
+
 // simHeal is how long it may take until a node leads: applies that are late, an election or two, a lease.
 const simHeal = 8 * time.Second
 
+// leads says whether each set has a node that leads it.
 func (s *sim) leads() bool {
-	for _, n := range s.nodes {
-		if s.isUp(n) && !n.halted && n.control.State().Leading {
-			return true
+	for k := range s.grown + 1 {
+		if s.leader(k) == nil {
+			return false
 		}
 	}
-	return false
+	return true
+}
+
+// leader is the node that leads a set; nil: none does.
+func (s *sim) leader(set int) *simNode {
+	for _, n := range s.nodes {
+		if s.isUp(n) && !n.halted && n.parts[set].control.State().Leading {
+			return n
+		}
+	}
+	return nil
 }
 
 func (s *sim) inSync() bool {
@@ -97,14 +113,16 @@ func (s *sim) inSync() bool {
 			live = append(live, n)
 		}
 	}
-	for _, n := range live {
-		sh := n.catalog.Load().Shard(0)
-		if sh == nil {
-			return false
-		}
-		for _, o := range live {
-			if (len(s.nodes) == 3 || slices.Contains(sh.Replicas, o.id)) && !slices.Contains(sh.ISR, o.id) {
+	for k := range s.grown + 1 {
+		for _, n := range live {
+			sh := n.parts[k].shard()
+			if sh == nil {
 				return false
+			}
+			for _, o := range live {
+				if (len(s.nodes) == 3 || slices.Contains(sh.Replicas, o.id)) && !slices.Contains(sh.ISR, o.id) {
+					return false
+				}
 			}
 		}
 	}
@@ -112,11 +130,12 @@ func (s *sim) inSync() bool {
 }
 
 // balance has shards be balanced, as an operator asks at a node.
-func (s *sim) balance(n *simNode) {
+func (s *sim) balance(n *simNode, set int) {
+	control := n.parts[set].control
 	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
 	go func() {
 		defer cancel()
-		if p, err := n.control.Balance(ctx, BalanceOptions{}); err == nil {
+		if p, err := control.Balance(ctx, BalanceOptions{}); err == nil {
 			s.enter(func() {
 				s.tracef("balanced: %+v", p)
 				if s.planned++; !p.Balanced() {
@@ -133,15 +152,21 @@ func (s *sim) balanced(when string) {
 		return
 	}
 	for _, n := range s.nodes { // else there may be too few
-		n.control.drain(false)
+		n.drain(false)
 	}
 	s.live(simLease) // the controller has heard of it
+	for k := range s.grown + 1 {
+		s.balancedSet(when, k)
+	}
+}
+
+func (s *sim) balancedSet(when string, set int) {
 	done := func() bool {
 		for _, n := range s.nodes {
 			if n.halted {
 				continue
 			}
-			sh := n.catalog.Load().Shard(0)
+			sh := n.parts[set].shard()
 			if sh == nil || sh.Target != nil || len(sh.Replicas) != 3 || len(sh.ISR) != 3 || slices.ContainsFunc(sh.Replicas, func(id meta.NodeID) bool { return s.node(id).halted }) {
 				return false
 			}
@@ -151,7 +176,7 @@ func (s *sim) balanced(when string) {
 	for begin, made := time.Now(), s.plans(); s.failed == "" && (s.plans() == made || !done()); {
 		for _, n := range s.nodes {
 			if !n.halted && s.plans() == made {
-				s.balance(n)
+				s.balance(n, set)
 				break
 			}
 		}
@@ -170,8 +195,10 @@ func (s *sim) plans() (made int) {
 func (s *sim) states() string {
 	var b strings.Builder
 	for _, n := range s.nodes {
-		fmt.Fprintf(&b, "\nnode %d: %+v, catalog %+v, raft %c term %d leader %d commit %d applied %d", n.id, n.control.State(), n.catalog.Load().Shard(0), n.raft.role, n.raft.term, n.raft.leader, n.raft.commit,
-			n.raft.applied)
+		fmt.Fprintf(&b, "\nnode %d: raft %c term %d leader %d commit %d applied %d", n.id, n.raft.role, n.raft.term, n.raft.leader, n.raft.commit, n.raft.applied)
+		for _, p := range n.parts[:s.grown+1] {
+			fmt.Fprintf(&b, "\n  set %d: %+v, catalog %+v", p.set.Number, p.control.State(), p.shard())
+		}
 	}
 	return b.String()
 }

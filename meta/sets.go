@@ -59,3 +59,9 @@ func GrowSets(s *Snapshot, n uint32) ([]Entry, error) {
 	}
 	return []Entry{next.Entry()}, nil
 }
+
+// SetsChanged says whether old and now differ in how many sets of shards there are, or may be.
+func SetsChanged(old, now *Snapshot) bool {
+	a, b := old.Cluster(), now.Cluster()
+	return a != b && (a == nil || b == nil || a.Sets != b.Sets || a.Level != b.Level)
+}

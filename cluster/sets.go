@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/sluicemq/sluice/meta"
+)
+
+// Sets of shards beside the first, as rules: where they lie at first, and which node is to lead each. The first of a set's Replicas is the one that is preferred. Nodes
+// that begin to have a set's shards become that where it evens out how many sets each leads, and so it is when shards are balanced; who is moved to by an operator
+// becomes it, too, so that nothing moves back what an operator has moved.
+
+// begins is where a set's shards lie at first, and who leads them: on nodes that are there and may lead. They have nothing yet, so all are in sync. false: there is none.
+func begins(s *meta.Snapshot, set int, known map[meta.NodeID]Known, most int) (sh meta.Shard, ok bool) {
+	list := slices.DeleteFunc(journals(s), func(n *meta.Node) bool {
+		k := known[n.ID]
+		return !k.Alive || k.Leaving || k.Draining
+	})
+	if len(list) == 0 {
+		return sh, false
+	}
+	at := (set - 1) % len(list)
+	list = slices.Concat(list[at:], list[:at])
+	if (set-1)/len(list)%2 == 1 { // who leads several sets is followed by another one in each
+		slices.Reverse(list[1:])
+	}
+	on := placeOn(s, list, nil, most)
+	return meta.Shard{Epoch: 1, Leader: on[0], Replicas: on, ISR: slices.Sorted(slices.Values(on))}, true
+}
+
+// journals are the nodes that can have shards.
+func journals(s *meta.Snapshot) (list []*meta.Node) {
+	for _, n := range s.Nodes() {
+		if n.State == meta.NodeActive && n.Roles&meta.RoleJournal != 0 {
+			list = append(list, n)
+		}
+	}
+	slices.SortFunc(list, func(a, b *meta.Node) int { return cmp.Compare(a.ID, b.ID) })
+	return list
+}
+
+// preferredOf counts of how many sets, but for this one and the first, each node is the preferred leader.
+func preferredOf(s *meta.Snapshot, set int) map[meta.NodeID]int {
+	of := make(map[meta.NodeID]int)
+	c := s.Cluster()
+	if c == nil {
+		return of
+	}
+	for k := 1; k <= int(c.Sets); k++ {
+		if sh := s.Shard(c.Set(k).First); k != set && sh != nil {
+			of[sh.Replicas[0]]++
+		}
+	}
+	return of
+}
+
+// evens gives a set's replicas in the order in which the one of those who may be (can) is preferred that is so of the fewest other sets; as they are, where that is no better.
+func evens(s *meta.Snapshot, set int, replicas []meta.NodeID, can func(meta.NodeID) bool) []meta.NodeID {
+	of, best := preferredOf(s, set), replicas[0]
+	for _, id := range replicas {
+		if n := s.Node(id); n == nil || n.Roles&meta.RoleBroker == 0 || !can(id) {
+			continue
+		}
+		if b := s.Node(best); of[id] < of[best] || b == nil || b.Roles&meta.RoleBroker == 0 {
+			best = id
+		}
+	}
+	return prefer(replicas, best)
+}
+
+// prefer puts a node first.
+func prefer(replicas []meta.NodeID, id meta.NodeID) []meta.NodeID {
+	rest := slices.DeleteFunc(slices.Clone(replicas), func(o meta.NodeID) bool { return o == id })
+	return append([]meta.NodeID{id}, rest...)
+}
+
+const (
+	// backLeases is for how many leases the preferred leader has to be able to lead before it gets the lead back.
+	backLeases = 8
+	// backTwice: who loses the lead before that many times the wait is over, after it got it back, waits twice as long the next time.
+	backTwice = 16
+	// backMost bounds the wait, in times the first one.
+	backMost = 32
+)
+
+// back is what the controller knows of a preferred leader that does not lead. It belongs to run.
+type back struct {
+	node  meta.NodeID
+	since time.Duration // since when it could, without a break; 0: it cannot
+	wait  time.Duration // for so long it has to
+	moved time.Duration // when it got the lead back; 0: that has been taken into account
+}
+
+// returns is the preferred leader, if it is to have the lead back; 0: not now.
+func (b *back) returns(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known, now, lease time.Duration) meta.NodeID {
+	id := sh.Replicas[0]
+	k := known[id]
+	if b.node != id {
+		*b = back{node: id, wait: backLeases * lease}
+	}
+	if sh.Leader == 0 || sh.Leader == id || !k.Alive || k.Draining || k.Leaving || !slices.Contains(inSync, id) || len(sh.Target) > 0 && !slices.Contains(sh.Target, id) {
+		b.since = 0
+		return 0
+	}
+	if b.since == 0 {
+		b.since = now
+		if b.moved != 0 {
+			again := now-b.moved < backTwice*b.wait
+			b.wait = min(2*b.wait, backMost*backLeases*lease)
+			if !again {
+				b.wait = backLeases * lease
+			}
+			b.moved = 0
+		}
+	}
+	if now-b.since < b.wait {
+		return 0
+	}
+	b.moved = now
+	return id
+}
+
+// atOnce has the preferred leader get the lead back as soon as it can.
+func (b *back) atOnce(sh *meta.Shard) { *b = back{node: sh.Replicas[0]} }
+
+// due says whether the set is there, or is to be. Until then its Controller does nothing.
+func (c *Controller) due(s *meta.Snapshot) bool {
+	if c.o.Set == 0 || c.shard(s) != nil {
+		return true
+	}
+	at := s.Cluster()
+	return at != nil && at.Level >= meta.LevelSets && int(at.Sets) >= c.o.Set
+}
+
+// awaitDue waits until the set is there; false: the Controller is closed before.
+func (c *Controller) awaitDue() bool {
+	for !c.due(c.o.Catalog.Load()) {
+		select {
+		case <-c.woken:
+		case <-c.ctx.Done():
+			c.refusePlans()
+			return false
+		}
+	}
+	return true
+}
+
+// placed is what is made of the set's placement, as next does, and who leads it by itself or by an operator. whole: it is known who is there. The caller holds mu.
+func (c *Controller) placed(s *meta.Snapshot, sh *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID, now time.Duration, whole bool) (want meta.Shard, changed bool) {
+	switch {
+	case sh == nil && c.o.Set > 0:
+		if !whole {
+			return want, false
+		}
+		return begins(s, c.o.Set, known, c.o.Replicas)
+	case sh == nil:
+		return next(s, sh, known, move)
+	}
+	want, changed = next(s, sh, known, move)
+	c.mu.move = successor(sh, want.ISR, known, move)
+	if c.o.Set == 0 {
+		return want, changed
+	}
+	if c.mu.move == 0 && whole {
+		c.mu.move = c.back.returns(sh, want.ISR, known, now, c.o.Lease)
+	}
+	switch asked := c.mu.asked; {
+	case asked == 0:
+	case asked == want.Leader && asked != want.Replicas[0]:
+		want.Replicas = prefer(want.Replicas, asked)
+		return want, true
+	case asked == want.Leader && !changed, asked != want.Leader && asked != c.mu.move:
+		c.mu.asked = 0 // it is so, or cannot be
+	}
+	return want, changed
+}

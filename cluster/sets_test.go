@@ -1,0 +1,206 @@
+package cluster
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sluicemq/sluice/meta"
+)
+
+// allThere are n nodes that are there and may lead.
+func allThere(n int) map[meta.NodeID]Known {
+	known := make(map[meta.NodeID]Known)
+	for i := range n {
+		known[meta.NodeID(i+1)] = Known{Alive: true}
+	}
+	return known
+}
+
+// Sets begin on nodes that are there, in as many racks as there are, each with another leader and with another one behind it.
+func TestSetsBegin(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		racks []string
+		nodes int
+		known map[meta.NodeID]Known
+		sets  [][]meta.NodeID // the replicas of each, who leads first
+	}{
+		{name: "three", nodes: 3, known: allThere(3), sets: [][]meta.NodeID{ids(1, 2, 3), ids(2, 3, 1), ids(3, 1, 2), ids(1, 3, 2), ids(2, 1, 3), ids(3, 2, 1), ids(1, 2, 3)}},
+		{name: "five", nodes: 5, known: allThere(5), sets: [][]meta.NodeID{ids(1, 2, 3), ids(2, 3, 4), ids(3, 4, 5), ids(4, 5, 1), ids(5, 1, 2), ids(1, 5, 4)}},
+		{name: "racks", nodes: 4, racks: []string{"a", "a", "b", "b"}, known: allThere(4), sets: [][]meta.NodeID{ids(1, 3, 2), ids(2, 3, 4)}},
+		{name: "some are not there, or go, or drain", nodes: 5, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true}, 4: {Alive: true, Leaving: true}, 5: {Alive: true}},
+			sets: [][]meta.NodeID{ids(2, 5), ids(5, 2), ids(2, 5)}},
+		{name: "nobody", nodes: 3, sets: [][]meta.NodeID{nil}},
+	} {
+		s := catalogOf(t, c.nodes, c.racks...).Load()
+		for i, want := range c.sets {
+			sh, ok := begins(s, i+1, c.known, 3)
+			if ok != (want != nil) || !slices.Equal(sh.Replicas, want) {
+				t.Errorf("%s, set %d: %+v, want %v", c.name, i+1, sh, want)
+				continue
+			}
+			if ok && (sh.Leader != want[0] || sh.Epoch != 1 || !slices.Equal(sh.ISR, slices.Sorted(slices.Values(want)))) {
+				t.Errorf("%s, set %d: %+v is not led by the first one with all in sync", c.name, i+1, sh)
+			}
+		}
+	}
+}
+
+// Who is preferred of the fewest sets becomes that, if it may lead and that evens it out.
+func TestEvens(t *testing.T) {
+	const clientless = meta.RoleJournal | meta.RoleMeta
+	any := func(meta.NodeID) bool { return true }
+	for _, c := range []struct {
+		name     string
+		others   []meta.NodeID // who is preferred of sets 1, 2 …, but for the last one
+		replicas []meta.NodeID // of that
+		roles    map[meta.NodeID]meta.Roles
+		can      func(meta.NodeID) bool
+		want     []meta.NodeID
+	}{
+		{name: "alone", replicas: ids(2, 1, 3), can: any, want: ids(2, 1, 3)},
+		{name: "as many", others: ids(1, 3), replicas: ids(2, 1, 3), can: any, want: ids(2, 1, 3)},
+		{name: "one that comes", others: ids(1), replicas: ids(1, 2), can: any, want: ids(2, 1)},
+		{name: "the one that has least", others: ids(1, 1, 2), replicas: ids(1, 2, 3), can: any, want: ids(3, 1, 2)},
+		{name: "no better", others: ids(2), replicas: ids(1, 2), can: any, want: ids(1, 2)},
+		{name: "who cannot", others: ids(1, 1, 2), replicas: ids(1, 2, 3), can: func(id meta.NodeID) bool { return id != 3 }, want: ids(2, 1, 3)},
+		{name: "no clients", others: ids(1, 1, 2), replicas: ids(1, 2, 3), roles: map[meta.NodeID]meta.Roles{3: clientless}, can: any, want: ids(2, 1, 3)},
+		{name: "from one without clients", others: ids(2, 2), replicas: ids(1, 2), roles: map[meta.NodeID]meta.Roles{1: clientless}, can: any, want: ids(2, 1)},
+	} {
+		catalog := catalogOf(t, 3)
+		s := catalog.Load()
+		sets := len(c.others) + 1
+		at := meta.Cluster{ID: "c", Shards: 2, Level: meta.LevelSets, Sets: uint32(sets)}
+		entries := []meta.Entry{at.Entry()}
+		for i, id := range append(slices.Clone(c.others), c.replicas[0]) {
+			sh := meta.Shard{ID: at.Set(i + 1).First, Change: 1, Epoch: 1, Leader: id, Replicas: ids(id), ISR: ids(id)}
+			entries = append(entries, sh.Entry())
+		}
+		for id, roles := range c.roles {
+			n := *s.Node(id)
+			n.Roles = roles
+			entries = append(entries, n.Entry())
+		}
+		catalog.Apply(0, entries)
+		if got := evens(catalog.Load(), sets, c.replicas, c.can); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// returning is a set whose preferred leader is node 1.
+type returning struct {
+	t     *testing.T
+	b     back
+	sh    *meta.Shard
+	known map[meta.NodeID]Known
+	now   time.Duration
+}
+
+const returnLease = time.Second
+
+func newReturning(t *testing.T) *returning {
+	return &returning{t: t, sh: &meta.Shard{Leader: 2, Epoch: 5, Replicas: ids(1, 2, 3), ISR: ids(1, 2, 3)}, known: allThere(3), now: 100 * returnLease}
+}
+
+func (r *returning) look() meta.NodeID {
+	return r.b.returns(r.sh, r.sh.ISR, r.known, r.now, returnLease)
+}
+
+// after is how long it takes from now on until it gets the lead back.
+func (r *returning) after() time.Duration {
+	r.t.Helper()
+	for begin := r.now; ; r.now += returnLease / 10 {
+		switch id := r.look(); {
+		case id == 1:
+			return r.now - begin
+		case id != 0:
+			r.t.Fatalf("the lead goes to %d", id)
+		case r.now > begin+1000*returnLease:
+			r.t.Fatal("it does not get the lead back")
+		}
+	}
+}
+
+// led has it lead for so long, and lose the lead then.
+func (r *returning) led(d time.Duration) {
+	r.t.Helper()
+	r.sh.Leader = 1
+	for end := r.now + d; r.now < end; r.now += returnLease / 10 {
+		if id := r.look(); id != 0 {
+			r.t.Fatalf("it leads, and the lead goes to %d", id)
+		}
+	}
+	r.sh.Leader = 2
+}
+
+// The preferred leader gets the lead back when it could have it for some leases, and waits longer when it loses it again soon after.
+func TestReturns(t *testing.T) {
+	const once = backLeases * returnLease
+	r := newReturning(t)
+	for _, want := range []time.Duration{once, 2 * once, 4 * once} {
+		if d := r.after(); d != want {
+			t.Errorf("after %v, want %v", d, want)
+		}
+		r.led(returnLease)
+	}
+	for range 10 {
+		r.after()
+		r.led(returnLease)
+	}
+	if d := r.after(); d != backMost*once {
+		t.Errorf("after %v when it always loses it", d)
+	}
+	r.led(backTwice*backMost*once + returnLease)
+	if d := r.after(); d != once {
+		t.Errorf("after %v when it had it for long", d)
+	}
+	r.led(returnLease)
+	if r.b.atOnce(r.sh); r.after() != 0 {
+		t.Error("not at once, though it is asked for")
+	}
+	r.sh.Leader, r.sh.Replicas = 2, ids(3, 1, 2)
+	if id := r.look(); id != 0 {
+		t.Errorf("the lead goes to %d, which has just become the preferred one", id)
+	}
+}
+
+// Whenever the preferred leader could not lead for a moment, it waits anew.
+func TestReturnsWithoutABreak(t *testing.T) {
+	for i, breaks := range []func(*returning){
+		func(r *returning) { r.known[1] = Known{} },
+		func(r *returning) { r.known[1] = Known{Alive: true, Draining: true} },
+		func(r *returning) { r.known[1] = Known{Alive: true, Leaving: true} },
+		func(r *returning) { r.sh.ISR = ids(2, 3) },
+		func(r *returning) { r.sh.Target = ids(2, 3) },
+		func(r *returning) { r.sh.Leader = 0 },
+	} {
+		r := newReturning(t)
+		r.look()
+		r.now += (backLeases - 1) * returnLease
+		breaks(r)
+		if r.now += returnLease; r.look() != 0 {
+			t.Errorf("%d: the lead goes to one that cannot: %+v, %+v", i, r.sh, r.known[1])
+		}
+		r.sh.Leader, r.sh.ISR, r.sh.Target, r.known[1] = 2, ids(1, 2, 3), nil, Known{Alive: true}
+		if d := r.after(); d != backLeases*returnLease {
+			t.Errorf("%d: after %v when it could not for a moment", i, d)
+		}
+	}
+}
+
+// Each set has methods of its own, those of the first one are the ones that there always were.
+func TestMethods(t *testing.T) {
+	seen := make(map[uint16]int)
+	for set := range meta.SetsMax + 1 {
+		c := &Controller{o: Options{Set: set}}
+		for _, m := range []uint16{methodHeartbeat, methodMove, methodDrain, methodBalance} {
+			got := c.method(m)
+			if other, ok := seen[got]; ok || set == 0 && got != m {
+				t.Errorf("method %x of set %d is %x, as of set %d", m, set, got, other)
+			}
+			seen[got] = set
+		}
+	}
+}

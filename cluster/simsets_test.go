@@ -1,0 +1,256 @@
+package cluster
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sluicemq/sluice/meta"
+)
+
+// Simulated clusters with several sets of shards.
+
+// anySet is one of the sets that are there.
+func (s *sim) anySet() int {
+	if s.grown == 0 {
+		return 0
+	}
+	return s.dice.IntN(s.grown + 1)
+}
+
+// grow makes the sets, and waits until each is led by the node that is to.
+func (s *sim) grow() {
+	sets := len(s.sets) - 1
+	if sets == 0 || s.failed != "" {
+		return
+	}
+	if s.leader(1) != nil || s.epochOf(1) != 0 {
+		s.fail("a set that is not there is led")
+	}
+	n := s.leader(0)
+	n.catalog.Update(func(now *meta.Snapshot) ([]meta.Entry, error) { return meta.GrowSets(now, uint32(sets)) }, func(err error) {
+		if err != nil {
+			s.t.Errorf("%d sets are not made: %v", sets, err)
+		}
+	})
+	s.grown = sets
+	s.heals("after sets were made")
+	s.evenly("when sets were made")
+}
+
+// evenly looks whether each set comes to be led by the first of its replicas, soon and without an operator, and nothing moves from there on.
+func (s *sim) evenly(when string) {
+	for _, n := range s.nodes {
+		n.drain(false)
+	}
+	begin := time.Now()
+	done := func() bool {
+		for k := 1; k <= s.grown; k++ {
+			n := s.leader(k)
+			if n == nil || n.parts[k].shard().Replicas[0] != n.id && !s.node(n.parts[k].shard().Replicas[0]).halted {
+				return false
+			}
+		}
+		return true
+	}
+	for s.failed == "" && !done() {
+		if s.live(50 * time.Millisecond); time.Since(begin) > simHeal+2*backMost*backLeases*simLease {
+			s.fail("%s sets are not led by those that are to:%s", when, s.states())
+		}
+	}
+	before := s.allEpochs()
+	s.live(4 * simLease)
+	if now := s.allEpochs(); s.failed == "" && !slices.Equal(now, before) {
+		s.fail("%s leads move though nothing happens, from epochs %v to %v:%s", when, before, now, s.states())
+	}
+}
+
+func (s *sim) allEpochs() (list []uint32) {
+	for k := range s.grown + 1 {
+		list = append(list, s.epochOf(k))
+	}
+	return list
+}
+
+// spread looks whether sets are led as they are to when all is well for long, and by as many nodes as can be when they are balanced.
+func (s *sim) spread() {
+	if s.grown == 0 || s.failed != "" {
+		return
+	}
+	s.heals("in the end")
+	s.evenly("in the end")
+	if len(s.nodes) > 3 || s.failed != "" || slices.ContainsFunc(s.nodes, func(n *simNode) bool { return n.halted }) {
+		return
+	}
+	for k := range s.grown + 1 {
+		s.balancedSet("in the end", k)
+	}
+	begin := time.Now()
+	for s.failed == "" && !s.even() {
+		if s.live(20 * time.Millisecond); time.Since(begin) > simHeal {
+			s.fail("sets are not spread over nodes when they are balanced:%s", s.states())
+		}
+	}
+}
+
+// even says whether no node leads two sets more than another one.
+func (s *sim) even() bool {
+	led := make([]int, len(s.nodes))
+	for k := 1; k <= s.grown; k++ {
+		n := s.leader(k)
+		if n == nil {
+			return false
+		}
+		led[n.id-1]++
+	}
+	return slices.Max(led) <= slices.Min(led)+1
+}
+
+// calm is a cluster of three nodes with three sets beside the first, in which nothing happens.
+func calm(t *testing.T, lives func(*sim)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSim(t, 1, 3, 3)
+		for _, n := range s.nodes {
+			s.start(n)
+		}
+		s.heals("at first")
+		s.grow()
+		if s.failed == "" {
+			lives(s)
+		}
+		for _, n := range s.nodes {
+			if s.isUp(n) {
+				s.kill(n)
+			}
+		}
+		if synctest.Wait(); s.failed != "" {
+			t.Error(s.failed)
+		}
+	})
+}
+
+// until lets time pass until it is so, and fails where it takes too long.
+func (s *sim) until(what string, done func() bool) {
+	for begin := time.Now(); s.failed == "" && !done(); {
+		if s.live(10 * time.Millisecond); time.Since(begin) > 4*simHeal {
+			s.fail("%s: not after %v:%s", what, 4*simHeal, s.states())
+		}
+	}
+}
+
+// stands looks whether these sets are led as before, and go on.
+func (s *sim) stands(when string, sets []int, epochs []uint32, committed []int) {
+	for _, k := range sets {
+		if now := s.epochOf(k); now != epochs[k] {
+			s.fail("%s set %d, which it is none of, goes from epoch %d to %d:%s", when, k, epochs[k], now, s.states())
+		}
+		if now := len(s.sets[k].record); now <= committed[k] {
+			s.fail("%s set %d, which it is none of, commits nothing", when, k)
+		}
+	}
+}
+
+func (s *sim) committed() (list []int) {
+	s.enter(func() {
+		for k := range s.sets {
+			list = append(list, len(s.sets[k].record))
+		}
+	})
+	return list
+}
+
+// While one set changes its leader the others stand: when an operator moves it, when the node drains that leads it, when that is lost. What an operator has moved stays, also over a
+// drain of the node, and what a node has lost by a restart comes back to it by itself.
+func TestSetsStandAlone(t *testing.T) {
+	calm(t, func(s *sim) {
+		for k := 1; k <= 3; k++ {
+			if s.leader(k) != s.nodes[k-1] {
+				s.fail("set %d does not begin on node %d:%s", k, k, s.states())
+			}
+		}
+		group := func() (leads *simNode) {
+			s.enter(func() {
+				for _, n := range s.nodes {
+					if n.up() && n.raft.role == 'l' {
+						leads = n
+					}
+				}
+			})
+			return leads
+		}
+		epochs, had := s.allEpochs(), s.committed()
+		to := s.nodes[2]
+		go func() { _ = s.nodes[0].parts[2].control.Move(s.nodes[0].ctx, to.id) }()
+		s.until("set 2 moves", func() bool { return s.leader(2) == to })
+		s.live(3 * backLeases * simLease)
+		s.stands("when one is moved", []int{0, 1, 3}, epochs, had)
+		if s.leader(2) != to || s.nodes[0].parts[2].shard().Replicas[0] != to.id {
+			s.fail("what was moved has moved back:%s", s.states())
+		}
+
+		to.drain(true) // it leads sets 2 and 3
+		epochs, had = s.allEpochs(), s.committed()
+		s.until("node 3 drains", func() bool { return s.leader(2) != nil && s.leader(2) != to && s.leader(3) != nil && s.leader(3) != to })
+		s.live(2 * backLeases * simLease)
+		s.stands("when a node drains", []int{0, 1}, epochs, had)
+		to.drain(false)
+		s.until("node 3 leads again", func() bool { return s.leader(2) == to && s.leader(3) == to })
+		s.stands("when a node drains no more", []int{0, 1}, epochs, had)
+
+		lost := s.nodes[2] // it leads sets, and not the catalog's group, nor the first set
+		if lost == group() || lost == s.leader(0) {
+			s.fail("node 3 leads more than sets 2 and 3:%s", s.states())
+			return
+		}
+		epochs, had = s.allEpochs(), s.committed()
+		s.kill(lost)
+		s.until("a node is lost", func() bool { return s.leader(2) != nil && s.leader(3) != nil })
+		s.stands("when a node is lost", []int{0, 1}, epochs, had)
+		s.start(lost)
+		begin := time.Now()
+		s.until("the node is back", func() bool { return s.leader(2) == lost && s.leader(3) == lost })
+		if d := time.Since(begin); d < backLeases*simLease*9/10 {
+			s.fail("the node has the lead back after %v", d)
+		}
+		s.stands("when the node is back", []int{0, 1}, epochs, had)
+	})
+}
+
+// When all sets of a node leave it, in any order, another one leads each and nobody waits for the node; when nodes are restarted in turn, leads are spread again without an operator.
+func TestSetsLeave(t *testing.T) {
+	calm(t, func(s *sim) {
+		for i, n := range s.nodes {
+			controls := n.controls()
+			if i%2 == 1 {
+				slices.Reverse(controls)
+			}
+			ctx, cancel := context.WithTimeout(n.ctx, 10*time.Second)
+			left := make(chan error, len(controls))
+			for _, c := range controls {
+				go func() { left <- c.Leave(ctx) }()
+			}
+			s.until("all sets leave a node", func() bool { return len(left) == len(controls) })
+			for range len(left) {
+				if err := <-left; err != nil {
+					s.fail("a set does not leave node %d: %v:%s", n.id, err, s.states())
+				}
+			}
+			cancel()
+			for k := range s.sets {
+				if sh := n.parts[k].shard(); sh.Leader == n.id || sh.Leader == 0 || slices.Contains(sh.ISR, n.id) {
+					s.fail("node %d has left set %d, and it is %+v", n.id, k, *sh)
+				}
+			}
+			s.kill(n)
+			s.live(simLease)
+			s.start(n)
+			s.until("it is back", func() bool { return s.leads() && s.inSync() })
+		}
+		s.evenly("after a rolling restart")
+		if !s.even() {
+			s.fail("leads are not spread after a rolling restart:%s", s.states())
+		}
+	})
+}
