@@ -129,3 +129,6 @@ func (s *Snapshot) Cluster() *Cluster {
 	c, _ := get[*Cluster](s, kindCluster, theCluster)
 	return c
 }
+
+// ClusterChanged says whether the cluster's entry may differ between two snapshots.
+func ClusterChanged(old, now *Snapshot) bool { return now.changed(kindCluster, old) }

@@ -43,12 +43,12 @@ type kafkaCluster struct {
 	mu   struct {
 		sync.Mutex
 		catalog *meta.Snapshot
-		lead    leadership
-		moved   func() // the handler's; nil until there is one
+		leads   [meta.SetsMax + 1]leadership // by the number of the set
+		moved   func()                       // the handler's; nil until there is one
 	}
 }
 
-// leadership is who leads all shards, as this node knows it.
+// leadership is who leads the shards of a set, as this node knows it.
 type leadership struct {
 	leader  meta.NodeID // 0: none
 	epoch   uint32
@@ -60,8 +60,10 @@ var _ kafka.Cluster = (*kafkaCluster)(nil)
 
 func watchKafkaCluster(own meta.NodeID, c *meta.Catalog) *kafkaCluster {
 	k := &kafkaCluster{own: own}
-	k.view.Store(kafkaView(own, c.Load(), &leadership{}))
-	changed := func(old, now *meta.Snapshot) bool { return meta.NodesChanged(old, now) || meta.ShardsChanged(old, now) }
+	k.view.Store(kafkaView(own, c.Load(), k.mu.leads[:]))
+	changed := func(old, now *meta.Snapshot) bool {
+		return meta.NodesChanged(old, now) || meta.ShardsChanged(old, now) || meta.ClusterChanged(old, now)
+	}
 	k.follower = follow(c, changed, func(s *meta.Snapshot) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -74,15 +76,15 @@ func watchKafkaCluster(own meta.NodeID, c *meta.Catalog) *kafkaCluster {
 // View makes it a kafka.Cluster.
 func (k *kafkaCluster) View() *kafka.View { return k.view.Load() }
 
-// lead says who leads. The core has been told before if this node does not any more.
-func (k *kafkaCluster) lead(l leadership) {
+// lead says who leads a set of shards. The core has been told before if this node does not any more.
+func (k *kafkaCluster) lead(set int, l leadership) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.mu.lead = l
+	k.mu.leads[set] = l
 	k.rebuildLocked()
 }
 
-// onMove says who is told when another node leads, or fewer are in sync.
+// onMove says who is told when another node leads a set of shards, or fewer are in sync.
 func (k *kafkaCluster) onMove(moved func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -93,32 +95,61 @@ func (k *kafkaCluster) rebuildLocked() {
 	if k.mu.catalog == nil {
 		return
 	}
-	old, now := k.view.Load(), kafkaView(k.own, k.mu.catalog, &k.mu.lead)
+	old, now := k.view.Load(), kafkaView(k.own, k.mu.catalog, k.mu.leads[:])
 	k.view.Store(now)
-	if a, b := &old.All, &now.All; k.mu.moved != nil && (a.Leader != b.Leader || a.Epoch != b.Epoch || a.Leads != b.Leads || a.Follows != b.Follows || len(a.ISR) > len(b.ISR)) {
+	if k.mu.moved != nil && kafkaMoved(old, now) {
 		k.mu.moved()
 	}
 }
 
-// kafkaView is what clients are told. The shards are placed alike, so the first says where all of them are.
-func kafkaView(own meta.NodeID, s *meta.Snapshot, l *leadership) *kafka.View {
-	v := &kafka.View{All: kafka.Placement{Leader: -1, Epoch: int32(l.epoch), Leads: l.leading && l.leader == own, Replicas: []int32{}, ISR: []int32{}, Eligible: []int32{}}}
-	if l.leader != 0 {
-		v.All.Leader = int32(l.leader)
+// kafkaMoved says whether the door has to hear of it.
+func kafkaMoved(old, now *kafka.View) bool {
+	moved := func(a, b *kafka.Placement) bool {
+		return a.Leader != b.Leader || a.Epoch != b.Epoch || a.Leads != b.Leads || a.Follows != b.Follows || len(a.ISR) > len(b.ISR)
 	}
+	if moved(&old.All, &now.All) || len(old.Sets) != len(now.Sets) {
+		return true
+	}
+	for i := range now.Sets {
+		if moved(&old.Sets[i], &now.Sets[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// kafkaView is what clients are told; leads are by the number of the set. Which nodes are alive the controller of the first set has said.
+func kafkaView(own meta.NodeID, s *meta.Snapshot, leads []leadership) *kafka.View {
+	v := &kafka.View{All: kafkaPlacement(own, s.Shard(0), &leads[0])}
 	for _, n := range s.Nodes() {
 		if n.State != meta.NodeRemoved {
 			v.Nodes = append(v.Nodes, kafka.Node{ID: int32(n.ID), Plain: kafkaAddress(n.Kafka.Plain), TLS: kafkaAddress(n.Kafka.TLS), Rack: n.Rack,
-				Alive: n.ID == own || slices.Contains(l.alive, n.ID)})
+				Alive: n.ID == own || slices.Contains(leads[0].alive, n.ID)})
 		}
 	}
 	slices.SortFunc(v.Nodes, func(a, b kafka.Node) int { return cmp.Compare(a.ID, b.ID) })
-	if sh := s.Shard(0); sh != nil {
-		v.All.Replicas, v.All.ISR, v.All.Eligible = kafkaIDs(sh.Replicas), kafkaIDs(sh.ISR), kafkaIDs(sh.Eligible)
-		v.All.MinISR = len(sh.Replicas)/2 + 1
-		v.All.Follows = l.leader != 0 && l.leader != own && l.leader == sh.Leader && l.epoch == sh.Epoch && slices.Contains(sh.ISR, own) && slices.Contains(l.alive, own)
+	if c := s.Cluster(); c != nil {
+		v.Shards = int(c.Shards)
+		for i := range c.Sets {
+			set := c.Set(int(i) + 1)
+			v.Sets = append(v.Sets, kafkaPlacement(own, s.Shard(set.First), &leads[set.Number]))
+		}
 	}
 	return v
+}
+
+// kafkaPlacement is where the shards of a set are: they are placed alike, so the first of them, sh, says where all are; nil: nobody has them yet.
+func kafkaPlacement(own meta.NodeID, sh *meta.Shard, l *leadership) kafka.Placement {
+	p := kafka.Placement{Leader: -1, Epoch: int32(l.epoch), Leads: l.leading && l.leader == own, Replicas: []int32{}, ISR: []int32{}, Eligible: []int32{}}
+	if l.leader != 0 {
+		p.Leader = int32(l.leader)
+	}
+	if sh != nil {
+		p.Replicas, p.ISR, p.Eligible = kafkaIDs(sh.Replicas), kafkaIDs(sh.ISR), kafkaIDs(sh.Eligible)
+		p.MinISR = len(sh.Replicas)/2 + 1
+		p.Follows = l.leader != 0 && l.leader != own && l.leader == sh.Leader && l.epoch == sh.Epoch && slices.Contains(sh.ISR, own) && slices.Contains(l.alive, own)
+	}
+	return p
 }
 
 func kafkaIDs(list []meta.NodeID) []int32 {

@@ -1,6 +1,5 @@
 // Package replica carries the frames of shards between nodes: from the leader's log to the followers' logs, over the nodes' link. One stream for each
-// pair of nodes carries all shards of a set (Set), which one node leads at a time. It owns the streams alone: who leads is said by its owner, and what a
-// replica is by the broker (Core).
+// pair of nodes carries all shards. It owns the streams alone: who leads is said by its owner, and what a replica is by the broker (Core).
 //
 // A follower opens the stream, in the epoch that it was told. The leader answers with the epochs that each of its shards has had, the follower takes back
 // what it has beyond that (KIP-101) and says from where on it wants each shard. The leader goes through its log once, from the oldest of these places, and
@@ -45,13 +44,14 @@ type Log interface {
 
 // Options are what Replicas are made with.
 type Options struct {
-	Mesh *link.Mesh
-	Core Core
-	Log  Log
-	// Behind is told that what this node's log has of a set cannot be continued from the leader's: the leader's does not reach back so far, or the replica has
-	// applied what the leader does not have. It has to be made anew from a copy. It is told once for each epoch of a set, on a goroutine of its own.
-	Behind func(set int, leader link.NodeID, err error)
-	Pace   *Pace        // of all sets together; nil: none
+	Mesh   *link.Mesh
+	Core   Core
+	Log    Log
+	Shards int
+	// Behind is told that what this node's log has cannot be continued from the leader's: the leader's does not reach back so far, or the replica has
+	// applied what the leader does not have. It has to be made anew from a copy. It is told once for each leader's epoch, on a goroutine of its own.
+	Behind func(leader link.NodeID, err error)
+	Pace   *Pace        // nil: none
 	Clock  clock.Clock  // nil: the system's
 	Logger *slog.Logger // nil: none
 }
@@ -61,7 +61,7 @@ type Follower struct {
 	Node link.NodeID
 	// CaughtUp is the latest moment (Clock.Mono) of which it is known that the follower's log has all that this node's log had then. 0: none yet.
 	CaughtUp time.Duration
-	Lag      uint64 // frames that it lacks now, of all shards of the set
+	Lag      uint64 // frames that it lacks now, of all shards
 	// Progress is how far this stream is in the log: what was sent of what there was to be sent since it began.
 	Progress pace.Progress
 }
@@ -69,17 +69,15 @@ type Follower struct {
 // again is how long a follower waits until it opens its stream anew.
 var again = pace.Backoff{First: 20 * time.Millisecond, Most: time.Second}
 
-// Replicas are a node's streams of one set of shards. Its methods may be called from any goroutine.
+// Replicas are a node's streams. Its methods may be called from any goroutine.
 type Replicas struct {
 	o   Options
-	set Set
 	clk clock.Clock
 	log *slog.Logger
 
 	serving atomic.Pointer[[]*served]     // for Moved
 	fetched atomic.Pointer[fetcher]       // likewise
 	awaited atomic.Pointer[[]link.NodeID] // see Await; nil: not said yet
-	hurries atomic.Bool                   // likewise: the pace has been told so
 	wg      sync.WaitGroup
 	mu      struct {
 		sync.Mutex
@@ -90,6 +88,20 @@ type Replicas struct {
 	}
 }
 
+// New makes them, and takes the mesh's channels for replication. It comes before anybody is connected.
+func New(o Options) *Replicas {
+	r := &Replicas{o: o, clk: o.Clock, log: o.Logger}
+	if r.clk == nil {
+		r.clk = clock.Real{}
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.publishLocked()
+	o.Mesh.Handle(link.KindReplication, r.accept)
+	return r
+}
+
 // publishLocked lets Moved see what there is.
 func (r *Replicas) publishLocked() {
 	list := append([]*served(nil), r.mu.serving...)
@@ -97,10 +109,10 @@ func (r *Replicas) publishLocked() {
 	r.fetched.Store(r.mu.fetch)
 }
 
-// Lead serves the followers that come in this epoch, and nobody else any more. The core leads all shards of the set in it already.
+// Lead serves the followers that come in this epoch, and nobody else any more. The core leads all shards in it already.
 func (r *Replicas) Lead(epoch record.Epoch) { r.change(epoch, 0, 0) }
 
-// Follow has this node follow a leader in all shards of the set, until told otherwise.
+// Follow has this node follow a leader in all shards, until told otherwise.
 func (r *Replicas) Follow(leader link.NodeID, epoch record.Epoch) { r.change(0, leader, epoch) }
 
 // Rest ends both.
@@ -119,9 +131,6 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 		r.mu.serving = nil
 	}
 	r.mu.leading = leading
-	if leading == 0 {
-		r.hurry(false)
-	}
 	if f := r.mu.fetch; f != nil && (f.leader != leader || f.epoch != epoch) {
 		f.stop()
 		r.mu.fetch = nil
@@ -134,27 +143,27 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 	r.publishLocked()
 }
 
-// Moved tells that the ReplicaState of a shard of the set has changed. It is cheap, and never blocks: Sets.Moved.
+// Moved tells that a shard's ReplicaState has changed. It is cheap, and never blocks: broker.Options.ShardMoved.
 func (r *Replicas) Moved(shard record.ShardID) {
 	for _, s := range *r.serving.Load() {
-		s.movedTo(int(shard - r.set.First))
+		s.movedTo(shard)
 	}
 	if f := r.fetched.Load(); f != nil {
-		f.moved.mark(int(shard - r.set.First)) // its log is further with a group: Flushed
+		f.moved.mark(shard) // its log is further with a group: Flushed
 		if f.busy.Load() {
 			f.room.ring()
 		}
 	}
 }
 
-// Flushed tells that this node's log has another group, and Moved was told of its shards. It never blocks: Sets.Flushed.
+// Flushed tells that this node's log has another group, and Moved was told of its shards. It never blocks: broker.Options.Flushed.
 func (r *Replicas) Flushed() {
 	if f := r.fetched.Load(); f != nil {
 		f.flushed()
 	}
 }
 
-// Lost tells that what was on its way into this node's log is gone: the leader is asked for it again. It never blocks: Sets.Lost.
+// Lost tells that what was on its way into this node's log is gone: the leader is asked for it again. It never blocks: broker.Options.Lost.
 func (r *Replicas) Lost() {
 	if f := r.fetched.Load(); f != nil {
 		if s := f.stream.Load(); s != nil {
@@ -176,7 +185,7 @@ func (r *Replicas) Followers() (list []Follower) {
 	return list
 }
 
-// Close ends all streams of the set, and returns when nothing of it runs any more.
+// Close ends all streams, and returns when nothing runs any more. The mesh is closed before or after.
 func (r *Replicas) Close() {
 	r.change(0, 0, 0)
 	r.mu.Lock()
@@ -197,7 +206,7 @@ func (b bell) ring() {
 	}
 }
 
-// marks are shards that something has happened to, by their slots in the set.
+// marks are shards that something has happened to.
 type marks struct {
 	bits []atomic.Uint64
 	bell bell
@@ -208,28 +217,18 @@ func newMarks(shards int) *marks {
 }
 
 // mark notes one. Who takes them is woken by the bell, which is the caller's to ring.
-func (m *marks) mark(slot int) {
-	w, bit := &m.bits[slot/64], uint64(1)<<(slot%64)
+func (m *marks) mark(shard record.ShardID) {
+	w, bit := &m.bits[shard/64], uint64(1)<<(shard%64)
 	if w.Load()&bit == 0 {
 		w.Or(bit)
 	}
 }
 
-// any tells whether there are some.
-func (m *marks) any() bool {
-	for i := range m.bits {
-		if m.bits[i].Load() != 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // take calls fn for each, and forgets them before.
-func (m *marks) take(fn func(slot int)) {
+func (m *marks) take(fn func(record.ShardID)) {
 	for i := range m.bits {
 		for b := m.bits[i].Swap(0); b != 0; b &= b - 1 {
-			fn(i*64 + trailing(b))
+			fn(record.ShardID(i*64 + trailing(b)))
 		}
 	}
 }

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -14,15 +15,21 @@ type produceState struct {
 	names   []byte // of the topics, one behind the other
 	topics  []producedTopic
 	results []wire.ProduceResult
-	least   []int32 // of each result, how many replicas have to be in sync for it; 0: the leader's log is enough
-	left    int     // batches whose commit is awaited
-	next    int     // the partition to go on with when the request comes again
-	joined  int     // one more than the partition for whose sake the coordinator was asked; 0: it was not
-	refused error   // what the coordinator said
-	over    bool    // it was answered though not all is decided
+	needs   []produceNeed
+	left    int   // batches whose commit is awaited
+	next    int   // the partition to go on with when the request comes again
+	joined  int   // one more than the partition for whose sake the coordinator was asked; 0: it was not
+	refused error // what the coordinator said
+	over    bool  // it was answered though not all is decided
 	waiter  *request
 	timer   broker.LoopTimer
 	expire  func() // answers waiter; made once
+}
+
+// produceNeed is what a result's batch is to be on.
+type produceNeed struct {
+	least int16 // how many replicas have to be in sync for it; 0: the leader's log is enough
+	set   uint8 // of shards
 }
 
 type producedTopic struct {
@@ -33,7 +40,7 @@ type producedTopic struct {
 
 func (p *produceState) reset() {
 	clear(p.results) // messages
-	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0], least: p.least[:0], expire: p.expire}
+	*p = produceState{names: p.names[:0], topics: p.topics[:0], results: p.results[:0], needs: p.needs[:0], expire: p.expire}
 }
 
 // produce appends batches to partitions. On a node that is alone it is answered when all of them are as durable as the node's mode says, whatever
@@ -52,6 +59,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	v := c.l.h.view()
 	at := 0
 	var topic *broker.Topic
+	var part *broker.Partition
 	for p := m.Data(); p.Next(); at++ {
 		if p.First {
 			topic = c.topicOf(p.Topic, p.TopicID, q.Version >= 13)
@@ -59,20 +67,27 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 		if at < s.next {
 			continue
 		}
+		if part = nil; topic != nil {
+			part = topic.Partition(p.Index)
+		}
 		if p.First {
 			s.names = append(s.names, p.Topic...)
 			s.topics = append(s.topics, producedTopic{name: len(s.names), id: p.TopicID, partitions: p.Count})
 		}
 		res := wire.ProduceResult{Index: p.Index, Code: fault, BaseOffset: -1, LogAppendTime: -1, LogStartOffset: -1}
 		pending := false
+		need := v.needOf(topic, part, m.Acks)
 		if fault == wire.None {
-			pending, err = c.append(v, r, at, topic, &p, &m, &res)
+			if len(v.Sets) > 0 && part != nil && c.l.awaitsSet(int(need.set)) {
+				return r.comeAgain(at, p.First, blockLeader), nil
+			}
+			pending, err = c.append(v, r, at, topic, part, &p, &m, &res)
 			if errors.Is(err, broker.ErrBusy) {
 				return r.comeAgain(at, p.First, blockBusy), nil
 			}
 			if errors.Is(err, errJoin) {
 				r.comeAgain(at, p.First, blockJoin)
-				r.join(at, q.Version, &m)
+				r.join(at, q.Version, &m, need.set != 0)
 				return false, nil
 			}
 		}
@@ -80,7 +95,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 			s.left++
 		}
 		s.results = append(s.results, res)
-		s.least = append(s.least, leastOf(topic, m.Acks))
+		s.needs = append(s.needs, need)
 	}
 	c.resumed = nil
 	if r.silent {
@@ -94,17 +109,21 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	return true, nil
 }
 
-// leastOf says how many replicas of a topic have to be in sync for a batch; 0: nobody is waited for.
-func leastOf(topic *broker.Topic, acks int16) int32 {
-	if topic == nil || acks != -1 {
-		return 0
+// needOf says what a batch for a partition is to be on; either may be nil.
+func (v *View) needOf(topic *broker.Topic, p *broker.Partition, acks int16) (n produceNeed) {
+	if p != nil {
+		n.set = uint8(v.setOf(p))
 	}
-	return max(topic.Spec().Config.MinInsyncReplicas, 1)
+	if topic != nil && acks == -1 {
+		n.least = int16(min(max(topic.Spec().Config.MinInsyncReplicas, 1), math.MaxInt16)) // of fewer nodes than that
+	}
+	return n
 }
 
 // few says whether too few replicas are in sync for a result's batch, which was stored when there were enough.
 func (p *produceState) few(h *Handler, v *View, at int) bool {
-	return h.cluster != nil && p.least[at] > 0 && v.All.few(int(p.least[at]))
+	n := p.needs[at]
+	return h.cluster != nil && n.least > 0 && v.set(int(n.set)).few(int(n.least))
 }
 
 // reconsider answers for what waits for replicas of which there are too few by now, as Kafka does. It may be committed yet: an idempotent producer sends it
@@ -176,7 +195,7 @@ func (r *request) comeAgain(at int, first bool, why uint8) (took bool) {
 }
 
 // append hands one batch to the core. pending: its Appended follows.
-func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, p *wire.ProduceReader, m *wire.ProduceRequest, res *wire.ProduceResult) (pending bool, err error) {
+func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *broker.Partition, p *wire.ProduceReader, m *wire.ProduceRequest, res *wire.ProduceResult) (pending bool, err error) {
 	if topic == nil {
 		switch res.Code = wire.UnknownTopicOrPartition; {
 		case p.Topic == nil:
@@ -190,14 +209,13 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, p *wire.
 		res.Code = wire.TopicAuthorizationFailed
 		return false, nil
 	}
-	part := topic.Partition(p.Index)
 	if part == nil {
 		res.Code = wire.UnknownTopicOrPartition
 		return false, nil
 	}
 	pl, spec := v.of(part), topic.Spec()
 	cfg := &spec.Config
-	if res.Code = c.l.h.leaderFault(pl, -1); res.Code == wire.None && m.Acks == -1 && c.l.h.cluster != nil && pl.few(int(cfg.MinInsyncReplicas)) {
+	if res.Code = c.l.h.leaderFault(pl, part, -1); res.Code == wire.None && m.Acks == -1 && c.l.h.cluster != nil && pl.few(int(cfg.MinInsyncReplicas)) {
 		res.Code = wire.NotEnoughReplicas
 	}
 	if res.Code != wire.None {
@@ -211,7 +229,7 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, p *wire.
 	}
 	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Leader: m.Acks == 1, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
-	if errors.Is(err, broker.ErrTxnNotAnnounced) && r.call.Version >= produceJoins && o.Transactional {
+	if errors.Is(err, broker.ErrTxnNotAnnounced) && o.Transactional && (r.call.Version >= produceJoins || v.setOf(part) > 0) {
 		switch s := r.produce; {
 		case s.refused != nil:
 			err = s.refused
@@ -303,7 +321,8 @@ func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
 func (r *request) produced() {
 	s := r.produce
 	r.c.l.core.StopTimer(&s.timer)
-	v, moved := r.c.l.h.view(), false
+	v := r.c.l.h.view()
+	var leaders []wire.Node
 	var b wire.ProduceResponseBuilder
 	b.Begin(r.buffer(), r.call, len(s.topics))
 	from, at := 0, 0
@@ -313,13 +332,15 @@ func (r *request) produced() {
 		from = t.name
 		for range t.partitions {
 			res := &s.results[at]
-			res.Leader = movedTo(v, v.of(nil), res.Code)
-			moved = moved || res.Leader.Known
+			pl := v.set(int(s.needs[at].set))
+			if res.Leader = movedTo(pl, res.Code); res.Leader.Known {
+				leaders = r.c.nameLeader(v, leaders, pl)
+			}
 			b.Partition(res)
 			at++
 		}
 	}
-	r.out = b.Finish(r.throttleMS(), r.c.leaderNodes(v, moved))
+	r.out = b.Finish(r.throttleMS(), leaders)
 	r.finish()
 }
 
@@ -340,9 +361,10 @@ const produceJoins = 12
 // errJoin says that a batch's partition has to become part of the transaction first.
 var errJoin = errors.New("the partition is not part of the transaction yet")
 
-// join has the coordinator add the partitions of the request from the one at on. The connection is not read from meanwhile, so that no
-// batch of a later request comes before those that wait.
-func (r *request) join(at int, version int16, m *wire.ProduceRequest) {
+// join has the coordinator add the partitions of the request from the one at on, or find that they were added where the client does so itself. elsewhere: it may
+// be another node, as those that lead other shards do not hear of it when they begin. The connection is not read from meanwhile, so that no batch of a later
+// request comes before those that wait.
+func (r *request) join(at int, version int16, m *wire.ProduceRequest, elsewhere bool) {
 	c, l, t := r.c, r.c.l, r.ticket()
 	var who broker.ProducerIdentity
 	var parts []broker.TopicPartition
@@ -364,10 +386,37 @@ func (r *request) join(at int, version int16, m *wire.ProduceRequest) {
 		}
 	}
 	r.produce.joined = at + 1
-	l.h.broker.AddToTxn(r.c.tenant(), string(m.TransactionalID), who, parts, "", func(err error) {
+	joined := func(err error) {
 		t.later(l, func(r *request) {
 			r.produce.refused = err
 			r.c.unblock(blockJoin)
 		})
-	})
+	}
+	tenant, id := r.c.tenant(), string(m.TransactionalID)
+	switch {
+	case !elsewhere:
+		l.h.broker.AddToTxn(tenant, id, who, parts, "", joined)
+	case l.h.leader == nil:
+		joined(errCoordinator)
+	default:
+		joins := version >= produceJoins
+		l.h.leader.JoinTxn(tenant, id, who, parts, !joins, func(err error) { joined(joinFault(err, joins)) })
+	}
+}
+
+// errCoordinator says that the coordinator of a batch's transaction could not be asked. Clients come again with the batch.
+var errCoordinator = errors.New("the transaction's coordinator cannot be asked now")
+
+// joinFault is what a client hears for what came of asking a coordinator elsewhere. Those that do not know that a batch makes its partition part of the
+// transaction do not come again for what only a coordinator says, as Kafka has found.
+func joinFault(err error, joins bool) error {
+	switch code := codeOf(err); {
+	case err == nil:
+		return nil
+	case code == wire.ConcurrentTransactions && joins:
+		return err
+	case code == wire.ConcurrentTransactions, code == wire.NotLeaderOrFollower, code == wire.CoordinatorNotAvailable, code == wire.KafkaStorageError, code == wire.UnknownServerError, code == wire.NotEnoughReplicas:
+		return errCoordinator
+	}
+	return err
 }

@@ -23,6 +23,7 @@ type fetchState struct {
 	last      bool   // it has waited as long as it may
 	rack      string // where the client is; empty: it has not said
 	over      bool   // answered, or given up
+	sets      uint16 // of shards, a bit for each, of which this node serves some of its partitions
 	timer     broker.LoopTimer
 	out       []byte
 	shown     []int // the parts that are answered
@@ -189,7 +190,8 @@ func (f *fetchState) unwatch() {
 func (f *fetchState) readAll() {
 	left, some := f.maxBytes, false
 	f.colds = nil
-	nodes := f.nearer(f.r.c.l.h.view())
+	v := f.r.c.l.h.view()
+	var near nearNodes
 	for i := range f.parts {
 		p := &f.parts[i]
 		p.read.Release()
@@ -201,7 +203,7 @@ func (f *fetchState) readAll() {
 		if left <= 0 && some {
 			most = 0
 		}
-		to := f.nearest(nodes, p)
+		to := f.nearest(v, &near, p)
 		if to != 0 {
 			most = 0 // whether it is there, and nothing of it
 		}
@@ -296,7 +298,7 @@ func (f *fetchState) release() {
 func (f *fetchState) build() {
 	topics := f.choose()
 	v := f.r.c.l.h.view()
-	moved := false
+	var leaders []wire.Node
 	var b wire.FetchResponseBuilder
 	b.Begin(f.out[:0], f.r.call, &wire.FetchHead{ThrottleMS: f.r.throttleMS(), SessionID: f.sessionID}, topics)
 	for k := 0; k < len(f.shown); {
@@ -309,15 +311,19 @@ func (f *fetchState) build() {
 		for ; k < n; k++ {
 			p := &f.parts[f.shown[k]]
 			res := p.result()
-			res.Leader = movedTo(v, v.of(p.part), res.Code)
-			moved = moved || res.Leader.Known
+			if p.part != nil {
+				pl := v.of(p.part)
+				if res.Leader = movedTo(pl, res.Code); res.Leader.Known {
+					leaders = f.r.c.nameLeader(v, leaders, pl)
+				}
+			}
 			f.cuts = append(f.cuts, b.Partition(&res, p.read.Bytes))
 			if f.session != nil {
 				f.session.answered(p)
 			}
 		}
 	}
-	f.out = b.Finish(f.r.c.leaderNodes(v, moved))
+	f.out = b.Finish(leaders)
 }
 
 func sameTopic(a, b *fetchPart) bool { return a.name == b.name && a.id == b.id }

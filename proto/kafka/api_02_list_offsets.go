@@ -26,7 +26,7 @@ func (h *Handler) offsetFault(v *View, part *broker.Partition, m *kmsg.ListOffse
 	if first, known := offsetSpecs[p.Timestamp]; p.Timestamp < 0 && (!known || m.Version < first) {
 		return wire.UnsupportedVersion
 	}
-	return h.leaderFault(v.of(part), p.CurrentLeaderEpoch)
+	return h.leaderFault(v.of(part), part, p.CurrentLeaderEpoch)
 }
 
 // listOffsets finds offsets by time, or the ends of partitions.

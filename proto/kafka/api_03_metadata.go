@@ -131,14 +131,12 @@ func (c *conn) describeTopic(t *broker.Topic, version int16, tell bool) kmsg.Met
 		out.AuthorizedOperations = c.operationsOf(broker.ResourceTopic, spec.Name)
 	}
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(spec.Partitions))
-	v := c.l.h.view()
-	pl := v.of(nil) // all of them lie on the same nodes
-	leader, code := c.leaderOf(v, pl, version >= metadataListeners)
-	offline := v.offline(pl)
+	told := c.tellPlaces(version >= metadataListeners)
 	for i := range out.Partitions {
+		at := told.of(spec.Partitions[i].Shard)
 		p := kmsg.NewMetadataResponseTopicPartition()
-		p.Partition, p.ErrorCode, p.Leader, p.LeaderEpoch = int32(i), int16(code), leader.ID, pl.Epoch
-		p.Replicas, p.ISR, p.OfflineReplicas = pl.Replicas, pl.ISR, offline
+		p.Partition, p.ErrorCode, p.Leader, p.LeaderEpoch = int32(i), int16(at.code), at.leader, at.Epoch
+		p.Replicas, p.ISR, p.OfflineReplicas = at.Replicas, at.ISR, at.offline
 		out.Partitions[i] = p
 	}
 	return out
@@ -192,7 +190,7 @@ func (b *autoCreating) end(r *request) { r.respond(b.resp) }
 
 // autoCreateTopics makes topics, here or where the leader is. It may be done before this node has them.
 func (h *Handler) autoCreateTopics(tenant uint32, list []TopicCreation, done func([]TopicResult)) {
-	if h.leader == nil || h.leads(h.view().controller()) {
+	if h.leader == nil || h.leads(h.view()) {
 		h.catalog.CreateTopics(tenant, list, false, done)
 		return
 	}

@@ -127,7 +127,7 @@ func (h *Handler) creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation
 		}
 		seen := make([]bool, len(t.ReplicaAssignment))
 		for _, a := range t.ReplicaAssignment {
-			if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || !h.placed(a.Replicas) {
+			if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || !placed(h.view().controller(), a.Replicas) {
 				return spec, wire.InvalidReplicaAssignment, "each partition, from 0 on, " + placedSo
 			}
 			seen[a.Partition] = true
@@ -159,7 +159,7 @@ func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult, la
 		out.ConfigErrorCode = int16(wire.TopicAuthorizationFailed)
 		return
 	}
-	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(c.l.h.view().of(nil).Replicas))
+	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(c.l.h.view().controller().Replicas))
 	if last.spec == nil || !slices.Equal(last.spec.Settings, res.Topic.Settings) {
 		*last = describedTopic{spec: res.Topic}
 		for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {

@@ -32,7 +32,7 @@ func deleteRecords(r *request, m *kmsg.DeleteRecordsRequest) {
 				o.ErrorCode = int16(wire.TopicAuthorizationFailed)
 			case topic != nil && topic.Partition(o.Partition) != nil:
 				p := topic.Partition(o.Partition)
-				if o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), -1)); o.ErrorCode == 0 {
+				if o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), p, -1)); o.ErrorCode == 0 {
 					asks = append(asks, ask{p, offset(t.Partitions[k].Offset), [2]int{i, k}})
 				}
 			}

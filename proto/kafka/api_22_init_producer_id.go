@@ -28,7 +28,7 @@ func initProducerID(r *request, m *kmsg.InitProducerIDRequest) {
 		return
 	}
 	l, t := r.c.l, r.ticket()
-	if m.TransactionalID == nil && !l.h.leads(l.h.view().coordinator()) {
+	if m.TransactionalID == nil && !l.h.coordinates() {
 		l.h.producerIDElsewhere(func(id int64, err error) {
 			t.later(l, func(r *request) {
 				// A producer without transactions has no coordinator that it could look for: it comes again, to this node or another.
@@ -66,7 +66,7 @@ func (c *conn) producerFault(m *kmsg.InitProducerIDRequest) wire.ErrorCode {
 	case m.TransactionalID == nil && !c.mayProduceSomewhere():
 		return wire.ClusterAuthorizationFailed
 	}
-	if m.TransactionalID != nil && !c.l.h.leads(c.l.h.view().coordinator()) {
+	if m.TransactionalID != nil && !c.l.h.coordinates() {
 		return wire.NotCoordinator
 	}
 	if m.TransactionalID != nil {

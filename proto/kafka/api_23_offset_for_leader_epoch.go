@@ -32,7 +32,7 @@ func offsetForLeaderEpoch(r *request, m *kmsg.OffsetForLeaderEpochRequest) {
 			default:
 				p := topic.Partition(ask.Partition)
 				pl := v.of(p)
-				switch o.ErrorCode = int16(h.leaderFault(pl, ask.CurrentLeaderEpoch)); {
+				switch o.ErrorCode = int16(h.leaderFault(pl, p, ask.CurrentLeaderEpoch)); {
 				case o.ErrorCode != 0 || ask.LeaderEpoch < 0 || ask.LeaderEpoch > pl.Epoch:
 				case ask.LeaderEpoch == pl.Epoch: // whether it has records or not
 					o.LeaderEpoch, o.EndOffset = pl.Epoch, int64(p.HighWatermark())

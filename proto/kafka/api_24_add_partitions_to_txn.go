@@ -72,7 +72,7 @@ func (c *conn) addToTxn(id string, who broker.ProducerIdentity, topics []kmsg.Ad
 	tenant := c.tenant()
 	h := c.l.h
 	mayID, coordinator := asker == txnBroker || c.mayTxn(broker.OperationWrite, id), c.storable(wire.None)
-	if !h.leads(h.view().coordinator()) {
+	if !h.coordinates() {
 		coordinator = wire.NotCoordinator
 	}
 	var parts []broker.TopicPartition

@@ -34,10 +34,11 @@ func writeTxnMarkers(r *request, m *kmsg.WriteTxnMarkersRequest) {
 				case !may:
 					o.ErrorCode = int16(wire.ClusterAuthorizationFailed)
 				case t != nil && t.Partition(n) != nil:
-					if o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(t.Partition(n)), -1)); o.ErrorCode != 0 {
+					p := t.Partition(n)
+					if o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), p, -1)); o.ErrorCode != 0 {
 						break
 					}
-					asks = append(asks, ask{t.Partition(n), in, [3]int{i, j, len(topic.Partitions)}})
+					asks = append(asks, ask{p, in, [3]int{i, j, len(topic.Partitions)}})
 				}
 				topic.Partitions = append(topic.Partitions, o)
 			}

@@ -81,7 +81,7 @@ func (c *conn) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.
 		return wire.InvalidReplicaAssignment, 0, "one assignment for each new partition is wanted"
 	}
 	for i := range t.Assignment {
-		if !c.l.h.placed(t.Assignment[i].Replicas) {
+		if !placed(c.l.h.view().controller(), t.Assignment[i].Replicas) {
 			return wire.InvalidReplicaAssignment, 0, "each partition " + placedSo
 		}
 	}

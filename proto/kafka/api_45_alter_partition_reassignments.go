@@ -16,6 +16,7 @@ func alterPartitionReassignments(r *request, m *kmsg.AlterPartitionAssignmentsRe
 		return
 	}
 	resp.AllowReplicationFactorChange = m.AllowReplicationFactorChange
+	v := r.c.l.h.view()
 	for i := range m.Topics {
 		out := kmsg.NewAlterPartitionAssignmentsResponseTopic()
 		out.Topic = m.Topics[i].Topic
@@ -30,7 +31,7 @@ func alterPartitionReassignments(r *request, m *kmsg.AlterPartitionAssignmentsRe
 				code, why = wire.UnknownTopicOrPartition, "there is no such partition"
 			case p.Replicas == nil:
 				code, why = wire.NoReassignmentInProgress, "nothing is being moved"
-			case !r.c.l.h.placed(p.Replicas):
+			case !placed(v.of(topic.Partition(p.Partition)), p.Replicas):
 				code, why = wire.InvalidReplicaAssignment, "each partition "+placedSo
 			}
 			if code != wire.None {

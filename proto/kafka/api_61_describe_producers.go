@@ -29,7 +29,7 @@ func describeProducers(r *request, m *kmsg.DescribeProducersRequest) {
 				p = topic.Partition(n)
 			}
 			if p != nil {
-				o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), -1))
+				o.ErrorCode = int16(r.c.l.h.leaderFault(v.of(p), p, -1))
 			}
 			if o.ErrorCode == 0 {
 				for _, d := range b.DescribeProducers(p) {

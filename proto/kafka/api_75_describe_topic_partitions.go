@@ -81,18 +81,16 @@ func (c *conn) describePage(name string, first int32, most int) (out kmsg.Descri
 	}
 	spec := t.Spec()
 	out.TopicID, out.IsInternal = spec.ID, spec.Internal
-	v := c.l.h.view()
-	pl := v.of(nil)
-	leader, code := c.leaderOf(v, pl, true)
-	offline := v.offline(pl)
+	told := c.tellPlaces(true)
 	for n := first; int(n) < len(spec.Partitions); n++ {
 		if len(out.Partitions) == most {
 			return out, n
 		}
+		at := told.of(spec.Partitions[n].Shard)
 		p := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
-		p.Partition, p.ErrorCode, p.LeaderID, p.LeaderEpoch = n, int16(code), leader.ID, pl.Epoch
-		p.Replicas, p.ISR = pl.Replicas, pl.ISR
-		p.EligibleLeaderReplicas, p.LastKnownELR, p.OfflineReplicas = pl.Eligible, []int32{}, offline // Java's client takes no null
+		p.Partition, p.ErrorCode, p.LeaderID, p.LeaderEpoch = n, int16(at.code), at.leader, at.Epoch
+		p.Replicas, p.ISR = at.Replicas, at.ISR
+		p.EligibleLeaderReplicas, p.LastKnownELR, p.OfflineReplicas = at.Eligible, []int32{}, at.offline // Java's client takes no null
 		out.Partitions = append(out.Partitions, p)
 	}
 	return out, -1

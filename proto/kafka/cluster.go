@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/sluicemq/sluice/broker"
+	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -13,13 +14,18 @@ type Cluster interface {
 	View() *View
 }
 
-// View is a cluster at one moment.
+// View is a cluster at one moment. Shards are led in sets: those of one set have one leader at a time.
 type View struct {
-	Nodes []Node    // by ID
-	All   Placement // of every shard: they have one leader at a time
+	Nodes  []Node      // by ID
+	All    Placement   // of the first set: all shards, but for the partitions that Sets have; groups, transactional ids and topics
+	Shards int         // in the first set; 0: there is no other
+	Sets   []Placement // of the sets behind it, of broker.SetShards each; no more than setsMax
 }
 
-// Placement says who has a shard. Replicas, ISR and Eligible are never nil.
+// setsMax bounds Sets: a set's number is the place of a bit.
+const setsMax = 15
+
+// Placement says who has a set of shards. Replicas, ISR and Eligible are never nil.
 type Placement struct {
 	Leader   int32 // -1: none
 	Epoch    int32 // of the leader, or of the last one
@@ -74,17 +80,49 @@ func (h *Handler) view() *View {
 	return &h.alone
 }
 
-// of is who has a partition's shard.
-func (v *View) of(*broker.Partition) *Placement { return &v.All }
+// setOf is the number of the set that a partition's shard is of: 0 for the first. It may be one that the view has not, yet.
+func (v *View) setOf(p *broker.Partition) int { return v.setOfShard(p.Shard()) }
 
-// coordinator is who has the shard of a group or of a transactional id.
+func (v *View) setOfShard(shard record.ShardID) int {
+	if int(shard) < v.Shards || v.Shards == 0 {
+		return 0
+	}
+	return min(1+(int(shard)-v.Shards)/broker.SetShards, setsMax+1)
+}
+
+// nowhere is who has a set of which nothing is known: the partition was heard of before the set.
+var nowhere = Placement{Leader: -1, Replicas: []int32{}, ISR: []int32{}, Eligible: []int32{}}
+
+// set is who has a set of shards.
+func (v *View) set(n int) *Placement {
+	switch {
+	case n == 0:
+		return &v.All
+	case n <= len(v.Sets):
+		return &v.Sets[n-1]
+	}
+	return &nowhere
+}
+
+// of is who has a partition's shard.
+func (v *View) of(p *broker.Partition) *Placement { return v.set(v.setOf(p)) }
+
+// coordinator is who has the shards of groups and of transactional ids.
 func (v *View) coordinator() *Placement { return &v.All }
 
 // controller is who has the shard of topics.
 func (v *View) controller() *Placement { return &v.All }
 
-// leads says whether this node takes requests for what is placed so. The core is asked too: it is the first to know that it may not any more.
-func (h *Handler) leads(p *Placement) bool { return p.Leads && h.broker.Leading() }
+// leads says whether this node takes requests for what the first set has. The core is asked too: it is the first to know that it may not any more.
+func (h *Handler) leads(v *View) bool { return v.All.Leads && h.broker.Leading() }
+
+// coordinates says whether this node has groups and transactional ids.
+func (h *Handler) coordinates() bool { return h.leads(h.view()) }
+
+// leadsPart is leads for a partition, of which its placement is known.
+func (h *Handler) leadsPart(pl *Placement, p *broker.Partition) bool {
+	return pl.Leads && h.broker.LeadsPartition(p)
+}
 
 // find gives a node, nil if there is none of this number.
 func (v *View) find(id int32) *Node {
@@ -148,6 +186,43 @@ func (v *View) offline(p *Placement) []int32 {
 	return list
 }
 
+// toldPlace is what a client is told of where a set of shards is.
+type toldPlace struct {
+	*Placement       // nil: it was not asked for
+	leader     int32 // that the client can reach; -1: none
+	code       wire.ErrorCode
+	offline    []int32
+}
+
+// toldPlaces are those of an answer, found as they are asked for.
+type toldPlaces struct {
+	c              *conn
+	v              *View
+	knowsListeners bool
+	all            toldPlace
+	sets           []toldPlace // behind the first; made when they are asked for
+}
+
+func (c *conn) tellPlaces(knowsListeners bool) toldPlaces {
+	return toldPlaces{c: c, v: c.l.h.view(), knowsListeners: knowsListeners}
+}
+
+// of is where a shard is, as the client is told.
+func (t *toldPlaces) of(shard record.ShardID) *toldPlace {
+	n, at := t.v.setOfShard(shard), &t.all
+	if n > 0 {
+		if t.sets == nil {
+			t.sets = make([]toldPlace, setsMax+1)
+		}
+		at = &t.sets[n-1]
+	}
+	if at.Placement == nil {
+		leader, code := t.c.leaderOf(t.v, t.v.set(n), t.knowsListeners)
+		*at = toldPlace{t.v.set(n), leader.ID, code, t.v.offline(t.v.set(n))}
+	}
+	return at
+}
+
 // epochCode compares the epoch that a client believes in with the leader's.
 func epochCode(p *Placement, epoch int32) wire.ErrorCode {
 	switch {
@@ -159,19 +234,19 @@ func epochCode(p *Placement, epoch int32) wire.ErrorCode {
 	return wire.FencedLeaderEpoch
 }
 
-// leaderFault says why a request that names the epoch of a partition's leader, -1 for none, is not for this node.
-func (h *Handler) leaderFault(p *Placement, epoch int32) wire.ErrorCode {
-	if code := epochCode(p, epoch); code != wire.None {
+// leaderFault says why a request for a partition that names the epoch of its leader, -1 for none, is not for this node.
+func (h *Handler) leaderFault(pl *Placement, p *broker.Partition, epoch int32) wire.ErrorCode {
+	if code := epochCode(pl, epoch); code != wire.None {
 		return code
 	}
-	if !h.leads(p) {
+	if !h.leadsPart(pl, p) {
 		return wire.NotLeaderOrFollower
 	}
 	return wire.None
 }
 
 // movedTo tells a client where the leader is that it has not found here (KIP-951). It is none if that is not known yet.
-func movedTo(v *View, p *Placement, code wire.ErrorCode) (l wire.Leader) {
+func movedTo(p *Placement, code wire.ErrorCode) (l wire.Leader) {
 	if code != wire.NotLeaderOrFollower && code != wire.FencedLeaderEpoch || p.Leader < 0 {
 		return l
 	}
@@ -181,15 +256,17 @@ func movedTo(v *View, p *Placement, code wire.ErrorCode) (l wire.Leader) {
 	return wire.Leader{Known: true, ID: p.Leader, Epoch: p.Epoch}
 }
 
-// leaderNodes are the addresses of the leaders that an answer names.
-func (c *conn) leaderNodes(v *View, named bool) []wire.Node {
-	if !named {
-		return nil
+// nameLeader adds the address of a leader that an answer names, once.
+func (c *conn) nameLeader(v *View, nodes []wire.Node, pl *Placement) []wire.Node {
+	for i := range nodes {
+		if nodes[i].ID == pl.Leader {
+			return nodes
+		}
 	}
-	if at, code := c.leaderOf(v, &v.All, true); code == wire.None {
-		return []wire.Node{at}
+	if at, code := c.leaderOf(v, pl, true); code == wire.None {
+		nodes = append(nodes, at)
 	}
-	return nil
+	return nodes
 }
 
 // groupFault says why a request for a group is refused here.
@@ -197,7 +274,7 @@ func (c *conn) groupFault(op broker.Operation, id string) wire.ErrorCode {
 	switch {
 	case !c.mayGroup(op, id):
 		return wire.GroupAuthorizationFailed
-	case !c.l.h.leads(c.l.h.view().coordinator()):
+	case !c.l.h.coordinates():
 		return wire.NotCoordinator
 	}
 	return wire.None
@@ -208,7 +285,7 @@ func (c *conn) txnFault(op broker.Operation, id string) wire.ErrorCode {
 	switch {
 	case !c.mayTxn(op, id):
 		return wire.TransactionalIDAuthorizationFailed
-	case !c.l.h.leads(c.l.h.view().coordinator()):
+	case !c.l.h.coordinates():
 		return wire.NotCoordinator
 	}
 	return wire.None
@@ -226,16 +303,16 @@ func (c *conn) storable(fault wire.ErrorCode) wire.ErrorCode {
 }
 
 // controls says whether this node changes topics.
-func (c *conn) controls() bool { return c.l.h.leads(c.l.h.view().controller()) }
+func (c *conn) controls() bool { return c.l.h.leads(c.l.h.view()) }
 
 const notController = "another node changes topics: Metadata names it as the controller"
 
 // placedSo is what is said of replicas that a client wants elsewhere.
 const placedSo = "has its replicas where the cluster has placed all of them"
 
-// placed says whether replicas that a client names are those that there are: a node that is alone, or all that the cluster has, in any order.
-func (h *Handler) placed(replicas []int32) bool {
-	have := h.view().of(nil).Replicas
+// placed says whether replicas that a client names are those that there are: a node that is alone, or all that the set of shards has, in any order.
+func placed(pl *Placement, replicas []int32) bool {
+	have := pl.Replicas
 	if len(replicas) != len(have) {
 		return false
 	}
@@ -245,64 +322,4 @@ func (h *Handler) placed(replicas []int32) bool {
 		}
 	}
 	return true
-}
-
-// anywhere has the requests that any node answers by itself.
-var anywhere = [apiKeys]bool{wire.APIVersions: true, wire.SASLHandshake: true, wire.SASLAuthenticate: true, wire.Metadata: true, wire.FindCoordinator: true, wire.DescribeCluster: true}
-
-// LeaderChanged tells the Handler that View may name another leader, another epoch, or fewer replicas in sync: fetches that wait are answered if this node
-// may not answer them any more, and sessions of fetches are forgotten; who waits for more replicas than are in sync is told. Any goroutine.
-func (h *Handler) LeaderChanged() {
-	for _, l := range h.loops {
-		l.run(l.leaderChanged)
-	}
-}
-
-// leaderChanged takes over who leads. As long as nobody does, or this node is about to, new requests for a leader are not read, for a while: a client that
-// was refused would ask for metadata, find what it knows, and be slow to ask again.
-func (l *loopState) leaderChanged() {
-	v := l.h.view()
-	leads := l.h.leads(&v.All)
-	if await := !leads && (v.All.Leader < 0 || v.All.Leader == l.h.nodeID); await {
-		l.awaiting = true
-		l.core.SetTimer(&l.awaited, l.h.leaderWait, l.stopAwaiting)
-	} else {
-		l.core.StopTimer(&l.awaited)
-		l.stopAwaiting()
-	}
-	for c := l.first; c != nil; {
-		next := c.next
-		if c.fetches != nil && (c.fetches.leader != v.All.Epoch || !leads && !v.All.Follows) {
-			c.fetches = nil
-		}
-		if r := c.first; r != nil && r.fetch != nil && r.fetch.waiting && !r.fetch.over && r.fetch.cold == 0 { // what is being read is committed
-			r.fetch.reconsider(v)
-		}
-		c.reconsider(v)
-		c = next
-	}
-}
-
-// reconsider is produceState's, of all requests under way.
-func (c *conn) reconsider(v *View) {
-	for r := c.last; r != nil && !c.closing; {
-		prev := r.prev // answering lets go of the first ones alone, and so of none before r
-		if r.produce != nil && !r.done && !r.silent {
-			r.produce.reconsider(r, v)
-		}
-		r = prev
-	}
-}
-
-// stopAwaiting reads the requests that wait for a leader.
-func (l *loopState) stopAwaiting() {
-	if !l.awaiting {
-		return
-	}
-	l.awaiting = false
-	for c := l.first; c != nil; {
-		next := c.next
-		c.unblock(blockLeader)
-		c = next
-	}
 }

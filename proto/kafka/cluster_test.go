@@ -6,6 +6,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
@@ -40,7 +41,7 @@ func TestEndpoints(t *testing.T) {
 	if at, code := c.leaderOf(v, &v.All, true); code != wire.None || at.ID != 3 || at.Port != 3 {
 		t.Errorf("plain: the leader is %v, %v", at, code)
 	}
-	if got := c.leaderNodes(v, true); len(got) != 1 || got[0].Host != "three" {
+	if got := c.nameLeader(v, nil, &v.All); len(got) != 1 || got[0].Host != "three" {
 		t.Errorf("the leader's address: %v", got)
 	}
 	c.tls = true
@@ -52,7 +53,7 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("TLS: the leader is %v, %v", at, code)
 		}
 	}
-	if got := c.leaderNodes(v, true); got != nil {
+	if got := c.nameLeader(v, nil, &v.All); got != nil {
 		t.Errorf("an address that the client cannot reach: %v", got)
 	}
 	for _, leader := range []int32{-1, 4, 9} {
@@ -70,6 +71,7 @@ func TestEndpoints(t *testing.T) {
 func TestLeaderFault(t *testing.T) {
 	v := &View{All: Placement{Leader: 2, Epoch: 7}}
 	h := inCluster(t, 1, v).l.h
+	part := partitionOf(h, 0)
 	for _, c := range []struct {
 		leads  bool
 		leader int32
@@ -87,13 +89,13 @@ func TestLeaderFault(t *testing.T) {
 		{true, 1, 6, wire.FencedLeaderEpoch, true},
 	} {
 		v.All.Leads, v.All.Leader = c.leads, c.leader
-		code := h.leaderFault(&v.All, c.epoch)
-		if l := movedTo(v, &v.All, code); code != c.want || l.Known != c.told || l.Known && (l.ID != c.leader || l.Epoch != 7) {
+		code := h.leaderFault(v.of(part), part, c.epoch)
+		if l := movedTo(&v.All, code); code != c.want || l.Known != c.told || l.Known && (l.ID != c.leader || l.Epoch != 7) {
 			t.Errorf("%+v: %v, %+v", c, code, l)
 		}
 	}
 	v.All.Leads, v.All.Leader = true, 1
-	if l := movedTo(v, &v.All, wire.NotLeaderOrFollower); l.Known {
+	if l := movedTo(&v.All, wire.NotLeaderOrFollower); l.Known {
 		t.Error("a node that has just ceased to lead names itself")
 	}
 }
@@ -102,11 +104,21 @@ func TestLeaderFault(t *testing.T) {
 func TestAloneView(t *testing.T) {
 	h := inCluster(t, 9, nil).l.h
 	h.cluster, h.alone = nil, aloneView(9)
-	v := h.view()
-	if h.leaderFault(v.of(nil), 0) != wire.None || h.leaderFault(v.of(nil), 1) != wire.UnknownLeaderEpoch || !h.placed([]int32{9}) || h.placed([]int32{1}) || len(v.offline(v.of(nil))) != 0 {
+	v, part := h.view(), partitionOf(h, 0)
+	if h.leaderFault(v.of(part), part, 0) != wire.None || h.leaderFault(v.of(part), part, 1) != wire.UnknownLeaderEpoch || !placed(&v.All, []int32{9}) || placed(&v.All, []int32{1}) || len(v.offline(&v.All)) != 0 {
 		t.Errorf("%+v", v)
 	}
-	if n := testing.AllocsPerRun(100, func() { _ = h.leaderFault(h.view().of(nil), 0) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { _ = h.leaderFault(h.view().of(part), part, 0) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
+}
+
+// partitionOf makes the topic "t", and gives the partition of it that lies in the i-th shard of those that there are.
+func partitionOf(h *Handler, shard record.ShardID) *broker.Partition {
+	spec := &broker.TopicSpec{Name: "t", ID: broker.TopicID{1}}
+	for i := range shard + 1 {
+		spec.Partitions = append(spec.Partitions, broker.PartitionSpec{ID: record.PartitionID(1000 + i), Shard: i})
+	}
+	h.broker.SetTopic(spec)
+	return h.broker.Topic(0, "t").Partition(int32(shard))
 }

@@ -136,7 +136,7 @@ func (c *conn) take(q *wire.Request) (took bool, err error) {
 	if r := c.resumed; r != nil {
 		return serve(r, q)
 	}
-	if c.l.awaiting && !anywhere[q.Key] {
+	if c.l.awaiting != 0 && !anywhere[q.Key] && c.awaits(q) {
 		c.block(blockLeader)
 		return false, nil
 	}

@@ -35,10 +35,10 @@ func noteTurn(m *map[record.PartitionID]int64, id record.PartitionID, now int64)
 	(*m)[id] = now
 }
 
-// follows says whether this node serves the fetch though another one leads: it is in sync, and in the client's rack.
-func (f *fetchState) follows(v *View) bool {
+// follows says whether this node serves the fetch of what is placed so though another one leads: it is in sync, and in the client's rack.
+func (f *fetchState) follows(v *View, pl *Placement) bool {
 	h := f.r.c.l.h
-	if f.rack == "" || !v.All.Follows || !h.settings.Load().NearestReplica {
+	if f.rack == "" || !pl.Follows || !h.settings.Load().NearestReplica {
 		return false
 	}
 	own := v.find(h.nodeID)
@@ -47,11 +47,15 @@ func (f *fetchState) follows(v *View) bool {
 
 // place says whether a partition is read here, and what is told of it if not.
 func (f *fetchState) place(v *View, p *fetchPart) {
-	h, pl := f.r.c.l.h, v.of(p.part)
+	h, set := f.r.c.l.h, v.setOf(p.part)
+	pl := v.set(set)
 	p.read.Follows, p.sendTo = 0, 0
 	switch p.code = epochCode(pl, p.epoch); {
-	case p.code != wire.None || h.leads(pl):
-	case f.follows(v):
+	case p.code != wire.None:
+	case h.leadsPart(pl, p.part):
+		f.sets |= 1 << set
+	case f.follows(v, pl):
+		f.sets |= 1 << set
 		p.read.Follows = record.Epoch(pl.Epoch)
 	default:
 		f.sendBack(v, p, wire.NotLeaderOrFollower)
@@ -74,28 +78,45 @@ func (f *fetchState) sendBack(v *View, p *fetchPart, code wire.ErrorCode) {
 	}
 }
 
-// nearer are the followers that the client is to read from while this node leads: those in its rack, unless this one is there too.
-func (f *fetchState) nearer(v *View) (nodes []int32) {
-	c, h := f.r.c, f.r.c.l.h
-	if f.rack == "" || !h.settings.Load().NearestReplica || !h.leads(&v.All) {
+// nearNodes are the followers that a client is to read from while this node leads. They are found once, where all that is read is of one set of shards.
+type nearNodes struct {
+	pl    *Placement // for which they were found; nil: for none
+	nodes []int32
+}
+
+// find has them be those in the client's rack, unless this node is there too.
+func (n *nearNodes) find(f *fetchState, v *View, p *broker.Partition) []int32 {
+	c, h, pl := f.r.c, f.r.c.l.h, v.of(p)
+	if n.pl == pl {
+		return n.nodes
+	}
+	n.pl, n.nodes = pl, n.nodes[:0]
+	if !h.settings.Load().NearestReplica || !h.leadsPart(pl, p) {
 		return nil
 	}
 	for i := range v.Nodes {
-		n := &v.Nodes[i]
-		switch _, reached := c.endpoint(n); {
-		case n.Rack != f.rack || !slices.Contains(v.All.ISR, n.ID):
-		case n.ID == h.nodeID:
-			return nil
-		case reached && n.Alive:
-			nodes = append(nodes, n.ID)
+		o := &v.Nodes[i]
+		if o.Rack != f.rack || !slices.Contains(pl.ISR, o.ID) {
+			continue
+		}
+		if o.ID == h.nodeID {
+			n.nodes = n.nodes[:0]
+			break
+		}
+		if _, reached := c.endpoint(o); reached && o.Alive {
+			n.nodes = append(n.nodes, o.ID)
 		}
 	}
-	return nodes
+	return n.nodes
 }
 
 // nearest is the one of them that has the partition's turn, 0 if it is read here: the client has just come back, or what it asks for lies in a store.
-func (f *fetchState) nearest(nodes []int32, p *fetchPart) int32 {
-	if len(nodes) == 0 || p.read.Follows != 0 {
+func (f *fetchState) nearest(v *View, near *nearNodes, p *fetchPart) int32 {
+	if f.rack == "" || p.read.Follows != 0 {
+		return 0
+	}
+	nodes := near.find(f, v, p.part)
+	if len(nodes) == 0 {
 		return 0
 	}
 	c, id := f.r.c, p.part.ID()

@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"math"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 
@@ -16,7 +17,8 @@ var errReplica = errors.New("a fetch of a follower")
 // one for each node.
 type fetchSession struct {
 	id, epoch int32
-	leader    int32 // the leader's epoch in which it began: it ends with that
+	leader    int32  // the sum of the epochs of the leaders of what it reads from, as they were when it began to: it ends when they are others
+	sets      uint16 // of shards, a bit for each: those that it reads from
 	parts     []sessionPart
 	place     map[partKey]int // where each lies, once there are more than placesMin
 	first     int             // the part that the next answer begins with, behind the last that has had records: all get their turn
@@ -54,12 +56,15 @@ func (f *fetchState) open(m *wire.FetchRequest, version int16) wire.ErrorCode {
 		s := &fetchSession{}
 		s.update(m, version)
 		v := c.l.h.view()
-		if pl := &v.All; m.SessionEpoch == wire.InitialEpoch && len(s.parts) > 0 && (c.l.h.leads(pl) || f.follows(v)) {
-			s.leader = pl.Epoch
+		f.take(v, s)
+		if f.sets == 0 && (c.l.h.leads(v) || f.follows(v, &v.All)) {
+			f.sets = 1 // there is nothing to read yet
+		}
+		if m.SessionEpoch == wire.InitialEpoch && len(s.parts) > 0 && f.sets != 0 {
+			s.readsFrom(v, f.sets)
 			s.id, s.epoch = rand.Int32N(math.MaxInt32-1)+1, 1
 			c.fetches, f.session, f.sessionID = s, s, s.id
 		}
-		f.take(s)
 		return wire.None
 	}
 	s := c.fetches
@@ -75,8 +80,33 @@ func (f *fetchState) open(m *wire.FetchRequest, version int16) wire.ErrorCode {
 	s.forget(m)
 	s.update(m, version)
 	f.session, f.sessionID, f.full = s, s.id, false
-	f.take(s)
+	v := c.l.h.view()
+	f.take(v, s)
+	s.readsFrom(v, f.sets)
 	return wire.None
+}
+
+// readsFrom has the session end with who leads these sets of shards, too.
+func (s *fetchSession) readsFrom(v *View, sets uint16) {
+	for more := sets &^ s.sets; more != 0; more &= more - 1 {
+		s.leader += v.set(bits.TrailingZeros16(more)).Epoch
+	}
+	s.sets |= sets
+}
+
+// over says whether another one leads, or leads anew, what the session reads from, or this node does not serve it any more. What other sets of shards do is
+// nothing to it.
+func (s *fetchSession) over(h *Handler, v *View) bool {
+	sum := int32(0)
+	for left := s.sets; left != 0; left &= left - 1 {
+		n := bits.TrailingZeros16(left)
+		pl := v.set(n)
+		if !h.leadsSet(v, n) && !pl.Follows {
+			return true
+		}
+		sum += pl.Epoch
+	}
+	return sum != s.leader
 }
 
 // update takes over what the request says of partitions.
@@ -165,8 +195,7 @@ func (s *fetchSession) forget(m *wire.FetchRequest) {
 }
 
 // take makes the fetch's partitions out of the session's, another one first when the last answer had records.
-func (f *fetchState) take(s *fetchSession) {
-	v := f.r.c.l.h.view()
+func (f *fetchState) take(v *View, s *fetchSession) {
 	f.parts = make([]fetchPart, len(s.parts))
 	if len(s.parts) == 0 {
 		return

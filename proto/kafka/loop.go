@@ -25,8 +25,9 @@ type loopState struct {
 
 	tenantTopics map[tenantTopic]*broker.Topic // of the others
 
-	awaiting bool // requests for the leader wait: see leaderChanged
+	awaiting uint16 // sets of shards, a bit for each, whose requests wait for a leader: see await
 	awaited  broker.LoopTimer
+	seen     *View // by the last await
 
 	logSecond int64
 	logLines  int

@@ -49,6 +49,7 @@ var reasons = []struct {
 	{broker.ErrTxnIDNotFound, wire.TransactionalIDNotFound},
 	{broker.ErrInternalTopic, wire.InvalidTopicException},
 	{errTopicRefused, wire.TopicAuthorizationFailed},
+	{errCoordinator, wire.NotEnoughReplicas}, // as Kafka says it: metadata would not help
 	{broker.ErrBusy, wire.NotEnoughReplicas}, // the client sends it again
 	{broker.ErrQuota, wire.PolicyViolation},
 	{broker.ErrUnavailable, wire.KafkaStorageError},
