@@ -26,10 +26,15 @@ var (
 	ErrUnclean    = errors.New("meta: the new leader may lack what was acknowledged")
 )
 
-// FormCluster makes a cluster of one node.
+// FormCluster makes a cluster of one node. It has as many sets of shards as there are shards of, of data that the node goes on with (Refound, Survive).
 func FormCluster(s *Snapshot, c Cluster, first Node) ([]Entry, error) {
 	if s.Cluster() != nil {
 		return nil, fmt.Errorf("%w: %s", ErrFormed, s.Cluster().ID)
+	}
+	for _, sh := range s.Shards() {
+		if c.Shards > 0 {
+			c.Sets = max(c.Sets, uint32(c.SetOf(sh.ID)))
+		}
 	}
 	first.State, first.Replica = NodeActive, 1
 	if err := errors.Join(c.check(), first.check()); err != nil {

@@ -65,3 +65,13 @@ func SetsChanged(old, now *Snapshot) bool {
 	a, b := old.Cluster(), now.Cluster()
 	return a != b && (a == nil || b == nil || a.Sets != b.Sets || a.Level != b.Level)
 }
+
+// SetsBegun is how many sets of shards beside the first have a place, as have all before them: over as many topics can be spread. Of those that GrowSets has made it may be true a
+// moment later.
+func SetsBegun(s *Snapshot) (n int) {
+	c := s.Cluster()
+	for c != nil && n < int(c.Sets) && s.Shard(c.Set(n+1).First) != nil {
+		n++
+	}
+	return n
+}

@@ -3,6 +3,7 @@ package meta
 import (
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -64,5 +65,115 @@ func TestGrowSets(t *testing.T) {
 	}
 	if _, err := GrowSets(withEntries(t), 1); !errors.Is(err, ErrNoCluster) {
 		t.Errorf("of a node that is alone: %v", err)
+	}
+}
+
+// setsOf is a cluster of three nodes with two sets beside the first: the nodes of each, who leads first.
+func setsOf(t *testing.T, on ...[]NodeID) *placed {
+	t.Helper()
+	p := formed(t, 3)
+	p.do(RaiseLevel(p.s, min(Level, LevelBalance)))
+	c := *p.s.Cluster()
+	c.Level = LevelSets
+	p.take([]Entry{c.Entry()})
+	p.do(GrowSets(p.s, 2))
+	c = *p.s.Cluster()
+	for number, nodes := range on {
+		for i := range c.Set(number).Count {
+			p.do(SetShard(p.s, Shard{ID: c.Set(number).First + i, Epoch: 1, Leader: nodes[0], Replicas: nodes, ISR: slices.Sorted(slices.Values(nodes))}))
+		}
+	}
+	return p
+}
+
+// TestSetsBegun checks that sets count that have a place, up to the first one that has none.
+func TestSetsBegun(t *testing.T) {
+	p := setsOf(t, []NodeID{1})
+	first, second := p.s.Cluster().Set(1).First, p.s.Cluster().Set(2).First
+	for _, step := range []struct {
+		shard uint32
+		want  int
+	}{{0, 0}, {second, 0}, {first, 2}} {
+		if step.shard != 0 {
+			p.do(SetShard(p.s, Shard{ID: step.shard, Epoch: 1, Leader: 2, Replicas: []NodeID{2}, ISR: []NodeID{2}}))
+		}
+		if got := SetsBegun(p.s); got != step.want {
+			t.Errorf("with shard %d %d sets have begun, want %d", step.shard, got, step.want)
+		}
+	}
+	if got := SetsBegun(emptySnapshot()); got != 0 {
+		t.Errorf("%d sets of no cluster", got)
+	}
+}
+
+// TestNodesGoWithSets checks that a node that leads shards of any set is not removed, nor one that a set needs, and that it goes out of all sets.
+func TestNodesGoWithSets(t *testing.T) {
+	p := setsOf(t, []NodeID{1, 2, 3}, []NodeID{2, 3, 1}, []NodeID{1, 3})
+	list, err := RemoveNode(p.s, 2)
+	refused(t, ErrNodeInUse, list, err) // it leads set 1
+	list, err = RemoveNode(p.s, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.take(list)
+	for _, sh := range p.s.Shards() {
+		if slices.Contains(sh.Replicas, 3) || slices.Contains(sh.ISR, 3) {
+			t.Errorf("removed, and it has shard %d: %+v", sh.ID, *sh)
+		}
+	}
+	list, err = ReplaceNode(p.s, 1)
+	refused(t, ErrUnclean, list, err) // nobody else has set 2
+	p.do(ReplaceNode(p.s, 2))
+	for _, sh := range p.s.Shards() {
+		switch p.s.Cluster().SetOf(sh.ID) {
+		case 0:
+			if sh.Leader != 1 || sh.Epoch != 1 || slices.Contains(sh.ISR, 2) || !slices.Contains(sh.Replicas, 2) {
+				t.Errorf("replaced: %+v", *sh)
+			}
+		case 1:
+			if sh.Leader != 0 || sh.Epoch != 2 || slices.Contains(sh.ISR, 2) || sh.Replicas[0] != 2 {
+				t.Errorf("replaced, which led it: %+v", *sh)
+			}
+		}
+	}
+}
+
+// TestSetsGoOn checks that a cluster that goes on with another one's data, of a backup or of a node that has survived, has the sets that there are data of, in later epochs.
+func TestSetsGoOn(t *testing.T) {
+	p := setsOf(t, []NodeID{1, 2, 3}, []NodeID{2, 3}, []NodeID{3, 1})
+	kept := Kept(p.s)
+	backup, err := Refound(kept, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	survived, lost, err := Survive(p.s, kept, 1)
+	if err != nil || !slices.Equal(lost, []int{1}) {
+		t.Fatalf("lost %v, %v", lost, err)
+	}
+	if _, lost, err = Survive(p.s, kept, 3); err != nil || lost != nil {
+		t.Errorf("a node that has all sets has lost %v, %v", lost, err)
+	}
+	for node, entries := range map[NodeID][]Entry{7: backup, 1: survived} {
+		n := &placed{t, emptySnapshot()}
+		n.take(entries)
+		n.do(FormCluster(n.s, Cluster{ID: "new", Shards: 4, Level: LevelSets}, testNode(node)))
+		if c := n.s.Cluster(); c.Sets != 2 {
+			t.Errorf("node %d has %d sets", node, c.Sets)
+		}
+		shards := 0
+		for _, sh := range n.s.Shards() {
+			if shards++; sh.Epoch != 2 || sh.Leader != node || !slices.Equal(sh.Replicas, []NodeID{node}) {
+				t.Errorf("node %d: %+v", node, *sh)
+			}
+		}
+		if shards != int(n.s.Cluster().AllShards()) || SetsBegun(n.s) != 2 {
+			t.Errorf("node %d has %d shards", node, shards)
+		}
+		n.do(AddNode(n.s, testNode(8)))
+	}
+	few := setsOf(t, []NodeID{1})
+	few.do(SetShard(few.s, Shard{ID: 0, Change: 1, Epoch: 2, Leader: 1, Replicas: []NodeID{1, 2}, ISR: []NodeID{1}}))
+	if _, _, err := Survive(few.s, nil, 2); !errors.Is(err, ErrShard) {
+		t.Errorf("a node without a shard of the first set: %v", err)
 	}
 }

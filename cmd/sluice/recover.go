@@ -20,6 +20,7 @@ type recoveredRow struct {
 	Epoch   uint32   `json:"epoch" yaml:"epoch"`
 	InSync  []uint32 `json:"in_sync" yaml:"in_sync"`
 	Whole   bool     `json:"whole" yaml:"whole"`
+	Lost    []int    `json:"lost" yaml:"lost"` // sets of shards that are on none but other nodes
 }
 
 func nodeRecover() *cobra.Command {
@@ -47,7 +48,7 @@ Without --accept-loss it says what the node knows, and changes nothing: choose t
 			if err != nil {
 				return err
 			}
-			row := recoveredRow{Node: uint32(s.Node), Was: s.Cluster, Epoch: s.Epoch, Whole: s.Whole, InSync: []uint32{}}
+			row := recoveredRow{Node: uint32(s.Node), Was: s.Cluster, Epoch: s.Epoch, Whole: s.Whole, InSync: []uint32{}, Lost: append([]int{}, s.Lost...)}
 			for _, id := range s.InSync {
 				row.InSync = append(row.InSync, uint32(id))
 			}
@@ -74,6 +75,9 @@ func (r *recoveredRow) cells() [][]string {
 	has := "as far as it knows, all that was acknowledged"
 	if !r.Whole {
 		has = "it was not in sync: what was acknowledged since is missing"
+	}
+	if len(r.Lost) > 0 {
+		has = fmt.Sprintf("nothing of the sets of shards %v, whose partitions begin anew, empty: look whether another node has them", r.Lost)
 	}
 	now := "unchanged: give --accept-loss to have the node go on alone"
 	if r.Cluster != "" {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/sluicemq/sluice/meta"
 )
@@ -36,8 +37,10 @@ type Survivor struct {
 	Epoch   uint32        `json:"epoch"`
 	Leader  meta.NodeID   `json:"leader"` // 0: nobody could
 	InSync  []meta.NodeID `json:"in_sync"`
-	// Whole says that the node was in sync, or eligible: if nothing was decided since without it, it has all that was acknowledged.
+	// Whole says that the node was in sync, or eligible, in all sets of shards: if nothing was decided since without it, it has all that was acknowledged.
 	Whole bool `json:"whole"`
+	// Lost are the sets of shards that the node has no part in: what they had is gone.
+	Lost []int `json:"lost,omitempty"`
 }
 
 // ReadSurvivor reads what Recover would go on with. The node may not run.
@@ -125,18 +128,16 @@ func survivor(dir string, logger *slog.Logger) (*Survivor, []meta.Entry, error) 
 		return nil, nil, err
 	}
 	snapshot := c.Load()
-	entries, err := meta.Survive(snapshot, all, id.node)
+	entries, lost, err := meta.Survive(snapshot, all, id.node)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Survivor{Cluster: id.cluster, Node: id.node}
+	s := &Survivor{Cluster: id.cluster, Node: id.node, Lost: lost}
 	if sh := snapshot.Shard(0); sh != nil {
-		s.Epoch, s.Leader, s.InSync = sh.Epoch, sh.Leader, sh.ISR
-		for _, list := range [][]meta.NodeID{sh.ISR, sh.Eligible} {
-			for _, n := range list {
-				s.Whole = s.Whole || n == id.node
-			}
-		}
+		s.Epoch, s.Leader, s.InSync, s.Whole = sh.Epoch, sh.Leader, sh.ISR, true
+	}
+	for _, sh := range snapshot.Shards() {
+		s.Whole = s.Whole && (slices.Contains(sh.ISR, id.node) || slices.Contains(sh.Eligible, id.node))
 	}
 	return s, entries, nil
 }

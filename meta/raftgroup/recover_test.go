@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sluicemq/sluice/meta"
@@ -53,7 +54,7 @@ func TestRecoverCutOff(t *testing.T) {
 }
 
 // survivorIn writes what node 2 of a lost cluster has: two shards in epoch 7, the second one with another epoch.
-func survivorIn(t *testing.T, dir string) {
+func survivorIn(t *testing.T, dir string, more ...meta.Entry) {
 	t.Helper()
 	id := newIdentity(2)
 	id.cluster, id.copy, id.started = "old", 1, true
@@ -74,8 +75,35 @@ func survivorIn(t *testing.T, dir string) {
 		(&meta.Node{ID: 2, State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: 1, Disk: "d", Address: "h:1"}).Entry(),
 		(&meta.Shard{ID: 0, Change: 4, Epoch: 7, Leader: 1, Replicas: nodes, ISR: nodes}).Entry(),
 		(&meta.Shard{ID: 1, Change: 4, Epoch: 8, Leader: 1, Replicas: nodes, ISR: nodes}).Entry()}
+	entries = append(entries, more...)
 	list := []decided{{index: 1, cmd: appendCommand(nil, &command{replica: id.replica(), run: 1, seq: 1, changes: entries})}}
 	if err := errors.Join(s.update(list), s.sync(), s.close()); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A node has all that was acknowledged if it was in sync in every set of shards, and says which sets it has nothing of.
+func TestSurvivorOfSets(t *testing.T) {
+	c := &meta.Cluster{ID: "old", Shards: 2, Level: meta.LevelSets, Sets: 2}
+	set := func(number int, nodes, inSync []meta.NodeID) meta.Entry {
+		return (&meta.Shard{ID: c.Set(number).First, Change: 1, Epoch: 3, Leader: inSync[0], Replicas: nodes, ISR: inSync}).Entry()
+	}
+	both := []meta.NodeID{1, 2}
+	for _, v := range []struct {
+		name  string
+		more  []meta.Entry
+		whole bool
+		lost  []int
+	}{
+		{"in sync in all", []meta.Entry{set(1, both, both), set(2, both, both)}, true, nil},
+		{"not in one", []meta.Entry{set(1, both, both[:1]), set(2, both, both)}, false, nil},
+		{"no part in one", []meta.Entry{set(1, both, both), set(2, both[:1], both[:1])}, false, []int{2}},
+	} {
+		dir := t.TempDir()
+		survivorIn(t, dir, append([]meta.Entry{c.Entry()}, v.more...)...)
+		s, err := ReadSurvivor(dir)
+		if err != nil || s.Whole != v.whole || !slices.Equal(s.Lost, v.lost) {
+			t.Errorf("%s: %+v, %v", v.name, s, err)
+		}
 	}
 }
