@@ -164,6 +164,7 @@ type Broker struct {
 	tenants      TenantLimits
 	compaction   compactor
 	participants Participants // nil: no other node leads partitions
+	txnSerials   atomic.Uint64
 
 	producerIDs struct { // set aside and not given out yet
 		sync.Mutex

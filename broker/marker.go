@@ -81,12 +81,14 @@ func (p *Partition) trimAbortedLocked(start record.Offset) {
 
 // announceTxn lets a producer's transactional batches in, until the transaction's end is appended.
 func (p *Partition) announceTxn(producer int64, epoch int16) {
-	s := p.shard
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if p.mu.gone {
-		return
+	p.shard.mu.Lock()
+	defer p.shard.mu.Unlock()
+	if !p.mu.gone {
+		p.announceTxnLocked(producer, epoch)
 	}
+}
+
+func (p *Partition) announceTxnLocked(producer int64, epoch int16) {
 	r := p.mu.producers.find(producer)
 	if r == nil {
 		r = p.addProducerLocked(producer)
@@ -102,8 +104,7 @@ func (b *Broker) appendMarker(p *Partition, producer int64, epoch int16, commit 
 		return
 	}
 	now := b.nowMilli()
-	marker := markerBatch(producer, epoch, commit, now)
-	pb := pendingBatch{part: p, done: done, data: marker, appendTime: -1, info: infoOf(marker, 0, now)}
+	pb := markerOn(p, markerBatch(producer, epoch, commit, now), now, done)
 	s := p.shard
 	s.mu.Lock()
 	if p.topic.Dropped() {
@@ -116,9 +117,18 @@ func (b *Broker) appendMarker(p *Partition, producer int64, epoch int16, commit 
 		done(ErrNotLeader)
 		return
 	}
-	s.placeLocked(&pb)
-	p.expectProducerLocked(&pb.info, -1)
-	s.home.addBatch(s, s.pendingLocked(), &pb)
+	s.placeMarker(&pb)
+}
+
+func markerOn(p *Partition, marker record.Batch, now int64, done func(error)) pendingBatch {
+	return pendingBatch{part: p, done: done, data: marker, appendTime: -1, info: infoOf(marker, 0, now)}
+}
+
+// placeMarker puts a marker into the pending list, and lets go of the shard's lock.
+func (s *shard) placeMarker(pb *pendingBatch) {
+	s.placeLocked(pb)
+	pb.part.expectProducerLocked(&pb.info, -1)
+	s.home.addBatch(s, s.pendingLocked(), pb)
 }
 
 // WriteMarker ends a transaction that a producer has open on a partition, whatever its coordinator thinks of it. Where none is open there is
@@ -142,10 +152,17 @@ func (b *Broker) WriteMarker(p *Partition, who ProducerIdentity, commit bool, do
 	}
 }
 
-// markerBatch makes the control batch that ends a producer's transaction on a partition.
+// markerBatch makes the control batch that ends a producer's transaction on a partition of a home shard. These are led where the coordinator is: it need not be
+// known which one that was.
 func markerBatch(producer int64, epoch int16, commit bool, now int64) record.Batch {
+	return markerBatchOf(producer, epoch, commit, now, 0)
+}
+
+// markerBatchOf bears the epoch of the home shards that the coordinator leads in.
+func markerBatchOf(producer int64, epoch int16, commit bool, now int64, coordinator int32) record.Batch {
 	var key [markerKeySize]byte
-	var value [markerValueSize]byte // the coordinator's epoch is 0 on a lone node
+	var value [markerValueSize]byte
+	binary.BigEndian.PutUint32(value[2:], uint32(coordinator))
 	if commit {
 		binary.BigEndian.PutUint16(key[2:], markerCommit)
 	}

@@ -132,6 +132,7 @@ func (l *Local) demote(s *shard, role Role, epoch record.Epoch) error {
 
 // forgetExpectedLocked has partitions and producers stand where the tables do.
 func (s *shard) forgetExpectedLocked() {
+	s.mu.joined = nil
 	for _, p := range s.mu.streams {
 		p.mu.next = p.HighWatermark()
 		if until := p.until.Load(); until > int64(p.mu.next) {
@@ -205,6 +206,10 @@ func (l *Local) closeShard(s *shard) {
 		}
 		delete(l.txns, key)
 		l.timers.remove(&t.expiry)
+		if e := t.closing; e != nil {
+			t.closing = nil
+			e.done(ErrNotLeader) // whoever leads has the decision
+		}
 		waiting := t.waiting
 		t.waiting = nil
 		for _, fn := range waiting {

@@ -58,11 +58,12 @@ type shard struct {
 		txnOffsets  map[txnGroupKey]map[TopicPartition]CommittedOffset
 		producerIDs uint64 // those below were given out
 
-		flying        []*pending    // lists with batches of streams that were gathered and not yet applied or failed
-		flyingBatches int           // in them
-		aheads        []*aheadState // recycled
-		streams       []*Partition  // of this shard
-		swept         int           // of streams, those that the sweep has looked at
+		flying        []*pending             // lists with batches of streams that were gathered and not yet applied or failed
+		flyingBatches int                    // in them
+		aheads        []*aheadState          // recycled
+		streams       []*Partition           // of this shard
+		joined        map[*Partition]*joined // of a stream shard that is led here
+		swept         int                    // of streams, those that the sweep has looked at
 
 		nextPartition record.PartitionID // of shard 0: no partition has had this id or a later one
 		rows          dirtyRows

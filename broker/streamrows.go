@@ -126,6 +126,7 @@ func (p *Partition) forgetRowsLocked() {
 	}
 	p.mu.producers, p.mu.open, p.mu.aborted, p.mu.abortedSaved = producerTable{}, nil, nil, 0
 	p.mu.moved, p.mu.gone = false, true
+	delete(p.shard.mu.joined, p)
 }
 
 // encode appends the state's row. Numbers that may be -1 are written one higher.

@@ -55,8 +55,10 @@ type txn struct {
 	partitions map[TopicPartition]struct{}
 	groups     map[string]struct{}
 	expiry     LoopTimer
-	ending     bool // markers are being written
-	busy       bool // a change is on its way into the log
+	ending     bool    // markers are being written
+	serial     uint64  // of the transaction, where partitions of it may be led elsewhere
+	closing    *txnEnd // nil: no markers are on their way
+	busy       bool    // a change is on its way into the log
 	waiting    []func(error)
 }
 
@@ -221,7 +223,7 @@ func (b *Broker) AddToTxn(tenant uint32, id string, who ProducerIdentity, parts 
 			done(err)
 			return
 		}
-		t.whenIdle(func() { t.add(who, parts, group, done) })
+		t.whenIdle(func() { t.add(who, parts, group, addResult(done)) })
 	})
 }
 
@@ -234,18 +236,19 @@ func (t *txn) whenIdle(fn func()) {
 	t.waiting = append(t.waiting, func(error) { fn() })
 }
 
-func (t *txn) add(who ProducerIdentity, parts []TopicPartition, group string, done func(error)) {
+// add makes partitions, and a group, part of the transaction, and tells them.
+func (t *txn) add(who ProducerIdentity, parts []TopicPartition, group string, done announced) {
 	if t.stale() {
-		done(ErrNotLeader)
+		done(ErrNotLeader, nil)
 		return
 	}
 	if _, err := t.l.checkTxn(t.key, who); err != nil {
-		done(err)
+		done(err, nil)
 		return
 	}
 	changed := t.state != TxnOngoing
 	if changed {
-		t.state, t.started = TxnOngoing, t.l.b.nowMilli()
+		t.state, t.started, t.serial = TxnOngoing, t.l.b.nowMilli(), t.nextSerial()
 		t.partitions, t.groups = make(map[TopicPartition]struct{}), make(map[string]struct{})
 		t.run()
 	}
@@ -258,26 +261,16 @@ func (t *txn) add(who ProducerIdentity, parts []TopicPartition, group string, do
 		t.groups[group], changed = struct{}{}, true
 	}
 	if !changed {
-		done(nil)
+		t.announce(parts, done)
 		return
 	}
 	t.save(func(err error) {
-		if err == nil {
-			t.announce(parts)
+		if err != nil {
+			done(err, nil)
+			return
 		}
-		done(err)
+		t.announce(parts, done)
 	})
-}
-
-// announce lets the producer's batches into partitions.
-func (t *txn) announce(parts []TopicPartition) {
-	for _, tp := range parts {
-		if topic := t.l.b.TopicByID(t.key.tenant, tp.Topic); topic != nil {
-			if p := topic.Partition(tp.Partition); p != nil {
-				p.announceTxn(t.producer, t.epoch)
-			}
-		}
-	}
 }
 
 // run gives the transaction its time, which is anew behind a restart and at another node: their wall clocks may be hours apart.

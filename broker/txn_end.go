@@ -2,8 +2,10 @@ package broker
 
 import (
 	"encoding/binary"
+	"errors"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,46 +36,102 @@ func (t *txn) end(commit bool, done func(error)) {
 // markerRetry is how long a coordinator waits before it writes again the markers that the log did not take.
 const markerRetry = time.Second
 
-func (t *txn) writeMarkers(commit bool, done func(error)) {
-	left := new(atomic.Int64)
-	failed := new(atomic.Bool)
-	parts, groups := slices.Collect(maps.Keys(t.partitions)), slices.Collect(maps.Keys(t.groups))
-	left.Store(int64(len(parts) + len(groups) + 1))
-	part := func(err error) {
-		if err != nil {
-			failed.Store(true)
-		}
-		if left.Add(-1) > 0 {
-			return
-		}
-		t.l.Run(func() {
-			if t.stale() { // whoever leads has the decision
-				done(ErrNotLeader)
-				return
-			}
-			if failed.Load() {
-				t.l.SetTimer(&t.expiry, markerRetry, func() { t.writeMarkers(commit, done) })
-				return
-			}
-			t.complete(commit, done)
-		})
+// txnEnd is the end of a transaction on its way to the partitions and groups that take part.
+type txnEnd struct {
+	t      *txn
+	commit bool
+	done   func(error)
+	left   atomic.Int64 // of them
+
+	mu struct {
+		sync.Mutex
+		parts  []TopicPartition // did not take it
+		groups []string         // the same
+		stale  bool             // one of them has refused the serial
 	}
-	b := t.l.b
+}
+
+// writeMarkers ends the transaction wherever it has been. Who does not take that is asked again each markerRetry, whatever the others do.
+func (t *txn) writeMarkers(commit bool, done func(error)) {
+	e := &txnEnd{t: t, commit: commit, done: done}
+	parts, groups := slices.Collect(maps.Keys(t.partitions)), slices.Collect(maps.Keys(t.groups))
+	e.left.Store(int64(len(parts) + len(groups) + 1))
+	t.closing = e
+	e.write(parts, groups)
+	e.ended()
+}
+
+// write asks for the end. On the transactional id's loop.
+func (e *txnEnd) write(parts []TopicPartition, groups []string) {
+	t := e.t
+	b, who := t.l.b, ProducerIdentity{t.producer, t.epoch}
 	for _, tp := range parts {
-		var p *Partition
-		if topic := b.TopicByID(t.key.tenant, tp.Topic); topic != nil {
-			p = topic.Partition(tp.Partition)
+		answered := func(err error) { e.answered(err, tp, "") }
+		switch p := t.partition(tp); {
+		case p == nil:
+			e.ended() // it is gone
+		case p.shard.ofStreams():
+			b.endAt(p, who, t.serial, e.commit, func(err error) {
+				if errors.Is(err, ErrInvalidProducerEpoch) {
+					err = nil // a later producer has been there: nothing of this one is open
+				}
+				answered(err)
+			})
+		default:
+			b.appendMarker(p, who.ID, who.Epoch, e.commit, answered)
 		}
-		if p == nil {
-			part(nil) // it is gone
-			continue
-		}
-		b.appendMarker(p, t.producer, t.epoch, commit, part)
 	}
 	for _, g := range groups {
-		b.endTxnOffsets(t.key.tenant, g, t.producer, commit, part)
+		b.endTxnOffsets(t.key.tenant, g, t.producer, e.commit, func(err error) { e.answered(err, TopicPartition{}, g) })
 	}
-	part(nil)
+}
+
+// answered says what became of one, a group if it has a name. Any goroutine.
+func (e *txnEnd) answered(err error, tp TopicPartition, group string) {
+	if err == nil {
+		e.ended()
+		return
+	}
+	e.mu.Lock()
+	first := len(e.mu.parts)+len(e.mu.groups) == 0
+	if group != "" {
+		e.mu.groups = append(e.mu.groups, group)
+	} else {
+		e.mu.parts = append(e.mu.parts, tp)
+	}
+	e.mu.stale = e.mu.stale || errors.Is(err, ErrStaleTxn)
+	e.mu.Unlock()
+	if t := e.t; first {
+		t.l.Run(func() {
+			if t.closing == e { // else whoever leads has the decision
+				t.l.SetTimer(&t.expiry, markerRetry, e.again)
+			}
+		})
+	}
+}
+
+// again asks those that did not take it.
+func (e *txnEnd) again() {
+	e.mu.Lock()
+	parts, groups, stale := e.mu.parts, e.mu.groups, e.mu.stale
+	e.mu.parts, e.mu.groups, e.mu.stale = nil, nil, false
+	e.mu.Unlock()
+	if stale {
+		e.t.serial = e.t.nextSerial()
+	}
+	e.write(parts, groups)
+}
+
+// ended counts one more. Any goroutine.
+func (e *txnEnd) ended() {
+	if e.left.Add(-1) > 0 {
+		return
+	}
+	e.t.l.Run(func() {
+		if e.t.closing == e {
+			e.t.complete(e.commit, e.done)
+		}
+	})
 }
 
 // complete is the end. It need not be waited for: a restart writes the markers again, which changes nothing.
@@ -82,7 +140,7 @@ func (t *txn) complete(commit bool, done func(error)) {
 	if commit {
 		t.state = TxnCompleteCommit
 	}
-	t.partitions, t.groups, t.ending = nil, nil, false
+	t.partitions, t.groups, t.ending, t.closing = nil, nil, false, nil
 	t.save(func(error) {})
 	done(nil)
 }

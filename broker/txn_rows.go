@@ -100,6 +100,7 @@ func (l *Local) reviveTxns(s *shard) {
 	s.mu.Unlock()
 	for key, state := range states {
 		t := &txn{key: key, s: s, l: l}
+		t.serial = t.nextSerial()
 		if !t.decode(state) {
 			l.b.logger.Error("transactional id cannot be read: it begins anew", "id", key.id)
 			continue
@@ -111,7 +112,10 @@ func (l *Local) reviveTxns(s *shard) {
 		switch t.state {
 		case TxnOngoing:
 			for tp := range t.partitions {
-				t.announce([]TopicPartition{tp})
+				// Leaders of stream shards know of it, or are new, and ask.
+				if p := t.partition(tp); p != nil && !p.shard.ofStreams() {
+					p.announceTxn(t.producer, t.epoch)
+				}
 			}
 			t.run()
 		case TxnPrepareCommit, TxnPrepareAbort:

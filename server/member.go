@@ -54,7 +54,8 @@ func (m *member) join(mesh *link.Mesh) {
 	cfg := n.o.clusterConfig
 	m.own = meta.NodeID(cfg.Node.ID)
 	m.pace = replica.NewPace(m.clock(), int64(cfg.Cluster.CatchupRate))
-	m.replicas = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Shards: cfg.Cluster.Shards, Behind: m.behind, Logger: n.o.logger})
+	m.replicas = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Logger: n.o.logger,
+		Behind: func(_ int, leader link.NodeID, err error) { m.behind(leader, err) }}, replica.Set{Shards: cfg.Cluster.Shards}).Of(0)
 	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Peers: cluster.OverMesh(mesh), Core: n.broker, Streams: m.replicas,
 		Reluctant: !cfg.TakesClients(), Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)

@@ -7,7 +7,6 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/cluster/link"
-	"github.com/sluicemq/sluice/journal/record"
 )
 
 // acker tells a leader how far a follower's log is, in one message for all shards that have moved. It does so on the goroutine that has written the log,
@@ -19,7 +18,7 @@ type acker struct {
 		sync.Mutex
 		waits bool     // run sends, and nobody else: acknowledgements stay in order
 		left  bool     // msg was not sent
-		acked []uint64 // of each shard
+		acked []uint64 // of each slot
 		msg   []byte
 	}
 }
@@ -27,13 +26,16 @@ type acker struct {
 func newAcker(f *fetcher, ch *link.Channel) *acker {
 	a := &acker{f: f, ch: ch}
 	a.mu.waits = true
-	a.mu.acked = make([]uint64, f.r.o.Shards)
+	a.mu.acked = make([]uint64, f.r.set.Shards)
 	f.moved.bell.ring()
 	return a
 }
 
-// flushed acknowledges what has moved. It never blocks.
+// flushed acknowledges what has moved. It never blocks, and wakes nobody if nothing has: the group was of another set.
 func (a *acker) flushed() {
+	if !a.f.moved.any() {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.mu.waits {
@@ -49,10 +51,11 @@ func (a *acker) flushed() {
 func (a *acker) gatherLocked() bool {
 	f := a.f
 	msg := append(a.mu.msg[:0], msgAcks)
-	f.moved.take(func(shard record.ShardID) {
+	f.moved.take(func(slot int) {
+		shard := f.r.set.shard(slot)
 		st := f.r.o.Core.Replica(shard)
-		if st.Role == broker.RoleFollower && st.Synced && st.Epoch == f.epoch && st.Durable > a.mu.acked[shard] {
-			a.mu.acked[shard] = st.Durable
+		if st.Role == broker.RoleFollower && st.Synced && st.Epoch == f.epoch && st.Durable > a.mu.acked[slot] {
+			a.mu.acked[slot] = st.Durable
 			msg = appendPair(msg, shard, st.Durable)
 		}
 	})

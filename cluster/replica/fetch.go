@@ -31,7 +31,7 @@ type fetcher struct {
 }
 
 func newFetcher(r *Replicas, leader link.NodeID, epoch record.Epoch) *fetcher {
-	f := &fetcher{r: r, leader: leader, epoch: epoch, moved: newMarks(r.o.Shards), room: newBell()}
+	f := &fetcher{r: r, leader: leader, epoch: epoch, moved: newMarks(r.set.Shards), room: newBell()}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }
@@ -47,7 +47,7 @@ func (f *fetcher) run() {
 		case errors.Is(err, journal.ErrGone), errors.Is(err, broker.ErrDiverged):
 			f.r.log.Warn("what the leader has does not go on from what this node has", "leader", f.leader, "epoch", f.epoch, "err", err)
 			if f.r.o.Behind != nil {
-				f.r.wg.Go(func() { f.r.o.Behind(f.leader, err) })
+				f.r.wg.Go(func() { f.r.o.Behind(f.r.set.Number, f.leader, err) })
 			}
 			return
 		}
@@ -177,7 +177,7 @@ func (s *stream) release() {
 // follow opens a stream and works on what comes, until it ends.
 func (f *fetcher) follow() error {
 	s := &stream{f: f, ended: make(chan struct{}), closed: make(chan struct{}), bell: newBell()}
-	ch, err := f.r.o.Mesh.Open(f.leader, link.KindReplication, appendHead(nil, f.epoch), s)
+	ch, err := f.r.o.Mesh.Open(f.leader, link.KindReplication, appendHead(nil, f.r.set.Number, f.epoch), s)
 	if err != nil {
 		return err
 	}
@@ -196,8 +196,8 @@ func (f *fetcher) follow() error {
 	if err := f.begin(ctx, ch, s); err != nil {
 		return err
 	}
-	for i := range f.r.o.Shards {
-		f.moved.mark(record.ShardID(i))
+	for i := range f.r.set.Shards {
+		f.moved.mark(i)
 	}
 	a := newAcker(f, ch)
 	acks.Go(func() { a.run(ctx) })
@@ -226,28 +226,28 @@ func (f *fetcher) begin(ctx context.Context, ch *link.Channel, s *stream) error 
 		m.Release()
 		return errMessage
 	}
-	list, err := decodeHistories(b[1:], f.r.o.Shards)
+	list, err := decodeHistories(b[1:], f.r.set.Shards)
 	m.Release()
 	if err != nil {
 		return err
 	}
 	type answer struct {
-		shard int
-		from  uint64
-		err   error
+		slot int
+		from uint64
+		err  error
 	}
 	answers := make(chan answer, len(list))
 	for i := range list {
-		f.r.o.Core.FollowLeader(record.ShardID(i), f.epoch, list[i].epochs, list[i].end, func(from uint64, err error) { answers <- answer{i, from, err} })
+		f.r.o.Core.FollowLeader(f.r.set.shard(i), f.epoch, list[i].epochs, list[i].end, func(from uint64, err error) { answers <- answer{i, from, err} })
 	}
 	from := make([]uint64, len(list))
 	for range list {
 		select {
 		case a := <-answers:
 			if a.err != nil {
-				return fmt.Errorf("shard %d: %w", a.shard, a.err)
+				return fmt.Errorf("shard %d: %w", f.r.set.shard(a.slot), a.err)
 			}
-			from[a.shard] = a.from
+			from[a.slot] = a.from
 		case <-ctx.Done():
 			return link.ErrEnded
 		}
@@ -270,8 +270,8 @@ func (f *fetcher) work(b []byte, done int) (int, error) {
 		n, err := f.frames(b[done:])
 		return done + n, err
 	case msgWatermarks:
-		return len(b), eachPair(b[1:], f.r.o.Shards, func(shard record.ShardID, index uint64) {
-			_ = f.r.o.Core.Watermark(shard, f.epoch, index) // a role that has changed ends the stream
+		return len(b), eachPair(b[1:], &f.r.set, func(slot int, index uint64) {
+			_ = f.r.o.Core.Watermark(f.r.set.shard(slot), f.epoch, index) // a role that has changed ends the stream
 		})
 	case msgGone:
 		return 0, fmt.Errorf("the leader: %w", journal.ErrGone)
@@ -286,6 +286,9 @@ func (f *fetcher) frames(b []byte) (done int, err error) {
 		first, n, err := record.ViewFrame(rest)
 		if err != nil {
 			return done, err
+		}
+		if _, ok := f.r.set.slot(uint64(first.Shard)); !ok {
+			return done, errMessage // another set's leader gives them
 		}
 		for n < len(rest) {
 			next, size, err := record.ViewFrame(rest[n:])

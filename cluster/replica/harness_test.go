@@ -30,7 +30,13 @@ func TestMain(m *testing.M) {
 // soon bounds what a machine that others use too takes.
 const soon = 30 * time.Second
 
+// testShards are the shards of each set.
 const testShards = 4
+
+// setOf is one of the tests' sets.
+func setOf(number int) Set {
+	return Set{Number: number, First: record.ShardID(number * testShards), Shards: testShards}
+}
 
 // node is a mesh, a broker on a journal, and their streams.
 type node struct {
@@ -40,12 +46,14 @@ type node struct {
 	addr string
 	b    *broker.Broker
 	log  *journal.Log
-	r    *Replicas
+	sets *Sets
+	r    *Replicas // of set 0
 	app  *broker.Appender
 	sink *sink
 
 	mu     sync.Mutex
 	behind []error
+	of     []int // the sets of that
 	leader link.NodeID
 }
 
@@ -56,6 +64,7 @@ type options struct {
 	log func(*journal.Options)
 
 	pace *Pace
+	more int // sets beside the first
 }
 
 // newMesh makes one end of a link.
@@ -83,8 +92,9 @@ func newNode(t testing.TB, id link.NodeID, o options) *node {
 	if n.log, err = journal.Open(jo); err != nil {
 		t.Fatal(err)
 	}
-	var streams atomic.Pointer[Replicas]
-	n.b = broker.New(broker.Options{Shards: testShards, Loops: 1, Replicated: true, ShardMoved: func(s record.ShardID) {
+	shards := testShards * (1 + o.more)
+	var streams atomic.Pointer[Sets]
+	n.b = broker.New(broker.Options{Shards: shards, Loops: 1, Replicated: true, ShardMoved: func(s record.ShardID) {
 		if r := streams.Load(); r != nil {
 			r.Moved(s)
 		}
@@ -96,7 +106,7 @@ func newNode(t testing.TB, id link.NodeID, o options) *node {
 	src := &source{Log: n.log, b: n.b}
 	n.b.UseLog(src)
 	spec := &broker.TopicSpec{Name: "t", ID: broker.TopicID{1}, Config: broker.TopicConfig{RetentionMillis: -1, RetentionBytes: -1}}
-	for i := range testShards {
+	for i := range shards {
 		spec.Partitions = append(spec.Partitions, broker.PartitionSpec{ID: record.PartitionID(100 + i), Shard: record.ShardID(i)})
 	}
 	n.b.SetTopic(spec)
@@ -109,15 +119,20 @@ func newNode(t testing.TB, id link.NodeID, o options) *node {
 		t.Fatal(err)
 	}
 	n.mesh = newMesh(t, id)
-	n.r = New(Options{Pace: o.pace, Mesh: n.mesh, Core: n.b, Log: n.log, Shards: testShards, Behind: func(leader link.NodeID, err error) {
+	var sets []Set
+	for k := range 1 + o.more {
+		sets = append(sets, setOf(k))
+	}
+	n.sets = New(Options{Pace: o.pace, Mesh: n.mesh, Core: n.b, Log: n.log, Behind: func(set int, leader link.NodeID, err error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		n.leader, n.behind = leader, append(n.behind, err)
-	}})
-	streams.Store(n.r)
+		n.leader, n.behind, n.of = leader, append(n.behind, err), append(n.of, set)
+	}}, sets...)
+	n.r = n.sets.Of(0)
+	streams.Store(n.sets)
 	n.addr = listen(t, n.mesh)
 	t.Cleanup(func() {
-		n.r.Close()
+		n.sets.Close()
 		n.b.Close()
 		if err := n.log.Close(); err != nil {
 			t.Error(err)
@@ -219,31 +234,54 @@ func connect(t testing.TB, a, b *node) {
 	testx.Eventually(t, soon, func() bool { return a.mesh.Reaches(b.id) && b.mesh.Reaches(a.id) }, "connected")
 }
 
-// lead has a node lead all shards with others in sync.
+// lead has a node lead all shards of set 0 with others in sync.
 func (n *node) lead(epoch record.Epoch, others ...uint64) {
 	n.t.Helper()
-	for i := range testShards {
-		n.b.Lead(record.ShardID(i), epoch, others, 1, func(err error) {
+	n.leadSet(0, epoch, others...)
+}
+
+// leadSet has a node lead a set.
+func (n *node) leadSet(number int, epoch record.Epoch, others ...uint64) {
+	n.t.Helper()
+	set := setOf(number)
+	for i := range set.Shards {
+		n.b.Lead(set.shard(i), epoch, others, 1, func(err error) {
 			if err != nil {
-				n.t.Errorf("lead shard %d: %v", i, err)
+				n.t.Errorf("lead shard %d: %v", set.shard(i), err)
 			}
 		})
 	}
-	n.r.Lead(epoch)
+	n.sets.Of(number).Lead(epoch)
 }
 
-// opens waits until all shards take commands.
+// opens waits until all shards of set 0 take commands.
 func (n *node) opens() {
 	n.t.Helper()
-	testx.Eventually(n.t, soon, n.b.Leading, "node", n.id, "takes commands")
+	n.opensSet(0)
 }
 
-// resign lets go of all shards.
-func (n *node) resign() {
-	n.r.Rest()
+func (n *node) opensSet(number int) {
+	n.t.Helper()
+	set := setOf(number)
+	testx.Eventually(n.t, soon, func() bool {
+		for i := range set.Shards {
+			if !n.b.Replica(set.shard(i)).Open {
+				return false
+			}
+		}
+		return true
+	}, "node", n.id, "takes commands of set", number)
+}
+
+// resign lets go of all shards of set 0.
+func (n *node) resign() { n.resignSet(0) }
+
+func (n *node) resignSet(number int) {
+	n.sets.Of(number).Rest()
 	gone := make(chan struct{}, testShards)
-	for i := range testShards {
-		n.b.Resign(record.ShardID(i), func() { gone <- struct{}{} })
+	set := setOf(number)
+	for i := range set.Shards {
+		n.b.Resign(set.shard(i), func() { gone <- struct{}{} })
 	}
 	for range testShards {
 		<-gone
@@ -278,18 +316,24 @@ func (n *node) append(shard int, b record.Batch) {
 	}
 }
 
-// same waits until b's log has all that a's has, and a's high watermarks.
+// same waits until b's log has all that a's has of set 0, and a's high watermarks.
 func same(t testing.TB, a, b *node) {
 	t.Helper()
+	sameSet(t, 0, a, b)
+}
+
+func sameSet(t testing.TB, number int, a, b *node) {
+	t.Helper()
+	set := setOf(number)
 	testx.Eventually(t, soon, func() bool {
-		for i := range testShards {
-			x, y := a.b.Replica(record.ShardID(i)), b.b.Replica(record.ShardID(i))
+		for i := range set.Shards {
+			x, y := a.b.Replica(set.shard(i)), b.b.Replica(set.shard(i))
 			if x.Durable != x.Last || y.Durable != x.Durable || y.Applied != x.Applied || x.Applied != x.Last {
 				return false
 			}
 		}
 		return true
-	}, "node", b.id, "has what node", a.id, "has")
+	}, "node", b.id, "has what node", a.id, "has of set", number)
 }
 
 // source stands between broker and journal.
@@ -310,6 +354,7 @@ func (s *source) Read(record.PartitionID, record.Offset, func(record.Batch) bool
 // end is one end of a stream in the test's hands.
 type end struct {
 	ch     *link.Channel
+	set    int
 	epoch  record.Epoch
 	got    chan []byte
 	closed chan error
@@ -338,7 +383,7 @@ func newRaw(t testing.TB, id link.NodeID) (n *node, streams chan *end) {
 		e := newEnd()
 		e.ch = ch
 		var err error
-		if e.epoch, err = decodeHead(head); err != nil {
+		if e.set, e.epoch, err = decodeHead(head); err != nil {
 			return nil, err
 		}
 		streams <- e
@@ -363,7 +408,7 @@ func (n *node) open(to link.NodeID, head []byte) *end {
 // begin opens a stream in an epoch, and asks for all that comes behind from.
 func (n *node) begin(to link.NodeID, epoch record.Epoch, from ...uint64) (*end, []history) {
 	n.t.Helper()
-	e := n.open(to, appendHead(nil, epoch))
+	e := n.open(to, appendHead(nil, 0, epoch))
 	b := testx.Receive(n.t, e.got, soon)
 	list, err := decodeHistories(b[1:], testShards)
 	if b[0] != msgHistory || err != nil {

@@ -53,12 +53,13 @@ func framesOf(list ...[]byte) []byte { return append([]byte{msgFrames}, bytes.Jo
 // acked waits until the follower has acknowledged shard 0 up to index.
 func (e *end) acked(t *testing.T, index uint64) {
 	t.Helper()
+	set := setOf(0)
 	for reached := false; !reached; {
 		b := testx.Receive(t, e.got, soon)
 		if b[0] != msgAcks {
 			t.Fatalf("the follower says %x", b)
 		}
-		if err := eachPair(b[1:], testShards, func(s record.ShardID, at uint64) { reached = reached || s == 0 && at == index }); err != nil {
+		if err := eachPair(b[1:], &set, func(s int, at uint64) { reached = reached || s == 0 && at == index }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -195,7 +196,7 @@ func FuzzWork(f *testing.F) {
 	f.Add(append([]byte{msgWatermarks}, appendPair(nil, 1, 7)...))
 	f.Add([]byte{msgGone})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		fe := &fetcher{r: &Replicas{o: Options{Core: &tables{room: 2}, Shards: 3}}}
+		fe := &fetcher{r: &Replicas{o: Options{Core: &tables{room: 2}}, set: Set{Shards: 3}}}
 		done := 0
 		for tries := 0; ; tries++ {
 			n, err := fe.work(b, done)

@@ -16,7 +16,7 @@ func TestWatermarkWithoutFrames(t *testing.T) {
 	leader.lead(1)
 	leader.opens()
 	s := &served{r: leader.r, epoch: 1, moved: newMarks(testShards), hist: make([]history, testShards), next: make([]uint64, testShards), told: make([]uint64, testShards)}
-	ch, err := leader.mesh.Open(2, link.KindReplication, appendHead(nil, 1), newEnd())
+	ch, err := leader.mesh.Open(2, link.KindReplication, appendHead(nil, 0, 1), newEnd())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,6 @@
 // Package replica carries the frames of shards between nodes: from the leader's log to the followers' logs, over the nodes' link. One stream for each
-// pair of nodes carries all shards. It owns the streams alone: who leads is said by its owner, and what a replica is by the broker (Core).
+// pair of nodes carries all shards of a set (Set), which one node leads at a time. It owns the streams alone: who leads is said by its owner, and what a
+// replica is by the broker (Core).
 //
 // A follower opens the stream, in the epoch that it was told. The leader answers with the epochs that each of its shards has had, the follower takes back
 // what it has beyond that (KIP-101) and says from where on it wants each shard. The leader goes through its log once, from the oldest of these places, and
@@ -44,14 +45,13 @@ type Log interface {
 
 // Options are what Replicas are made with.
 type Options struct {
-	Mesh   *link.Mesh
-	Core   Core
-	Log    Log
-	Shards int
-	// Behind is told that what this node's log has cannot be continued from the leader's: the leader's does not reach back so far, or the replica has
-	// applied what the leader does not have. It has to be made anew from a copy. It is told once for each leader's epoch, on a goroutine of its own.
-	Behind func(leader link.NodeID, err error)
-	Pace   *Pace        // nil: none
+	Mesh *link.Mesh
+	Core Core
+	Log  Log
+	// Behind is told that what this node's log has of a set cannot be continued from the leader's: the leader's does not reach back so far, or the replica has
+	// applied what the leader does not have. It has to be made anew from a copy. It is told once for each epoch of a set, on a goroutine of its own.
+	Behind func(set int, leader link.NodeID, err error)
+	Pace   *Pace        // of all sets together; nil: none
 	Clock  clock.Clock  // nil: the system's
 	Logger *slog.Logger // nil: none
 }
@@ -61,7 +61,7 @@ type Follower struct {
 	Node link.NodeID
 	// CaughtUp is the latest moment (Clock.Mono) of which it is known that the follower's log has all that this node's log had then. 0: none yet.
 	CaughtUp time.Duration
-	Lag      uint64 // frames that it lacks now, of all shards
+	Lag      uint64 // frames that it lacks now, of all shards of the set
 	// Progress is how far this stream is in the log: what was sent of what there was to be sent since it began.
 	Progress pace.Progress
 }
@@ -69,15 +69,17 @@ type Follower struct {
 // again is how long a follower waits until it opens its stream anew.
 var again = pace.Backoff{First: 20 * time.Millisecond, Most: time.Second}
 
-// Replicas are a node's streams. Its methods may be called from any goroutine.
+// Replicas are a node's streams of one set of shards. Its methods may be called from any goroutine.
 type Replicas struct {
 	o   Options
+	set Set
 	clk clock.Clock
 	log *slog.Logger
 
 	serving atomic.Pointer[[]*served]     // for Moved
 	fetched atomic.Pointer[fetcher]       // likewise
 	awaited atomic.Pointer[[]link.NodeID] // see Await; nil: not said yet
+	hurries atomic.Bool                   // likewise: the pace has been told so
 	wg      sync.WaitGroup
 	mu      struct {
 		sync.Mutex
@@ -88,20 +90,6 @@ type Replicas struct {
 	}
 }
 
-// New makes them, and takes the mesh's channels for replication. It comes before anybody is connected.
-func New(o Options) *Replicas {
-	r := &Replicas{o: o, clk: o.Clock, log: o.Logger}
-	if r.clk == nil {
-		r.clk = clock.Real{}
-	}
-	if r.log == nil {
-		r.log = slog.New(slog.DiscardHandler)
-	}
-	r.publishLocked()
-	o.Mesh.Handle(link.KindReplication, r.accept)
-	return r
-}
-
 // publishLocked lets Moved see what there is.
 func (r *Replicas) publishLocked() {
 	list := append([]*served(nil), r.mu.serving...)
@@ -109,10 +97,10 @@ func (r *Replicas) publishLocked() {
 	r.fetched.Store(r.mu.fetch)
 }
 
-// Lead serves the followers that come in this epoch, and nobody else any more. The core leads all shards in it already.
+// Lead serves the followers that come in this epoch, and nobody else any more. The core leads all shards of the set in it already.
 func (r *Replicas) Lead(epoch record.Epoch) { r.change(epoch, 0, 0) }
 
-// Follow has this node follow a leader in all shards, until told otherwise.
+// Follow has this node follow a leader in all shards of the set, until told otherwise.
 func (r *Replicas) Follow(leader link.NodeID, epoch record.Epoch) { r.change(0, leader, epoch) }
 
 // Rest ends both.
@@ -131,6 +119,9 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 		r.mu.serving = nil
 	}
 	r.mu.leading = leading
+	if leading == 0 {
+		r.hurry(false)
+	}
 	if f := r.mu.fetch; f != nil && (f.leader != leader || f.epoch != epoch) {
 		f.stop()
 		r.mu.fetch = nil
@@ -143,27 +134,27 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 	r.publishLocked()
 }
 
-// Moved tells that a shard's ReplicaState has changed. It is cheap, and never blocks: broker.Options.ShardMoved.
+// Moved tells that the ReplicaState of a shard of the set has changed. It is cheap, and never blocks: Sets.Moved.
 func (r *Replicas) Moved(shard record.ShardID) {
 	for _, s := range *r.serving.Load() {
-		s.movedTo(shard)
+		s.movedTo(int(shard - r.set.First))
 	}
 	if f := r.fetched.Load(); f != nil {
-		f.moved.mark(shard) // its log is further with a group: Flushed
+		f.moved.mark(int(shard - r.set.First)) // its log is further with a group: Flushed
 		if f.busy.Load() {
 			f.room.ring()
 		}
 	}
 }
 
-// Flushed tells that this node's log has another group, and Moved was told of its shards. It never blocks: broker.Options.Flushed.
+// Flushed tells that this node's log has another group, and Moved was told of its shards. It never blocks: Sets.Flushed.
 func (r *Replicas) Flushed() {
 	if f := r.fetched.Load(); f != nil {
 		f.flushed()
 	}
 }
 
-// Lost tells that what was on its way into this node's log is gone: the leader is asked for it again. It never blocks: broker.Options.Lost.
+// Lost tells that what was on its way into this node's log is gone: the leader is asked for it again. It never blocks: Sets.Lost.
 func (r *Replicas) Lost() {
 	if f := r.fetched.Load(); f != nil {
 		if s := f.stream.Load(); s != nil {
@@ -185,7 +176,7 @@ func (r *Replicas) Followers() (list []Follower) {
 	return list
 }
 
-// Close ends all streams, and returns when nothing runs any more. The mesh is closed before or after.
+// Close ends all streams of the set, and returns when nothing of it runs any more.
 func (r *Replicas) Close() {
 	r.change(0, 0, 0)
 	r.mu.Lock()
@@ -206,7 +197,7 @@ func (b bell) ring() {
 	}
 }
 
-// marks are shards that something has happened to.
+// marks are shards that something has happened to, by their slots in the set.
 type marks struct {
 	bits []atomic.Uint64
 	bell bell
@@ -217,18 +208,28 @@ func newMarks(shards int) *marks {
 }
 
 // mark notes one. Who takes them is woken by the bell, which is the caller's to ring.
-func (m *marks) mark(shard record.ShardID) {
-	w, bit := &m.bits[shard/64], uint64(1)<<(shard%64)
+func (m *marks) mark(slot int) {
+	w, bit := &m.bits[slot/64], uint64(1)<<(slot%64)
 	if w.Load()&bit == 0 {
 		w.Or(bit)
 	}
 }
 
+// any tells whether there are some.
+func (m *marks) any() bool {
+	for i := range m.bits {
+		if m.bits[i].Load() != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // take calls fn for each, and forgets them before.
-func (m *marks) take(fn func(record.ShardID)) {
+func (m *marks) take(fn func(slot int)) {
 	for i := range m.bits {
 		for b := m.bits[i].Swap(0); b != 0; b &= b - 1 {
-			fn(record.ShardID(i*64 + trailing(b)))
+			fn(i*64 + trailing(b))
 		}
 	}
 }

@@ -43,12 +43,8 @@ type served struct {
 	}
 }
 
-// accept takes a follower's stream.
-func (r *Replicas) accept(ch *link.Channel, head []byte) (link.Receiver, error) {
-	epoch, err := decodeHead(head)
-	if err != nil {
-		return nil, err
-	}
+// accept takes a follower's stream, in an epoch of the set.
+func (r *Replicas) accept(ch *link.Channel, epoch record.Epoch) (link.Receiver, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mu.closed || r.mu.leading == 0 || r.mu.leading != epoch {
@@ -61,8 +57,8 @@ func (r *Replicas) accept(ch *link.Channel, head []byte) (link.Receiver, error) 
 			break
 		}
 	}
-	s := &served{r: r, ch: ch, epoch: epoch, moved: newMarks(r.o.Shards), from: make(chan []uint64, 1), ended: make(chan struct{}), meter: pace.NewMeter(r.clk)}
-	s.mu.acked = make([]uint64, r.o.Shards)
+	s := &served{r: r, ch: ch, epoch: epoch, moved: newMarks(r.set.Shards), from: make(chan []uint64, 1), ended: make(chan struct{}), meter: pace.NewMeter(r.clk)}
+	s.mu.acked = make([]uint64, r.set.Shards)
 	r.mu.serving = append(r.mu.serving, s)
 	r.publishLocked()
 	r.wg.Go(s.run)
@@ -77,7 +73,7 @@ func (s *served) Receive(ch *link.Channel, m link.Message) {
 	switch {
 	case len(b) > 0 && b[0] == msgFrom:
 		var from []uint64
-		if from, err = decodeFrom(b[1:], s.r.o.Shards); err == nil {
+		if from, err = decodeFrom(b[1:], s.r.set.Shards); err == nil {
 			select {
 			case s.from <- from:
 			default:
@@ -94,14 +90,14 @@ func (s *served) Receive(ch *link.Channel, m link.Message) {
 
 func (s *served) acks(b []byte) error {
 	node := uint64(s.ch.Peer())
-	return eachPair(b, s.r.o.Shards, func(shard record.ShardID, index uint64) {
+	return eachPair(b, &s.r.set, func(slot int, index uint64) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.mu.over { // another stream of the node may have begun: what it acknowledges counts
 			return
 		}
-		s.mu.acked[shard] = index
-		_ = s.r.o.Core.Acked(shard, s.epoch, node, index) // the end of the epoch ends the stream
+		s.mu.acked[slot] = index
+		_ = s.r.o.Core.Acked(s.r.set.shard(slot), s.epoch, node, index) // the end of the epoch ends the stream
 	})
 }
 
@@ -151,14 +147,14 @@ func (s *served) run() {
 
 // serve sends until the stream ends.
 func (s *served) serve() error {
-	shards := s.r.o.Shards
+	shards := s.r.set.Shards
 	s.hist, s.told = make([]history, shards), make([]uint64, shards)
 	msg := []byte{msgHistory}
 	for i := range s.hist {
 		// What the node has acknowledged by another stream was of another log, if its disk is a new one since.
-		_ = s.r.o.Core.Acked(record.ShardID(i), s.epoch, uint64(s.ch.Peer()), 0)
+		_ = s.r.o.Core.Acked(s.r.set.shard(i), s.epoch, uint64(s.ch.Peer()), 0)
 		h := &s.hist[i]
-		h.epochs, h.end = s.r.o.Core.ReplicaHistory(record.ShardID(i))
+		h.epochs, h.end = s.r.o.Core.ReplicaHistory(s.r.set.shard(i))
 		msg = appendHistory(msg, h)
 	}
 	if err := s.ch.Send(msg); err != nil {
@@ -183,7 +179,7 @@ func (s *served) serve() error {
 	s.mu.started = true
 	s.mu.Unlock()
 	for i := range shards {
-		s.moved.mark(record.ShardID(i))
+		s.moved.mark(i)
 	}
 	s.moved.bell.ring()
 	ctx, cancel := within(context.Background(), s.ended)
@@ -194,7 +190,7 @@ func (s *served) serve() error {
 // place is where the log has to be read from so that no shard misses anything.
 func (s *served) place() (at journal.Position) {
 	for i, from := range s.next {
-		p := s.r.o.Log.ShardPosition(record.ShardID(i), from)
+		p := s.r.o.Log.ShardPosition(s.r.set.shard(i), from)
 		if i == 0 || p.Before(at) {
 			at = p
 		}
@@ -207,8 +203,8 @@ func (s *served) place() (at journal.Position) {
 const watermarkWait = 5 * time.Millisecond
 
 // movedTo notes that a shard has moved. The pump is woken for it if frames do not come first.
-func (s *served) movedTo(shard record.ShardID) {
-	s.moved.mark(shard)
+func (s *served) movedTo(slot int) {
+	s.moved.mark(slot)
 	if !s.late.Load() && s.late.CompareAndSwap(false, true) {
 		s.r.clk.AfterFunc(watermarkWait, func() {
 			s.late.Store(false)
@@ -323,17 +319,18 @@ func (s *served) add(out, group []byte) (_, rest []byte, err error) {
 		}
 		frame := group[:size]
 		group = group[size:]
-		if f.Kind != record.KindRecords && f.Kind != record.KindCommand || int(f.Shard) >= len(s.next) || f.Index < s.next[f.Shard] {
+		slot, ok := s.r.set.slot(uint64(f.Shard))
+		if f.Kind != record.KindRecords && f.Kind != record.KindCommand || !ok || f.Index < s.next[slot] {
 			continue
 		}
-		h := &s.hist[f.Shard]
+		h := &s.hist[slot]
 		if f.Epoch != s.epoch && f.Epoch != epochAt(h.epochs, f.Index) {
 			continue
 		}
-		if f.Index != s.next[f.Shard] {
-			return out, nil, errors.Join(fmt.Errorf("shard %d: the log goes on with frame %d, %d is asked for: %w", f.Shard, f.Index, s.next[f.Shard], journal.ErrGone), s.ch.Send([]byte{msgGone}))
+		if f.Index != s.next[slot] {
+			return out, nil, errors.Join(fmt.Errorf("shard %d: the log goes on with frame %d, %d is asked for: %w", f.Shard, f.Index, s.next[slot], journal.ErrGone), s.ch.Send([]byte{msgGone}))
 		}
-		s.next[f.Shard]++
+		s.next[slot]++
 		out = append(out, frame...)
 	}
 	return out, group, nil
@@ -342,9 +339,10 @@ func (s *served) add(out, group []byte) (_, rest []byte, err error) {
 // watermarks tells those that have moved.
 func (s *served) watermarks(send func([]byte) error) error {
 	msg := []byte{msgWatermarks}
-	s.moved.take(func(shard record.ShardID) {
-		if hw := s.r.o.Core.Replica(shard).HighWatermark; hw > s.told[shard] {
-			s.told[shard] = hw
+	s.moved.take(func(slot int) {
+		shard := s.r.set.shard(slot)
+		if hw := s.r.o.Core.Replica(shard).HighWatermark; hw > s.told[slot] {
+			s.told[slot] = hw
 			msg = appendPair(msg, shard, hw)
 		}
 	})
@@ -358,9 +356,9 @@ func (s *served) watermarks(send func([]byte) error) error {
 func (s *served) follower() (f Follower, ok bool) {
 	now := s.r.clk.Mono()
 	f.Progress = s.progress()
-	ends := make([]uint64, s.r.o.Shards)
+	ends := make([]uint64, s.r.set.Shards)
 	for i := range ends {
-		ends[i] = s.r.o.Core.Replica(record.ShardID(i)).Durable
+		ends[i] = s.r.o.Core.Replica(s.r.set.shard(i)).Durable
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

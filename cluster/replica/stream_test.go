@@ -126,13 +126,13 @@ func TestStreamRefused(t *testing.T) {
 	connect(t, leader, other)
 	leader.lead(3)
 	leader.opens()
-	for _, head := range [][]byte{nil, {headVersion, 3}, {headVersion + 1, 3, 0, 0, 0}, appendHead(nil, 2), appendHead(nil, 4)} {
+	for _, head := range [][]byte{nil, {headVersion, 3}, {headVersion + 1, 3, 0, 0, 0}, appendHead(nil, 0, 2), appendHead(nil, 0, 4)} {
 		if err := testx.Receive(t, other.open(1, head).closed, soon); err == nil {
 			t.Errorf("a stream with the head %x is not refused", head)
 		}
 	}
 	leader.resign()
-	if err := testx.Receive(t, other.open(1, appendHead(nil, 3)).closed, soon); err == nil {
+	if err := testx.Receive(t, other.open(1, appendHead(nil, 0, 3)).closed, soon); err == nil {
 		t.Error("a node that does not lead serves")
 	}
 	if list := leader.r.Followers(); len(list) > 0 {
@@ -149,7 +149,7 @@ func TestFollowerSaysNonsense(t *testing.T) {
 	leader.opens()
 	for _, said := range [][]byte{{0}, {99}, {msgHistory}, {msgFrames, 1}, {msgGone}, {msgFrom}, {msgFrom, 1, 1, 1}, {msgFrom, 1, 1, 1, 1, 1}, {msgFrom, 1, 1, 1, 0x80},
 		{msgAcks, testShards, 1}, {msgAcks, 1}, {msgAcks, 0x80}} {
-		e := other.open(1, appendHead(nil, 1))
+		e := other.open(1, appendHead(nil, 0, 1))
 		testx.Receive(t, e.got, soon)
 		e.send(t, said)
 		if err := testx.Receive(t, e.closed, soon); err == nil {

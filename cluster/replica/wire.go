@@ -13,32 +13,42 @@ import (
 
 // A stream's messages begin with their type. docs/format/replication.md has them.
 const (
-	msgHistory    = 1 // leader: of each shard the starts of its epochs, and its end
+	msgHistory    = 1 // leader: of each shard of the set the starts of its epochs, and its end
 	msgFrames     = 2 // leader: whole frames, as in the log
 	msgWatermarks = 3 // leader: shards and their high watermarks
 	msgGone       = 4 // leader: its log does not reach back so far
-	msgFrom       = 5 // follower: of each shard the frame that is to come first
+	msgFrom       = 5 // follower: of each shard of the set the frame that is to come first
 	msgAcks       = 6 // follower: shards and the last frame that its log has
 )
 
 const (
-	headVersion = 1
+	headVersion = 1 // of set 0, which was the only one
 	headBytes   = 5
+	setVersion  = 2 // of another set
+	setBytes    = 6
 	// framesBytes is about how much goes into one message. A frame that is larger goes alone.
 	framesBytes = 512 << 10
 )
 
 var errMessage = errors.New("replica: a message that is none")
 
-func appendHead(dst []byte, epoch record.Epoch) []byte {
-	return binary.LittleEndian.AppendUint32(append(dst, headVersion), uint32(epoch))
+// appendHead appends the head of a set's stream. A node that knows of no sets refuses any but that of set 0.
+func appendHead(dst []byte, set int, epoch record.Epoch) []byte {
+	if set == 0 {
+		return binary.LittleEndian.AppendUint32(append(dst, headVersion), uint32(epoch))
+	}
+	return append(binary.LittleEndian.AppendUint32(append(dst, setVersion), uint32(epoch)), uint8(set))
 }
 
-func decodeHead(b []byte) (record.Epoch, error) {
-	if len(b) < headBytes || b[0] != headVersion {
-		return 0, fmt.Errorf("want a head of version %d", headVersion)
+func decodeHead(b []byte) (set int, epoch record.Epoch, err error) {
+	switch {
+	case len(b) >= headBytes && b[0] == headVersion:
+	case len(b) == setBytes && b[0] == setVersion && b[headBytes] != 0: // each set has one head
+		set = int(b[headBytes])
+	default:
+		return 0, 0, fmt.Errorf("want a head of version %d, or of version %d with a set of shards", headVersion, setVersion)
 	}
-	return record.Epoch(binary.LittleEndian.Uint32(b[1:])), nil
+	return set, record.Epoch(binary.LittleEndian.Uint32(b[1:])), nil
 }
 
 // reader takes numbers off a message.
@@ -102,15 +112,16 @@ func decodeFrom(b []byte, shards int) ([]uint64, error) {
 	return list, nil
 }
 
-// eachPair calls fn with each shard of acknowledgements or watermarks, and its index.
-func eachPair(b []byte, shards int, fn func(record.ShardID, uint64)) error {
+// eachPair calls fn with the slot of each shard of acknowledgements or watermarks, and its index. A shard of another set is none.
+func eachPair(b []byte, set *Set, fn func(slot int, index uint64)) error {
 	r := reader{b: b}
 	for len(r.b) > 0 {
 		shard, index := r.uvarint(), r.uvarint()
-		if r.bad || shard >= uint64(shards) {
+		slot, ok := set.slot(shard)
+		if r.bad || !ok {
 			return errMessage
 		}
-		fn(record.ShardID(shard), index)
+		fn(slot, index)
 	}
 	return nil
 }

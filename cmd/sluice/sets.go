@@ -46,12 +46,15 @@ func setsOf(s *api.ShardStatus) []*api.ShardSet {
 
 // setRows are a table with a line for each set.
 func setRows(sets []shardSet) [][]string {
-	rows := [][]string{{"SET", "SHARDS", "LEADER", "EPOCH", "IN SYNC", "NOT IN SYNC", "LAG", "MOVES"}}
+	rows := [][]string{{"SET", "SHARDS", "LEADER", "PREFERRED", "EPOCH", "IN SYNC", "NOT IN SYNC", "LAG", "MOVES"}}
 	for i := range sets {
 		s := &sets[i]
-		leader, lag := "-", ""
+		leader, preferred, lag := "-", "", ""
 		if s.Leader != 0 {
 			leader = strconv.FormatUint(uint64(s.Leader), 10)
+		}
+		if s.Set > 0 && len(s.Replicas) > 0 {
+			preferred = strconv.FormatUint(uint64(s.Replicas[0]), 10)
 		}
 		if len(s.Lag) > 0 {
 			most := uint64(0)
@@ -60,7 +63,7 @@ func setRows(sets []shardSet) [][]string {
 			}
 			lag = strconv.FormatUint(most, 10)
 		}
-		rows = append(rows, []string{strconv.FormatUint(uint64(s.Set), 10), fmt.Sprintf("%d-%d", s.First, s.First+max(s.Shards, 1)-1), leader, strconv.FormatUint(uint64(s.Epoch), 10),
+		rows = append(rows, []string{strconv.FormatUint(uint64(s.Set), 10), fmt.Sprintf("%d-%d", s.First, s.First+max(s.Shards, 1)-1), leader, preferred, strconv.FormatUint(uint64(s.Epoch), 10),
 			nodesText(s.InSync), s.behindText(), lag, comeAndGo(s.Replicas, s.Target)})
 	}
 	return rows
@@ -101,8 +104,8 @@ func shardSets(f *controlFlags) *cobra.Command {
 	c := &cobra.Command{Use: "sets [N]", Short: "Show the sets of shards, or have more of them", Args: atMost(1),
 		Long: strings.TrimSpace(`
 Show the sets of shards, or have N of them beside the first, 15 at most. Each set has a leader of its own, so that they lie on several nodes; those beside the first have
-partitions of topics with leader.spread=true alone. LAG is how many frames of the log the node lacks that lacks most of those that follow, as the leader knows.
-Sets do not become fewer. All nodes have to run a program of level 7.`),
+partitions of topics with leader.spread=true alone. PREFERRED is the node that gets the lead back when it can, which is nobody for the first set. LAG is how many frames
+of the log the node lacks that lacks most of those that follow, as the leader knows. Sets do not become fewer. All nodes have to run a program of level 7.`),
 		Example: "  sluice shard sets\n  sluice shard sets 6 --wait"}
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		n := uint64(0)

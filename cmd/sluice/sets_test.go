@@ -158,10 +158,10 @@ func TestShardStatusOfSets(t *testing.T) {
 	last.Followers = []*api.ShardFollower{{Node: 2, Lag: 7}, {Node: 3, Lag: 9}}
 	last.LeastInSync = 2
 	w.looks = 1 << 20
-	want := `SET SHARDS LEADER EPOCH IN SYNC NOT IN SYNC LAG MOVES
+	want := `SET SHARDS LEADER PREFERRED EPOCH IN SYNC NOT IN SYNC LAG MOVES
 0 0-5 1 4 1 2
-1 6-9 2 1 1 2
-2 10-13 - 2 1 2 catches up: 1B of 2B; 3 lacks nothing; 4 away 9 to come: 4, to go: 3`
+1 6-9 2 1 1 1 2
+2 10-13 - 1 2 1 2 catches up: 1B of 2B; 3 lacks nothing; 4 away 9 to come: 4, to go: 3`
 	if out := table(says(t, 0, "", "shard", "status")); out != firstSetOnly+"\n\n"+want {
 		t.Errorf("of sets:\n%s", out)
 	}
@@ -193,7 +193,7 @@ func TestShardSetsGrow(t *testing.T) {
 	}
 	says(t, 2, "say how many", "shard", "sets", "--wait")
 	out := says(t, 0, "sets with a leader: 0 of 2", "shard", "sets", "2", "--wait")
-	if !strings.Contains(table(out), "\n1 6-9 1 1 1 2\n2 10-13 1 2 1 2") || w.was() != "2 sets" {
+	if !strings.Contains(table(out), "\n1 6-9 1 1 1 1 2\n2 10-13 1 1 2 1 2") || w.was() != "2 sets" {
 		t.Errorf("they are\n%s", out)
 	}
 	says(t, 1, "they do not become fewer", "shard", "sets", "1")

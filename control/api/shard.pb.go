@@ -182,12 +182,12 @@ func (x *ShardStatus) GetSets() []*ShardSet {
 type ShardSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	First         uint32                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`   // of its shards
-	Shards        uint32                 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"` // how many it has, from first on
-	Leader        uint32                 `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"` // 0: none
-	Epoch         uint32                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`   // of the leader; 0: it had none yet
-	Open          bool                   `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"`     // the leader is the node that answers, and takes commands
-	Replicas      []uint32               `protobuf:"varint,7,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
+	First         uint32                 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`              // of its shards
+	Shards        uint32                 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`            // how many it has, from first on
+	Leader        uint32                 `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"`            // 0: none
+	Epoch         uint32                 `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`              // of the leader; 0: it had none yet
+	Open          bool                   `protobuf:"varint,6,opt,name=open,proto3" json:"open,omitempty"`                // the leader is the node that answers, and takes commands
+	Replicas      []uint32               `protobuf:"varint,7,rep,packed,name=replicas,proto3" json:"replicas,omitempty"` // the one that is preferred as leader first, which gets the lead back when it can
 	InSync        []uint32               `protobuf:"varint,8,rep,packed,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
 	Eligible      []uint32               `protobuf:"varint,9,rep,packed,name=eligible,proto3" json:"eligible,omitempty"`                      // not in sync, and lack nothing that was acknowledged
 	LeastInSync   uint32                 `protobuf:"varint,10,opt,name=least_in_sync,json=leastInSync,proto3" json:"least_in_sync,omitempty"` // so many have to be in sync for anything to be acknowledged
