@@ -167,12 +167,14 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 	})
 }
 
-// balance is the plan, and the order in which the nodes that have the shards are preferred as leaders by then: of a set beside the first, so that each leads as many as another one.
+// balance is the plan, and the order in which the nodes that have the shards are preferred as leaders by then: of a set beside the first, so that each leads, and has, as many as another one.
 func (c *Controller) balance(s *meta.Snapshot, sh *meta.Shard, known map[meta.NodeID]Known, o BalanceOptions) (p Plan, replicas []meta.NodeID) {
 	p = balance(s, sh, known, c.o.Replicas, !o.AnyRack)
 	if c.o.Set == 0 {
 		return p, sh.Replicas
 	}
+	p.Want = share(s, c.o.Set, sh, p.Want, candidates(s, sh, known, !o.AnyRack))
+	p.LeadMoves = sh.Leader != 0 && !slices.Contains(p.Want, sh.Leader)
 	can := func(id meta.NodeID) bool {
 		k := known[id]
 		return slices.Contains(p.Want, id) && k.Alive && !k.Draining && !k.Leaving

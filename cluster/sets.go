@@ -70,6 +70,63 @@ func evens(s *meta.Snapshot, set int, replicas []meta.NodeID, can func(meta.Node
 	return prefer(replicas, best)
 }
 
+// share gives want, where a set's shards shall be, with nodes that have more of the other sets left for candidates that have fewer, unless racks would be used worse by that. Rather than
+// another one it leaves nodes that are no Target, and not the one that leads.
+func share(s *meta.Snapshot, set int, sh *meta.Shard, want []meta.NodeID, list []candidate) []meta.NodeID {
+	has, rack := haveOf(s, set), make(map[meta.NodeID]string)
+	for i := range list {
+		rack[list[i].id] = list[i].rack
+	}
+	beside := func(x meta.NodeID, r string) (n int) { // how many in a rack, without x
+		for _, id := range want {
+			if id != x && rack[id] == r {
+				n++
+			}
+		}
+		return n
+	}
+	for want = slices.Clone(want); ; {
+		var goes, comes meta.NodeID
+		var best [4]int
+		for _, x := range slices.Backward(want) {
+			for i := range list {
+				y := list[i].id
+				rank := [4]int{has[y] - has[x]}
+				for k, worse := range []bool{slices.Contains(sh.Target, x), len(sh.Target) > 0 && !slices.Contains(sh.Target, y), x == sh.Leader} {
+					if worse {
+						rank[k+1] = 1
+					}
+				}
+				if has[y] < has[x] && !slices.Contains(want, y) && beside(x, rack[y]) <= beside(x, rack[x]) && (goes == 0 || slices.Compare(rank[:], best[:]) < 0) {
+					goes, comes, best = x, y, rank
+				}
+			}
+		}
+		if goes == 0 {
+			return want
+		}
+		want = append(slices.DeleteFunc(want, func(id meta.NodeID) bool { return id == goes }), comes)
+	}
+}
+
+// haveOf counts how many sets, but for this one and the first, each node has, or shall have.
+func haveOf(s *meta.Snapshot, set int) map[meta.NodeID]int {
+	has := make(map[meta.NodeID]int)
+	c := s.Cluster()
+	for k := 1; c != nil && k <= int(c.Sets); k++ {
+		if o := s.Shard(c.Set(k).First); k != set && o != nil {
+			on := o.Target
+			if len(on) == 0 {
+				on = o.Replicas
+			}
+			for _, id := range on {
+				has[id]++
+			}
+		}
+	}
+	return has
+}
+
 // prefer puts a node first.
 func prefer(replicas []meta.NodeID, id meta.NodeID) []meta.NodeID {
 	rest := slices.DeleteFunc(slices.Clone(replicas), func(o meta.NodeID) bool { return o == id })

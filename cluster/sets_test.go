@@ -204,3 +204,92 @@ func TestMethods(t *testing.T) {
 		}
 	}
 }
+
+// balancing are sets of which each is balanced in turn.
+type balancing struct {
+	t       *testing.T
+	name    string
+	catalog *meta.Catalog
+	at      meta.Cluster
+	known   map[meta.NodeID]Known
+}
+
+func (b *balancing) place(set int, replicas []meta.NodeID) {
+	sh := meta.Shard{ID: b.at.Set(set).First, Change: 1, Epoch: 1, Leader: replicas[0], Replicas: replicas, ISR: slices.Sorted(slices.Values(replicas))}
+	b.catalog.Apply(0, []meta.Entry{b.at.Entry(), sh.Entry()})
+}
+
+// balance has one set balanced, and its nodes come and go; false: it was.
+func (b *balancing) balance(set int) bool {
+	b.t.Helper()
+	sorted := func(list []meta.NodeID) []meta.NodeID { return slices.Sorted(slices.Values(list)) }
+	c := &Controller{o: Options{Set: set, Replicas: 3}}
+	s := b.catalog.Load()
+	sh := s.Shard(b.at.Set(set).First)
+	p, replicas := c.balance(s, sh, b.known, BalanceOptions{})
+	if len(p.Want) != 3 || !slices.Equal(sorted(replicas), sorted(sh.Replicas)) {
+		b.t.Fatalf("%s: set %d: %+v, %v", b.name, set, p, replicas)
+	}
+	during := clone(sh)
+	during.Target, during.Replicas = p.target(), replicas
+	if again, _ := c.balance(s, &during, b.known, BalanceOptions{}); !p.Balanced() && !slices.Equal(sorted(again.Want), sorted(p.Want)) {
+		b.t.Errorf("%s: set %d: asked once more it is %v, was %v", b.name, set, again.Want, p.Want)
+	}
+	stay := slices.DeleteFunc(replicas, func(id meta.NodeID) bool { return !slices.Contains(p.Want, id) })
+	for _, id := range p.Want {
+		if !slices.Contains(stay, id) {
+			stay = evens(s, set, append(stay, id), func(o meta.NodeID) bool { return o == id })
+		}
+	}
+	b.place(set, stay)
+	return !slices.Equal(stay, sh.Replicas)
+}
+
+// When sets are balanced one after the other, no node has two more than another one, as far as racks allow that, nor is preferred by two more where each has all, and nothing moves when
+// they are balanced once more.
+func TestSetsBalance(t *testing.T) {
+	for _, v := range []struct {
+		name  string
+		racks []string
+		nodes int
+		sets  int
+		leads int         // that a node is preferred by more than another one, at most
+		gone  meta.NodeID // is not there
+	}{
+		{name: "two more nodes", nodes: 5, sets: 5, leads: 2},
+		{name: "three sets", nodes: 5, sets: 3, leads: 1},
+		{name: "no more nodes", nodes: 3, sets: 6, leads: 0},
+		{name: "two in each rack", nodes: 6, racks: []string{"a", "b", "c", "a", "b", "c"}, sets: 4, leads: 1},
+		{name: "a rack of one", nodes: 4, racks: []string{"a", "b", "b", "b"}, sets: 6, leads: 1},
+		{name: "one is away", nodes: 5, sets: 4, leads: 1, gone: 3},
+	} {
+		b := &balancing{t: t, name: v.name, catalog: catalogOf(t, v.nodes, v.racks...), at: meta.Cluster{ID: "c", Shards: 2, Level: meta.LevelSets, Sets: uint32(v.sets)}, known: allThere(v.nodes)}
+		for k := range v.sets {
+			b.place(k+1, ids(1, 2, 3))
+		}
+		delete(b.known, v.gone)
+		moved := 0
+		for range 3 {
+			moved = 0
+			for k := range v.sets {
+				if b.balance(k + 1) {
+					moved++
+				}
+			}
+		}
+		if moved > 0 {
+			t.Errorf("%s: %d sets move though they are balanced", v.name, moved)
+		}
+		has, leads := haveOf(b.catalog.Load(), 0), preferredOf(b.catalog.Load(), 0)
+		for x := range b.known {
+			for y := range b.known {
+				if has[x] > has[y]+1 && (v.racks == nil || v.racks[x-1] == v.racks[y-1]) || leads[x] > leads[y]+v.leads {
+					t.Errorf("%s: sets %v, preferred by %v", v.name, has, leads)
+				}
+			}
+		}
+		if has[v.gone] > 0 {
+			t.Errorf("%s: node %d has %d sets", v.name, v.gone, has[v.gone])
+		}
+	}
+}
