@@ -31,6 +31,7 @@ type member struct {
 	asks     *kafkaLeader
 	calls    *controlPeers
 	seeds    *seeds
+	sets     copySets // nil: no sets of shards beside the first
 	pace     *replica.Pace
 	told     bool   // that the node has no store
 	levels   func() // the catalog's subscription
@@ -55,7 +56,7 @@ func (m *member) join(mesh *link.Mesh) {
 	m.own = meta.NodeID(cfg.Node.ID)
 	m.pace = replica.NewPace(m.clock(), int64(cfg.Cluster.CatchupRate))
 	m.replicas = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Logger: n.o.logger,
-		Behind: func(_ int, leader link.NodeID, err error) { m.behind(leader, err) }}, replica.Set{Shards: cfg.Cluster.Shards}).Of(0)
+		Behind: m.behind}, replica.Set{Shards: cfg.Cluster.Shards}).Of(0)
 	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Peers: cluster.OverMesh(mesh), Core: n.broker, Streams: m.replicas,
 		Reluctant: !cfg.TakesClients(), Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)

@@ -27,9 +27,10 @@ import (
 
 // Requests between nodes by which a copy is made and read. Their numbers are on the wire.
 const (
-	methodSeedTake = 0x5e01 // {} -> {the backup's name}: takes a backup, and answers when it is whole
+	methodSeedTake = 0x5e01 // {}, or of several sets what seedAsks are -> {the backup's name}: takes a backup, and answers when it is whole
 	methodSeedRead = 0x5e02 // {offset u64, length u32, name} -> {size of the whole u64, bytes}
 	methodSeedEnd  = 0x5e03 // {the backup's name} -> {}
+	methodSeedHold = 0x5e04 // {seedAsks without ends} -> {seedAsks}: holds the log of a leader of sets for a node that gets a copy from another one
 )
 
 const (
@@ -66,6 +67,9 @@ type seeds struct {
 		step  *seedStep   // of the last one
 		over  bool
 	}
+	holds  *setHolds // nil: there are no sets of shards
+	giver  *setGiver // likewise
+	copier *setCopier
 	wg     sync.WaitGroup
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -78,6 +82,7 @@ func (m *member) serveSeeds(mesh *link.Mesh) {
 	s := &seeds{m: m}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	m.seeds = s
+	s.ofSets(mesh)
 	if err := os.RemoveAll(s.dir()); err != nil {
 		m.n.o.logger.Warn("a copy that was made for another node is left", "dir", s.dir(), "err", err)
 	}
@@ -87,10 +92,16 @@ func (m *member) serveSeeds(mesh *link.Mesh) {
 		s.drop(string(r.Body.Bytes()))
 		r.Reply(nil)
 	})
+	mesh.Serve(methodSeedHold, s.hold)
 }
 
 // take makes a copy.
 func (s *seeds) take(r *link.Request) {
+	asks, err := s.giver.asked(r.Body.Bytes())
+	if err != nil {
+		r.Fail(err.Error())
+		return
+	}
 	s.mu.Lock()
 	switch {
 	case s.mu.over || !s.m.leads():
@@ -108,7 +119,7 @@ func (s *seeds) take(r *link.Request) {
 	peer := r.Peer
 	go func() {
 		defer s.wg.Done()
-		id, err := s.make(peer)
+		id, err := s.make(peer, asks)
 		if err != nil {
 			s.m.n.o.logger.Error("a copy for another node could not be made", "node", peer, "err", err)
 			r.Fail(err.Error())
@@ -119,7 +130,7 @@ func (s *seeds) take(r *link.Request) {
 	}()
 }
 
-func (s *seeds) make(peer link.NodeID) (id string, err error) {
+func (s *seeds) make(peer link.NodeID, asks []seedAsk) (id string, err error) {
 	s.remove()
 	n := s.m.n
 	ls := n.storage.(*logStorage)
@@ -150,13 +161,18 @@ func (s *seeds) make(peer link.NodeID) (id string, err error) {
 		return "", err
 	}
 	p := s.making(w)
+	if err := s.giver.has(s.ctx, asks); err != nil {
+		return "", err
+	}
 	ls.checkpoint()
 	taken := time.Now().UTC().Truncate(time.Millisecond)
 	snap, err := ls.log.Backup()
 	if err != nil {
 		return "", err
 	}
-	err = copyBackup(s.ctx, w, snap, p)
+	if err = s.giver.leads(asks); err == nil {
+		err = copyBackup(s.ctx, w, snap, p)
+	}
 	if err = errors.Join(err, snap.Close()); err != nil {
 		return "", err
 	}
@@ -261,6 +277,7 @@ func (s *seeds) close() {
 	s.letGoLocked(s.m.n.storage.(*logStorage).log)
 	s.mu.Unlock()
 	s.cancel()
+	s.holds.close()
 	s.wg.Wait()
 	s.remove()
 }
@@ -361,18 +378,17 @@ func (r *seedReader) Read(p []byte) (int, error) {
 // Close ends it.
 func (r *seedReader) Close() error { return nil }
 
-// fetchSeed has the leader make a copy, and restores it beside the node's own data.
-func (m *member) fetchSeed(ctx context.Context, mesh *link.Mesh, leader link.NodeID) error {
-	data := m.n.o.clusterConfig.Node.Data
-	dir := filepath.Join(data, seedFolder)
+// fetchSeed has the node that leads make a copy, and restores it beside the node's own data. It answers what is to be written into the mark.
+func (m *member) fetchSeed(ctx context.Context, mesh *link.Mesh, leader link.NodeID, asks []seedAsk) (mark string, err error) {
+	dir := filepath.Join(m.n.o.clusterConfig.Node.Data, seedFolder)
 	if err := os.RemoveAll(dir); err != nil {
-		return err
+		return "", err
 	}
 	taking, cancel := context.WithTimeout(ctx, seedTakeWait)
 	defer cancel()
-	a, err := mesh.Call(taking, leader, methodSeedTake, nil)
+	a, err := mesh.Call(taking, leader, methodSeedTake, appendAsks(nil, asks))
 	if err != nil {
-		return fmt.Errorf("have node %d make a copy: %w", leader, err)
+		return "", fmt.Errorf("have node %d make a copy: %w", leader, err)
 	}
 	id := string(a.Bytes())
 	a.Release()
@@ -381,13 +397,10 @@ func (m *member) fetchSeed(ctx context.Context, mesh *link.Mesh, leader link.Nod
 		end.Release()
 	}
 	if err != nil {
-		return fmt.Errorf("copy the data of node %d: %w", leader, err)
+		return "", fmt.Errorf("copy the data of node %d: %w", leader, err)
 	}
 	b, err := json.Marshal(out)
-	if err != nil {
-		return err
-	}
-	return writeFileSynced(filepath.Join(data, seedMark), string(b)+"\n")
+	return string(b) + "\n", err
 }
 
 // installSeed puts a copy that is whole in the place of the node's own data; without one it removes what a copy that was cut has left. Cut at any step, the
@@ -426,25 +439,4 @@ func syncDirectory(path string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
-}
-
-// behind is told that the node's log cannot be continued: it gets a copy, and asks to be started anew.
-func (m *member) behind(leader link.NodeID, cause error) {
-	log := m.n.o.logger
-	log.Warn("this node's log does not go on to the leader's: it gets a copy", "leader", leader, "err", cause)
-	for tries := 1; ; tries++ {
-		err := m.fetchSeed(m.seeds.ctx, m.n.cluster.Mesh(), leader)
-		if err == nil {
-			log.Info("a copy of the leader's data is here; the node starts anew with it", "leader", leader)
-			m.n.o.again()
-			return
-		}
-		if m.seeds.ctx.Err() != nil || pace.Sleep(m.seeds.ctx, m.clock(), seedAgain.Wait(tries)) != nil {
-			return
-		}
-		log.Warn("the copy could not be made; it is tried again", "leader", leader, "err", err)
-		if s := m.control.State(); s.Leader != 0 && s.Leader != m.own {
-			leader = link.NodeID(s.Leader)
-		}
-	}
 }
