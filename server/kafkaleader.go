@@ -52,6 +52,7 @@ func (k *kafkaLeader) serve() {
 	k.mesh.Serve(methodProducerID, k.serveProducerID)
 	k.mesh.Serve(methodCreateTopics, k.serveCreateTopics)
 	k.mesh.Serve(methodAlterConfigs, k.serveAlterConfigs)
+	k.mesh.Serve(methodTxnJoin, k.serveJoin)
 }
 
 func (k *kafkaLeader) serveProducerID(r *link.Request) {

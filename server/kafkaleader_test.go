@@ -20,6 +20,14 @@ func (l ledBy) View() *kafka.View {
 // leaderPair is a node that answers by a link as the leader does, and the link of another one, number 1.
 func leaderPair(t *testing.T) (n *node, asks *link.Mesh) {
 	t.Helper()
+	return linked(t, func(n *node, leads *link.Mesh) {
+		(&kafkaLeader{mesh: leads, cluster: ledBy(2), broker: n.broker, topics: n.topics}).serve()
+	})
+}
+
+// linked is a node with a link, number 2, on which serve registers what it answers, and the link of another one, number 1, which is connected to it.
+func linked(t *testing.T, serve func(n *node, answers *link.Mesh)) (n *node, asks *link.Mesh) {
+	t.Helper()
 	n, _ = testNode(t, vfs.NewMem())
 	t.Cleanup(func() {
 		if err := stopNode(n); err != nil {
@@ -35,16 +43,16 @@ func leaderPair(t *testing.T) (n *node, asks *link.Mesh) {
 		return m
 	}
 	asks = mesh(1)
-	leads := mesh(2)
-	(&kafkaLeader{mesh: leads, cluster: ledBy(2), broker: n.broker, topics: n.topics}).serve()
-	at, err := leads.Listen("127.0.0.1:0")
+	answers := mesh(2)
+	serve(n, answers)
+	at, err := answers.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := asks.SetPeers(map[link.NodeID]string{2: at.String()}); err != nil {
 		t.Fatal(err)
 	}
-	testx.Eventually(t, patience, func() bool { return len(asks.Connected()) == 1 && len(leads.Connected()) == 1 }, "a connection")
+	testx.Eventually(t, patience, func() bool { return len(asks.Connected()) == 1 && len(answers.Connected()) == 1 }, "a connection")
 	return n, asks
 }
 

@@ -62,6 +62,9 @@ func (m *member) join(mesh *link.Mesh) {
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
 	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}
 	m.asks.serve()
+	txns := &txnPeers{mesh: mesh, core: n.broker, clock: m.clock(), lead: m.kafka.leader}
+	txns.serve()
+	n.broker.SetParticipants(txns)
 	m.calls = &controlPeers{mesh: mesh, member: m, catalog: n.catalog.Catalog}
 	m.calls.serve()
 	m.serveSeeds(mesh)
