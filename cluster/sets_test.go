@@ -50,7 +50,7 @@ func TestSetsBegin(t *testing.T) {
 // Who is preferred of the fewest sets becomes that, if it may lead and that evens it out.
 func TestEvens(t *testing.T) {
 	const clientless = meta.RoleJournal | meta.RoleMeta
-	any := func(meta.NodeID) bool { return true }
+	each := func(meta.NodeID) bool { return true }
 	for _, c := range []struct {
 		name     string
 		others   []meta.NodeID // who is preferred of sets 1, 2 …, but for the last one
@@ -59,14 +59,14 @@ func TestEvens(t *testing.T) {
 		can      func(meta.NodeID) bool
 		want     []meta.NodeID
 	}{
-		{name: "alone", replicas: ids(2, 1, 3), can: any, want: ids(2, 1, 3)},
-		{name: "as many", others: ids(1, 3), replicas: ids(2, 1, 3), can: any, want: ids(2, 1, 3)},
-		{name: "one that comes", others: ids(1), replicas: ids(1, 2), can: any, want: ids(2, 1)},
-		{name: "the one that has least", others: ids(1, 1, 2), replicas: ids(1, 2, 3), can: any, want: ids(3, 1, 2)},
-		{name: "no better", others: ids(2), replicas: ids(1, 2), can: any, want: ids(1, 2)},
+		{name: "alone", replicas: ids(2, 1, 3), can: each, want: ids(2, 1, 3)},
+		{name: "as many", others: ids(1, 3), replicas: ids(2, 1, 3), can: each, want: ids(2, 1, 3)},
+		{name: "one that comes", others: ids(1), replicas: ids(1, 2), can: each, want: ids(2, 1)},
+		{name: "the one that has least", others: ids(1, 1, 2), replicas: ids(1, 2, 3), can: each, want: ids(3, 1, 2)},
+		{name: "no better", others: ids(2), replicas: ids(1, 2), can: each, want: ids(1, 2)},
 		{name: "who cannot", others: ids(1, 1, 2), replicas: ids(1, 2, 3), can: func(id meta.NodeID) bool { return id != 3 }, want: ids(2, 1, 3)},
-		{name: "no clients", others: ids(1, 1, 2), replicas: ids(1, 2, 3), roles: map[meta.NodeID]meta.Roles{3: clientless}, can: any, want: ids(2, 1, 3)},
-		{name: "from one without clients", others: ids(2, 2), replicas: ids(1, 2), roles: map[meta.NodeID]meta.Roles{1: clientless}, can: any, want: ids(2, 1)},
+		{name: "no clients", others: ids(1, 1, 2), replicas: ids(1, 2, 3), roles: map[meta.NodeID]meta.Roles{3: clientless}, can: each, want: ids(2, 1, 3)},
+		{name: "from one without clients", others: ids(2, 2), replicas: ids(1, 2), roles: map[meta.NodeID]meta.Roles{1: clientless}, can: each, want: ids(2, 1)},
 	} {
 		catalog := catalogOf(t, 3)
 		s := catalog.Load()
