@@ -153,17 +153,18 @@ func (c *committer) noRoom(limited bool) error {
 	return c.fullError(nil)
 }
 
-// countFrames counts what the Source gave. Anything but whole frames could never be read back: it is not written.
-func countFrames(b []byte) (count uint32, err error) {
+// countFrames counts what the Source gave, and says of which shards it is. Anything but whole frames could never be read back: it is not written.
+func countFrames(b []byte) (count uint32, of shardSet, err error) {
 	for len(b) > 0 {
 		n, err := record.FrameSize(b)
 		if err != nil || n > len(b) {
-			return 0, fmt.Errorf("the source gave no whole frames: %w", record.ErrFrame)
+			return 0, of, fmt.Errorf("the source gave no whole frames: %w", record.ErrFrame)
 		}
+		of.add(record.FrameShard(b))
 		b = b[n:]
 		count++
 	}
-	return count, nil
+	return count, of, nil
 }
 
 // staging is where the next group's frames go, and how many bytes of them there may be.
@@ -211,7 +212,7 @@ func (c *committer) commit(g *Group, buf []byte) error {
 	if err := c.makeRoom(g.size); err != nil {
 		return err
 	}
-	count, err := countFrames(g.frames)
+	count, of, err := countFrames(g.frames)
 	if err != nil {
 		return err
 	}
@@ -221,7 +222,7 @@ func (c *committer) commit(g *Group, buf []byte) error {
 		flushed: c.flushed(), time: c.l.clk.Now().UnixMilli(),
 	}
 	h.put(buf[:groupHeaderSize+len(g.frames)], s.seed)
-	g.seq, g.count = h.seq, int(h.frames)
+	g.seq, g.count, g.shards = h.seq, int(h.frames), of
 	g.at = Position{Segment: s.number(), Offset: s.end}
 	shown := c.show(g)
 	if err := c.write(s, buf, s.end); err != nil {
@@ -254,7 +255,7 @@ func (c *committer) show(g *Group) bool {
 	l.mu.Lock()
 	l.mu.ahead = g
 	l.mu.Unlock()
-	l.wakeScanners(true, false)
+	l.wakeScanners(g)
 	return true
 }
 
@@ -285,15 +286,17 @@ func (c *committer) publish(s *segment, g *Group, shown bool) {
 	c.indexer.addLocked(s, g.at.Offset, g.frames, true)
 	c.indexer.part = nil // it may be dropped until the next group
 	l.mu.ahead = nil     // now it is in the log: a scanner meets it here or there
+	for _, sc := range l.mu.scanners {
+		if !sc.passesLocked(g) && !(sc.ahead && shown) {
+			sc.wake()
+		}
+	}
 	l.mu.Unlock()
 	if shown {
 		g.Release()
 	}
 	for _, old := range c.gone {
 		old.Release()
-	}
-	if l.scanning.Load() > 0 {
-		l.wakeScanners(!shown, true)
 	}
 	st := &l.stats
 	st.TailBytes.Store(bytes)
@@ -428,7 +431,7 @@ func (c *committer) activate(next *segment) {
 		old.sealed = true
 	}
 	l.mu.Unlock()
-	l.wakeScanners(true, true) // of a quiet log: who has read the old one to its end holds it no more
+	l.wakeScanners(nil) // of a quiet log: who has read the old one to its end holds it no more
 	c.active, c.mustRotate = next, false
 	c.flushedFile.Store(next)
 	if old == nil {

@@ -93,6 +93,7 @@ type Group struct {
 	count  int
 	seq    uint64
 	at     Position // of its header
+	shards shardSet // that it has frames of
 	size   int64
 	frames []byte
 	chunk  *chunk

@@ -133,6 +133,7 @@ type shardMark struct {
 	seen        bool
 	first, last Position // of the frames since the log was opened
 	index       uint64   // of the last of them
+	from        uint64   // index of the first of them that is no truncation; 0: none yet
 	saved       bool
 	at          Position // its checkpoint's
 }
@@ -183,6 +184,9 @@ func (ix *indexer) markShardLocked(f *record.Frame, p Position) {
 	sh := &m.shards[id]
 	if !sh.seen {
 		sh.seen, sh.first = true, p
+	}
+	if sh.from == 0 && f.Kind != record.KindTruncate {
+		sh.from = f.Index
 	}
 	sh.last, sh.index = p, f.Index
 }

@@ -211,8 +211,7 @@ type Log struct {
 	tail  tail
 	reads chan struct{} // tickets of the bounded read pool
 
-	scanning atomic.Int32 // scanners that are open
-	aheads   atomic.Int32 // of them, those that take what is not written yet
+	aheads atomic.Int32 // scanners that take what is not written yet
 
 	touched atomic.Int64 // bytes of mapped files that were read, about, since they were let go of last
 

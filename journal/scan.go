@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/journal/record"
@@ -16,7 +17,7 @@ var ErrGone = errors.New("journal: what was asked for is not in the log any more
 // falls far behind is best closed. Not for concurrent use, but Ready's channel. Log.Close waits for Close; Next answers ErrClosed from then on.
 type Scanner struct {
 	l     *Log
-	at    Position // of the next group
+	at    Position // mu.at, of Next
 	held  Position // the log is kept from here on; guarded by Log.mu
 	group *Group   // of the last Next, if the tail had it
 	ahead bool     // guarded by Log.mu
@@ -24,8 +25,15 @@ type Scanner struct {
 	fileN uint64 // its segment
 	buf   []byte
 	ready chan struct{}
+	only  bool     // it looks for frames of some shards; guarded by Log.mu
+	of    shardSet // of these; likewise
 
-	passed int64
+	mu struct {
+		sync.Mutex          // behind Log.mu
+		at         Position // of the next group
+		passed     int64
+		waits      bool // Next has answered nothing: at and passed are the committer's to move
+	}
 
 	looked func() // nil, but in tests: Next has looked at what there is
 }
@@ -40,12 +48,19 @@ func (l *Log) headsLocked() []uint64 {
 }
 
 // ShardPosition is a place from which a scan finds all frames of the shard from this index on, if the log has them: whoever scans sees by the
-// first frame whether it does. It is the latest such place that is known, which after a restart may be the oldest there is.
+// first frame whether it does. It is the latest such place that is known: for a shard of which nothing was written since the log was opened, the oldest there is.
 func (l *Log) ShardPosition(shard record.ShardID, index uint64) Position {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	list := l.chainLocked()
+	var mark shardMark
+	if int(shard) < len(l.mu.shards) {
+		mark = l.mu.shards[shard]
+	}
 	for i := len(list) - 1; i >= 0; i-- {
+		if mark.from != 0 && index >= mark.from && list[i].number() <= mark.first.Segment { // what lies before it is older, or taken back
+			return Position{Segment: list[i].number(), Offset: blockSize}
+		}
 		if h := list[i].heads; i == 0 || int(shard) < len(h) && h[shard] != 0 && h[shard] < index {
 			return Position{Segment: list[i].number(), Offset: blockSize}
 		}
@@ -70,7 +85,8 @@ func (l *Log) Scan(from Position) (*Scanner, error) {
 	if !l.replayed {
 		return nil, ErrNotReplayed
 	}
-	sc := &Scanner{l: l, at: from, ready: make(chan struct{}, 1)}
+	sc := &Scanner{l: l, ready: make(chan struct{}, 1)}
+	at := from
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closing.Load() {
@@ -79,31 +95,75 @@ func (l *Log) Scan(from Position) (*Scanner, error) {
 	list := l.chainLocked()
 	switch {
 	case from == (Position{}) && len(list) > 0:
-		sc.at = Position{Segment: list[0].number(), Offset: blockSize}
+		at = Position{Segment: list[0].number(), Offset: blockSize}
 	case from == (Position{}):
-		sc.at = Position{Segment: 1, Offset: blockSize}
+		at = Position{Segment: 1, Offset: blockSize}
 	case len(list) == 0 || from.Segment < list[0].number() || from.Segment > list[len(list)-1].number():
 		return nil, fmt.Errorf("scan from %s: %w", from, ErrGone)
 	}
-	sc.held = Position{Segment: sc.at.Segment}
+	sc.mu.at, sc.held = at, Position{Segment: at.Segment}
 	l.mu.scanners = append(l.mu.scanners, sc)
-	l.scanning.Add(1)
 	l.backups.Add(1)
 	return sc, nil
 }
 
-// wakeScanners tells those of a group that take it ahead, or the others.
-func (l *Log) wakeScanners(ahead, others bool) {
+// wakeScanners tells those of a group that is shown that take it ahead and look for what it has; of none, all.
+func (l *Log) wakeScanners(g *Group) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, sc := range l.mu.scanners {
-		if sc.ahead && !ahead || !sc.ahead && !others {
-			continue
+		if g == nil || sc.ahead && !sc.passesOver(g) {
+			sc.wake()
 		}
-		select {
-		case sc.ready <- struct{}{}:
-		default: // it knows
-		}
+	}
+}
+
+func (sc *Scanner) wake() {
+	select {
+	case sc.ready <- struct{}{}:
+	default: // it knows
+	}
+}
+
+// passesOver tells whether a group has nothing that is looked for.
+func (sc *Scanner) passesOver(g *Group) bool { return sc.only && !sc.of.meets(&g.shards) }
+
+// passesLocked has a scanner that waits pass over a group that is in the log now, if there is nothing for it in there, and says whether nobody need be woken.
+func (sc *Scanner) passesLocked(g *Group) bool {
+	if !sc.passesOver(g) {
+		return false
+	}
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	switch {
+	case !sc.mu.waits: // it comes by, if it has not
+	case sc.mu.at == g.at:
+		sc.mu.at.Offset += g.size
+		sc.mu.passed += g.size
+	case sc.mu.at.Before(g.at): // it has not heard of another segment yet
+		return false
+	}
+	return true
+}
+
+// shardSet are shards, by their numbers modulo its size: what is in may be another one.
+type shardSet [4]uint64
+
+func (s *shardSet) add(shard record.ShardID) { s[shard/64%4] |= 1 << (shard % 64) }
+
+func (s *shardSet) meets(o *shardSet) bool {
+	return s[0]&o[0]|s[1]&o[1]|s[2]&o[2]|s[3]&o[3] != 0
+}
+
+// Only has Next pass over groups that have nothing of these shards, n from first on, where that is known without reading them, and Ready say nothing of them:
+// a scanner whose shards are idle costs nothing, and holds no more of the log than it would. It comes before the first Next.
+func (sc *Scanner) Only(first record.ShardID, n int) {
+	l := sc.l
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	sc.only = true
+	for i := range n {
+		sc.of.add(first + record.ShardID(i))
 	}
 }
 
@@ -122,11 +182,13 @@ func (sc *Scanner) Ahead() {
 // Ready gets a value after Next has answered nothing, once there is more.
 func (sc *Scanner) Ready() <-chan struct{} { return sc.ready }
 
-// Position is where the next group will be: a Scan may go on there.
-func (sc *Scanner) Position() Position { return sc.at }
-
-// Passed is how many bytes of the log it has gone over so far, groups with their heads and what fills them up. It is for who calls Next.
-func (sc *Scanner) Passed() int64 { return sc.passed }
+// Position is where the next group will be: a Scan may go on there. passed is how many bytes of the log it has gone over so far, groups with their heads and
+// what fills them up. Any goroutine may ask.
+func (sc *Scanner) Position() (at Position, passed int64) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return sc.mu.at, sc.mu.passed
+}
 
 // SizeFrom is how many bytes of the log lie from a Scanner's Position on, as far as they are written.
 func (l *Log) SizeFrom(at Position) (n int64) {
@@ -163,20 +225,34 @@ func (sc *Scanner) Next() (frames []byte, at Position, err error) {
 		case err != nil || s == nil:
 			return nil, at, err
 		case sc.at.Offset < end:
-			return sc.read(s)
-		case shown != nil:
-			sc.group = shown
-			sc.step(shown.size)
-			return shown.frames, shown.Position(), nil
-		case !sealed:
+			shown = l.tail.find(sc.at)
+			if shown == nil {
+				return sc.read(s)
+			}
+		case shown == nil && !sealed:
 			return nil, at, nil
 		}
-		sc.at = Position{Segment: s.number() + 1, Offset: blockSize}
-		l.mu.Lock()
-		sc.held = Position{Segment: sc.at.Segment}
-		l.mu.Unlock()
-		l.keep.wake()
+		if shown == nil {
+			sc.next()
+			continue
+		}
+		sc.group = shown
+		sc.step(shown.size)
+		if !sc.passesOver(shown) {
+			return shown.frames, shown.Position(), nil
+		}
+		sc.letGo()
 	}
+}
+
+// next goes on to the next segment.
+func (sc *Scanner) next() {
+	l := sc.l
+	l.mu.Lock()
+	sc.held = Position{Segment: sc.at.Segment + 1}
+	sc.moveTo(Position{Segment: sc.at.Segment + 1, Offset: blockSize}, 0)
+	l.mu.Unlock()
+	l.keep.wake()
 }
 
 // look finds the segment at sc.at, where it ends, and the group at sc.at that is being written, retained, if it is shown. It is one look: a group that is written moves from
@@ -185,6 +261,9 @@ func (sc *Scanner) look() (s *segment, end int64, sealed bool, shown *Group, err
 	l := sc.l
 	l.mu.RLock()
 	defer l.mu.RUnlock()
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.at, sc.mu.waits = sc.mu.at, false
 	list := l.mu.segments
 	i, ok := slices.BinarySearchFunc(list, sc.at.Segment, func(s *segment, n uint64) int {
 		switch {
@@ -199,6 +278,7 @@ func (sc *Scanner) look() (s *segment, end int64, sealed bool, shown *Group, err
 	case !ok && i < len(list):
 		return nil, 0, false, nil, fmt.Errorf("scan at %s: %w", sc.at, ErrGone)
 	case !ok:
+		sc.mu.waits = true
 		return nil, 0, false, nil, nil // a segment's successor comes with its first group
 	}
 	s = list[i]
@@ -206,17 +286,13 @@ func (sc *Scanner) look() (s *segment, end int64, sealed bool, shown *Group, err
 		g.Retain()
 		shown = g
 	}
+	sc.mu.waits = shown == nil && !s.sealed && sc.at.Offset >= s.end
 	return s, s.end, s.sealed, shown, nil
 }
 
-// read reads the group at sc.at, and goes on behind it. A mark of a clean end has no frames: the next group is read.
+// read reads the group at sc.at, which the tail does not have, and goes on behind it. A mark of a clean end has no frames: the next group is read.
 func (sc *Scanner) read(s *segment) (frames []byte, at Position, err error) {
 	at = Position{Segment: s.number(), Offset: sc.at.Offset + groupHeaderSize}
-	if g := sc.l.tail.find(sc.at); g != nil {
-		sc.group = g
-		sc.step(g.size)
-		return g.frames, at, nil
-	}
 	var head [groupHeaderSize]byte
 	if err := sc.readAt(s, head[:]); err != nil {
 		return nil, at, err
@@ -244,8 +320,14 @@ func (sc *Scanner) read(s *segment) (frames []byte, at Position, err error) {
 }
 
 func (sc *Scanner) step(n int64) {
-	sc.at.Offset += n
-	sc.passed += n
+	sc.moveTo(Position{Segment: sc.at.Segment, Offset: sc.at.Offset + n}, n)
+}
+
+func (sc *Scanner) moveTo(at Position, n int64) {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	sc.at, sc.mu.at = at, at
+	sc.mu.passed += n
 }
 
 func (sc *Scanner) readAt(s *segment, b []byte) error {
@@ -289,7 +371,6 @@ func (sc *Scanner) Close() {
 	if ahead {
 		l.aheads.Add(-1)
 	}
-	l.scanning.Add(-1)
 	l.backups.Done()
 	l.keep.wake()
 }

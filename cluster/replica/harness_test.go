@@ -160,7 +160,7 @@ func listen(t testing.TB, m *link.Mesh) string {
 // loop runs the broker's loop until the test ends.
 func (n *node) loop() {
 	l := n.b.Local(0)
-	n.sink = &sink{room: make(chan struct{}, 1)}
+	n.sink = &sink{room: make(chan struct{}, 1), more: newBell()}
 	n.app = l.NewAppender(n.sink)
 	woken, stop, ended := make(chan struct{}, 1), make(chan struct{}), make(chan struct{})
 	l.SetWake(func() {
@@ -201,6 +201,7 @@ type sink struct {
 	acked int
 	err   error
 	room  chan struct{}
+	more  bell // another one was answered
 }
 
 // Appended makes it a broker.AppendSink.
@@ -209,6 +210,7 @@ func (s *sink) Appended(_ broker.Token, r broker.AppendResult) {
 	defer s.mu.Unlock()
 	s.acked++
 	s.err = errors.Join(s.err, r.Err)
+	s.more.ring()
 }
 
 // Resume makes it a broker.AppendSink.

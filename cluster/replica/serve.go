@@ -30,16 +30,15 @@ type served struct {
 	told []uint64  // watermarks
 
 	meter *pace.Meter
+	hand  atomic.Int64 // bytes that are being sent
 	mu    struct {
 		sync.Mutex
 		over     bool
-		started  bool
 		acked    []uint64
 		target   []uint64 // ends of this node's log at targetAt
 		targetAt time.Duration
 		caughtUp time.Duration
-		passed   int64            // bytes of the log that were gone over
-		at       journal.Position // behind them
+		log      *journal.Scanner // nil: it has not begun
 	}
 }
 
@@ -174,9 +173,9 @@ func (s *served) serve() error {
 	}
 	defer sc.Close()
 	sc.Ahead()
-	s.reached(sc)
+	sc.Only(s.r.set.First, s.r.set.Shards)
 	s.mu.Lock()
-	s.mu.started = true
+	s.mu.log = sc
 	s.mu.Unlock()
 	for i := range shards {
 		s.moved.mark(i)
@@ -223,10 +222,11 @@ func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
 		case err != nil:
 			return err
 		case len(group) > 0:
+			s.hand.Store(int64(len(group)))
 			if err := s.send(ctx, group); err != nil {
 				return err
 			}
-			s.reached(sc)
+			s.hand.Store(0)
 			continue
 		}
 		select {
@@ -242,19 +242,11 @@ func (s *served) pump(ctx context.Context, sc *journal.Scanner) error {
 	return nil
 }
 
-// reached notes how far the log was gone over.
-func (s *served) reached(sc *journal.Scanner) {
-	s.mu.Lock()
-	s.mu.passed, s.mu.at = sc.Passed(), sc.Position()
-	s.mu.Unlock()
-}
-
 // progress measures how far the stream is.
-func (s *served) progress() pace.Progress {
-	s.mu.Lock()
-	passed, at := s.mu.passed, s.mu.at
-	s.mu.Unlock()
-	s.meter.See(passed, passed+s.r.o.Log.SizeFrom(at))
+func (s *served) progress(sc *journal.Scanner) pace.Progress {
+	hand := s.hand.Load()
+	at, passed := sc.Position()
+	s.meter.See(passed-hand, passed+s.r.o.Log.SizeFrom(at))
 	return s.meter.Progress()
 }
 
@@ -355,14 +347,20 @@ func (s *served) watermarks(send func([]byte) error) error {
 // follower is where it stands. It is caught up at a moment at which this node's log had ended where the follower's does now.
 func (s *served) follower() (f Follower, ok bool) {
 	now := s.r.clk.Mono()
-	f.Progress = s.progress()
+	s.mu.Lock()
+	sc := s.mu.log
+	s.mu.Unlock()
+	if sc == nil {
+		return f, false
+	}
+	f.Progress = s.progress(sc)
 	ends := make([]uint64, s.r.set.Shards)
 	for i := range ends {
 		ends[i] = s.r.o.Core.Replica(s.r.set.shard(i)).Durable
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.over || !s.mu.started {
+	if s.mu.over {
 		return f, false
 	}
 	reached, current := s.mu.target != nil, true

@@ -151,6 +151,9 @@ func FrameSize(src []byte) (int, error) {
 	return int(n), nil
 }
 
+// FrameShard is the shard of the frame at the head of src, of which FrameSize has said that it is there.
+func FrameShard(src []byte) ShardID { return ShardID(binary.LittleEndian.Uint16(src[frameShard:])) }
+
 func viewFrame(b []byte) Frame {
 	return Frame{
 		Kind:      FrameKind(b[frameKind]),
