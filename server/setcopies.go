@@ -37,12 +37,12 @@ type copySets interface {
 	Alive(set int) []meta.NodeID
 	// Leads is the epoch in which this node leads a set, with a lease that is not over; 0: it does not.
 	Leads(set int) uint32
-	// Serves tells whether this node has a stream of a follower of a set, and be it one that has only begun.
+	// Serves tells whether this node has a stream of a follower of a set, and be it one that has only begun: replica.Replicas.Serves.
 	Serves(set int, node link.NodeID) bool
 	// Yield has the node leave the lead of a set to others, as far as they can lead, or ends that.
 	Yield(set int, yields bool)
 	// Pause has the node neither lead nor follow any set, those that come to be included, until resume or the end of the process. When it returns, the node takes no
-	// commands, no stream of its own is open or will be, and nothing is acknowledged any more; what it led it has let go of. It is called by who was told that a
+	// commands, no stream of its own is open or will be (replica.Replicas.Quiet), and nothing is acknowledged any more; what it led it has let go of. It is called by who was told that a
 	// set is behind.
 	Pause(ctx context.Context) (resume func(), err error)
 }

@@ -28,16 +28,28 @@ type fetcher struct {
 	stream atomic.Pointer[stream] // the one that is open
 	ctx    context.Context
 	stop   context.CancelFunc
+	ended  chan struct{} // its stream is closed, and there will be none
 }
 
 func newFetcher(r *Replicas, leader link.NodeID, epoch record.Epoch) *fetcher {
-	f := &fetcher{r: r, leader: leader, epoch: epoch, moved: newMarks(r.set.Shards), room: newBell()}
+	f := &fetcher{r: r, leader: leader, epoch: epoch, moved: newMarks(r.set.Shards), room: newBell(), ended: make(chan struct{})}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }
 
+// over tells whether it has ended.
+func (f *fetcher) over() bool {
+	select {
+	case <-f.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // run keeps a stream open until told to stop.
 func (f *fetcher) run() {
+	defer close(f.ended)
 	for tries := 1; f.ctx.Err() == nil; tries++ {
 		began := f.r.clk.Mono()
 		err := f.follow()

@@ -14,6 +14,7 @@ package replica
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -87,6 +88,7 @@ type Replicas struct {
 		leading record.Epoch // 0: it does not lead
 		serving []*served
 		fetch   *fetcher
+		ending  []*fetcher // told to stop, and may not have yet
 	}
 }
 
@@ -124,6 +126,7 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 	}
 	if f := r.mu.fetch; f != nil && (f.leader != leader || f.epoch != epoch) {
 		f.stop()
+		r.mu.ending = append(slices.DeleteFunc(r.mu.ending, (*fetcher).over), f)
 		r.mu.fetch = nil
 	}
 	if r.mu.fetch == nil && leader != 0 {
@@ -132,6 +135,29 @@ func (r *Replicas) change(leading record.Epoch, leader link.NodeID, epoch record
 		r.wg.Go(f.run)
 	}
 	r.publishLocked()
+}
+
+// Quiet returns once none of the streams is open any more that the last call of Follow, Lead or Rest, and those before it, have ended: nothing is acknowledged by
+// them from then on, but for what is on its way. Rest alone does not wait. Errors: that of ctx.
+func (r *Replicas) Quiet(ctx context.Context) error {
+	r.mu.Lock()
+	ending := slices.Clone(r.mu.ending)
+	r.mu.Unlock()
+	for _, f := range ending {
+		select {
+		case <-f.ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// Serves tells whether a node has a stream of the set here, and be it one that has only begun, which is not among the Followers yet.
+func (r *Replicas) Serves(node link.NodeID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.mu.serving, func(s *served) bool { return s.ch.Peer() == node })
 }
 
 // Moved tells that the ReplicaState of a shard of the set has changed. It is cheap, and never blocks: Sets.Moved.
