@@ -184,7 +184,8 @@ func (b *Broker) sealFrames(dst []byte, s *shard, p *pending) []byte {
 
 // Ahead says of the group gathered last whether other nodes may have it before this one's log does: they may if all of it is of shards that are open here.
 // These have the begin of their epoch in the log, and after a crash get another epoch. A leader that is not open might begin its epoch anew, with other
-// frames. The committer calls it.
+// frames. So of a group with frames that this node follows nothing goes ahead, which is slower and no more: what is of open shards in it is taken back only if it was
+// shown to nobody, as the log takes nothing more when it cannot write what was shown, and a crash ends the epochs of all shards that it led. The committer calls it.
 func (b *Broker) Ahead() bool {
 	for _, g := range b.flight {
 		if g.s.rep == nil || g.p.verbatim {

@@ -29,6 +29,7 @@ type memLog struct {
 	far   map[record.PartitionID]record.Offset
 	store func() error
 
+	cuts     bool   // what a KindTruncate takes back is not read
 	between  func() // runs once between a Gather and what becomes of it
 	gathered []byte // by that
 }
@@ -79,6 +80,22 @@ func (m *memLog) frames(fn func(f record.Frame)) {
 	}
 }
 
+// standing is frames without those that a KindTruncate has taken back.
+func (m *memLog) standing(fn func(f record.Frame)) {
+	var list []record.Frame
+	m.frames(func(f record.Frame) {
+		if f.Kind == record.KindTruncate {
+			list = slices.DeleteFunc(list, func(o record.Frame) bool {
+				return o.Shard == f.Shard && o.Kind <= record.KindCommand && o.Index > f.Index
+			})
+		}
+		list = append(list, f)
+	})
+	for _, f := range list {
+		fn(f)
+	}
+}
+
 func (m *memLog) Read(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
 	if from < m.far[p] && m.store != nil {
 		if err := m.store(); err != nil {
@@ -90,7 +107,11 @@ func (m *memLog) Read(p record.PartitionID, from record.Offset, fn func(record.B
 
 func (m *memLog) walk(p record.PartitionID, from record.Offset, fn func(record.Batch) bool) error {
 	goOn := true
-	m.frames(func(f record.Frame) {
+	each := m.frames
+	if m.cuts {
+		each = m.standing
+	}
+	each(func(f record.Frame) {
 		if f.Kind != record.KindRecords || f.Partition != p || !goOn {
 			return
 		}

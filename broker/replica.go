@@ -193,8 +193,8 @@ func (b *Broker) current(shard record.ShardID) bool {
 	return last.Epoch == r.epoch && s.mu.applied >= last.First
 }
 
-// ReplicaHistory gives the starts of the leaders' epochs, as far as the replica knows, and the last frame that its log has; a leader's is the last one that it has
-// made, since its followers may have that already. Any goroutine.
+// ReplicaHistory gives the starts of the leaders' epochs, as far as the replica knows, and the last frame that its log has: they may begin behind that. An open leader's
+// is the last one that it has made, since its followers may have that already. Any goroutine.
 func (b *Broker) ReplicaHistory(shard record.ShardID) (epochs []EpochStart, end uint64) {
 	s, err := b.replicated(shard)
 	if err != nil {
@@ -416,6 +416,11 @@ func (r *replica) tooFew() bool {
 
 // common is the last frame that a replica with these epochs and this end has in common with another one (KIP-101).
 func common(own []EpochStart, end uint64, other []EpochStart, otherEnd uint64) uint64 {
+	// A leader that is not open may lose what its log does not have yet, and have its epoch begin there instead: whoever followed by that would count as having
+	// what it has not.
+	for n := len(other); n > 0 && other[n-1].First > otherEnd; n-- {
+		other = other[:n-1]
+	}
 	for i := len(own) - 1; i >= 0; i-- {
 		k := slices.Index(other, own[i])
 		if k < 0 {

@@ -3,8 +3,10 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sluicemq/sluice/internal/clock"
 	"github.com/sluicemq/sluice/journal/record"
@@ -17,6 +19,9 @@ func spreads(settings []Setting) TopicConfig {
 	cfg := TopicConfig{Delete: true, RetentionMillis: -1, RetentionBytes: -1}
 	for _, s := range settings {
 		cfg.Spread = cfg.Spread || s == Setting{"leader.spread", "true"}
+		if s.Key == "retention.ms" {
+			cfg.RetentionMillis = 1000
+		}
 	}
 	return cfg
 }
@@ -230,5 +235,201 @@ func TestLeadsSome(t *testing.T) {
 	tb.pump()
 	if tb.b.Leads(0, 1) || tb.b.Leads(0, modelShards) || !tb.b.Leads(1, modelShards-1) {
 		t.Error("it leads without a shard, or not the others")
+	}
+}
+
+// TestSetsLedApart: a node leads one set of shards and follows others. What the home shards' leader makes is known where its partitions are led; a group with frames of both
+// is lost as a whole, and what it was made of comes again.
+func TestSetsLedApart(t *testing.T) {
+	w := newSetWorld(t, 1) // node 0 leads sets 0 and 3, node 1 set 1, node 2 set 2
+	if w.create(6, spreadOn); w.nodes[1].b.Topic(0, "t0") != nil {
+		t.Fatal("a topic is known before it is committed")
+	}
+	w.settle()
+	leads := w.nodes[1]
+	topic := leads.b.Topic(0, "t0")
+	if topic == nil || !leads.b.TopicsCurrent() || leads.b.Leading() {
+		t.Fatalf("topic %v at the leader of a set, which follows the home shards", topic)
+	}
+	var own, other *setStream
+	for _, st := range w.streams {
+		switch set := leads.b.shards[topic.Partition(st.part).Shard()].set; {
+		case set == 1:
+			own = st
+		case set == 2:
+			other = st
+		}
+	}
+	w.produce(other)
+	w.run(2, false, false)
+	w.produce(own)
+	w.pull(2, 1, 9) // its list and the leader's frames are of one group
+	mixed := false
+	leads.log.between = func() { mixed = !leads.b.Ahead() && len(leads.b.flight) == 2 }
+	leads.log.fail = errors.New("full")
+	leads.pump()
+	leads.log.fail = nil
+	if r := leads.send.results[own.token]; !mixed || !errors.Is(r.Err, ErrUnavailable) || leads.lost == 0 {
+		t.Errorf("%v: %+v, told %d times", mixed, r, leads.lost)
+	}
+	s := topic.Partition(other.part).Shard()
+	if st := leads.b.Replica(s); st.Synced || st.Last != st.Durable {
+		t.Errorf("the followed shard: %+v", st)
+	}
+	if st := leads.b.Replica(topic.Partition(own.part).Shard()); !st.Open || st.Last != st.Durable {
+		t.Errorf("the shard that is led: %+v", st)
+	}
+	w.produce(own) // it hears
+	w.produce(own)
+	w.settle()
+	if w.verify(); own.acked != 1 || other.acked != 1 {
+		t.Errorf("%d and %d records were acknowledged", own.acked, other.acked)
+	}
+}
+
+// TestFrameBeforePartition: records of a set's shard that come before the home shards' word of their partition wait for it, over a restart as well, and what is known is served
+// meanwhile.
+func TestFrameBeforePartition(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		w := newSetWorld(t, 1)
+		w.create(3, spreadOn)
+		w.settle()
+		w.create(3, spreadOn) // of this node 2 does not hear
+		for range 4 {
+			w.run(0, false, false)
+			w.run(1, false, false)
+			w.pull(0, 1, 99)
+			for _, s := range shardsOf(0) { // as if it had heard of it before it went out of sync
+				if err := w.nodes[0].b.SetInSync(s, w.epoch[0], []uint64{1}, 2); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		b := w.nodes[1].b
+		if b.Topic(0, "t1") == nil || w.nodes[2].b.Topic(0, "t1") != nil {
+			t.Fatal("the topic is not where it should be")
+		}
+		var st *setStream
+		for _, c := range w.streams[3:] {
+			if b.shards[b.Topic(0, "t1").Partition(c.part).Shard()].set == 1 {
+				st = c
+			}
+		}
+		w.produce(st)
+		for range 4 {
+			w.run(1, false, false)
+			w.pull(1, 2, 99)
+			w.pull(1, 0, 99)
+			w.run(2, false, false)
+			w.run(0, false, false)
+		}
+		if w.produce(st); st.acked != 1 {
+			t.Fatal("a record that all logs have was not acknowledged")
+		}
+		s := b.Topic(0, "t1").Partition(st.part).Shard()
+		waits := func() {
+			t.Helper()
+			if r := w.nodes[2].b.Replica(s); r.Applied == r.Last || r.Durable != r.Last {
+				t.Errorf("a record of a partition that is not known: %+v", r)
+			}
+		}
+		waits()
+		if restarts {
+			w.checkpoint(2)
+			w.elect(2, 1) // somebody else is to lead what it leads
+			w.crash(2)
+			w.pull(1, 2, 99)
+			waits()
+		}
+		w.settle()
+		w.verify()
+	}
+}
+
+// TestSetLeaderSweeps: retention, and the end of producers, are of the node that leads the partition's set, and the others follow it in that.
+func TestSetLeaderSweeps(t *testing.T) {
+	w := newSetWorld(t, 1)
+	w.create(1, append([]Setting{{"retention.ms", "1000"}}, spreadOn...))
+	w.settle()
+	part := func(i int) *Partition { return w.nodes[i].b.Topic(0, "t0").Partition(0) }
+	leader := w.leader[w.nodes[0].b.shards[part(0).Shard()].set]
+	w.produce(w.streams[0])
+	w.settle()
+	sweep := func(i int) {
+		t.Helper()
+		n := w.nodes[i]
+		n.b.SetLimits(Limits{Stream: StreamLimits{RetentionInterval: 1, ProducerExpiry: 1}})
+		n.clock.Advance(time.Hour)
+		n.tick()
+	}
+	for i := range w.nodes {
+		if i != leader {
+			sweep(i)
+		}
+	}
+	w.settle()
+	if start := part(leader).LogStart(); start != 0 {
+		t.Errorf("followers have let go of records up to %d", start)
+	}
+	sweep(leader)
+	w.settle()
+	for i, n := range w.nodes {
+		if p := part(i); p.LogStart() != 1 || n.b.Stats().Producers.Load() != 0 {
+			t.Errorf("node %d has records from %d on, and %d producers", i, p.LogStart(), n.b.Stats().Producers.Load())
+		}
+	}
+}
+
+// TestSetCheckpoint: a restart has what a set's shards have of a checkpoint, and replays what lies behind it alone.
+func TestSetCheckpoint(t *testing.T) {
+	w := newSetWorld(t, 1)
+	w.create(3, spreadOn)
+	w.settle()
+	for _, st := range w.streams {
+		w.produce(st)
+	}
+	w.settle()
+	w.checkpoint(2)
+	if n := w.nodes[2]; n.points.replay == 0 || n.points.replay != len(n.log.groups) {
+		t.Errorf("replay begins at group %d of %d", n.points.replay, len(n.log.groups))
+	}
+	w.crash(2)
+	for _, s := range shardsOf(1) {
+		if st := w.nodes[2].b.Replica(s); st.Applied != st.Last || st.Applied == 0 {
+			t.Errorf("shard %d after a restart: %+v", s, st)
+		}
+	}
+	for _, st := range w.streams { // producers are known: the same again would be no duplicate otherwise
+		w.produce(st)
+	}
+	w.settle()
+	w.verify()
+}
+
+// TestFollowsWhoIsNotOpen: a leader that has yet to write what it was given, and the frame of its epoch behind that, loses both and begins its epoch earlier. Who has
+// followed it meanwhile must not keep what it had in that place: it would count as having the leader's frame.
+func TestFollowsWhoIsNotOpen(t *testing.T) {
+	w := newSetWorld(t, 1)
+	w.elect(1, 1)
+	w.run(1, false, false)
+	w.pull(1, 2, 9)
+	w.run(2, false, false) // node 2 has the second epoch's frame in its log
+	w.pull(1, 0, 9)        // node 0 does not yet
+	w.elect(1, 0)
+	for _, s := range shardsOf(1) {
+		w.follow(1, 2, s)
+	}
+	w.nodes[0].log.fail = errors.New("full")
+	w.nodes[0].pump()
+	w.nodes[0].log.fail = nil
+	w.nodes[0].tick()
+	w.settle()
+	for _, s := range shardsOf(1) {
+		want, _ := w.nodes[0].b.ReplicaHistory(s)
+		for j := 1; j < 3; j++ {
+			if got, _ := w.nodes[j].b.ReplicaHistory(s); !slices.Equal(got, want) {
+				t.Errorf("epochs of shard %d: node 0 has %v, node %d %v", s, want, j, got)
+			}
+		}
 	}
 }
