@@ -365,7 +365,7 @@ var errJoin = errors.New("the partition is not part of the transaction yet")
 // be another node, as those that lead other shards do not hear of it when they begin. The connection is not read from meanwhile, so that no batch of a later
 // request comes before those that wait.
 func (r *request) join(at int, version int16, m *wire.ProduceRequest, elsewhere bool) {
-	c, l, t := r.c, r.c.l, r.ticket()
+	c, l, t, v := r.c, r.c.l, r.ticket(), r.c.l.h.view()
 	var who broker.ProducerIdentity
 	var parts []broker.TopicPartition
 	var topic *broker.Topic
@@ -381,7 +381,7 @@ func (r *request) join(at int, version int16, m *wire.ProduceRequest, elsewhere 
 			b := record.Batch(p.Records)
 			who = broker.ProducerIdentity{ID: b.ProducerID(), Epoch: b.ProducerEpoch()}
 		}
-		if part := topic.Partition(p.Index); part != nil {
+		if part := topic.Partition(p.Index); part != nil && l.h.leadsPart(v.of(part), part) { // the others' batches are refused
 			parts = append(parts, broker.TopicPartition{Topic: topic.ID(), Partition: part.Index()})
 		}
 	}

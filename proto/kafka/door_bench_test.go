@@ -9,6 +9,7 @@ import (
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
+	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
@@ -26,12 +27,16 @@ func (*sinkLink) Held() alloc.Ref { return nil }
 // doorConn is a connection of a node that leads the topic "t", whose records end at 10 and are in no log.
 func doorConn(tb testing.TB, cluster Cluster, internal bool) *conn {
 	tb.Helper()
-	b := broker.New(broker.Options{Shards: 2, Loops: 1})
+	b := broker.New(broker.Options{Shards: 2, Loops: 1, StreamSets: 2})
 	tb.Cleanup(b.Close)
 	b.UseLog(&slowStore{})
 	spec := &broker.TopicSpec{Name: "t", ID: broker.TopicID{1}, Internal: internal}
 	for i := range doorPartitions {
-		spec.Partitions = append(spec.Partitions, broker.PartitionSpec{ID: record.PartitionID(100 + i), Shard: record.ShardID(i % 2)})
+		shard := i % 2
+		if cluster != nil && len(cluster.View().Sets) > 0 {
+			shard = i % (2 + 2*broker.SetShards)
+		}
+		spec.Partitions = append(spec.Partitions, broker.PartitionSpec{ID: record.PartitionID(100 + i), Shard: record.ShardID(shard)})
 	}
 	b.SetTopic(spec)
 	b.Recovered()
@@ -78,10 +83,39 @@ func fetchBody(version int16) []byte {
 	return m.AppendTo(nil)
 }
 
-// doorViews are what a node may know: that it is alone, and that it leads all.
+// doorViews are what a node may know: that it is alone, that it leads all, and that it leads each of several sets of shards.
 func doorViews() map[string]Cluster {
 	ids := []int32{1, 2, 3}
-	return map[string]Cluster{"alone": nil, "led": &fixed{All: Placement{Leader: 1, Epoch: 3, Leads: true, Replicas: ids, ISR: ids, Eligible: []int32{}, MinISR: 2}}}
+	led := Placement{Leader: 1, Epoch: 3, Leads: true, Replicas: ids, ISR: ids, Eligible: []int32{}, MinISR: 2}
+	return map[string]Cluster{"alone": nil, "led": &fixed{All: led, Shards: 2}, "sets": &fixed{All: led, Shards: 2, Sets: []Placement{led, led}}}
+}
+
+// What the door itself does for a produce request costs no memory, and a fetch what it costs a node alone, also where partitions are of several sets of shards.
+func TestDoorAllocs(t *testing.T) {
+	if testx.RaceEnabled {
+		t.Skip("the race detector allocates")
+	}
+	allocs := func(cluster Cluster, key wire.APIKey) float64 {
+		q := &wire.Request{Call: wire.Call{Key: key, Version: 9}, Body: produceBody(t, 9)}
+		if key == wire.Fetch {
+			q.Version, q.Body = 12, fetchBody(12)
+		}
+		c := doorConn(t, cluster, key == wire.Produce)
+		return testing.AllocsPerRun(100, func() {
+			if took, err := c.take(q); !took || err != nil || c.running != 0 {
+				t.Fatal(took, err, c.running)
+			}
+		})
+	}
+	alone := allocs(nil, wire.Fetch)
+	for name, cluster := range doorViews() {
+		if n := allocs(cluster, wire.Produce); n != 0 {
+			t.Errorf("%s: %v allocations for produce", name, n)
+		}
+		if n := allocs(cluster, wire.Fetch); n > alone {
+			t.Errorf("%s: %v allocations for a fetch, and %v alone", name, n, alone)
+		}
+	}
 }
 
 // BenchmarkDoorProduce is what the door does for a produce request of 16 partitions, of which the core takes none: the topic is the broker's own.

@@ -27,17 +27,20 @@ import (
 // replicaShards is how many shards the nodes of a trio have.
 const replicaShards = 2
 
-// trio is nodes with Kafka's door, of whose shards one node at a time is the leader: the test says which. What cluster and server do, this does in
+// trio is nodes with Kafka's door, of whose shards, or of each set of them, one node at a time is the leader: the test says which. What cluster and server do, this does in
 // its simplest form: frames are carried by one goroutine, all nodes hear of a change at once.
 type trio struct {
 	altered atomic.Int32 // how often the leader was asked to change configurations
+	joined  atomic.Int32 // how often the coordinator was asked to let a transaction in
 	t       *testing.T
 	nodes   []*replicaNode
 	mu      struct {
 		sync.Mutex
-		view    door.View
-		stopped bool // nothing is carried
+		view    door.View // but for who takes requests
+		open    []int     // by the number of the set, the place of the node that takes requests for it, -1 for none
+		stopped bool      // nothing is carried
 	}
+	sets int           // of shards beside the first
 	wait time.Duration // of requests without a leader
 	stop chan struct{}
 	done sync.WaitGroup
@@ -95,31 +98,39 @@ func (tr *trio) AlterConfigs(tenant uint32, list []door.TopicAlteration, validat
 	(&replicaCatalog{b: n.b}).AlterConfigs(tenant, list, validateOnly, done)
 }
 
-// JoinTxn asks the leader; it finds nothing, but adds what is missing.
-func (tr *trio) JoinTxn(tenant uint32, id string, who broker.ProducerIdentity, parts []broker.TopicPartition, _ bool, done func(error)) {
+// JoinTxn asks the coordinator.
+func (tr *trio) JoinTxn(tenant uint32, id string, who broker.ProducerIdentity, parts []broker.TopicPartition, verify bool, done func(error)) {
 	n := tr.leading()
 	if n == nil {
 		done(broker.ErrNotLeader)
 		return
 	}
-	n.b.AddToTxn(tenant, id, who, parts, "", done)
+	tr.joined.Add(1)
+	n.b.JoinTxn(tenant, id, who, parts, verify, done)
 }
 
 // newTrio starts as many nodes, and says that there is another one, which is down. wait is how long requests wait for a leader; 0: as in the product.
 func newTrio(t *testing.T, nodes int, wait time.Duration) *trio {
 	t.Helper()
-	tr := &trio{t: t, stop: make(chan struct{}), wait: wait}
-	tr.mu.view = door.View{All: door.Placement{Leader: -1, Eligible: []int32{}}}
+	return newSets(t, nodes, 0, wait)
+}
+
+// newSets is newTrio with so many sets of shards beside the first.
+func newSets(t *testing.T, nodes, sets int, wait time.Duration) *trio {
+	t.Helper()
+	tr := &trio{t: t, stop: make(chan struct{}), wait: wait, sets: sets}
+	all := door.Placement{Leader: -1, Eligible: []int32{}}
 	for i := range nodes {
 		n := startReplica(t, tr, int32(i+1))
 		tr.nodes = append(tr.nodes, n)
 		tr.mu.view.Nodes = append(tr.mu.view.Nodes, door.Node{ID: n.id, Plain: n.addr, Rack: "r" + strconv.Itoa(i), Alive: true})
-		tr.mu.view.All.Replicas = append(tr.mu.view.All.Replicas, n.id)
-		tr.mu.view.All.ISR = append(tr.mu.view.All.ISR, n.id)
+		all.Replicas, all.ISR = append(all.Replicas, n.id), append(all.ISR, n.id)
 	}
 	down := int32(nodes + 1)
 	tr.mu.view.Nodes = append(tr.mu.view.Nodes, door.Node{ID: down, Plain: door.Address{Host: "127.0.0.1", Port: 1}})
-	tr.mu.view.All.Replicas = append(tr.mu.view.All.Replicas, down)
+	all.Replicas, all.MinISR = append(all.Replicas, down), (nodes+1)/2+1
+	tr.mu.view.All, tr.mu.view.Shards, tr.mu.view.Sets = all, replicaShards, slices.Repeat([]door.Placement{all}, sets)
+	tr.mu.open = slices.Repeat([]int{-1}, 1+sets)
 	tr.tell(-1)
 	tr.done.Add(1)
 	go tr.carry()
@@ -127,15 +138,41 @@ func newTrio(t *testing.T, nodes int, wait time.Duration) *trio {
 	return tr
 }
 
-// tell gives all nodes the view; leads is the place of the one that leads, -1 for none.
-func (tr *trio) tell(leads int) {
+// placed is where a set of shards is.
+func placed(v *door.View, set int) *door.Placement {
+	if set == 0 {
+		return &v.All
+	}
+	return &v.Sets[set-1]
+}
+
+// shardsOf are the shards of a set.
+func shardsOf(set int) (list []record.ShardID) {
+	first, n := 0, replicaShards
+	if set > 0 {
+		first, n = replicaShards+broker.SetShards*(set-1), broker.SetShards
+	}
+	for i := range n {
+		list = append(list, record.ShardID(first+i))
+	}
+	return list
+}
+
+// tell gives all nodes the view; leads is the place of the one that leads the first set, -1 for none.
+func (tr *trio) tell(leads int) { tr.tellSet(0, leads) }
+
+func (tr *trio) tellSet(set, leads int) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
+	tr.mu.open[set] = leads
 	for i, n := range tr.nodes {
 		v := tr.mu.view
-		v.All.MinISR = len(v.All.Replicas)/2 + 1
-		v.All.Leads = i == leads
-		v.All.Follows = leads >= 0 && i != leads && slices.Contains(v.All.ISR, n.id)
+		v.Sets = slices.Clone(v.Sets)
+		for k, leads := range tr.mu.open {
+			pl := placed(&v, k)
+			pl.Leads = i == leads
+			pl.Follows = leads >= 0 && i != leads && slices.Contains(pl.ISR, n.id)
+		}
 		n.view.Store(&v)
 	}
 	for _, n := range tr.nodes {
@@ -146,64 +183,81 @@ func (tr *trio) tell(leads int) {
 // lead makes the i-th node the leader, and waits until it takes requests.
 func (tr *trio) lead(i int) *replicaNode {
 	tr.t.Helper()
+	return tr.leadSet(0, i)
+}
+
+func (tr *trio) leadSet(set, i int) *replicaNode {
+	tr.t.Helper()
 	var others []uint64
 	for k, o := range tr.nodes {
 		if k != i {
 			others = append(others, uint64(o.id))
 		}
 	}
-	return tr.leadWith(i, others)
+	return tr.leadSetWith(set, i, others)
 }
 
 // leadWith is lead with these in sync beside it.
 func (tr *trio) leadWith(i int, others []uint64) *replicaNode {
 	tr.t.Helper()
-	tr.resign()
+	return tr.leadSetWith(0, i, others)
+}
+
+func (tr *trio) leadSetWith(set, i int, others []uint64) *replicaNode {
+	tr.t.Helper()
+	tr.resignSet(set)
 	n := tr.nodes[i]
 	tr.mu.Lock()
-	tr.mu.view.All.Epoch++
-	tr.mu.view.All.Leader = n.id
-	epoch := record.Epoch(tr.mu.view.All.Epoch)
+	pl := placed(&tr.mu.view, set)
+	pl.Epoch++
+	pl.Leader = n.id
+	epoch := record.Epoch(pl.Epoch)
 	tr.mu.Unlock()
-	for s := range record.ShardID(replicaShards) {
+	shards := shardsOf(set)
+	for _, s := range shards {
 		n.b.Lead(s, epoch, others, 1, func(err error) {
 			if err != nil {
 				tr.t.Error(err)
 			}
 		})
 	}
-	tr.tell(-1)
-	testx.Eventually(tr.t, patience, n.b.Leading, "the leader opens")
-	tr.tell(i)
+	tr.tellSet(set, -1)
+	testx.Eventually(tr.t, patience, func() bool { return n.b.Leads(shards[0], len(shards)) }, "the leader opens")
+	tr.tellSet(set, i)
 	return n
 }
 
 // inSync says how many nodes, from the first on, are in sync, as far as the doors know.
-func (tr *trio) inSync(n int) {
+func (tr *trio) inSync(n int) { tr.inSyncSet(0, n) }
+
+func (tr *trio) inSyncSet(set, n int) {
 	tr.mu.Lock()
-	tr.mu.view.All.ISR = nil
+	pl := placed(&tr.mu.view, set)
+	pl.ISR = nil
 	for _, o := range tr.nodes[:n] {
-		tr.mu.view.All.ISR = append(tr.mu.view.All.ISR, o.id)
+		pl.ISR = append(pl.ISR, o.id)
 	}
-	leader := int(tr.mu.view.All.Leader) - 1
+	leader := int(pl.Leader) - 1
 	tr.mu.Unlock()
-	tr.tell(leader)
+	tr.tellSet(set, leader)
 }
 
 // resign leaves the nodes without a leader.
-func (tr *trio) resign() {
+func (tr *trio) resign() { tr.resignSet(0) }
+
+func (tr *trio) resignSet(set int) {
 	var wait sync.WaitGroup
 	for _, n := range tr.nodes {
-		for s := range record.ShardID(replicaShards) {
+		for _, s := range shardsOf(set) {
 			wait.Add(1)
 			n.b.Resign(s, wait.Done)
 		}
 	}
 	wait.Wait()
 	tr.mu.Lock()
-	tr.mu.view.All.Leader = -1
+	placed(&tr.mu.view, set).Leader = -1
 	tr.mu.Unlock()
-	tr.tell(-1)
+	tr.tellSet(set, -1)
 }
 
 // hold stops the followers, or lets them go on.
@@ -224,16 +278,19 @@ func (tr *trio) carry() {
 			return
 		case <-tick.C:
 		}
-		tr.mu.Lock()
-		leader, epoch, stopped := tr.mu.view.All.Leader, record.Epoch(tr.mu.view.All.Epoch), tr.mu.stopped
-		tr.mu.Unlock()
-		if leader < 0 || stopped {
-			continue
-		}
-		for _, n := range tr.nodes {
-			for s := range record.ShardID(replicaShards) {
-				if n.id != leader {
-					tr.carryTo(n, tr.nodes[leader-1], s, epoch)
+		for set := range tr.sets + 1 {
+			tr.mu.Lock()
+			pl := placed(&tr.mu.view, set)
+			leader, epoch, stopped := pl.Leader, record.Epoch(pl.Epoch), tr.mu.stopped
+			tr.mu.Unlock()
+			if leader < 0 || stopped {
+				continue
+			}
+			for _, n := range tr.nodes {
+				for _, s := range shardsOf(set) {
+					if n.id != leader {
+						tr.carryTo(n, tr.nodes[leader-1], s, epoch)
+					}
 				}
 			}
 		}
@@ -284,16 +341,21 @@ func startReplica(t *testing.T, tr *trio, id int32) *replicaNode {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.b = broker.New(broker.Options{Shards: replicaShards, Loops: 1, Replicated: true, ResolveTopic: func(list []broker.Setting) (cfg broker.TopicConfig) {
+	n.b = broker.New(broker.Options{Shards: replicaShards, Loops: 1, Replicated: true, StreamSets: tr.sets, ResolveTopic: func(list []broker.Setting) (cfg broker.TopicConfig) {
 		cfg.RetentionMillis, cfg.RetentionBytes = -1, -1
 		for _, e := range list {
-			if e.Key == "min.insync.replicas" {
+			switch e.Key {
+			case "min.insync.replicas":
 				n, _ := strconv.Atoi(e.Value)
 				cfg.MinInsyncReplicas = int32(n)
+			case "leader.spread":
+				cfg.Spread = e.Value == "true"
 			}
 		}
 		return cfg
 	}})
+	n.b.SetStreamSets(tr.sets)
+	n.b.SetParticipants(&participants{tr, n})
 	l := n.b.Local(0)
 	task := engine.TaskFunc(func(*engine.Loop) { l.Drain() })
 	loop := n.engine.Loops()[0]
@@ -347,10 +409,10 @@ func (tr *trio) client(i int, opts ...kgo.Opt) *kgo.Client {
 }
 
 // topic makes a topic at the leader, and waits until every node has it.
-func (tr *trio) topic(name string, partitions int) {
+func (tr *trio) topic(name string, partitions int, settings ...broker.Setting) {
 	tr.t.Helper()
 	made := make(chan error, 1)
-	tr.leading().b.CreateTopic(0, name, broker.TopicID{byte(len(name)), name[0]}, partitions, nil, func(_ *broker.TopicSpec, err error) { made <- err })
+	tr.leading().b.CreateTopic(0, name, broker.TopicID{byte(len(name)), name[0]}, partitions, settings, func(_ *broker.TopicSpec, err error) { made <- err })
 	if err := <-made; err != nil {
 		tr.t.Fatal(err)
 	}
