@@ -56,6 +56,7 @@ var causes = []struct {
 	{broker.ErrVolatileOnly, codes.FailedPrecondition},
 	{broker.ErrBound, codes.FailedPrecondition},
 	{broker.ErrBindSpread, codes.FailedPrecondition},
+	{broker.ErrNoSets, codes.FailedPrecondition},
 	{broker.ErrNonEmptyGroup, codes.FailedPrecondition},
 	{broker.ErrUnknownMember, codes.FailedPrecondition},
 	{broker.ErrInvalidGroupID, codes.InvalidArgument},
