@@ -76,7 +76,7 @@ func (s *shard) leadsIn() (record.Epoch, bool) {
 }
 
 // ofStreams says that the shard has partitions alone, and may be led by another node than the home shards.
-func (s *shard) ofStreams() bool { return int(s.id) >= s.home.b.Shards() }
+func (s *shard) ofStreams() bool { return s.set > 0 }
 
 // joined is what the leader of a partition of a stream shard knows of the transactions there. It begins with its epoch. Guarded by the shard's lock.
 type joined struct {
@@ -148,7 +148,7 @@ func (st *txnStep) sound(b *Broker) error {
 	if !st.p.shard.ofStreams() || st.p.shard.rep == nil || st.who.ID < 0 || st.who.Epoch < 0 || st.serial == 0 {
 		return ErrInvalidRequest
 	}
-	if home, _ := b.shards[0].leadsIn(); coordinatorOf(st.serial) < int32(home) {
+	if home, _ := b.homes[0].leadsIn(); coordinatorOf(st.serial) < int32(home) {
 		return ErrStaleTxn // this node knows a later leader of the home shards
 	}
 	return nil
