@@ -407,10 +407,15 @@ func (n *node) open(to link.NodeID, head []byte) *end {
 	return e
 }
 
-// begin opens a stream in an epoch, and asks for all that comes behind from.
+// begin opens a stream of set 0 in an epoch, and asks for all that comes behind from.
 func (n *node) begin(to link.NodeID, epoch record.Epoch, from ...uint64) (*end, []history) {
 	n.t.Helper()
-	e := n.open(to, appendHead(nil, 0, epoch))
+	return n.beginSet(0, to, epoch, from...)
+}
+
+func (n *node) beginSet(number int, to link.NodeID, epoch record.Epoch, from ...uint64) (*end, []history) {
+	n.t.Helper()
+	e := n.open(to, appendHead(nil, number, epoch))
 	b := testx.Receive(n.t, e.got, soon)
 	list, err := decodeHistories(b[1:], testShards)
 	if b[0] != msgHistory || err != nil {

@@ -161,11 +161,20 @@ func TestHistoryFirst(t *testing.T) {
 // tables is a Core that takes frames as a follower's does, and keeps none.
 type tables struct {
 	Core
+	set  Set
 	next [3]uint64
 	room int
 }
 
+// own has the fuzzing fail for what is not of the set.
+func (c *tables) own(shard record.ShardID) {
+	if _, ok := c.set.slot(uint64(shard)); !ok {
+		panic("a shard of another set")
+	}
+}
+
 func (c *tables) Follow(shard record.ShardID, _ record.Epoch, frames []byte) error {
+	c.own(shard)
 	for len(frames) > 0 {
 		f, n, err := record.DecodeFrame(frames)
 		switch {
@@ -187,16 +196,22 @@ func (c *tables) Follow(shard record.ShardID, _ record.Epoch, frames []byte) err
 	return nil
 }
 
-func (*tables) Watermark(record.ShardID, record.Epoch, uint64) error { return nil }
+func (c *tables) Watermark(shard record.ShardID, _ record.Epoch, _ uint64) error {
+	c.own(shard)
+	return nil
+}
 
 // Whatever a peer sends, it is worked on to its end or refused, and never half of a frame is handed on. Where there is no room it goes on where it was.
 func FuzzWork(f *testing.F) {
-	f.Add(framesOf(command(0, 1, 0), command(0, 1, 1), command(2, 1, 0), command(0, 1, 2), command(1, 1, 0)))
-	f.Add(framesOf(command(0, 1, 0), command(0, 1, 2)))
+	f.Add(framesOf(command(1, 1, 0), command(1, 1, 1), command(2, 1, 0), command(1, 1, 2), command(2, 1, 1)))
+	f.Add(framesOf(command(1, 1, 0), command(1, 1, 2)))
+	f.Add(framesOf(command(1, 1, 0), command(0, 1, 0)))
+	f.Add(appendPair([]byte{msgWatermarks}, 0, 7))
 	f.Add(append([]byte{msgWatermarks}, appendPair(nil, 1, 7)...))
 	f.Add([]byte{msgGone})
+	set := Set{Number: 3, First: 1, Shards: 2}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		fe := &fetcher{r: &Replicas{o: Options{Core: &tables{room: 2}}, set: Set{Shards: 3}}}
+		fe := &fetcher{r: &Replicas{o: Options{Core: &tables{set: set, room: 2}}, set: set}}
 		done := 0
 		for tries := 0; ; tries++ {
 			n, err := fe.work(b, done)
