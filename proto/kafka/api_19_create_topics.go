@@ -125,9 +125,9 @@ func (h *Handler) creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation
 		if t.NumPartitions != -1 || t.ReplicationFactor != -1 {
 			return spec, wire.InvalidRequest, "an assignment of replicas excludes numbers of partitions and replicas"
 		}
-		seen := make([]bool, len(t.ReplicaAssignment))
+		seen, v, spread := make([]bool, len(t.ReplicaAssignment)), h.view(), wantsSpread(t)
 		for _, a := range t.ReplicaAssignment {
-			if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || !placed(h.view().controller(), a.Replicas) {
+			if a.Partition < 0 || int(a.Partition) >= len(seen) || seen[a.Partition] || !v.placesNew(spread, a.Replicas) {
 				return spec, wire.InvalidReplicaAssignment, "each partition, from 0 on, " + placedSo
 			}
 			seen[a.Partition] = true
@@ -146,6 +146,13 @@ func (h *Handler) creation(t *kmsg.CreateTopicsRequestTopic) (spec TopicCreation
 	return spec, wire.None, ""
 }
 
+// wantsSpread says whether the topic's leaders are to be spread over sets of shards.
+func wantsSpread(t *kmsg.CreateTopicsRequestTopic) bool {
+	return slices.ContainsFunc(t.Configs, func(c kmsg.CreateTopicsRequestTopicConfig) bool {
+		return c.Name == "leader.spread" && c.Value != nil && *c.Value == "true"
+	})
+}
+
 func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult, last *describedTopic) {
 	out.ErrorCode = int16(res.Code)
 	if res.Message != "" {
@@ -159,7 +166,11 @@ func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult, la
 		out.ConfigErrorCode = int16(wire.TopicAuthorizationFailed)
 		return
 	}
-	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(c.l.h.view().controller().Replicas))
+	v, at := c.l.h.view(), 0
+	if len(res.Topic.Partitions) > 0 {
+		at = v.setOfShard(res.Topic.Partitions[0].Shard)
+	}
+	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(v.set(at).Replicas))
 	if last.spec == nil || !slices.Equal(last.spec.Settings, res.Topic.Settings) {
 		*last = describedTopic{spec: res.Topic}
 		for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {

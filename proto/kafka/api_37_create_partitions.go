@@ -80,8 +80,9 @@ func (c *conn) checkPartitions(t *kmsg.CreatePartitionsRequestTopic) (code wire.
 	if len(t.Assignment) > 0 && int32(len(t.Assignment)) != t.Count-have {
 		return wire.InvalidReplicaAssignment, 0, "one assignment for each new partition is wanted"
 	}
+	v, spread := c.l.h.view(), topic.Spec().Config.Spread
 	for i := range t.Assignment {
-		if !placed(c.l.h.view().controller(), t.Assignment[i].Replicas) {
+		if !v.placesNew(spread, t.Assignment[i].Replicas) {
 			return wire.InvalidReplicaAssignment, 0, "each partition " + placedSo
 		}
 	}

@@ -323,3 +323,16 @@ func placed(pl *Placement, replicas []int32) bool {
 	}
 	return true
 }
+
+// placesNew is placed for partitions that are yet to be made, of a topic whose leaders are spread or not: in any of the sets that may get them.
+func (v *View) placesNew(spread bool, replicas []int32) bool {
+	if !spread || len(v.Sets) == 0 {
+		return placed(&v.All, replicas)
+	}
+	for i := range v.Sets {
+		if !placed(&v.Sets[i], replicas) {
+			return false
+		}
+	}
+	return true
+}

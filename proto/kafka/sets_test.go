@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/engine"
 	"github.com/sluicemq/sluice/internal/clock"
@@ -74,6 +76,35 @@ func TestSetsOfPartitions(t *testing.T) {
 		}
 	}); !slices.Equal(got, []int32{2, 3, 1}) {
 		t.Errorf("the nodes named are %v", got)
+	}
+}
+
+// Replicas that a client names for partitions of a topic whose leaders are spread have to be those of all sets that may get them.
+func TestSetsPlaceNew(t *testing.T) {
+	v := setsView()
+	v.Sets[2].Replicas = []int32{1, 2}
+	all := []int32{3, 2, 1}
+	if !v.placesNew(false, all) || v.placesNew(true, all) || v.placesNew(true, []int32{1, 2}) {
+		t.Error("places that are not those of all sets")
+	}
+	v.Sets[2].Replicas = all
+	if !v.placesNew(true, all) {
+		t.Error("places that are those of all sets are refused")
+	}
+	c, _ := inSets(t, v)
+	on := "true"
+	ask := kmsg.CreateTopicsRequestTopic{Topic: "u", NumPartitions: -1, ReplicationFactor: -1, Configs: []kmsg.CreateTopicsRequestTopicConfig{{Name: "leader.spread", Value: &on}},
+		ReplicaAssignment: []kmsg.CreateTopicsRequestTopicReplicaAssignment{{Replicas: all}}}
+	if _, code, why := c.l.h.creation(&ask); code != wire.None {
+		t.Errorf("%s: %s", code, why)
+	}
+	v.Sets[0].Replicas = []int32{1}
+	if _, code, _ := c.l.h.creation(&ask); code != wire.InvalidReplicaAssignment {
+		t.Errorf("a set elsewhere: %s", code)
+	}
+	ask.Configs = nil
+	if _, code, why := c.l.h.creation(&ask); code != wire.None {
+		t.Errorf("a topic in the first set: %s: %s", code, why)
 	}
 }
 
