@@ -286,6 +286,8 @@ const (
 
 	// Of the tier.
 	cmdTier = 67
+
+	cmdPartitionIDs = 68 // in shard 0
 )
 
 // applyCommands applies a command frame; recovery calls it as well. Length: a case for each command.
@@ -358,6 +360,8 @@ func (s *shard) applyCommands(b *Broker, cmds []byte) {
 			s.applyTopic(b, &c)
 		case cmdTopicGone:
 			s.applyTopicGone(b, &c)
+		case cmdPartitionIDs:
+			s.applyPartitionIDs(b, record.PartitionID(c.uvarint()))
 		case cmdEntries:
 			s.applyEntries(b, &c)
 		case cmdRestore:

@@ -114,6 +114,7 @@ type Broker struct {
 	shards     []*shard // all of them
 	homes      []*shard // of these, the ones of set 0: all but streams is theirs
 	streamSets atomic.Int32
+	metID      atomic.Uint64 // the highest id of a partition with records that shard 0 had not made when they were met
 	index      *topics.Index
 	exclusive  exclusiveTable
 	retained   *retainedStore

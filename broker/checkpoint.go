@@ -60,10 +60,11 @@ type dirtyRows struct {
 	txnIDs    map[txnKey]struct{} // of the transaction coordinator
 	txnGroups map[txnGroupKey]struct{}
 
-	producerIDs bool
-	topicSpecs  map[topicIDKey]struct{}
-	entries     map[string]struct{} // of the catalog
-	tier        map[string]struct{} // of the tier's manifest
+	producerIDs  bool
+	partitionIDs bool
+	topicSpecs   map[topicIDKey]struct{}
+	entries      map[string]struct{} // of the catalog
+	tier         map[string]struct{} // of the tier's manifest
 }
 
 func mark[K comparable](m *map[K]struct{}, k K) {
@@ -220,6 +221,8 @@ func (s *shard) dirtyAgainLocked(rows []rowChange) {
 		case rowTopic:
 			d := decoder{b: key[1:]}
 			mark(&s.mu.rows.topicSpecs, topicIDKey{uint32(d.uvarint()), d.topicID()})
+		case rowPartitionIDs:
+			s.mu.rows.partitionIDs = true
 		case rowEntry:
 			s.entryAgainLocked(key)
 		case rowTier:

@@ -145,6 +145,7 @@ func (b *Broker) keepUnknown() {
 			continue
 		}
 		start, end := b.boundsOf(id)
+		b.met(id)
 		if b.unknown == nil {
 			b.unknown = make(map[record.PartitionID]partitionEnds)
 		}

@@ -326,8 +326,12 @@ func (b *Broker) known(f *record.Frame) bool {
 	}
 	s := b.homes[0]
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return f.Partition < s.mu.nextPartition
+	known := f.Partition < s.mu.nextPartition
+	s.mu.Unlock()
+	if !known {
+		b.met(f.Partition)
+	}
+	return known
 }
 
 // kickReplicas has all shards look again whether they can go on.

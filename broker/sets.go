@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -71,4 +72,42 @@ func (b *Broker) checkShards(spec *TopicSpec) error {
 		}
 	}
 	return nil
+}
+
+// met notes that there are records of a partition that shard 0 has not made yet.
+func (b *Broker) met(id record.PartitionID) {
+	for old := b.metID.Load(); uint64(id) > old && !b.metID.CompareAndSwap(old, uint64(id)); old = b.metID.Load() {
+	}
+}
+
+// passGhosts has records of partitions pass that shard 0 will never make. Only an election of its leader that was not clean leaves such: that a topic was made is lost, and
+// its partitions' set has another leader and records of them, which would wait for good, and with them all that comes behind. Shard 0 leads here: it has made all that was
+// made before it opened, and nothing is on its way.
+func (l *Local) passGhosts() {
+	b, s := l.b, l.b.homes[0]
+	id := record.PartitionID(b.metID.Load())
+	if id == 0 || b.streamSets.Load() == 0 || !s.takesCommands() { // with sets all nodes know the command
+		return
+	}
+	b.topicStore.mu.Lock()
+	busy := len(b.topicStore.running) > 0
+	b.topicStore.mu.Unlock()
+	s.mu.Lock()
+	passed := id < s.mu.nextPartition
+	s.mu.Unlock()
+	if busy || passed {
+		return
+	}
+	b.logger.Warn("records of partitions whose topic was lost are passed over", "up to partition", id)
+	cmd := binary.AppendUvarint(binary.AppendUvarint(nil, cmdPartitionIDs), uint64(id)+1)
+	_ = b.command(s, cmd, entry{done: func() {}, failed: func(error) {}}) // the next tick does it again
+}
+
+// applyPartitionIDs has no partition get an id below next any more.
+func (s *shard) applyPartitionIDs(b *Broker, next record.PartitionID) {
+	s.mu.Lock()
+	s.mu.nextPartition = max(s.mu.nextPartition, next)
+	s.mu.rows.partitionIDs = true
+	s.mu.Unlock()
+	b.kickReplicas()
 }

@@ -91,9 +91,6 @@ func TestSpreadTopic(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if spec.Partitions[0].ID != modelShards+1 {
-		t.Errorf("the first partition's id is %d: those behind the %d home shards' own are free", spec.Partitions[0].ID, modelShards)
-	}
 	used := make(map[record.ShardID]int)
 	for i, p := range spec.Partitions {
 		used[p.Shard]++
@@ -432,4 +429,72 @@ func TestFollowsWhoIsNotOpen(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestGhostPartitions: the home shards' leader is lost with a topic of which the others have records already, of another set. These neither come to light in a topic that is made later
+// nor hold up what is behind them.
+func TestGhostPartitions(t *testing.T) {
+	w := newSetWorld(t, 1)
+	w.create(3, spreadOn)
+	w.settle()
+	// Nodes 1 and 2 get a record of a partition, and never the home shards' word of it: node 0 commits that alone.
+	for _, s := range shardsOf(0) {
+		if err := w.nodes[0].b.SetInSync(s, w.epoch[0], nil, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.create(3, spreadOn)
+	w.run(0, false, false)
+	ghosts := w.nodes[0].b.Topic(0, "t1")
+	var st *setStream
+	for _, c := range w.streams[3:] {
+		if w.nodes[0].b.shards[ghosts.Partition(c.part).Shard()].set == 3 { // node 0 leads it
+			st = c
+		}
+	}
+	w.produce(st)
+	for range 3 {
+		w.run(0, false, false)
+		for j := 1; j < 3; j++ {
+			w.pull(3, j, 9)
+			w.run(j, false, false)
+		}
+	}
+	if w.produce(st); st.acked != 1 {
+		t.Fatal("the record was not acknowledged")
+	}
+	s := ghosts.Partition(st.part).Shard()
+	// Node 0 does not come back as it was: it is made anew, of nothing here.
+	w.nodes[0].b.Close()
+	n := &setNode{testBroker: newSetBroker(t), points: &memCheckpoints{}}
+	n.b.Recovered()
+	w.started(n)
+	w.nodes[0] = n
+	w.topics, w.streams = w.topics[:1], w.streams[:3]
+	w.elect(0, 1)
+	w.elect(3, 2)
+	for i := range 6 {
+		for set := range w.leader {
+			for j := range w.nodes {
+				w.pull(set, j, 99)
+			}
+		}
+		for j := range w.nodes {
+			w.run(j, false, false)
+		}
+		if at := w.nodes[2].b.Replica(s); i == 5 && at.Open {
+			t.Error("the set opened without its partition, and nobody said that this is gone")
+		}
+	}
+	w.nodes[1].tick()
+	w.settle() // all shards open
+	w.create(3, spreadOn)
+	w.settle()
+	last := ghosts.Partition(2).ID()
+	for _, p := range w.nodes[1].b.Topic(0, "t1").Partitions() {
+		if p.ID() <= last {
+			t.Errorf("partition id %d is given a second time", p.ID())
+		}
+	}
+	w.verify()
 }

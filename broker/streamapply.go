@@ -176,7 +176,7 @@ func (p *Partition) applyBatchLocked(in *batchInfo, appendTime int64, live bool)
 // replayBatch applies a frame of a stream that the log holds beyond the checkpoint.
 func (s *shard) replayBatch(b *Broker, f *record.Frame, batch record.Batch) {
 	p := b.partition(f.Partition)
-	if p == nil {
+	if p == nil || p.shard != s {
 		return // its topic is gone
 	}
 	extra, ok := readBatchExtra(record.FrameExtra(f.Payload))

@@ -50,6 +50,7 @@ func (l *Local) Tick() {
 		if l.b.homes[0].leads() { // a follower's clock may be ahead, and it may lead tomorrow
 			l.expireRetained(now)
 		}
+		l.passGhosts()
 		if l.b.behindGroups.Load() > 0 {
 			l.b.drainGroups()
 		}

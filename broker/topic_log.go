@@ -25,7 +25,12 @@ type topicStore struct {
 	mu      sync.Mutex
 	running map[topicKey]struct{} // changes on their way into the log
 	next    record.PartitionID    // as it will be when they are there
+	epoch   record.Epoch          // of shard 0's leader when it was last asked for
 }
+
+// idsSkipped is how many partition ids a new leader leaves out where there are sets of shards: topics that were lost with the one before, in an election that was not
+// clean, may have records in other sets yet, which must not be another topic's.
+const idsSkipped = 1 << 12
 
 // CreateTopic makes a topic of n partitions, spread over the shards. done runs on some loop when it is in the log; the spec it gets is whole.
 func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, settings []Setting, done func(*TopicSpec, error)) {
@@ -183,7 +188,11 @@ func (b *Broker) placePartitions(spec *TopicSpec, n int) {
 	defer ts.mu.Unlock()
 	s := b.homes[0]
 	s.mu.Lock()
-	ts.next = max(ts.next, s.mu.nextPartition, record.PartitionID(len(b.homes)+1))
+	ts.next = max(ts.next, s.mu.nextPartition, record.PartitionID(len(b.homes)+1), record.PartitionID(b.metID.Load()+1))
+	if s.rep != nil && b.streamSets.Load() > 0 && ts.epoch != s.rep.epoch {
+		ts.epoch = s.rep.epoch
+		ts.next += idsSkipped
+	}
 	s.mu.Unlock()
 	first := shardHash(spec.Tenant, spec.ID[:])
 	for i := len(spec.Partitions); i < n; i++ {
@@ -291,7 +300,7 @@ func (s *shard) collectTopicsLocked(b *Broker, rows []rowChange) []rowChange {
 		}
 		rows = append(rows, c)
 	}
-	if len(s.mu.rows.topicSpecs) > 0 {
+	if len(s.mu.rows.topicSpecs) > 0 || s.mu.rows.partitionIDs {
 		rows = append(rows, rowChange{[]byte{rowPartitionIDs}, binary.AppendUvarint(nil, uint64(s.mu.nextPartition))})
 	}
 	return rows
