@@ -116,6 +116,7 @@ type Controller struct {
 		leader meta.NodeID
 		epoch  uint32
 	}
+	paused   bool          // somebody keeps it from leading and following
 	changing bool          // of those in sync, is under way
 	adding   time.Duration // since when acknowledgements wait for one that is to be in sync and lacks something yet; 0: for none
 	holdAdd  time.Duration // nobody is taken in before that: the controller has just taken somebody out
@@ -130,6 +131,8 @@ type Controller struct {
 		granted  time.Duration // when the heartbeat was sent that the last grant answers
 		alive    []meta.NodeID // as that says
 		lease    lease
+		runs     bool // run has begun, or is about to
+		pause    pause
 		yields   Yields // why the node is to lead no more; empty: it may
 		leaving  bool
 		move     meta.NodeID
@@ -251,6 +254,9 @@ func (c *Controller) run() {
 	if !c.awaitDue() {
 		return
 	}
+	c.mu.Lock()
+	c.mu.runs = true
+	c.mu.Unlock()
 	c.catchUp()
 	for {
 		c.turn()
@@ -318,6 +324,7 @@ func (c *Controller) turn() {
 	s := c.o.Catalog.Load()
 	sh := c.shard(s)
 	now := c.clk.Mono()
+	c.takePause(sh)
 	if c.leading != 0 && (!c.mayLead(sh, now) || sh.Epoch != c.leading) {
 		why := "another node leads"
 		if now >= c.leaseEnd() {
@@ -366,7 +373,7 @@ func (c *Controller) later(fn func()) {
 // role makes the node what the catalog says.
 func (c *Controller) role(sh *meta.Shard, now time.Duration) {
 	switch {
-	case sh == nil:
+	case sh == nil || c.paused:
 	case sh.Leader == c.o.Node:
 		if c.awaits(sh) && c.mayLead(sh, now) {
 			c.begin(sh, now)

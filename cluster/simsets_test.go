@@ -254,3 +254,57 @@ func TestSetsLeave(t *testing.T) {
 		}
 	})
 }
+
+// A node that is paused in all sets neither leads nor follows: others lead what it led, and it comes back when that ends.
+func TestSetsPause(t *testing.T) {
+	calm(t, func(s *sim) {
+		n := s.nodes[0]
+		if s.leader(1) != n {
+			s.fail("set 1 does not begin on node 1:%s", s.states())
+		}
+		paused := make(chan func(), len(s.sets))
+		for _, c := range n.controls() {
+			go func() {
+				resume, err := c.Pause(n.ctx)
+				if err != nil {
+					s.t.Error(err)
+				}
+				paused <- resume
+			}()
+		}
+		s.until("all sets pause", func() bool { return len(paused) == len(s.sets) })
+		rests := func() (yes bool) {
+			s.enter(func() {
+				yes = true
+				for _, p := range n.parts {
+					yes = yes && p.streams.lead == 0 && p.streams.leader == 0 && !p.opened
+				}
+			})
+			return yes
+		}
+		if !rests() {
+			s.fail("a node that is paused leads or follows:%s", s.states())
+		}
+		s.until("others lead", func() bool {
+			for k := range s.sets {
+				if l := s.leader(k); l == nil || l == n {
+					return false
+				}
+			}
+			return true
+		})
+		for begin := time.Now(); time.Since(begin) < 4*simLease && s.failed == ""; s.live(10 * time.Millisecond) {
+			if !rests() {
+				s.fail("a node that is paused leads or follows:%s", s.states())
+			}
+		}
+		for range s.sets {
+			(<-paused)()
+		}
+		s.heals("after a pause")
+		s.evenly("after a pause")
+		if s.leader(1) != n {
+			s.fail("the node does not lead again what it led:%s", s.states())
+		}
+	})
+}

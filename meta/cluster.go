@@ -30,7 +30,7 @@ var LevelOldest = oldestOf(levels(levelsSaid))
 func oldestOf(_, oldest uint32) uint32 { return oldest }
 
 func levels(said string) (level, oldest uint32) {
-	level, oldest = LevelBalance, LevelFirst
+	level, oldest = LevelSets, LevelFirst
 	if said != "" {
 		if n, err := fmt.Sscanf(said, "%d/%d", &level, &oldest); n != 2 {
 			panic(fmt.Sprintf("meta: the linker has set levels %q: %v", said, err))

@@ -25,8 +25,9 @@ import (
 type member struct {
 	n        *node
 	own      meta.NodeID
-	replicas *replica.Replicas
-	control  *cluster.Controller
+	parts    memberSets
+	replicas *replica.Replicas   // of the first set
+	control  *cluster.Controller // likewise
 	kafka    *kafkaCluster
 	asks     *kafkaLeader
 	calls    *controlPeers
@@ -55,10 +56,7 @@ func (m *member) join(mesh *link.Mesh) {
 	cfg := n.o.clusterConfig
 	m.own = meta.NodeID(cfg.Node.ID)
 	m.pace = replica.NewPace(m.clock(), int64(cfg.Cluster.CatchupRate))
-	m.replicas = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Logger: n.o.logger,
-		Behind: m.behind}, replica.Set{Shards: cfg.Cluster.Shards}).Of(0)
-	m.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: lateGroup{n}, Peers: cluster.OverMesh(mesh), Core: n.broker, Streams: m.replicas,
-		Reluctant: !cfg.TakesClients(), Shards: cfg.Cluster.Shards, Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag, Changed: m.changed, Logger: n.o.logger})
+	m.joinSets(mesh)
 	m.kafka = watchKafkaCluster(m.own, n.catalog.Catalog)
 	m.asks = &kafkaLeader{mesh: mesh, cluster: m.kafka, broker: n.broker, topics: n.topics}
 	m.asks.serve()
@@ -110,26 +108,30 @@ func (m *member) shardMoved(shard record.ShardID) {
 	if m == nil || m.replicas == nil {
 		return
 	}
-	m.replicas.Moved(shard)
-	m.control.Moved()
+	m.parts.streams.Moved(shard)
+	m.setOf(shard).control.Moved()
 }
 
 // flushed is told that a group is in the log.
 func (m *member) flushed() {
 	if m != nil && m.replicas != nil {
-		m.replicas.Flushed()
+		m.parts.streams.Flushed()
 	}
 }
 
 // lost is told that what was on its way into the log is gone.
 func (m *member) lost() {
 	if m != nil && m.replicas != nil {
-		m.replicas.Lost()
+		m.parts.streams.Lost()
 	}
 }
 
-// changed takes over who leads.
-func (m *member) changed(s cluster.State) {
+// changed takes over who leads a set.
+func (m *member) changed(set int, s cluster.State) {
+	if set > 0 {
+		m.kafka.lead(set, leadership{leader: s.Leader, epoch: s.Epoch, leading: s.Leading, alive: s.Alive})
+		return
+	}
 	if m.storeless(); s.Leading {
 		m.n.tier.leads(record.Epoch(s.Epoch))
 	} else {
@@ -208,7 +210,7 @@ func (m *member) start(n *node, own *ownEntries) {
 	}
 	m.kafka.onMove(m.n.kafka.LeaderChanged)
 	m.onLead(func() { own.forget(m.n.broker, m.n.o.logger) })
-	m.control.Start(m.n.cluster.Silence())
+	m.startSets()
 }
 
 // kafkaCluster is the cluster as Kafka's door sees it; nil for a node that is alone.
@@ -290,7 +292,8 @@ func (m *member) drain(ctx context.Context) {
 	if m == nil {
 		return
 	}
-	if err := m.control.Leave(ctx); err != nil {
+	err := m.ofEach(func(_ int, set *setMember) error { return set.control.Leave(ctx) })
+	if err != nil {
 		m.n.o.logger.Warn("no other node has taken over the lead in time", "err", err)
 	}
 }
@@ -310,8 +313,7 @@ func (m *member) close() {
 	}
 	m.levels()
 	m.seeds.cancel()
-	m.control.Close()
-	m.replicas.Close()
+	m.closeSets()
 	m.seeds.close()
 	m.kafka.close()
 	m.n.broker.MarkWatermarks()
@@ -326,46 +328,6 @@ func clusterConfigOf(cfg *config.Config) *config.Config {
 }
 
 var _ replica.Core = (*broker.Broker)(nil)
-
-var _ control.Shards = (*member)(nil)
-
-// Placements makes it a control.Shards.
-func (m *member) Placements() []control.Placement {
-	s := m.control.State()
-	p := control.Placement{Shard: m.n.catalog.Load().Shard(0), Shards: m.n.o.shards, Leader: s.Leader, Open: s.Leading, Alive: s.Alive, Followers: make(map[meta.NodeID]uint64),
-		Yields: string(m.control.Yields())}
-	if p.Shard != nil {
-		p.Least = cluster.LeastInSync(len(p.Shard.Replicas))
-	}
-	if p.Shard != nil && p.Shard.Leader == m.own {
-		p.Progress = m.progress(&p)
-	}
-	return []control.Placement{p}
-}
-
-// Move makes it a control.Shards.
-func (m *member) Move(ctx context.Context, _ int, to meta.NodeID) error {
-	return shardsFault(m.control.Move(ctx, to))
-}
-
-// ElectUnclean makes it a control.Shards.
-func (m *member) ElectUnclean(ctx context.Context, _ int, id meta.NodeID) error {
-	return shardsFault(m.control.ElectUnclean(ctx, id))
-}
-
-// Balance makes it a control.Shards.
-func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) ([]control.Balance, error) {
-	p, err := m.control.Balance(ctx, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
-	if err != nil {
-		return nil, shardsFault(err)
-	}
-	return []control.Balance{{Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}}, nil
-}
-
-// Drain makes it a control.Shards.
-func (m *member) Drain(ctx context.Context, id meta.NodeID, end bool) error {
-	return shardsFault(m.control.DrainNode(ctx, id, !end))
-}
 
 // shardsFault marks errors as the control plane tells them apart.
 func shardsFault(err error) error {

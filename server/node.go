@@ -143,7 +143,7 @@ func newNode(o nodeOptions) (*node, error) {
 		changed = own.take
 		n.member = newMember(n)
 	}
-	n.broker = broker.New(broker.Options{Events: n.happens, Replicated: n.member != nil, ShardMoved: n.member.shardMoved, Flushed: n.member.flushed, Lost: n.member.lost, EntryChanged: changed,
+	n.broker = broker.New(broker.Options{Events: n.happens, Replicated: n.member != nil, StreamSets: n.member.mostSets(), ShardMoved: n.member.shardMoved, Flushed: n.member.flushed, Lost: n.member.lost, EntryChanged: changed,
 		Shards: o.shards, Loops: len(loops), Logger: o.logger, Limits: o.limits,
 		ShareStrategy: o.strategy, Volatile: o.storage.volatile(), Clock: o.storage.clock, ResolveTopic: resolveTopic})
 	n.catalog.group.b = n.broker

@@ -62,13 +62,13 @@ func (s *seeds) progress() (node link.NodeID, p control.Progress, ok bool) {
 	return node, step.progress(), true
 }
 
-// progress is how far the nodes are that have the shards of p, or are to have them. It is known to the node that leads.
-func (m *member) progress(p *control.Placement) map[meta.NodeID]control.Progress {
+// progress is how far the nodes are that have the shards of a set, or are to have them. It is known to the node that leads.
+func (m *member) progress(set *setMember, p *control.Placement) map[meta.NodeID]control.Progress {
 	all := make(map[meta.NodeID]control.Progress)
-	for _, id := range m.control.Placed() {
+	for _, id := range set.control.Placed() {
 		all[id] = control.Progress{Phase: control.PhaseAway, Progress: pace.Progress{Left: pace.Unknown}}
 	}
-	for _, f := range m.replicas.Followers() {
+	for _, f := range set.replicas.Followers() {
 		id := meta.NodeID(f.Node)
 		p.Followers[id] = f.Lag
 		if _, ok := all[id]; ok {

@@ -22,6 +22,7 @@ var (
 	chaosFaults = flag.Int("chaos.faults", 4, "how many faults TestChaos makes, one behind the other")
 	chaosOnly   = flag.String("chaos.only", "", "a regular expression of the faults that TestChaos makes")
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "draws the faults; 0: another one each time")
+	chaosSpread = flag.String("chaos.spread", "", "whether the leaders of Kafka's topics are spread over the nodes: yes or no; empty: the seed says so")
 )
 
 // longest bounds how long clients may stand still behind a fault on a machine that others work on as well.
@@ -33,6 +34,7 @@ const pollTime = 200 * time.Millisecond
 const (
 	chaosPartitions = 4
 	chaosProducers  = 2
+	chaosSets       = 3 // of shards, beside the first, where leaders are spread
 )
 
 // load is what clients of both protocols do to a cluster meanwhile, and what they have been promised.
@@ -40,6 +42,7 @@ type load struct {
 	t         *testing.T
 	c         *common.Cluster
 	net       *common.Network // nil: there is none to be broken
+	spread    bool            // topics have leaders spread over the nodes
 	ctx       context.Context
 	stop      chan struct{} // closed: nothing new is published
 	sent      chan struct{} // closed: nothing more will be published
@@ -61,13 +64,15 @@ func TestChaos(t *testing.T) {
 	if *chaosSeed == 0 {
 		*chaosSeed = rand.Uint64()
 	}
-	t.Logf("-chaos.faults %d -chaos.seed %d", *chaosFaults, *chaosSeed)
 	rnd := rand.New(rand.NewPCG(*chaosSeed, 1))
+	spread := *chaosSpread == "yes" || *chaosSpread == "" && rand.New(rand.NewPCG(*chaosSeed, 2)).IntN(2) == 0
+	t.Logf("-chaos.faults %d -chaos.seed %d; leaders are spread: %v", *chaosFaults, *chaosSeed, spread)
 	net := common.NewNetwork(t)
 	c := common.StartClusterOn(t, common.Ground{Net: net}, 3)
 	ctx, cancel := context.WithTimeout(context.Background(), longest*time.Duration(*chaosFaults+2))
 	defer cancel()
-	l := &load{t: t, c: c, net: net, ctx: ctx, stop: make(chan struct{}), sent: make(chan struct{}), over: make(chan struct{})}
+	l := newLoad(ctx, t, c)
+	l.net, l.spread = net, spread
 	l.begin()
 	d := newDeck(t, rnd)
 	for i := range *chaosFaults {
@@ -87,10 +92,20 @@ func TestChaos(t *testing.T) {
 	}
 }
 
+func newLoad(ctx context.Context, t *testing.T, c *common.Cluster) *load {
+	return &load{t: t, c: c, ctx: ctx, stop: make(chan struct{}), sent: make(chan struct{}), over: make(chan struct{})}
+}
+
 func (l *load) begin() {
 	l.t.Helper()
+	var settings map[string]*string
+	if l.spread {
+		l.c.Must("shard", "sets", fmt.Sprint(chaosSets))
+		l.c.AwaitSynced()
+		settings = map[string]*string{"leader.spread": kadm.StringPtr("true")}
+	}
 	cl := l.open()
-	_, err := kadm.NewClient(cl).CreateTopics(l.ctx, chaosPartitions, -1, nil, "chaos", "whole")
+	_, err := kadm.NewClient(cl).CreateTopics(l.ctx, chaosPartitions, -1, settings, "chaos", "whole")
 	cl.Close()
 	if err != nil {
 		l.t.Fatal(err)

@@ -1,0 +1,187 @@
+package server
+
+import (
+	"context"
+	"sync"
+
+	"github.com/sluicemq/sluice/cluster"
+	"github.com/sluicemq/sluice/cluster/link"
+	"github.com/sluicemq/sluice/cluster/replica"
+	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/journal/record"
+	"github.com/sluicemq/sluice/meta"
+)
+
+// setMember is a node's part in one set of shards: who leads it, and what is replicated of it.
+type setMember struct {
+	meta.ShardSet
+	control  *cluster.Controller
+	replicas *replica.Replicas
+}
+
+// memberSets are a node's parts in all sets of shards. Those beside the first are made with the node, since what the link carries has to be known before anybody is connected,
+// and begin when the catalog has them.
+type memberSets struct {
+	streams *replica.Sets
+	list    []*setMember // of all that there may be, by number
+
+	mu struct {
+		sync.Mutex
+		begun int // of list, how many the cluster has; 0 before the node has begun
+		ended bool
+	}
+	follows func() // ends the catalog's subscription
+}
+
+// setOf is the set that a shard is of.
+func (m *member) setOf(shard record.ShardID) *setMember {
+	home := m.n.o.shards
+	if int(shard) < home {
+		return m.parts.list[0]
+	}
+	return m.parts.list[1+(int(shard)-home)/meta.SetShards]
+}
+
+// joinSets makes them, before anybody is connected.
+func (m *member) joinSets(mesh *link.Mesh) {
+	n, cfg := m.n, m.n.o.clusterConfig
+	all := meta.Cluster{Shards: uint32(cfg.Cluster.Shards), Sets: meta.SetsMax}
+	var sets []replica.Set
+	for number := range meta.SetsMax + 1 {
+		at := all.Set(number)
+		sets = append(sets, replica.Set{Number: number, First: record.ShardID(at.First), Shards: int(at.Count)})
+		m.parts.list = append(m.parts.list, &setMember{ShardSet: at})
+	}
+	m.parts.streams = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Behind: func(_ int, leader link.NodeID, err error) { m.behind(leader, err) }, Logger: n.o.logger}, sets...)
+	group, peers := cluster.MergeBarriers(lateGroup{n}), cluster.OverMesh(mesh)
+	for number, set := range m.parts.list {
+		set.replicas = m.parts.streams.Of(number)
+		set.control = cluster.New(cluster.Options{Node: m.own, Catalog: n.catalog.Catalog, Group: group, Peers: peers, Core: n.broker, Streams: set.replicas,
+			Set: number, First: int(set.First), Shards: int(set.Count), Reluctant: !cfg.TakesClients(), Lease: cfg.Cluster.Lease, Replicas: cfg.Cluster.Replicas, Lag: cfg.Cluster.ReplicaLag,
+			Changed: func(s cluster.State) { m.changed(number, s) }, Logger: n.o.logger})
+	}
+	m.control, m.replicas = m.parts.list[0].control, m.parts.list[0].replicas
+}
+
+// startSets begins to lead or to follow each set that the cluster has, and those that it gets.
+func (m *member) startSets() {
+	c := m.n.catalog.Catalog
+	m.parts.follows = c.Subscribe(func(_, now *meta.Snapshot) { m.growSets(now) })
+	m.growSets(c.Load())
+}
+
+// growSets begins with the sets that the cluster has more. They do not become fewer.
+func (m *member) growSets(s *meta.Snapshot) {
+	have := 1
+	if c := s.Cluster(); c != nil {
+		have += int(c.Sets)
+	}
+	m.parts.mu.Lock()
+	defer m.parts.mu.Unlock()
+	for ; m.parts.mu.begun < have && !m.parts.mu.ended; m.parts.mu.begun++ {
+		m.parts.list[m.parts.mu.begun].control.Start(m.n.cluster.Silence())
+	}
+	m.n.broker.SetStreamSets(have - 1)
+}
+
+// begun are the sets that the cluster has, as far as this node has begun with them; the first is always among them.
+func (m *member) begun() []*setMember {
+	m.parts.mu.Lock()
+	defer m.parts.mu.Unlock()
+	return m.parts.list[:max(m.parts.mu.begun, 1)]
+}
+
+// closeSets lets go of all of them.
+func (m *member) closeSets() {
+	m.parts.mu.Lock()
+	m.parts.mu.ended = true
+	m.parts.mu.Unlock()
+	if m.parts.follows != nil {
+		m.parts.follows()
+	}
+	var all sync.WaitGroup
+	for _, set := range m.parts.list {
+		all.Go(set.control.Close)
+	}
+	all.Wait()
+	m.parts.streams.Close()
+}
+
+// ofEach calls do for all sets at the same time, and gives the error of the first that has one.
+func (m *member) ofEach(do func(i int, set *setMember) error) error {
+	list := m.begun()
+	errs := make([]error, len(list))
+	var all sync.WaitGroup
+	for i, set := range list {
+		all.Go(func() { errs[i] = do(i, set) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var _ control.Shards = (*member)(nil)
+
+// Placements makes it a control.Shards.
+func (m *member) Placements() (list []control.Placement) {
+	for _, set := range m.begun() {
+		list = append(list, m.placement(set))
+	}
+	return list
+}
+
+func (m *member) placement(set *setMember) control.Placement {
+	s := set.control.State()
+	p := control.Placement{Set: set.Number, First: int(set.First), Shards: int(set.Count), Shard: m.n.catalog.Load().Shard(set.First), Leader: s.Leader, Open: s.Leading, Alive: s.Alive,
+		Followers: make(map[meta.NodeID]uint64), Yields: string(set.control.Yields())}
+	if p.Shard != nil {
+		p.Least = cluster.LeastInSync(len(p.Shard.Replicas))
+	}
+	if p.Shard != nil && p.Shard.Leader == m.own {
+		p.Progress = m.progress(set, &p)
+	}
+	return p
+}
+
+// Move makes it a control.Shards.
+func (m *member) Move(ctx context.Context, set int, to meta.NodeID) error {
+	return shardsFault(m.parts.list[set].control.Move(ctx, to))
+}
+
+// ElectUnclean makes it a control.Shards.
+func (m *member) ElectUnclean(ctx context.Context, set int, id meta.NodeID) error {
+	return shardsFault(m.parts.list[set].control.ElectUnclean(ctx, id))
+}
+
+// Balance makes it a control.Shards.
+func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) ([]control.Balance, error) {
+	out := make([]control.Balance, len(m.begun()))
+	err := m.ofEach(func(i int, set *setMember) error {
+		p, err := set.control.Balance(ctx, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
+		if err == nil && i < len(out) {
+			out[i] = control.Balance{Set: set.Number, Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, shardsFault(err)
+	}
+	return out, nil
+}
+
+// Drain makes it a control.Shards.
+func (m *member) Drain(ctx context.Context, id meta.NodeID, end bool) error {
+	return shardsFault(m.ofEach(func(_ int, set *setMember) error { return set.control.DrainNode(ctx, id, !end) }))
+}
+
+// mostSets is how many sets of shards the core has room for, beside the first: a node that is alone needs none.
+func (m *member) mostSets() int {
+	if m == nil {
+		return 0
+	}
+	return meta.SetsMax
+}
