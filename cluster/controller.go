@@ -135,6 +135,7 @@ type Controller struct {
 		pause    pause
 		yields   Yields // why the node is to lead no more; empty: it may
 		leaving  bool
+		behind   bool // see SetBehind
 		move     meta.NodeID
 		asked    meta.NodeID // whom an operator wants to lead
 		pending  []pending   // heartbeats that wait for a confirmation

@@ -24,12 +24,21 @@ const (
 	YieldsFailed    Yields = "failed"     // its disk has failed, or is full
 	YieldsStoreless Yields = "no_store"   // the cluster has history in a store that it has not
 	YieldsNoClients Yields = "no_clients" // Options.Reluctant
+	YieldsBehind    Yields = "behind"     // it gets a copy, as it cannot go on from the leader of a set of shards
 )
 
 // SetYields says why the node is to lead no more, as far as another one can; YieldsNot: it may again.
 func (c *Controller) SetYields(why Yields) {
 	c.mu.Lock()
 	c.mu.yields = why
+	c.mu.Unlock()
+	c.wake()
+}
+
+// SetBehind says whether the node leaves the lead to others because it is to get a copy of their data.
+func (c *Controller) SetBehind(behind bool) {
+	c.mu.Lock()
+	c.mu.behind = behind
 	c.mu.Unlock()
 	c.wake()
 }
@@ -49,6 +58,8 @@ func (c *Controller) yieldsLocked() Yields {
 		return c.mu.yields
 	case c.o.Core.Failure() != nil:
 		return YieldsFailed
+	case c.mu.behind:
+		return YieldsBehind
 	case c.o.Reluctant:
 		return YieldsNoClients
 	}

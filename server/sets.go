@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sluicemq/sluice/cluster"
 	"github.com/sluicemq/sluice/cluster/link"
@@ -20,17 +22,12 @@ type setMember struct {
 }
 
 // memberSets are a node's parts in all sets of shards. Those beside the first are made with the node, since what the link carries has to be known before anybody is connected,
-// and begin when the catalog has them.
+// and sleep until the catalog has them.
 type memberSets struct {
 	streams *replica.Sets
 	list    []*setMember // of all that there may be, by number
-
-	mu struct {
-		sync.Mutex
-		begun int // of list, how many the cluster has; 0 before the node has begun
-		ended bool
-	}
-	follows func() // ends the catalog's subscription
+	begun   atomic.Int32 // of them, those that have a place
+	follows func()       // ends the catalog's subscription
 }
 
 // setOf is the set that a shard is of.
@@ -52,7 +49,7 @@ func (m *member) joinSets(mesh *link.Mesh) {
 		sets = append(sets, replica.Set{Number: number, First: record.ShardID(at.First), Shards: int(at.Count)})
 		m.parts.list = append(m.parts.list, &setMember{ShardSet: at})
 	}
-	m.parts.streams = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Behind: func(_ int, leader link.NodeID, err error) { m.behind(leader, err) }, Logger: n.o.logger}, sets...)
+	m.parts.streams = replica.New(replica.Options{Pace: m.pace, Mesh: mesh, Core: n.broker, Log: n.storage.(*logStorage).log, Behind: m.behind, Logger: n.o.logger}, sets...)
 	group, peers := cluster.MergeBarriers(lateGroup{n}), cluster.OverMesh(mesh)
 	for number, set := range m.parts.list {
 		set.replicas = m.parts.streams.Of(number)
@@ -61,41 +58,37 @@ func (m *member) joinSets(mesh *link.Mesh) {
 			Changed: func(s cluster.State) { m.changed(number, s) }, Logger: n.o.logger})
 	}
 	m.control, m.replicas = m.parts.list[0].control, m.parts.list[0].replicas
+	m.sets = copiedSets{m}
 }
 
 // startSets begins to lead or to follow each set that the cluster has, and those that it gets.
 func (m *member) startSets() {
 	c := m.n.catalog.Catalog
-	m.parts.follows = c.Subscribe(func(_, now *meta.Snapshot) { m.growSets(now) })
+	m.parts.follows = c.Subscribe(func(old, now *meta.Snapshot) {
+		if meta.SetsChanged(old, now) || meta.ShardsChanged(old, now) {
+			m.growSets(now)
+		}
+	})
+	for _, set := range m.parts.list { // one that is not there sleeps
+		set.control.Start(m.n.cluster.Silence())
+	}
 	m.growSets(c.Load())
 }
 
-// growSets begins with the sets that the cluster has more. They do not become fewer.
+// growSets takes over how many sets there are. They do not become fewer.
 func (m *member) growSets(s *meta.Snapshot) {
-	have := 1
-	if c := s.Cluster(); c != nil {
-		have += int(c.Sets)
-	}
-	m.parts.mu.Lock()
-	defer m.parts.mu.Unlock()
-	for ; m.parts.mu.begun < have && !m.parts.mu.ended; m.parts.mu.begun++ {
-		m.parts.list[m.parts.mu.begun].control.Start(m.n.cluster.Silence())
-	}
+	have := 1 + meta.SetsBegun(s)
+	m.parts.begun.Store(int32(have))
 	m.n.broker.SetStreamSets(have - 1)
 }
 
-// begun are the sets that the cluster has, as far as this node has begun with them; the first is always among them.
+// begun are the sets that have a place; the first is always among them.
 func (m *member) begun() []*setMember {
-	m.parts.mu.Lock()
-	defer m.parts.mu.Unlock()
-	return m.parts.list[:max(m.parts.mu.begun, 1)]
+	return m.parts.list[:max(m.parts.begun.Load(), 1)]
 }
 
 // closeSets lets go of all of them.
 func (m *member) closeSets() {
-	m.parts.mu.Lock()
-	m.parts.mu.ended = true
-	m.parts.mu.Unlock()
 	if m.parts.follows != nil {
 		m.parts.follows()
 	}
@@ -184,4 +177,55 @@ func (m *member) mostSets() int {
 		return 0
 	}
 	return meta.SetsMax
+}
+
+// copiedSets are the sets as those ask about them who get a copy and give one.
+type copiedSets struct{ m *member }
+
+var _ copySets = copiedSets{}
+
+// Alive makes it copySets.
+func (c copiedSets) Alive(set int) []meta.NodeID { return c.m.parts.list[set].control.State().Alive }
+
+// Leads makes it copySets.
+func (c copiedSets) Leads(set int) uint32 {
+	if s := c.m.parts.list[set].control.State(); s.Leading {
+		return s.Epoch
+	}
+	return 0
+}
+
+// Serves makes it copySets.
+func (c copiedSets) Serves(set int, node link.NodeID) bool {
+	return c.m.parts.list[set].replicas.Serves(node)
+}
+
+// Yield makes it copySets.
+func (c copiedSets) Yield(set int, yields bool) { c.m.parts.list[set].control.SetBehind(yields) }
+
+// Pause makes it copySets. All sets that there may be are paused, at the same time.
+func (c copiedSets) Pause(ctx context.Context) (resume func(), err error) {
+	list := c.m.parts.list
+	resumes, errs := make([]func(), len(list)), make([]error, len(list))
+	var all sync.WaitGroup
+	for i, set := range list {
+		all.Go(func() {
+			if resumes[i], errs[i] = set.control.Pause(ctx); errs[i] == nil {
+				errs[i] = set.replicas.Quiet(ctx)
+			}
+		})
+	}
+	all.Wait()
+	resume = func() {
+		for _, fn := range resumes {
+			if fn != nil {
+				fn()
+			}
+		}
+	}
+	if err = errors.Join(errs...); err != nil {
+		resume()
+		return nil, err
+	}
+	return resume, nil
 }

@@ -21,7 +21,7 @@ const yieldsNoClients = "no_clients"
 
 // yieldsTexts are why nodes leave the lead to others, as a reader has it.
 var yieldsTexts = map[string]string{"drained": "drained", "stopping": "stops", "failed": "its disk has failed or is full", "no_store": "has no store",
-	yieldsNoClients: "takes no clients"}
+	"behind": "gets a copy", yieldsNoClients: "takes no clients"}
 
 func yieldsText(why string) string {
 	if text, known := yieldsTexts[why]; known {

@@ -324,7 +324,7 @@ type NodeYields struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Node  uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
 	// drained: it was asked to (Nodes.Drain); stopping: it is about to stop; failed: its disk has failed or is full; no_store: the cluster has history in a store
-	// that it has not; no_clients: by its roles it takes none.
+	// that it has not; no_clients: by its roles it takes none; behind: it gets a copy, as it cannot go on from the leader of a set of shards.
 	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -100,14 +101,13 @@ func (l *load) begin() {
 	l.t.Helper()
 	var settings map[string]*string
 	if l.spread {
-		l.c.Must("shard", "sets", fmt.Sprint(chaosSets))
-		l.c.AwaitSynced()
+		l.c.Must("shard", "sets", fmt.Sprint(chaosSets), "--wait")
 		settings = map[string]*string{"leader.spread": kadm.StringPtr("true")}
 	}
 	cl := l.open()
-	_, err := kadm.NewClient(cl).CreateTopics(l.ctx, chaosPartitions, -1, settings, "chaos", "whole")
+	made, err := kadm.NewClient(cl).CreateTopics(l.ctx, chaosPartitions, -1, settings, "chaos", "whole")
 	cl.Close()
-	if err != nil {
+	if err = errors.Join(err, made.Error()); err != nil {
 		l.t.Fatal(err)
 	}
 	for id := range chaosProducers {

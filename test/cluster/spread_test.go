@@ -85,5 +85,5 @@ func (l *load) spreadOver(n int) {
 	testx.Eventually(l.t, longest, func() bool {
 		now = l.leaders()
 		return len(now) == n && now[-1] == 0
-	}, "leaders are spread", &now)
+	}, "leaders are spread", fmt.Sprint(now))
 }
