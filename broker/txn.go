@@ -342,7 +342,13 @@ func (t *txn) endAsked(who ProducerIdentity, commit, bump bool, done func(Produc
 	switch {
 	case t.state == TxnOngoing, t.state == TxnEmpty && bump && !commit:
 	case !bump && (commit && t.state == TxnCompleteCommit || !commit && t.state == TxnCompleteAbort):
-		now(nil) // asked again
+		// Asked again. But it may be the end of another transaction, which a later coordinator has begun, while this one takes itself for the one: it has the log say
+		// that it is.
+		if t.s.rep == nil {
+			now(nil)
+		} else {
+			t.save(now)
+		}
 		return
 	case bump && !commit && (t.state == TxnCompleteCommit || t.state == TxnCompleteAbort):
 		t.partitions, t.groups = nil, nil // an empty one

@@ -247,3 +247,33 @@ func TestTxnEndWithoutLead(t *testing.T) {
 		t.Errorf("the next coordinator: %q is seen", got)
 	}
 }
+
+// TestTxnEndOfAnotherCoordinator: a coordinator that is none any more, and does not know, does not say of a later transaction what it knows of an earlier one.
+func TestTxnEndOfAnotherCoordinator(t *testing.T) {
+	c := newTxnCluster(t, 6)
+	before := c.onNode(c.nodes[0], "a")
+	one := c.parts[1]
+	if err := errors.Join(c.add(before, one), c.put(before, one, 0, "a"), *c.end(before, true), *c.end(before, true)); err != nil {
+		t.Fatal(err)
+	}
+	c.move(0, 2, true)
+	c.tell()
+	c.pass()
+	p := *before
+	p.gb = &groupBench{c.nodes[2].testBroker}
+	if err := errors.Join(c.add(&p, one), c.put(&p, one, 1, "b")); err != nil {
+		t.Fatal(err)
+	}
+	told := c.end(before, true)
+	if *told == nil {
+		t.Error("it says that the transaction is committed")
+	}
+	c.wake(0)
+	c.pass()
+	if !errors.Is(*told, ErrNotLeader) || c.visible(one) != "a " {
+		t.Errorf("when it knows: %v, %q is seen", *told, c.visible(one))
+	}
+	if told := c.end(&p, true); *told != nil || c.visible(one) != "a b " {
+		t.Errorf("the later one: %v, %q is seen", *told, c.visible(one))
+	}
+}
