@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/broker"
@@ -19,7 +20,8 @@ import (
 )
 
 // A backup of a cluster is one of the node that leads, with the catalog of the cluster's group beside it. The node's log may have what is not committed
-// yet: the backup is sealed when all that was in the log has been, under the same leader, and is given up if that does not come.
+// yet: the backup is sealed when all that was in the log has been, under the same leader, and is given up if that does not come. Of a set of shards that another
+// node leads the node has what it follows: all that was acknowledged while it is in sync, which it has to be from before the moment of the backup until it is sealed.
 
 // catalogFile is in a backup of a cluster alone: rows of the catalog's entries.
 const catalogFile = "catalog"
@@ -95,6 +97,15 @@ type clusterCut struct {
 	wait    time.Duration // as long as sealing may take
 	epoch   uint32
 	entries []meta.Entry
+	others  []cutSet
+}
+
+// cutSet is a set of shards beside the first, as the catalog had it at the moment of a backup.
+type cutSet struct {
+	set     meta.ShardSet
+	epoch   uint32
+	leads   bool     // the node that takes the backup does
+	changes []uint64 // of the shards' entries; none: nothing was ever in it
 }
 
 // newCut tells whether the node can take a backup of its cluster now. Nothing is stored before.
@@ -123,11 +134,55 @@ func (c *clusterCut) begin(ctx context.Context, written bool) error {
 		return clusterUnable("the node that leads could not write a checkpoint; its log says why")
 	}
 	c.epoch = now.epoch
-	if err := c.barrier(ctx); err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, c.wait)
+	defer cancel()
+	for tries := 1; ; tries++ {
+		if err := c.barrier(ctx); err != nil {
+			return err
+		}
+		s := c.at.snapshot()
+		err := c.follows(s, now.own)
+		if err == nil {
+			c.entries = meta.Kept(s)
+			return nil
+		}
+		if pace.Sleep(ctx, clock.Real{}, sealAgain.Wait(tries)) != nil {
+			return err
+		}
 	}
-	c.entries = meta.Kept(c.at.snapshot())
+}
+
+// follows says whether the node has all that was acknowledged in the other sets, and takes back nothing of what it has there as long as nobody else leads them.
+func (c *clusterCut) follows(s *meta.Snapshot, own meta.NodeID) error {
+	c.others = nil
+	cl := s.Cluster()
+	for n := 1; cl != nil && n <= int(cl.Sets); n++ {
+		at := cutSet{set: cl.Set(n)}
+		for k := range at.set.Count {
+			sh := s.Shard(at.set.First + k)
+			if sh == nil {
+				break
+			}
+			if sh.Leader == 0 || !slices.Contains(sh.ISR, own) {
+				return clusterUnable(fmt.Sprintf("the node that leads is not in sync in set %d of the shards: sluice shard status shows who is; ask again, or have one lead that is", n))
+			}
+			at.epoch, at.leads = sh.Epoch, sh.Leader == own
+			at.changes = append(at.changes, sh.Change)
+			if r := c.at.replica(record.ShardID(sh.ID)); !at.is(&r) || !at.leads && !r.Synced {
+				return clusterUnable(fmt.Sprintf("the node that leads has just begun to follow set %d of the shards; ask again", n))
+			}
+		}
+		c.others = append(c.others, at)
+	}
 	return nil
+}
+
+// is says whether a replica is what the catalog has it be.
+func (s *cutSet) is(r *broker.ReplicaState) bool {
+	if s.leads {
+		return r.Role == broker.RoleLeader && uint32(r.Epoch) == s.epoch
+	}
+	return r.Role == broker.RoleFollower && uint32(r.Epoch) == s.epoch
 }
 
 func (c *clusterCut) barrier(ctx context.Context) error {
@@ -137,8 +192,11 @@ func (c *clusterCut) barrier(ctx context.Context) error {
 	return nil
 }
 
-// errCutMoved is why a cut is given up.
-var errCutMoved = clusterUnable("the lead went to another node meanwhile; ask again")
+// Why a cut is given up.
+var (
+	errCutMoved   = clusterUnable("the lead went to another node meanwhile; ask again")
+	errCutChanged = clusterUnable("the nodes in sync in another set of the shards have changed meanwhile; ask again")
+)
 
 // seal returns when all that the log has is committed, and no other node could have acknowledged anything meanwhile that it has not.
 func (c *clusterCut) seal(ctx context.Context) error {
@@ -147,9 +205,18 @@ func (c *clusterCut) seal(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.wait)
 	defer cancel()
+	first := &cutSet{epoch: c.epoch, leads: true}
 	for i := range c.shards {
-		if err := c.committed(ctx, record.ShardID(i)); err != nil {
+		if err := c.committed(ctx, record.ShardID(i), first); err != nil {
 			return err
+		}
+	}
+	for i := range c.others {
+		at := &c.others[i]
+		for k := range at.changes {
+			if err := c.committed(ctx, record.ShardID(at.set.First+uint32(k)), at); err != nil {
+				return err
+			}
 		}
 	}
 	if err := c.barrier(ctx); err != nil {
@@ -161,15 +228,35 @@ func (c *clusterCut) seal(ctx context.Context) error {
 			return errCutMoved
 		}
 	}
+	return c.unchanged(s)
+}
+
+// unchanged says whether the other sets are what they were: who was taken out of those in sync, and in again, may have missed what others had meanwhile, and of which
+// they have told set 0.
+func (c *clusterCut) unchanged(s *meta.Snapshot) error {
+	cl := s.Cluster()
+	for n := 1; cl != nil && n <= int(cl.Sets); n++ {
+		var had []uint64
+		if n <= len(c.others) {
+			had = c.others[n-1].changes
+		}
+		set := cl.Set(n)
+		for k := range set.Count {
+			sh := s.Shard(set.First + k)
+			if (sh != nil) != (int(k) < len(had)) || sh != nil && sh.Change != had[k] {
+				return errCutChanged
+			}
+		}
+	}
 	return nil
 }
 
 // committed waits until all that a shard has is, and the core's tables have it, with them the manifest: what the backup has of it is to be held.
-func (c *clusterCut) committed(ctx context.Context, id record.ShardID) error {
+func (c *clusterCut) committed(ctx context.Context, id record.ShardID, at *cutSet) error {
 	last := c.at.replica(id).Last
 	for tries := 1; ; tries++ {
 		r := c.at.replica(id)
-		if r.Role != broker.RoleLeader || uint32(r.Epoch) != c.epoch {
+		if !at.is(&r) {
 			return errCutMoved
 		}
 		if r.Applied >= last {
@@ -206,13 +293,16 @@ func ofCluster(data string) bool {
 }
 
 // settle has the core apply all that a log of several nodes has, as one does that leads alone: the log of a backup is committed to its end. Nothing is
-// written. Shard 0 comes first: it makes the partitions that other shards' records are of.
+// written. Shard 0 comes first: it makes the partitions that other shards' records are of. Behind the first set's shards are those of sets, which may never have been.
 func settle(b *broker.Broker, shards int) error {
 	l := b.Local(0)
-	for i := range shards {
+	for i := range shards + meta.SetsMax*meta.SetShards {
 		id := record.ShardID(i)
 		at := b.Replica(id)
 		epochs, _ := b.ReplicaHistory(id)
+		if i >= shards && at.Last == 0 {
+			continue
+		}
 		epoch := record.Epoch(1)
 		if n := len(epochs); n > 0 {
 			epoch = epochs[n-1].Epoch

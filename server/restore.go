@@ -423,7 +423,11 @@ func (r *restorer) verify(ctx context.Context) (rep *VerifyReport, err error) {
 func (r *restorer) load(l *journal.Log, manifest *history.Manifest, rep *VerifyReport) error {
 	catalog := newCatalogStore()
 	several := r.backup.File(catalogFile) != nil
-	b := broker.New(broker.Options{EntryChanged: entriesChanged(catalog.Catalog), Shards: r.backup.Shards, Loops: 1, Logger: r.o.Logger, Replicated: several,
+	sets := 0
+	if several {
+		sets = meta.SetsMax
+	}
+	b := broker.New(broker.Options{EntryChanged: entriesChanged(catalog.Catalog), Shards: r.backup.Shards, StreamSets: sets, Loops: 1, Logger: r.o.Logger, Replicated: several,
 		ResolveTopic: resolveTopic})
 	defer b.Close()
 	b.UseTier(manifest)
