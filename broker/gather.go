@@ -182,17 +182,23 @@ func (b *Broker) sealFrames(dst []byte, s *shard, p *pending) []byte {
 	return dst
 }
 
-// Ahead says of the group gathered last whether other nodes may have it before this one's log does: they may if all of it is of shards that are open here.
-// These have the begin of their epoch in the log, and after a crash get another epoch. A leader that is not open might begin its epoch anew, with other
-// frames. So of a group with frames that this node follows nothing goes ahead, which is slower and no more: what is of open shards in it is taken back only if it was
-// shown to nobody, as the log takes nothing more when it cannot write what was shown, and a crash ends the epochs of all shards that it led. The committer calls it.
-func (b *Broker) Ahead() bool {
+// Ahead says of the group gathered last whether other nodes may have anything of it before this one's log does: what is of shards that are open here; it calls hold with the others.
+// Open shards have the begin of their epoch in the log, and after a crash get another epoch. A leader that is not open might begin its epoch anew, with other
+// frames, and what is followed is for its leader to show. What was shown is not taken back and made otherwise, whatever else is in the group: a log that cannot write a group of which
+// anything was shown takes nothing more, of any shard, so that the node has to give up all that it leads; and a crash ends the epochs of all shards that it led. Of a group of which
+// nothing was shown, what is of open shards may fail and be made anew. The committer calls it.
+func (b *Broker) Ahead(hold func(record.ShardID)) (some bool) {
 	for _, g := range b.flight {
-		if g.s.rep == nil || g.p.verbatim {
+		switch {
+		case g.s.rep == nil:
 			return false
+		case g.p.verbatim:
+			hold(g.s.id)
+		default:
+			some = true
 		}
 	}
-	return len(b.flight) > 0
+	return some
 }
 
 // Committed tells that the group gathered last is durable; end is where it ends. Each shard's home loop applies its part.

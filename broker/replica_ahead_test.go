@@ -17,7 +17,7 @@ func TestAhead(t *testing.T) {
 	ran := false
 	tr.leader.log.between = func() {
 		ran = true
-		if !tr.leader.b.Ahead() {
+		if !tr.leader.b.Ahead(func(s record.ShardID) { t.Errorf("shard %d is held back", s) }) {
 			t.Error("an open leader's frames do not go ahead")
 		}
 		var frames []byte
@@ -52,7 +52,7 @@ func TestAhead(t *testing.T) {
 	}
 	ran = false
 	tr.follower.log.between = func() {
-		if ran = true; tr.follower.b.Ahead() {
+		if ran = true; tr.follower.b.Ahead(func(record.ShardID) {}) {
 			t.Error("a leader's first frame goes ahead")
 		}
 	}

@@ -180,8 +180,9 @@ func (w *setWorld) run(i int, ahead, dies bool) {
 	n, died := w.nodes[i], false
 	if ahead || dies {
 		n.log.between = func() {
-			if ahead && n.b.Ahead() {
-				w.show(i, n.log.gathered)
+			held := make(map[record.ShardID]bool)
+			if ahead && n.b.Ahead(func(s record.ShardID) { held[s] = true }) {
+				w.show(i, n.log.gathered, held)
 			}
 			if dies {
 				died, n.log.fail = true, errors.New("stopped")
@@ -196,7 +197,7 @@ func (w *setWorld) run(i int, ahead, dies bool) {
 }
 
 // show hands frames that the log does not have yet to the followers.
-func (w *setWorld) show(i int, gathered []byte) {
+func (w *setWorld) show(i int, gathered []byte, held map[record.ShardID]bool) {
 	w.t.Helper()
 	for set, leader := range w.leader {
 		if leader != i {
@@ -205,7 +206,7 @@ func (w *setWorld) show(i int, gathered []byte) {
 		for j := range w.nodes {
 			for _, s := range shardsOf(set) {
 				st := w.nodes[j].b.Replica(s)
-				if j == i || st.Role != RoleFollower || st.Epoch != w.epoch[set] || !st.Synced {
+				if j == i || held[s] || st.Role != RoleFollower || st.Epoch != w.epoch[set] || !st.Synced {
 					continue
 				}
 				var frames []byte

@@ -261,16 +261,21 @@ func TestSetsLedApart(t *testing.T) {
 	w.run(2, false, false)
 	w.produce(own)
 	w.pull(2, 1, 9) // its list and the leader's frames are of one group
-	mixed := false
-	leads.log.between = func() { mixed = !leads.b.Ahead() && len(leads.b.flight) == 2 }
+	mixed, followed := false, topic.Partition(other.part).Shard()
+	leads.log.between = func() {
+		mixed = len(leads.b.flight) == 2 && leads.b.Ahead(func(s record.ShardID) {
+			if s != followed {
+				t.Errorf("shard %d is held back", s)
+			}
+		})
+	}
 	leads.log.fail = errors.New("full")
 	leads.pump()
 	leads.log.fail = nil
 	if r := leads.send.results[own.token]; !mixed || !errors.Is(r.Err, ErrUnavailable) || leads.lost == 0 {
 		t.Errorf("%v: %+v, told %d times", mixed, r, leads.lost)
 	}
-	s := topic.Partition(other.part).Shard()
-	if st := leads.b.Replica(s); st.Synced || st.Last != st.Durable {
+	if st := leads.b.Replica(followed); st.Synced || st.Last != st.Durable {
 		t.Errorf("the followed shard: %+v", st)
 	}
 	if st := leads.b.Replica(topic.Partition(own.part).Shard()); !st.Open || st.Last != st.Durable {

@@ -22,6 +22,8 @@ type committer struct {
 	src    Source
 	urgent UrgentSource // src, if it can tell what is urgent
 	ahead  AheadSource  // src, if it can tell what may be shown before it is written
+	held   shardSet     // of the group under way: what it says may not be
+	hold   func(record.ShardID)
 
 	pending  atomic.Uint32 // somebody called Wake since the last Gather
 	sleeping atomic.Uint32
@@ -248,11 +250,20 @@ var errShown = errors.New("others have what was not written")
 // show lets scanners that want it have a group before it is written, and says whether it did.
 func (c *committer) show(g *Group) bool {
 	l := c.l
-	if l.aheads.Load() == 0 || c.ahead == nil || !c.ahead.Ahead() {
+	if l.aheads.Load() == 0 || c.ahead == nil {
 		return false
 	}
-	g.Retain()
+	c.held = shardSet{}
+	if !c.ahead.Ahead(c.hold) {
+		return false
+	}
+	g.held = c.held
 	l.mu.Lock()
+	if !slices.ContainsFunc(l.mu.scanners, func(sc *Scanner) bool { return sc.takesAhead(g) && !sc.passesOver(g) }) {
+		l.mu.Unlock()
+		return false // it might be written yet if this fails: nobody has seen it
+	}
+	g.Retain()
 	l.mu.ahead = g
 	l.mu.Unlock()
 	l.wakeScanners(g)
@@ -287,7 +298,7 @@ func (c *committer) publish(s *segment, g *Group, shown bool) {
 	c.indexer.part = nil // it may be dropped until the next group
 	l.mu.ahead = nil     // now it is in the log: a scanner meets it here or there
 	for _, sc := range l.mu.scanners {
-		if !sc.passesLocked(g) && !(sc.ahead && shown) {
+		if !sc.passesLocked(g) && !(shown && sc.takesAhead(g)) {
 			sc.wake()
 		}
 	}

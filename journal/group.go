@@ -94,6 +94,7 @@ type Group struct {
 	seq    uint64
 	at     Position // of its header
 	shards shardSet // that it has frames of
+	held   shardSet // of these, if it is shown before it is written, those that are not
 	size   int64
 	frames []byte
 	chunk  *chunk

@@ -30,10 +30,16 @@ type testSource struct {
 		acked  int
 	}
 	ahead atomic.Bool
+	held  []record.ShardID // of what is shown ahead
 }
 
 // Ahead makes it an AheadSource.
-func (s *testSource) Ahead() bool { return s.ahead.Load() }
+func (s *testSource) Ahead(hold func(record.ShardID)) bool {
+	for _, shard := range s.held {
+		hold(shard)
+	}
+	return s.ahead.Load()
+}
 
 func newTestSource(l *Log) *testSource { return &testSource{l: l} }
 

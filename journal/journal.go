@@ -191,11 +191,12 @@ type UrgentSource interface {
 	Refuse(err error)
 }
 
-// AheadSource is a Source that can tell which groups may be shown to scanners before they are written (Scanner.Ahead).
+// AheadSource is a Source that can tell what may be shown to scanners before it is written (Scanner.Ahead).
 type AheadSource interface {
 	Source
-	// Ahead says it of the group that was gathered last.
-	Ahead() bool
+	// Ahead says whether anything of the group that was gathered last may be. It calls hold with the shards of which nothing may: scanners that look for these
+	// have the group when it is written.
+	Ahead(hold func(record.ShardID)) bool
 }
 
 // Log is one write-ahead log with its index, partition segments and checkpoint store. All methods are safe for concurrent use,
@@ -342,6 +343,7 @@ func (l *Log) Start(src Source) error {
 	l.com.src = src
 	l.com.urgent, _ = src.(UrgentSource)
 	l.com.ahead, _ = src.(AheadSource)
+	l.com.hold = l.com.held.add
 	l.wg.Go(l.com.run)
 	l.wg.Go(l.keep.run)
 	l.wg.Go(l.clean.run)

@@ -112,7 +112,7 @@ func (l *Log) wakeScanners(g *Group) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for _, sc := range l.mu.scanners {
-		if g == nil || sc.ahead && !sc.passesOver(g) {
+		if g == nil || sc.takesAhead(g) && !sc.passesOver(g) {
 			sc.wake()
 		}
 	}
@@ -127,6 +127,14 @@ func (sc *Scanner) wake() {
 
 // passesOver tells whether a group has nothing that is looked for.
 func (sc *Scanner) passesOver(g *Group) bool { return sc.only && !sc.of.meets(&g.shards) }
+
+// takesAhead tells whether a scanner may have a group before it is written: nothing that it looks for is held back.
+func (sc *Scanner) takesAhead(g *Group) bool {
+	if !sc.only {
+		return sc.ahead && g.held == shardSet{}
+	}
+	return sc.ahead && !sc.of.meets(&g.held)
+}
 
 // passesLocked has a scanner that waits pass over a group that is in the log now, if there is nothing for it in there, and says whether nobody need be woken.
 func (sc *Scanner) passesLocked(g *Group) bool {
@@ -282,7 +290,7 @@ func (sc *Scanner) look() (s *segment, end int64, sealed bool, shown *Group, err
 		return nil, 0, false, nil, nil // a segment's successor comes with its first group
 	}
 	s = list[i]
-	if g := l.mu.ahead; g != nil && sc.ahead && g.at == sc.at {
+	if g := l.mu.ahead; g != nil && g.at == sc.at && sc.takesAhead(g) {
 		g.Retain()
 		shown = g
 	}

@@ -6,11 +6,13 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sluicemq/sluice/internal/testx"
+	"github.com/sluicemq/sluice/internal/vfs"
 	"github.com/sluicemq/sluice/journal/record"
 )
 
@@ -289,4 +291,88 @@ func processorTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// aheadScans are of shard 0, of shard 1 and of all, and at the end of the log.
+func aheadScans(t *testing.T, l *opened) []*Scanner {
+	t.Helper()
+	scans := make([]*Scanner, 3)
+	for i := range scans {
+		sc, err := l.Scan(Position{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc.Ahead()
+		if i < 2 {
+			sc.Only(record.ShardID(i), 1)
+		}
+		for range 2 {
+			if _, _, err := sc.Next(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		scans[i] = sc
+	}
+	return scans
+}
+
+// TestScanHeldBack: of a group that is shown before it is written a scanner has nothing whose shards are held back, nor has one that looks for all; they are woken when it is written.
+// One that nobody may have yet is not shown, and the log goes on if it cannot be written.
+func TestScanHeldBack(t *testing.T) {
+	o := smallOptions(Sync)
+	began, goOn := make(chan struct{}), make(chan struct{})
+	var stops, fails atomic.Bool
+	o.Dir = "data/log"
+	o.FS = &vfs.Fault{FS: memDir(t), Judge: func(op vfs.Op) (v vfs.Verdict) {
+		if op.Kind == vfs.OpWrite && stops.CompareAndSwap(true, false) {
+			began <- struct{}{}
+			<-goOn
+		}
+		if op.Kind == vfs.OpWrite && fails.CompareAndSwap(true, false) {
+			v.Err = syscall.ENOSPC
+		}
+		return v
+	}}
+	l := open(t, o)
+	l.src.held = []record.ShardID{1}
+	l.src.ahead.Store(true)
+	if err := l.src.commit(t, commandFrame(nil, 0, 1, "command")); err != nil {
+		t.Fatal(err)
+	}
+	scans := aheadScans(t, l)
+	has := func(i int) bool {
+		t.Helper()
+		frames, _, err := scans[i].Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(frames) > 0
+	}
+	stops.Store(true)
+	l.src.put(commandFrame(commandFrame(nil, 0, 2, "own"), 1, 1, "followed"))
+	<-began
+	<-scans[0].Ready()
+	if !has(0) || has(1) || has(2) {
+		t.Error("what is held back is shown, or what is not is not")
+	}
+	close(goOn)
+	testx.Eventually(t, waitFor, l.src.settled)
+	for i := 1; i < 3; i++ {
+		if testx.Receive(t, scans[i].Ready(), waitFor); !has(i) {
+			t.Errorf("scanner %d was woken for nothing", i)
+		}
+	}
+	scans[0].Close()
+	fails.Store(true)
+	if err := l.src.commit(t, commandFrame(commandFrame(nil, 0, 3, "own"), 1, 2, "followed")); err == nil {
+		t.Fatal("a disk without room took a group")
+	}
+	if err := l.src.commit(t, commandFrame(commandFrame(nil, 0, 3, "own"), 1, 2, "followed")); err != nil {
+		t.Errorf("nobody has seen the group that failed: %v", err)
+	}
+	scans[1].Close()
+	scans[2].Close()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
 }

@@ -161,7 +161,7 @@ func (s *logStorage) GatherUrgent(dst []byte, max int) ([]byte, bool) {
 }
 
 // Ahead makes it a journal.AheadSource.
-func (s *logStorage) Ahead() bool { return s.b.Ahead() }
+func (s *logStorage) Ahead(hold func(record.ShardID)) bool { return s.b.Ahead(hold) }
 
 // Committed passes the news on.
 func (s *logStorage) Committed(g *journal.Group) {

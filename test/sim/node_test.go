@@ -121,10 +121,11 @@ func (s *store) Gather(dst []byte, most int) ([]byte, bool) {
 	if more {
 		s.awake.Store(true)
 	}
+	whole := true
 	switch {
 	case len(out) == 0:
 		s.done <- struct{}{}
-	case s.b.Ahead():
+	case s.b.Ahead(func(record.ShardID) { whole = false }) && whole:
 		s.early(out[len(dst):])
 	}
 	return out, false
