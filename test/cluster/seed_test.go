@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -78,6 +79,12 @@ func produce(ctx context.Context, t *testing.T, l *load, topic string, from, n i
 			t.Fatal(err)
 		}
 	}
+	produceBy(ctx, t, cl, from, n)
+}
+
+// produceBy writes numbered records of 1 KiB, and waits for them.
+func produceBy(ctx context.Context, t *testing.T, cl *kgo.Client, from, n int) {
+	t.Helper()
 	fill := make([]byte, 1000)
 	for i := from; i < from+n; i++ {
 		cl.Produce(ctx, &kgo.Record{Value: fmt.Appendf(nil, "%d %s", i, fill)}, func(_ *kgo.Record, err error) {
@@ -149,6 +156,50 @@ func TestCopyBesideLoad(t *testing.T) {
 	}
 	lead(t, c, n)
 	checkRecords(ctx, t, l, records)
+	if t.Failed() {
+		t.Log(c.Logs())
+	}
+}
+
+// Where leaders are spread, a node that has lost its disk gets one copy, of the node that leads set 0, and goes on from there with every set's leader; then it leads
+// the set of a topic with all that was there.
+func TestCopyOfSpread(t *testing.T) {
+	small := []string{"journal.segment_size=1MiB", "journal.group_size=256KiB", "limits.packet_size=64KiB", "journal.checkpoint_interval=200ms"}
+	c := common.StartCluster(t, 3, small...)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*longest)
+	defer cancel()
+	l := &load{t: t, c: c, ctx: ctx}
+	const records, more = 2000, 500
+	n := c.Nodes[2]
+	if c.Leader() == n {
+		lead(t, c, c.Nodes[0])
+	}
+	c.Must("shard", "sets", "3", "--wait")
+	cl := l.open(kgo.DefaultProduceTopic("copied"), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	defer cl.Close()
+	made, err := kadm.NewClient(cl).CreateTopics(ctx, 1, -1, map[string]*string{"leader.spread": kadm.StringPtr("true")}, "copied")
+	if err = errors.Join(err, made.Error()); err != nil {
+		t.Fatal(err)
+	}
+	produce(ctx, t, l, "gone", 0, 2*records)
+	produceBy(ctx, t, cl, 0, records)
+	n.Kill()
+	c.Must("topic", "delete", "gone")
+	testx.Eventually(t, longest, func() bool { return !firstSegment(t, c.Leader().Dir) }, "the log has let go of its first segment")
+	c.Replace(n)
+	produceBy(ctx, t, cl, records, more) // beside the copy
+	c.AwaitSynced()
+	if copies := strings.Count(n.Broker().Log(), "starts anew with it"); copies != 1 {
+		t.Errorf("the node got %d copies", copies)
+	}
+	testx.Eventually(t, longest, func() bool {
+		for set := range 3 {
+			_, _ = n.Run("shard", "move", "--to", fmt.Sprint(n.ID), "--set", fmt.Sprint(set+1))
+		}
+		m, err := kadm.NewClient(cl).Metadata(ctx, "copied")
+		return err == nil && m.Topics["copied"].Partitions[0].Leader == int32(n.ID)
+	}, "the node leads the topic's partition")
+	checkRecords(ctx, t, l, records+more)
 	if t.Failed() {
 		t.Log(c.Logs())
 	}
