@@ -36,7 +36,7 @@ type options struct {
 	set          settings
 	hook         string
 
-	sessions, topics int
+	sessions, topics, sets int
 }
 
 // rows are what can be measured, in the order in which it is done.
@@ -79,6 +79,7 @@ func main() {
 	flag.Var(&o.set, "set", "KEY=VALUE of all nodes' configuration; may be repeated")
 	flag.IntVar(&o.sessions, "sessions", 1_000_000, "many: kept MQTT sessions")
 	flag.IntVar(&o.topics, "topics", 100_000, "many: topics")
+	flag.IntVar(&o.sets, "sets", 0, "idle: sets of shards beside the first")
 	flag.StringVar(&o.hook, "hook", "", "a command that is run beside each load, with the process ids of the nodes as arguments, the leader's first: a profiler")
 	flag.Parse()
 	o.rows = strings.Split(list, ",")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/sluicemq/sluice/perf/process"
@@ -20,6 +21,13 @@ func (o *options) idle() error {
 		return err
 	}
 	defer c.close()
+	what := "three nodes with 64 shards, idle"
+	if o.sets > 0 {
+		what += fmt.Sprintf(", %d sets of shards beside the first", o.sets)
+		if _, err := c.ask(c.list[0], "shard", "sets", strconv.Itoa(o.sets), "--wait"); err != nil {
+			return err
+		}
+	}
 	time.Sleep(settleFor)
 	before, err := c.cpu()
 	if err != nil {
@@ -32,7 +40,7 @@ func (o *options) idle() error {
 		return err
 	}
 	took := time.Since(began).Seconds()
-	fmt.Println("\nthree nodes with 64 shards, idle") //nolint:forbidigo // the result
+	fmt.Println("\n" + what) //nolint:forbidigo // the result
 	for i := range after {
 		fmt.Printf("  node %d: %.1f %% of a core\n", i+1, 100*(after[i]-before[i]).Seconds()/took) //nolint:forbidigo // the result
 	}
