@@ -37,7 +37,7 @@ var clusterMetricHelp = map[string]string{
 	"sluice_carry_brought_total":              "MQTT clients that other nodes have brought here.",
 	"sluice_carry_redirected_total":           "MQTT 5 clients that were sent to the node that leads, by mqtt.redirect.",
 	"sluice_carry_ended_total":                "Carried MQTT clients that were refused or ended, by why: nobody led for too long, the leader did not take them, the leader was gone, too much was held of them.|reason",
-	"sluice_cluster_leads":                    "1 while this node leads all shards and they take commands, else 0.",
+	"sluice_cluster_leads":                    "1 while this node leads all shards (where there are sets: those of set 0, as all of sluice_cluster_*) and they take commands, else 0.",
 	"sluice_cluster_leader_known":             "1 while this node knows who leads the shards, else 0.",
 	"sluice_cluster_epoch":                    "The epoch of the shards' leader; it grows with each.",
 	"sluice_cluster_in_sync":                  "Nodes in sync, the one that leads included.",
