@@ -34,9 +34,9 @@ func setBalanceOf(b *api.ShardSetBalance) setBalance {
 	return setBalance{b.Number, b.Balanced, b.Leader, b.LeadMoves, each(b.Nodes, shardPlaceOf)}
 }
 
-// balancedAll says whether nothing of any set is to be moved.
+// balancedAll says whether nothing of any set is to be moved, and nobody's lead.
 func balancedAll(b *api.ShardBalance) bool {
-	return b.GetBalanced() && !slices.ContainsFunc(b.GetSets(), func(set *api.ShardSetBalance) bool { return !set.Balanced })
+	return b.GetBalanced() && !slices.ContainsFunc(b.GetSets(), func(set *api.ShardSetBalance) bool { return !set.Balanced || set.LeadMoves })
 }
 
 type shardPlace struct {
@@ -135,7 +135,7 @@ func (k *controlCall) awaitBalanced(r *api.BalanceShardsRequest) error {
 			}
 		}
 		b, err := ask(k, api.NewShardsClient(k).Balance, r)
-		return err == nil && balancedAll(b), "shards are to be moved", err
+		return err == nil && balancedAll(b), "shards or leads are to be moved", err
 	})
 }
 
