@@ -140,6 +140,7 @@ type Broker struct {
 	refused    error // shard 0's home loop's: why it stands still
 	failure    atomic.Pointer[error]
 	reserved   atomic.Bool           // the log is in what it has set aside for a full disk
+	noRoom     atomic.Bool           // the log has failed for want of room, and has not asked for more since
 	fullBy     atomic.Pointer[error] // why, if that is no full disk
 	recovering bool                  // until Recovered: queues wait for their readers, whatever the order of the shards' commands
 

@@ -18,6 +18,9 @@ func (b *Broker) Gather(dst []byte, max int) (out []byte, more bool) {
 	if b.reserved.Load() {
 		b.reserved.Store(false)
 	}
+	if b.noRoom.Load() {
+		b.noRoom.Store(false)
+	}
 	return b.gather(dst, max)
 }
 
@@ -53,6 +56,7 @@ func (b *Broker) gather(dst []byte, max int) (out []byte, more bool) {
 // deletes, the ends of sessions and transactions. What was pending before is written with it. The committer calls it.
 func (b *Broker) GatherUrgent(dst []byte, max int) (out []byte, more bool) {
 	b.reserved.Store(true)
+	b.noRoom.Store(false)
 	return b.gather(dst, max)
 }
 
@@ -222,6 +226,7 @@ func (b *Broker) Committed(end Place) {
 // Failed tells that the group gathered last was not written. What was in it, and what waits, is answered with an error and
 // never applied. Lasting says that the log takes no more writes.
 func (b *Broker) Failed(err error, lasting bool) {
+	b.noRoom.Store(!lasting)
 	if lasting {
 		e := fmt.Errorf("%w: %w", ErrUnavailable, err)
 		b.failure.Store(&e)
@@ -247,7 +252,7 @@ func (b *Broker) Failure() error {
 	if e := b.failure.Load(); e != nil {
 		return *e
 	}
-	if b.reserved.Load() && b.fullBy.Load() == nil {
+	if b.noRoom.Load() || b.reserved.Load() && b.fullBy.Load() == nil {
 		b.log.Wake()
 		return errReserved
 	}

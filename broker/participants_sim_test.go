@@ -201,6 +201,7 @@ func (n *txnNode) logOf() map[record.ShardID][]record.Frame {
 				frames = frames[:len(frames)-1]
 			}
 			list[f.Shard] = frames
+		default: // no part of a shard's history
 		}
 	})
 	return list

@@ -226,4 +226,12 @@ func TestFullDiskIsAFailure(t *testing.T) {
 	if err := b.Failure(); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
+	b.Failed(errors.New("a segment does not fit any more"), false) // nothing was set aside that is left
+	if err := b.Failure(); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("when nothing at all has room: %v", err)
+	}
+	b.Gather(nil, 1<<20)
+	if err := b.Failure(); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
 }

@@ -98,7 +98,7 @@ func (l *Local) passGhosts() {
 	if busy || passed {
 		return
 	}
-	b.logger.Warn("records of partitions whose topic was lost are passed over", "up to partition", id)
+	b.logger.Warn("records of partitions whose topic was lost are passed over", "up_to", id)
 	cmd := binary.AppendUvarint(binary.AppendUvarint(nil, cmdPartitionIDs), uint64(id)+1)
 	_ = b.command(s, cmd, entry{done: func() {}, failed: func(error) {}}) // the next tick does it again
 }

@@ -250,10 +250,10 @@ func TestSetsLedApart(t *testing.T) {
 	}
 	var own, other *setStream
 	for _, st := range w.streams {
-		switch set := leads.b.shards[topic.Partition(st.part).Shard()].set; {
-		case set == 1:
+		switch leads.b.shards[topic.Partition(st.part).Shard()].set {
+		case 1:
 			own = st
-		case set == 2:
+		case 2:
 			other = st
 		}
 	}

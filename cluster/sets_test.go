@@ -101,6 +101,7 @@ type returning struct {
 const returnLease = time.Second
 
 func newReturning(t *testing.T) *returning {
+	t.Helper()
 	return &returning{t: t, sh: &meta.Shard{Leader: 2, Epoch: 5, Replicas: ids(1, 2, 3), ISR: ids(1, 2, 3)}, known: allThere(3), now: 100 * returnLease}
 }
 

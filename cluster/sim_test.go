@@ -396,6 +396,7 @@ func (s *sim) pauseLocked(n *simNode, paused bool) {
 
 // newSim is a cluster whose nodes are down.
 func newSim(t *testing.T, seed uint64, nodes, sets int) *sim {
+	t.Helper()
 	s := &sim{t: t, rnd: rand.New(rand.NewPCG(seed, 7)), dice: rand.New(rand.NewPCG(seed, 8)), begin: time.Now(), cut: map[[2]int]bool{}}
 	s.sets = make([]simSet, 1+sets)
 	for i := range s.sets {

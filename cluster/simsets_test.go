@@ -110,6 +110,7 @@ func (s *sim) even() bool {
 
 // calm is a cluster of three nodes with three sets beside the first, in which nothing happens.
 func calm(t *testing.T, lives func(*sim)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 1, 3, 3)
 		for _, n := range s.nodes {

@@ -298,7 +298,7 @@ func (c *committer) publish(s *segment, g *Group, shown bool) {
 	c.indexer.part = nil // it may be dropped until the next group
 	l.mu.ahead = nil     // now it is in the log: a scanner meets it here or there
 	for _, sc := range l.mu.scanners {
-		if !sc.passesLocked(g) && !(shown && sc.takesAhead(g)) {
+		if had := shown && sc.takesAhead(g); !sc.passesLocked(g) && !had {
 			sc.wake()
 		}
 	}

@@ -197,7 +197,7 @@ func (p *eventPump) topic(to *eventsTo) *broker.Topic {
 func (p *eventPump) warn(text string, args ...any) {
 	if p.ctx.Err() == nil && time.Since(p.said) > warnEvery {
 		p.said = time.Now()
-		p.n.o.logger.Warn(text, args...)
+		p.n.o.logger.Warn(text, args...) //nolint:sloglint // who calls it has a constant
 	}
 }
 

@@ -21,6 +21,7 @@ type led struct {
 }
 
 func newLed(t *testing.T) *led {
+	t.Helper()
 	one, two := newNode(t, 1, options{more: 2}), newNode(t, 2, options{more: 2})
 	connect(t, one, two)
 	w := &led{t: t, one: one, two: two, leads: []*node{one, two, one}, follows: []*node{two, one, two}}

@@ -112,6 +112,7 @@ func (c *conn) awaits(q *wire.Request) bool {
 			return false
 		case wire.Fetch:
 			return c.fetchAwaits(v, q)
+		default: // for the first set alone
 		}
 	}
 	return c.l.awaiting&1 != 0

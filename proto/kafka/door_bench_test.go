@@ -55,6 +55,7 @@ func oneRecord(tb testing.TB) []byte {
 
 // produceBody has a batch for each partition.
 func produceBody(tb testing.TB, version int16) []byte {
+	tb.Helper()
 	m := kmsg.NewPtrProduceRequest()
 	m.Version, m.Acks, m.TimeoutMillis = version, -1, 1000
 	t := kmsg.NewProduceRequestTopic()
@@ -139,6 +140,7 @@ func BenchmarkDoorFetch(b *testing.B) {
 }
 
 func doorRun(b *testing.B, c *conn, key wire.APIKey, version int16, body []byte) {
+	b.Helper()
 	q := &wire.Request{Call: wire.Call{Key: key, Version: version}, Body: body, Size: len(body)}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -94,6 +94,7 @@ func TestChaos(t *testing.T) {
 }
 
 func newLoad(ctx context.Context, t *testing.T, c *common.Cluster) *load {
+	t.Helper()
 	return &load{t: t, c: c, ctx: ctx, stop: make(chan struct{}), sent: make(chan struct{}), over: make(chan struct{})}
 }
 
