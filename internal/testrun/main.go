@@ -37,7 +37,7 @@ func main() {
 		race     = flag.Bool("race", false, "with the race detector (needs a C compiler)")
 		short    = flag.Bool("short", false, "pass -short to the tests")
 		noStatic = flag.Bool("no-static", false, "leave out gofmt and vet")
-		timeout  = flag.Duration("timeout", 10*time.Minute, "time limit of one package")
+		timeout  = flag.Duration("timeout", 15*time.Minute, "time limit of one package")
 		parallel = flag.Int("p", runtime.NumCPU(), "packages at once")
 		fuzz     = flag.Duration("fuzz", 0, "instead: run each fuzz target for this long")
 		check    = flag.Bool("check", false, "instead: race, lint and generated files")
