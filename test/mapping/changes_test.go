@@ -38,12 +38,13 @@ func TestBindingsChange(t *testing.T) {
 				if to != "" {
 					bindings = `[{filter: "s/#", topic: ` + to + `}]`
 				}
-				reloads := strings.Count(n.run.Log(), "msg=reload")
+				const taken = "msg=reload change=\"bindings: " // one of the lines of each reload
+				reloads := strings.Count(n.run.Log(), taken)
 				configure(bindings)
 				if err := n.run.Signal(syscall.SIGHUP); err != nil {
 					t.Fatal(err)
 				}
-				testx.Eventually(t, patience, func() bool { return strings.Count(n.run.Log(), "msg=reload") > reloads }, "the configuration is not taken over")
+				testx.Eventually(t, patience, func() bool { return strings.Count(n.run.Log(), taken) > reloads }, "the configuration is not taken over")
 			})
 		})
 	}
