@@ -246,31 +246,54 @@ func (t *txn) add(who ProducerIdentity, parts []TopicPartition, group string, do
 		done(err, nil)
 		return
 	}
-	changed := t.state != TxnOngoing
-	if changed {
-		t.state, t.started, t.serial = TxnOngoing, t.l.b.nowMilli(), t.nextSerial()
-		t.partitions, t.groups = make(map[TopicPartition]struct{}), make(map[string]struct{})
-		t.run()
-	}
+	undo := t.begin()
+	var fresh []TopicPartition
 	for _, tp := range parts {
 		if _, ok := t.partitions[tp]; !ok {
-			t.partitions[tp], changed = struct{}{}, true
+			t.partitions[tp] = struct{}{}
+			fresh = append(fresh, tp)
 		}
 	}
-	if _, ok := t.groups[group]; !ok && group != "" {
-		t.groups[group], changed = struct{}{}, true
+	_, has := t.groups[group]
+	if has = has || group == ""; !has {
+		t.groups[group] = struct{}{}
 	}
-	if !changed {
+	if undo == nil && len(fresh) == 0 && has {
 		t.announce(parts, done)
 		return
 	}
 	t.save(func(err error) {
-		if err != nil {
-			done(err, nil)
+		if err == nil {
+			t.announce(parts, done)
 			return
 		}
-		t.announce(parts, done)
+		// Who comes again must not find it there: the next coordinator would not know of it, and not end it.
+		for _, tp := range fresh {
+			delete(t.partitions, tp)
+		}
+		if !has {
+			delete(t.groups, group)
+		}
+		if undo != nil {
+			undo()
+		}
+		done(err, nil)
 	})
+}
+
+// begin begins a transaction, if none is open. undo takes it back; nil: it was open.
+func (t *txn) begin() (undo func()) {
+	if t.state == TxnOngoing {
+		return nil
+	}
+	state, started, partitions, groups := t.state, t.started, t.partitions, t.groups
+	t.state, t.started, t.serial = TxnOngoing, t.l.b.nowMilli(), t.nextSerial()
+	t.partitions, t.groups = make(map[TopicPartition]struct{}), make(map[string]struct{})
+	t.run()
+	return func() {
+		t.state, t.started, t.partitions, t.groups = state, started, partitions, groups
+		t.l.timers.stop(&t.expiry)
+	}
 }
 
 // run gives the transaction its time, which is anew behind a restart and at another node: their wall clocks may be hours apart.

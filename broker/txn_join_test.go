@@ -162,6 +162,43 @@ func TestJoinTxn(t *testing.T) {
 	}
 }
 
+// TestTxnAddLogFails: a partition that the log has not taken into a transaction is none of it, whoever asks and however often: the next coordinator would not end it there.
+func TestTxnAddLogFails(t *testing.T) {
+	c := newTxnCluster(t, 1)
+	p := c.onNode(c.nodes[0], "a")
+	one, other := c.parts[1], c.parts[3]
+	c.nodes[0].log.fail = errors.New("the disk")
+	if err := c.add(p, other); err == nil || errors.Is(err, errLost) {
+		t.Fatalf("what is not written is answered: %v", err)
+	}
+	if told := c.end(p, true); !errors.Is(*told, ErrInvalidTxnState) {
+		t.Errorf("the end of what has not begun: %v", *told)
+	}
+	c.nodes[0].log.fail = nil
+	if err := errors.Join(c.add(p, one), c.put(p, one, 0, "a")); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes[0].log.fail = errors.New("the disk")
+	for range 2 {
+		if err := c.add(p, one, other); err == nil || errors.Is(err, errLost) {
+			t.Errorf("what is not written is answered: %v", err)
+		}
+		if err := c.join(p, true, other); !errors.Is(err, ErrTxnNotAnnounced) {
+			t.Errorf("a partition that is none of the transaction's: %v", err)
+		}
+	}
+	c.nodes[0].log.fail = nil
+	if err := c.put(p, other, 0, "b"); !errors.Is(err, ErrTxnNotAnnounced) {
+		t.Errorf("a batch for it: %v", err)
+	}
+	if err := errors.Join(c.add(p, other), c.put(p, other, 0, "b")); err != nil {
+		t.Fatal(err)
+	}
+	if told := c.end(p, true); *told != nil || c.visible(one)+c.visible(other) != "a b " {
+		t.Errorf("%v; %q and %q are seen", *told, c.visible(one), c.visible(other))
+	}
+}
+
 // TestTxnForgottenSerial: a coordinator whose serial a leader takes for an old one comes again with a new one, to announce and to end, and gets through.
 func TestTxnForgottenSerial(t *testing.T) {
 	c := newTxnCluster(t, 3)
