@@ -58,7 +58,7 @@ func (c *Controller) yieldsLocked() Yields {
 		return c.mu.yields
 	case c.o.Core.Failure() != nil:
 		return YieldsFailed
-	case c.mu.behind:
+	case c.mu.behind || c.mu.pause.asked > 0:
 		return YieldsBehind
 	case c.o.Reluctant:
 		return YieldsNoClients

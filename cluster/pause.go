@@ -14,7 +14,8 @@ type pause struct {
 }
 
 // Pause has the node neither lead nor follow the set's shards until resume is called, also if the set is yet to come. It goes on to say that it is there, and to decide
-// who leads, as far as it is the one who does. When Pause returns, what it led it has let go of, and no stream is open or will be. Errors: that of ctx, and then nothing is paused.
+// who leads, as far as it is the one who does; that it leaves the lead to others, so that it is not asked again and again as long as one can lead that drains. When Pause returns, what it led it
+// has let go of, and no stream is open or will be. Errors: that of ctx, or of the Controller's end, and then nothing is paused.
 func (c *Controller) Pause(ctx context.Context) (resume func(), err error) {
 	ack := make(chan struct{})
 	c.mu.Lock()
@@ -36,12 +37,14 @@ func (c *Controller) Pause(ctx context.Context) (resume func(), err error) {
 	}
 	select {
 	case <-ack:
+		return resume, nil
 	case <-c.ctx.Done():
+		err = c.ctx.Err()
 	case <-ctx.Done():
-		resume()
-		return nil, ctx.Err()
+		err = ctx.Err()
 	}
-	return resume, nil
+	resume()
+	return nil, err
 }
 
 // takePause has the node be nothing to the set while somebody keeps it so.

@@ -109,9 +109,9 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 		return // wherever it is to move: the leader lets go first
 	}
 	pick := meta.NodeID(0)
-	for pass := range 3 { // who has just let go only if there is no other, and who does not want to lead the same
+	for pass := range 4 { // who has just let go only if there is no other, and who does not want to lead the same; of those, too, one that has not let go: it might again
 		for _, id := range append([]meta.NodeID{move}, sh.Replicas...) {
-			if pick == 0 && id != 0 && can(id) && (pass > 0 || id != had.Leader) && (pass > 1 || !known[id].Draining) && slices.Contains(sh.Replicas, id) {
+			if pick == 0 && id != 0 && can(id) && (pass%2 == 1 || id != had.Leader) && (pass > 1 || !known[id].Draining) && slices.Contains(sh.Replicas, id) {
 				pick = id
 			}
 		}

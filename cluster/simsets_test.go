@@ -263,6 +263,9 @@ func TestSetsPause(t *testing.T) {
 		if s.leader(1) != n {
 			s.fail("set 1 does not begin on node 1:%s", s.states())
 		}
+		for _, o := range s.nodes[1:] { // one that drains leads rather than one that would not, whom nobody is to ask again and again
+			o.drain(true)
+		}
 		paused := make(chan func(), len(s.sets))
 		for _, c := range n.controls() {
 			go func() {
@@ -298,6 +301,14 @@ func TestSetsPause(t *testing.T) {
 			if !rests() {
 				s.fail("a node that is paused leads or follows:%s", s.states())
 			}
+		}
+		for k := range s.sets {
+			if epoch := s.epochOf(k); epoch > 6 {
+				s.fail("set %d has gone from one to the other: epoch %d:%s", k, epoch, s.states())
+			}
+		}
+		for _, o := range s.nodes[1:] {
+			o.drain(false)
 		}
 		for range s.sets {
 			(<-paused)()
