@@ -292,7 +292,7 @@ func (m *member) drain(ctx context.Context) {
 	if m == nil {
 		return
 	}
-	err := m.ofEach(func(_ int, set *setMember) error { return set.control.Leave(ctx) })
+	err := ofEach(m.begun(), func(_ int, set *setMember) error { return set.control.Leave(ctx) })
 	if err != nil {
 		m.n.o.logger.Warn("no other node has taken over the lead in time", "err", err)
 	}

@@ -26,8 +26,9 @@ type setMember struct {
 type memberSets struct {
 	streams *replica.Sets
 	list    []*setMember // of all that there may be, by number
-	begun   atomic.Int32 // of them, those that have a place
-	follows func()       // ends the catalog's subscription
+	begun   atomic.Int32 // of them, those that have a place; grows guards its changes
+	grows   sync.Mutex
+	follows func() // ends the catalog's subscription
 }
 
 // setOf is the set that a shard is of.
@@ -78,8 +79,12 @@ func (m *member) startSets() {
 // growSets takes over how many sets there are. They do not become fewer.
 func (m *member) growSets(s *meta.Snapshot) {
 	have := 1 + meta.SetsBegun(s)
-	m.parts.begun.Store(int32(have))
-	m.n.broker.SetStreamSets(have - 1)
+	m.parts.grows.Lock()
+	defer m.parts.grows.Unlock()
+	if have > int(m.parts.begun.Load()) { // what is told may be older than what was
+		m.parts.begun.Store(int32(have))
+		m.n.broker.SetStreamSets(have - 1)
+	}
 }
 
 // begun are the sets that have a place; the first is always among them.
@@ -100,9 +105,8 @@ func (m *member) closeSets() {
 	m.parts.streams.Close()
 }
 
-// ofEach calls do for all sets at the same time, and gives the error of the first that has one.
-func (m *member) ofEach(do func(i int, set *setMember) error) error {
-	list := m.begun()
+// ofEach calls do for all of these sets at the same time, and gives the error of the first that has one.
+func ofEach(list []*setMember, do func(i int, set *setMember) error) error {
 	errs := make([]error, len(list))
 	var all sync.WaitGroup
 	for i, set := range list {
@@ -152,10 +156,11 @@ func (m *member) ElectUnclean(ctx context.Context, set int, id meta.NodeID) erro
 
 // Balance makes it a control.Shards.
 func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) ([]control.Balance, error) {
-	out := make([]control.Balance, len(m.begun()))
-	err := m.ofEach(func(i int, set *setMember) error {
+	list := m.begun()
+	out := make([]control.Balance, len(list))
+	err := ofEach(list, func(i int, set *setMember) error {
 		p, err := set.control.Balance(ctx, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
-		if err == nil && i < len(out) {
+		if err == nil {
 			out[i] = control.Balance{Set: set.Number, Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}
 		}
 		return err
@@ -166,9 +171,13 @@ func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) ([]control.B
 	return out, nil
 }
 
-// Drain makes it a control.Shards.
+// Drain makes it a control.Shards. A node drains in sets, too, that there may be yet.
 func (m *member) Drain(ctx context.Context, id meta.NodeID, end bool) error {
-	return shardsFault(m.ofEach(func(_ int, set *setMember) error { return set.control.DrainNode(ctx, id, !end) }))
+	list := m.parts.list
+	if at := m.n.catalog.Load().Cluster(); at == nil || at.Level < meta.LevelSets {
+		list = list[:1] // older nodes know of no other
+	}
+	return shardsFault(ofEach(list, func(_ int, set *setMember) error { return set.control.DrainNode(ctx, id, !end) }))
 }
 
 // mostSets is how many sets of shards the core has room for, beside the first: a node that is alone needs none.
