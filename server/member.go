@@ -32,7 +32,7 @@ type member struct {
 	asks     *kafkaLeader
 	calls    *controlPeers
 	seeds    *seeds
-	sets     copySets // nil: no sets of shards beside the first
+	copies   copySets // the sets of shards, as copies ask about them
 	pace     *replica.Pace
 	told     bool   // that the node has no store
 	levels   func() // the catalog's subscription

@@ -477,7 +477,7 @@ func (s *seeds) ofSets(mesh *link.Mesh) {
 	m := s.m
 	data := m.n.o.clusterConfig.Node.Data
 	cl := func() *meta.Cluster { return m.n.catalog.Load().Cluster() }
-	s.copier = &setCopier{own: m.own, sets: m.sets, catalog: m.n.catalog.Catalog, barrier: func(ctx context.Context) error { return m.n.cluster.Barrier(ctx) },
+	s.copier = &setCopier{own: m.own, sets: m.copies, catalog: m.n.catalog.Catalog, barrier: func(ctx context.Context) error { return m.n.cluster.Barrier(ctx) },
 		call: func(ctx context.Context, to link.NodeID, method uint16, body []byte) ([]byte, error) {
 			a, err := mesh.Call(ctx, to, method, body)
 			if err != nil {
@@ -493,12 +493,12 @@ func (s *seeds) ofSets(mesh *link.Mesh) {
 			return errors.Join(writeFileSynced(filepath.Join(data, seedMark), text), syncDirectory(data))
 		},
 		again: m.n.o.again, clock: m.clock(), log: m.n.o.logger}
-	if m.sets == nil {
+	if m.copies == nil {
 		return
 	}
 	log := m.n.storage.(*logStorage).log
-	s.holds = &setHolds{sets: m.sets, log: log, replica: m.n.broker.Replica, cluster: cl, clock: m.clock()}
-	s.giver = &setGiver{sets: m.sets, replica: m.n.broker.Replica, cluster: cl, clock: m.clock(), wait: setGiveWait}
+	s.holds = &setHolds{sets: m.copies, log: log, replica: m.n.broker.Replica, cluster: cl, clock: m.clock()}
+	s.giver = &setGiver{sets: m.copies, replica: m.n.broker.Replica, cluster: cl, clock: m.clock(), wait: setGiveWait}
 }
 
 // hold serves methodSeedHold.

@@ -59,7 +59,7 @@ func (m *member) joinSets(mesh *link.Mesh) {
 			Changed: func(s cluster.State) { m.changed(number, s) }, Logger: n.o.logger})
 	}
 	m.control, m.replicas = m.parts.list[0].control, m.parts.list[0].replicas
-	m.sets = copiedSets{m}
+	m.copies = copiedSets{m}
 }
 
 // startSets begins to lead or to follow each set that the cluster has, and those that it gets.
