@@ -107,11 +107,12 @@ type Controller struct {
 	lease    lease
 	alive    []meta.NodeID // as the controller has said
 	resigned uint32
-	leading  uint32        // the epoch in which it leads, or is about to; 0: it does not
-	opened   bool          // all shards have taken commands in it
-	since    time.Duration // when it began
-	inSync   []meta.NodeID // as the core was told
-	replicas int           // likewise: how many there are
+	leading  uint32               // the epoch in which it leads, or is about to; 0: it does not
+	opened   bool                 // all shards have taken commands in it
+	since    time.Duration        // when it began
+	came     map[meta.NodeID]bool // who has been caught up since then
+	inSync   []meta.NodeID        // as the core was told
+	replicas int                  // likewise: how many there are
 	follows  struct {
 		leader meta.NodeID
 		epoch  uint32
@@ -393,7 +394,7 @@ func (c *Controller) role(sh *meta.Shard, now time.Duration) {
 // begin leads all shards.
 func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
 	c.log.Info("this node leads", "epoch", sh.Epoch, "in_sync", sh.ISR)
-	c.leading, c.opened, c.since = sh.Epoch, false, now
+	c.leading, c.opened, c.since, c.came = sh.Epoch, false, now, make(map[meta.NodeID]bool)
 	c.next.Store(0)
 	c.follows.leader, c.follows.epoch = 0, 0
 	c.inSync, c.replicas = sh.ISR, len(sh.Replicas)

@@ -324,12 +324,14 @@ func (c *Controller) tell(inSync []meta.NodeID, least int) bool {
 }
 
 // wanted are those that ought to be in sync, by what their streams say, and who has the shards then: a node gets its place when it has all there is, so
-// that nobody waits for one that is new.
+// that nobody waits for one that is new. Who has had a stream since this node leads and has lost it is in sync no more, at once; who has not had one yet has the time from
+// the begin of the lead on for it.
 func (c *Controller) wanted(s *meta.Snapshot, sh *meta.Shard, now time.Duration) (want, replicas []meta.NodeID) {
 	caught := make(map[meta.NodeID]time.Duration)
 	for _, f := range c.o.Streams.Followers() {
 		if f.CaughtUp > 0 {
 			caught[meta.NodeID(f.Node)] = f.CaughtUp
+			c.came[meta.NodeID(f.Node)] = true
 		}
 	}
 	want, replicas = []meta.NodeID{c.o.Node}, slices.Clone(sh.Replicas)
@@ -340,7 +342,7 @@ func (c *Controller) wanted(s *meta.Snapshot, sh *meta.Shard, now time.Duration)
 		at, ok := caught[id]
 		in := slices.Contains(sh.ISR, id)
 		switch {
-		case in && now-max(at, c.since) <= c.o.Lag:
+		case in && (ok || !c.came[id]) && now-max(at, c.since) <= c.o.Lag:
 			want = append(want, id)
 		case !in && ok && now >= c.holdAdd && now-at <= c.o.Lease && slices.Contains(c.alive, id):
 			want = append(want, id)

@@ -354,6 +354,7 @@ func (s *sim) kill(n *simNode) {
 		s.tracef("node %d is killed", n.id)
 		n.run++
 		n.stop()
+		n.reset()
 		n.paused, n.held = false, nil
 		for _, p := range n.parts {
 			p.forget()
@@ -492,7 +493,10 @@ func (s *sim) fault() {
 	case 2:
 		if !s.isUp(n) {
 			s.start(n)
+			return
 		}
+		p := n.parts[s.anySet()]
+		s.enter(func() { p.breaks(time.Duration(s.dice.Int64N(int64(time.Second)))) })
 	case 3, 4:
 		s.pause(n, true)
 		s.enter(func() {

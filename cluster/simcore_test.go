@@ -32,13 +32,33 @@ type simPart struct {
 		lead   uint32
 		leader meta.NodeID
 		epoch  uint32
+		rest   time.Time // until then it has none, whatever it is to have
+	}
+}
+
+// breaks ends the stream that the node follows by, and it has another one only later.
+func (p *simPart) breaks(d time.Duration) {
+	p.streams.rest = time.Now().Add(d)
+	p.n.reset()
+}
+
+// reset has the others learn that the node's streams are gone, as one does whose connections to it end.
+func (n *simNode) reset() {
+	for _, o := range n.s.nodes {
+		if o != n {
+			n.send(o, func() {
+				for _, p := range o.parts {
+					delete(p.caught, n.id)
+				}
+			})
+		}
 	}
 }
 
 // forget has the part be as after a start.
 func (p *simPart) forget() {
 	p.led, p.opened = make([]uint32, p.set.Count), false
-	p.streams.lead, p.streams.leader = 0, 0
+	p.streams.lead, p.streams.leader, p.streams.rest = 0, 0, time.Time{}
 }
 
 // simCore is the node's broker.
@@ -215,6 +235,10 @@ func (p *simPart) fetch(leader meta.NodeID, epoch uint32) {
 	if !follows() {
 		return
 	}
+	n.after(15*time.Millisecond, func() { p.fetch(leader, epoch) })
+	if time.Now().Before(p.streams.rest) {
+		return
+	}
 	l, have := n.s.node(leader).parts[p.set.Number], slices.Clone(p.data)
 	n.send(l.n, func() {
 		if l.streams.lead != epoch {
@@ -234,5 +258,4 @@ func (p *simPart) fetch(leader meta.NodeID, epoch uint32) {
 			}
 		})
 	})
-	n.after(15*time.Millisecond, func() { p.fetch(leader, epoch) })
 }

@@ -320,3 +320,38 @@ func TestSetsPause(t *testing.T) {
 		}
 	})
 }
+
+// A follower that is lost soon after the lead began is waited for no longer than one that is lost later: until its connection ends, not until its lease is over.
+func TestSetsLoseFollower(t *testing.T) {
+	for _, after := range []time.Duration{200 * time.Millisecond, simLease, 3 * time.Second} { // the last one is longer than Options.Lag
+		calm(t, func(s *sim) {
+			s.until("all are in sync", s.inSync)
+			to, lost := s.nodes[0], s.nodes[2]
+			if s.leader(2) == to {
+				to = s.nodes[1]
+			}
+			go func() { _ = s.nodes[0].parts[2].control.Move(s.nodes[0].ctx, to.id) }()
+			s.until("set 2 moves", func() bool { return s.leader(2) == to && to.parts[2].opened })
+			s.live(after)
+			if !slices.Contains(to.parts[2].shard().ISR, lost.id) {
+				s.fail("a healthy follower is not in sync:%s", s.states())
+			}
+			epoch, had := s.epochOf(2), s.committed()[2]
+			s.kill(lost)
+			var worst time.Duration
+			for begin, last := time.Now(), time.Now(); time.Since(begin) < 2*simLease && s.failed == ""; s.live(10 * time.Millisecond) {
+				if now := s.committed()[2]; now > had {
+					had, last = now, time.Now()
+				}
+				worst = max(worst, time.Since(last))
+			}
+			t.Logf("lost %v after the lead began: %v without an acknowledgement", after, worst)
+			if worst > simLease/2 {
+				s.fail("a follower is lost %v after the lead began, and nothing is acknowledged for %v", after, worst)
+			}
+			if now := s.epochOf(2); now != epoch {
+				s.fail("the lead moves when a follower is lost, from epoch %d to %d", epoch, now)
+			}
+		})
+	}
+}
