@@ -20,7 +20,8 @@ type produceState struct {
 	next    int   // the partition to go on with when the request comes again
 	joined  int   // one more than the partition for whose sake the coordinator was asked; 0: it was not
 	refused error // what the coordinator said
-	over    bool  // it was answered though not all is decided
+	over    bool  // its time is: it is answered, though not all is decided, as soon as the rest of it has been read
+	timed   bool  // it waits until its time is over
 	waiter  *request
 	timer   broker.LoopTimer
 	expire  func() // answers waiter; made once
@@ -78,15 +79,15 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 		pending := false
 		need := v.needOf(topic, part, m.Acks)
 		if fault == wire.None {
-			if len(v.Sets) > 0 && part != nil && c.l.awaitsSet(int(need.set)) {
-				return r.comeAgain(at, p.First, blockLeader), nil
+			if len(v.Sets) > 0 && part != nil && c.l.awaitsSet(int(need.set)) && !s.over {
+				return r.comeAgain(at, &p, &m, blockLeader), nil
 			}
 			pending, err = c.append(v, r, at, topic, part, &p, &m, &res)
 			if errors.Is(err, broker.ErrBusy) {
-				return r.comeAgain(at, p.First, blockBusy), nil
+				return r.comeAgain(at, &p, &m, blockBusy), nil
 			}
 			if errors.Is(err, errJoin) {
-				r.comeAgain(at, p.First, blockJoin)
+				r.comeAgain(at, &p, &m, blockJoin)
 				r.join(at, q.Version, &m, need.set != 0)
 				return false, nil
 			}
@@ -103,8 +104,8 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	}
 	if s.left == 0 {
 		r.produced()
-	} else if c.l.h.cluster != nil {
-		s.await(r, time.Duration(max(m.TimeoutMS, 0))*time.Millisecond)
+	} else {
+		s.await(r, &m)
 	}
 	return true, nil
 }
@@ -143,16 +144,20 @@ func (p *produceState) reconsider(r *request, v *View) {
 	}
 }
 
-// await bounds how long the request waits for other replicas.
-func (p *produceState) await(r *request, timeout time.Duration) {
+// await bounds how long the request waits where there are other replicas: for them, and for room while they are slow, both together.
+func (p *produceState) await(r *request, m *wire.ProduceRequest) {
+	if p.timed || r.silent || r.c.l.h.cluster == nil {
+		return
+	}
 	if p.expire == nil {
 		p.expire = func() { p.waiter.expire() }
 	}
-	p.waiter = r
-	r.c.l.core.SetTimer(&p.timer, timeout, p.expire)
+	p.waiter, p.timed = r, true
+	r.c.l.core.SetTimer(&p.timer, time.Duration(max(m.TimeoutMS, 0))*time.Millisecond, p.expire)
 }
 
-// expire answers a request whose time is over. What is on its way may be committed yet: an idempotent producer sends it again, and loses nothing.
+// expire answers a request whose time is over. What is on its way may be committed yet: an idempotent producer sends it again, and loses nothing. What has had no room
+// is not taken any more: the rest of the request is read for that, as it lies before the next one.
 func (r *request) expire() {
 	s := r.produce
 	for i := range s.results {
@@ -163,6 +168,10 @@ func (r *request) expire() {
 		}
 	}
 	s.left, s.over = 0, true
+	if r.c.resumed == r {
+		r.c.unblock(blockBusy | blockLeader)
+		return
+	}
 	r.produced()
 }
 
@@ -178,9 +187,10 @@ func (c *conn) producePrecheck(m *wire.ProduceRequest) wire.ErrorCode {
 }
 
 // comeAgain has the rest of the request wait until a reason for not reading is gone: what was appended stays so.
-func (r *request) comeAgain(at int, first bool, why uint8) (took bool) {
+func (r *request) comeAgain(at int, p *wire.ProduceReader, m *wire.ProduceRequest, why uint8) (took bool) {
 	c, s := r.c, r.produce
-	if first { // its topic comes again
+	s.await(r, m)
+	if p.First { // its topic comes again
 		n := len(s.topics) - 1
 		s.topics = s.topics[:n]
 		s.names = s.names[:0]
@@ -227,6 +237,15 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *br
 		res.Code, res.Message = wire.CodeOf(err), err.Error()
 		return false, nil
 	}
+	if r.produce.over {
+		res.Code = wire.RequestTimedOut
+		c.shed(part, checked.Batch)
+		return false, nil
+	}
+	if c.left != nil && c.skips(part, checked.Batch) {
+		res.Code = wire.OutOfOrderSequenceNumber
+		return false, nil
+	}
 	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Leader: m.Acks == 1, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && o.Transactional && (r.call.Version >= produceJoins || v.setOf(part) > 0) {
@@ -240,6 +259,9 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *br
 	if err != nil {
 		res.Code = codeOf(err)
 		return false, err
+	}
+	if c.left != nil {
+		c.unshed(part, checked.Batch)
 	}
 	return !r.silent, nil
 }
