@@ -208,7 +208,7 @@ func (l *Local) closeShard(s *shard) {
 		l.timers.remove(&t.expiry)
 		if e := t.closing; e != nil {
 			t.closing = nil
-			e.done(ErrNotLeader) // whoever leads has the decision
+			e.tell(ErrNotLeader) // whoever leads has the decision
 		}
 		waiting := t.waiting
 		t.waiting = nil

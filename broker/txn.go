@@ -320,7 +320,8 @@ func (t *txn) arm() {
 	})
 }
 
-// EndTxn commits or aborts the producer's transaction. done runs when every partition and group has it. With bump the producer goes on
+// EndTxn commits or aborts the producer's transaction. done runs when that is decided for good and every partition and group has it, or a second or two have passed
+// since: then they get it later, and the producer's next transaction is refused with ErrConcurrentTransactions until they have it. With bump the producer goes on
 // under the next epoch (KIP-890), which done tells.
 func (b *Broker) EndTxn(tenant uint32, id string, who ProducerIdentity, commit, bump bool, done func(ProducerIdentity, error)) {
 	b.onTxn(tenant, id, func(l *Local, _ *shard) {

@@ -33,14 +33,15 @@ func (t *txn) end(commit bool, done func(error)) {
 	})
 }
 
-// markerRetry is how long a coordinator waits before it writes again the markers that the log did not take.
+// markerRetry is how long a coordinator waits before it writes again the markers that the log did not take. Who ends a transaction waits no longer than that for
+// them: what is decided is in the log.
 const markerRetry = time.Second
 
 // txnEnd is the end of a transaction on its way to the partitions and groups that take part.
 type txnEnd struct {
 	t      *txn
 	commit bool
-	done   func(error)
+	done   func(error)  // nil: it was called
 	left   atomic.Int64 // of them
 
 	mu struct {
@@ -51,14 +52,24 @@ type txnEnd struct {
 	}
 }
 
-// writeMarkers ends the transaction wherever it has been. Who does not take that is asked again each markerRetry, whatever the others do.
+// writeMarkers ends the transaction wherever it has been. Who does not take that is asked again each markerRetry, whatever the others do. done is called when all have it,
+// or some time before, as Kafka does it when the decision is in the log: until all have it the producer's next transaction is refused with ErrConcurrentTransactions.
 func (t *txn) writeMarkers(commit bool, done func(error)) {
 	e := &txnEnd{t: t, commit: commit, done: done}
 	parts, groups := slices.Collect(maps.Keys(t.partitions)), slices.Collect(maps.Keys(t.groups))
 	e.left.Store(int64(len(parts) + len(groups) + 1))
 	t.closing = e
+	t.l.SetTimer(&t.expiry, markerRetry, e.again)
 	e.write(parts, groups)
 	e.ended()
+}
+
+// tell says to who has asked for the end that it will be, or, if it has not been told so, err. On the transactional id's loop.
+func (e *txnEnd) tell(err error) {
+	if fn := e.done; fn != nil {
+		e.done = nil
+		fn(err)
+	}
 }
 
 // write asks for the end. On the transactional id's loop.
@@ -110,8 +121,9 @@ func (e *txnEnd) answered(err error, tp TopicPartition, group string) {
 	}
 }
 
-// again asks those that did not take it.
+// again asks those that did not take it, if there are such. It has taken long enough for who waits.
 func (e *txnEnd) again() {
+	e.tell(nil)
 	e.mu.Lock()
 	parts, groups, stale := e.mu.parts, e.mu.groups, e.mu.stale
 	e.mu.parts, e.mu.groups, e.mu.stale = nil, nil, false
@@ -129,20 +141,21 @@ func (e *txnEnd) ended() {
 	}
 	e.t.l.Run(func() {
 		if e.t.closing == e {
-			e.t.complete(e.commit, e.done)
+			e.t.complete(e)
 		}
 	})
 }
 
 // complete is the end. It need not be waited for: a restart writes the markers again, which changes nothing.
-func (t *txn) complete(commit bool, done func(error)) {
+func (t *txn) complete(e *txnEnd) {
 	t.state = TxnCompleteAbort
-	if commit {
+	if e.commit {
 		t.state = TxnCompleteCommit
 	}
+	t.l.timers.stop(&t.expiry)
 	t.partitions, t.groups, t.ending, t.closing = nil, nil, false, nil
 	t.save(func(error) {})
-	done(nil)
+	e.tell(nil)
 }
 
 // endTxnOffsets makes the offsets that a transaction has committed to a group count, or drops them.

@@ -74,8 +74,8 @@ func (c *txnCluster) visible(tp TopicPartition) string {
 	return (&groupBench{n.testBroker}).committed(n.part(tp))
 }
 
-// TestTxnHangingSet: while one set of shards has no leader that can be reached, a transaction's other partitions have its end, once, and are free; when it has one, the end
-// comes there, and is answered.
+// TestTxnHangingSet: while one set of shards has no leader that can be reached, a transaction's other partitions have its end, once, and are free, and its end is answered, as it is
+// decided; the next one does not begin. When the set has a leader, the end comes there, and the next one goes its way.
 func TestTxnHangingSet(t *testing.T) {
 	c := newTxnCluster(t, 1)
 	p := c.onNode(c.nodes[0], "a")
@@ -85,6 +85,9 @@ func TestTxnHangingSet(t *testing.T) {
 	}
 	c.nodes[0].view[2] = setLead{c.sets[2].node, 99} // it is of no use to ask there
 	told := c.end(p, true)
+	if !errors.Is(*told, errLost) {
+		t.Errorf("answered at once: %v", *told)
+	}
 	ends := [2]any{c.leader(home).part(home).HighWatermark(), c.leader(far).part(far).HighWatermark()}
 	for range 5 {
 		for _, n := range c.nodes {
@@ -92,7 +95,7 @@ func TestTxnHangingSet(t *testing.T) {
 		}
 		c.pass()
 	}
-	if got := c.visible(home) + c.visible(far) + "|" + c.visible(away); got != "a b |" || !errors.Is(*told, errLost) {
+	if got := c.visible(home) + c.visible(far) + "|" + c.visible(away); got != "a b |" || *told != nil {
 		t.Errorf("while it hangs %q is seen; answered: %v", got, *told)
 	}
 	if now := [2]any{c.leader(home).part(home).HighWatermark(), c.leader(far).part(far).HighWatermark()}; now != ends {
@@ -101,6 +104,9 @@ func TestTxnHangingSet(t *testing.T) {
 	if err := c.add(p, home); !errors.Is(err, ErrConcurrentTransactions) {
 		t.Errorf("a next transaction: %v", err)
 	}
+	if again := c.end(p, true); !errors.Is(*again, ErrConcurrentTransactions) {
+		t.Errorf("its end, asked for again: %v", *again)
+	}
 	c.move(2, 0, false) // the coordinator's own node
 	c.tell()
 	c.pass()
@@ -108,8 +114,52 @@ func TestTxnHangingSet(t *testing.T) {
 		n.clock.Advance(markerRetry)
 	}
 	c.pass()
-	if got := c.visible(away); got != "c " || *told != nil {
-		t.Errorf("behind it %q is seen; answered: %v", got, *told)
+	if got := c.visible(away); got != "c " {
+		t.Errorf("behind it %q is seen", got)
+	}
+	if err := errors.Join(c.add(p, home, away), c.put(p, home, 1, "d"), c.put(p, away, 1, "e")); err != nil {
+		t.Fatal(err)
+	}
+	told = c.end(p, false)
+	if got := c.visible(home) + c.visible(away); got != "a c " || *told != nil {
+		t.Errorf("behind the next one %q is seen; answered: %v", got, *told)
+	}
+}
+
+// TestTxnEndNotAnswered: where a node that is asked for the end does not answer, it is answered all the same, and the next transaction waits.
+func TestTxnEndNotAnswered(t *testing.T) {
+	c := newTxnCluster(t, 3)
+	p := c.onNode(c.nodes[0], "a")
+	home, away := c.parts[0], c.parts[3]
+	if err := errors.Join(c.add(p, home, away), c.put(p, away, 0, "c")); err != nil {
+		t.Fatal(err)
+	}
+	told := errLost
+	p.gb.b.EndTxn(0, p.id, p.me, true, true, func(who ProducerIdentity, err error) { p.me, told = who, err })
+	n := c.nodes[0]
+	n.pump()
+	c.carry(0)
+	n.pump()
+	if len(c.wire) != 1 || !errors.Is(told, errLost) {
+		t.Fatalf("%d requests are on their way; answered: %v", len(c.wire), told)
+	}
+	n.clock.Advance(markerRetry)
+	n.pump()
+	if told != nil || p.me.Epoch != 1 {
+		t.Errorf("answered: %v, epoch %d", told, p.me.Epoch)
+	}
+	wire := c.wire
+	c.wire = nil
+	if err := c.add(p, home); !errors.Is(err, ErrConcurrentTransactions) {
+		t.Errorf("a next transaction: %v", err)
+	}
+	c.wire = wire
+	c.pass()
+	if got := c.visible(away); got != "c " {
+		t.Errorf("%q is seen", got)
+	}
+	if err := c.add(p, home); err != nil {
+		t.Errorf("a next transaction: %v", err)
 	}
 }
 

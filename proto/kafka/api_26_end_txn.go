@@ -10,7 +10,8 @@ import (
 // txnV2 is from when on EndTxn raises the producer's epoch each time (KIP-890).
 const txnV2 = 5
 
-// endTxn commits or aborts a transaction. It is answered when readers see what came of it.
+// endTxn commits or aborts a transaction. It is answered when readers see what came of it, or, where a partition has no leader at the moment, when that is decided, as
+// in Kafka.
 func endTxn(r *request, m *kmsg.EndTxnRequest) {
 	resp := m.ResponseKind().(*kmsg.EndTxnResponse)
 	resp.ProducerID, resp.ProducerEpoch = -1, -1
