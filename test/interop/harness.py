@@ -337,17 +337,18 @@ def run(command, **options):
     return done.stdout
 
 
-def output_of(command, timeout, input=None, **options):
-    """Exit code and output of a command in a process group of its own, all of which is ended at the time-out. input: what it reads."""
+def output_of(command, timeout, input=None, stderr=subprocess.STDOUT, **options):
+    """Exit code and output of a command in a process group of its own, all of which is ended at the time-out. input: what it reads.
+    With stderr=subprocess.PIPE what it says of itself is not among the output, unless it fails."""
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL if input is None else subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True, **options)
+                               stderr=stderr, text=True, errors="replace", start_new_session=True, **options)
     try:
-        output, _ = process.communicate(input, timeout=timeout)
+        output, said = process.communicate(input, timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return -1, output + f"\nended after {timeout} s"
-    return process.returncode, output
+        output, said = process.communicate()
+        return -1, output + (said or "") + f"\nended after {timeout} s"
+    return process.returncode, output if process.returncode == 0 else output + (said or "")
 
 
 def free_port():
