@@ -55,7 +55,9 @@ def quotas(c, broker, p):
 
 
 def verifiable_producer(c, broker, p):
-    out = p.tool("VerifiableProducer", *p.server, "--topic", "v", "--max-messages", COUNT, "--acks", "-1")
+    # The tool does not send again what a node that goes away has not answered, unless it is told to.
+    settings = ["--command-config", c.write("producer.properties", "retries=2147483647\nenable.idempotence=true\n")] if harness.RESTARTS else []
+    out = p.tool("VerifiableProducer", *p.server, "--topic", "v", "--max-messages", COUNT, "--acks", "-1", *settings)
     assert f'"acked":{COUNT}' in out, out[-300:]
     assert numbers(p.read("v", COUNT, "--group", "classic")) == [str(i) for i in range(COUNT)]
 
