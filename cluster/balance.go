@@ -146,16 +146,19 @@ func full(sh *meta.Shard, replicas []meta.NodeID) bool {
 // goer is the node that has the shards no more, of those that shall not; 0: none yet. Who is in sync goes only when all others are, so that there are as many as before;
 // who is not goes as soon as enough are, and the leader when it leads no more.
 func goer(sh *meta.Shard) meta.NodeID {
-	if !full(sh, sh.Replicas) || len(sh.ISR) < LeastInSync(len(sh.Replicas)) {
+	if !full(sh, sh.Replicas) {
 		return 0
 	}
+	enough := len(sh.ISR) >= LeastInSync(len(sh.Replicas))
 	pick := meta.NodeID(0)
 	for _, id := range sh.Replicas {
 		switch {
 		case slices.Contains(sh.Target, id) || id == sh.Leader:
 		case !slices.Contains(sh.ISR, id):
-			return id
-		case pick == 0 && len(sh.ISR) == len(sh.Replicas):
+			if len(sh.ISR) >= LeastInSync(len(sh.Replicas)-1) { // those have all that was acknowledged, and are enough without it
+				return id
+			}
+		case enough && pick == 0 && len(sh.ISR) == len(sh.Replicas):
 			pick = id
 		}
 	}

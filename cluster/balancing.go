@@ -149,7 +149,7 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 		}
 		want = clone(have)
 		plan, want.Replicas = c.balance(s, have, known, p.o)
-		want.Target = plan.target()
+		want.Target, want.Home = plan.target(), nil
 		return want, !same(&want, have)
 	}, func(err error) {
 		if sh := c.shard(c.o.Catalog.Load()); err == nil && sh != nil {
@@ -169,7 +169,7 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 
 // balance is the plan, and the order in which the nodes that have the shards are preferred as leaders by then: of a set beside the first, so that each leads, and has, as many as another one.
 func (c *Controller) balance(s *meta.Snapshot, sh *meta.Shard, known map[meta.NodeID]Known, o BalanceOptions) (p Plan, replicas []meta.NodeID) {
-	p = balance(s, sh, known, c.o.Replicas, !o.AnyRack)
+	p = balance(s, sh, known, c.most(s), !o.AnyRack)
 	if c.o.Set == 0 {
 		return p, sh.Replicas
 	}

@@ -123,6 +123,7 @@ type Controller struct {
 	holdAdd  time.Duration // nobody is taken in before that: the controller has just taken somebody out
 	reign    reign
 	back     back
+	home     homing
 	beaten   time.Duration // when it sent the last heartbeat
 	said     heartbeat     // in that
 

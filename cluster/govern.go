@@ -159,7 +159,7 @@ func (c *Controller) forget() {
 	defer c.mu.Unlock()
 	clear(c.mu.heard)
 	c.mu.lent, c.mu.move, c.mu.asked = lent{}, 0, 0
-	c.back = back{}
+	c.back, c.home = back{}, homing{}
 }
 
 // known is what the controller knows of nodes. The caller holds mu.
@@ -335,7 +335,7 @@ func (c *Controller) wanted(s *meta.Snapshot, sh *meta.Shard, now time.Duration)
 		}
 	}
 	want, replicas = []meta.NodeID{c.o.Node}, slices.Clone(sh.Replicas)
-	for _, id := range comers(s, sh, c.o.Replicas) {
+	for _, id := range comers(s, sh, c.most(s)) {
 		if id == c.o.Node || full(sh, replicas) && !slices.Contains(replicas, id) {
 			continue
 		}

@@ -73,6 +73,9 @@ func (c *Controller) Leave(ctx context.Context) error {
 	c.mu.Unlock()
 	c.wake()
 	return c.until(ctx, func(sh *meta.Shard) bool {
+		if c.replaceable(sh) {
+			return false
+		}
 		others := slices.DeleteFunc(slices.Clone(c.State().Alive), func(id meta.NodeID) bool { return id == c.o.Node || !slices.Contains(sh.ISR, id) })
 		if len(others) < LeastInSync(len(sh.Replicas)) { // it is needed: whoever is there will wait for its return
 			return len(others) == 0 || sh.Leader != c.o.Node && sh.Leader != 0
@@ -85,7 +88,7 @@ func (c *Controller) Leave(ctx context.Context) error {
 func (c *Controller) Placed() []meta.NodeID {
 	s := c.o.Catalog.Load()
 	if sh := c.shard(s); sh != nil {
-		return comers(s, sh, c.o.Replicas)
+		return comers(s, sh, c.most(s))
 	}
 	return nil
 }
@@ -155,7 +158,9 @@ func (c *Controller) DrainNode(ctx context.Context, id meta.NodeID, draining boo
 	if !draining {
 		return nil
 	}
-	return c.until(ctx, func(sh *meta.Shard) bool { return sh.Leader != id || len(sh.ISR) <= 1 })
+	return c.until(ctx, func(sh *meta.Shard) bool {
+		return sh.Leader != id || len(sh.ISR) <= 1 && c.own(c.o.Catalog.Load()) == 0
+	})
 }
 
 func (c *Controller) serveDrain(_ meta.NodeID, b []byte, answer func([]byte, string)) {
@@ -170,7 +175,7 @@ func (c *Controller) serveDrain(_ meta.NodeID, b []byte, answer func([]byte, str
 // Move has leadership move to a node that is in sync, and returns when it has. Errors: ErrNotInSync, meta.ErrNoMajority, that of ctx.
 func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
 	sh := c.shard(c.o.Catalog.Load())
-	if sh == nil || !slices.Contains(sh.ISR, to) {
+	if sh == nil || !slices.Contains(sh.ISR, to) && !c.mayBring(sh, to) {
 		return fmt.Errorf("%w: node %d", ErrNotInSync, to)
 	}
 	at, known := c.o.Group.Leader()
@@ -231,6 +236,9 @@ func (c *Controller) ElectUnclean(ctx context.Context, id meta.NodeID) error {
 		}
 		want := clone(have)
 		want.Leader, want.Epoch, want.ISR, want.Eligible = id, have.Epoch+1, []meta.NodeID{id}, nil
+		if c.o.Set > 0 && !slices.Contains(want.Replicas, id) { // all nodes follow: so it may have more than nothing
+			want.Replicas, want.Target, want.Home = []meta.NodeID{id}, nil, nil
+		}
 		return c.entriesBy(meta.ElectUnclean, s, &want)
 	}, func(err error) { done <- err })
 	select {

@@ -64,12 +64,12 @@ func next(s *meta.Snapshot, have *meta.Shard, known map[meta.NodeID]Known, move 
 func clone(sh *meta.Shard) meta.Shard {
 	out := *sh
 	out.Replicas, out.ISR, out.Eligible = slices.Clone(sh.Replicas), slices.Clone(sh.ISR), slices.Clone(sh.Eligible)
-	out.Target = slices.Clone(sh.Target)
+	out.Target, out.Home = slices.Clone(sh.Target), slices.Clone(sh.Home)
 	return out
 }
 
 func same(a, b *meta.Shard) bool {
-	return a.Leader == b.Leader && a.Epoch == b.Epoch && slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.Eligible, b.Eligible) && slices.Equal(a.Target, b.Target)
+	return a.Leader == b.Leader && a.Epoch == b.Epoch && slices.Equal(a.Replicas, b.Replicas) && slices.Equal(a.ISR, b.ISR) && slices.Equal(a.Eligible, b.Eligible) && slices.Equal(a.Target, b.Target) && slices.Equal(a.Home, b.Home)
 }
 
 // fence takes out of those in sync whose lease is over, or who are about to stop.

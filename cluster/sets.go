@@ -211,7 +211,7 @@ func (c *Controller) placed(s *meta.Snapshot, sh *meta.Shard, known map[meta.Nod
 		if !whole {
 			return want, false
 		}
-		return begins(s, c.o.Set, known, c.o.Replicas)
+		return begins(s, c.o.Set, known, c.most(s))
 	case sh == nil:
 		return next(s, sh, known, move)
 	}
@@ -220,11 +220,14 @@ func (c *Controller) placed(s *meta.Snapshot, sh *meta.Shard, known map[meta.Nod
 	if c.o.Set == 0 {
 		return want, changed
 	}
+	if whole && c.own(s) > 0 && c.arrange(s, sh, &want, known, now) {
+		return want, true
+	}
 	if c.mu.move == 0 && whole {
 		c.mu.move = c.back.returns(sh, want.ISR, known, now, c.o.Lease)
 	}
 	switch asked := c.mu.asked; {
-	case asked == 0:
+	case asked == 0, c.own(s) > 0 && !slices.Contains(want.ISR, asked): // it comes
 	case asked == want.Leader && asked != want.Replicas[0]:
 		want.Replicas = prefer(want.Replicas, asked)
 		return want, true

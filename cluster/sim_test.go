@@ -44,9 +44,10 @@ type sim struct {
 	lag            int             // of 100 applies, so many are late
 	starve         int             // of 100 confirmations, so many find that nobody runs their goroutine for a while
 	sets           []simSet
-	grown          int // sets that are there
-	planned, moved int // balances, and those by which something moves, under mu
-	left           int // times that a node which had halted was left as it was, and the others had to go on
+	grown          int     // sets that are there
+	factors        []uint8 // how many replicas those beside the first have by the catalog
+	planned, moved int     // balances, and those by which something moves, under mu
+	left           int     // times that a node which had halted was left as it was, and the others had to go on
 	failed         string
 	healed         time.Duration // the longest that it took until a node led when all was well
 }
@@ -340,7 +341,7 @@ func (n *simNode) ticks() {
 
 // first is what the catalog begins with.
 func (s *sim) first() []meta.Entry {
-	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: simShards, Level: meta.LevelSets}).Entry()}
+	entries := []meta.Entry{(&meta.Cluster{ID: "c", Shards: simShards, Level: meta.LevelReplicas}).Entry()}
 	for _, n := range s.nodes {
 		node := meta.Node{ID: n.id, Rack: []string{"a", "b"}[n.id/4], State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: 1, Disk: fmt.Sprint("disk", n.id), Address: fmt.Sprintf("h%d:1", n.id)}
 		entries = append(entries, node.Entry())
@@ -425,6 +426,9 @@ func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
 		sets = 1 + int(seed/3%3)
 	}
 	s = newSim(t, seed, 3+int(seed%4/3), sets) // in every fourth cluster one node more than have the shards
+	for range sets {
+		s.factors = append(s.factors, uint8(s.dice.IntN(4)))
+	}
 	for _, n := range s.nodes {
 		s.start(n)
 	}

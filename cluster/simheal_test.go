@@ -17,8 +17,8 @@ func (s *sim) heals(when string) {
 		clear(s.cut)
 		s.slow, s.lossy, s.lag, s.starve = 0, 0, 0, 0
 	})
-	drains := s.nodes[s.dice.IntN(len(s.nodes))] // one may want to lead no more for good
-	leave := s.dice.IntN(2) == 0                 // one that has halted as it is
+	drains := s.nodes[s.dice.IntN(len(s.nodes))]                   // one may want to lead no more for good
+	leave := s.dice.IntN(2) == 0 && !slices.Contains(s.factors, 1) // one that has halted as it is: it may be the only one that has a set
 	for _, n := range s.nodes {
 		s.pause(n, false)
 		halted := n.halted
@@ -116,11 +116,11 @@ func (s *sim) inSync() bool {
 	for k := range s.grown + 1 {
 		for _, n := range live {
 			sh := n.parts[k].shard()
-			if sh == nil {
+			if sh == nil || k > 0 && s.factors != nil && s.factors[k-1] > 0 && len(sh.Replicas) != s.replicas(k) {
 				return false
 			}
 			for _, o := range live {
-				if (len(s.nodes) == 3 || slices.Contains(sh.Replicas, o.id)) && !slices.Contains(sh.ISR, o.id) {
+				if (len(s.nodes) == 3 && s.replicas(k) == 3 || slices.Contains(sh.Replicas, o.id)) && !slices.Contains(sh.ISR, o.id) {
 					return false
 				}
 			}
@@ -167,7 +167,7 @@ func (s *sim) balancedSet(when string, set int) {
 				continue
 			}
 			sh := n.parts[set].shard()
-			if sh == nil || sh.Target != nil || len(sh.Replicas) != 3 || len(sh.ISR) != 3 || slices.ContainsFunc(sh.Replicas, func(id meta.NodeID) bool { return s.node(id).halted }) {
+			if sh == nil || sh.Target != nil || len(sh.Replicas) != s.replicas(set) || len(sh.ISR) != s.replicas(set) || slices.ContainsFunc(sh.Replicas, func(id meta.NodeID) bool { return s.node(id).halted }) {
 				return false
 			}
 		}

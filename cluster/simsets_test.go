@@ -30,7 +30,7 @@ func (s *sim) grow() {
 		s.fail("a set that is not there is led")
 	}
 	n := s.leader(0)
-	n.catalog.Update(func(now *meta.Snapshot) ([]meta.Entry, error) { return meta.GrowSets(now, uint32(sets)) }, func(err error) {
+	n.catalog.Update(func(now *meta.Snapshot) ([]meta.Entry, error) { return s.growsTo(now, sets) }, func(err error) {
 		if err != nil {
 			s.t.Errorf("%d sets are not made: %v", sets, err)
 		}
@@ -38,6 +38,27 @@ func (s *sim) grow() {
 	s.grown = sets
 	s.heals("after sets were made")
 	s.evenly("when sets were made")
+}
+
+// growsTo are the entries by which there are so many sets, each with the number of replicas that it is to have.
+func (s *sim) growsTo(now *meta.Snapshot, sets int) ([]meta.Entry, error) {
+	if _, err := meta.GrowSets(now, uint32(sets), 0); err != nil {
+		return nil, err
+	}
+	next := *now.Cluster()
+	next.Sets = uint32(sets)
+	copy(next.Replicas[1:], s.factors)
+	return []meta.Entry{next.Entry()}, nil
+}
+
+// replicas is how many a set is to have.
+func (s *sim) replicas(set int) int {
+	for _, n := range s.nodes {
+		if !n.halted && s.isUp(n) {
+			return n.catalog.Load().Cluster().SetReplicas(set, 3)
+		}
+	}
+	return 3
 }
 
 // evenly looks whether each set comes to be led by the first of its replicas, soon and without an operator, and nothing moves from there on.
@@ -50,6 +71,9 @@ func (s *sim) evenly(when string) {
 		for k := 1; k <= s.grown; k++ {
 			n := s.leader(k)
 			if n == nil || n.parts[k].shard().Replicas[0] != n.id && !s.node(n.parts[k].shard().Replicas[0]).halted {
+				return false
+			}
+			if sh := n.parts[k].shard(); sh.Home != nil && !slices.ContainsFunc(sh.Home, func(id meta.NodeID) bool { return s.node(id).halted }) {
 				return false
 			}
 		}
@@ -108,11 +132,12 @@ func (s *sim) even() bool {
 	return slices.Max(led) <= slices.Min(led)+1
 }
 
-// calm is a cluster of three nodes with three sets beside the first, in which nothing happens.
-func calm(t *testing.T, lives func(*sim)) {
+// calm is a cluster of three nodes with three sets beside the first, in which nothing happens: each has so many replicas, or as many as there are.
+func calm(t *testing.T, factors []uint8, lives func(*sim)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s := newSim(t, 1, 3, 3)
+		s.factors = factors
 		for _, n := range s.nodes {
 			s.start(n)
 		}
@@ -165,7 +190,7 @@ func (s *sim) committed() (list []int) {
 // While one set changes its leader the others stand: when an operator moves it, when the node drains that leads it, when that is lost. What an operator has moved stays, also over a
 // drain of the node, and what a node has lost by a restart comes back to it by itself.
 func TestSetsStandAlone(t *testing.T) {
-	calm(t, func(s *sim) {
+	calm(t, nil, func(s *sim) {
 		for k := 1; k <= 3; k++ {
 			if s.leader(k) != s.nodes[k-1] {
 				s.fail("set %d does not begin on node %d:%s", k, k, s.states())
@@ -221,7 +246,7 @@ func TestSetsStandAlone(t *testing.T) {
 
 // When all sets of a node leave it, in any order, another one leads each and nobody waits for the node; when nodes are restarted in turn, leads are spread again without an operator.
 func TestSetsLeave(t *testing.T) {
-	calm(t, func(s *sim) {
+	calm(t, nil, func(s *sim) {
 		for i, n := range s.nodes {
 			controls := n.controls()
 			if i%2 == 1 {
@@ -258,7 +283,7 @@ func TestSetsLeave(t *testing.T) {
 
 // A node that is paused in all sets neither leads nor follows: others lead what it led, and it comes back when that ends.
 func TestSetsPause(t *testing.T) {
-	calm(t, func(s *sim) {
+	calm(t, nil, func(s *sim) {
 		n := s.nodes[0]
 		if s.leader(1) != n {
 			s.fail("set 1 does not begin on node 1:%s", s.states())

@@ -324,7 +324,13 @@ func subject(req any) string {
 	case *api.ElectUncleanRequest:
 		return nodeOfSet(r.Node, r.Set)
 	case *api.ShardSetsRequest:
-		return strconv.FormatUint(uint64(r.Sets), 10) + " sets"
+		out := strconv.FormatUint(uint64(r.Sets), 10) + " sets"
+		if r.Replicas > 0 {
+			out += ", " + strconv.FormatUint(uint64(r.Replicas), 10) + " replicas"
+		}
+		return out
+	case *api.ShardReplicasRequest:
+		return "set " + strconv.FormatUint(uint64(r.Set), 10) + ", " + strconv.FormatUint(uint64(r.Replicas), 10) + " replicas"
 	}
 	return ""
 }

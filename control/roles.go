@@ -85,7 +85,7 @@ var rules = func() map[string]rule {
 		"Explanations": {"ExplainClient": view, "ExplainTopic": view, "ExplainMessage": view, "WatchTrace": inspect, "ListSlow": view},
 		"Nodes":        {"List": view, "Add": govern, "Remove": govern, "Replace": govern, "Drain": operate, "Hold": govern},
 		"Tenants":      {"Add": govern, "List": view, "Describe": view, "Set": govern, "Remove": govern},
-		"Shards":       {"Status": view, "Sets": operate, "Move": operate, "Balance": operate, "ElectUnclean": govern},
+		"Shards":       {"Status": view, "Sets": operate, "Replicas": operate, "Move": operate, "Balance": operate, "ElectUnclean": govern},
 	} {
 		for method, r := range methods {
 			r.scope = scopes[service]

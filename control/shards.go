@@ -39,6 +39,7 @@ type Placement struct {
 	Set       int
 	First     int         // of its shards
 	Shards    int         // how many it has, from First on
+	Factor    int         // how many replicas it is to have, if it has a number of its own; 0: as many as is configured
 	Shard     *meta.Shard // the first one's entry; nil: not said yet
 	Leader    meta.NodeID // 0: none, as this node knows
 	Open      bool        // this node leads, and takes commands
@@ -90,10 +91,10 @@ func (c *shardService) shown() *api.ShardStatus {
 }
 
 func shownSet(p *Placement) *api.ShardSet {
-	out := &api.ShardSet{Number: uint32(p.Set), First: uint32(p.First), Shards: uint32(p.Shards), Leader: uint32(p.Leader), Open: p.Open, LeastInSync: uint32(p.Least)}
+	out := &api.ShardSet{Number: uint32(p.Set), First: uint32(p.First), Shards: uint32(p.Shards), Leader: uint32(p.Leader), Open: p.Open, LeastInSync: uint32(p.Least), Factor: uint32(p.Factor)}
 	if sh := p.Shard; sh != nil {
 		out.Epoch, out.Replicas, out.InSync, out.Eligible = sh.Epoch, nodeNumbers(sh.Replicas), nodeNumbers(sh.ISR), nodeNumbers(sh.Eligible)
-		out.Target = nodeNumbers(sh.Target)
+		out.Target, out.Home = nodeNumbers(sh.Target), nodeNumbers(sh.Home)
 		for _, id := range sh.Replicas {
 			if lag, ok := p.Followers[id]; ok {
 				out.Followers = append(out.Followers, &api.ShardFollower{Node: uint32(id), Lag: lag})
@@ -144,6 +145,9 @@ func (c *shardService) change(ctx context.Context, what string, set, id uint32, 
 // Sets has the cluster have more sets of shards.
 func (c *shardService) Sets(ctx context.Context, r *api.ShardSetsRequest) (*api.ShardStatus, error) {
 	what := fmt.Sprintf("have %d sets of shards", r.Sets)
+	if r.Replicas > 0 {
+		what += fmt.Sprintf(", of %d replicas", r.Replicas)
+	}
 	switch {
 	case c.s.o.Shards == nil:
 		return nil, alone(what)
@@ -152,7 +156,31 @@ func (c *shardService) Sets(ctx context.Context, r *api.ShardSetsRequest) (*api.
 	}
 	was(ctx, c.shown())
 	if err := awaitError(ctx, func(done func(error)) {
-		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.GrowSets(s, r.Sets) }, done)
+		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.GrowSets(s, r.Sets, r.Replicas) }, done)
+	}); err != nil {
+		return nil, refuse(err, what, "")
+	}
+	return c.shown(), nil
+}
+
+// Replicas has a set have another number of replicas.
+func (c *shardService) Replicas(ctx context.Context, r *api.ShardReplicasRequest) (*api.ShardStatus, error) {
+	what := fmt.Sprintf("have %d replicas of set %d of shards", r.Replicas, r.Set)
+	switch {
+	case c.s.o.Shards == nil:
+		return nil, alone(what)
+	case r.Replicas == 0 || r.Replicas > meta.ReplicasMax:
+		return nil, wrong("%s: want 1 to %d", what, meta.ReplicasMax)
+	case r.Set == 0:
+		return nil, wrong("%s: set 0 has as many as cluster.replicas says", what)
+	}
+	have := c.shown()
+	if n := len(have.Sets); int(r.Set) > n {
+		return nil, missing("%s: the sets of shards are 0 to %d", what, n)
+	}
+	was(ctx, have)
+	if err := awaitError(ctx, func(done func(error)) {
+		c.s.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) { return meta.ReplicateSet(s, r.Set, r.Replicas) }, done)
 	}); err != nil {
 		return nil, refuse(err, what, "")
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -52,7 +53,7 @@ func (w *inSets) Placements() []Placement {
 	list := make([]Placement, 1+c.Sets)
 	for k := range list {
 		set := c.Set(k)
-		list[k] = Placement{Set: k, First: int(set.First), Shards: int(set.Count), Leader: meta.NodeID(1 + k%2),
+		list[k] = Placement{Set: k, Factor: c.SetReplicas(k, 0), First: int(set.First), Shards: int(set.Count), Leader: meta.NodeID(1 + k%2),
 			Shard: &meta.Shard{Leader: meta.NodeID(1 + k%2), Epoch: uint32(10 + k), Replicas: []meta.NodeID{1, 2}, ISR: []meta.NodeID{1, 2}}}
 	}
 	return list
@@ -132,6 +133,55 @@ func TestShardSets(t *testing.T) {
 	refused(codes.FailedPrecondition, "from level 7 on, the cluster is at 6", err)
 	_, err = (&shardService{s: lone}).Sets(t.Context(), &api.ShardSetsRequest{Sets: 3})
 	refused(codes.FailedPrecondition, "listeners.cluster", err)
+}
+
+// Sets have numbers of replicas of their own, those that are made and those that are there; what cannot be is refused by name.
+func TestShardReplicas(t *testing.T) {
+	c := newClusterOf(t, meta.Cluster{ID: "c", Shards: 6, Level: meta.LevelReplicas, Sets: 1})
+	for id := range 3 {
+		c.Apply(0, []meta.Entry{(&meta.Node{ID: meta.NodeID(1 + id), State: meta.NodeActive, Roles: meta.RolesAll, Replica: 1, Level: meta.LevelReplicas, Address: fmt.Sprintf("n%d:1", id)}).Entry()})
+	}
+	s := New(Options{Node: 1, Shards: &inSets{c: c.Catalog}, Catalog: c.Catalog})
+	t.Cleanup(func() { s.Close(context.Background()) })
+	service := &shardService{s: s}
+	st, err := service.Sets(t.Context(), &api.ShardSetsRequest{Sets: 3, Replicas: 2})
+	if err != nil || len(st.Sets) != 3 || st.Sets[0].Factor != 0 || st.Sets[1].Factor != 2 || st.Sets[2].Factor != 2 {
+		t.Fatalf("%v, %v", st, err)
+	}
+	if st, err = service.Replicas(t.Context(), &api.ShardReplicasRequest{Set: 3, Replicas: 1}); err != nil || st.Sets[2].Factor != 1 || st.Sets[1].Factor != 2 {
+		t.Fatalf("%v, %v", st, err)
+	}
+	refused := func(code codes.Code, says string, err error) {
+		t.Helper()
+		if status.Code(err) != code || !strings.Contains(status.Convert(err).Message(), says) {
+			t.Errorf("%v, want %v with %q", err, code, says)
+		}
+	}
+	for r, want := range map[*api.ShardReplicasRequest]struct {
+		code codes.Code
+		says string
+	}{
+		{Set: 4, Replicas: 1}:  {codes.NotFound, "the sets of shards are 0 to 3"},
+		{Set: 0, Replicas: 1}:  {codes.InvalidArgument, "cluster.replicas"},
+		{Set: 1, Replicas: 0}:  {codes.InvalidArgument, "want 1 to 15"},
+		{Set: 1, Replicas: 16}: {codes.InvalidArgument, "want 1 to 15"},
+		{Set: 1, Replicas: 4}:  {codes.FailedPrecondition, "4 replicas are more than there are nodes that can have shards, 3"},
+	} {
+		_, err := service.Replicas(t.Context(), r)
+		refused(want.code, want.says, err)
+	}
+	_, err = service.Sets(t.Context(), &api.ShardSetsRequest{Sets: 4, Replicas: 4})
+	refused(codes.FailedPrecondition, "more than there are nodes", err)
+	low := newClusterOf(t, meta.Cluster{ID: "c", Shards: 6, Level: meta.LevelSets, Sets: 1})
+	old := New(Options{Node: 1, Shards: &inSets{c: low.Catalog}, Catalog: low.Catalog})
+	t.Cleanup(func() { old.Close(context.Background()) })
+	_, err = (&shardService{s: old}).Replicas(t.Context(), &api.ShardReplicasRequest{Set: 1, Replicas: 1})
+	refused(codes.FailedPrecondition, "from level 8 on, the cluster is at 7", err)
+	for r, want := range map[any]string{&api.ShardSetsRequest{Sets: 3, Replicas: 2}: "3 sets, 2 replicas", &api.ShardReplicasRequest{Set: 3, Replicas: 1}: "set 3, 1 replicas"} {
+		if got := subject(r); got != want {
+			t.Errorf("the trail calls it %q, want %q", got, want)
+		}
+	}
 }
 
 // Who has the cluster have more sets is an operator, and the trail says who, how many there were and how many there are.

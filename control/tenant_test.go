@@ -29,7 +29,7 @@ var scopesOfMethods = map[scope]string{
 	scopeNode: `Bans.Add Bans.List Bans.Remove Bindings.Add Bindings.List Bindings.Delete Bindings.Explain Backups.Create Backups.List Backups.Verify Backups.Delete
 		Tiers.Describe Tiers.DescribeTopic Tiers.Verify Tiers.Rebuild Tiers.Prefetch Tiers.Offload Tiers.Adopt
 		Explanations.ExplainMessage Nodes.List Nodes.Add Nodes.Remove Nodes.Replace Nodes.Drain Nodes.Hold
-		Shards.Status Shards.Sets Shards.Move Shards.Balance Shards.ElectUnclean Tenants.Add Tenants.List Tenants.Describe Tenants.Set Tenants.Remove`,
+		Shards.Status Shards.Sets Shards.Replicas Shards.Move Shards.Balance Shards.ElectUnclean Tenants.Add Tenants.List Tenants.Describe Tenants.Set Tenants.Remove`,
 	scopeNobody: `Health.Check Health.List Health.Watch ServerReflection.ServerReflectionInfo`,
 }
 

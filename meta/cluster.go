@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // The feature levels.
@@ -15,6 +16,7 @@ const (
 	LevelTenants   = 5 // there are tenants, and users, rules and quotas of theirs
 	LevelBalance   = 6 // shards can be on their way to other nodes
 	LevelSets      = 7 // there are sets of shards, each with a leader of its own
+	LevelReplicas  = 8 // sets of shards can have another number of replicas each
 )
 
 // levelsSaid are a level and an oldest one, LEVEL/OLDEST, that the program says it has instead of its own. Nothing but the linker sets it, for binaries of tests that
@@ -30,7 +32,7 @@ var LevelOldest = oldestOf(levels(levelsSaid))
 func oldestOf(_, oldest uint32) uint32 { return oldest }
 
 func levels(said string) (level, oldest uint32) {
-	level, oldest = LevelSets, LevelFirst
+	level, oldest = LevelReplicas, LevelFirst
 	if said != "" {
 		if n, err := fmt.Sscanf(said, "%d/%d", &level, &oldest); n != 2 {
 			panic(fmt.Sprintf("meta: the linker has set levels %q: %v", said, err))
@@ -52,6 +54,8 @@ type Cluster struct {
 	Level  uint32 // of what may be written: no node of the cluster knows less
 	Held   bool   // Level stays, whatever all nodes can do
 	Sets   uint32 // of shards, beside the first
+	// Replicas is how many each set of shards beside the first has, by its number; 0: as many as the nodes' configuration says.
+	Replicas [SetsMax + 1]uint8
 }
 
 const (
@@ -59,6 +63,8 @@ const (
 	clusterHeld = 2
 	// clusterSets is the version of an entry with sets of shards.
 	clusterSets = 3
+	// clusterReplicas is the version of one that says of a set how many replicas it has.
+	clusterReplicas = 4
 )
 
 // theCluster is the name of the one entry.
@@ -68,6 +74,8 @@ const theCluster = "this"
 func (c *Cluster) Entry() Entry {
 	version := byte(1)
 	switch {
+	case c.Replicas != [SetsMax + 1]uint8{}:
+		version = clusterReplicas
 	case c.Sets > 0:
 		version = clusterSets
 	case c.Held:
@@ -84,6 +92,9 @@ func (c *Cluster) Entry() Entry {
 	case c.Held:
 		b = append(b, 1)
 	}
+	if version >= clusterReplicas {
+		b = append(b, c.Replicas[1:1+c.Sets]...)
+	}
 	return Entry{Key: kindCluster.key(theCluster), Value: b}
 }
 
@@ -95,6 +106,10 @@ func (c *Cluster) check() error {
 		return fmt.Errorf("want 1 to %d shards, found %d", ShardsMax, c.Shards)
 	case c.Sets > SetsMax || c.AllShards() > ShardsMax:
 		return fmt.Errorf("want at most %d sets of shards beside the first, and %d shards in all, found %d and %d", SetsMax, ShardsMax, c.Sets, c.AllShards())
+	case c.Replicas[0] != 0 || slices.ContainsFunc(c.Replicas[1+c.Sets:], func(n uint8) bool { return n != 0 }):
+		return errors.New("there are numbers of replicas of sets of shards that are not there")
+	case slices.Max(c.Replicas[:]) > ReplicasMax:
+		return fmt.Errorf("want at most %d replicas of a set of shards, found %d", ReplicasMax, slices.Max(c.Replicas[:]))
 	case c.Level == 0:
 		return errors.New("want a feature level of 1 or more, found 0")
 	}
@@ -113,6 +128,17 @@ func decodeCluster(name string, d *decoder) (any, error) {
 		held := d.byte()
 		if c.Held, c.Sets = held == 1, d.uint32(); !d.bad && (held > 1 || c.Sets == 0) {
 			return nil, fmt.Errorf("want 0 or 1, and sets of shards, found %d and %d", held, c.Sets)
+		}
+	}
+	if d.version >= clusterReplicas && !d.bad {
+		if c.Sets > SetsMax {
+			return c, c.check()
+		}
+		for i := range c.Sets {
+			c.Replicas[1+i] = d.byte()
+		}
+		if !d.bad && c.Replicas == [SetsMax + 1]uint8{} {
+			return nil, errors.New("it has the version of one that says how many replicas sets have, and does not")
 		}
 	}
 	if d.bad {

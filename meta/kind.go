@@ -49,8 +49,8 @@ var kinds = [kindCount]struct {
 	kindQuota:   {"quota", quotaTenant, decodeQuota},
 	kindSecret:  {"secret", 1, decodeSecret},
 	kindNode:    {"node", nodeMQTT, decodeNode},
-	kindShard:   {"shard", shardTarget, decodeShard},
-	kindCluster: {"cluster", clusterSets, decodeCluster},
+	kindShard:   {"shard", shardHome, decodeShard},
+	kindCluster: {"cluster", clusterReplicas, decodeCluster},
 	kindBan:     {"ban", 1, decodeBan},
 	kindTenant:  {"tenant", 1, decodeTenant},
 }

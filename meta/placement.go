@@ -175,7 +175,7 @@ func unneeded(s *Snapshot, n *Node) error {
 func without(s *Snapshot, id NodeID, lost bool) (all []Entry, err error) {
 	isIt := func(o NodeID) bool { return o == id }
 	for _, sh := range s.Shards() {
-		comes := slices.Contains(sh.Target, id)
+		comes := slices.Contains(sh.Target, id) || slices.Contains(sh.Home, id)
 		if !slices.Contains(sh.Replicas, id) && (lost || !comes) {
 			continue
 		}
@@ -184,6 +184,7 @@ func without(s *Snapshot, id NodeID, lost bool) (all []Entry, err error) {
 		if !lost {
 			next.Replicas = slices.DeleteFunc(slices.Clone(sh.Replicas), isIt)
 			next.Target = slices.DeleteFunc(slices.Clone(sh.Target), isIt)
+			next.Home = slices.DeleteFunc(slices.Clone(sh.Home), isIt)
 			next.Arrived()
 		}
 		switch {
@@ -357,7 +358,10 @@ func shardChange(s *Snapshot, next *Shard) (have *Shard, err error) {
 	if len(next.Target) > 0 && c.Level < LevelBalance {
 		return nil, fmt.Errorf("%w: shards move to other nodes from level %d on, the cluster is at %d until all of its nodes run this program", ErrLevel, LevelBalance, c.Level)
 	}
-	for _, id := range slices.Concat(next.Replicas, next.Target) {
+	if len(next.Home) > 0 && c.Level < LevelReplicas {
+		return nil, fmt.Errorf("%w: nodes stand in for others from level %d on, the cluster is at %d until all of its nodes run this program", ErrLevel, LevelReplicas, c.Level)
+	}
+	for _, id := range slices.Concat(next.Replicas, next.Target, next.Home) {
 		if n, err := member(s, id); err != nil || n.Roles&RoleJournal == 0 {
 			return nil, fmt.Errorf("%w: node %d of shard %d is not there, or keeps no journal", ErrShard, id, next.ID)
 		}

@@ -60,7 +60,7 @@ func formed(t *testing.T, n int) *placed {
 
 // What is on disk never changes its meaning.
 func TestPlacementVectors(t *testing.T) {
-	newest := map[string]byte{"clus": 3, "node": 3, "shar": 2}
+	newest := map[string]byte{"clus": 4, "node": 3, "shar": 3}
 	for _, v := range []struct {
 		key, value string
 		entry      interface{ Entry() Entry }
@@ -69,6 +69,7 @@ func TestPlacementVectors(t *testing.T) {
 		{"cluster/this", "020163401" + "1" + "01", &Cluster{ID: "c", Shards: 64, Level: 17, Held: true}},
 		{"cluster/this", "030163401" + "1" + "00" + "06", &Cluster{ID: "c", Shards: 64, Level: 17, Sets: 6}},
 		{"cluster/this", "030163401" + "1" + "01" + "01", &Cluster{ID: "c", Shards: 64, Level: 17, Held: true, Sets: 1}},
+		{"cluster/this", "040163401" + "1" + "00" + "03" + "000102", &Cluster{ID: "c", Shards: 64, Level: 17, Sets: 3, Replicas: [SetsMax + 1]uint8{2: 1, 3: 2}}},
 		{"node/7", "0102070301" + "026471" + "06686f73743a31" + "0161", &Node{ID: 7, State: NodeActive, Roles: RolesAll, Replica: 3, Level: 1, Disk: "dq", Address: "host:1", Rack: "a"}},
 		{"node/65535", "010304ffff0380020000" + "00", &Node{ID: 65535, State: NodeRemoved, Roles: RoleMeta, Replica: 65535, Level: 256}},
 		{"node/8", "0202070102" + "026471" + "06686f73743a31" + "00" + "036b3a39" + "00", &Node{ID: 8, State: NodeActive, Roles: RolesAll, Replica: 1, Level: 2, Disk: "dq", Address: "host:1", Kafka: Endpoints{Plain: "k:9"}}},
@@ -77,6 +78,7 @@ func TestPlacementVectors(t *testing.T) {
 		{"shard/0", "0105ac0202" + "03020103" + "020102" + "0103", &Shard{ID: 0, Change: 5, Epoch: 300, Leader: 2, Replicas: []NodeID{2, 1, 3}, ISR: []NodeID{1, 2}, Eligible: []NodeID{3}}},
 		{"shard/4095", "010100000101" + "0000", &Shard{ID: 4095, Change: 1, Replicas: []NodeID{1}}},
 		{"shard/1", "02050102" + "020201" + "020102" + "00" + "020203", &Shard{ID: 1, Change: 5, Epoch: 1, Leader: 2, Replicas: []NodeID{2, 1}, ISR: []NodeID{1, 2}, Target: []NodeID{2, 3}}},
+		{"shard/2", "03050102" + "0102" + "0102" + "00" + "00" + "0101", &Shard{ID: 2, Change: 5, Epoch: 1, Leader: 2, Replicas: []NodeID{2}, ISR: []NodeID{2}, Home: []NodeID{1}}},
 	} {
 		e := v.entry.Entry()
 		if e.Key != v.key || hex.EncodeToString(e.Value) != v.value {

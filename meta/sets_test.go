@@ -44,26 +44,26 @@ func withEntries(t *testing.T, list ...Entry) *Snapshot {
 // TestGrowSets checks what refuses more sets.
 func TestGrowSets(t *testing.T) {
 	s := withEntries(t, (&Cluster{ID: "c", Shards: 64, Level: LevelSets, Sets: 2}).Entry())
-	if list, err := GrowSets(s, 4); err != nil || len(list) != 1 {
+	if list, err := GrowSets(s, 4, 0); err != nil || len(list) != 1 {
 		t.Fatalf("4 sets of 2: %v, %v", list, err)
 	}
-	if list, err := GrowSets(s, 2); err != nil || list != nil {
+	if list, err := GrowSets(s, 2, 0); err != nil || list != nil {
 		t.Fatalf("as many as there are: %v, %v", list, err)
 	}
 	for _, n := range []uint32{1, SetsMax + 1} {
-		if _, err := GrowSets(s, n); !errors.Is(err, ErrShard) {
+		if _, err := GrowSets(s, n, 0); !errors.Is(err, ErrShard) {
 			t.Errorf("%d sets of 2: %v", n, err)
 		}
 	}
 	s = withEntries(t, (&Cluster{ID: "c", Shards: 64, Level: LevelSets - 1}).Entry())
-	if _, err := GrowSets(s, 1); !errors.Is(err, ErrLevel) {
+	if _, err := GrowSets(s, 1, 0); !errors.Is(err, ErrLevel) {
 		t.Errorf("below the level: %v", err)
 	}
 	s = withEntries(t, (&Cluster{ID: "c", Shards: ShardsMax, Level: LevelSets}).Entry())
-	if _, err := GrowSets(s, 1); err == nil {
+	if _, err := GrowSets(s, 1, 0); err == nil {
 		t.Error("more shards than there may be are taken")
 	}
-	if _, err := GrowSets(withEntries(t), 1); !errors.Is(err, ErrNoCluster) {
+	if _, err := GrowSets(withEntries(t), 1, 0); !errors.Is(err, ErrNoCluster) {
 		t.Errorf("of a node that is alone: %v", err)
 	}
 }
@@ -76,7 +76,7 @@ func setsOf(t *testing.T, on ...[]NodeID) *placed {
 	c := *p.s.Cluster()
 	c.Level = LevelSets
 	p.take([]Entry{c.Entry()})
-	p.do(GrowSets(p.s, 2))
+	p.do(GrowSets(p.s, 2, 0))
 	c = *p.s.Cluster()
 	for number, nodes := range on {
 		for i := range c.Set(number).Count {
@@ -175,5 +175,69 @@ func TestSetsGoOn(t *testing.T) {
 	few.do(SetShard(few.s, Shard{ID: 0, Change: 1, Epoch: 2, Leader: 1, Replicas: []NodeID{1, 2}, ISR: []NodeID{1}}))
 	if _, _, err := Survive(few.s, nil, 2); !errors.Is(err, ErrShard) {
 		t.Errorf("a node without a shard of the first set: %v", err)
+	}
+}
+
+// replicated is a cluster of three nodes, one of which keeps no journal, with two sets of shards, at the newest level.
+func replicated(t *testing.T) *placed {
+	t.Helper()
+	p := setsOf(t)
+	c := *p.s.Cluster()
+	c.Level = LevelReplicas
+	n := *p.s.Node(3)
+	n.Roles = RoleMeta | RoleBroker
+	p.take([]Entry{c.Entry(), n.Entry()})
+	return p
+}
+
+// TestReplicasOfSets checks which numbers of replicas sets can have, and that those which are there keep theirs.
+func TestReplicasOfSets(t *testing.T) {
+	p := replicated(t)
+	p.do(GrowSets(p.s, 4, 1))
+	p.do(GrowSets(p.s, 5, 2))
+	p.do(GrowSets(p.s, 6, 0))
+	want := [SetsMax + 1]uint8{3: 1, 4: 1, 5: 2}
+	if c := p.s.Cluster(); c.Replicas != want || c.SetReplicas(2, 3) != 3 || c.SetReplicas(4, 3) != 1 || c.SetReplicas(0, 3) != 3 {
+		t.Errorf("%+v", *c)
+	}
+	list, err := GrowSets(p.s, 7, 3)
+	refused(t, ErrShard, list, err) // two nodes have a journal
+	p.do(ReplicateSet(p.s, 4, 2))
+	if list, err := ReplicateSet(p.s, 4, 2); err != nil || list != nil {
+		t.Errorf("as many as it has: %v, %v", list, err)
+	}
+	if want[4] = 2; p.s.Cluster().Replicas != want {
+		t.Errorf("%+v", *p.s.Cluster())
+	}
+	for _, bad := range [][2]uint32{{0, 1}, {7, 1}, {1, 0}, {1, 3}, {1, ReplicasMax + 1}} {
+		list, err := ReplicateSet(p.s, bad[0], bad[1])
+		refused(t, ErrShard, list, err)
+	}
+	old := setsOf(t)
+	list, err = GrowSets(old.s, 3, 1)
+	refused(t, ErrLevel, list, err)
+	list, err = ReplicateSet(old.s, 1, 1)
+	refused(t, ErrLevel, list, err)
+	for _, bad := range []Cluster{{ID: "c", Shards: 1, Level: 8, Sets: 1, Replicas: [SetsMax + 1]uint8{2: 1}}, {ID: "c", Shards: 1, Level: 8, Sets: 1, Replicas: [SetsMax + 1]uint8{1: ReplicasMax + 1}}} {
+		if bad.check() == nil {
+			t.Errorf("%+v passes", bad)
+		}
+	}
+}
+
+// TestStandIns checks that who comes back is kept from the level on at which it is known, and goes with its node.
+func TestStandIns(t *testing.T) {
+	p := setsOf(t, []NodeID{1, 2, 3}, []NodeID{2})
+	sh := *p.s.Shard(p.s.Cluster().Set(1).First)
+	sh.Home = []NodeID{3}
+	list, err := SetShard(p.s, sh)
+	refused(t, ErrLevel, list, err)
+	c := *p.s.Cluster()
+	c.Level = LevelReplicas
+	p.take([]Entry{c.Entry()})
+	p.do(SetShard(p.s, sh))
+	p.do(RemoveNode(p.s, 3))
+	if now := p.s.Shard(sh.ID); now.Home != nil && len(now.Home) > 0 || !slices.Equal(now.Replicas, []NodeID{2}) {
+		t.Errorf("%+v", *now)
 	}
 }

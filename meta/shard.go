@@ -26,10 +26,15 @@ type Shard struct {
 	Eligible []NodeID // in order; part of Replicas, not in ISR: may lead without loss
 	// Target are the nodes that shall be the Replicas, one after the other, where these are others; empty: nothing moves. The Replicas may be one more meanwhile.
 	Target []NodeID
+	// Home are the nodes whose place others have as these are away: when they are back they shall have the shards again. Empty: nobody stands in.
+	Home []NodeID
 }
 
 // shardTarget is the version of a shard's entry from which on it has a Target. Without one it is written as version 1.
 const shardTarget = 2
+
+// shardHome is the version of an entry with a Home.
+const shardHome = 3
 
 func shardName(id uint32) string { return strconv.FormatUint(uint64(id), 10) }
 
@@ -55,7 +60,10 @@ func (d *decoder) nodes() (list []NodeID) {
 // Entry is what is stored of the shard.
 func (s *Shard) Entry() Entry {
 	version := byte(1)
-	if len(s.Target) > 0 {
+	switch {
+	case len(s.Home) > 0:
+		version = shardHome
+	case len(s.Target) > 0:
 		version = shardTarget
 	}
 	b := binary.AppendUvarint([]byte{version}, s.Change)
@@ -63,6 +71,9 @@ func (s *Shard) Entry() Entry {
 	b = appendNodes(appendNodes(appendNodes(b, s.Replicas), s.ISR), s.Eligible)
 	if version >= shardTarget {
 		b = appendNodes(b, s.Target)
+	}
+	if version >= shardHome {
+		b = appendNodes(b, s.Home)
 	}
 	return Entry{Key: kindShard.key(shardName(s.ID)), Value: b}
 }
@@ -77,7 +88,7 @@ func (s *Shard) check() error {
 	case len(s.Replicas) == 0 || len(s.Replicas) > ReplicasMax:
 		return fmt.Errorf("shard %d: want 1 to %d replicas, found %d", s.ID, ReplicasMax, len(s.Replicas))
 	}
-	for _, list := range [][]NodeID{s.Replicas, s.Target} {
+	for _, list := range [][]NodeID{s.Replicas, s.Target, s.Home} {
 		for i, id := range list {
 			if id == 0 || id > NodeIDMax || slices.Contains(list[:i], id) {
 				return fmt.Errorf("shard %d: its replicas %v name a node twice, or none", s.ID, list)
@@ -111,11 +122,16 @@ func decodeShard(name string, d *decoder) (any, error) {
 	if d.version >= shardTarget {
 		s.Target = d.nodes()
 	}
+	if d.version >= shardHome {
+		s.Home = d.nodes()
+	}
 	switch {
 	case d.bad:
 		return s, nil // told by who reads the rest
 	case d.version == shardTarget && len(s.Target) == 0:
 		return nil, errors.New("it has the version of one that moves, and does not")
+	case d.version >= shardHome && len(s.Home) == 0:
+		return nil, errors.New("it has the version of one with nodes that come back, and has none")
 	}
 	return s, s.check()
 }

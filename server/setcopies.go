@@ -290,7 +290,7 @@ func (c *setCopier) look(s *meta.Snapshot) (at []setAt, led []int, err error) {
 		}
 		spared := c.spared(n, sh)
 		switch {
-		case sh.Leader == c.own && spared:
+		case sh.Leader == c.own && (spared || cl.Replicas[n] > 0): // of a set with its own number of replicas another node gets what it lacks, and leads
 			led = append(led, n)
 		case sh.Leader == c.own:
 			err = needed(fmt.Sprintf("it leads set %d of the shards, and too few others are in sync", n))

@@ -135,6 +135,7 @@ func (m *member) placement(set *setMember) control.Placement {
 	s := set.control.State()
 	p := control.Placement{Set: set.Number, First: int(set.First), Shards: int(set.Count), Shard: m.n.catalog.Load().Shard(set.First), Leader: s.Leader, Open: s.Leading, Alive: s.Alive,
 		Followers: make(map[meta.NodeID]uint64), Yields: string(set.control.Yields())}
+	p.Factor = m.n.catalog.Load().Cluster().SetReplicas(set.Number, 0)
 	if p.Shard != nil {
 		p.Least = cluster.LeastInSync(len(p.Shard.Replicas))
 	}

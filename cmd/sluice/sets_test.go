@@ -255,3 +255,34 @@ func TestBalanceOfSets(t *testing.T) {
 		t.Errorf("of a set that moves: %s", got)
 	}
 }
+
+// A set's number of replicas is changed by its number, and shown where some have one of their own.
+func TestShardReplicasOfSets(t *testing.T) {
+	w := withShards(t, 0)
+	w.grow().Factor = 1
+	for _, bad := range [][]string{{"2"}, {"0", "--set", "1"}, {"x", "--set", "1"}, {"--set", "1"}} {
+		if out, code := sluice(t, "", append([]string{"shard", "replicas"}, bad...)...); code != 2 {
+			t.Errorf("%v: code %d, %s", bad, code, out)
+		}
+	}
+	says(t, 2, "say how many", "shard", "sets", "--replicas", "2")
+	out := table(says(t, 0, "", "shard", "replicas", "2", "--set", "1", "--wait"))
+	if want := "SET SHARDS LEADER PREFERRED EPOCH REPLICAS IN SYNC NOT IN SYNC LAG MOVES\n0 0-5 1 4 2 1 2\n1 6-9 2 1 1 2 1 2"; out != want || w.was() != "2 replicas of 1" {
+		t.Errorf("%s", out)
+	}
+	w.mu.Lock()
+	set := w.st.Sets[0]
+	set.Factor, set.Replicas, set.InSync, set.Home, w.looks = 2, []uint32{2}, []uint32{2}, []uint32{1}, 1<<20
+	w.mu.Unlock()
+	if out := table(says(t, 0, "", "shard", "sets")); !strings.HasSuffix(out, "1 of 2 2 until 1 is back") {
+		t.Errorf("%s", out)
+	}
+}
+
+func (w *fakeShards) Replicas(_ context.Context, r *api.ShardReplicasRequest) (*api.ShardStatus, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked("%d replicas of %d", r.Replicas, r.Set)
+	w.st.Sets[r.Set-1].Factor = r.Replicas
+	return w.st, nil
+}

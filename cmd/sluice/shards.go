@@ -36,7 +36,7 @@ type shardStatus struct {
 
 func newShardCommand() *cobra.Command {
 	f := &controlFlags{}
-	return f.group("shard", "See who leads and who is in sync, and change who leads and who has the shards", shardShow(f), shardSets(f), shardMove(f), shardBalanced(f), shardElect(f))
+	return f.group("shard", "See who leads and who is in sync, and change who leads and who has the shards", shardShow(f), shardSets(f), shardReplicas(f), shardMove(f), shardBalanced(f), shardElect(f))
 }
 
 // showShards writes one line for each node that has the shards, and one for each set of them if there are any beside the first.

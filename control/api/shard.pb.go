@@ -194,6 +194,8 @@ type ShardSet struct {
 	Target        []uint32               `protobuf:"varint,11,rep,packed,name=target,proto3" json:"target,omitempty"`                         // nodes that shall have its shards in place of replicas; none: nothing moves
 	Followers     []*ShardFollower       `protobuf:"bytes,12,rep,name=followers,proto3" json:"followers,omitempty"`                           // that are connected to the node that leads it; none where that cannot be asked
 	Progress      []*NodeProgress        `protobuf:"bytes,13,rep,name=progress,proto3" json:"progress,omitempty"`                             // of nodes that have its shards or are to have them, by number; none where the node that leads it cannot be asked
+	Factor        uint32                 `protobuf:"varint,14,opt,name=factor,proto3" json:"factor,omitempty"`                                // how many replicas it is to have, where it has a number of its own; 0: as many as cluster.replicas says
+	Home          []uint32               `protobuf:"varint,15,rep,packed,name=home,proto3" json:"home,omitempty"`                             // nodes whose place others have while they are away: they shall have its shards again; none: nobody stands in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -315,6 +317,20 @@ func (x *ShardSet) GetFollowers() []*ShardFollower {
 func (x *ShardSet) GetProgress() []*NodeProgress {
 	if x != nil {
 		return x.Progress
+	}
+	return nil
+}
+
+func (x *ShardSet) GetFactor() uint32 {
+	if x != nil {
+		return x.Factor
+	}
+	return 0
+}
+
+func (x *ShardSet) GetHome() []uint32 {
+	if x != nil {
+		return x.Home
 	}
 	return nil
 }
@@ -559,7 +575,8 @@ func (*ShardStatusRequest) Descriptor() ([]byte, []int) {
 
 type ShardSetsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Sets          uint32                 `protobuf:"varint,1,opt,name=sets,proto3" json:"sets,omitempty"` // how many there shall be beside the first, from 1 to 15
+	Sets          uint32                 `protobuf:"varint,1,opt,name=sets,proto3" json:"sets,omitempty"`         // how many there shall be beside the first, from 1 to 15
+	Replicas      uint32                 `protobuf:"varint,2,opt,name=replicas,proto3" json:"replicas,omitempty"` // of each that this makes; 0: as many as cluster.replicas says
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -601,6 +618,65 @@ func (x *ShardSetsRequest) GetSets() uint32 {
 	return 0
 }
 
+func (x *ShardSetsRequest) GetReplicas() uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+type ShardReplicasRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Set           uint32                 `protobuf:"varint,1,opt,name=set,proto3" json:"set,omitempty"`           // from 1 on
+	Replicas      uint32                 `protobuf:"varint,2,opt,name=replicas,proto3" json:"replicas,omitempty"` // from 1 on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardReplicasRequest) Reset() {
+	*x = ShardReplicasRequest{}
+	mi := &file_shard_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardReplicasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardReplicasRequest) ProtoMessage() {}
+
+func (x *ShardReplicasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_shard_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardReplicasRequest.ProtoReflect.Descriptor instead.
+func (*ShardReplicasRequest) Descriptor() ([]byte, []int) {
+	return file_shard_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ShardReplicasRequest) GetSet() uint32 {
+	if x != nil {
+		return x.Set
+	}
+	return 0
+}
+
+func (x *ShardReplicasRequest) GetReplicas() uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
 type MoveShardsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	To            uint32                 `protobuf:"varint,1,opt,name=to,proto3" json:"to,omitempty"`   // the node that is to lead
@@ -611,7 +687,7 @@ type MoveShardsRequest struct {
 
 func (x *MoveShardsRequest) Reset() {
 	*x = MoveShardsRequest{}
-	mi := &file_shard_proto_msgTypes[7]
+	mi := &file_shard_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +699,7 @@ func (x *MoveShardsRequest) String() string {
 func (*MoveShardsRequest) ProtoMessage() {}
 
 func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[7]
+	mi := &file_shard_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +712,7 @@ func (x *MoveShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveShardsRequest.ProtoReflect.Descriptor instead.
 func (*MoveShardsRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{7}
+	return file_shard_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MoveShardsRequest) GetTo() uint32 {
@@ -663,7 +739,7 @@ type ElectUncleanRequest struct {
 
 func (x *ElectUncleanRequest) Reset() {
 	*x = ElectUncleanRequest{}
-	mi := &file_shard_proto_msgTypes[8]
+	mi := &file_shard_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +751,7 @@ func (x *ElectUncleanRequest) String() string {
 func (*ElectUncleanRequest) ProtoMessage() {}
 
 func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[8]
+	mi := &file_shard_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +764,7 @@ func (x *ElectUncleanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ElectUncleanRequest.ProtoReflect.Descriptor instead.
 func (*ElectUncleanRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{8}
+	return file_shard_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ElectUncleanRequest) GetNode() uint32 {
@@ -715,7 +791,7 @@ type BalanceShardsRequest struct {
 
 func (x *BalanceShardsRequest) Reset() {
 	*x = BalanceShardsRequest{}
-	mi := &file_shard_proto_msgTypes[9]
+	mi := &file_shard_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +803,7 @@ func (x *BalanceShardsRequest) String() string {
 func (*BalanceShardsRequest) ProtoMessage() {}
 
 func (x *BalanceShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[9]
+	mi := &file_shard_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +816,7 @@ func (x *BalanceShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BalanceShardsRequest.ProtoReflect.Descriptor instead.
 func (*BalanceShardsRequest) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{9}
+	return file_shard_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BalanceShardsRequest) GetDryRun() bool {
@@ -771,7 +847,7 @@ type ShardBalance struct {
 
 func (x *ShardBalance) Reset() {
 	*x = ShardBalance{}
-	mi := &file_shard_proto_msgTypes[10]
+	mi := &file_shard_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +859,7 @@ func (x *ShardBalance) String() string {
 func (*ShardBalance) ProtoMessage() {}
 
 func (x *ShardBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[10]
+	mi := &file_shard_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +872,7 @@ func (x *ShardBalance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardBalance.ProtoReflect.Descriptor instead.
 func (*ShardBalance) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{10}
+	return file_shard_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ShardBalance) GetBalanced() bool {
@@ -848,7 +924,7 @@ type ShardSetBalance struct {
 
 func (x *ShardSetBalance) Reset() {
 	*x = ShardSetBalance{}
-	mi := &file_shard_proto_msgTypes[11]
+	mi := &file_shard_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +936,7 @@ func (x *ShardSetBalance) String() string {
 func (*ShardSetBalance) ProtoMessage() {}
 
 func (x *ShardSetBalance) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[11]
+	mi := &file_shard_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +949,7 @@ func (x *ShardSetBalance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardSetBalance.ProtoReflect.Descriptor instead.
 func (*ShardSetBalance) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{11}
+	return file_shard_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShardSetBalance) GetNumber() uint32 {
@@ -923,7 +999,7 @@ type ShardPlace struct {
 
 func (x *ShardPlace) Reset() {
 	*x = ShardPlace{}
-	mi := &file_shard_proto_msgTypes[12]
+	mi := &file_shard_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1011,7 @@ func (x *ShardPlace) String() string {
 func (*ShardPlace) ProtoMessage() {}
 
 func (x *ShardPlace) ProtoReflect() protoreflect.Message {
-	mi := &file_shard_proto_msgTypes[12]
+	mi := &file_shard_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1024,7 @@ func (x *ShardPlace) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardPlace.ProtoReflect.Descriptor instead.
 func (*ShardPlace) Descriptor() ([]byte, []int) {
-	return file_shard_proto_rawDescGZIP(), []int{12}
+	return file_shard_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShardPlace) GetNode() uint32 {
@@ -1000,7 +1076,7 @@ const file_shard_proto_rawDesc = "" +
 	"\bprogress\x18\f \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\x125\n" +
 	"\x06yields\x18\r \x03(\v2\x1d.sluice.control.v1.NodeYieldsR\x06yields\x12\x16\n" +
 	"\x06target\x18\x0e \x03(\rR\x06target\x12/\n" +
-	"\x04sets\x18\x0f \x03(\v2\x1b.sluice.control.v1.ShardSetR\x04sets\"\x9c\x03\n" +
+	"\x04sets\x18\x0f \x03(\v2\x1b.sluice.control.v1.ShardSetR\x04sets\"\xc8\x03\n" +
 	"\bShardSet\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x16\n" +
@@ -1015,7 +1091,9 @@ const file_shard_proto_rawDesc = "" +
 	" \x01(\rR\vleastInSync\x12\x16\n" +
 	"\x06target\x18\v \x03(\rR\x06target\x12>\n" +
 	"\tfollowers\x18\f \x03(\v2 .sluice.control.v1.ShardFollowerR\tfollowers\x12;\n" +
-	"\bprogress\x18\r \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\"2\n" +
+	"\bprogress\x18\r \x03(\v2\x1f.sluice.control.v1.NodeProgressR\bprogress\x12\x16\n" +
+	"\x06factor\x18\x0e \x01(\rR\x06factor\x12\x12\n" +
+	"\x04home\x18\x0f \x03(\rR\x04home\"2\n" +
 	"\n" +
 	"NodeYields\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
@@ -1034,9 +1112,13 @@ const file_shard_proto_rawDesc = "" +
 	"\rShardFollower\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x10\n" +
 	"\x03lag\x18\x02 \x01(\x04R\x03lag\"\x14\n" +
-	"\x12ShardStatusRequest\"&\n" +
+	"\x12ShardStatusRequest\"B\n" +
 	"\x10ShardSetsRequest\x12\x12\n" +
-	"\x04sets\x18\x01 \x01(\rR\x04sets\"5\n" +
+	"\x04sets\x18\x01 \x01(\rR\x04sets\x12\x1a\n" +
+	"\breplicas\x18\x02 \x01(\rR\breplicas\"D\n" +
+	"\x14ShardReplicasRequest\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\rR\x03set\x12\x1a\n" +
+	"\breplicas\x18\x02 \x01(\rR\breplicas\"5\n" +
 	"\x11MoveShardsRequest\x12\x0e\n" +
 	"\x02to\x18\x01 \x01(\rR\x02to\x12\x10\n" +
 	"\x03set\x18\x02 \x01(\rR\x03set\";\n" +
@@ -1065,10 +1147,11 @@ const file_shard_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x12\n" +
 	"\x04rack\x18\x02 \x01(\tR\x04rack\x12\x10\n" +
 	"\x03has\x18\x03 \x01(\bR\x03has\x12\x14\n" +
-	"\x05shall\x18\x04 \x01(\bR\x05shall2\xa1\x03\n" +
+	"\x05shall\x18\x04 \x01(\bR\x05shall2\xf6\x03\n" +
 	"\x06Shards\x12O\n" +
 	"\x06Status\x12%.sluice.control.v1.ShardStatusRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12K\n" +
-	"\x04Sets\x12#.sluice.control.v1.ShardSetsRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12L\n" +
+	"\x04Sets\x12#.sluice.control.v1.ShardSetsRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12S\n" +
+	"\bReplicas\x12'.sluice.control.v1.ShardReplicasRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12L\n" +
 	"\x04Move\x12$.sluice.control.v1.MoveShardsRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12V\n" +
 	"\fElectUnclean\x12&.sluice.control.v1.ElectUncleanRequest\x1a\x1e.sluice.control.v1.ShardStatus\x12S\n" +
 	"\aBalance\x12'.sluice.control.v1.BalanceShardsRequest\x1a\x1f.sluice.control.v1.ShardBalanceB,Z*github.com/sluicemq/sluice/control/api;apib\x06proto3"
@@ -1085,7 +1168,7 @@ func file_shard_proto_rawDescGZIP() []byte {
 	return file_shard_proto_rawDescData
 }
 
-var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_shard_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_shard_proto_goTypes = []any{
 	(*ShardStatus)(nil),          // 0: sluice.control.v1.ShardStatus
 	(*ShardSet)(nil),             // 1: sluice.control.v1.ShardSet
@@ -1094,12 +1177,13 @@ var file_shard_proto_goTypes = []any{
 	(*ShardFollower)(nil),        // 4: sluice.control.v1.ShardFollower
 	(*ShardStatusRequest)(nil),   // 5: sluice.control.v1.ShardStatusRequest
 	(*ShardSetsRequest)(nil),     // 6: sluice.control.v1.ShardSetsRequest
-	(*MoveShardsRequest)(nil),    // 7: sluice.control.v1.MoveShardsRequest
-	(*ElectUncleanRequest)(nil),  // 8: sluice.control.v1.ElectUncleanRequest
-	(*BalanceShardsRequest)(nil), // 9: sluice.control.v1.BalanceShardsRequest
-	(*ShardBalance)(nil),         // 10: sluice.control.v1.ShardBalance
-	(*ShardSetBalance)(nil),      // 11: sluice.control.v1.ShardSetBalance
-	(*ShardPlace)(nil),           // 12: sluice.control.v1.ShardPlace
+	(*ShardReplicasRequest)(nil), // 7: sluice.control.v1.ShardReplicasRequest
+	(*MoveShardsRequest)(nil),    // 8: sluice.control.v1.MoveShardsRequest
+	(*ElectUncleanRequest)(nil),  // 9: sluice.control.v1.ElectUncleanRequest
+	(*BalanceShardsRequest)(nil), // 10: sluice.control.v1.BalanceShardsRequest
+	(*ShardBalance)(nil),         // 11: sluice.control.v1.ShardBalance
+	(*ShardSetBalance)(nil),      // 12: sluice.control.v1.ShardSetBalance
+	(*ShardPlace)(nil),           // 13: sluice.control.v1.ShardPlace
 }
 var file_shard_proto_depIdxs = []int32{
 	4,  // 0: sluice.control.v1.ShardStatus.followers:type_name -> sluice.control.v1.ShardFollower
@@ -1108,21 +1192,23 @@ var file_shard_proto_depIdxs = []int32{
 	1,  // 3: sluice.control.v1.ShardStatus.sets:type_name -> sluice.control.v1.ShardSet
 	4,  // 4: sluice.control.v1.ShardSet.followers:type_name -> sluice.control.v1.ShardFollower
 	3,  // 5: sluice.control.v1.ShardSet.progress:type_name -> sluice.control.v1.NodeProgress
-	12, // 6: sluice.control.v1.ShardBalance.nodes:type_name -> sluice.control.v1.ShardPlace
-	11, // 7: sluice.control.v1.ShardBalance.sets:type_name -> sluice.control.v1.ShardSetBalance
-	12, // 8: sluice.control.v1.ShardSetBalance.nodes:type_name -> sluice.control.v1.ShardPlace
+	13, // 6: sluice.control.v1.ShardBalance.nodes:type_name -> sluice.control.v1.ShardPlace
+	12, // 7: sluice.control.v1.ShardBalance.sets:type_name -> sluice.control.v1.ShardSetBalance
+	13, // 8: sluice.control.v1.ShardSetBalance.nodes:type_name -> sluice.control.v1.ShardPlace
 	5,  // 9: sluice.control.v1.Shards.Status:input_type -> sluice.control.v1.ShardStatusRequest
 	6,  // 10: sluice.control.v1.Shards.Sets:input_type -> sluice.control.v1.ShardSetsRequest
-	7,  // 11: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
-	8,  // 12: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
-	9,  // 13: sluice.control.v1.Shards.Balance:input_type -> sluice.control.v1.BalanceShardsRequest
-	0,  // 14: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
-	0,  // 15: sluice.control.v1.Shards.Sets:output_type -> sluice.control.v1.ShardStatus
-	0,  // 16: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
-	0,  // 17: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
-	10, // 18: sluice.control.v1.Shards.Balance:output_type -> sluice.control.v1.ShardBalance
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
+	7,  // 11: sluice.control.v1.Shards.Replicas:input_type -> sluice.control.v1.ShardReplicasRequest
+	8,  // 12: sluice.control.v1.Shards.Move:input_type -> sluice.control.v1.MoveShardsRequest
+	9,  // 13: sluice.control.v1.Shards.ElectUnclean:input_type -> sluice.control.v1.ElectUncleanRequest
+	10, // 14: sluice.control.v1.Shards.Balance:input_type -> sluice.control.v1.BalanceShardsRequest
+	0,  // 15: sluice.control.v1.Shards.Status:output_type -> sluice.control.v1.ShardStatus
+	0,  // 16: sluice.control.v1.Shards.Sets:output_type -> sluice.control.v1.ShardStatus
+	0,  // 17: sluice.control.v1.Shards.Replicas:output_type -> sluice.control.v1.ShardStatus
+	0,  // 18: sluice.control.v1.Shards.Move:output_type -> sluice.control.v1.ShardStatus
+	0,  // 19: sluice.control.v1.Shards.ElectUnclean:output_type -> sluice.control.v1.ShardStatus
+	11, // 20: sluice.control.v1.Shards.Balance:output_type -> sluice.control.v1.ShardBalance
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1140,7 +1226,7 @@ func file_shard_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_shard_proto_rawDesc), len(file_shard_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

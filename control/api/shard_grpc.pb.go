@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Shards_Status_FullMethodName       = "/sluice.control.v1.Shards/Status"
 	Shards_Sets_FullMethodName         = "/sluice.control.v1.Shards/Sets"
+	Shards_Replicas_FullMethodName     = "/sluice.control.v1.Shards/Replicas"
 	Shards_Move_FullMethodName         = "/sluice.control.v1.Shards/Move"
 	Shards_ElectUnclean_FullMethodName = "/sluice.control.v1.Shards/ElectUnclean"
 	Shards_Balance_FullMethodName      = "/sluice.control.v1.Shards/Balance"
@@ -37,8 +38,11 @@ type ShardsClient interface {
 	// Status shows who leads and who is in sync.
 	Status(ctx context.Context, in *ShardStatusRequest, opts ...grpc.CallOption) (*ShardStatus, error)
 	// Sets has the cluster have so many sets of shards beside the first, each with a leader of its own. It returns when that is decided: who leads them is said then,
-	// and Status shows it. They do not become fewer. FAILED_PRECONDITION below level 7.
+	// and Status shows it. They do not become fewer. FAILED_PRECONDITION below level 7, and with replicas below level 8.
 	Sets(ctx context.Context, in *ShardSetsRequest, opts ...grpc.CallOption) (*ShardStatus, error)
+	// Replicas has a set beside the first have another number of replicas. It returns when that is decided: nodes come and go one after the other then, and Status shows
+	// how far it is. NOT_FOUND: there is no such set. FAILED_PRECONDITION below level 8, and for more replicas than there are nodes that can have shards.
+	Replicas(ctx context.Context, in *ShardReplicasRequest, opts ...grpc.CallOption) (*ShardStatus, error)
 	// Move has another node lead a set that is in sync. It returns when that node leads, as far as the node that is asked knows. NOT_FOUND: there is no such set.
 	Move(ctx context.Context, in *MoveShardsRequest, opts ...grpc.CallOption) (*ShardStatus, error)
 	// ElectUnclean has a node lead a set that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
@@ -72,6 +76,16 @@ func (c *shardsClient) Sets(ctx context.Context, in *ShardSetsRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ShardStatus)
 	err := c.cc.Invoke(ctx, Shards_Sets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *shardsClient) Replicas(ctx context.Context, in *ShardReplicasRequest, opts ...grpc.CallOption) (*ShardStatus, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ShardStatus)
+	err := c.cc.Invoke(ctx, Shards_Replicas_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -119,8 +133,11 @@ type ShardsServer interface {
 	// Status shows who leads and who is in sync.
 	Status(context.Context, *ShardStatusRequest) (*ShardStatus, error)
 	// Sets has the cluster have so many sets of shards beside the first, each with a leader of its own. It returns when that is decided: who leads them is said then,
-	// and Status shows it. They do not become fewer. FAILED_PRECONDITION below level 7.
+	// and Status shows it. They do not become fewer. FAILED_PRECONDITION below level 7, and with replicas below level 8.
 	Sets(context.Context, *ShardSetsRequest) (*ShardStatus, error)
+	// Replicas has a set beside the first have another number of replicas. It returns when that is decided: nodes come and go one after the other then, and Status shows
+	// how far it is. NOT_FOUND: there is no such set. FAILED_PRECONDITION below level 8, and for more replicas than there are nodes that can have shards.
+	Replicas(context.Context, *ShardReplicasRequest) (*ShardStatus, error)
 	// Move has another node lead a set that is in sync. It returns when that node leads, as far as the node that is asked knows. NOT_FOUND: there is no such set.
 	Move(context.Context, *MoveShardsRequest) (*ShardStatus, error)
 	// ElectUnclean has a node lead a set that may lack what was acknowledged. FAILED_PRECONDITION while a node leads, or one is there that lacks nothing.
@@ -145,6 +162,9 @@ func (UnimplementedShardsServer) Status(context.Context, *ShardStatusRequest) (*
 }
 func (UnimplementedShardsServer) Sets(context.Context, *ShardSetsRequest) (*ShardStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Sets not implemented")
+}
+func (UnimplementedShardsServer) Replicas(context.Context, *ShardReplicasRequest) (*ShardStatus, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replicas not implemented")
 }
 func (UnimplementedShardsServer) Move(context.Context, *MoveShardsRequest) (*ShardStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method Move not implemented")
@@ -208,6 +228,24 @@ func _Shards_Sets_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ShardsServer).Sets(ctx, req.(*ShardSetsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Shards_Replicas_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShardReplicasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ShardsServer).Replicas(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Shards_Replicas_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ShardsServer).Replicas(ctx, req.(*ShardReplicasRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -280,6 +318,10 @@ var Shards_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Sets",
 			Handler:    _Shards_Sets_Handler,
+		},
+		{
+			MethodName: "Replicas",
+			Handler:    _Shards_Replicas_Handler,
 		},
 		{
 			MethodName: "Move",
