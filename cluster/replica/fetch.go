@@ -80,6 +80,7 @@ type stream struct {
 	mu     struct {
 		sync.Mutex
 		direct bool      // messages are worked on where they are read
+		begun  bool      // the core follows by what the stream has begun with
 		queue  []message // else here; bounded by the channel's window
 		err    error
 		over   bool
@@ -92,13 +93,15 @@ type message struct {
 	done int
 }
 
-// Receive works on a message, or hands it to the stream's goroutine if there is something to wait for.
+// Receive works on a message, or hands it to the stream's goroutine if there is something to wait for. High watermarks overtake what waits: a follower may have no
+// room for frames until it is told that what it has is committed, and that may come behind them.
 func (s *stream) Receive(ch *link.Channel, m link.Message) {
 	s.mu.Lock()
 	direct := s.mu.direct // it is this goroutine alone that ends it
+	overtakes := s.mu.begun && len(m.Bytes()) > 0 && m.Bytes()[0] == msgWatermarks
 	s.mu.Unlock()
 	done := 0
-	if direct {
+	if direct || overtakes {
 		var err error
 		if done, err = s.f.work(m.Bytes(), 0); err == nil {
 			m.Release()
@@ -268,6 +271,9 @@ func (f *fetcher) begin(ctx context.Context, ch *link.Channel, s *stream) error 
 	for _, n := range from {
 		msg = binary.AppendUvarint(msg, n)
 	}
+	s.mu.Lock()
+	s.mu.begun = true
+	s.mu.Unlock()
 	return ch.Send(msg)
 }
 
@@ -323,9 +329,18 @@ func (f *fetcher) frames(b []byte) (done int, err error) {
 // busyWait is how long a shard that has no room is left alone if nothing is heard of it.
 const busyWait = 20 * time.Millisecond
 
+// stuckWait is how long there may be no room while nothing moves that this node does itself.
+var stuckWait = 2 * time.Second
+
+// errStuck ends a stream when there is no room before the leader says that more is committed, and the leader cannot: what it sent before fills the channel. The next stream
+// begins with that.
+var errStuck = errors.New("replica: there is no room, and the leader is not heard")
+
 // insist works on a message until all of it is done.
 func (f *fetcher) insist(ctx context.Context, m message) error {
 	defer f.busy.Store(false)
+	var was uint64
+	since := f.r.clk.Mono()
 	for {
 		var err error
 		if m.done, err = f.work(m.Bytes(), m.done); !errors.Is(err, broker.ErrBusy) {
@@ -333,6 +348,12 @@ func (f *fetcher) insist(ctx context.Context, m message) error {
 		}
 		if !f.busy.Swap(true) {
 			continue // it may have moved before
+		}
+		now := f.r.clk.Mono()
+		if at, idle := f.stands(); !idle || at != was {
+			was, since = at, now
+		} else if now-since > stuckWait {
+			return errStuck
 		}
 		over := make(chan struct{})
 		t := f.r.clk.AfterFunc(busyWait, func() { close(over) })
@@ -346,6 +367,17 @@ func (f *fetcher) insist(ctx context.Context, m message) error {
 			return link.ErrEnded
 		}
 	}
+}
+
+// stands is where the set's shards are, in one number that each step of one of them raises. idle: the log has all that came.
+func (f *fetcher) stands() (at uint64, idle bool) {
+	idle = true
+	for i := range f.r.set.Shards {
+		st := f.r.o.Core.Replica(f.r.set.shard(i))
+		at += st.Last + st.HighWatermark + st.Applied
+		idle = idle && st.Durable == st.Last
+	}
+	return at, idle
 }
 
 // flushed acknowledges what the log has by now.

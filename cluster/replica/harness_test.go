@@ -24,6 +24,7 @@ import (
 
 func TestMain(m *testing.M) {
 	again = pace.Backoff{First: time.Millisecond, Most: 10 * time.Millisecond}
+	stuckWait = 300 * time.Millisecond
 	goleak.VerifyTestMain(m)
 }
 

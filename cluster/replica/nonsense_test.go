@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/sluicemq/sluice/broker"
@@ -227,4 +228,37 @@ func FuzzWork(f *testing.F) {
 			done = n
 		}
 	})
+}
+
+// A leader has sent as much as the channel takes, and cannot say that what the follower has is committed: it has no room for more before that. The follower comes with
+// another stream.
+func TestStuckFollowerComesAnew(t *testing.T) {
+	n := newNode(t, 2, options{log: large})
+	other, streams := newRaw(t, 1)
+	connect(t, other, n)
+	n.r.Follow(1, 1)
+	leader := &says{t, streams, 1}
+	e, from := leader.next()
+	frame := func(index uint64) []byte {
+		b := batch("x", 1<<20)
+		b.SetBaseOffset(record.Offset(index - 1))
+		return record.AppendFrame(nil, &record.Frame{Kind: record.KindRecords, Epoch: 1, Index: index, Partition: 100, Payload: append(record.BeginRecordsPayload(nil, nil), b...)})
+	}
+	var sending sync.WaitGroup
+	sending.Go(func() {
+		for at := from; at < from+100 && e.ch.Send(framesOf(frame(at))) == nil; at++ {
+			continue
+		}
+	})
+	next, at := leader.next()
+	sending.Wait()
+	if at < 10 || at > 30 {
+		t.Errorf("it asks for frame %d", at)
+	}
+	next.send(t, appendPair([]byte{msgWatermarks}, 0, at-1))
+	next.send(t, framesOf(frame(at)))
+	next.acked(t, at)
+	if got := n.b.Replica(0); got.HighWatermark != at-1 || got.Last != at {
+		t.Errorf("it stands at %+v", got)
+	}
 }

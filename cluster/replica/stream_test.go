@@ -184,3 +184,36 @@ func TestFollowerSaysNonsense(t *testing.T) {
 		t.Error("who asks for what the log does not have is not told")
 	}
 }
+
+// A follower may have more that waits for the high watermark than it takes, of an earlier leader. It says that there is no room for what comes, and gets it all the
+// same, as soon as it is told that what it has is committed: that is said behind what it has no room for.
+func TestWatermarkBehindFramesOfAnotherLead(t *testing.T) {
+	leader, quick := newNode(t, 1, options{log: large}), newNode(t, 2, options{log: large})
+	connect(t, leader, quick)
+	leader.lead(1, 2, 3)
+	quick.r.Follow(1, 1)
+	ack := func(epoch record.Epoch) { // as node 3 would, which is not there
+		for i := range testShards {
+			if err := leader.b.Acked(record.ShardID(i), epoch, 3, leader.b.Replica(record.ShardID(i)).Durable); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	testx.Eventually(t, soon, func() bool { return leader.b.Replica(0).Durable == 1 }, "it begins")
+	ack(1)
+	leader.opens()
+	const size, large = 100 << 10, 20 << 20
+	for range (8 << 20) / size {
+		leader.append(0, batch("x", size))
+	}
+	leader.append(0, batch("x", large))
+	last := uint64((8<<20)/size + 2)
+	testx.Eventually(t, soon, func() bool { return quick.b.Replica(0).Durable == last }, "the follower has all, and nothing is committed")
+	leader.resign()
+	leader.lead(2, 2, 3)
+	quick.r.Follow(1, 2)
+	testx.Eventually(t, soon, func() bool { f := quick.r.fetched.Load(); return f.epoch == 2 && f.busy.Load() }, "the follower has no room")
+	ack(2)
+	leader.opens()
+	same(t, leader, quick)
+}
