@@ -485,6 +485,7 @@ func (b *Broker) applyFrame(s *shard, f *record.Frame) error {
 func (b *Broker) Recovered() {
 	b.recovering = false
 	if b.opts.Replicated {
+		b.raiseSeqsRecovered()
 		b.revivePartitions()
 		b.kickReplicas()
 		return // the rest is the leader's, when it begins
@@ -496,7 +497,7 @@ func (b *Broker) Recovered() {
 		s.mu.Lock()
 		for id, sess := range s.mu.byID {
 			known[id] = true
-			sess.d.highestStarts(taken)
+			highestStarts(sess.d.subscriptions(), taken)
 			sess.client = nil
 			d := sess.d
 			if !d.connected {
@@ -533,12 +534,35 @@ func (b *Broker) Recovered() {
 	b.reviveTxns()
 }
 
-// highestStarts raises highest, by shard, to where d's subscriptions count from. That may lie above all that was written: A publishes and
+// raiseSeqsRecovered has each shard give its next record a number that no subscription counts as one before it.
+func (b *Broker) raiseSeqsRecovered() {
+	taken := make([]uint64, len(b.homes))
+	for _, s := range b.homes {
+		s.mu.Lock()
+		for _, sess := range s.mu.byID {
+			highestStarts(sess.d.subscriptions(), taken)
+		}
+		s.mu.Unlock()
+	}
+	b.raiseSeqs(taken)
+}
+
+func (b *Broker) raiseSeqs(taken []uint64) {
+	for i, s := range b.homes {
+		if taken[i] > 0 {
+			s.mu.Lock()
+			s.mu.nextSeq = max(s.mu.nextSeq, taken[i]+1)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// highestStarts raises highest, by shard, to where subscriptions count from. That may lie above all that was written: A publishes and
 // waits for the log, B subscribes behind it, A's message fails or is lost by a crash, B's subscription is not. A record that took A's place
 // would be none of B's.
-func (d *durable) highestStarts(highest []uint64) {
-	for _, sub := range d.subscriptions() {
-		for _, p := range sub.starts {
+func highestStarts(subs []durableSubscription, highest []uint64) {
+	for i := range subs {
+		for _, p := range subs[i].starts {
 			if int(p.shard) < len(highest) {
 				highest[p.shard] = max(highest[p.shard], p.seq)
 			}

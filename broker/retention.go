@@ -63,6 +63,10 @@ func logStartCommand(p record.PartitionID, start record.Offset) []byte {
 
 // applyLogStart lets go of the records before an offset.
 func (s *shard) applyLogStart(b *Broker, id record.PartitionID, start record.Offset) {
+	if s.set == 0 && id == unboundPartition(s.id) {
+		s.applyNeeded(b, uint64(start))
+		return
+	}
 	p := b.partition(id)
 	if p == nil {
 		return

@@ -160,6 +160,7 @@ func (l *Local) openShard(s *shard) {
 	s.mu.Unlock()
 	if all {
 		l.b.dropEnded()
+		l.b.dropEndedGroups()
 	}
 	l.reviveGroups(s)
 	l.reviveTxns(s)

@@ -32,12 +32,15 @@ type shard struct {
 
 	mu struct {
 		sync.Mutex
-		index      uint64     // of the last frame gathered
-		applied    uint64     // of the last frame applied
-		place      Place      // the end of the group that held it
-		nextSeq    uint64     // of the next record
-		appliedSeq uint64     // every record below was applied
-		logStart   uint64     // what the log was told that nobody needs
+		index      uint64 // of the last frame gathered
+		applied    uint64 // of the last frame applied
+		place      Place  // the end of the group that held it
+		nextSeq    uint64 // of the next record
+		appliedSeq uint64 // every record below was applied
+		logStart   uint64 // what the log was told that nobody needs
+		needed     uint64 // of a replicated shard: what its leader has said is needed, from there on
+		neededAt   time.Duration
+		trimmed    uint64     // where it is followed: what is below has gone from the queues, or is going
 		fill       *pending   // collects
 		free       []*pending // recycled
 		unapplied  int        // lists that were gathered and not yet applied or failed

@@ -80,3 +80,16 @@ func (b *Broker) dropEnded() {
 		s.mu.Unlock()
 	}
 }
+
+// dropEndedGroups forgets what shards have of shared groups that nobody is in any more: while they were followed it stayed, see dropQueues.
+func (b *Broker) dropEndedGroups() {
+	for _, s := range b.homes {
+		s.mu.Lock()
+		for n := range s.mu.groups {
+			if _, known := b.filters.kind(n); !known {
+				s.dropQueueLocked(n)
+			}
+		}
+		s.mu.Unlock()
+	}
+}

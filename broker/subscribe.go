@@ -381,6 +381,11 @@ func (s *shard) applySubscribe(b *Broker, d *decoder) {
 		add = append(add, sub)
 	}
 	if sess != nil {
+		if !b.recovering && !s.leads() { // who has led may have lost what they count from: highestStarts
+			taken := make([]uint64, len(b.homes))
+			highestStarts(add, taken)
+			b.raiseSeqs(taken)
+		}
 		was := b.addSubscriptions(sess, add)
 		s.mu.Lock()
 		sess.d.owes(add, was, owed)
@@ -398,9 +403,10 @@ func (b *Broker) leaveFilter(number uint64, sess *Session) {
 }
 
 // dropQueues forgets the queues of a filter that nobody reads any more. While the log is replayed they stay, until Recovered: a shard's
-// checkpoint may be younger than the command that lost the filter its last reader, and hold what its next one is owed.
+// checkpoint may be younger than the command that lost the filter its last reader, and hold what its next one is owed. They stay where shards are followed, too, until the
+// leader says that nobody needs what is in them, or this node leads: each shard is applied by itself, and the next reader's may be behind.
 func (b *Broker) dropQueues(number uint64) {
-	if b.recovering {
+	if b.recovering || !b.Leading() {
 		return
 	}
 	for _, s := range b.homes {

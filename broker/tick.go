@@ -35,9 +35,13 @@ func (l *Local) Tick() {
 			waits = l.due(s, now) || waits
 			l.publishDelayed(s, now)
 			l.groupProgress(s)
-			l.trim(s, lim, now)
+			if l.b.Leading() { // else the reader of a queue may be in a shard that is not up yet
+				l.trim(s, lim, now)
+			}
 			l.collectGrown(s, lim)
 			l.sweepRelays(s)
+		} else {
+			l.trimFollowed(s)
 		}
 	}
 	if waits {

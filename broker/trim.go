@@ -1,6 +1,10 @@
 package broker
 
-import "github.com/sluicemq/sluice/journal/record"
+import (
+	"time"
+
+	"github.com/sluicemq/sluice/journal/record"
+)
 
 // trimTurn is how many queues of a shard one tick looks at.
 const (
@@ -42,6 +46,65 @@ func (l *Local) trim(s *shard, lim *Limits, now int64) {
 	if moved && l.b.log != nil {
 		l.b.log.SetLogStart(unboundPartition(s.id), record.Offset(start))
 	}
+	l.tellNeeded(s, start)
+}
+
+// neededEvery is how often followers are told at most from where on a shard's messages are needed.
+const neededEvery = 10 * time.Second
+
+// tellNeeded has the shard's log say from where on its messages are needed: followers cannot know who else reads a queue, as the shard of that session may be behind.
+func (l *Local) tellNeeded(s *shard, start uint64) {
+	now := l.b.clock.Mono()
+	s.mu.Lock()
+	due := s.rep != nil && start > s.mu.needed && (s.mu.neededAt == 0 || now-s.mu.neededAt >= neededEvery)
+	if due {
+		s.mu.neededAt = now
+	}
+	s.mu.Unlock()
+	if due {
+		_ = l.b.command(s, logStartCommand(unboundPartition(s.id), record.Offset(start)), entry{done: func() {}, failed: func(error) {}})
+	}
+}
+
+// applyNeeded takes over from where on messages are needed. What is in queues before that goes with the ticks.
+func (s *shard) applyNeeded(b *Broker, start uint64) {
+	s.mu.Lock()
+	s.mu.needed = max(s.mu.needed, start)
+	moved := start > s.mu.logStart
+	s.mu.logStart = max(s.mu.logStart, start)
+	s.mu.Unlock()
+	if moved && b.log != nil {
+		b.log.SetLogStart(unboundPartition(s.id), record.Offset(start))
+	}
+}
+
+// trimFollowed drops of the queues of a shard that is followed what the leader has said that nobody needs, in turns as trim.
+func (l *Local) trimFollowed(s *shard) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.mu.trimList) == 0 {
+		if s.mu.needed <= s.mu.trimmed {
+			return
+		}
+		s.mu.trimmed = s.mu.needed
+		for n := range s.mu.queues {
+			s.mu.trimList = append(s.mu.trimList, n)
+		}
+	}
+	n := len(s.mu.trimList) - min(len(s.mu.trimList), trimTurn)
+	for _, number := range s.mu.trimList[n:] {
+		q := s.mu.queues[number]
+		if q == nil {
+			continue
+		}
+		if gone := q.trim(s.mu.trimmed - 1); len(gone) > 0 {
+			s.mu.rows.blocksGone(q, gone)
+		}
+		if _, known := l.b.filters.kind(number); !known && len(q.blocks) == 0 && s.mu.groups[number] == nil {
+			s.dropQueueLocked(number)
+		}
+	}
+	s.mu.trimList = s.mu.trimList[:n]
 }
 
 func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
