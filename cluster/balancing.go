@@ -1,9 +1,12 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -18,6 +21,71 @@ var ErrNoController = errors.New("cluster: no node decides about the shards just
 type BalanceOptions struct {
 	DryRun  bool // the plan is made, and nothing moves
 	AnyRack bool // racks do not count
+	// Given says who shall have other sets beside the first, by plans that are not carried out: as Want of a Plan. For a dry run alone.
+	Given map[int][]meta.NodeID
+}
+
+// encode is {version, flags u8 (1: change nothing, 2: racks do not count)}, and {set u8, n u8, n × u32} for each set that is given.
+func (o *BalanceOptions) encode() []byte {
+	b := []byte{wireVersion, 0}
+	if o.DryRun {
+		b[1] |= 1
+	}
+	if o.AnyRack {
+		b[1] |= 2
+	}
+	for _, set := range slices.Sorted(maps.Keys(o.Given)) {
+		list := o.Given[set]
+		b = append(b, byte(set), byte(len(list)))
+		for _, id := range list {
+			b = binary.LittleEndian.AppendUint32(b, uint32(id))
+		}
+	}
+	return b
+}
+
+func decodeBalance(b []byte) (o BalanceOptions, err error) {
+	if len(b) < 2 || b[0] != wireVersion || b[1] > 3 || len(b) > 2 && b[1]&1 == 0 {
+		return o, errWire
+	}
+	o.DryRun, o.AnyRack = b[1]&1 != 0, b[1]&2 != 0
+	last := 0
+	for b = b[2:]; len(b) > 0; {
+		if len(b) < 2 || int(b[0]) <= last || b[0] > meta.SetsMax || b[1] == 0 || b[1] > meta.ReplicasMax || len(b) < 2+4*int(b[1]) {
+			return BalanceOptions{}, errWire
+		}
+		last = int(b[0])
+		list := make([]meta.NodeID, b[1])
+		b = b[2:]
+		for i := range list {
+			list[i] = meta.NodeID(binary.LittleEndian.Uint32(b))
+			b = b[4:]
+		}
+		if o.Given == nil {
+			o.Given = make(map[int][]meta.NodeID)
+		}
+		o.Given[last] = list
+	}
+	return o, nil
+}
+
+// BalanceAll is Balance of these sets' Controllers, one after the other, each of what the ones before make of theirs. Where one fails, those before it are as they are then.
+func BalanceAll(ctx context.Context, list []*Controller, o BalanceOptions) (plans []Plan, err error) {
+	o.Given = nil
+	for _, c := range list {
+		p, err := c.Balance(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		plans = append(plans, p)
+		if o.DryRun && c.o.Set > 0 && len(p.Want) > 0 {
+			if o.Given == nil {
+				o.Given = make(map[int][]meta.NodeID)
+			}
+			o.Given[c.o.Set] = p.Want
+		}
+	}
+	return plans, nil
 }
 
 // planAsk waits for the controller to make a plan.
@@ -70,14 +138,7 @@ func (c *Controller) balanceOnce(ctx context.Context, o BalanceOptions) (Plan, e
 			return Plan{}, fmt.Errorf("%w: %w", ErrNoController, ctx.Err())
 		}
 	}
-	body := []byte{wireVersion, 0}
-	if o.DryRun {
-		body[1] |= 1
-	}
-	if o.AnyRack {
-		body[1] |= 2
-	}
-	b, err := c.ask(ctx, at, c.method(methodBalance), body)
+	b, err := c.ask(ctx, at, c.method(methodBalance), o.encode())
 	if err != nil {
 		return Plan{}, fmt.Errorf("%w: %w", ErrNoController, err)
 	}
@@ -85,11 +146,12 @@ func (c *Controller) balanceOnce(ctx context.Context, o BalanceOptions) (Plan, e
 }
 
 func (c *Controller) serveBalance(_ meta.NodeID, b []byte, answer func([]byte, string)) {
-	if len(b) != 2 || b[0] != wireVersion || b[1] > 3 {
-		answer(nil, errWire.Error())
+	o, err := decodeBalance(b)
+	if err != nil {
+		answer(nil, err.Error())
 		return
 	}
-	c.askPlan(BalanceOptions{DryRun: b[1]&1 != 0, AnyRack: b[1]&2 != 0}, func(p Plan, err error) {
+	c.askPlan(o, func(p Plan, err error) {
 		if err != nil {
 			answer(nil, err.Error())
 			return
@@ -137,11 +199,12 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 	known, _ := c.known(now)
 	c.mu.Unlock()
 	defer c.wake() // there may be more
-	plan, _ := c.balance(s, sh, known, p.o)
 	if p.o.DryRun {
+		plan, _ := c.balance(planned(s, p.o.Given), sh, known, p.o)
 		p.done(plan, nil)
 		return
 	}
+	plan, _ := c.balance(s, sh, known, p.o)
 	c.change(term, func(s *meta.Snapshot) (want meta.Shard, changed bool) {
 		have := c.shard(s)
 		if have == nil {
@@ -167,6 +230,23 @@ func (c *Controller) plan(term uint64, s *meta.Snapshot, now time.Duration) {
 	})
 }
 
+// planned is the catalog as it would be if plans of sets were carried out.
+func planned(s *meta.Snapshot, given map[int][]meta.NodeID) *meta.Snapshot {
+	var list []meta.Shard
+	for set, want := range given {
+		cl := s.Cluster()
+		if cl == nil || set > int(cl.Sets) {
+			continue
+		}
+		if sh := s.Shard(cl.Set(set).First); sh != nil {
+			next := clone(sh)
+			next.Replicas, next.Target = want, nil
+			list = append(list, next)
+		}
+	}
+	return s.WithShards(list...)
+}
+
 // balance is the plan, and the order in which the nodes that have the shards are preferred as leaders by then: of a set beside the first, so that each leads, and has, as many as another one.
 func (c *Controller) balance(s *meta.Snapshot, sh *meta.Shard, known map[meta.NodeID]Known, o BalanceOptions) (p Plan, replicas []meta.NodeID) {
 	p = balance(s, sh, known, c.most(s), !o.AnyRack)
@@ -184,7 +264,10 @@ func (c *Controller) balance(s *meta.Snapshot, sh *meta.Shard, known map[meta.No
 	gone = slices.DeleteFunc(gone, func(id meta.NodeID) bool { return slices.Contains(p.Want, id) })
 	replicas = evens(s, c.o.Set, append(stay, gone...), can) // who goes is preferred no more
 	if first := replicas[0]; slices.Contains(p.Want, first) {
-		p.Want = prefer(p.Want, first)
+		replicas = follows(s, c.o.Set, replicas, can)
+		slices.SortStableFunc(p.Want, func(a, b meta.NodeID) int { // who comes is behind
+			return cmp.Compare(uint(slices.Index(replicas, a)), uint(slices.Index(replicas, b)))
+		})
 		p.LeadMoves = sh.Leader != 0 && sh.Leader != first && can(first)
 	}
 	return p, replicas

@@ -47,7 +47,7 @@
 // leases without a break, and waits twice as long each time that it loses it again soon (back): each hand-over stops the set for a moment. Who gets the lead because an operator
 // wants it is made the preferred one in the same change: so nothing moves back what an operator has moved, whichever node is the controller then.
 //
-// A set's first entry is made by a controller that has reigned for a lease, of nodes that it has heard from: all are in sync, as there is nothing yet.
+// A set's first entry is made by a controller that has reigned for a lease, of nodes that it has heard from: all are in sync, as there is nothing yet. Those that drain have it where there are too few others.
 //
 // # What is assumed
 //

@@ -117,6 +117,9 @@ func (c *Controller) make(term uint64, sh *meta.Shard, want meta.Shard) {
 		if (now == nil) != (sh == nil) || now != nil && now.Change != sh.Change {
 			return meta.Shard{}, false // it is looked at again
 		}
+		if sh != nil && want.Replicas[0] != sh.Replicas[0] { // by what other sets are by now: they may be moved at the same time
+			want.Replicas = follows(s, c.o.Set, want.Replicas, anyNode)
+		}
 		return want, true
 	}, func(err error) {
 		if err == nil {
@@ -166,7 +169,7 @@ func (c *Controller) forget() {
 func (c *Controller) known(now time.Duration) (known map[meta.NodeID]Known, move meta.NodeID) {
 	known = make(map[meta.NodeID]Known, len(c.mu.heard))
 	for id, h := range c.mu.heard {
-		known[id] = Known{Alive: now <= h.at+c.o.Lease+c.margin(), Resigned: h.resigned, Draining: h.draining, Leaving: h.leaving}
+		known[id] = Known{Alive: now <= h.at+c.o.Lease+c.margin(), Resigned: h.resigned, Draining: h.draining, Leaving: h.leaving, Paused: h.paused}
 	}
 	return known, c.mu.move
 }
@@ -281,6 +284,7 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 		next := clone(have)
 		if next.Replicas = replicas; c.o.Set > 0 && len(replicas) > len(have.Replicas) {
 			next.Replicas = evens(s, c.o.Set, replicas, func(id meta.NodeID) bool { return !slices.Contains(have.Replicas, id) })
+			next.Replicas = follows(s, c.o.Set, next.Replicas, anyNode)
 		}
 		leave(&next, want)
 		next.Arrived()

@@ -15,7 +15,7 @@ func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
 	}
 	to, known := c.o.Group.Leader()
 	c.mu.Lock()
-	hb := heartbeat{resigned: c.resigned, draining: c.yieldsLocked() != YieldsNot, leaving: c.mu.leaving}
+	hb := heartbeat{resigned: c.resigned, paused: c.paused && c.knows(meta.LevelSets), draining: c.yieldsLocked() != YieldsNot, leaving: c.mu.leaving}
 	if !known || c.mu.beating || hb == c.said && now-c.beaten < interval {
 		c.mu.Unlock()
 		return
@@ -48,6 +48,12 @@ func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
 		}
 		answered(nil)
 	})
+}
+
+// knows says whether all nodes know what there is from a level on.
+func (c *Controller) knows(level uint32) bool {
+	at := c.o.Catalog.Load().Cluster()
+	return at != nil && at.Level >= level
 }
 
 // longer is the lease with a grant more. A grant of an earlier epoch, or of none, takes nothing from it.

@@ -150,7 +150,7 @@ func standsIn(s *meta.Snapshot, set int, sh *meta.Shard, known map[meta.NodeID]K
 	rank := haveOf(s, set)
 	for _, n := range journals(s) {
 		k := known[n.ID]
-		if slices.Contains(base, n.ID) || n.Roles&meta.RoleBroker == 0 || !k.Alive || k.Leaving {
+		if slices.Contains(base, n.ID) || n.Roles&meta.RoleBroker == 0 || !k.leads() {
 			continue
 		}
 		if k.Draining {

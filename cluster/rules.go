@@ -16,7 +16,11 @@ type Known struct {
 	Resigned uint32
 	Draining bool // it does not want to lead
 	Leaving  bool // it is about to stop: nobody is to wait for it, where enough others are in sync
+	Paused   bool // it leads in no epoch while this is so. What it said of that may be old, so it is no sign that it has let go
 }
+
+// leads says whether the node would lead, were it elected.
+func (k *Known) leads() bool { return k.Alive && !k.Leaving && !k.Paused }
 
 // LeastInSync is how many replicas have to be in sync for anything to be acknowledged: the majority of all.
 func LeastInSync(replicas int) int { return replicas/2 + 1 }
@@ -102,7 +106,7 @@ func leave(sh *meta.Shard, inSync []meta.NodeID) {
 func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 	can := func(id meta.NodeID) bool {
 		k := known[id]
-		return k.Alive && !k.Leaving && (slices.Contains(sh.ISR, id) || slices.Contains(sh.Eligible, id))
+		return k.leads() && (slices.Contains(sh.ISR, id) || slices.Contains(sh.Eligible, id))
 	}
 	leads := sh.Leader != 0 && slices.Contains(sh.ISR, sh.Leader) && known[sh.Leader].Alive && known[sh.Leader].Resigned < sh.Epoch
 	if leads {
@@ -135,7 +139,7 @@ func elect(sh, had *meta.Shard, known map[meta.NodeID]Known, move meta.NodeID) {
 func successor(sh *meta.Shard, inSync []meta.NodeID, known map[meta.NodeID]Known, move meta.NodeID) meta.NodeID {
 	can := func(id meta.NodeID, draining bool) bool {
 		k := known[id]
-		return id != sh.Leader && k.Alive && !k.Leaving && (draining || !k.Draining) && slices.Contains(inSync, id)
+		return id != sh.Leader && k.leads() && (draining || !k.Draining) && slices.Contains(inSync, id)
 	}
 	l := known[sh.Leader]
 	switch {

@@ -102,6 +102,7 @@ func (w *world) step() {
 	case 2:
 		k.Draining = !k.Draining
 		k.Leaving = k.Draining && w.rnd.IntN(2) == 0
+		k.Paused = w.rnd.IntN(8) == 0
 		w.known[id] = k
 	case 3, 4:
 		if sh == nil || sh.Leader == 0 || !w.known[sh.Leader].Alive || w.known[sh.Leader].Resigned >= sh.Epoch {
@@ -263,8 +264,10 @@ func TestRules(t *testing.T) {
 
 func FuzzWire(f *testing.F) {
 	f.Add((&heartbeat{resigned: 7, leaving: true}).encode())
+	f.Add((&heartbeat{resigned: 7, paused: true}).encode())
 	f.Add((&grant{yield: 3, alive: []meta.NodeID{1, 2, 3}}).encode())
 	f.Add((&Plan{Have: []meta.NodeID{1, 2}, Want: []meta.NodeID{1, 3}, Leader: 2, LeadMoves: true}).encode())
+	f.Add((&BalanceOptions{DryRun: true, AnyRack: true, Given: map[int][]meta.NodeID{2: {3, 1}, 1: {2}}}).encode())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if h, err := decodeHeartbeat(b); err == nil && string(h.encode()) != string(b) {
@@ -272,6 +275,9 @@ func FuzzWire(f *testing.F) {
 		}
 		if g, err := decodeGrant(b); err == nil && string(g.encode()) != string(b) {
 			t.Errorf("grant %x is %+v, which is written %x", b, g, g.encode())
+		}
+		if o, err := decodeBalance(b); err == nil && string(o.encode()) != string(b) {
+			t.Errorf("balance %x is %+v, which is written %x", b, o, o.encode())
 		}
 		if p, err := decodePlan(b); err == nil && string(p.encode()) != string(b) {
 			t.Errorf("plan %x is %+v, which is written %x", b, p, p.encode())

@@ -12,22 +12,44 @@ import (
 // that begin to have a set's shards become that where it evens out how many sets each leads, and so it is when shards are balanced; who is moved to by an operator
 // becomes it, too, so that nothing moves back what an operator has moved.
 
-// begins is where a set's shards lie at first, and who leads them: on nodes that are there and may lead. They have nothing yet, so all are in sync. false: there is none.
+// begins is where a set's shards lie at first, and who leads them: on nodes that are there, all in sync, as they have nothing yet. Those that drain have them where there are too few
+// others, as with balance; those that are about to stop, or are paused, where the majority of all would not be in sync without them. One of those leads that may, and one that drains only where none may.
+// false: there is none. Where fewer are there than shall have them, who comes later is let in by who leads (comers).
 func begins(s *meta.Snapshot, set int, known map[meta.NodeID]Known, most int) (sh meta.Shard, ok bool) {
-	list := slices.DeleteFunc(journals(s), func(n *meta.Node) bool {
-		k := known[n.ID]
-		return !k.Alive || k.Leaving || k.Draining
-	})
-	if len(list) == 0 {
+	const lead, rest, drain, leave = 0, 1, 2, 3
+	var on [4][]*meta.Node
+	for _, n := range journals(s) {
+		switch k := known[n.ID]; {
+		case !k.Alive:
+		case k.Leaving || k.Paused:
+			on[leave] = append(on[leave], n)
+		case !k.Draining:
+			on[lead] = append(on[lead], n)
+		case n.Roles&meta.RoleBroker == 0: // it says so, as it takes no clients
+			on[rest] = append(on[rest], n)
+		default:
+			on[drain] = append(on[drain], n)
+		}
+	}
+	if len(on[lead]) == 0 {
+		on[lead], on[drain] = on[drain], nil
+	}
+	if len(on[lead]) == 0 {
+		on[lead], on[rest] = on[rest], nil
+	}
+	if len(on[lead]) == 0 {
 		return sh, false
 	}
+	list := on[lead]
 	at := (set - 1) % len(list)
 	list = slices.Concat(list[at:], list[:at])
 	if (set-1)/len(list)%2 == 1 { // who leads several sets is followed by another one in each
 		slices.Reverse(list[1:])
 	}
-	on := placeOn(s, list, nil, most)
-	return meta.Shard{Epoch: 1, Leader: on[0], Replicas: on, ISR: slices.Sorted(slices.Values(on))}, true
+	replicas := placeOn(s, slices.Concat(list, on[rest]), nil, most)
+	replicas = placeOn(s, on[drain], replicas, most)
+	replicas = placeOn(s, on[leave], replicas, LeastInSync(min(most, len(journals(s)))))
+	return meta.Shard{Epoch: 1, Leader: replicas[0], Replicas: replicas, ISR: slices.Sorted(slices.Values(replicas))}, true
 }
 
 // journals are the nodes that can have shards.
@@ -68,6 +90,50 @@ func evens(s *meta.Snapshot, set int, replicas []meta.NodeID, can func(meta.Node
 		}
 	}
 	return prefer(replicas, best)
+}
+
+// follows gives a set's replicas with another one behind the one that is preferred, which leads when that is lost: of those who may (can) the one that is behind the same node in the
+// fewest other sets, and of like ones the one that is preferred of the fewest; as they are, where that is no better.
+func follows(s *meta.Snapshot, set int, replicas []meta.NodeID, can func(meta.NodeID) bool) []meta.NodeID {
+	of, behind, best := preferredOf(s, set), behindOf(s, set, replicas[0]), 0
+	for i, id := range replicas {
+		if n := s.Node(id); i == 0 || n == nil || n.Roles&meta.RoleBroker == 0 || !can(id) {
+			continue
+		}
+		if b := replicas[best]; best == 0 || behind[id] < behind[b] || behind[id] == behind[b] && of[id] < of[b] {
+			best = i
+		}
+	}
+	if best < 2 {
+		return replicas
+	}
+	for _, id := range replicas[1:best] {
+		if n := s.Node(id); n != nil && n.Roles&meta.RoleBroker != 0 && can(id) { // it was the first of them
+			return slices.Concat(replicas[:1], replicas[best:best+1], replicas[1:best], replicas[best+1:])
+		}
+	}
+	return replicas
+}
+
+func anyNode(meta.NodeID) bool { return true }
+
+// behindOf counts in how many of the sets that prefer a node, but for this one and the first, each other one is behind it.
+func behindOf(s *meta.Snapshot, set int, first meta.NodeID) map[meta.NodeID]int {
+	behind := make(map[meta.NodeID]int)
+	c := s.Cluster()
+	for k := 1; c != nil && k <= int(c.Sets); k++ {
+		o := s.Shard(c.Set(k).First)
+		if k == set || o == nil || o.Replicas[0] != first {
+			continue
+		}
+		for _, id := range o.Replicas[1:] {
+			if n := s.Node(id); n != nil && n.Roles&meta.RoleBroker != 0 {
+				behind[id]++
+				break
+			}
+		}
+	}
+	return behind
 }
 
 // share gives want, where a set's shards shall be, with nodes that have more of the other sets left for candidates that have fewer, unless racks would be used worse by that. Rather than
@@ -229,7 +295,7 @@ func (c *Controller) placed(s *meta.Snapshot, sh *meta.Shard, known map[meta.Nod
 	switch asked := c.mu.asked; {
 	case asked == 0, c.own(s) > 0 && !slices.Contains(want.ISR, asked): // it comes
 	case asked == want.Leader && asked != want.Replicas[0]:
-		want.Replicas = prefer(want.Replicas, asked)
+		want.Replicas = prefer(want.Replicas, asked) // see make
 		return want, true
 	case asked == want.Leader && !changed, asked != want.Leader && asked != c.mu.move:
 		c.mu.asked = 0 // it is so, or cannot be

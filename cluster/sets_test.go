@@ -19,21 +19,41 @@ func allThere(n int) map[meta.NodeID]Known {
 
 // Sets begin on nodes that are there, in as many racks as there are, each with another leader and with another one behind it.
 func TestSetsBegin(t *testing.T) {
+	const clientless = meta.RoleJournal | meta.RoleMeta
 	for _, c := range []struct {
 		name  string
 		racks []string
 		nodes int
 		known map[meta.NodeID]Known
+		roles map[meta.NodeID]meta.Roles
 		sets  [][]meta.NodeID // the replicas of each, who leads first
 	}{
 		{name: "three", nodes: 3, known: allThere(3), sets: [][]meta.NodeID{ids(1, 2, 3), ids(2, 3, 1), ids(3, 1, 2), ids(1, 3, 2), ids(2, 1, 3), ids(3, 2, 1), ids(1, 2, 3)}},
 		{name: "five", nodes: 5, known: allThere(5), sets: [][]meta.NodeID{ids(1, 2, 3), ids(2, 3, 4), ids(3, 4, 5), ids(4, 5, 1), ids(5, 1, 2), ids(1, 5, 4)}},
 		{name: "racks", nodes: 4, racks: []string{"a", "a", "b", "b"}, known: allThere(4), sets: [][]meta.NodeID{ids(1, 3, 2), ids(2, 3, 4)}},
 		{name: "some are not there, or go, or drain", nodes: 5, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true}, 4: {Alive: true, Leaving: true}, 5: {Alive: true}},
-			sets: [][]meta.NodeID{ids(2, 5), ids(5, 2), ids(2, 5)}},
+			sets: [][]meta.NodeID{ids(2, 5, 1), ids(5, 2, 1), ids(2, 5, 1)}},
+		{name: "all but one drain", nodes: 3, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true}, 3: {Alive: true, Draining: true}}, sets: [][]meta.NodeID{ids(2, 1, 3), ids(2, 1, 3)}},
+		{name: "all drain", nodes: 3, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true, Draining: true}, 3: {Alive: true, Draining: true}},
+			sets: [][]meta.NodeID{ids(1, 2, 3), ids(2, 3, 1)}},
+		{name: "who drains is not needed", nodes: 4, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true}, 3: {Alive: true}, 4: {Alive: true}},
+			sets: [][]meta.NodeID{ids(2, 3, 4), ids(3, 4, 2), ids(4, 2, 3), ids(2, 4, 3)}},
+		{name: "one takes no clients", nodes: 3, racks: []string{"a", "a", "b"}, roles: map[meta.NodeID]meta.Roles{1: clientless}, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true}, 3: {Alive: true}},
+			sets: [][]meta.NodeID{ids(2, 3, 1), ids(3, 2, 1)}},
+		{name: "none takes clients but one that drains", nodes: 3, roles: map[meta.NodeID]meta.Roles{1: clientless, 2: clientless},
+			known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true, Draining: true}, 3: {Alive: true, Draining: true}}, sets: [][]meta.NodeID{ids(3, 1, 2), ids(3, 1, 2)}},
+		{name: "one alone, and one that is about to stop", nodes: 3, known: map[meta.NodeID]Known{1: {Alive: true, Leaving: true}, 2: {Alive: true}}, sets: [][]meta.NodeID{ids(2, 1), ids(2, 1)}},
+		{name: "one alone, and one that is paused", nodes: 3, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true, Paused: true}, 2: {Alive: true}}, sets: [][]meta.NodeID{ids(2, 1), ids(2, 1)}},
+		{name: "one alone", nodes: 3, known: map[meta.NodeID]Known{2: {Alive: true}}, sets: [][]meta.NodeID{ids(2)}},
 		{name: "nobody", nodes: 3, sets: [][]meta.NodeID{nil}},
 	} {
-		s := catalogOf(t, c.nodes, c.racks...).Load()
+		catalog := catalogOf(t, c.nodes, c.racks...)
+		for id, roles := range c.roles {
+			n := *catalog.Load().Node(id)
+			n.Roles = roles
+			catalog.Apply(0, []meta.Entry{n.Entry()})
+		}
+		s := catalog.Load()
 		for i, want := range c.sets {
 			sh, ok := begins(s, i+1, c.known, 3)
 			if ok != (want != nil) || !slices.Equal(sh.Replicas, want) {

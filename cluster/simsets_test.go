@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -29,6 +30,12 @@ func (s *sim) grow() {
 	if s.leader(1) != nil || s.epochOf(1) != 0 {
 		s.fail("a set that is not there is led")
 	}
+	s.makeSets(sets)
+	s.heals("after sets were made")
+	s.evenly("when sets were made")
+}
+
+func (s *sim) makeSets(sets int) {
 	n := s.leader(0)
 	n.catalog.Update(func(now *meta.Snapshot) ([]meta.Entry, error) { return s.growsTo(now, sets) }, func(err error) {
 		if err != nil {
@@ -36,8 +43,6 @@ func (s *sim) grow() {
 		}
 	})
 	s.grown = sets
-	s.heals("after sets were made")
-	s.evenly("when sets were made")
 }
 
 // growsTo are the entries by which there are so many sets, each with the number of replicas that it is to have.
@@ -135,15 +140,23 @@ func (s *sim) even() bool {
 // calm is a cluster of three nodes with three sets beside the first, in which nothing happens: each has so many replicas, or as many as there are.
 func calm(t *testing.T, factors []uint8, lives func(*sim)) {
 	t.Helper()
+	still(t, 3, factors, func(s *sim) {
+		if s.grow(); s.failed == "" {
+			lives(s)
+		}
+	})
+}
+
+// still is calm before the sets are made, of which there may be so many.
+func still(t *testing.T, sets int, factors []uint8, lives func(*sim)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := newSim(t, 1, 3, 3)
+		s := newSim(t, 1, 3, sets)
 		s.factors = factors
 		for _, n := range s.nodes {
 			s.start(n)
 		}
-		s.heals("at first")
-		s.grow()
-		if s.failed == "" {
+		if s.heals("at first"); s.failed == "" {
 			lives(s)
 		}
 		for _, n := range s.nodes {
@@ -349,7 +362,7 @@ func TestSetsPause(t *testing.T) {
 // A follower that is lost soon after the lead began is waited for no longer than one that is lost later: until its connection ends, not until its lease is over.
 func TestSetsLoseFollower(t *testing.T) {
 	for _, after := range []time.Duration{200 * time.Millisecond, simLease, 3 * time.Second} { // the last one is longer than Options.Lag
-		calm(t, func(s *sim) {
+		calm(t, nil, func(s *sim) {
 			s.until("all are in sync", s.inSync)
 			to, lost := s.nodes[0], s.nodes[2]
 			if s.leader(2) == to {
@@ -379,4 +392,197 @@ func TestSetsLoseFollower(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The only node in sync of a set, which is paused, is not elected again and again: nobody leads until that ends, then it does at once.
+func TestSetsPausedAlone(t *testing.T) {
+	calm(t, nil, func(s *sim) {
+		n := s.leader(1)
+		others := slices.DeleteFunc(slices.Clone(s.nodes), func(o *simNode) bool { return o == n })
+		behind, lost := others[0], others[1]
+		s.enter(func() { behind.parts[1].breaks(time.Hour) })
+		s.until("one is behind", func() bool { return !slices.Contains(n.parts[1].shard().ISR, behind.id) })
+		s.kill(lost)
+		s.until("the other one is lost", func() bool { return slices.Equal(n.parts[1].shard().ISR, []meta.NodeID{n.id}) })
+		s.live(2 * simLease)
+		paused := make(chan func(), 1)
+		go func() {
+			resume, err := n.parts[1].control.Pause(n.ctx)
+			if err != nil {
+				s.t.Error(err)
+			}
+			paused <- resume
+		}()
+		s.until("nobody leads", func() bool { return len(paused) == 1 && n.parts[1].shard().Leader == 0 })
+		epoch := s.epochOf(1)
+		s.live(8 * simLease)
+		if now := s.epochOf(1); now != epoch {
+			s.fail("a node that is paused is elected again and again: from epoch %d to %d", epoch, now)
+		}
+		resume, begin := <-paused, time.Now()
+		resume()
+		s.until("it leads again", func() bool { return s.leader(1) == n })
+		if took := time.Since(begin); took > simLease {
+			s.fail("it leads %v after the pause", took)
+		}
+	})
+}
+
+// Sets begin on all nodes that are there, also where these drain: with one replica alone a lost node would take what was acknowledged with it. They are led by one that does not.
+func TestSetsBeginWhileNodesDrain(t *testing.T) {
+	for drains := range 4 { // so many
+		still(t, 3, nil, func(s *sim) {
+			for _, n := range s.nodes[:drains] {
+				n.drain(true)
+			}
+			s.live(2 * simLease)
+			s.makeSets(3)
+			s.until("sets begin", s.leads)
+			for k := 1; k <= 3; k++ {
+				sh := s.leader(k).parts[k].shard()
+				if sh.Epoch != 1 || len(sh.Replicas) != 3 || len(sh.ISR) != 3 {
+					s.fail("set %d begins with %+v where %d of three drain", k, *sh, drains)
+				}
+				if drains < 3 && int(sh.Leader) <= drains {
+					s.fail("set %d begins with a leader that drains: %+v", k, *sh)
+				}
+			}
+		})
+	}
+}
+
+// A set that begins while a node is away gets it when it comes.
+func TestSetsBeginWithoutOne(t *testing.T) {
+	still(t, 3, nil, func(s *sim) {
+		away := s.nodes[2]
+		if s.leader(0) == away {
+			away = s.nodes[1]
+		}
+		s.kill(away)
+		s.until("it is known to be away", func() bool { return s.leader(0) != nil && !slices.Contains(s.leader(0).parts[0].shard().ISR, away.id) })
+		s.live(2 * simLease)
+		s.makeSets(3)
+		s.until("sets begin", s.leads)
+		for k := 1; k <= 3; k++ {
+			if sh := s.leader(k).parts[k].shard(); len(sh.Replicas) != 2 || len(sh.ISR) != 2 {
+				s.fail("set %d begins with %+v where two are there", k, *sh)
+			}
+		}
+		s.start(away)
+		s.until("it comes to all sets", func() bool {
+			for k := 1; k <= 3; k++ {
+				if sh := away.parts[k].shard(); sh == nil || len(sh.Replicas) != 3 || len(sh.ISR) != 3 {
+					return false
+				}
+			}
+			return true
+		})
+		s.evenly("with all three")
+		if !s.even() {
+			s.fail("leads are not spread over three:%s", s.states())
+		}
+	})
+}
+
+// balanceAll has all sets be balanced, as an operator asks at a node.
+func (s *sim) balanceAll(n *simNode, o BalanceOptions) (plans []Plan) {
+	type answer struct {
+		plans []Plan
+		err   error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		plans, err := BalanceAll(n.ctx, n.controls()[:s.grown+1], o)
+		done <- answer{plans, err}
+	}()
+	s.until("sets are balanced", func() bool { return len(done) == 1 })
+	if s.failed != "" {
+		return nil
+	}
+	a := <-done
+	if a.err != nil {
+		s.fail("the sets are not balanced: %v", a.err)
+	}
+	return a.plans
+}
+
+// behind counts in how many sets each node is behind the one that leads, by that.
+func (s *sim) behind() map[meta.NodeID]map[meta.NodeID]int {
+	all := make(map[meta.NodeID]map[meta.NodeID]int)
+	for k := 1; k <= s.grown; k++ {
+		sh := s.leader(0).parts[k].shard()
+		if all[sh.Leader] == nil {
+			all[sh.Leader] = make(map[meta.NodeID]int)
+		}
+		all[sh.Leader][sh.Replicas[1]]++
+	}
+	return all
+}
+
+// A dry run shows what balancing does, each set after the ones before it. When sets were moved to one node, and when they are balanced, those of each node are
+// led by as many of one other as of another when it is lost.
+func TestSetsBalanceInTurn(t *testing.T) {
+	still(t, 6, nil, func(s *sim) {
+		s.grow()
+		leads := func(n *simNode) (led int) {
+			for k := 1; k <= s.grown; k++ {
+				if s.leader(k) == n && n.parts[k].shard().Replicas[0] == n.id {
+					led++
+				}
+			}
+			return led
+		}
+		for _, to := range s.nodes[:2] {
+			for k := range s.sets {
+				go func() { _ = s.nodes[0].parts[k].control.Move(s.nodes[0].ctx, to.id) }()
+			}
+			s.until("one leads all", func() bool { return leads(to) == 6 && s.leader(0) == to })
+			s.live(simLease)
+			for id, sets := range s.behind()[to.id] {
+				if sets != 3 {
+					s.fail("behind node %d, which leads all sets, node %d is in %d:%s", to.id, id, sets, s.states())
+				}
+			}
+		}
+		for _, at := range s.nodes { // one of them decides, the others ask it
+			dry := s.balanceAll(at, BalanceOptions{DryRun: true})
+			moves := 0
+			for _, p := range dry {
+				if p.LeadMoves {
+					moves++
+				}
+			}
+			if s.failed == "" && moves != 4 {
+				s.fail("a dry run shows %d leads that go, and 4 will: %+v", moves, dry)
+			}
+			if at == s.nodes[2] && s.failed == "" {
+				if done := s.balanceAll(at, BalanceOptions{}); !reflect.DeepEqual(done, dry) {
+					s.fail("a dry run shows %+v, and what is done is %+v", dry, done)
+				}
+			}
+		}
+		s.until("leads are spread", func() bool { return leads(s.nodes[0]) == 2 && leads(s.nodes[1]) == 2 && leads(s.nodes[2]) == 2 })
+		if s.failed != "" {
+			return
+		}
+		for first, others := range s.behind() {
+			if len(others) != 2 {
+				s.fail("behind node %d are %v:%s", first, others, s.states())
+			}
+		}
+		if s.failed != "" {
+			return
+		}
+		s.kill(s.nodes[0])
+		if s.until("a node is lost", s.leads); s.failed != "" {
+			return
+		}
+		led := make(map[meta.NodeID]int)
+		for k := 1; k <= s.grown; k++ {
+			led[s.leader(k).id]++
+		}
+		if led[2] != 3 || led[3] != 3 {
+			s.fail("when a node is lost the others lead %v:%s", led, s.states())
+		}
+	})
 }

@@ -12,7 +12,7 @@ const (
 	methodHeartbeat = 0x0c01 // heartbeat -> grant
 	methodMove      = 0x0c02 // {version, node u16} -> {}
 	methodDrain     = 0x0c03 // {version, end u8} -> {}
-	methodBalance   = 0x0c04 // {version, flags u8 (1: change nothing, 2: racks do not count)} -> plan
+	methodBalance   = 0x0c04 // BalanceOptions -> plan
 )
 
 // method is that of the set that the Controller is about.
@@ -35,6 +35,7 @@ type heartbeat struct {
 	resigned uint32
 	draining bool // it does not want to lead
 	leaving  bool // it is about to stop: nobody is to wait for it
+	paused   bool // it leads in no epoch while it says so; from level 7 on
 }
 
 func (h *heartbeat) encode() []byte {
@@ -45,14 +46,17 @@ func (h *heartbeat) encode() []byte {
 	if h.leaving {
 		b[1] |= 2
 	}
+	if h.paused {
+		b[1] |= 4
+	}
 	return binary.LittleEndian.AppendUint32(b, h.resigned)
 }
 
 func decodeHeartbeat(b []byte) (h heartbeat, err error) {
-	if len(b) != 6 || b[0] != wireVersion || b[1] > 3 {
+	if len(b) != 6 || b[0] != wireVersion || b[1] > 7 {
 		return h, errWire
 	}
-	return heartbeat{draining: b[1]&1 != 0, leaving: b[1]&2 != 0, resigned: binary.LittleEndian.Uint32(b[2:])}, nil
+	return heartbeat{paused: b[1]&4 != 0, draining: b[1]&1 != 0, leaving: b[1]&2 != 0, resigned: binary.LittleEndian.Uint32(b[2:])}, nil
 }
 
 // grant is the controller's answer.

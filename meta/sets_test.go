@@ -241,3 +241,18 @@ func TestStandIns(t *testing.T) {
 		t.Errorf("%+v", *now)
 	}
 }
+
+// What a snapshot would be with other entries takes nothing from it.
+func TestWithShards(t *testing.T) {
+	p := setsOf(t, []NodeID{1, 2}, []NodeID{2, 1})
+	first := p.s.Cluster().Set(1).First
+	sh := *p.s.Shard(first)
+	sh.Replicas = []NodeID{3}
+	then := p.s.WithShards(sh)
+	if got := then.Shard(first).Replicas; len(got) != 1 || got[0] != 3 {
+		t.Errorf("replicas are %v", got)
+	}
+	if got := p.s.Shard(first).Replicas; len(got) == 1 || then.Cluster() != p.s.Cluster() {
+		t.Errorf("the snapshot has changed: %v", got)
+	}
+}

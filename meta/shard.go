@@ -157,6 +157,15 @@ func (s *Snapshot) Shard(id uint32) *Shard {
 // Shards walks the shards, in no order that means anything. It sorts: not for hot paths.
 func (s *Snapshot) Shards() iter.Seq2[string, *Shard] { return all[*Shard](s, kindShard) }
 
+// WithShards is the snapshot as it would be with these entries in the place of its own: for plans. It is nobody's catalog.
+func (s *Snapshot) WithShards(list ...Shard) *Snapshot {
+	e := s.edit()
+	for i := range list {
+		e.set(kindShard, shardName(list[i].ID), &list[i])
+	}
+	return e.take()
+}
+
 // ShardsChanged says whether shards may differ between two snapshots.
 func ShardsChanged(old, now *Snapshot) bool { return now.changed(kindShard, old) }
 

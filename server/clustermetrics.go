@@ -55,6 +55,10 @@ var clusterMetricHelp = map[string]string{
 	"sluice_set_least_in_sync":                "Nodes that have to be in sync for anything of the set to be acknowledged.|set",
 	"sluice_set_replicas":                     "Nodes that have the set's shards.|set",
 	"sluice_set_lag_frames":                   "Frames of the set's shards that the nodes lack which follow, the most of any; where it is led alone.|set",
+	"sluice_set_nodes":                        "Nodes that have the set's shards or are to have them, by how far they are, as in sluice_cluster_nodes; where it is led alone.|set,phase",
+	"sluice_set_behind_bytes":                 "Bytes that a node has yet to get of the log (or of a copy, which is of all sets) that is not in sync with the set; where it is led alone.|set,node",
+	"sluice_set_catchup_bytes_per_second":     "How fast such a node gets them.|set,node",
+	"sluice_set_catchup_seconds":              "How long it takes yet, as it went lately; not there while nobody knows, or where it does not come to the end.|set,node",
 	"sluice_meta_group_leads":                 "1 while this node leads the catalog's group, else 0.",
 	"sluice_meta_group_leader_known":          "1 while this node knows who leads the catalog's group, else 0.",
 	"sluice_meta_group_halted":                "1 once this node applies no changes of the catalog any more, else 0.",
@@ -119,8 +123,8 @@ func collectShards(k sink, sets []control.Placement) {
 		k.gauge(prefix+"least_in_sync", float64(p.Least), of...)
 		k.gauge(prefix+"replicas", float64(len(sh.Replicas)), of...)
 		k.gauge(prefix+"lag_frames", float64(lag), of...)
+		collectProgress(k, prefix, of, p.Progress)
 	}
-	collectProgress(k, sets[0].Progress)
 }
 
 // collectCarry tells of carried clients; d may be nil.

@@ -11,6 +11,7 @@ import (
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/config"
 	"github.com/sluicemq/sluice/control"
+	"github.com/sluicemq/sluice/internal/pace"
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/meta"
 )
@@ -73,7 +74,8 @@ func TestClusterMetrics(t *testing.T) {
 	ch := make(chan prometheus.Metric, 1000)
 	c.collectCluster(sink{c, ch})
 	collectShards(sink{c, ch}, []control.Placement{{}, {Set: 1}})
-	collectProgress(sink{c, ch}, map[meta.NodeID]control.Progress{2: {Phase: control.PhaseCatchingUp}}) // of which there is something to tell
+	collectProgress(sink{c, ch}, "sluice_set_", []string{"1"}, map[meta.NodeID]control.Progress{2: {Phase: control.PhaseCatchingUp}})
+	collectProgress(sink{c, ch}, "sluice_cluster_", nil, map[meta.NodeID]control.Progress{2: {Phase: control.PhaseCatchingUp}}) // of which there is something to tell
 	close(ch)
 	types := make(map[string]bool) // whether it only grows
 	for m := range ch {
@@ -122,6 +124,10 @@ func TestSetMetrics(t *testing.T) {
 	first := control.Placement{Shards: 4, Shard: &meta.Shard{Epoch: 3, ISR: []meta.NodeID{1, 2}, Replicas: []meta.NodeID{1, 2, 3}}, Leader: 2, Least: 2}
 	alone := collected(first)
 	all := collected(first, control.Placement{Set: 1, First: 4, Shards: 4, Leader: 1, Open: true, Least: 2, Followers: map[meta.NodeID]uint64{2: 5, 3: 7},
+		Progress: map[meta.NodeID]control.Progress{
+			1: {Phase: control.PhaseInSync},
+			3: {Phase: control.PhaseCatchingUp, Progress: pace.Progress{Total: 50, Done: 20, Rate: 10, Left: 3 * time.Second}},
+		},
 		Shard: &meta.Shard{Epoch: 9, ISR: []meta.NodeID{1}, Replicas: []meta.NodeID{1, 2, 3}}}, control.Placement{Set: 2, First: 8, Shards: 4})
 	for name, v := range alone {
 		if strings.HasPrefix(name, "sluice_set") || all[name] != v {
@@ -130,6 +136,8 @@ func TestSetMetrics(t *testing.T) {
 	}
 	for name, want := range map[string]float64{"sluice_cluster_leads": 0, "sluice_cluster_epoch": 3, "sluice_set_leads,set=1": 1, "sluice_set_leader_known,set=1": 1,
 		"sluice_set_epoch,set=1": 9, "sluice_set_in_sync,set=1": 1, "sluice_set_least_in_sync,set=1": 2, "sluice_set_replicas,set=1": 3, "sluice_set_lag_frames,set=1": 7,
+		"sluice_set_nodes,phase=in_sync,set=1": 1, "sluice_set_nodes,phase=catching_up,set=1": 1, "sluice_set_nodes,phase=away,set=1": 0, "sluice_set_behind_bytes,node=3,set=1": 30,
+		"sluice_set_catchup_bytes_per_second,node=3,set=1": 10, "sluice_set_catchup_seconds,node=3,set=1": 3, "sluice_set_nodes,phase=in_sync,set=2": 0,
 		"sluice_set_leads,set=2": 0, "sluice_set_leader_known,set=2": 0, "sluice_set_epoch,set=2": 0} {
 		if got, ok := all[name]; !ok || got != want {
 			t.Errorf("%s is %v, told %v; want %v", name, got, ok, want)

@@ -88,22 +88,23 @@ func (m *member) progress(set *setMember, p *control.Placement) map[meta.NodeID]
 	return all
 }
 
-// collectProgress tells how far nodes are; nil: nobody is.
-func collectProgress(k sink, all map[meta.NodeID]control.Progress) {
+// collectProgress tells how far nodes are with a set, by names that begin with prefix, and of which set it is first; nil: nobody is.
+func collectProgress(k sink, prefix string, of []string, all map[meta.NodeID]control.Progress) {
 	count := make(map[control.Phase]int)
+	with := func(label string) []string { return append(slices.Clone(of), label) }
 	for id, p := range all {
 		count[p.Phase]++
-		node := strconv.FormatUint(uint64(id), 10)
 		if p.Phase == control.PhaseInSync {
 			continue
 		}
-		k.gauge("sluice_cluster_behind_bytes", float64(p.Total-p.Done), node)
-		k.gauge("sluice_cluster_catchup_bytes_per_second", float64(p.Rate), node)
+		node := with(strconv.FormatUint(uint64(id), 10))
+		k.gauge(prefix+"behind_bytes", float64(p.Total-p.Done), node...)
+		k.gauge(prefix+"catchup_bytes_per_second", float64(p.Rate), node...)
 		if p.Left >= 0 {
-			k.gauge("sluice_cluster_catchup_seconds", p.Left.Seconds(), node)
+			k.gauge(prefix+"catchup_seconds", p.Left.Seconds(), node...)
 		}
 	}
 	for _, phase := range control.Phases[1:] {
-		k.gauge("sluice_cluster_nodes", float64(count[phase]), string(phase))
+		k.gauge(prefix+"nodes", float64(count[phase]), with(string(phase))...)
 	}
 }

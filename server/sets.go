@@ -158,16 +158,17 @@ func (m *member) ElectUnclean(ctx context.Context, set int, id meta.NodeID) erro
 // Balance makes it a control.Shards.
 func (m *member) Balance(ctx context.Context, dryRun, anyRack bool) ([]control.Balance, error) {
 	list := m.begun()
-	out := make([]control.Balance, len(list))
-	err := ofEach(list, func(i int, set *setMember) error {
-		p, err := set.control.Balance(ctx, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
-		if err == nil {
-			out[i] = control.Balance{Set: set.Number, Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}
-		}
-		return err
-	})
+	controls := make([]*cluster.Controller, len(list))
+	for i, set := range list {
+		controls[i] = set.control
+	}
+	plans, err := cluster.BalanceAll(ctx, controls, cluster.BalanceOptions{DryRun: dryRun, AnyRack: anyRack})
 	if err != nil {
 		return nil, shardsFault(err)
+	}
+	out := make([]control.Balance, len(plans))
+	for i, p := range plans {
+		out[i] = control.Balance{Set: list[i].Number, Have: p.Have, Want: p.Want, Leader: p.Leader, LeadMoves: p.LeadMoves, Balanced: p.Balanced()}
 	}
 	return out, nil
 }

@@ -131,16 +131,53 @@ func (k *controlCall) awaitBalanced(r *api.BalanceShardsRequest) error {
 		}
 		for _, set := range setsOf(s) {
 			if len(set.Target) > 0 {
-				return false, movesText(set), nil
+				return false, movesText(set, len(s.Sets) > 0), nil
 			}
 		}
 		b, err := ask(k, api.NewShardsClient(k).Balance, r)
-		return err == nil && balancedAll(b), "shards or leads are to be moved", err
+		return err == nil && balancedAll(b), toMoveText(b), err
 	})
 }
 
-// movesText says who comes and who goes, and how far the first one is.
-func movesText(s *api.ShardSet) string {
+// toMoveText says of which sets shards are to be moved yet, or the lead. Without any beside the first it names none.
+func toMoveText(b *api.ShardBalance) string {
+	var shards, leads []uint32
+	if !b.GetBalanced() {
+		shards = append(shards, 0)
+	}
+	for _, set := range b.GetSets() {
+		switch {
+		case !set.Balanced:
+			shards = append(shards, set.Number)
+		case set.LeadMoves:
+			leads = append(leads, set.Number)
+		}
+	}
+	named := func(what string, sets []uint32) string {
+		if len(b.GetSets()) == 0 {
+			return what
+		}
+		of := " of set "
+		if len(sets) > 1 {
+			of = " of sets "
+		}
+		return what + of + nodesText(sets)
+	}
+	var parts []string
+	if len(shards) > 0 {
+		parts = append(parts, named("shards", shards)+" are to be moved")
+	}
+	switch {
+	case len(leads) > 1:
+		parts = append(parts, named("leads", leads)+" are to be moved")
+	case len(leads) > 0:
+		parts = append(parts, named("the lead", leads)+" is to be moved")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// movesText says who comes and who goes, of which set if there are several, and how far the first one is.
+func movesText(s *api.ShardSet, several bool) string {
 	far := ""
 	for _, id := range s.Target {
 		i := slices.IndexFunc(s.Progress, func(p *api.NodeProgress) bool { return p.Node == id })
@@ -151,7 +188,7 @@ func movesText(s *api.ShardSet) string {
 		}
 	}
 	of := ""
-	if s.Number > 0 {
+	if several {
 		of = fmt.Sprintf("of set %d ", s.Number)
 	}
 	return "nodes " + of + comeAndGo(s.Replicas, s.Target) + far

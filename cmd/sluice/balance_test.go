@@ -20,8 +20,28 @@ func TestMovesText(t *testing.T) {
 		{&api.ShardStatus{Replicas: []uint32{1, 2, 3, 4}, Target: []uint32{1, 2, 4}}, "nodes to go: 3"},
 		{&api.ShardStatus{Replicas: []uint32{1, 2}, Target: []uint32{1, 2, 4}}, "nodes to come: 4"},
 	} {
-		if got := movesText(setsOf(c.s)[0]); got != c.want {
+		if got := movesText(setsOf(c.s)[0], false); got != c.want {
 			t.Errorf("%v: %q, want %q", c.s, got, c.want)
+		}
+	}
+}
+
+// Who waits for shards that were not said to move yet reads of which sets, where there are several.
+func TestToMoveText(t *testing.T) {
+	set := func(number uint32, balanced, leadMoves bool) *api.ShardSetBalance {
+		return &api.ShardSetBalance{Number: number, Balanced: balanced, LeadMoves: leadMoves}
+	}
+	for _, c := range []struct {
+		b    *api.ShardBalance
+		want string
+	}{
+		{&api.ShardBalance{}, "shards are to be moved"},
+		{&api.ShardBalance{Sets: []*api.ShardSetBalance{set(1, true, false), set(2, false, true)}}, "shards of sets 0 2 are to be moved"},
+		{&api.ShardBalance{Balanced: true, Sets: []*api.ShardSetBalance{set(1, true, true), set(2, true, false)}}, "the lead of set 1 is to be moved"},
+		{&api.ShardBalance{Balanced: true, Sets: []*api.ShardSetBalance{set(1, true, true), set(2, false, false), set(3, true, true)}}, "shards of set 2 are to be moved, leads of sets 1 3 are to be moved"},
+	} {
+		if got := toMoveText(c.b); got != c.want {
+			t.Errorf("%v: %q, want %q", c.b, got, c.want)
 		}
 	}
 }

@@ -251,7 +251,7 @@ func TestBalanceOfSets(t *testing.T) {
 	if got := table(says(t, 0, "nothing moves", "shard", "balance")); !strings.HasSuffix(got, "NODE RACK SHARDS\n1 stay, leads") {
 		t.Errorf("without sets:\n%s", got)
 	}
-	if got := movesText(&api.ShardSet{Number: 3, Replicas: []uint32{1, 2}, Target: []uint32{1, 4}}); got != "nodes of set 3 to come: 4, to go: 2" {
+	if got := movesText(&api.ShardSet{Number: 3, Replicas: []uint32{1, 2}, Target: []uint32{1, 4}}, true); got != "nodes of set 3 to come: 4, to go: 2" {
 		t.Errorf("of a set that moves: %s", got)
 	}
 }
