@@ -213,6 +213,18 @@ func (t *filterTable) kind(number uint64) (shared, known bool) {
 	return f != nil && f.shared, f != nil
 }
 
+// sharedNumbers are the filters of shared groups.
+func (t *filterTable) sharedNumbers() (list []uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, f := range t.rows {
+		if f != nil {
+			list = append(list, f.number)
+		}
+	}
+	return list
+}
+
 // reads tells whether sess is among the readers of a filter.
 func (t *filterTable) reads(number uint64, sess *Session) bool {
 	t.mu.Lock()

@@ -206,3 +206,42 @@ func TestFollowerTrims(t *testing.T) {
 	w.publish(w.follower, "after")
 	w.gets(w.one, "after")
 }
+
+// What a shared group has queued is handed out by the next leader, and what is finished is not handed out again: also by a node that leads for the second time.
+func TestSharedGroupOverLeaders(t *testing.T) {
+	w := newFollowed(t)
+	one := w.kept(w.leader, w.one)
+	one.share("g", 1, w.topic)
+	w.publish(w.leader, "done")
+	one.ackAll()
+	w.leader.tick()
+	w.publish(w.leader, "open")
+	one.disconnect()
+	w.publish(w.leader, "queued")
+	w.bring(1 << 40)
+	w.apply(w.shards()...)
+	w.lead(w.follower, 2, w.shards()...)
+	next := w.kept(w.follower, w.one)
+	w.publish(w.follower, "after")
+	if got, want := next.payloads(), []string{"open", "queued", "after"}; !slices.Equal(got, want) {
+		t.Errorf("the next leader hands out %q, not %q", got, want)
+	}
+
+	for _, s := range w.shards() {
+		w.leader.b.Resign(s, func() {})
+		w.leader.pump()
+	}
+	w.lead(w.leader, 3, w.shards()...)
+	again := w.kept(w.leader, w.one)
+	w.publish(w.leader, "again")
+	if got, want := again.payloads(), []string{"open", "queued", "again"}; !slices.Equal(got, want) {
+		t.Errorf("who leads again hands out %q, not %q", got, want)
+	}
+	again.ackAll()
+	w.leader.tick()
+	again.disconnect()
+	w.publish(w.leader, "last")
+	if got := w.kept(w.leader, w.one).payloads(); !slices.Equal(got, []string{"last"}) {
+		t.Errorf("then it hands out %q", got)
+	}
+}

@@ -82,9 +82,9 @@ func (d *decoder) groupMark() groupMark {
 	return m
 }
 
-// savedGroupLocked gives a group to apply commands to. One that has ended by then leaves nothing behind.
+// savedGroupLocked gives a group to apply commands to. One that has ended by then leaves nothing behind; where the shard is followed, it is not known whether it has.
 func (s *shard) savedGroupLocked(b *Broker, number uint64) *groupQueue {
-	if s.mu.groups[number] == nil && !b.recovering {
+	if s.mu.groups[number] == nil && !b.recovering && s.leadsLocked() {
 		return nil
 	}
 	s.mu.rows.group(number)
@@ -127,4 +127,43 @@ func (g *groupQueue) recoveredLocked() {
 	g.position = 0
 	g.advance()
 	g.changed = false
+}
+
+// handsOutLocked says whether shared groups hand out what comes: not before a new leader knows them all, and where each of them has come to.
+func (s *shard) handsOutLocked() bool { return s.rep == nil || s.mu.handsOut }
+
+// forgetGroupsLocked leaves of shared groups what the log says: another node hands out what is open.
+func (s *shard) forgetGroupsLocked() {
+	s.mu.handsOut = false
+	for _, g := range s.mu.groups {
+		clear(g.out)
+		g.recoveredLocked()
+		if g.behind {
+			g.behind = false
+			s.home.b.behindGroups.Add(-1)
+		}
+	}
+}
+
+// takeUpGroups has the shared groups of all shards go on from their marks, and those of which nothing was handed out yet begin. The node leads all home shards.
+func (b *Broker) takeUpGroups() {
+	shared := b.filters.sharedNumbers()
+	for _, s := range b.homes {
+		s.mu.Lock()
+		if s.leadsLocked() && !s.mu.handsOut {
+			s.forgetGroupsLocked()
+			s.mu.handsOut = true
+			for _, n := range shared {
+				if s.mu.queues[n] != nil {
+					s.groupLocked(n)
+				}
+			}
+			for _, g := range s.mu.groups {
+				g.behind = true
+				b.behindGroups.Add(1)
+			}
+		}
+		s.mu.Unlock()
+	}
+	b.drainGroups()
 }

@@ -118,6 +118,7 @@ func (l *Local) demote(s *shard, role Role, epoch record.Epoch) error {
 			l.b.openShards.Add(-1)
 		}
 		s.forgetExpectedLocked()
+		s.forgetGroupsLocked()
 	}
 	s.mu.Unlock()
 	if f != nil {
@@ -161,6 +162,7 @@ func (l *Local) openShard(s *shard) {
 	if all {
 		l.b.dropEnded()
 		l.b.dropEndedGroups()
+		l.b.takeUpGroups()
 	}
 	l.reviveGroups(s)
 	l.reviveTxns(s)

@@ -52,6 +52,7 @@ type shard struct {
 		queues     map[uint64]*queue      // by durable filter number
 		received   map[uint64][]uint16    // QoS 2 identifiers of durable publishers, by session number
 		groups     map[uint64]*groupQueue // shared groups with something queued or out, by durable number
+		handsOut   bool                   // of a replicated shard: see handsOutLocked
 		promised   map[uint64][]promise   // what sessions are owed whose records lie here, by session number
 		groupRows  map[groupKey]*groupRow // what is kept of Kafka's groups
 		delayed    delayedRows

@@ -279,7 +279,7 @@ func (l *Local) deliverGroup(t *sharedTarget, m *Message, ref Ref) {
 	s := l.b.homes[ref.Shard]
 	s.mu.Lock()
 	g := s.groupLocked(t.number)
-	if g.behind || ref.Seq <= g.cursor {
+	if g.behind || ref.Seq <= g.cursor || !s.handsOutLocked() {
 		s.mu.Unlock()
 		return
 	}
