@@ -63,6 +63,15 @@ func journals(s *meta.Snapshot) (list []*meta.Node) {
 	return list
 }
 
+// ordered are those that have a set's shards, or shall have them, in the order in which they are preferred by then.
+func ordered(sh *meta.Shard) []meta.NodeID {
+	if len(sh.Target) == 0 {
+		return sh.Replicas
+	}
+	stay := slices.DeleteFunc(slices.Clone(sh.Replicas), func(id meta.NodeID) bool { return !slices.Contains(sh.Target, id) })
+	return append(stay, missing(sh)...)
+}
+
 // preferredOf counts of how many sets, but for this one and the first, each node is the preferred leader.
 func preferredOf(s *meta.Snapshot, set int) map[meta.NodeID]int {
 	of := make(map[meta.NodeID]int)
@@ -72,7 +81,7 @@ func preferredOf(s *meta.Snapshot, set int) map[meta.NodeID]int {
 	}
 	for k := 1; k <= int(c.Sets); k++ {
 		if sh := s.Shard(c.Set(k).First); k != set && sh != nil {
-			of[sh.Replicas[0]]++
+			of[ordered(sh)[0]]++
 		}
 	}
 	return of
@@ -123,10 +132,10 @@ func behindOf(s *meta.Snapshot, set int, first meta.NodeID) map[meta.NodeID]int 
 	c := s.Cluster()
 	for k := 1; c != nil && k <= int(c.Sets); k++ {
 		o := s.Shard(c.Set(k).First)
-		if k == set || o == nil || o.Replicas[0] != first {
+		if k == set || o == nil || ordered(o)[0] != first {
 			continue
 		}
-		for _, id := range o.Replicas[1:] {
+		for _, id := range ordered(o)[1:] {
 			if n := s.Node(id); n != nil && n.Roles&meta.RoleBroker != 0 {
 				behind[id]++
 				break

@@ -109,6 +109,40 @@ func TestEvens(t *testing.T) {
 	}
 }
 
+// Who is preferred, and who is behind, is counted as it will be once sets have moved; of those who are as often behind as another, the one that is preferred of fewer sets.
+func TestFollows(t *testing.T) {
+	catalog := catalogOf(t, 4)
+	at := meta.Cluster{ID: "c", Shards: 2, Level: meta.LevelSets, Sets: 5}
+	entries := []meta.Entry{at.Entry()}
+	for k, sh := range []meta.Shard{{Replicas: ids(1, 2, 3)}, {Replicas: ids(2, 3, 1), Target: ids(4, 1, 3)}, {Replicas: ids(2), Target: ids(1)}, {Replicas: ids(4, 1)}} {
+		sh.ID, sh.Change, sh.Epoch, sh.Leader, sh.ISR = at.Set(k+1).First, 1, 1, sh.Replicas[0], slices.Sorted(slices.Values(sh.Replicas))
+		entries = append(entries, sh.Entry())
+	}
+	catalog.Apply(0, entries)
+	s := catalog.Load()
+	if of := preferredOf(s, 5); of[1] != 2 || of[2] != 0 || of[3] != 1 || of[4] != 1 {
+		t.Errorf("preferred are %v", of)
+	}
+	for _, c := range []struct {
+		name           string
+		replicas, want []meta.NodeID
+		cannot         meta.NodeID
+	}{
+		{name: "another one is behind it in fewer", replicas: ids(1, 2, 3), want: ids(1, 3, 2)},
+		{name: "as it is", replicas: ids(1, 3, 2), want: ids(1, 3, 2)},
+		{name: "one that leads fewer", replicas: ids(2, 1, 3), want: ids(2, 3, 1)},
+		{name: "no better", replicas: ids(2, 3, 4), want: ids(2, 3, 4)},
+		{name: "who cannot", replicas: ids(1, 2, 3), cannot: 3, want: ids(1, 2, 3)},
+		{name: "no other can", replicas: ids(2, 1, 3), cannot: 1, want: ids(2, 1, 3)},
+		{name: "two", replicas: ids(1, 2), want: ids(1, 2)},
+		{name: "alone", replicas: ids(1), want: ids(1)},
+	} {
+		if got := follows(s, 5, c.replicas, func(id meta.NodeID) bool { return id != c.cannot }); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 // returning is a set whose preferred leader is node 1.
 type returning struct {
 	t     *testing.T

@@ -18,6 +18,8 @@ import (
 var (
 	simSeeds = flag.Int("cluster.seeds", 45, "how many simulated clusters TestSimulated has")
 	simSeed  = flag.Uint64("cluster.seed", 0, "the one seed that TestSimulated has; 0: the first ones")
+	simNodes = flag.Int("cluster.nodes", 0, "how many nodes the clusters of TestSimulated have; 0: three, or four")
+	simSets  = flag.Int("cluster.sets", -1, "how many sets of shards there are in them beside the first; -1: none in most, up to three in the others")
 	simTrace = flag.Bool("cluster.trace", false, "log what the nodes of a simulated cluster do")
 )
 
@@ -425,7 +427,14 @@ func simulate(t *testing.T, seed uint64) (s *sim, failed string) {
 	if seed%3 == 0 {
 		sets = 1 + int(seed/3%3)
 	}
-	s = newSim(t, seed, 3+int(seed%4/3), sets) // in every fourth cluster one node more than have the shards
+	if *simSets >= 0 {
+		sets = *simSets
+	}
+	nodes := 3 + int(seed%4/3) // in every fourth cluster one node more than have the shards
+	if *simNodes > 0 {
+		nodes = *simNodes
+	}
+	s = newSim(t, seed, nodes, sets)
 	for range sets {
 		s.factors = append(s.factors, uint8(s.dice.IntN(4)))
 	}
@@ -566,7 +575,7 @@ func TestSimulated(t *testing.T) {
 		})
 	}
 	t.Logf("%d clusters, %d reigns, %d times shards were to move; when all was well again a node led after %v at most", count, epochs, moved, worst.Round(time.Millisecond))
-	if *simSeed == 0 && (epochs < 4*int(count) || left < int(count)/4 || moved < int(count)/3) {
+	if *simSeed == 0 && *simNodes == 0 && *simSets < 0 && (epochs < 4*int(count) || left < int(count)/4 || moved < int(count)/3) {
 		t.Errorf("%d clusters had %d reigns, %d times a node that had halted, and %d times shards that were to move: too few to show anything", count, epochs, left, moved)
 	}
 }
