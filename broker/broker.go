@@ -114,35 +114,37 @@ type Broker struct {
 	shards     []*shard // all of them
 	homes      []*shard // of these, the ones of set 0: all but streams is theirs
 	streamSets atomic.Int32
-	metID      atomic.Uint64 // the highest id of a partition with records that shard 0 had not made when they were met
-	index      *topics.Index
-	exclusive  exclusiveTable
-	retained   *retainedStore
-	openShards atomic.Int32 // of a node that is one of several: the home shards that take commands
-	slots      slotTable
-	latencies  Latencies
-	topicTable topicTable
-	topicStore topicStore
-	entryStore entryStore
-	delayed    delayedStore
-	noDelay    atomic.Bool // SetDelayable
-	tier       tierStore
-	appending  atomic.Int64 // bytes of streams in pending lists
-	openedHeld atomic.Int64 // of opened batches that wait for another turn
-	bindings   atomic.Pointer[bindingSet]
-	bound      atomic.Uint64                        // moves with the bindings
-	unbinding  atomic.Int64                         // partitions that nothing binds any more and whose records are not all given yet
-	extra      []byte                               // the committer's
-	run        uint64                               // of 32 bits: another for each start of the node
-	strays     map[record.PartitionID][]strayRow    // at recovery
-	unknown    map[record.PartitionID]partitionEnds // of a node that is one of several, since the log was opened: shard 0 has yet to make them
-	stats      Stats
-	refused    error // shard 0's home loop's: why it stands still
-	failure    atomic.Pointer[error]
-	reserved   atomic.Bool           // the log is in what it has set aside for a full disk
-	noRoom     atomic.Bool           // the log has failed for want of room, and has not asked for more since
-	fullBy     atomic.Pointer[error] // why, if that is no full disk
-	recovering bool                  // until Recovered: queues wait for their readers, whatever the order of the shards' commands
+	// setReplicas is what SetSetReplicas has said.
+	setReplicas atomic.Pointer[SetReplicas]
+	metID       atomic.Uint64 // the highest id of a partition with records that shard 0 had not made when they were met
+	index       *topics.Index
+	exclusive   exclusiveTable
+	retained    *retainedStore
+	openShards  atomic.Int32 // of a node that is one of several: the home shards that take commands
+	slots       slotTable
+	latencies   Latencies
+	topicTable  topicTable
+	topicStore  topicStore
+	entryStore  entryStore
+	delayed     delayedStore
+	noDelay     atomic.Bool // SetDelayable
+	tier        tierStore
+	appending   atomic.Int64 // bytes of streams in pending lists
+	openedHeld  atomic.Int64 // of opened batches that wait for another turn
+	bindings    atomic.Pointer[bindingSet]
+	bound       atomic.Uint64                        // moves with the bindings
+	unbinding   atomic.Int64                         // partitions that nothing binds any more and whose records are not all given yet
+	extra       []byte                               // the committer's
+	run         uint64                               // of 32 bits: another for each start of the node
+	strays      map[record.PartitionID][]strayRow    // at recovery
+	unknown     map[record.PartitionID]partitionEnds // of a node that is one of several, since the log was opened: shard 0 has yet to make them
+	stats       Stats
+	refused     error // shard 0's home loop's: why it stands still
+	failure     atomic.Pointer[error]
+	reserved    atomic.Bool           // the log is in what it has set aside for a full disk
+	noRoom      atomic.Bool           // the log has failed for want of room, and has not asked for more since
+	fullBy      atomic.Pointer[error] // why, if that is no full disk
+	recovering  bool                  // until Recovered: queues wait for their readers, whatever the order of the shards' commands
 
 	dirty struct {
 		sync.Mutex

@@ -57,12 +57,6 @@ func (b *Broker) mayPlace(spec *TopicSpec) error {
 	return nil
 }
 
-// streamShard is where the partition of a spread topic lies whose place in the row of all is at: neighbours are of different sets. The sets are those that there are now.
-func (b *Broker) streamShard(at uint64) record.ShardID {
-	sets := uint64(max(b.streamSets.Load(), 1))
-	return record.ShardID(uint64(len(b.homes)) + SetShards*(at%sets) + at/sets%SetShards)
-}
-
 // checkShards says whether the node has the shards of a topic's partitions. It may not: data of a node that was one of several has more of them than a node that is alone.
 func (b *Broker) checkShards(spec *TopicSpec) error {
 	for i, ps := range spec.Partitions {

@@ -20,7 +20,8 @@ type TopicSpec struct {
 	Tenant     uint32
 	ID         TopicID
 	Name       string
-	Internal   bool // the broker's own: listed as such, not written to by clients
+	Internal   bool  // the broker's own: listed as such, not written to by clients
+	Replicas   uint8 // of each partition, where sets of shards have numbers of their own: more partitions go to sets that have as many; 0: not said
 	Partitions []PartitionSpec
 	Settings   []Setting   // what its user has set, in order of the keys
 	Config     TopicConfig // what comes of it

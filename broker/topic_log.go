@@ -34,6 +34,11 @@ const idsSkipped = 1 << 12
 
 // CreateTopic makes a topic of n partitions, spread over the shards. done runs on some loop when it is in the log; the spec it gets is whole.
 func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, settings []Setting, done func(*TopicSpec, error)) {
+	b.CreateReplicated(tenant, name, id, n, 0, settings, done)
+}
+
+// CreateReplicated is CreateTopic with a number of replicas, which a spread topic has, where sets of shards have numbers of their own; 0 or less: the usual one.
+func (b *Broker) CreateReplicated(tenant uint32, name string, id TopicID, n, replicas int, settings []Setting, done func(*TopicSpec, error)) {
 	key := topicKey{tenant, name}
 	err := b.room()
 	if err == nil {
@@ -55,7 +60,12 @@ func (b *Broker) CreateTopic(tenant uint32, name string, id TopicID, n int, sett
 		return
 	}
 	spec := &TopicSpec{Tenant: tenant, ID: id, Name: name, Internal: name == OffsetsTopic, Settings: settings, Config: b.opts.ResolveTopic(settings)}
-	if err := b.mayPlace(spec); err != nil {
+	err = b.mayPlace(spec)
+	if err == nil && spec.Config.Spread {
+		replicas, err = b.SpreadReplicas(replicas)
+		spec.Replicas = uint8(replicas)
+	}
+	if err != nil {
 		b.endTopic(key)
 		done(nil, err)
 		return
@@ -195,10 +205,14 @@ func (b *Broker) placePartitions(spec *TopicSpec, n int) {
 	}
 	s.mu.Unlock()
 	first := shardHash(spec.Tenant, spec.ID[:])
+	var sets []int
+	if spec.Config.Spread {
+		sets = b.setsFor(spec)
+	}
 	for i := len(spec.Partitions); i < n; i++ {
 		shard := record.ShardID((first + uint64(i)) % uint64(len(b.homes)))
 		if spec.Config.Spread {
-			shard = b.streamShard(first + uint64(i))
+			shard = b.streamShard(first+uint64(i), sets)
 		}
 		spec.Partitions = append(spec.Partitions, PartitionSpec{ID: ts.next, Shard: shard})
 		ts.next++
@@ -222,7 +236,7 @@ func (b *Broker) logTopic(key topicKey, spec *TopicSpec, done func(*TopicSpec, e
 
 func appendTopic(dst []byte, spec *TopicSpec) []byte {
 	dst = append(binary.AppendUvarint(dst, uint64(spec.Tenant)), spec.ID[:]...)
-	dst = binary.AppendUvarint(appendString(dst, spec.Name), boolBit(spec.Internal))
+	dst = binary.AppendUvarint(appendString(dst, spec.Name), boolBit(spec.Internal)|uint64(spec.Replicas)<<1)
 	dst = binary.AppendUvarint(dst, uint64(len(spec.Partitions)))
 	for _, p := range spec.Partitions {
 		dst = binary.AppendUvarint(binary.AppendUvarint(dst, uint64(p.ID)), uint64(p.Shard))
@@ -245,7 +259,9 @@ func (d *decoder) topicID() (id TopicID) {
 }
 
 func (d *decoder) topic() *TopicSpec {
-	s := &TopicSpec{Tenant: uint32(d.uvarint()), ID: d.topicID(), Name: d.string(), Internal: d.uvarint() == 1}
+	s := &TopicSpec{Tenant: uint32(d.uvarint()), ID: d.topicID(), Name: d.string()}
+	flags := d.uvarint()
+	s.Internal, s.Replicas = flags&1 == 1, uint8(flags>>1)
 	for n := d.count(); n > 0 && d.ok(); n-- {
 		s.Partitions = append(s.Partitions, PartitionSpec{record.PartitionID(d.uvarint()), record.ShardID(d.uvarint())})
 	}

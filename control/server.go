@@ -26,6 +26,7 @@ import (
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/control/api"
 	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/meta/topicconfig"
 )
 
 // Bounds of the control plane. Whoever comes beyond one waits, or is told.
@@ -68,6 +69,8 @@ type Options struct {
 	ValidTopic func(name string) bool
 	// Spreads says why the leaders of a topic's partitions cannot be spread over nodes, if one is made by this name; nil if they can. Without it they never can.
 	Spreads func(tenant uint32, name string) error
+	// Replicated says how many replicas a topic gets that asks for so many (0: it does not say), and with which settings; 0: as many as all have. Without it: 0.
+	Replicated func(tenant uint32, name string, s topicconfig.Settings, asked int) (topicconfig.Settings, int, error)
 	// Partitions is how many a topic gets that is created without a number; PartitionsMax how many it may have.
 	Partitions    func() int32
 	PartitionsMax int32

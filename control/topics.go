@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/control/api"
+	"github.com/sluicemq/sluice/journal/record"
 	"github.com/sluicemq/sluice/meta/topicconfig"
 )
 
@@ -79,20 +80,67 @@ func (t *topicService) Create(ctx context.Context, r *api.CreateTopicRequest) (*
 	if t.s.o.Broker.Topic(tenantOf(ctx), r.Name) != nil {
 		return nil, status.Errorf(codes.AlreadyExists, "%s: it exists; sluice topic describe shows it, sluice topic alter changes it", what)
 	}
+	settings, replicas, err := t.replicated(ctx, r, settings, what)
+	if err != nil {
+		return nil, err
+	}
 	stored := storedSettings(settings)
 	if r.ValidateOnly {
-		return &api.Topic{Name: r.Name, Partitions: n, Settings: settingMap(stored)}, nil
+		if replicas == 0 {
+			replicas = t.replicas(0)
+		}
+		return &api.Topic{Name: r.Name, Partitions: n, Settings: settingMap(stored), Replicas: int32(replicas)}, nil
 	}
 	var id broker.TopicID
 	_, _ = rand.Read(id[:]) // it never fails
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
-	_, err := awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) {
-		t.s.o.Broker.CreateTopic(tenantOf(ctx), r.Name, id, int(n), stored, done)
+	_, err = awaitTopic(ctx, func(done func(*broker.TopicSpec, error)) {
+		t.s.o.Broker.CreateReplicated(tenantOf(ctx), r.Name, id, int(n), int(r.Replicas), stored, done)
 	})
 	if err != nil {
 		return nil, refuse(err, what, "")
 	}
 	return t.shown(tenantOf(ctx), r.Name, what)
+}
+
+// replicated says how many replicas a topic gets, and with which settings. Other than Kafka's clients, who asks here for a number gets it or is refused.
+func (t *topicService) replicated(ctx context.Context, r *api.CreateTopicRequest, s topicconfig.Settings, what string) (topicconfig.Settings, int, error) {
+	if r.Replicas < 0 {
+		return nil, 0, wrong("%s: want a number of replicas from 1 on, found %d", what, r.Replicas)
+	}
+	n := 0
+	if t.s.o.Replicated != nil {
+		var err error
+		if s, n, err = t.s.o.Replicated(tenantOf(ctx), r.Name, s, int(r.Replicas)); err != nil {
+			return nil, 0, wrong("%s: %v", what, err)
+		}
+	}
+	have := n
+	if have == 0 {
+		have = t.replicas(0)
+	}
+	if r.Replicas > 0 && int(r.Replicas) != have {
+		return nil, 0, wrong("%s: it would have %d replicas, not %d: other numbers are those of sets of shards (sluice shard sets --replicas), for topics that can be spread over them", what, have, r.Replicas)
+	}
+	return s, n, nil
+}
+
+// replicas is how many replicas a partition of this shard has, or is to have.
+func (t *topicService) replicas(shard record.ShardID) int {
+	if t.s.o.Catalog == nil {
+		return 1
+	}
+	s := t.s.o.Catalog.Load()
+	c := s.Cluster()
+	if c == nil {
+		return 1
+	}
+	set := c.SetOf(uint32(shard))
+	have := 1
+	if sh := s.Shard(c.Set(set).First); sh != nil {
+		have = len(sh.Replicas)
+	}
+	return c.SetReplicas(set, have)
 }
 
 // awaitTopic waits for a change of a topic.
@@ -160,6 +208,9 @@ func (t *topicService) summary(topic *broker.Topic) *api.Topic {
 	id := spec.ID
 	out := &api.Topic{Name: spec.Name, Id: fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:]),
 		Partitions: int32(len(spec.Partitions)), Internal: spec.Internal, Settings: settingMap(spec.Settings)}
+	if len(spec.Partitions) > 0 {
+		out.Replicas = int32(t.replicas(spec.Partitions[0].Shard))
+	}
 	for _, p := range topic.Partitions() {
 		out.Records += int64(max(p.HighWatermark()-p.LogStart(), 0))
 		out.Bytes += t.s.o.Broker.PartitionBytes(p)

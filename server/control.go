@@ -22,7 +22,7 @@ func (s *Server) startControl(addrs config.Addrs) error {
 		Catalog: s.node.catalog.Catalog, Gate: s.gate, Tenants: s.node.tenantsSettled, ACLs: controlACLs{s.node.acls}, Quotas: controlQuotas{s.node.limits}, Bans: s.node.bans, Bindings: controlBindings{s.node.binder}, Backups: &backups{s: s}, Tier: controlTier(s.node.tier),
 		Node:       meta.NodeID(s.cfg.Load().Node.ID),
 		Principals: s.principals.Load,
-		ValidTopic: kafka.ValidTopicName, Spreads: s.node.topics.spreads, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
+		ValidTopic: kafka.ValidTopicName, Spreads: s.node.topics.spreads, Replicated: s.node.topics.replicated, Partitions: func() int32 { return int32(s.cfg.Load().Kafka.Partitions) }, PartitionsMax: partitionsMax,
 	}
 	if s.node.cluster != nil {
 		o.Nodes, o.Shards, o.Peers = s.node.cluster, s.node.member, s.node.member.calls

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/cluster"
 	"github.com/sluicemq/sluice/cluster/link"
 	"github.com/sluicemq/sluice/cluster/replica"
@@ -85,6 +86,21 @@ func (m *member) growSets(s *meta.Snapshot) {
 		m.parts.begun.Store(int32(have))
 		m.n.broker.SetStreamSets(have - 1)
 	}
+	m.n.broker.SetSetReplicas(m.setReplicas(m.n.catalog.Load()))
+}
+
+// setReplicas is how many replicas the sets have; nil: none has a number of its own.
+func (m *member) setReplicas(s *meta.Snapshot) *broker.SetReplicas {
+	c := s.Cluster()
+	if c == nil || c.Replicas == [meta.SetsMax + 1]uint8{} {
+		return nil
+	}
+	usual := m.n.o.clusterConfig.Cluster.Replicas
+	r := &broker.SetReplicas{Usual: usual}
+	for k := range c.Sets {
+		r.Of = append(r.Of, c.SetReplicas(int(k)+1, usual))
+	}
+	return r
 }
 
 // begun are the sets that have a place; the first is always among them.

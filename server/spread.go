@@ -3,9 +3,11 @@ package server
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/sluicemq/sluice/broker"
 	"github.com/sluicemq/sluice/meta"
+	"github.com/sluicemq/sluice/meta/topicconfig"
 )
 
 // spreads says why the leaders of a topic's partitions cannot be spread over nodes, if one is made by this name; nil if they can. It takes no lock: loops ask.
@@ -33,6 +35,25 @@ func (c *topicCatalog) spreads(tenant uint32, name string) error {
 		return errors.New("events.kafka_topic names the topic, and all events are written by the node that leads the sessions")
 	}
 	return nil
+}
+
+// leaderSpread is the setting of topics whose leaders are spread.
+const leaderSpread = "leader.spread"
+
+// replicated says how many replicas a topic gets that asks for so many (0 or less: it does not say), with the settings with which it gets them: one that does not say whether its leaders
+// are spread is spread where there are sets of shards with just that number, and it may be. 0: as many as all topics have.
+func (c *topicCatalog) replicated(tenant uint32, name string, s topicconfig.Settings, asked int) (topicconfig.Settings, int, error) {
+	said := slices.ContainsFunc(s, func(e topicconfig.Setting) bool { return e.Key == leaderSpread })
+	if !said && asked > 0 && c.b.HasReplicas(asked) {
+		if with := s.With(leaderSpread, "true"); topicconfig.CheckTopic(with, nil, c.able(tenant, name)) == nil {
+			s = with
+		}
+	}
+	if !topicconfig.Resolve(s, nil).LeaderSpread {
+		return s, 0, nil
+	}
+	n, err := c.b.SpreadReplicas(asked)
+	return s, n, err
 }
 
 // binds finds a binding that names a topic, of the configuration or the catalog, in force or not yet.

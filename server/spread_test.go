@@ -154,3 +154,46 @@ func TestSpreadUnbound(t *testing.T) {
 		t.Errorf("said %d times: %s", said, &log)
 	}
 }
+
+// Topics with a replication factor for which there are sets of shards lie in these, unless they say that they are not spread or cannot be; the default and what was always accepted stay.
+func TestReplicationFactor(t *testing.T) {
+	sets := &meta.Cluster{ID: "c", Shards: 4, Level: meta.LevelReplicas, Sets: 2, Replicas: [meta.SetsMax + 1]uint8{1: 1}}
+	n := spreadNode(t, sets, (&meta.Binding{Filter: "m/#", Topic: "bound", Key: "topic", Deliver: "key"}).Entry())
+	n.topics.binder.Store(&binder{})
+	n.topics.nodes = threeNodes{}
+	ask := func(name string, factor int16, configs ...string) kafka.TopicResult {
+		c := kafka.TopicCreation{Name: name, Partitions: 2, ReplicationFactor: factor}
+		for i := 0; i < len(configs); i += 2 {
+			c.Configs = append(c.Configs, kafka.ConfigEntry{Key: configs[i], Value: &configs[i+1]})
+		}
+		done := make(chan kafka.TopicResult, 1)
+		n.topics.CreateTopics(0, []kafka.TopicCreation{c}, true, func(r []kafka.TopicResult) { done <- r[0] })
+		return <-done
+	}
+	n.broker.SetSetReplicas(&broker.SetReplicas{Usual: 3, Of: []int{1, 3}}) // the sets are none that this core has room for
+	for _, c := range []struct {
+		name     string
+		factor   int16
+		configs  []string
+		spread   bool
+		replicas uint8
+		code     wire.ErrorCode
+	}{
+		{"t", -1, nil, false, 0, wire.None},
+		{"t", 3, nil, false, 0, wire.None},
+		{"t", 1, nil, false, 0, wire.None}, // no set has begun
+		{"t", 4, nil, false, 0, wire.InvalidReplicationFactor},
+		{"t", 1, []string{"leader.spread", "false"}, false, 0, wire.None},
+		{"t", 1, []string{"leader.spread", "true"}, false, 0, wire.InvalidReplicationFactor},
+	} {
+		r := ask(c.name, c.factor, c.configs...)
+		if r.Code != c.code || r.Code == wire.None && (resolveTopic(r.Topic.Settings).Spread != c.spread || r.Topic.Replicas != c.replicas) {
+			t.Errorf("%+v: %+v", c, r)
+		}
+	}
+}
+
+// threeNodes is a cluster of which nothing counts but how many there are.
+type threeNodes struct{}
+
+func (threeNodes) View() *kafka.View { return &kafka.View{Nodes: make([]kafka.Node, 3)} }

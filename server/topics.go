@@ -100,10 +100,10 @@ func (c *topicCatalog) ClusterID() string { return c.cluster }
 func (c *topicCatalog) CreateTopics(tenant uint32, topics []kafka.TopicCreation, validateOnly bool, done func([]kafka.TopicResult)) {
 	each(len(topics), done, func(i int, tell func(kafka.TopicResult)) {
 		t := &topics[i]
-		settings, res := c.checkCreation(tenant, t)
+		settings, replicas, res := c.checkCreation(tenant, t)
 		if res.Code != wire.None || validateOnly {
 			if res.Code == wire.None {
-				res.Topic = &broker.TopicSpec{Tenant: tenant, Name: t.Name, Settings: storedSettings(settings),
+				res.Topic = &broker.TopicSpec{Tenant: tenant, Name: t.Name, Settings: storedSettings(settings), Replicas: uint8(replicas),
 					Partitions: make([]broker.PartitionSpec, t.Partitions)}
 			}
 			tell(res)
@@ -112,16 +112,16 @@ func (c *topicCatalog) CreateTopics(tenant uint32, topics []kafka.TopicCreation,
 		var id broker.TopicID
 		_, _ = rand.Read(id[:]) // it never fails
 		id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
-		c.b.CreateTopic(tenant, t.Name, id, int(t.Partitions), storedSettings(settings), func(spec *broker.TopicSpec, err error) {
+		c.b.CreateReplicated(tenant, t.Name, id, int(t.Partitions), replicas, storedSettings(settings), func(spec *broker.TopicSpec, err error) {
 			tell(topicResult(spec, err))
 		})
 	})
 }
 
 // checkCreation fills in what the client has left to the node, and says what is wrong.
-func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (settings topicconfig.Settings, res kafka.TopicResult) {
-	refuse := func(code wire.ErrorCode, why string) (topicconfig.Settings, kafka.TopicResult) {
-		return nil, kafka.TopicResult{Code: code, Message: why}
+func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (settings topicconfig.Settings, replicas int, res kafka.TopicResult) {
+	refuse := func(code wire.ErrorCode, why string) (topicconfig.Settings, int, kafka.TopicResult) {
+		return nil, 0, kafka.TopicResult{Code: code, Message: why}
 	}
 	if t.Partitions < 0 {
 		t.Partitions = 1
@@ -147,10 +147,14 @@ func (c *topicCatalog) checkCreation(tenant uint32, t *kafka.TopicCreation) (set
 	if err := topicconfig.CheckTopic(settings, nil, c.able(tenant, t.Name)); err != nil {
 		return refuse(wire.InvalidConfig, err.Error())
 	}
-	return settings, res
+	settings, replicas, err := c.replicated(tenant, t.Name, settings, int(t.ReplicationFactor))
+	if err != nil {
+		return refuse(wire.InvalidReplicationFactor, err.Error())
+	}
+	return settings, replicas, res
 }
 
-// replicationMax is the largest replication factor that is taken. Topics have as many replicas as shards have, whatever is asked for.
+// replicationMax is the largest replication factor that is taken.
 func (c *topicCatalog) replicationMax() int {
 	if c.nodes == nil {
 		return 1
@@ -192,6 +196,8 @@ func topicResult(spec *broker.TopicSpec, err error) kafka.TopicResult {
 		code = wire.UnknownTopicOrPartition
 	case errors.Is(err, broker.ErrConcurrent):
 		code = wire.RequestTimedOut // clients come again
+	case errors.Is(err, broker.ErrReplicas):
+		code = wire.InvalidReplicationFactor
 	case errors.Is(err, broker.ErrFewer):
 		code = wire.InvalidPartitions
 	case errors.Is(err, broker.ErrVolatileOnly), errors.Is(err, broker.ErrBound), errors.Is(err, broker.ErrTenantTopics):

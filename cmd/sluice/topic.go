@@ -21,6 +21,7 @@ type topicRow struct {
 	Settings   map[string]string `json:"settings" yaml:"settings"`
 	Internal   bool              `json:"internal" yaml:"internal"`
 	ID         string            `json:"id" yaml:"id"`
+	Replicas   int32             `json:"replicas" yaml:"replicas"` // of each partition
 }
 
 func topicRowOf(t *api.Topic) topicRow {
@@ -28,7 +29,7 @@ func topicRowOf(t *api.Topic) topicRow {
 	if s == nil {
 		s = map[string]string{}
 	}
-	return topicRow{t.Name, t.Partitions, t.Records, t.Bytes, s, t.Internal, t.Id}
+	return topicRow{t.Name, t.Partitions, t.Records, t.Bytes, s, t.Internal, t.Id, t.Replicas}
 }
 
 func (t *topicRow) settings() string {
@@ -88,7 +89,7 @@ func pairs(flag string, list []string) (map[string]string, error) {
 }
 
 func topicCreate(f *controlFlags) *cobra.Command {
-	var partitions int32
+	var partitions, replicas int32
 	var set []string
 	var dry bool
 	c := &cobra.Command{
@@ -103,8 +104,11 @@ func topicCreate(f *controlFlags) *cobra.Command {
 			if cmd.Flags().Changed("partitions") && partitions < 1 {
 				return misused("--partitions %d: want at least 1", partitions)
 			}
+			if cmd.Flags().Changed("replicas") && replicas < 1 {
+				return misused("--replicas %d: want at least 1", replicas)
+			}
 			return f.call(cmd, func(k *controlCall) error {
-				t, err := ask(k, api.NewTopicsClient(k).Create, &api.CreateTopicRequest{Name: args[0], Partitions: partitions, Settings: settings, ValidateOnly: dry})
+				t, err := ask(k, api.NewTopicsClient(k).Create, &api.CreateTopicRequest{Name: args[0], Partitions: partitions, Settings: settings, ValidateOnly: dry, Replicas: replicas})
 				if err != nil {
 					return err
 				}
@@ -113,6 +117,7 @@ func topicCreate(f *controlFlags) *cobra.Command {
 		},
 	}
 	c.Flags().Int32Var(&partitions, "partitions", 0, "number of partitions (default: kafka.partitions of the node)")
+	c.Flags().Int32Var(&replicas, "replicas", 0, "replicas of each partition: those of sets of shards that have as many, over which it is spread (default: as many as the cluster gives)")
 	c.Flags().StringArrayVar(&set, "set", nil, "set one of its settings: KEY=VALUE; may be repeated")
 	c.Flags().BoolVar(&dry, "dry-run", false, "say what would come of it, and change nothing")
 	f.output.add(c)
@@ -189,7 +194,7 @@ func topicDescribe(f *controlFlags) *cobra.Command {
 
 func (f *controlFlags) describeTopic(cmd *cobra.Command, d *api.TopicDescription, all bool) error {
 	v := topicView{topicRow: topicRowOf(d.Topic), All: []settingRow{}, Partitions: []partitionRow{}}
-	rows := [][]string{{"topic", v.Name}, {"id", v.ID}, {"partitions", number(d.Topic.Partitions)}, {"records", number(v.Records)}, {"size", sizeText(v.Bytes)}}
+	rows := [][]string{{"topic", v.Name}, {"id", v.ID}, {"partitions", number(d.Topic.Partitions)}, {"replicas", number(v.Replicas)}, {"records", number(v.Records)}, {"size", sizeText(v.Bytes)}}
 	for _, s := range d.Settings {
 		v.All = append(v.All, settingRow{s.Key, s.Value, s.Default, s.Set})
 		if s.Set || all {

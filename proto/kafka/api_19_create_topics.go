@@ -171,6 +171,9 @@ func (c *conn) created(out *kmsg.CreateTopicsResponseTopic, res *TopicResult, la
 		at = v.setOfShard(res.Topic.Partitions[0].Shard)
 	}
 	out.NumPartitions, out.ReplicationFactor = int32(len(res.Topic.Partitions)), int16(len(v.set(at).Replicas))
+	if n := res.Topic.Replicas; n > 0 {
+		out.ReplicationFactor = int16(n)
+	}
 	if last.spec == nil || !slices.Equal(last.spec.Settings, res.Topic.Settings) {
 		*last = describedTopic{spec: res.Topic}
 		for _, v := range c.l.h.catalog.DescribeTopic(res.Topic) {
