@@ -245,3 +245,43 @@ func TestSharedGroupOverLeaders(t *testing.T) {
 		t.Errorf("then it hands out %q", got)
 	}
 }
+
+// Sessions that come and go leave nothing behind at a follower, neither their timers nor their filters' queues.
+func TestSessionsComeAndGoAtFollower(t *testing.T) {
+	w := newFollowed(t)
+	stays := w.kept(w.leader, w.one)
+	w.publish(w.leader, "x")
+	for i := range 20 {
+		c := w.kept(w.leader, fmt.Sprint("c", i))
+		c.subscribe(1, w.topic)
+		w.publish(w.leader, "x")
+		c.ackAll()
+		c.disconnect()
+		c = w.kept(w.leader, fmt.Sprint("c", i))
+		c.l.Disconnect(c.c, DisconnectRequest{HasExpiry: true})
+		w.leader.pump()
+		w.leader.clock.Advance(neededEvery)
+		w.leader.tick()
+	}
+	stays.disconnect()
+	stays = w.kept(w.leader, w.one)
+	w.bring(1 << 40)
+	w.apply(w.shards()...)
+	w.follower.clock.Advance(3 * time.Hour)
+	for range 3 {
+		w.follower.tick()
+	}
+	timers, queues, grown := 0, 0, 0
+	for _, s := range w.follower.b.homes {
+		timers, queues, grown = timers+len(s.mu.timers), queues+len(s.mu.queues), grown+len(s.mu.grown)
+	}
+	if timers > 1 || queues > 1 || grown > 1 {
+		t.Errorf("%d timers, %d queues and %d that have grown are left", timers, queues, grown)
+	}
+	stays.disconnect()
+	w.bring(1 << 40)
+	w.apply(w.shards()...)
+	if s := w.follower.b.homes[1]; len(s.mu.timers) == 0 {
+		t.Error("a session that is away has no timer")
+	}
+}

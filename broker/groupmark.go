@@ -132,9 +132,14 @@ func (g *groupQueue) recoveredLocked() {
 // handsOutLocked says whether shared groups hand out what comes: not before a new leader knows them all, and where each of them has come to.
 func (s *shard) handsOutLocked() bool { return s.rep == nil || s.mu.handsOut }
 
-// forgetGroupsLocked leaves of shared groups what the log says: another node hands out what is open.
+// forgetGroupsLocked leaves of shared groups, and of promises, what the log says: another node hands out what is open.
 func (s *shard) forgetGroupsLocked() {
 	s.mu.handsOut = false
+	for _, list := range s.mu.promised { // another node may send it first
+		for i := range list {
+			list[i].fresh = false
+		}
+	}
 	for _, g := range s.mu.groups {
 		clear(g.out)
 		g.recoveredLocked()

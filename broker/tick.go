@@ -42,6 +42,7 @@ func (l *Local) Tick() {
 			l.sweepRelays(s)
 		} else {
 			l.trimFollowed(s)
+			s.passTimers(now)
 		}
 	}
 	if waits {
@@ -131,6 +132,34 @@ func (s *shard) armAtLocked(d *durable, at int64) {
 	}
 	d.armed = at
 	heap.Push(&s.mu.timers, timer{at, d.id})
+}
+
+// passTimersTurn is how many timers one tick passes over where a shard is followed.
+const passTimersTurn = 4096
+
+// passTimers passes over timers of sessions that are gone, or have moved theirs, in a shard that is followed. Those that are due it leaves to the leader.
+func (s *shard) passTimers(now int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range passTimersTurn {
+		if len(s.mu.timers) == 0 || s.mu.timers[0].at > now {
+			return
+		}
+		t := s.mu.timers[0]
+		sess := s.mu.byID[t.id]
+		if sess == nil || sess.d.armed != t.at {
+			heap.Pop(&s.mu.timers)
+			continue
+		}
+		for _, at := range [2]int64{sess.d.deadline, sess.d.willAt} {
+			if at != 0 && at <= now {
+				return
+			}
+		}
+		heap.Pop(&s.mu.timers)
+		sess.d.armed = 0
+		s.armLocked(sess.d)
+	}
 }
 
 // retryAfter is when something is tried again for which the log had no room, in milliseconds.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sluicemq/sluice/journal/record"
@@ -104,7 +105,9 @@ func (l *Local) trimFollowed(s *shard) {
 			s.dropQueueLocked(number)
 		}
 	}
-	s.mu.trimList = s.mu.trimList[:n]
+	if s.mu.trimList = s.mu.trimList[:n]; n == 0 {
+		s.mu.grown = slices.DeleteFunc(s.mu.grown, func(q *queue) bool { return s.mu.queues[q.number] != q })
+	}
 }
 
 func (l *Local) trimQueue(s *shard, number uint64, lim *Limits, now int64) {
