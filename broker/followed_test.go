@@ -285,3 +285,26 @@ func TestSessionsComeAndGoAtFollower(t *testing.T) {
 		t.Error("a session that is away has no timer")
 	}
 }
+
+// Retained messages that have expired go at a follower, too, but not before its clock has passed their end by far.
+func TestRetainedExpireAtFollower(t *testing.T) {
+	w := newFollowed(t)
+	c := w.leader.connect(0, ConnectRequest{ClientID: "publisher"})
+	m := Message{Topic: []byte(w.topic), Payload: []byte("x"), QoS: 1, Retain: true, Deadline: w.leader.clock.Now().Add(time.Minute).UnixMilli()}
+	if _, err := c.l.Publish(c.c, &m, false, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.leader.pump()
+	w.bring(1 << 40)
+	w.apply(w.shards()...)
+	for _, step := range []struct {
+		after time.Duration
+		gone  bool
+	}{{time.Hour, false}, {expiredFollowed, true}} {
+		w.follower.clock.Advance(step.after)
+		w.follower.tick()
+		if gone := w.follower.b.retained.empty(); gone != step.gone {
+			t.Errorf("%v later it is gone: %v", step.after, gone)
+		}
+	}
+}

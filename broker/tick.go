@@ -4,9 +4,13 @@ import (
 	"container/heap"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/sluicemq/sluice/internal/events"
 )
+
+// expiredFollowed is for how long a node that follows keeps retained messages that have expired by its own clock.
+const expiredFollowed = 24 * time.Hour
 
 // Tick is the loop's slow work: progress of sessions into the journal, sessions and wills whose time has come, queues that
 // nobody needs any more. The server calls it about once a second.
@@ -52,9 +56,11 @@ func (l *Local) Tick() {
 	l.sweepGroups(now)
 	l.sweepTxns(now)
 	if l.id == 0 {
-		if l.b.homes[0].leads() { // a follower's clock may be ahead, and it may lead tomorrow
-			l.expireRetained(now)
+		expired := now
+		if !l.b.homes[0].leads() { // a follower's clock may be ahead, and it may lead tomorrow
+			expired -= expiredFollowed.Milliseconds()
 		}
+		l.expireRetained(expired)
 		l.passGhosts()
 		if l.b.behindGroups.Load() > 0 {
 			l.b.drainGroups()
