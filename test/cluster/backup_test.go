@@ -19,16 +19,17 @@ import (
 )
 
 // Three nodes are backed up under load by a node that does not lead, the lead moves, and they are backed up again. All are lost. What is restored is a new
-// cluster of one node with users, topics, sessions and all records that were acknowledged before the backup, in order and without a gap; another node joins it,
-// and one of the old cluster is refused.
+// cluster of one node with users, topics, sessions and all records that were acknowledged before the backup, in order and without a gap, also of the sets of shards that
+// other nodes led, with transactions that are whole or not there, which it leads; another node joins it, and one of the old cluster is refused.
 func TestBackupOfThree(t *testing.T) {
 	store := "local:dir=" + t.TempDir()
 	c := common.StartCluster(t, 3, "backup.store="+store)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*longest)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*longest)
 	defer cancel()
-	l := &load{t: t, c: c}
+	l := &load{t: t, c: c, ctx: ctx}
 	const records = 500
 	produce(ctx, t, l, "copied", 0, records)
+	sets := beforeBackup(ctx, t, l)
 	keepSession(t, c.Nodes[1], "kept", 3600, "kept/#")
 	c.Must("ban", "add", "--client-id", "stranger")
 	c.AwaitSynced()
@@ -42,8 +43,9 @@ func TestBackupOfThree(t *testing.T) {
 	pub, _ := dial(t, c.Nodes[0], "pub", 0)
 	publish(t, pub, "kept/a", "waits", true)
 	least := records + int(produced.Load())
+	sets.least = sets.w.least()
 	id := backupBy(t, leader)
-	most := records + int(stop())
+	most, mostSpread := records+int(stop()), sets.w.stop()
 	for _, n := range c.Nodes {
 		n.Kill()
 	}
@@ -62,6 +64,7 @@ func TestBackupOfThree(t *testing.T) {
 	c.Nodes = []*common.Node{one}
 	one.Start()
 	c.Leader()
+	sets.restored(ctx, t, mostSpread)
 	if n := countRecords(ctx, t, l); n < least || n > most {
 		t.Errorf("%d records, of %d that were acknowledged before the backup, and %d in all", n, least, most)
 	}
@@ -71,6 +74,8 @@ func TestBackupOfThree(t *testing.T) {
 		}
 	}
 	joinRestored(t, c, old, again)
+	spreadTopic(ctx, t, l, "later", savedPartitions)
+	sets.joined(ctx, t, again, mostSpread)
 	kept, ack := dial(t, again, "kept", 3600)
 	if !ack.SessionPresent {
 		t.Error("the session is gone")
