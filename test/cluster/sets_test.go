@@ -28,6 +28,11 @@ type shardSet struct {
 	Eligible         []int
 }
 
+// text is what a test that fails has seen last.
+type text struct{ string }
+
+func (s *text) String() string { return s.string }
+
 func setsAt(n *common.Node) (list []shardSet, err error) {
 	out, err := n.Run("shard", "sets", "--output", "json")
 	if err == nil {
@@ -39,7 +44,7 @@ func setsAt(n *common.Node) (list []shardSet, err error) {
 // awaitSets waits until a node says so of all sets.
 func awaitSets(t *testing.T, c *common.Cluster, what string, done func([]shardSet) bool) (list []shardSet) {
 	t.Helper()
-	var seen string
+	var seen text
 	testx.Eventually(t, longest, func() bool {
 		for _, n := range c.Nodes {
 			if n.Broker() == nil {
@@ -50,7 +55,7 @@ func awaitSets(t *testing.T, c *common.Cluster, what string, done func([]shardSe
 				list = now
 				return true
 			}
-			seen = fmt.Sprintf("node %d: %+v, %v", n.ID, now, err)
+			seen.string = fmt.Sprintf("node %d: %+v, %v", n.ID, now, err)
 		}
 		return false
 	}, what, &seen)
