@@ -75,11 +75,13 @@ type State struct {
 	Leader  meta.NodeID // 0: nobody, or it is not known
 	Epoch   uint32
 	Leading bool // this node does, its lease is not over, and all of these shards take commands
-	Alive   []meta.NodeID
+	// Leased: this node leads, its lease is not over, and its shards may wait for others to be in sync before they take commands.
+	Leased bool
+	Alive  []meta.NodeID
 }
 
 func (s *State) equal(o *State) bool {
-	return s.Leader == o.Leader && s.Epoch == o.Epoch && s.Leading == o.Leading && slices.Equal(s.Alive, o.Alive)
+	return s.Leader == o.Leader && s.Epoch == o.Epoch && s.Leading == o.Leading && s.Leased == o.Leased && slices.Equal(s.Alive, o.Alive)
 }
 
 const (
@@ -457,7 +459,8 @@ func (c *Controller) publish(sh *meta.Shard) {
 	next := State{Alive: c.alive}
 	if sh != nil {
 		next.Leader, next.Epoch = sh.Leader, sh.Epoch
-		next.Leading = c.leading != 0 && c.leading == sh.Epoch && c.opened
+		next.Leased = c.leading != 0 && c.leading == sh.Epoch
+		next.Leading = next.Leased && c.opened
 		if sh.Leader == c.o.Node && c.leading == 0 {
 			next.Leader = 0 // it has let go: who comes is not known yet
 		}

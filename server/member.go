@@ -246,6 +246,9 @@ func (m *member) clock() clock.Clock {
 // leads tells whether the node takes commands for all shards.
 func (m *member) leads() bool { return m == nil || m.control != nil && m.control.State().Leading }
 
+// leased is leads, also where the shards wait for others to be in sync before they take commands: for the node that gets a copy, after an unclean election.
+func (m *member) leased() bool { return m.control != nil && m.control.State().Leased }
+
 // sameRoles says that the node is to be something else than the cluster has let in.
 func (m *member) sameRoles() error {
 	if m == nil {

@@ -104,7 +104,7 @@ func (s *seeds) take(r *link.Request) {
 	}
 	s.mu.Lock()
 	switch {
-	case s.mu.over || !s.m.leads():
+	case s.mu.over || !s.m.leased():
 		s.mu.Unlock()
 		r.Fail("this node does not lead")
 		return

@@ -31,7 +31,7 @@ func (s *seeds) holdFor(peer link.NodeID, log *journal.Log) {
 // lookAtHold lets go of the log when nobody needs it any more, or it is needed more: who is refused for want of room is a client.
 func (s *seeds) lookAtHold(peer link.NodeID, log *journal.Log) {
 	s.progress() // so that its pace is known whoever asks first
-	free := !s.m.leads() || log.Limited() || log.LowSpace()
+	free := !s.m.leased() || log.Limited() || log.LowSpace()
 	for _, f := range s.m.replicas.Followers() {
 		free = free || f.Node == peer // its stream holds what it has not read
 	}

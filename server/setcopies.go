@@ -35,7 +35,8 @@ import (
 type copySets interface {
 	// Alive are the nodes that are there, as the controller of a set has said; nil: it is not known.
 	Alive(set int) []meta.NodeID
-	// Leads is the epoch in which this node leads a set, with a lease that is not over; 0: it does not.
+	// Leads is the epoch in which this node leads a set, with a lease that is not over; 0: it does not. Whether the set takes commands does not count: it may wait for the
+	// very node that needs the copy.
 	Leads(set int) uint32
 	// Serves tells whether this node has a stream of a follower of a set, and be it one that has only begun: replica.Replicas.Serves.
 	Serves(set int, node link.NodeID) bool

@@ -216,7 +216,7 @@ func (c copiedSets) Alive(set int) []meta.NodeID { return c.m.parts.list[set].co
 
 // Leads makes it copySets.
 func (c copiedSets) Leads(set int) uint32 {
-	if s := c.m.parts.list[set].control.State(); s.Leading {
+	if s := c.m.parts.list[set].control.State(); s.Leased {
 		return s.Epoch
 	}
 	return 0
