@@ -172,24 +172,36 @@ func (c *Controller) serveDrain(_ meta.NodeID, b []byte, answer func([]byte, str
 	answer(nil, "")
 }
 
-// Move has leadership move to a node that is in sync, and returns when it has. Errors: ErrNotInSync, meta.ErrNoMajority, that of ctx.
+// Move has leadership move to a node that is in sync, and returns when it has. Errors: ErrNotInSync, also when it is not any more; meta.ErrNoMajority, that of ctx.
 func (c *Controller) Move(ctx context.Context, to meta.NodeID) error {
-	sh := c.shard(c.o.Catalog.Load())
-	if sh == nil || !slices.Contains(sh.ISR, to) && !c.mayBring(sh, to) {
+	if c.shard(c.o.Catalog.Load()) == nil {
 		return fmt.Errorf("%w: node %d", ErrNotInSync, to)
 	}
-	at, known := c.o.Group.Leader()
-	switch {
-	case !known:
-		return meta.ErrNoMajority
-	case at == c.o.Node:
-		c.setMove(to)
-	default:
-		if _, err := c.ask(ctx, at, c.method(methodMove), []byte{wireVersion, byte(to), byte(to >> 8)}); err != nil {
-			return err
+	var asked meta.NodeID // who decides, and has been told: what it has been told is lost with it
+	var failed error
+	err := c.until(ctx, func(sh *meta.Shard) bool {
+		at, known := c.o.Group.Leader()
+		switch {
+		case sh.Leader == to:
+			return true
+		case !slices.Contains(sh.ISR, to) && (slices.Contains(sh.Replicas, to) || asked == 0 && !c.mayBring(sh, to)):
+			failed = fmt.Errorf("%w: node %d", ErrNotInSync, to)
+		case !known && asked == 0:
+			failed = meta.ErrNoMajority
+		case !known || at == asked:
+		case at == c.o.Node:
+			c.setMove(to)
+			asked = at
+		default:
+			_, failed = c.ask(ctx, at, c.method(methodMove), []byte{wireVersion, byte(to), byte(to >> 8)})
+			asked = at
 		}
+		return failed != nil
+	})
+	if failed != nil {
+		return failed
 	}
-	return c.until(ctx, func(sh *meta.Shard) bool { return sh.Leader == to })
+	return err
 }
 
 func (c *Controller) setMove(to meta.NodeID) {
