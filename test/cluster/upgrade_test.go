@@ -114,6 +114,9 @@ func TestRollingUpgrade(t *testing.T) {
 		if out, err := n.Run("shard", "balance"); err == nil || !strings.Contains(err.Error(), "too old for this cluster") {
 			t.Errorf("beside older nodes shards are balanced: %q, %v", out, err)
 		}
+		if out, err := n.Run("shard", "sets", "2"); err == nil || !strings.Contains(err.Error(), "too old for this cluster") {
+			t.Errorf("beside older nodes sets of shards are made: %q, %v", out, err)
+		}
 	}
 	testx.Eventually(t, longest, func() bool {
 		l, err := levelsAt(c.Leader())
@@ -124,6 +127,10 @@ func TestRollingUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Must("shard", "balance", "--dry-run")
+	c.Must("shard", "sets", "2", "--wait")
+	spreadTopic(ctx, t, l, "spread", 2)
+	w := keepNumbering(ctx, l, "spread", 2)
+	w.progress("upgraded")
 	testx.Eventually(t, longest, func() bool { return !later(t, c.Nodes[0], "in time").Failed() }, "a delayed message is taken")
 	receive(t, sub, "in time")
 	last := c.Nodes[2]
@@ -132,6 +139,9 @@ func TestRollingUpgrade(t *testing.T) {
 	last.Program("")
 	last.Start()
 	c.AwaitSynced()
+	w.progress("a node has come back")
+	least, most := w.least(), w.stop()
+	wantNumbers(t, l.readWhole(ctx, "spread", 2), least, most)
 	l.end()
 	wait()
 	away := max(time.Duration(g.mqtt.Load()), time.Duration(g.kafka.Load()))
@@ -142,13 +152,20 @@ func TestRollingUpgrade(t *testing.T) {
 }
 
 // TestUpgradeHeld: these are the steps of docs/operate/upgrade.md. While the level is held, nodes go forth and back between two programs; a program that is two versions ahead is
-// refused, and, once the upgrade is final, the one before.
+// refused, and, once the upgrade is final, the one before. Sets of shards are led and written to by both all the while.
 func TestUpgradeHeld(t *testing.T) {
 	next, after := common.BinaryOf(t, fmt.Sprintf("%d/1", meta.Level+1)), common.BinaryOf(t, fmt.Sprintf("%d/%d", meta.Level+2, meta.Level+1))
 	c := common.StartCluster(t, 3)
+	ctx, cancel := context.WithTimeout(context.Background(), 8*longest)
+	defer cancel()
+	l := &load{t: t, c: c, ctx: ctx}
+	c.Must("shard", "sets", "2", "--wait")
+	spreadTopic(ctx, t, l, "spread", 4)
+	w := keepNumbering(ctx, l, "spread", 4)
 	c.Must("node", "upgrade", "--hold")
 	for i, n := range c.Nodes {
 		with(t, c, n, next, meta.Level+1)
+		w.progress("with one program and the next")
 		if i == len(c.Nodes)-1 {
 			break
 		}
@@ -177,4 +194,7 @@ func TestUpgradeHeld(t *testing.T) {
 		return true
 	}, "the level is raised")
 	refusedAs(t, three, "", "too old for the cluster")
+	w.progress("with two nodes")
+	least, most := w.least(), w.stop()
+	wantNumbers(t, l.readWhole(ctx, "spread", 4), least, most)
 }
