@@ -2,6 +2,7 @@ package broker
 
 import (
 	"errors"
+	"sync/atomic"
 
 	"github.com/sluicemq/sluice/alloc"
 	"github.com/sluicemq/sluice/journal/record"
@@ -39,6 +40,16 @@ type AppendResult struct {
 	Base       record.Offset // of the first record
 	LogStart   record.Offset
 	AppendTime int64 // Unix milliseconds; -1: the records keep their producer's
+	// Failed is the batch of an idempotent producer that Err is about: the request that had it may have been answered before.
+	Failed *FailedBatch
+}
+
+// FailedBatch names a batch that was on its way.
+type FailedBatch struct {
+	Partition *Partition
+	Producer  int64
+	Epoch     int16
+	First     int32 // its first sequence
 }
 
 // Appender is a connection that appends batches. It belongs to the loop that made it.
@@ -46,6 +57,7 @@ type Appender struct {
 	local   *Local
 	sink    AppendSink // nil: closed
 	starved bool
+	failing atomic.Int32 // batches that have failed, and of which sink is yet to hear
 }
 
 // NewAppender makes the handle of a connection on this loop.
@@ -60,6 +72,8 @@ type AppendOptions struct {
 	Silent        bool // nobody waits for the end
 	Internal      bool // a topic of the broker's own may be written to
 	Leader        bool // the end is told once the leader's log has it (acks=1), and not when all in-sync replicas do
+	// Later says that the producer has sent batches before this one that may not be stored: of a producer that the partition does not know, it is out of order.
+	Later bool
 	// Held holds the batch: it is retained until the batch is in the log's buffer, and nothing is copied before. nil: it is a view that dies
 	// with the call.
 	Held alloc.Ref
@@ -136,7 +150,11 @@ func (l *Local) Append(a *Appender, p *Partition, batch []byte, o AppendOptions,
 	}
 	idempotent := pb.info.producer != record.NoProducer
 	if idempotent {
-		dup, err := p.checkProducerLocked(&pb.info)
+		if l.owesLocked(a) {
+			s.mu.Unlock()
+			return ErrBusy
+		}
+		dup, err := p.checkProducerLocked(&pb.info, o.Later)
 		if err != nil {
 			s.mu.Unlock()
 			return err
@@ -347,6 +365,19 @@ func (l *Local) starveLocked(s *shard, a *Appender) {
 		a.starved = true
 		s.mu.appenders = append(s.mu.appenders, a)
 	}
+}
+
+// owesLocked says whether a is yet to hear of batches that have failed, and has it come again behind that: a leader may have become none and one again meanwhile, and its next batch
+// was sent before anybody knew that there would be a gap before it.
+func (l *Local) owesLocked(a *Appender) bool {
+	if a.failing.Load() == 0 {
+		return false
+	}
+	if !a.starved {
+		a.starved = true
+		l.post(post{kind: postResumeAppender, app: a})
+	}
+	return true
 }
 
 // resumeAppendersLocked tells those for whom there was no room.

@@ -183,6 +183,9 @@ func (l *Local) handle(p *post) {
 	case postRun:
 		p.run()
 	case postAppended:
+		if p.appended.Err != nil {
+			p.app.failing.Add(-1)
+		}
 		if p.app.sink != nil {
 			p.app.sink.Appended(p.res.Token, p.appended)
 		}

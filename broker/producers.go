@@ -176,15 +176,17 @@ func (t *producerTable) remove(i int) {
 }
 
 // checkProducerLocked looks at a producer's batch that comes next.
-func (p *Partition) checkProducerLocked(in *batchInfo) (dup *producerBatch, err error) {
-	r := p.mu.producers.find(in.producer)
-	switch {
-	case r == nil:
-		return unknownProducer.check(in, -1)
-	case r.ahead != nil:
-		return r.ahead.state.check(in, r.announced)
+func (p *Partition) checkProducerLocked(in *batchInfo, later bool) (dup *producerBatch, err error) {
+	st, announced := &unknownProducer, int16(-1)
+	if r := p.mu.producers.find(in.producer); r != nil {
+		if st, announced = &r.state, r.announced; r.ahead != nil {
+			st = &r.ahead.state
+		}
 	}
-	return r.state.check(in, r.announced)
+	if dup, err = st.check(in, announced); err == nil && later && st.epoch < 0 {
+		err = ErrOutOfOrderSequence
+	}
+	return dup, err
 }
 
 // expectProducerLocked moves on what is known by a batch that has been given its place. false: there are too many producers; a marker is

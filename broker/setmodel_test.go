@@ -36,6 +36,7 @@ type setWorld struct {
 	leader  []int // by set
 	epoch   []record.Epoch
 	streams []*setStream
+	clients []*setClient
 	topics  []string
 	gone    map[string]bool // deleted, or perhaps
 	tokens  Token
@@ -88,6 +89,9 @@ func (w *setWorld) elect(set, i int) {
 		})
 	}
 	w.nodes[i].drain()
+	for _, st := range w.clients {
+		w.sendAway(st, set)
+	}
 }
 
 // drain runs the loops, and leaves what is to be written.
@@ -257,6 +261,11 @@ func (w *setWorld) crash(i int) {
 			st.at = -1
 		}
 	}
+	for _, st := range w.clients {
+		if st.conn != nil && st.conn.at == i {
+			st.disconnect(true)
+		}
+	}
 	for set, leader := range w.leader {
 		if leader == i {
 			w.elect(set, w.r.IntN(len(w.nodes)))
@@ -323,7 +332,7 @@ func (w *setWorld) create(n int, settings []Setting) {
 	name := fmt.Sprintf("t%d", len(w.topics))
 	w.topics = append(w.topics, name)
 	for i := range n {
-		w.streams = append(w.streams, &setStream{topic: name, part: int32(i), id: int64(1000 + len(w.streams)), at: -1})
+		w.streams = append(w.streams, &setStream{topic: name, part: int32(i), id: int64(1000 + len(w.streams) + len(w.clients)), at: -1})
 	}
 	b.CreateTopic(0, name, TopicID([]byte(fmt.Sprintf("%-16s", name))), n, settings, func(*TopicSpec, error) {})
 }
@@ -344,6 +353,10 @@ func (w *setWorld) settle() {
 			if st.at >= 0 {
 				w.produce(st)
 			}
+		}
+		for _, st := range w.clients {
+			w.send(st, false)
+			w.read(st, producerWindow)
 		}
 	}
 	for set, i := range w.leader {
@@ -436,7 +449,11 @@ func (w *setWorld) step() {
 	}
 	switch op {
 	case setProduce:
-		w.produce(w.streams[w.r.IntN(len(w.streams))])
+		if at := w.r.IntN(len(w.streams) + len(w.clients)); at < len(w.streams) {
+			w.produce(w.streams[at])
+		} else {
+			w.exchange(w.clients[at-len(w.streams)])
+		}
 	case setPull:
 		w.pull(set, i, 1+w.r.IntN(8))
 	case setRun:
@@ -480,6 +497,7 @@ func TestSetsModel(t *testing.T) {
 			w.odds = setOdds[seed%2]
 			w.create(4, spreadOn)
 			w.create(2, nil)
+			w.withClients(6)
 			for range 1000 {
 				if w.step(); t.Failed() {
 					t.Fatalf("with seed %d", seed)
@@ -489,7 +507,7 @@ func TestSetsModel(t *testing.T) {
 				t.FailNow()
 			}
 			w.verify()
-			acked := 0
+			acked := w.verifyClients()
 			for _, st := range w.streams {
 				acked += st.acked
 			}

@@ -285,7 +285,12 @@ func (l *Local) failBatches(p *pending, err error) {
 			pb.done(err)
 		}
 		if pb.app != nil {
-			l.appended(pb.app, pb.tok, AppendResult{Err: err, Base: -1, AppendTime: -1, LogStart: -1})
+			res := AppendResult{Err: err, Base: -1, AppendTime: -1, LogStart: -1}
+			if in := &pb.info; in.producer != record.NoProducer {
+				res.Failed = &FailedBatch{Partition: pb.part, Producer: in.producer, Epoch: in.epoch, First: in.first}
+			}
+			pb.app.failing.Add(1)
+			l.appended(pb.app, pb.tok, res)
 		}
 	}
 }

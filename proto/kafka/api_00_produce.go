@@ -229,6 +229,7 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *br
 		res.Code = wire.NotEnoughReplicas
 	}
 	if res.Code != wire.None {
+		c.refused(part, p.Records, res.Code)
 		return false, nil
 	}
 	limits := wire.BatchLimits{Version: r.call.Version, MaxBytes: int(cfg.MaxMessageBytes), SegmentBytes: int(cfg.SegmentBytes), Records: true, Keys: cfg.Compact}
@@ -239,14 +240,15 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *br
 	}
 	if r.produce.over {
 		res.Code = wire.RequestTimedOut
-		c.shed(part, checked.Batch)
+		c.refused(part, checked.Batch, res.Code)
 		return false, nil
 	}
-	if c.left != nil && c.skips(part, checked.Batch) {
-		res.Code = wire.OutOfOrderSequenceNumber
+	behind, code := c.behind(pl, part, checked.Batch)
+	if code != wire.None {
+		res.Code, res.Message = code, "it is behind a batch that was not stored"
 		return false, nil
 	}
-	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Leader: m.Acks == 1, Held: c.link.Held()}
+	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Leader: m.Acks == 1, Later: behind, Held: c.link.Held()}
 	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && o.Transactional && (r.call.Version >= produceJoins || v.setOf(part) > 0) {
 		switch s := r.produce; {
@@ -256,14 +258,11 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *br
 			return false, errJoin
 		}
 	}
-	if err != nil {
-		res.Code = codeOf(err)
+	if errors.Is(err, broker.ErrBusy) {
 		return false, err
 	}
-	if c.left != nil {
-		c.unshed(part, checked.Batch)
-	}
-	return !r.silent, nil
+	res.Code = c.appendFault(part, checked.Batch, behind, err)
+	return err == nil && !r.silent, err
 }
 
 // topicOf finds a topic of the client's tenant by name or id. The name is a view.
@@ -316,6 +315,9 @@ func appendToken(r *request, at int) broker.Token {
 
 // Appended is the core's word that a batch is committed, or could not be.
 func (c *conn) Appended(t broker.Token, res broker.AppendResult) {
+	if f := res.Failed; f != nil {
+		c.failed(f.Partition, f.Producer, f.Epoch, f.First, codeOf(res.Err))
+	}
 	r := c.l.slots[t>>40]
 	if uint16(r.serial) != uint16(t>>24) || r.c != c {
 		return // the connection had ended, and r is somebody else's

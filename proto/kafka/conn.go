@@ -39,8 +39,8 @@ type conn struct {
 
 	appender *broker.Appender // made with the first produce request
 	resumed  *request         // a produce request of which a part could be appended: it comes again
-	left     []shedBatch      // batches of idempotent producers that had no room in time
-	fetches  *fetchSession    // the last one that was made
+	gaps     map[*broker.Partition]failedBatch
+	fetches  *fetchSession // the last one that was made
 	turns    turns
 	access   *accessCache      // made when rules are first asked
 	quota    *quotaState       // made when there are quotas
