@@ -102,7 +102,11 @@ func (m *leadMoves) cutShort(t *testing.T, what string, from, to, victim int, co
 	m.w.progress(what)
 	away := time.Since(killed)
 	v.Start()
+	back := time.Now()
 	err = testx.Receive(t, ended, longest)
+	if since := time.Since(back); since > longest/3 { // what was asked for and is forgotten ends after half of longest
+		t.Errorf("%s: the command ends %v after the node is back", what, since)
+	}
 	t.Logf("%s: %s lead then; clients go on after %v; it ends after %v with: %v", what, leadsText(moved), away.Round(time.Millisecond), time.Since(killed).Round(time.Millisecond), err)
 	if err != nil && !strings.Contains(err.Error(), "node") {
 		t.Errorf("%s: it does not say why: %v", what, err)
