@@ -63,7 +63,7 @@ def verifiable_producer(c, broker, p):
 
 
 def consumer_protocol(c, broker, p):
-    assert len(p.read("v", COUNT, "--group", "next", "--command-property", "group.protocol=consumer")) == COUNT
+    assert numbers(p.read("v", COUNT, "--group", "next", "--command-property", "group.protocol=consumer")) == [str(i) for i in range(COUNT)]
     out = p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "next")
     assert re.search(rf"next\s+v\s+0\s+{COUNT}\s+{COUNT}\s+0", out), out
     out = p.tool("GroupsCommand", *p.server, "--list")
@@ -116,7 +116,7 @@ def performance(c, broker, p):
            "--command-property", "acks=all", "--command-property", "compression.type=lz4")
     ends = [int(line.rpartition(":")[2]) for line in p.tool("GetOffsetShell", *p.server, "--topic", "java").split()]
     assert sum(ends) == 50000, ends
-    out = p.tool("ConsumerPerformance", *p.server, "--topic", "java", "--num-records", "50000", "--group", "perf")
+    out = p.tool("ConsumerPerformance", *p.server, "--topic", "java", "--num-records", "50000", "--group", "perf", "--timeout", "60000")
     assert re.search(r", 50000,", out), out
     assert "Percentiles" in p.tool("EndToEndLatency", *p.server, "--topic", "e2e", "--num-records", "300", "--producer-acks", "all", "--record-size", "100")
 
