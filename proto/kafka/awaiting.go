@@ -54,26 +54,28 @@ func (h *Handler) leadsSet(v *View, n int) bool {
 }
 
 // await finds the sets of shards whose requests wait: as long as nobody leads one, or this node is about to, new requests for it are not read, for a while. A client
-// that was refused would ask for metadata, find what it knows, and be slow to ask again. What has been waited for is waited for again if something has changed.
+// that was refused would ask for metadata, find what it knows, and be slow to ask again. What has been waited for is waited for again if something has changed of it. Each set
+// has a bound of its own: however many have no leader, nobody waits longer for one of them.
 func (l *loopState) await(v *View) {
 	old, had := l.seen, l.awaiting
 	l.awaiting, l.seen = 0, v
-	again := false
 	for n := range len(v.Sets) + 1 {
 		pl, bit := v.set(n), uint16(1)<<n
 		if pl.Leader >= 0 && pl.Leader != l.h.nodeID || l.h.leadsSet(v, n) {
 			continue
 		}
 		fresh := old == nil || !samePlace(old.set(n), pl)
-		if again = again || fresh; fresh || had&bit != 0 {
+		if fresh {
+			l.core.SetTimer(&l.awaited[n], l.h.leaderWait, func() { l.stopAwaiting(bit) })
+		}
+		if fresh || had&bit != 0 {
 			l.awaiting |= bit
 		}
 	}
-	switch {
-	case l.awaiting == 0:
-		l.core.StopTimer(&l.awaited)
-	case again:
-		l.core.SetTimer(&l.awaited, l.h.leaderWait, l.stopAwaiting)
+	for n := range l.awaited {
+		if l.awaiting>>n&1 == 0 {
+			l.core.StopTimer(&l.awaited[n])
+		}
 	}
 	if had&^l.awaiting != 0 {
 		l.readOn()
@@ -85,12 +87,9 @@ func samePlace(a, b *Placement) bool {
 	return a.Leader == b.Leader && a.Epoch == b.Epoch && a.Leads == b.Leads && a.Follows == b.Follows && len(a.ISR) == len(b.ISR)
 }
 
-// stopAwaiting reads the requests that wait for a leader.
-func (l *loopState) stopAwaiting() {
-	if l.awaiting == 0 {
-		return
-	}
-	l.awaiting = 0
+// stopAwaiting reads the requests that wait for the leader of a set of shards.
+func (l *loopState) stopAwaiting(bit uint16) {
+	l.awaiting &^= bit
 	l.readOn()
 }
 

@@ -25,9 +25,9 @@ type loopState struct {
 
 	tenantTopics map[tenantTopic]*broker.Topic // of the others
 
-	awaiting uint16 // sets of shards, a bit for each, whose requests wait for a leader: see await
-	awaited  broker.LoopTimer
-	seen     *View // by the last await
+	awaiting uint16                        // sets of shards, a bit for each, whose requests wait for a leader: see await
+	awaited  [setsMax + 1]broker.LoopTimer // for how long they wait for each
+	seen     *View                         // by the last await
 
 	logSecond int64
 	logLines  int

@@ -27,7 +27,11 @@ func setsView() *View {
 // inSets is a connection of node 1, whose topic "t" has a partition in each shard of four sets: the view has not heard of the last one.
 func inSets(t *testing.T, v *View) (*conn, *broker.Topic) {
 	t.Helper()
-	ck := clock.NewManual(time.Unix(1e9, 0))
+	return inSetsAt(t, v, clock.NewManual(time.Unix(1e9, 0)))
+}
+
+func inSetsAt(t *testing.T, v *View, ck *clock.Manual) (*conn, *broker.Topic) {
+	t.Helper()
 	b := broker.New(broker.Options{Shards: 2, Loops: 1, StreamSets: 4, Clock: ck})
 	t.Cleanup(b.Close)
 	b.UseLog(&slowStore{})
@@ -139,11 +143,18 @@ func TestSessionOfSets(t *testing.T) {
 	}
 }
 
-// Requests wait for the sets that nobody leads, each for a while once, and for none of the others.
+// Requests wait for the sets that nobody leads, each for a while once, which the others do not make longer, and for none of the others.
 func TestAwaitSets(t *testing.T) {
-	v := setsView()
-	c, _ := inSets(t, v)
+	v, ck := setsView(), clock.NewManual(time.Unix(1e9, 0))
+	c, _ := inSetsAt(t, v, ck)
 	l := c.l
+	later := func(what string, d time.Duration, want uint16) {
+		t.Helper()
+		ck.Advance(d)
+		if l.core.Drain(); l.awaiting != want {
+			t.Errorf("%s: they wait for %b, want %b", what, l.awaiting, want)
+		}
+	}
 	step := func(what string, change func(*View), want uint16) {
 		t.Helper()
 		next := *v
@@ -159,9 +170,15 @@ func TestAwaitSets(t *testing.T) {
 	step("the first set goes", func(v *View) { v.All.Leader = -1 }, 1<<3|1)
 	step("this node is about to lead it", func(v *View) { v.All.Leader, v.All.Epoch = 1, 21 }, 1<<3|1)
 	step("it does", func(v *View) { v.All.Leads = true }, 1<<3)
-	l.stopAwaiting()
+	later("it has been waited for", l.h.leaderWait, 0)
 	step("another set has another leader", func(v *View) { v.Sets[0].Leader, v.Sets[0].Epoch = 2, 32 }, 0)
 	step("it goes", func(v *View) { v.Sets[0].Leader = -1 }, 1<<1)
 	step("what was waited for begins again", func(v *View) { v.Sets[2].Epoch++ }, 1<<1|1<<3)
+	later("a while", l.h.leaderWait/2, 1<<1|1<<3)
+	step("one more goes", func(v *View) { v.All.Leader, v.All.Leads = -1, false }, 1|1<<1|1<<3)
+	later("the first two have been waited for", l.h.leaderWait/2, 1)
+	step("one of them has no leader yet, anew", func(v *View) { v.Sets[2].Epoch++ }, 1|1<<3)
+	later("the last one has been waited for", l.h.leaderWait/2, 1<<3)
+	later("and the one that came back", l.h.leaderWait/2, 0)
 	step("all are led", func(v *View) { v.Sets[0].Leader, v.Sets[2].Leader = 2, 3 }, 0)
 }
