@@ -102,7 +102,7 @@ func TestCatalogAtStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		_, err := newNode(nodeOptions{logger: slog.New(slog.DiscardHandler), loops: 1, shards: 4, storage: n.o.storage})
+		_, err := newNode(t.Context(), nodeOptions{logger: slog.New(slog.DiscardHandler), loops: 1, shards: 4, storage: n.o.storage})
 		if err == nil || !strings.Contains(err.Error(), "future") {
 			t.Fatalf("started: %v", err)
 		}

@@ -199,7 +199,7 @@ func (e *ownEntries) forget(b *broker.Broker, logger *slog.Logger) {
 }
 
 // startCluster makes the node one of its cluster: the catalog is the group's from here on.
-func (n *node) startCluster(own *ownEntries) error {
+func (n *node) startCluster(ctx context.Context, own *ownEntries) error {
 	entries, err := meta.Refound(own.list(), meta.NodeID(n.o.kafka.node))
 	if err != nil {
 		return fmt.Errorf("what the data have of users and rules: %w", err)
@@ -216,7 +216,7 @@ func (n *node) startCluster(own *ownEntries) error {
 	case n.member != nil:
 		n.carryTo(n.member, g.Mesh())
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), clusterStartTimeout)
+	ctx, cancel := context.WithTimeout(ctx, clusterStartTimeout)
 	defer cancel()
 	if err := g.Start(ctx, n.catalog.Catalog); err != nil {
 		return fmt.Errorf("start as a node of a cluster: %w", err)

@@ -126,8 +126,8 @@ type node struct {
 	closeErr  error
 }
 
-// newNode builds the node, recovers its state and starts its loops. No listener is open yet.
-func newNode(o nodeOptions) (*node, error) {
+// newNode builds the node, recovers its state and starts its loops. No listener is open yet. ctx ends the wait of one that others let into their cluster.
+func newNode(ctx context.Context, o nodeOptions) (*node, error) {
 	n := &node{o: o, happens: events.New()}
 	var err error
 	if n.engine, err = engine.New(engine.Options{Loops: o.loops, Logger: o.logger, MaxConns: o.maxConns}); err != nil {
@@ -165,7 +165,7 @@ func newNode(o nodeOptions) (*node, error) {
 		return nil, errors.Join(err, n.engine.Close(context.Background()), n.tier.close())
 	}
 	if err = errors.Join(checkTierRows(n.tier, n.broker), n.tier.checkPlace()); err == nil && o.cluster != nil {
-		err = n.startCluster(&own)
+		err = n.startCluster(ctx, &own)
 	}
 	if err = errors.Join(err, n.catalog.Recovered()); err != nil {
 		n.member.close()

@@ -100,7 +100,7 @@ func testNode(t testing.TB, fsys vfs.FS, with ...func(*nodeOptions)) (n *node, u
 	for _, f := range with {
 		f(&o)
 	}
-	if n, err = newNode(o); err != nil {
+	if n, err = newNode(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	addr, err := n.listen(door{name: "mqtt.tcp", network: "tcp", address: "127.0.0.1:0"})

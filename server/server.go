@@ -113,7 +113,7 @@ func (s *Server) Start(ctx context.Context) (Ready, error) {
 			return ready, err
 		}
 	}
-	if s.node, err = newNode(o); err != nil {
+	if s.node, err = newNode(ctx, o); err != nil {
 		return ready, err
 	}
 	if s.node.cluster != nil {

@@ -181,7 +181,7 @@ func (w *tierWorld) start(power *mains) (*node, error) {
 					power.fall()
 				}
 			}}}
-	return newNode(o)
+	return newNode(w.t.Context(), o)
 }
 
 // makeTopics makes those that are not there.

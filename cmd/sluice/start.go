@@ -102,8 +102,8 @@ func (f *startFlags) run(out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		ready, err := s.Start(context.Background())
-		if err != nil {
+		ready, ended, err := startUnlessEnded(s, signals, logger)
+		if ended || err != nil {
 			return err
 		}
 		if !again {
@@ -119,6 +119,41 @@ func (f *startFlags) run(out io.Writer) error {
 			loaded = next
 		}
 	}
+}
+
+// startUnlessEnded starts a node. A signal that comes meanwhile ends its waiting for others; a node that starts all the same gets it afterwards.
+func startUnlessEnded(s *server.Server, signals chan os.Signal, logger *slog.Logger) (ready server.Ready, ended bool, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	over, heard := make(chan struct{}), make(chan []os.Signal, 1)
+	go func() {
+		var held []os.Signal
+		for {
+			select {
+			case sig := <-signals:
+				if held = append(held, sig); sig != syscall.SIGHUP {
+					cancel()
+				}
+			case <-over:
+				heard <- held
+				return
+			}
+		}
+	}()
+	ready, err = s.Start(ctx)
+	close(over)
+	held := <-heard
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		logger.Info("stopped before the node was ready", "why", err)
+		return ready, true, nil
+	}
+	for _, sig := range held[:min(len(held), cap(signals))] {
+		select {
+		case signals <- sig:
+		default: // as many have come since
+		}
+	}
+	return ready, false, err
 }
 
 // tellReady writes the one line on standard output.

@@ -56,6 +56,7 @@ func (a *admitted) decode(b []byte) error {
 
 // join asks the nodes that it is told of, one after the other, until one lets it in.
 func (g *Group) join(ctx context.Context) error {
+	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, g.o.JoinWait)
 	defer cancel()
 	hello := g.greeting(forJoin, 0)
@@ -87,6 +88,9 @@ func (g *Group) join(ctx context.Context) error {
 			g.o.Logger.Info("no node of the cluster lets this one in yet", "node", g.o.Node, "err", last)
 		}
 		if sleep(ctx, 10*g.o.Tick) != nil {
+			if errors.Is(asked.Err(), context.Canceled) {
+				return fmt.Errorf("no node of the cluster has let this one in: %w", asked.Err())
+			}
 			return fmt.Errorf("no node of the cluster has let this one in for %v: %w", g.o.JoinWait, last)
 		}
 	}

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"flag"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -286,5 +288,33 @@ func TestRefused(t *testing.T) {
 	one.start()
 	if err := one.Stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A node that waits to be let in ends at once, in order, when it is told to.
+func TestEndedWhileJoining(t *testing.T) {
+	at, addr := testx.ClosedAddr(t), testx.ClosedAddr(t)
+	newNode(t, 1, "listeners.cluster="+at)
+	args := append([]string{"start", "--data", t.TempDir()}, testx.Flags(append(testx.Listeners("mqtt.tcp", "http"), "node.id=2", "listeners.grpc=127.0.0.1:0", "cluster.shards=4",
+		"listeners.cluster="+addr, "cluster.peers="+at)...)...)
+	cmd := exec.Command(common.Binary(t), args...)
+	log, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waits, told := false, time.Time{}
+	for lines := bufio.NewScanner(log); lines.Scan(); {
+		if !waits && strings.Contains(lines.Text(), "lets this one in yet") {
+			waits, told = true, time.Now()
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := cmd.Wait(); err != nil || !waits || time.Since(told) > 20*time.Second {
+		t.Errorf("%v, waited %v, %v after the signal", err, waits, time.Since(told))
 	}
 }
