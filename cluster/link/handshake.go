@@ -90,6 +90,9 @@ func (h *handshake) secure(client bool) (*session, NodeID, error) {
 	if err := t.HandshakeContext(m.ctx); err != nil {
 		var plain tls.RecordHeaderError
 		if errors.As(err, &plain) {
+			if !client { // who speaks no TLS can read why, and would wonder at an end without a word
+				refuse(h.raw, failure(ReasonPlaintext, "this node speaks TLS, and takes no node without a certificate"))
+			}
 			return nil, 0, failure(ReasonPlaintext, "the other end does not speak TLS")
 		}
 		return nil, 0, failure(ReasonCertificate, "%v", err)
