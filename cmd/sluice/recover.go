@@ -48,11 +48,11 @@ Without --accept-loss it says what the node knows, and changes nothing: choose t
 			if err != nil {
 				return err
 			}
-			row := recoveredRow{Node: uint32(s.Node), Was: s.Cluster, Epoch: s.Epoch, Whole: s.Whole, InSync: []uint32{}, Lost: append([]int{}, s.Lost...)}
+			row := recoveredRow{Node: uint32(s.Node), Was: s.Cluster, Cluster: s.Now, Epoch: s.Epoch, Whole: s.Whole, InSync: []uint32{}, Lost: append([]int{}, s.Lost...)}
 			for _, id := range s.InSync {
 				row.InSync = append(row.InSync, uint32(id))
 			}
-			if accept {
+			if accept && s.Now == "" {
 				if _, row.Cluster, err = clustergroup.Recover(&loaded.Config, logger); err != nil {
 					return err
 				}

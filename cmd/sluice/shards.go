@@ -41,7 +41,9 @@ func newShardCommand() *cobra.Command {
 
 // showShards writes one line for each node that has the shards, and one for each set of them if there are any beside the first.
 func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error {
-	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, r.Replicas, r.InSync, r.Eligible, r.Alive, r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf), make(map[uint32]string), r.Target, each(r.Sets, shardSetOf)}
+	all := func(list []uint32) []uint32 { return append([]uint32{}, list...) } // JSON has [] of none
+	v := shardStatus{r.Asked, r.Shards, r.Leader, r.Epoch, r.Open, all(r.Replicas), all(r.InSync), all(r.Eligible), all(r.Alive), r.LeastInSync, make(map[uint32]uint64), each(r.Progress, nodeProgressOf),
+		make(map[uint32]string), all(r.Target), each(r.Sets, shardSetOf)}
 	for _, w := range r.Followers {
 		v.Lag[w.Node] = w.Lag
 	}
@@ -84,8 +86,14 @@ func (f *controlFlags) showShards(cmd *cobra.Command, r *api.ShardStatus) error 
 		}
 		rows = append(rows, []string{strconv.FormatUint(uint64(id), 10), role, sync, alive, lag, progress[id]})
 	}
-	if err := f.output.write(cmd.OutOrStdout(), &v, rows); err != nil || f.output != "table" || len(v.Sets) == 0 {
+	if err := f.output.write(cmd.OutOrStdout(), &v, rows); err != nil || f.output != "table" {
 		return err
+	}
+	if r.Leader == 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "nobody leads, as far as node %d knows, and clients wait: another node leads within seconds, unless fewer than half of the nodes can be reached\n", r.Asked)
+	}
+	if len(v.Sets) == 0 {
+		return nil
 	}
 	fmt.Fprintln(cmd.OutOrStdout())
 	return f.output.write(cmd.OutOrStdout(), nil, setRows(each(setsOf(r), shardSetOf)))

@@ -89,7 +89,7 @@ func (g *Group) join(ctx context.Context) error {
 		}
 		if sleep(ctx, 10*g.o.Tick) != nil {
 			if errors.Is(asked.Err(), context.Canceled) {
-				return fmt.Errorf("no node of the cluster has let this one in: %w", asked.Err())
+				return fmt.Errorf("no node of the cluster has let this one in: %w: %w", asked.Err(), last)
 			}
 			return fmt.Errorf("no node of the cluster has let this one in for %v: %w", g.o.JoinWait, last)
 		}

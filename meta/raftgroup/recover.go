@@ -41,23 +41,30 @@ type Survivor struct {
 	Whole bool `json:"whole"`
 	// Lost are the sets of shards that the node has no part in: what they had is gone.
 	Lost []int `json:"lost,omitempty"`
+	// Now is the cluster of this node alone that Recover has made already, and that waits for its first start; empty: none.
+	Now string `json:"-"`
 }
 
 // ReadSurvivor reads what Recover would go on with. The node may not run.
 func ReadSurvivor(dir string) (*Survivor, error) {
 	r, err := readRecovery(dir)
-	if err != nil || r != nil {
-		return found(r), err
+	if err != nil {
+		return nil, err
+	}
+	if r != nil {
+		if r.done(dir) {
+			r.Found.Now = r.Cluster
+		}
+		return &r.Found, nil
 	}
 	s, _, err := survivor(dir, slog.New(slog.DiscardHandler))
 	return s, err
 }
 
-func found(r *recovery) *Survivor {
-	if r == nil {
-		return nil
-	}
-	return &r.Found
+// done says whether all of a recovery is done but for the first start.
+func (r *recovery) done(dir string) bool {
+	id, err := readIdentity(dir)
+	return err == nil && id != nil && id.cluster == r.Cluster
 }
 
 // Recover makes the directory of a node whose cluster has lost its majority for good that of a new cluster with this node alone: it has the catalog as this node
@@ -73,8 +80,8 @@ func Recover(dir, cluster string, logger *slog.Logger, named func(cluster string
 			return nil, err
 		}
 	}
-	if id, err := readIdentity(dir); err == nil && id != nil && id.cluster == r.Cluster {
-		return &r.Found, nil // it is done, and waits for its first start
+	if r.done(dir) {
+		return &r.Found, nil
 	}
 	if err := named(r.Cluster); err != nil {
 		return nil, err

@@ -40,6 +40,9 @@ func TestRecoverCutOff(t *testing.T) {
 		if err != nil || s.Cluster != "old" || s.Node != 2 || s.Epoch != 7 || !s.Whole {
 			t.Fatalf("%s: again: %+v, %v", at, s, err)
 		}
+		if s, err := ReadSurvivor(dir); err != nil || s.Now != "new" || s.Cluster != "old" {
+			t.Errorf("%s: afterwards it says %+v, %v", at, s, err)
+		}
 		g = New(Options{Dir: dir, Node: 2, Cluster: "new", Join: []string{"h:1"}})
 		if err := g.identify(); err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -104,7 +105,10 @@ func openState(dir string, fs vfs.FS, log *slog.Logger, apply func(uint64, []met
 	defer cache.Unref()
 	db, err := pebble.Open(dir, &pebble.Options{FS: fs, Cache: cache, MemTableSize: stateMemTableBytes, MaxOpenFiles: stateOpenFiles,
 		FormatMajorVersion: pebble.FormatValueSeparation, Logger: storeLogger{log}})
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
+		return nil, fmt.Errorf("the catalog's state in %s is in use by another process: does the node run?", dir)
+	case err != nil:
 		return nil, fmt.Errorf("open the catalog's state in %s: %w", dir, err)
 	}
 	s := &state{db: db, apply: apply, reads: commandVersion}

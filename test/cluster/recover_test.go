@@ -38,6 +38,11 @@ func TestMajorityLost(t *testing.T) {
 	if found.Cluster == "" || found.Cluster == found.Was {
 		t.Fatalf("recovered: %+v", found)
 	}
+	for _, more := range [][]string{nil, {"--accept-loss"}} {
+		if again := recoverNode(t, survivor, more...); again.Cluster != found.Cluster || again.Was != found.Was {
+			t.Errorf("once more, with %v: %+v, want it as before: %+v", more, again, found)
+		}
+	}
 	c.Nodes = []*common.Node{survivor}
 	survivor.Start()
 	if s, _ := c.Leader().Status(); s.Epoch <= found.Epoch {
