@@ -243,7 +243,9 @@ func (c *Controller) ElectUnclean(ctx context.Context, id meta.NodeID) error {
 		switch {
 		case have == nil:
 			return nil, meta.ErrNoCluster
-		case have.Leader != 0 || slices.Contains(have.ISR, id) || slices.Contains(have.Eligible, id):
+		case have.Leader != 0:
+			return nil, fmt.Errorf("%w: node %d leads", ErrLed, have.Leader)
+		case slices.Contains(have.ISR, id) || slices.Contains(have.Eligible, id):
 			return nil, ErrLed
 		}
 		want := clone(have)

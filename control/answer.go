@@ -107,7 +107,11 @@ func refuse(err error, what, next string) error {
 			break
 		}
 	}
-	text := what + ": " + strings.TrimPrefix(err.Error(), "broker: ")
+	found := err.Error()
+	for _, of := range []string{"broker: ", "meta: ", "control: "} {
+		found = strings.TrimPrefix(found, of) // whose words they are is for the log
+	}
+	text := what + ": " + found
 	if next != "" {
 		text += "; " + next
 	}

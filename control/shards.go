@@ -234,7 +234,15 @@ func (c *shardService) ElectUnclean(ctx context.Context, r *api.ElectUncleanRequ
 
 // Drain has a node lead no more.
 func (c *nodeService) Drain(ctx context.Context, r *api.DrainNodeRequest) (*api.Node, error) {
-	out, err := c.change(ctx, "drain", r.Id, func(id meta.NodeID) error { return c.s.o.Shards.Drain(ctx, id, r.End) })
+	out, err := c.change(ctx, "drain", r.Id, func(id meta.NodeID) error {
+		switch n := c.s.o.Catalog.Load().Node(id); {
+		case n == nil:
+			return fmt.Errorf("%w: %d", meta.ErrNoNode, id)
+		case n.State == meta.NodeRemoved:
+			return fmt.Errorf("%w: node %d", meta.ErrNodeGone, id)
+		}
+		return c.s.o.Shards.Drain(ctx, id, r.End)
+	})
 	if err == nil {
 		c.addOthersKnow(ctx, []*api.Node{out})
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -332,13 +333,21 @@ func clusterConfigOf(cfg *config.Config) *config.Config {
 
 var _ replica.Core = (*broker.Broker)(nil)
 
+// restated is err with as in the place of was, which says the same.
+func restated(as, was, err error) error {
+	if rest, ok := strings.CutPrefix(err.Error(), was.Error()); ok {
+		return fmt.Errorf("%w%s", as, rest)
+	}
+	return fmt.Errorf("%w: %w", as, err)
+}
+
 // shardsFault marks errors as the control plane tells them apart.
 func shardsFault(err error) error {
 	switch {
 	case errors.Is(err, cluster.ErrNotInSync):
-		return fmt.Errorf("%w: %w", control.ErrNotInSync, err)
+		return restated(control.ErrNotInSync, cluster.ErrNotInSync, err)
 	case errors.Is(err, cluster.ErrLed):
-		return fmt.Errorf("%w: %w", control.ErrLed, err)
+		return restated(control.ErrLed, cluster.ErrLed, err)
 	case errors.Is(err, cluster.ErrNoController):
 		return fmt.Errorf("%w: %w", control.ErrUndecided, err)
 	case errors.Is(err, context.DeadlineExceeded):
