@@ -50,7 +50,9 @@ type conn struct {
 	pub      *publisher
 	sub      *subscriber
 	kafka    *kconn    // speaks Kafka's protocol instead
-	at       *endpoint // nil: where the run's target is, else there, by plain TCP
+	at       *endpoint // nil: where the run's target is
+	plain    bool      // by plain TCP, whatever the run's target has
+	host     string    // that a certificate is to be for; "": as the run's target has it
 
 	keepAlive int64 // ns; 0: never
 	onReady   func(c *conn)
@@ -72,7 +74,7 @@ func (c *conn) dial() {
 		return
 	}
 	c.fd = fd
-	if l.run.target.TLS && c.at == nil {
+	if l.run.target.TLS && !c.plain {
 		c.layer = &layer{}
 		l.run.handshakes.start(c, fd)
 		return
@@ -92,7 +94,7 @@ func (c *conn) opened() {
 		c.kafka.opened()
 		return
 	}
-	if !c.l.run.target.WS || c.at != nil {
+	if !c.l.run.target.WS || c.plain {
 		c.sendConnect()
 		return
 	}
@@ -440,9 +442,10 @@ func (c *conn) down(err error) {
 		c.l.opening--
 	}
 	c.close()
-	if !wanted {
-		c.l.failConn(c, err)
+	if wanted || c.kafka != nil && c.kafka.role.lost(err) {
+		return
 	}
+	c.l.failConn(c, err)
 }
 
 func (c *conn) close() {

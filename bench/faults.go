@@ -19,11 +19,12 @@ const (
 	faultDisconnected
 	faultRefused
 	faultUnanswered
+	faultPaused
 	faultKinds
 )
 
 var faultNames = [faultKinds]string{"LOST", "ABORTED", "DUPLICATES", "REORDERED", "CORRUPT", "STRAY", "DOUBLE", "DIED", "STALLED",
-	"NOT CONNECTED", "DISCONNECTED", "REFUSED", "UNANSWERED"}
+	"NOT CONNECTED", "DISCONNECTED", "REFUSED", "UNANSWERED", "PAUSED"}
 
 // mark is how often a fault was met, and when: in ns of the run's clock.
 type mark struct {

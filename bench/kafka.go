@@ -48,7 +48,10 @@ type KafkaConfig struct {
 	Members   int           // of each; 0: 3
 	Heartbeat time.Duration // groups: at most between two heartbeats, if the broker wants them more seldom; 0: 50 ms
 
+	Spread        bool        // the topics made have their leaders on several nodes: leader.spread=true
 	TopicSettings [][2]string // name and value, of the topics made
+
+	PauseMax time.Duration // a partition that is longer without an acknowledgement is a fault; 0: none is
 
 	// bound: MQTT clients publish at QoS 1 below Prefix ("sb") to the broker at MQTT (mqtt://127.0.0.1:1883), whose configuration binds
 	// Prefix/# to Topic. Publishers (64) are they, Inflight (20) and Rate theirs.
@@ -122,7 +125,15 @@ func (k *KafkaConfig) setDefaults() {
 		k.Commit, k.AbortEvery = 0, 0
 	}
 	def(&k.Partitions, 1)
+	k.setSpread()
 	k.Config.setDefaults()
+}
+
+// setSpread adds the setting that Spread stands for, once.
+func (k *KafkaConfig) setSpread() {
+	if spread := [2]string{"leader.spread", "true"}; k.Spread && !slices.Contains(k.TopicSettings, spread) {
+		k.TopicSettings = append(slices.Clip(k.TopicSettings), spread)
+	}
 }
 
 // Check refuses a configuration that cannot be run, as RunKafka does, with a MisuseError.
@@ -137,7 +148,7 @@ func (k *KafkaConfig) validate() error {
 	if _, ok := kafkaScenarios[k.Scenario]; !ok {
 		return misuse("scenario %q is none of %s", k.Scenario, strings.Join(KafkaScenarios(), ", "))
 	}
-	if _, err := parseKafka(k.URL); err != nil {
+	if _, err := parseKafkaList(k.URL); err != nil {
 		return misuse("%v", err)
 	}
 	if _, err := codecOf(k.Compression); err != nil {
@@ -168,7 +179,7 @@ func (k *KafkaConfig) validate() error {
 		return misuse("the topic that the MQTT broker binds %s/# to is not named", k.Prefix)
 	case k.Threads > 64:
 		return misuse("%d threads are over 64", k.Threads)
-	case k.Linger < 0 || k.Commit < 0 || k.Heartbeat < 0 || k.FetchWait < 0:
+	case k.Linger < 0 || k.PauseMax < 0 || k.Commit < 0 || k.Heartbeat < 0 || k.FetchWait < 0:
 		return misuse("a duration is negative")
 	case k.Inflight > 5 && k.idempotent():
 		return misuse("%d requests in flight: an idempotent producer may have 5", k.Inflight)
@@ -186,6 +197,34 @@ func codecOf(name string) (compress.Settings, error) {
 		}
 	}
 	return compress.Settings{}, misuse("compression %q is none of none, gzip, snappy, lz4, zstd", name)
+}
+
+// bootstrapMax bounds how many addresses a run may begin at.
+const bootstrapMax = 100
+
+// parseKafkaList reads one address or several, divided by commas. What comes before :// in the first one counts for all.
+func parseKafkaList(s string) ([]mqttclient.Target, error) {
+	scheme := ""
+	if i := strings.Index(s, "://"); i >= 0 {
+		scheme = s[:i+3]
+	}
+	var list []mqttclient.Target
+	for i, part := range strings.Split(s, ",") {
+		if i > 0 && !strings.Contains(part, "://") {
+			part = scheme + part
+		}
+		t, err := parseKafka(part)
+		if err != nil {
+			return nil, err
+		}
+		if list = append(list, t); t.TLS != list[0].TLS {
+			return nil, fmt.Errorf("address %q: either all are with TLS or none is", part)
+		}
+	}
+	if len(list) > bootstrapMax {
+		return nil, fmt.Errorf("%d addresses are over %d", len(list), bootstrapMax)
+	}
+	return list, nil
 }
 
 // parseKafka reads kafka://host:port, kafkas:// (TLS), or host:port alone. The port is 9092 by default, 9093 with TLS.
@@ -260,7 +299,12 @@ type kafkaRun struct {
 	clientID string
 	unixBase int64 // ms of Unix time at the run's base
 
-	admin     *kafkaAdmin
+	admin     *kafkaAdmin // to the first node that was found
+	admins    map[int32]*kafkaAdmin
+	nodes     *knodes
+	unfollow  func()
+	txnIDs    []string
+	byNode    []map[int32]*nodeStats // of each loop
 	topics    []*ktopic
 	parts     []*kpart
 	lanes     []*lane // by the publisher of their stamps
@@ -275,6 +319,8 @@ type kafkaRun struct {
 
 	producing               atomic.Int64 // producers that have not closed
 	refused, retries, shown atomic.Uint64
+	cuts, passing           atomic.Uint64 // connections lost, and answers that say that somebody else leads
+	resent, maybeTwice      atomic.Uint64 // records
 	doubled, strange        mark          // partitions with two members of a group; partitions given to a member that there are not
 	committed, aborted      atomic.Uint64 // transactions
 	abortedRecords          atomic.Uint64
@@ -297,11 +343,11 @@ func runKafkaAt(ctx context.Context, k KafkaConfig, g *gate) (*Result, error) {
 	if !supported {
 		return nil, errors.New("the load generator runs on Linux only")
 	}
-	target, err := parseKafka(k.URL)
+	boot, err := parseKafkaList(k.URL)
 	if err != nil {
 		return nil, err
 	}
-	base, err := newRun(ctx, k.Config, target, g)
+	base, err := newRun(ctx, k.Config, boot[0], g)
 	if err != nil {
 		return nil, err
 	}
@@ -318,17 +364,47 @@ func runKafkaAt(ctx context.Context, k KafkaConfig, g *gate) (*Result, error) {
 	}
 	for range r.loops {
 		r.commits = append(r.commits, newHist())
+		r.byNode = append(r.byNode, map[int32]*nodeStats{})
 	}
+	r.admins, r.unfollow = map[int32]*kafkaAdmin{}, func() {}
+	r.nodes = &knodes{r: r, boot: boot, stale: make(chan struct{}, 1)}
 	err = r.execute(func() error {
-		if r.admin, err = dialAdmin(r); err != nil {
+		if err := r.bootstrap(); err != nil {
 			return err
 		}
-		defer r.admin.close()
+		defer func() {
+			r.unfollow()
+			r.closeAdmins()
+			r.nodes.close()
+			r.admin.close()
+		}()
 		return kafkaScenarios[k.Scenario].run(r)
 	})
 	r.verifyKafka()
 	r.fillKafka()
 	return r.end(err)
+}
+
+// bootstrap connects to the first of the addresses at which a node answers.
+func (r *kafkaRun) bootstrap() error {
+	var errs []error
+	for i, at := range r.nodes.boot {
+		a, err := dialAdmin(r, at, r.cfg.ConnectTimeout)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		r.admin, r.target, r.nodes.mu.next = a, at, i // nobody else asks yet
+		r.endpoint, err = resolve(at)
+		return err
+	}
+	return errors.Join(errs...)
+}
+
+// cut counts a connection that was lost, and is made again.
+func (r *kafkaRun) cut(err error, at int64) {
+	r.cuts.Add(1)
+	r.note(err.Error(), at)
 }
 
 // unixMS is the clock's time as a record's timestamp.

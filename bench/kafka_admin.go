@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
-	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/proto/kafka/wire"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // The versions at which the load is spoken: the least that have topic ids in Fetch, and transactions of version 2.
@@ -30,6 +29,7 @@ const adminFrameMax = 256 << 20
 type kafkaAdmin struct {
 	r        *kafkaRun
 	conn     net.Conn
+	patience time.Duration // how long an answer may take
 	format   *kmsg.RequestFormatter
 	corr     int32
 	versions map[int16]int16 // highest of each API that the broker speaks
@@ -63,12 +63,12 @@ func failed(what string, code int16, text *string) error {
 }
 
 // dialAdmin connects, learns the broker's versions and logs in.
-func dialAdmin(r *kafkaRun) (*kafkaAdmin, error) {
-	a := &kafkaAdmin{r: r, format: kmsg.NewRequestFormatter(kmsg.FormatterClientID(r.clientID))}
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.ConnectTimeout)
+func dialAdmin(r *kafkaRun, at mqttclient.Target, patience time.Duration) (*kafkaAdmin, error) {
+	a := &kafkaAdmin{r: r, patience: patience, format: kmsg.NewRequestFormatter(kmsg.FormatterClientID(r.clientID))}
+	ctx, cancel := context.WithTimeout(r.ctx, patience)
 	defer cancel()
 	var err error
-	if a.conn, err = r.target.Dial(ctx, r.cfg.TLS); err != nil {
+	if a.conn, err = at.Dial(ctx, r.cfg.TLS); err != nil {
 		return nil, err
 	}
 	if err = a.greet(); err == nil {
@@ -157,7 +157,7 @@ func ask[P kmsg.Response](a *kafkaAdmin, q kmsg.Request) (p P, err error) {
 func (a *kafkaAdmin) exchange(q kmsg.Request) (kmsg.Response, error) {
 	stop := context.AfterFunc(a.r.ctx, func() { _ = a.conn.SetDeadline(time.Now()) })
 	defer stop()
-	if err := a.conn.SetDeadline(time.Now().Add(a.r.cfg.ConnectTimeout)); err != nil {
+	if err := a.conn.SetDeadline(time.Now().Add(a.patience)); err != nil {
 		return nil, err
 	}
 	a.corr++
@@ -192,36 +192,21 @@ func (a *kafkaAdmin) exchange(q kmsg.Request) (kmsg.Response, error) {
 
 var errMalformed = errors.New("the broker's answer cannot be read")
 
-// retry repeats f while the broker answers with what passes, or waits for something to come about.
-func (a *kafkaAdmin) retry(f func() error) error {
-	until := time.Now().Add(a.r.cfg.ConnectTimeout)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := f()
-		var code *codeError
-		if err == nil || !errors.As(err, &code) || !wire.ErrorCode(code.code).Retriable() || time.Now().After(until) {
-			return err
-		}
-		select {
-		case <-a.r.ctx.Done():
-			return a.r.ctx.Err()
-		case <-tick.C:
-		}
-	}
-}
-
 // createTopics makes the topics of the run and waits until each partition has a leader.
-func (a *kafkaAdmin) createTopics(topics []*ktopic) error {
-	if err := a.findController(); err != nil {
+func (r *kafkaRun) createTopics() error {
+	if err := r.nodes.refresh(); err != nil {
+		return err
+	}
+	a, err := r.controller()
+	if err != nil {
 		return err
 	}
 	q := kmsg.NewPtrCreateTopicsRequest()
-	q.TimeoutMillis = int32(a.r.cfg.ConnectTimeout / time.Millisecond)
-	for _, t := range topics {
+	q.TimeoutMillis = int32(r.cfg.ConnectTimeout / time.Millisecond)
+	for _, t := range r.topics {
 		x := kmsg.NewCreateTopicsRequestTopic()
 		x.Topic, x.NumPartitions, x.ReplicationFactor = t.name, int32(len(t.parts)), 1
-		for _, s := range a.r.k.TopicSettings {
+		for _, s := range r.k.TopicSettings {
 			c := kmsg.NewCreateTopicsRequestTopicConfig()
 			c.Name, c.Value = s[0], &s[1]
 			x.Configs = append(x.Configs, c)
@@ -237,83 +222,26 @@ func (a *kafkaAdmin) createTopics(topics []*ktopic) error {
 			return err
 		}
 	}
-	return a.retry(func() error { return a.describeTopics(topics) })
+	for _, t := range r.topics {
+		r.byName[t.name] = t
+	}
+	return r.retry(r.allLed)
 }
 
-// describeTopics learns the ids of the topics, and goes to the node that leads all partitions.
-func (a *kafkaAdmin) describeTopics(topics []*ktopic) error {
-	q := kmsg.NewPtrMetadataRequest()
-	byName := map[string]*ktopic{}
-	for _, t := range topics {
-		x := kmsg.NewMetadataRequestTopic()
-		x.Topic = kmsg.StringPtr(t.name)
-		q.Topics = append(q.Topics, x)
-		byName[t.name] = t
-	}
-	p, err := ask[*kmsg.MetadataResponse](a, q)
-	if err != nil {
+// allLed asks who leads, and is content when all partitions have a leader.
+func (r *kafkaRun) allLed() error {
+	if err := r.nodes.refresh(); err != nil {
 		return err
 	}
-	led, leader := 0, int32(-1)
-	for _, x := range p.Topics {
-		if err := failed("describe topic", x.ErrorCode, nil); err != nil {
-			return err
-		}
-		t := byName[deref(x.Topic)]
-		if t == nil {
-			return errMalformed
-		}
-		t.id = x.TopicID
-		for _, y := range x.Partitions {
-			if y.ErrorCode != 0 || y.Leader < 0 {
-				continue
-			}
-			if led > 0 && y.Leader != leader {
-				return fmt.Errorf("nodes %d and %d both lead partitions: one is what can be driven", leader, y.Leader)
-			}
-			led, leader = led+1, y.Leader
+	led := 0
+	for _, l := range r.nodes.table.Load().leaders {
+		if l.known {
+			led++
 		}
 	}
-	if want := len(a.r.parts); led < want {
+	if want := len(r.parts); led < want {
 		return &codeError{what: fmt.Sprintf("%d of %d partitions have a leader", led, want), code: int16(wire.LeaderNotAvailable)}
 	}
-	return a.follow(p, leader)
-}
-
-// findController goes to the node of several that makes topics.
-func (a *kafkaAdmin) findController() error {
-	q := kmsg.NewPtrMetadataRequest()
-	q.Topics = []kmsg.MetadataRequestTopic{}
-	p, err := ask[*kmsg.MetadataResponse](a, q)
-	if err != nil {
-		return err
-	}
-	return a.follow(p, p.ControllerID)
-}
-
-// follow has the run drive a node of several from here on.
-func (a *kafkaAdmin) follow(p *kmsg.MetadataResponse, id int32) error {
-	i := slices.IndexFunc(p.Brokers, func(b kmsg.MetadataResponseBroker) bool { return b.NodeID == id })
-	if len(p.Brokers) < 2 || i < 0 {
-		return nil
-	}
-	t := a.r.target
-	t.Host = p.Brokers[i].Host
-	t.Addr = net.JoinHostPort(t.Host, strconv.Itoa(int(p.Brokers[i].Port)))
-	if t.Addr == a.r.target.Addr {
-		return nil
-	}
-	at, err := resolve(t)
-	if err != nil {
-		return err
-	}
-	a.r.target, a.r.endpoint = t, at
-	next, err := dialAdmin(a.r)
-	if err != nil {
-		return err
-	}
-	a.close()
-	*a = *next
 	return nil
 }
 
@@ -325,6 +253,16 @@ func deref(s *string) string {
 }
 
 // deleteTopics removes what createTopics made.
+func (r *kafkaRun) deleteTopics() error {
+	return r.retry(func() error {
+		a, err := r.controller()
+		if err != nil {
+			return err
+		}
+		return a.deleteTopics(r.topics)
+	})
+}
+
 func (a *kafkaAdmin) deleteTopics(topics []*ktopic) error {
 	q := kmsg.NewPtrDeleteTopicsRequest()
 	q.TimeoutMillis = int32(a.r.cfg.ConnectTimeout / time.Millisecond)
@@ -352,35 +290,46 @@ const (
 	coordinatorTxn   = 1
 )
 
-// findCoordinator waits until a group or a transactional id has its coordinator.
-func (a *kafkaAdmin) findCoordinator(key string, kind int8) error {
-	return a.retry(func() error {
-		q := kmsg.NewPtrFindCoordinatorRequest()
-		q.CoordinatorKey, q.CoordinatorType, q.CoordinatorKeys = key, kind, []string{key}
-		p, err := ask[*kmsg.FindCoordinatorResponse](a, q)
+// findCoordinator waits until a group or a transactional id has its coordinator, and gives the control connection to it.
+func (r *kafkaRun) findCoordinator(key string, kind int8) (a *kafkaAdmin, err error) {
+	err = r.retry(func() error {
+		any, err := r.controller()
 		if err != nil {
 			return err
 		}
+		q := kmsg.NewPtrFindCoordinatorRequest()
+		q.CoordinatorKey, q.CoordinatorType, q.CoordinatorKeys = key, kind, []string{key}
+		p, err := ask[*kmsg.FindCoordinatorResponse](any, q)
+		if err != nil {
+			return err
+		}
+		id := p.NodeID
 		for _, c := range p.Coordinators {
 			if c.ErrorCode != 0 {
 				return failed("FindCoordinator", c.ErrorCode, c.ErrorMessage)
 			}
+			id = c.NodeID
 		}
-		return failed("FindCoordinator", p.ErrorCode, p.ErrorMessage)
+		if err := failed("FindCoordinator", p.ErrorCode, p.ErrorMessage); err != nil {
+			return err
+		}
+		a, err = r.adminAt(id)
+		return err
 	})
+	return a, err
 }
 
 // initProducer gets a producer's id and epoch.
-func (a *kafkaAdmin) initProducer(transactionalID string) (s producerState, err error) {
-	if transactionalID != "" {
-		if err := a.findCoordinator(transactionalID, coordinatorTxn); err != nil {
-			return s, err
-		}
-	}
-	err = a.retry(func() error {
+func (r *kafkaRun) initProducer(transactionalID string) (s producerState, err error) {
+	err = r.retry(func() error {
+		a, err := r.controller()
 		q := kmsg.NewPtrInitProducerIDRequest()
 		if transactionalID != "" {
+			a, err = r.findCoordinator(transactionalID, coordinatorTxn)
 			q.TransactionalID = &transactionalID
+		}
+		if err != nil {
+			return err
 		}
 		q.TransactionTimeoutMillis = 60_000
 		p, err := ask[*kmsg.InitProducerIDResponse](a, q)
@@ -393,39 +342,59 @@ func (a *kafkaAdmin) initProducer(transactionalID string) (s producerState, err 
 	return s, err
 }
 
-// endOffsets learns where each partition ends.
-func (a *kafkaAdmin) endOffsets(topics []*ktopic) error {
-	return a.retry(func() error {
-		q := kmsg.NewPtrListOffsetsRequest()
-		q.ReplicaID = -1
-		byName := map[string]*ktopic{}
-		for _, t := range topics {
-			byName[t.name] = t
-			x := kmsg.NewListOffsetsRequestTopic()
-			x.Topic = t.name
-			for _, part := range t.parts {
-				y := kmsg.NewListOffsetsRequestTopicPartition()
-				y.Partition, y.Timestamp, y.CurrentLeaderEpoch = part.index, -1, -1
-				x.Partitions = append(x.Partitions, y)
+// endOffsets learns where each partition ends, from its leader.
+func (r *kafkaRun) endOffsets() error {
+	return r.retry(func() error {
+		byNode := map[int32]map[*ktopic][]*kpart{}
+		t := r.nodes.table.Load()
+		for _, p := range r.parts {
+			id := t.leaders[p.number].node
+			if byNode[id] == nil {
+				byNode[id] = map[*ktopic][]*kpart{}
 			}
-			q.Topics = append(q.Topics, x)
+			byNode[id][p.topic] = append(byNode[id][p.topic], p)
 		}
-		p, err := ask[*kmsg.ListOffsetsResponse](a, q)
-		if err != nil {
-			return err
-		}
-		for _, x := range p.Topics {
-			t := byName[x.Topic]
-			for _, y := range x.Partitions {
-				if err := failed("ListOffsets of "+x.Topic, y.ErrorCode, nil); err != nil {
-					return err
-				}
-				if t == nil || int(y.Partition) >= len(t.parts) || y.Partition < 0 {
-					return errMalformed
-				}
-				t.parts[y.Partition].end = y.Offset
+		for id, topics := range byNode {
+			a, err := r.adminAt(id)
+			if err == nil {
+				err = a.endOffsets(topics)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		return nil
 	})
+}
+
+func (a *kafkaAdmin) endOffsets(topics map[*ktopic][]*kpart) error {
+	q := kmsg.NewPtrListOffsetsRequest()
+	q.ReplicaID = -1
+	for t, parts := range topics {
+		x := kmsg.NewListOffsetsRequestTopic()
+		x.Topic = t.name
+		for _, part := range parts {
+			y := kmsg.NewListOffsetsRequestTopicPartition()
+			y.Partition, y.Timestamp, y.CurrentLeaderEpoch = part.index, -1, -1
+			x.Partitions = append(x.Partitions, y)
+		}
+		q.Topics = append(q.Topics, x)
+	}
+	p, err := ask[*kmsg.ListOffsetsResponse](a, q)
+	if err != nil {
+		return err
+	}
+	for _, x := range p.Topics {
+		t := a.r.byName[x.Topic]
+		for _, y := range x.Partitions {
+			if err := failed("ListOffsets of "+x.Topic, y.ErrorCode, nil); err != nil {
+				return err
+			}
+			if t == nil || int(y.Partition) >= len(t.parts) || y.Partition < 0 {
+				return errMalformed
+			}
+			t.parts[y.Partition].end = y.Offset
+		}
+	}
+	return nil
 }

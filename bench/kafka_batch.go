@@ -49,6 +49,8 @@ type kbatch struct {
 	txn      uint64
 	aborted  bool
 	sealed   bool
+	numbered bool // it has been sent: it keeps its sequence number
+	doubt    bool // it may be stored, and was not answered so
 	baseMS   int64
 	lastMS   int64
 }

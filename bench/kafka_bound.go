@@ -29,7 +29,7 @@ func runBound(r *kafkaRun) error {
 	var pubs []*conn
 	for i := range r.k.Publishers {
 		c := r.newConn("m", i)
-		c.version, c.at = wire.V5, &at
+		c.version, c.at, c.plain = wire.V5, &at, true
 		r.newPublisher(c, fmt.Sprintf("%s/%08x/%d", r.k.Prefix, r.nonce, i), 0)
 		r.lanes = append(r.lanes, &lane{id: uint32(i)})
 		pubs = append(pubs, c)
@@ -51,7 +51,7 @@ func runBound(r *kafkaRun) error {
 // openTopic takes a topic that is there, from its end on.
 func (r *kafkaRun) openTopic(name string) error {
 	t := &ktopic{name: name}
-	err := r.admin.retry(func() error {
+	err := r.retry(func() error {
 		q := kmsg.NewPtrMetadataRequest()
 		x := kmsg.NewMetadataRequestTopic()
 		x.Topic = &name
@@ -66,9 +66,9 @@ func (r *kafkaRun) openTopic(name string) error {
 		if err := failed("describe topic "+name, p.Topics[0].ErrorCode, nil); err != nil {
 			return err
 		}
-		t.id, t.parts = p.Topics[0].TopicID, nil
+		t.parts = nil
 		for i := range p.Topics[0].Partitions {
-			t.parts = append(t.parts, &kpart{topic: t, index: int32(i)})
+			t.parts = append(t.parts, &kpart{topic: t, index: int32(i), number: i})
 		}
 		return nil
 	})
@@ -76,9 +76,13 @@ func (r *kafkaRun) openTopic(name string) error {
 		return err
 	}
 	r.topics, r.parts = []*ktopic{t}, t.parts
-	r.byName[name], r.byID[t.id] = t, t
+	r.byName[name] = t
 	r.k.Partitions = len(t.parts)
-	if err := r.admin.endOffsets(r.topics); err != nil {
+	if err := r.retry(r.allLed); err != nil {
+		return err
+	}
+	r.byID[t.id] = t
+	if err := r.endOffsets(); err != nil {
 		return err
 	}
 	for _, p := range t.parts {

@@ -20,10 +20,30 @@ type kafkaRole interface {
 	ready()
 	// answer takes a response from its correlation id on, which is valid until answer returns.
 	answer(b []byte) error
+	// lost: the connection has ended, or could not be had. It tells whether the role does without it.
+	lost(err error) bool
+}
+
+// kafkaTurn is who has connections to a Kafka broker. It is called on its loop.
+type kafkaTurn interface {
 	// turn is called once in each turn of the loop.
 	turn()
 	// next says when it wants to be called again, in ns of the run's clock, if nothing happens.
 	next() int64
+}
+
+// complaintError is what is wrong with an answer: that is never what a node that ends has done.
+type complaintError struct{ err error }
+
+// Error says what is wrong.
+func (c *complaintError) Error() string { return c.err.Error() }
+
+// Unwrap gives the error inside.
+func (c *complaintError) Unwrap() error { return c.err }
+
+func complains(err error) bool {
+	var c *complaintError
+	return errors.As(err, &c)
 }
 
 // kconn is what a conn has if it speaks Kafka's protocol.
@@ -37,9 +57,13 @@ type kconn struct {
 	corr   int32
 }
 
-// newKafkaConn makes a connection for the loop that number n falls to.
-func (r *kafkaRun) newKafkaConn(kind string, n int, role kafkaRole) *conn {
-	c := &conn{l: r.loops[n%len(r.loops)], fd: -1, clientID: fmt.Sprintf("%s-%s%d", r.clientID, kind, n)}
+// newKafkaConn makes a connection to a node, of a client that is called name.
+func (r *kafkaRun) newKafkaConn(l *loop, name string, node int32, role kafkaRole) *conn {
+	c := &conn{l: l, fd: -1, clientID: name, host: r.target.Host}
+	if r.several() {
+		n := r.nodes.table.Load().nodes[node]
+		c.at, c.host = &n.at, n.target.Host
+	}
 	c.kafka = &kconn{c: c, role: role}
 	if cfg := &r.cfg; cfg.Username != "" {
 		f := kmsg.NewRequestFormatter(kmsg.FormatterClientID(r.clientID))
@@ -50,6 +74,18 @@ func (r *kafkaRun) newKafkaConn(kind string, n int, role kafkaRole) *conn {
 		c.kafka.login = [][]byte{f.AppendRequest(nil, h, 1), f.AppendRequest(nil, a, 2)}
 	}
 	return c
+}
+
+var (
+	errNotStanding = errors.New("the connection does not come to stand")
+	errOverdue     = errors.New("no answer, and another node leads")
+)
+
+// tooLate gives up a connection that does not come to stand. A TLS handshake has a deadline of its own.
+func (c *conn) tooLate() {
+	if c.fd >= 0 && c.layer == nil && c.l.now-c.dialedAt > redialAfter {
+		c.down(errNotStanding)
+	}
 }
 
 // opened logs in, or is ready at once.
@@ -131,16 +167,19 @@ func (k *kconn) process() error {
 
 func (k *kconn) response(b []byte) error {
 	if k.c.phase == phaseReady {
-		return k.role.answer(b)
+		if err := k.role.answer(b); err != nil {
+			return &complaintError{err}
+		}
+		return nil
 	}
 	in := kreader{b: b} // both answers of the login begin alike
 	in.i32()
 	code := in.i16()
 	if in.bad {
-		return errMalformed
+		return &complaintError{errMalformed}
 	}
 	if code != 0 {
-		return fmt.Errorf("the broker refuses the login: %v", wire.ErrorCode(code))
+		return &complaintError{fmt.Errorf("the broker refuses the login: %v", wire.ErrorCode(code))}
 	}
 	k.opened()
 	return nil

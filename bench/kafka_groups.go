@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/proto/kafka/wire"
+	"github.com/sluicemq/sluice/proto/mqtt/mqttclient"
 )
 
 // kgroup is a group of consumers whose members only take part: they read nothing.
@@ -66,16 +67,17 @@ func (r *kafkaRun) assignGroups() error {
 			g.topics = append(g.topics, t.name)
 		}
 		groups = append(groups, g)
+		at, err := r.coordinatorOf(g.name)
+		if err != nil {
+			return err
+		}
 		for range r.k.Members {
-			a, err := dialAdmin(r)
+			a, err := dialAdmin(r, at, r.cfg.ConnectTimeout)
 			if err != nil {
 				return err
 			}
 			r.dialCount.Add(1)
 			g.members = append(g.members, &kmember{g: g, admin: a, id: newUUID(), owned: map[[16]byte][]int32{}})
-		}
-		if err := g.members[0].admin.findCoordinator(g.name, coordinatorGroup); err != nil {
-			return err
 		}
 	}
 	before, err := r.sample()
@@ -245,4 +247,18 @@ func (g *kgroup) leave() error {
 		}
 	}
 	return g.mu.err
+}
+
+// coordinatorOf gives the address of a group's coordinator.
+func (r *kafkaRun) coordinatorOf(group string) (mqttclient.Target, error) {
+	a, err := r.findCoordinator(group, coordinatorGroup)
+	if err != nil || a == r.admin {
+		return r.target, err
+	}
+	for id, x := range r.admins {
+		if x == a {
+			return r.nodes.table.Load().nodes[id].target, nil
+		}
+	}
+	return r.target, nil
 }

@@ -1,11 +1,7 @@
 package bench
 
 import (
-	"encoding/binary"
-	"fmt"
 	"math"
-
-	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
 const (
@@ -24,6 +20,7 @@ type lane struct {
 	id       uint32
 	part     *kpart
 	producer *kproducer
+	link     *klink // to the node that leads the partition; nil: stuck
 	seq      uint64 // of the next record
 	began    int64  // when the first record was meant to be sent
 	aborts   uint64 // of the next record of a transaction that is aborted
@@ -33,6 +30,10 @@ type lane struct {
 	key      []byte    // template; nil: none
 	keys     uint64    // how many keys, of which each record has the next
 	flying   []*kbatch // under way, the oldest first
+	again    []*kbatch // stuck: to be sent again, the oldest first
+	behind   []*kbatch // stuck: to be sent behind those
+	stuckAt  int64     // since when; it ends with a table that was asked for later
+	retryAt  int64     // stuck: until then, whatever the table says; 0: until there is a new table
 	lost     []span    // what the broker never took over
 	track    track     // what was read of it; belongs to the loop of the partition's consumer
 }
@@ -43,17 +44,21 @@ type span struct{ from, to uint64 }
 // krequest is a Produce request under way.
 type krequest struct {
 	corr    int32
+	at      int64 // when it was sent
 	batches []*kbatch
-	left    int       // of them, those not answered
-	again   []*kbatch // of them, those to be sent again
+	left    int // of them, those not answered
 }
 
-// kproducer sends the records of one connection. It belongs to its loop.
+// kproducer sends records over a connection to each node that leads partitions of its lanes. It belongs to its loop.
 type kproducer struct {
-	c      *conn
+	l      *loop
+	name   string
 	r      *kafkaRun
 	state  producerState
 	lanes  []*lane
+	order  picker // of lanes
+	links  []*klink
+	stuck  []*lane // whose leader is not known, or not believed
 	filler []byte
 	limit  uint64 // how many records to send; 0: until the run says stop
 
@@ -63,22 +68,38 @@ type kproducer struct {
 	start    int64
 	interval float64 // ns; 0: as fast as the broker answers
 	made     uint64  // records
-	at       int     // the lane that comes next
 
-	opened   []*lane   // with an open batch, the oldest first
-	full     []*kbatch // to be sent, the oldest first
+	owed     int // batches that are neither acknowledged nor refused
 	free     []*kbatch
 	buffered int
 	request  uint64 // number of the request being made
-	flight   []*krequest
 	spare    []*krequest
 	scratch  []byte
 
 	txn *ktxn
 }
 
-// ready does nothing: the run says when to begin.
-func (p *kproducer) ready() {}
+// picker gives the lanes of a list in turn.
+type picker struct {
+	lanes []*lane
+	at    int
+	begun bool
+}
+
+// pick gives the lane of the next record: with keys each in turn, else the same one until its batch is full or gone.
+func (o *picker) pick(keys bool) *lane {
+	if o.at >= len(o.lanes) {
+		o.at = 0
+	}
+	l := o.lanes[o.at]
+	if keys || l.open == nil && o.begun {
+		o.at = (o.at + 1) % len(o.lanes)
+	}
+	if o.begun = true; keys {
+		return l
+	}
+	return o.lanes[o.at]
+}
 
 // next says when something is due.
 func (p *kproducer) next() int64 {
@@ -92,11 +113,18 @@ func (p *kproducer) next() int64 {
 		} else if due := p.due(p.made); due < p.r.stopAt.Load() {
 			at = due
 		}
-	} else if p.interval == 0 && (p.made == 0 || p.r.k.Acks == 0 && !p.c.blocked()) {
+	} else if p.interval == 0 && (p.made == 0 || p.r.k.Acks == 0 && p.writable()) {
 		at = p.start
 	}
-	if len(p.opened) > 0 && p.room() {
-		at = min(at, p.opened[0].open.made+int64(p.r.k.Linger))
+	for _, k := range p.links {
+		if len(k.opened) > 0 && k.room() {
+			at = min(at, k.opened[0].open.made+int64(p.r.k.Linger))
+		}
+	}
+	for _, l := range p.stuck {
+		if l.retryAt > 0 && len(l.flying) == 0 {
+			at = min(at, l.retryAt)
+		}
 	}
 	if p.txn != nil {
 		at = min(at, p.txn.next())
@@ -104,26 +132,28 @@ func (p *kproducer) next() int64 {
 	return at
 }
 
+// writable tells whether a connection takes something.
+func (p *kproducer) writable() bool {
+	for _, k := range p.links {
+		if k.stands() && !k.c.blocked() && len(k.order.lanes) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (p *kproducer) due(n uint64) int64 { return p.start + int64(float64(n)*p.interval) }
 
 func (p *kproducer) limitReached() bool { return p.limit > 0 && p.made >= p.limit }
 
-// room says whether another request may be sent now.
-func (p *kproducer) room() bool {
-	most := p.r.cfg.Inflight
-	if p.txn != nil {
-		if !p.txn.mayProduce() {
-			return false
-		}
-		most = p.txn.inflight(most)
-	}
-	return len(p.flight) < most && !p.c.blocked()
-}
-
 // turn makes the records that are due and sends what may be sent.
 func (p *kproducer) turn() {
-	l := p.c.l
-	if !p.running || p.closed || p.c.phase != phaseReady || l.now < p.start {
+	l := p.l
+	p.unstick()
+	for _, k := range p.links {
+		k.watch()
+	}
+	if !p.running || p.closed || l.now < p.start || !p.stands() {
 		return
 	}
 	stop := p.r.stopAt.Load()
@@ -132,18 +162,27 @@ func (p *kproducer) turn() {
 		if p.interval > 0 {
 			p.makeDue(stop)
 		} else {
-			p.makeFull()
+			for _, k := range p.links {
+				k.makeFull()
+			}
 		}
 	}
-	for p.room() && p.send(over || p.txn != nil && p.txn.closing) {
+	for _, k := range p.links {
+		for k.room() && k.send(over || p.txn != nil && p.txn.closing) {
+		}
 	}
 	if p.txn != nil {
 		p.txn.turn(over)
 	}
-	if over && p.idle() && (p.txn == nil || p.txn.idle()) {
+	if over && p.owed == 0 && (p.txn == nil || p.txn.idle()) {
 		p.closed = true
 		p.r.producing.Add(-1)
 	}
+}
+
+// stands tells whether a producer that has one node alone has its connection.
+func (p *kproducer) stands() bool {
+	return len(p.links) != 1 || p.r.following.Load() || p.links[0].stands()
 }
 
 // over: nothing more is to be made. What was due before the stop and was held up still goes: to leave it out would leave the
@@ -152,15 +191,12 @@ func (p *kproducer) over(stop int64) bool {
 	if p.limitReached() {
 		return true
 	}
-	return p.c.l.now >= stop && (p.interval == 0 || p.due(p.made) >= stop)
+	return p.l.now >= stop && (p.interval == 0 || p.due(p.made) >= stop)
 }
-
-// idle: nothing waits and nothing is under way.
-func (p *kproducer) idle() bool { return len(p.opened) == 0 && len(p.full) == 0 && len(p.flight) == 0 }
 
 // makeDue makes the records of the timetable up to now.
 func (p *kproducer) makeDue(stop int64) {
-	l := p.c.l
+	l := p.l
 	for n := 0; !p.limitReached(); n++ {
 		due := p.due(p.made)
 		if due > l.now || due >= stop {
@@ -171,51 +207,18 @@ func (p *kproducer) makeDue(stop int64) {
 			p.held = true
 			return
 		}
-		l.stats.send(l.now-due, p.held || !p.room(), p.r.measured(due))
-		p.make(p.pick(), due)
+		x := p.order.pick(p.r.k.Keys > 0)
+		l.stats.send(l.now-due, p.held || x.link == nil || !x.link.room(), p.r.measured(due))
+		p.make(x, due)
 		if n%64 == 63 {
 			l.now = p.r.clock()
 		}
 	}
 }
 
-// makeFull makes whole batches for the requests that may be sent.
-func (p *kproducer) makeFull() {
-	most := min(len(p.lanes), max(1, produceRequestMax/p.r.k.BatchBytes))
-	for free := p.r.cfg.Inflight - len(p.flight); free > 0 && len(p.full) < free*most && !p.limitReached(); {
-		if p.txn != nil && !p.txn.mayProduce() {
-			return
-		}
-		l := p.pick()
-		for before := len(p.full); len(p.full) == before && !p.limitReached(); {
-			p.make(l, p.c.l.now)
-			if p.r.k.Keys > 0 {
-				l = p.pick()
-			}
-		}
-	}
-}
-
-// pick gives the lane of the next record: with keys each in turn, else the same one until its batch is full or gone.
-func (p *kproducer) pick() *lane {
-	l := p.lanes[p.at]
-	if p.r.k.Keys > 0 {
-		p.at++
-	} else if l.open == nil && p.made > 0 {
-		p.at++
-	}
-	if p.at == len(p.lanes) {
-		p.at = 0
-	}
-	if p.r.k.Keys > 0 {
-		return l
-	}
-	return p.lanes[p.at]
-}
-
 // make adds a record to the open batch of l.
 func (p *kproducer) make(l *lane, intended int64) {
-	unixMS := p.r.unixMS(p.c.l.now)
+	unixMS := p.r.unixMS(p.l.now)
 	b := l.open
 	if b != nil && len(b.buf)+len(p.filler)+len(l.key)+recordOverhead > p.r.k.BatchBytes {
 		p.closeBatch(l)
@@ -224,12 +227,15 @@ func (p *kproducer) make(l *lane, intended int64) {
 	if b == nil {
 		b = p.newBatch()
 		b.start(l, unixMS)
-		b.intended, b.made, b.first = intended, p.c.l.now, l.seq
+		b.intended, b.made, b.first = intended, p.l.now, l.seq
 		if p.txn != nil {
 			b.txn, b.aborted = p.txn.number, p.txn.aborts(p.txn.number)
+			p.txn.owed[b.txn&1]++
 		}
 		l.open = b
-		p.opened = append(p.opened, l)
+		if l.link != nil {
+			l.link.opened = append(l.link.opened, l)
+		}
 	}
 	s := stamp{run: p.r.nonce, publisher: l.id, seq: l.seq, intended: intended}
 	if b.aborted {
@@ -268,6 +274,7 @@ func putKey(key []byte, n uint64) {
 }
 
 func (p *kproducer) newBatch() *kbatch {
+	p.owed++
 	if n := len(p.free); n > 0 {
 		b := p.free[n-1]
 		p.free = p.free[:n-1]
@@ -278,56 +285,23 @@ func (p *kproducer) newBatch() *kbatch {
 
 // closeBatch moves the open batch of l to those that are ready.
 func (p *kproducer) closeBatch(l *lane) {
-	p.full = append(p.full, l.open)
+	b, k := l.open, l.link
 	l.open = nil
-	for i, o := range p.opened { // near the front: lanes fill in the order in which they were opened
+	if k == nil {
+		l.behind = append(l.behind, b)
+		return
+	}
+	k.full = append(k.full, b)
+	for i, o := range k.opened { // near the front: lanes fill in the order in which they were opened
 		if o == l {
-			p.opened = append(p.opened[:i], p.opened[i+1:]...)
+			k.opened = append(k.opened[:i], k.opened[i+1:]...)
 			return
 		}
 	}
 }
 
-// send makes a request of what is ready, one batch of each lane at most. all: linger no longer.
-func (p *kproducer) send(all bool) bool {
-	now := p.c.l.now
-	ripe := now - int64(p.r.k.Linger)
-	for len(p.opened) > 0 && (all || p.opened[0].open.made <= ripe) {
-		p.closeBatch(p.opened[0])
-	}
-	if len(p.full) == 0 {
-		return false
-	}
-	q := p.newRequest()
-	p.request++
-	size := 0
-	for _, b := range p.full {
-		if b.lane.in == p.request || size > 0 && size+len(b.buf) > produceRequestMax || p.txn != nil && b.txn != p.txn.current {
-			break
-		}
-		b.lane.in = p.request
-		size += len(b.buf)
-		q.batches = append(q.batches, b)
-	}
-	if len(q.batches) == 0 {
-		p.spare = append(p.spare, q)
-		return false
-	}
-	p.full = p.full[:copy(p.full, p.full[len(q.batches):])]
-	for _, b := range q.batches {
-		p.scratch = b.seal(&p.state, b.lane.sequence, p.r.codec, p.scratch)
-		b.lane.sequence += int32(b.count)
-		p.countSent(b)
-	}
-	if p.txn != nil {
-		p.txn.produced()
-	}
-	p.write(q)
-	return true
-}
-
 func (p *kproducer) countSent(b *kbatch) {
-	st := &p.c.l.stats
+	st := &p.l.stats
 	st.sent += uint64(b.count)
 	if b.aborted {
 		p.r.abortedRecords.Add(uint64(b.count))
@@ -335,7 +309,7 @@ func (p *kproducer) countSent(b *kbatch) {
 	st.tally.records += uint64(b.count)
 	st.tally.batches++
 	st.tally.batchBytes += uint64(len(b.buf))
-	if p.r.measured(p.c.l.now) {
+	if p.r.measured(p.l.now) {
 		st.sentMeasured += uint64(b.count)
 		st.sentBytes += uint64(len(b.buf))
 	}
@@ -345,158 +319,18 @@ func (p *kproducer) newRequest() *krequest {
 	if n := len(p.spare); n > 0 {
 		q := p.spare[n-1]
 		p.spare = p.spare[:n-1]
-		q.batches, q.again = q.batches[:0], q.again[:0]
+		q.batches = q.batches[:0]
 		return q
 	}
 	return &krequest{}
 }
 
-// write appends the request to what goes to the socket.
-func (p *kproducer) write(q *krequest) {
-	k := p.c.kafka
-	out := p.c.buffer()
-	start := len(out)
-	out = k.begin(out, wire.Produce, produceVersion)
-	q.corr = k.corr
-	if p.state.transactional {
-		out = compactString(out, p.txn.id)
-	} else {
-		out = append(out, 0)
-	}
-	out = binary.BigEndian.AppendUint16(out, uint16(p.r.k.Acks))
-	out = binary.BigEndian.AppendUint32(out, produceTimeoutMS)
-	topics := 1
-	for i, b := range q.batches[1:] {
-		if b.lane.part.topic != q.batches[i].lane.part.topic {
-			topics++
-		}
-	}
-	out = compactLen(out, topics)
-	for from := 0; from < len(q.batches); {
-		t := q.batches[from].lane.part.topic
-		to := from
-		for to < len(q.batches) && q.batches[to].lane.part.topic == t {
-			to++
-		}
-		out = compactLen(compactString(out, t.name), to-from)
-		for _, b := range q.batches[from:to] {
-			out = binary.BigEndian.AppendUint32(out, uint32(b.lane.part.index))
-			out = compactLen(out, len(b.buf))
-			out = append(out, b.buf...)
-			out = append(out, 0)
-		}
-		out = append(out, 0)
-		from = to
-	}
-	p.c.write(k.finish(append(out, 0), start))
-	p.c.l.stats.tally.produces++
-	if p.r.k.Acks == 0 {
-		for _, b := range q.batches {
-			p.acked(b)
-		}
-		p.spare = append(p.spare, q)
-		return
-	}
-	q.left = len(q.batches)
-	for _, b := range q.batches {
-		b.lane.flying = append(b.lane.flying, b)
-	}
-	p.flight = append(p.flight, q)
-}
-
-// answer takes the response to the oldest request.
-func (p *kproducer) answer(b []byte) error {
-	in := kreader{b: b}
-	corr := in.i32()
-	in.tags()
-	if p.txn != nil && p.txn.corr != 0 && p.txn.corr == corr {
-		return p.txn.ended(&in)
-	}
-	if len(p.flight) == 0 || p.flight[0].corr != corr {
-		return fmt.Errorf("the broker answered request %d out of turn", corr)
-	}
-	q := p.flight[0]
-	p.flight = p.flight[:copy(p.flight, p.flight[1:])]
-	for range in.count(3) {
-		t := p.r.byName[string(in.bytes())]
-		for range in.count(33) {
-			index := in.i32()
-			code := wire.ErrorCode(in.i16())
-			in.take(24) // base offset, time, log start
-			for range in.count(6) {
-				in.i32()
-				in.bytes()
-				in.tags()
-			}
-			text := in.bytes()
-			in.tags()
-			b := p.flown(t, index)
-			if in.bad || b == nil {
-				return errMalformed
-			}
-			q.left--
-			p.outcome(q, b, code, text)
-		}
-		in.tags()
-	}
-	if in.bad || q.left != 0 {
-		return errMalformed
-	}
-	if len(q.again) > 0 {
-		p.txn.later(q)
-	} else {
-		p.spare = append(p.spare, q)
-	}
-	return nil
-}
-
-// flown gives the oldest batch under way to a partition. The broker answers for the partitions of a request in any order.
-func (p *kproducer) flown(t *ktopic, index int32) *kbatch {
-	if t == nil || index < 0 || int(index) >= len(t.parts) {
-		return nil
-	}
-	for _, l := range t.parts[index].lanes {
-		if l.producer == p && len(l.flying) > 0 {
-			b := l.flying[0]
-			l.flying = l.flying[:copy(l.flying, l.flying[1:])]
-			return b
-		}
-	}
-	return nil
-}
-
-// outcome takes what the broker says of one batch.
-func (p *kproducer) outcome(q *krequest, b *kbatch, code wire.ErrorCode, text []byte) {
-	switch {
-	case code == wire.None, code == wire.DuplicateSequenceNumber:
-		p.acked(b)
-	case code == wire.ConcurrentTransactions && p.txn != nil:
-		q.again = append(q.again, b) // the transaction before is not wholly written: the same again
-	default:
-		p.r.refused.Add(uint64(b.count))
-		p.c.l.stats.marks[faultRefused].add(p.c.l.now, uint64(b.count))
-		p.r.note(fmt.Sprintf("the broker refuses records: %v %s", code, text), p.c.l.now)
-		if !b.aborted {
-			b.lane.lost = append(b.lane.lost, span{b.first, b.first + uint64(b.count)})
-		}
-		p.drop(b)
-	}
-}
-
-func (p *kproducer) acked(b *kbatch) {
-	st := &p.c.l.stats
-	st.acked += uint64(b.count)
-	if p.r.k.Acks != 0 {
-		st.ack(p.c.l.now-b.intended, p.r.measured(b.intended))
-	}
-	if p.txn != nil {
-		p.txn.acked(b)
-	}
-	p.drop(b)
-}
-
 // drop frees what a batch took.
 func (p *kproducer) drop(b *kbatch) {
 	p.buffered = max(p.buffered-b.size, 0)
+	p.owed--
+	if p.txn != nil {
+		p.txn.owed[b.txn&1]--
+	}
 	p.free = append(p.free, b)
 }

@@ -1,5 +1,7 @@
 package bench
 
+import "fmt"
+
 // KafkaResult is what a run against a Kafka broker found beside what all runs find.
 type KafkaResult struct {
 	Topics      int     `json:"topics"`
@@ -32,6 +34,17 @@ type KafkaResult struct {
 	Doubled   uint64 `json:"partitions_with_two_members"`
 	Strange   uint64 `json:"strange_partitions,omitempty"` // groups: given to members, and there are not
 	Retries   uint64 `json:"retries,omitempty"`            // while the transaction before was not wholly written
+
+	// Of a broker of several nodes.
+	Nodes      []KafkaNode `json:"nodes,omitempty"`
+	Moves      uint64      `json:"moves,omitempty"`            // of partitions to another leader, as far as they were seen
+	Cut        uint64      `json:"connections_lost,omitempty"` // and made again
+	Passing    uint64      `json:"passing_errors,omitempty"`   // answers that another node leads, or none at present
+	Resent     uint64      `json:"resent,omitempty"`           // records sent again
+	MaybeTwice uint64      `json:"maybe_twice,omitempty"`      // of them, those without an idempotent producer that may have been stored the first time
+
+	Pauses     *KafkaPauses `json:"pauses,omitempty"`
+	PauseMaxMS float64      `json:"pause_max_ms,omitempty"`
 }
 
 // verifyKafka adds up what the partitions miss. The loops have stopped.
@@ -41,12 +54,12 @@ func (r *kafkaRun) verifyKafka() {
 	c.Lost, c.Undecided = r.passLost.Load(), r.passUndecided.Load()
 	for _, p := range r.producers {
 		p.settle()
-		for _, q := range p.flight {
-			for _, b := range q.batches {
+		p.unsettled(func(b *kbatch) {
+			if b.numbered && r.k.Acks != 0 {
 				c.Unacknowledged += uint64(b.count)
 				r.result.total.marks[faultUnanswered].add(b.intended, uint64(b.count))
 			}
-		}
+		})
 	}
 	if !r.verified {
 		return
@@ -76,32 +89,16 @@ func (r *kafkaRun) verifyKafka() {
 
 // settle notes what the broker has not taken over when the run is over.
 func (p *kproducer) settle() {
-	give := func(b *kbatch) {
-		if b != nil && !b.aborted {
+	p.unsettled(func(b *kbatch) {
+		if !b.aborted {
 			b.lane.lost = append(b.lane.lost, span{b.first, b.first + uint64(b.count)})
 		}
-	}
-	for _, l := range p.opened {
-		give(l.open)
-	}
-	for _, b := range p.full {
-		give(b)
-	}
-	for _, q := range p.flight {
-		for _, b := range q.batches {
-			give(b)
-		}
-	}
+	})
 	if p.txn == nil {
 		return
 	}
 	for _, h := range p.txn.held { // acknowledged, and never committed
 		h.lane.lost = append(h.lane.lost, h.span)
-	}
-	if q := p.txn.again; q != nil {
-		for _, b := range q.batches {
-			give(b)
-		}
 	}
 }
 
@@ -115,7 +112,10 @@ func (r *kafkaRun) fillKafka() {
 		Acks: k.Acks, Compression: k.Compression, Idempotent: k.idempotent(), CommitMS: k.Commit.Seconds() * 1e3, AbortEvery: k.AbortEvery,
 		Verified: r.verified, Passes: r.passes.Load(), Committed: r.committed.Load(), Aborted: r.aborted.Load(), Shown: r.shown.Load(),
 		Doubled: r.doubled.count, Retries: r.retries.Load(),
+		Moves: r.nodes.moves.Load(), Cut: r.cuts.Load(), Passing: r.passing.Load(), Resent: r.resent.Load(), MaybeTwice: r.maybeTwice.Load(),
+		Pauses: r.pauses(), PauseMaxMS: k.PauseMax.Seconds() * 1e3,
 	}
+	x.Nodes = r.nodeResults(s.Seconds)
 	s.Kafka = x
 	commits := newHist()
 	for i := range r.commits {
@@ -157,8 +157,14 @@ func (s *Result) judgeKafka(k *KafkaConfig) {
 		s.charge(faultLost, c.Lost, "%d acknowledged records never came", c.Lost)
 	}
 	s.charge(faultShown, x.Shown, "%d records of aborted transactions came", x.Shown)
-	s.charge(faultDuplicate, c.Duplicates, "%d records came again", c.Duplicates)
-	s.charge(faultReordered, c.Reordered, "%d records or batches came after a later one of the same partition", c.Reordered)
+	// Without an idempotent producer, what was sent again may be there twice, or behind what was sent after it the first time.
+	again := c.Duplicates - min(c.Duplicates, x.MaybeTwice)
+	s.charge(faultDuplicate, again, "%d records came again", again)
+	late := c.Reordered
+	if !x.Idempotent {
+		late -= min(late, x.Resent)
+	}
+	s.charge(faultReordered, late, "%d records or batches came after a later one of the same partition", late)
 	s.charge(faultCorrupt, c.Corrupt, "%d records are not what was sent", c.Corrupt)
 	s.charge(faultStray, c.Stray, "%d records came from a partition that they were not sent to", c.Stray)
 	s.charge(faultStray, x.Strange, "%d partitions were given to members of a group that there are not", x.Strange)
@@ -167,6 +173,10 @@ func (s *Result) judgeKafka(k *KafkaConfig) {
 	s.charge(faultRefused, c.Refused, "%d records were answered by an error", c.Refused)
 	if !s.Partial {
 		s.charge(faultUnanswered, c.Unacknowledged, "%d records were never acknowledged", c.Unacknowledged)
+	}
+	if p := x.Pauses; p != nil {
+		s.charge(faultPaused, s.total.marks[faultPaused].count, "%d partitions were without an acknowledgement for more than %v, %.0f ms at most",
+			s.total.marks[faultPaused].count, k.PauseMax, p.Longest)
 	}
 	s.OK = len(s.Violations) == 0 && s.Void == ""
 }
@@ -189,6 +199,19 @@ func (s *Result) kafkaRows(row func(string, string, ...any), spread func(string,
 		row("bytes", "%.1f MB/s sent, %.1f MB/s received, server CPU %.1f µs a MB", x.SentMB, x.ReceivedMB, x.CPUPerMB)
 	}
 	spread("acknowledged µs", x.Acknowledged)
+	if x.Pauses != nil {
+		x.Pauses.rows(row)
+	}
+	for i := range x.Nodes {
+		x.Nodes[i].rows(row)
+	}
+	if len(x.Nodes) > 0 {
+		text := fmt.Sprintf("%d partitions changed their leader, %d connections lost, %d passing errors, %d records sent again", x.Moves, x.Cut, x.Passing, x.Resent)
+		if !x.Idempotent && x.Acks != 0 {
+			text += fmt.Sprintf(", of which %d may be there twice and %d are", x.MaybeTwice, s.Counts.Duplicates)
+		}
+		row("leaders", "%s", text)
+	}
 	if x.Committed+x.Aborted > 0 {
 		row("transactions", "%d committed, %d aborted, %d retries", x.Committed, x.Aborted, x.Retries)
 	}

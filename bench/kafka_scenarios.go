@@ -12,21 +12,20 @@ func (r *kafkaRun) makeTopics() error {
 	for i := range r.k.Topics {
 		t := &ktopic{name: fmt.Sprintf("%s-%d", r.clientID, i)}
 		for j := range r.k.Partitions {
-			p := &kpart{topic: t, index: int32(j), end: -1}
+			p := &kpart{topic: t, index: int32(j), number: len(r.parts), end: -1}
 			t.parts = append(t.parts, p)
 			r.parts = append(r.parts, p)
 		}
 		r.topics = append(r.topics, t)
-		r.byName[t.name] = t
 	}
-	if err := r.admin.createTopics(r.topics); err != nil {
+	if err := r.createTopics(); err != nil {
 		return err
 	}
 	for _, t := range r.topics {
 		r.byID[t.id] = t
 	}
 	// A partition may have a leader that does not know of it yet: the offsets are asked of the leader itself.
-	if err := r.admin.endOffsets(r.topics); err != nil {
+	if err := r.endOffsets(); err != nil {
 		return err
 	}
 	for _, p := range r.parts {
@@ -41,32 +40,30 @@ func (r *kafkaRun) removeTopics(err error) error {
 	if r.cfg.Keep || r.ctx.Err() != nil || r.death.Load() != nil {
 		return err
 	}
-	if derr := r.admin.deleteTopics(r.topics); err == nil {
+	if derr := r.deleteTopics(); err == nil {
 		err = derr
 	}
 	return err
 }
 
-// makeProducers connects the producers, each with a share of the partitions.
+// makeProducers connects the producers, each with a share of the partitions. From then on changes of leaders are followed.
 func (r *kafkaRun) makeProducers() error {
-	var cs []*conn
 	for i := range r.k.Publishers {
-		p := &kproducer{r: r, filler: r.filler, state: producerState{id: -1, epoch: -1}, closed: true}
-		p.c = r.newKafkaConn("p", i, p)
-		p.c.kafka.role = p
+		l := r.loops[i%len(r.loops)]
+		p := &kproducer{r: r, l: l, name: fmt.Sprintf("%s-p%d", r.clientID, i), filler: r.filler, state: producerState{id: -1, epoch: -1}, closed: true}
 		id := ""
 		if r.k.Commit > 0 {
-			id = p.c.clientID
+			id = p.name
 			p.txn = &ktxn{p: p, id: id}
+			r.txnIDs = append(r.txnIDs, id)
 		}
 		if r.k.idempotent() {
 			var err error
-			if p.state, err = r.admin.initProducer(id); err != nil {
+			if p.state, err = r.initProducer(id); err != nil {
 				return err
 			}
 		}
 		r.producers = append(r.producers, p)
-		cs = append(cs, p.c)
 	}
 	for i := range max(len(r.producers), len(r.parts)) {
 		p := r.producers[i%len(r.producers)]
@@ -78,52 +75,106 @@ func (r *kafkaRun) makeProducers() error {
 		p.lanes = append(p.lanes, l)
 		r.lanes = append(r.lanes, l)
 	}
-	if err := r.connect(cs); err != nil {
+	if err := r.linkProducers(); err != nil {
 		return err
 	}
-	r.enroll(cs)
-	r.progress("%d producers are ready, %d partitions", len(cs), len(r.parts))
+	for _, p := range r.producers {
+		p.l.call(func(l *loop) { l.roles = append(l.roles, p) })
+	}
+	r.unfollow = r.nodes.follow()
+	r.progress("%d producers are ready, %d partitions", len(r.producers), len(r.parts))
 	return nil
+}
+
+// linkProducers connects each producer with the nodes that lead partitions of its lanes, and with the coordinator of its transactions.
+func (r *kafkaRun) linkProducers() error {
+	if r.several() {
+		if err := r.retry(r.allLed); err != nil {
+			return err
+		}
+	}
+	var cs []*conn
+	t := r.nodes.table.Load()
+	for _, p := range r.producers {
+		p.order.lanes = p.lanes
+		links := map[int32]*klink{}
+		link := func(node int32) *klink {
+			if links[node] == nil {
+				links[node] = p.newLink(node)
+				cs = append(cs, links[node].c)
+			}
+			return links[node]
+		}
+		for _, l := range p.lanes {
+			p.attach(l, link(t.leaders[l.part.number].node))
+		}
+		if p.txn != nil {
+			p.txn.link = p.links[0]
+			if node, ok := t.coordinators[p.txn.id]; ok {
+				p.txn.link = link(node)
+			}
+		}
+	}
+	return r.connect(cs)
 }
 
 // makeConsumers connects the consumers, each with a share of the partitions.
 func (r *kafkaRun) makeConsumers() error {
-	var cs []*conn
 	for i := range min(r.k.Subscribers, len(r.parts)) {
-		s := &kconsumer{r: r}
-		s.c = r.newKafkaConn("c", i, s)
-		r.consumers = append(r.consumers, s)
-		cs = append(cs, s.c)
+		r.consumers = append(r.consumers, &kconsumer{r: r, l: r.loops[i%len(r.loops)], name: fmt.Sprintf("%s-c%d", r.clientID, i)})
 	}
 	for i, p := range r.parts {
 		s := r.consumers[i%len(r.consumers)]
 		s.parts = append(s.parts, p)
 	}
+	if r.following.Load() { // they find their way by themselves, now or when somebody leads
+		if err := raiseFileLimit(int(r.dialCount.Load()) + len(r.consumers)*len(r.nodes.table.Load().nodes) + 64); err != nil {
+			return err
+		}
+		for _, s := range r.consumers {
+			s.l.call(func(l *loop) {
+				s.stuck = append(s.stuck, s.parts...)
+				l.roles = append(l.roles, s)
+			})
+		}
+		r.nodes.mark()
+		return nil
+	}
+	var cs []*conn
+	t := r.nodes.table.Load()
+	for _, s := range r.consumers {
+		s.l.call(func(*loop) {
+			for _, p := range s.parts {
+				node := t.leaders[p.number].node
+				f := s.fetcherOf(node)
+				if f == nil {
+					f = s.newFetcher(node)
+					cs = append(cs, f.c)
+				}
+				f.attach(p)
+			}
+		})
+	}
 	if err := r.connect(cs); err != nil {
 		return err
 	}
-	r.enroll(cs)
-	return nil
-}
-
-// enroll has the loops call the connections' roles in each turn.
-func (r *kafkaRun) enroll(cs []*conn) {
-	for _, c := range cs {
-		c.l.call(func(l *loop) { l.roles = append(l.roles, c.kafka.role) })
+	for _, s := range r.consumers {
+		s.l.call(func(l *loop) { l.roles = append(l.roles, s) })
 	}
+	return nil
 }
 
 // beginReading starts the consumers. again: at the end of a partition, from its beginning.
 func (r *kafkaRun) beginReading(again bool) {
 	for _, s := range r.consumers {
-		s.c.l.call(func(*loop) { s.again = again; s.begin() })
+		s.l.call(func(*loop) { s.again = again; s.begin() })
 	}
 }
 
 // stopReading ends it; what is under way still comes.
 func (r *kafkaRun) stopReading() {
 	for _, s := range r.consumers {
-		s.c.l.call(func(*loop) { s.running = false })
+		s.l.call(func(*loop) { s.running = false })
 	}
 }
 
@@ -190,7 +241,7 @@ func (r *kafkaRun) beginProducing(start int64) {
 	n := len(r.producers)
 	r.producing.Store(int64(n))
 	for i, p := range r.producers {
-		p.c.l.call(func(*loop) {
+		p.l.call(func(*loop) {
 			p.start, p.interval, p.made = start, 0, 0
 			if r.cfg.Rate > 0 {
 				p.interval = 1e9 / r.cfg.Rate * float64(n)
@@ -222,7 +273,7 @@ func (r *kafkaRun) findEnds() error {
 	}
 	var err error
 	awaited := r.await(r.cfg.Drain, stored, func() bool {
-		err = r.admin.endOffsets(r.topics)
+		err = r.endOffsets()
 		return err != nil || r.k.Acks != 0 || stored() >= r.count(countSent)
 	})
 	if err == nil && !errors.Is(awaited, errIdle) {
@@ -262,7 +313,7 @@ func (r *kafkaRun) readBack() error {
 func (r *kafkaRun) read() bool {
 	over := true
 	for _, s := range r.consumers {
-		s.c.l.call(func(*loop) { over = over && s.left == 0 && !s.waiting })
+		s.l.call(func(*loop) { over = over && s.left == 0 && !s.waits() })
 	}
 	return over
 }

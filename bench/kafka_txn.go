@@ -18,8 +18,10 @@ type ktxn struct {
 	began   int64  // 0: nothing has been sent
 	closing bool
 	known   bool       // the coordinator has taken the first batch: more may be under way
-	again   *krequest  // to be sent again
-	at      int64      // when to send it, or EndTxn, again
+	owed    [2]int     // batches of each of the transactions, not acknowledged yet: of those with an even number, and of the others
+	link    *klink     // to the coordinator
+	stuckAt int64      // since when it is not known who is; 0: it is known
+	at      int64      // when to send EndTxn again
 	corr    int32      // of the EndTxn under way
 	sentAt  int64      // of the first EndTxn of the transaction
 	held    []heldSpan // acknowledged, not committed
@@ -38,7 +40,7 @@ func (t *ktxn) aborts(number uint64) bool {
 }
 
 // mayProduce: no end of the transaction is under way.
-func (t *ktxn) mayProduce() bool { return t.corr == 0 && t.sentAt == 0 && t.again == nil }
+func (t *ktxn) mayProduce() bool { return t.corr == 0 && t.sentAt == 0 }
 
 // inflight is how many requests may be under way.
 func (t *ktxn) inflight(most int) int {
@@ -50,7 +52,7 @@ func (t *ktxn) inflight(most int) int {
 
 func (t *ktxn) produced() {
 	if t.began == 0 {
-		t.began = t.p.c.l.now
+		t.began = t.p.l.now
 	}
 }
 
@@ -61,16 +63,12 @@ func (t *ktxn) acked(b *kbatch) {
 	}
 }
 
-// later keeps what of q is to be sent again.
-func (t *ktxn) later(q *krequest) {
-	q.batches, q.again = append(q.batches[:0], q.again...), q.again[:0]
-	t.again, t.at = q, t.p.c.l.now+txnRetry
-	t.p.r.retries.Add(1)
-}
-
 func (t *ktxn) next() int64 {
 	switch {
-	case t.again != nil, t.sentAt != 0 && t.corr == 0:
+	case t.sentAt != 0 && t.corr == 0:
+		if t.stuckAt != 0 || !t.link.stands() {
+			return math.MaxInt64
+		}
 		return t.at
 	case t.began != 0 && !t.closing:
 		return t.began + int64(t.p.r.k.Commit)
@@ -78,47 +76,71 @@ func (t *ktxn) next() int64 {
 	return math.MaxInt64
 }
 
-func (t *ktxn) idle() bool { return t.began == 0 && t.again == nil }
+func (t *ktxn) idle() bool { return t.began == 0 }
 
 // turn ends the transaction when its time has come, and all of it is acknowledged.
 func (t *ktxn) turn(over bool) {
 	p := t.p
-	now := p.c.l.now
-	if t.again != nil {
-		if now >= t.at {
-			q := t.again
-			t.again = nil
-			p.write(q)
-		}
-		return
-	}
+	now := p.l.now
 	if t.began != 0 && !t.closing && (over && p.made > 0 || now >= t.began+int64(p.r.k.Commit)) {
 		t.closing = true
 		t.number++
-		for len(p.opened) > 0 {
-			p.closeBatch(p.opened[0])
+		for _, l := range p.lanes {
+			if l.open != nil {
+				p.closeBatch(l)
+			}
 		}
-		for p.room() && p.send(true) {
+		for _, k := range p.links {
+			for k.room() && k.send(true) {
+			}
 		}
 	}
-	if !t.closing || t.corr != 0 || len(p.flight) > 0 || len(p.full) > 0 && p.full[0].txn == t.current || now < t.at {
+	if !t.closing || t.corr != 0 || t.owed[t.current&1] > 0 || now < t.at || !t.found() {
 		return
 	}
 	t.end()
+}
+
+// found tells whether there is a connection to the coordinator, and looks for it if not.
+func (t *ktxn) found() bool {
+	p := t.p
+	if t.stuckAt != 0 {
+		x := p.r.nodes.table.Load()
+		node, ok := x.coordinators[t.id]
+		if x.asked <= t.stuckAt || !ok {
+			return false
+		}
+		t.link, t.stuckAt = p.linkTo(node), 0
+	}
+	return t.link.stands()
+}
+
+// lost has the coordinator looked for again, if that was the link to it.
+func (t *ktxn) lost(k *klink) {
+	if t.link == k {
+		t.corr = 0
+		t.away()
+	}
+}
+
+// away notes that it is not known who the coordinator is.
+func (t *ktxn) away() {
+	t.stuckAt = t.p.l.now
+	t.p.r.nodes.mark()
 }
 
 // end sends EndTxn.
 func (t *ktxn) end() {
 	p := t.p
 	if t.sentAt == 0 {
-		t.sentAt = p.c.l.now
+		t.sentAt = p.l.now
 	}
-	k := p.c.kafka
-	out := p.c.buffer()
+	k := t.link.c.kafka
+	out := k.c.buffer()
 	start := len(out)
 	out = k.begin(out, wire.EndTxn, endTxnVersion)
 	t.corr = k.corr
-	p.c.l.stats.tally.endTxns++
+	p.l.stats.tally.endTxns++
 	out = compactString(out, t.id)
 	out = binary.BigEndian.AppendUint64(out, uint64(p.state.id))
 	out = binary.BigEndian.AppendUint16(out, uint16(p.state.epoch))
@@ -126,13 +148,13 @@ func (t *ktxn) end() {
 	if t.aborts(t.current) {
 		commit = 0
 	}
-	p.c.write(k.finish(append(out, commit, 0), start))
+	k.c.write(k.finish(append(out, commit, 0), start))
 }
 
 // ended takes the answer to EndTxn.
 func (t *ktxn) ended(in *kreader) error {
 	p := t.p
-	now := p.c.l.now
+	now := p.l.now
 	in.i32() // throttle
 	code := wire.ErrorCode(in.i16())
 	id, epoch := in.i64(), in.i16()
@@ -143,13 +165,16 @@ func (t *ktxn) ended(in *kreader) error {
 	if code == wire.ConcurrentTransactions || code.Retriable() {
 		t.at = now + txnRetry
 		p.r.retries.Add(1)
+		if p.r.following.Load() && code != wire.ConcurrentTransactions {
+			t.away()
+		}
 		return nil
 	}
 	if code != wire.None {
 		return fmt.Errorf("the broker does not end a transaction: %v", code)
 	}
 	if p.r.measured(t.sentAt) {
-		observe(p.r.commits[p.c.l.id], now-t.sentAt)
+		observe(p.r.commits[p.l.id], now-t.sentAt)
 	}
 	if t.aborts(t.current) {
 		p.r.aborted.Add(1)

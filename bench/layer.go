@@ -215,7 +215,12 @@ func (h *handshakes) start(c *conn, fd int) {
 		h.slots <- struct{}{}
 		defer func() { <-h.slots }()
 		feed := &tlsFeed{fd: fd, handshake: true, deadline: deadline}
-		secure := tls.Client(feed, l.run.tls)
+		cfg := l.run.tls
+		if c.host != "" && c.host != l.run.tlsHost {
+			cfg = cfg.Clone()
+			cfg.ServerName = c.host
+		}
+		secure := tls.Client(feed, cfg)
 		err := sysWaitFor(fd, true, time.Until(deadline))
 		if err == nil {
 			err = dialResult(fd)

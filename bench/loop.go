@@ -40,7 +40,7 @@ type loop struct {
 	live     int   // connections that are ready
 	blocked  int   // connections that wait for room to write
 	sched    schedule
-	roles    []kafkaRole // of the connections to a Kafka broker
+	roles    []kafkaTurn // Kafka's producers and consumers
 	buffers  [][]byte
 	stats    stats
 	cutPoint Point // what has been handed over

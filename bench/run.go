@@ -28,6 +28,7 @@ type run struct {
 	target   mqttclient.Target
 	endpoint endpoint
 	tls      *tls.Config
+	tlsHost  string // that a certificate is to be for
 	base     time.Time
 	nonce    uint32
 	rng      *rand.Rand
@@ -52,6 +53,7 @@ type run struct {
 	recorder  *recorder
 	answered  bool                                     // what is sent is acknowledged
 	expect    atomic.Pointer[func(sent uint64) uint64] // how many deliveries so many messages make; nil: nothing is to come
+	following atomic.Bool                              // of a broker of several nodes: what is lost with one is asked of another
 	over      atomic.Bool                              // the broker is gone: there is nothing left to be measured
 	death     atomic.Pointer[string]                   // what tells so
 	lastUsage *usage                                   // of the last sample
@@ -138,7 +140,7 @@ func (r *run) end(err error) (*Result, error) {
 }
 
 func newRun(ctx context.Context, cfg Config, target mqttclient.Target, g *gate) (*run, error) {
-	r := &run{cfg: cfg, ctx: ctx, target: target, base: time.Now(), tls: target.TLSConfig(cfg.TLS)}
+	r := &run{cfg: cfg, ctx: ctx, target: target, base: time.Now(), tls: target.TLSConfig(cfg.TLS), tlsHost: target.Host}
 	if g != nil {
 		r.gate, r.base = g, g.base
 	}

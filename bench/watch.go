@@ -117,7 +117,7 @@ func (w *watch) listen(now int64) {
 	stall := int64(w.r.silence())
 	late := now-w.looked > stall/2+2*int64(watchEvery) // the watch itself did not run: no silence was heard
 	w.looked = now
-	if heard != w.heard || late || !w.sending(now) || !w.owed() {
+	if heard != w.heard || late || !w.sending(now) || !w.owed() || w.r.following.Load() {
 		if w.heard > 0 && w.probed && !late && now-w.heardAt > stall {
 			w.silent(now)
 		}
@@ -150,7 +150,7 @@ func (w *watch) look(now int64) {
 		w.failed = failed
 		return
 	}
-	if r.over.Load() || failed == w.failed || !w.sending(now) {
+	if r.over.Load() || failed == w.failed || !w.sending(now) || r.following.Load() {
 		return
 	}
 	c, err := net.DialTimeout(r.target.Network, r.target.Addr, diedDialMax)

@@ -30,19 +30,23 @@ type KafkaFaults struct {
 	DieAfter     int // the broker is gone: no connection, no listener
 	ShowAborted  bool
 	ShareAll     bool // every member of a group is given every partition
+
+	Nodes    int // of the broker, each with an address; each leads some partitions. More than one knows producers' sequences, as Kafka does
+	CutEvery int // several nodes: every batch after which the connection is cut, stored and not answered
 }
 
 // Kafka is a small Kafka broker: topics in memory, no sessions, transactions by marker alone. Like Broker, it is written to be
 // obviously right.
 type Kafka struct {
 	listener net.Listener
+	others   []net.Listener // of the nodes but the first
 	faults   KafkaFaults
 	handlers sync.WaitGroup
 
 	mu struct {
 		sync.Mutex
 		closed     bool
-		conns      map[net.Conn]bool
+		conns      map[net.Conn]int32 // the node that it is to
 		topics     map[string]*kafkaTopic
 		batches    int
 		wrong      time.Time // when the first fault was done to a batch
@@ -50,7 +54,10 @@ type Kafka struct {
 		heartbeats int
 		producer   int64
 		open       map[int64][]*kafkaLog // partitions of each producer's transaction
-		changed    chan struct{}         // closed when a log grows
+		away       map[int32]bool        // nodes that take no connection
+		after      int                   // batches, after which hook is called
+		hook       func()
+		changed    chan struct{} // closed when a log grows
 	}
 }
 
@@ -69,6 +76,9 @@ type kafkaLog struct {
 	origin  string // of held
 	first   map[int64]int64
 	aborted []abortedTxn
+	leader  int32 // 0: nobody
+	epoch   int32
+	seqs    map[int64]int32 // the sequence number that comes next, of each producer
 }
 
 // StartKafka runs a broker on a free port until the test ends.
@@ -79,9 +89,17 @@ func StartKafka(t testing.TB, f KafkaFaults) *Kafka {
 		t.Fatal(err)
 	}
 	k := &Kafka{listener: l, faults: f}
-	k.mu.conns, k.mu.topics, k.mu.open = map[net.Conn]bool{}, map[string]*kafkaTopic{}, map[int64][]*kafkaLog{}
-	k.mu.changed, k.mu.groups = make(chan struct{}), map[string]*kafkaGroup{}
-	k.handlers.Go(k.accept)
+	k.mu.conns, k.mu.topics, k.mu.open = map[net.Conn]int32{}, map[string]*kafkaTopic{}, map[int64][]*kafkaLog{}
+	k.mu.changed, k.mu.groups, k.mu.away = make(chan struct{}), map[string]*kafkaGroup{}, map[int32]bool{}
+	k.handlers.Go(func() { k.accept(l, 1) })
+	for id := 2; id <= f.Nodes; id++ {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.others = append(k.others, l)
+		k.handlers.Go(func() { k.accept(l, int32(id)) })
+	}
 	t.Cleanup(k.Close)
 	return k
 }
@@ -101,6 +119,9 @@ func (k *Kafka) Close() {
 	k.mu.Lock()
 	k.mu.closed = true
 	_ = k.listener.Close()
+	for _, l := range k.others {
+		_ = l.Close()
+	}
 	for c := range k.mu.conns {
 		_ = c.Close()
 	}
@@ -108,23 +129,23 @@ func (k *Kafka) Close() {
 	k.handlers.Wait()
 }
 
-func (k *Kafka) accept() {
+func (k *Kafka) accept(l net.Listener, node int32) {
 	for {
-		c, err := k.listener.Accept()
+		c, err := l.Accept()
 		if err != nil {
 			return
 		}
 		k.mu.Lock()
-		if k.mu.closed {
+		if k.mu.closed || k.mu.away[node] {
 			_ = c.Close()
 		}
-		k.mu.conns[c] = true
+		k.mu.conns[c] = node
 		k.mu.Unlock()
-		k.handlers.Go(func() { k.serve(c) })
+		k.handlers.Go(func() { k.serve(c, node) })
 	}
 }
 
-func (k *Kafka) serve(c net.Conn) {
+func (k *Kafka) serve(c net.Conn, node int32) {
 	defer func() {
 		_ = c.Close()
 		k.mu.Lock()
@@ -136,7 +157,7 @@ func (k *Kafka) serve(c net.Conn) {
 		if err != nil {
 			return
 		}
-		p := k.handle(q)
+		p := k.handle(q, node)
 		if p == nil {
 			return
 		}
@@ -179,11 +200,17 @@ func readRequest(c net.Conn) (q kmsg.Request, corr uint32, err error) {
 }
 
 // handle answers one request; nil ends the connection.
-func (k *Kafka) handle(q kmsg.Request) kmsg.Response {
+func (k *Kafka) handle(q kmsg.Request, node int32) kmsg.Response {
 	if f, ok := q.(*kmsg.FetchRequest); ok {
-		return k.fetch(f)
+		return k.fetch(f, node)
 	}
 	k.mu.Lock()
+	if hook := k.mu.hook; hook != nil && k.mu.batches >= k.mu.after {
+		k.mu.hook = nil
+		k.mu.Unlock()
+		hook()
+		k.mu.Lock()
+	}
 	defer k.mu.Unlock()
 	switch q := q.(type) {
 	case *kmsg.ApiVersionsRequest:
@@ -213,9 +240,9 @@ func (k *Kafka) handle(q kmsg.Request) kmsg.Response {
 		p.ProducerID = k.mu.producer
 		return p
 	case *kmsg.ListOffsetsRequest:
-		return k.listOffsetsLocked(q)
+		return k.listOffsetsLocked(q, node)
 	case *kmsg.ProduceRequest:
-		return k.produceLocked(q)
+		return k.produceLocked(q, node)
 	case *kmsg.EndTxnRequest:
 		return k.endLocked(q)
 	case *kmsg.ConsumerGroupHeartbeatRequest:
@@ -226,9 +253,12 @@ func (k *Kafka) handle(q kmsg.Request) kmsg.Response {
 
 func (k *Kafka) metadataLocked(q *kmsg.MetadataRequest) kmsg.Response {
 	p := kmsg.NewPtrMetadataResponse()
-	host, port, _ := net.SplitHostPort(k.listener.Addr().String())
-	n, _ := strconv.Atoi(port)
-	p.Brokers = []kmsg.MetadataResponseBroker{{NodeID: 1, Host: host, Port: int32(n)}}
+	p.ControllerID = 1
+	for i, l := range append([]net.Listener{k.listener}, k.others...) {
+		host, port, _ := net.SplitHostPort(l.Addr().String())
+		n, _ := strconv.Atoi(port)
+		p.Brokers = append(p.Brokers, kmsg.MetadataResponseBroker{NodeID: int32(i + 1), Host: host, Port: int32(n)})
+	}
 	for _, t := range q.Topics {
 		x := kmsg.NewMetadataResponseTopic()
 		x.Topic = t.Topic
@@ -239,9 +269,12 @@ func (k *Kafka) metadataLocked(q *kmsg.MetadataRequest) kmsg.Response {
 			continue
 		}
 		x.TopicID = topic.id
-		for i := range topic.logs {
+		for i, log := range topic.logs {
 			y := kmsg.NewMetadataResponseTopicPartition()
-			y.Partition, y.Leader = int32(i), 1
+			y.Partition, y.Leader, y.LeaderEpoch = int32(i), log.leader, log.epoch
+			if log.leader == 0 {
+				y.Leader, y.ErrorCode = -1, leaderNotAvailable
+			}
 			x.Partitions = append(x.Partitions, y)
 		}
 		p.Topics = append(p.Topics, x)
@@ -249,7 +282,7 @@ func (k *Kafka) metadataLocked(q *kmsg.MetadataRequest) kmsg.Response {
 	return p
 }
 
-func (k *Kafka) listOffsetsLocked(q *kmsg.ListOffsetsRequest) kmsg.Response {
+func (k *Kafka) listOffsetsLocked(q *kmsg.ListOffsetsRequest, node int32) kmsg.Response {
 	p := kmsg.NewPtrListOffsetsResponse()
 	for _, t := range q.Topics {
 		x := kmsg.NewListOffsetsResponseTopic()
@@ -257,7 +290,9 @@ func (k *Kafka) listOffsetsLocked(q *kmsg.ListOffsetsRequest) kmsg.Response {
 		for _, part := range t.Partitions {
 			y := kmsg.NewListOffsetsResponseTopicPartition()
 			y.Partition = part.Partition
-			if log := k.logLocked(t.Topic, part.Partition); log != nil {
+			if log := k.logLocked(t.Topic, part.Partition); log != nil && log.leader != node {
+				y.ErrorCode = notLeader
+			} else if log != nil {
 				y.Offset = log.next
 			} else {
 				y.ErrorCode = unknownPartition
@@ -269,8 +304,9 @@ func (k *Kafka) listOffsetsLocked(q *kmsg.ListOffsetsRequest) kmsg.Response {
 	return p
 }
 
-func (k *Kafka) produceLocked(q *kmsg.ProduceRequest) kmsg.Response {
+func (k *Kafka) produceLocked(q *kmsg.ProduceRequest, node int32) kmsg.Response {
 	p := kmsg.NewPtrProduceResponse()
+	cut := false
 	for _, t := range q.Topics {
 		x := kmsg.NewProduceResponseTopic()
 		x.Topic = t.Topic
@@ -283,8 +319,11 @@ func (k *Kafka) produceLocked(q *kmsg.ProduceRequest) kmsg.Response {
 				k.dieLocked()
 				return nil
 			}
-			if k.logLocked(t.Topic, part.Partition) == nil {
+			if log := k.logLocked(t.Topic, part.Partition); log == nil || log.leader != node {
 				y.ErrorCode = unknownPartition
+				if log != nil {
+					y.ErrorCode = notLeader
+				}
 				x.Partitions = append(x.Partitions, y)
 				continue
 			}
@@ -294,16 +333,75 @@ func (k *Kafka) produceLocked(q *kmsg.ProduceRequest) kmsg.Response {
 			if k.mu.batches > f.From && every(f.RefuseEvery, k.mu.batches) {
 				k.wrongLocked()
 				y.ErrorCode = 19
+			} else if code, known := k.numberedLocked(t.Topic, part.Partition, part.Records); code != 0 || known {
+				y.ErrorCode = code
 			} else {
 				b := append([]byte(nil), part.Records...)
 				k.storeLocked(t.Topic, int(part.Partition), string(b[43:51]), b) // of a producer, by its id
 			}
+			cut = cut || every(f.CutEvery, k.mu.batches)
 			x.Partitions = append(x.Partitions, y)
 		}
 		p.Topics = append(p.Topics, x)
 	}
 	k.wakeLocked()
+	if cut {
+		return nil
+	}
 	return p
+}
+
+// numberedLocked looks at the sequence number of a batch where there are several nodes: one that is stored is known, and one that is not the next is
+// refused.
+func (k *Kafka) numberedLocked(topic string, index int32, b []byte) (code int16, known bool) {
+	id := int64(binary.BigEndian.Uint64(b[43:]))
+	if k.faults.Nodes < 2 || id < 0 {
+		return 0, false
+	}
+	log := k.logLocked(topic, index)
+	first, count := int32(binary.BigEndian.Uint32(b[53:])), int32(binary.BigEndian.Uint32(b[57:]))
+	switch next := log.seqs[id]; {
+	case first < next:
+		return 0, true
+	case first > next:
+		return outOfOrder, false
+	}
+	log.seqs[id] = first + count
+	return 0, false
+}
+
+// Move has a node lead all partitions that another one leads; 0 is nobody.
+func (k *Kafka) Move(from, to int32) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, t := range k.mu.topics {
+		for _, log := range t.logs {
+			if log.leader == from {
+				log.leader = to
+				log.epoch++
+			}
+		}
+	}
+	k.wakeLocked()
+}
+
+// Away cuts all connections of a node and takes no new ones, until it is called with false.
+func (k *Kafka) Away(node int32, away bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.away[node] = away
+	for c, at := range k.mu.conns {
+		if away && at == node {
+			_ = c.Close()
+		}
+	}
+}
+
+// After has f called once n batches have come, before the next request is handled.
+func (k *Kafka) After(n int, f func()) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.after, k.mu.hook = n, f
 }
 
 // wakeLocked wakes fetches that wait.
@@ -313,7 +411,7 @@ func (k *Kafka) wakeLocked() {
 }
 
 // The codes of what is not there.
-const unknownPartition, unknownTopicID = 3, 100
+const unknownPartition, leaderNotAvailable, notLeader, outOfOrder, unknownTopicID = 3, 5, 6, 45, 100
 
 // logLocked gives a partition, or nil if there is none.
 func (k *Kafka) logLocked(topic string, index int32) *kafkaLog {
@@ -353,8 +451,8 @@ func (k *Kafka) AddTopic(name string, partitions int) {
 
 func (k *Kafka) addTopicLocked(name string, partitions int) {
 	x := &kafkaTopic{id: [16]byte{15: byte(len(k.mu.topics) + 1)}}
-	for range partitions {
-		x.logs = append(x.logs, &kafkaLog{first: map[int64]int64{}})
+	for i := range partitions {
+		x.logs = append(x.logs, &kafkaLog{first: map[int64]int64{}, seqs: map[int64]int32{}, leader: int32(i%max(k.faults.Nodes, 1) + 1)})
 	}
 	k.mu.topics[name] = x
 }
@@ -453,12 +551,12 @@ func markerBatch(producer int64, key []byte) []byte {
 	return b
 }
 
-func (k *Kafka) fetch(q *kmsg.FetchRequest) kmsg.Response {
+func (k *Kafka) fetch(q *kmsg.FetchRequest, node int32) kmsg.Response {
 	over := time.After(time.Duration(q.MaxWaitMillis) * time.Millisecond)
 	look := func() (p *kmsg.FetchResponse, done bool, changed chan struct{}) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		p, found := k.readLocked(q)
+		p, found := k.readLocked(q, node)
 		return p, found || k.mu.closed, k.mu.changed
 	}
 	for {
@@ -475,7 +573,7 @@ func (k *Kafka) fetch(q *kmsg.FetchRequest) kmsg.Response {
 	}
 }
 
-func (k *Kafka) readLocked(q *kmsg.FetchRequest) (p *kmsg.FetchResponse, found bool) {
+func (k *Kafka) readLocked(q *kmsg.FetchRequest, node int32) (p *kmsg.FetchResponse, found bool) {
 	p = kmsg.NewPtrFetchResponse()
 	for _, t := range q.Topics {
 		x := kmsg.NewFetchResponseTopic()
@@ -494,6 +592,8 @@ func (k *Kafka) readLocked(q *kmsg.FetchRequest) (p *kmsg.FetchResponse, found b
 				y.ErrorCode = unknownTopicID
 			case topic.log(part.Partition) == nil:
 				y.ErrorCode = unknownPartition
+			case topic.log(part.Partition).leader != node:
+				y.ErrorCode = notLeader
 			default:
 				topic.log(part.Partition).read(&y, part.FetchOffset, q.IsolationLevel)
 			}

@@ -24,7 +24,7 @@ func TestKafkaAnswersForWhatItLacks(t *testing.T) {
 		fetch.Topics = append(fetch.Topics, topic)
 	}
 	fetch.MaxWaitMillis = 1
-	p := k.handle(fetch).(*kmsg.FetchResponse)
+	p := k.handle(fetch, 1).(*kmsg.FetchResponse)
 	for i, want := range []int16{unknownPartition, unknownPartition, unknownTopicID, 0} {
 		if got := p.Topics[i].Partitions[0].ErrorCode; got != want {
 			t.Errorf("fetch %d: %d, want %d", i, got, want)
@@ -34,14 +34,14 @@ func TestKafkaAnswersForWhatItLacks(t *testing.T) {
 	topic.Topic, part.Partition = "gone", 0
 	topic.Partitions = append(topic.Partitions, part)
 	offsets.Topics = append(offsets.Topics, topic)
-	if got := k.handle(offsets).(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0].ErrorCode; got != unknownPartition {
+	if got := k.handle(offsets, 1).(*kmsg.ListOffsetsResponse).Topics[0].Partitions[0].ErrorCode; got != unknownPartition {
 		t.Errorf("offsets of a topic that is gone: %d", got)
 	}
 	produce, pt, pp := kmsg.NewPtrProduceRequest(), kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
 	pt.Topic, pp.Partition, pp.Records = "t", 2, make([]byte, 70)
 	pt.Partitions = append(pt.Partitions, pp)
 	produce.Topics = append(produce.Topics, pt)
-	if got := k.handle(produce).(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode; got != unknownPartition {
+	if got := k.handle(produce, 1).(*kmsg.ProduceResponse).Topics[0].Partitions[0].ErrorCode; got != unknownPartition {
 		t.Errorf("produce to a partition that is not there: %d", got)
 	}
 }

@@ -95,7 +95,9 @@ func (l *Load) kafkaSettings() []Setting {
 		number("groups", &k.Groups, 4, 1, 10_000, "groups: how many"),
 		number("members", &k.Members, 3, 1, 10_000, "groups: members of each"),
 		duration("heartbeat", &k.Heartbeat, 50*time.Millisecond, time.Millisecond, "groups: most between two heartbeats"),
+		boolean("spread", &k.Spread, false, "the topics made have their leaders on several nodes (leader.spread=true)"),
 		l.topicSetting(),
+		duration("pause-max", &k.PauseMax, 0, 0, "a partition that is longer without an acknowledgement is a fault; 0: none is"),
 		boolean("keep", &k.Keep, false, "leave the topics behind"),
 		boolean("allow-loss", &k.AllowLoss, false, "loss at acks 0 is no failure"),
 	)
