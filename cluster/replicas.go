@@ -134,8 +134,11 @@ func replaced(sh *meta.Shard, comes meta.NodeID) []meta.NodeID {
 // to be acknowledged, or nobody to lead. short: those that are not in sync do not come along.
 func standsIn(s *meta.Snapshot, set int, sh *meta.Shard, known map[meta.NodeID]Known, short bool) []meta.NodeID {
 	base := firstOf(sh.Target, sh.Replicas)
+	lags := func(id meta.NodeID) bool { // who is to come has its time
+		return short && slices.Contains(sh.Replicas, id) && !slices.Contains(sh.ISR, id)
+	}
 	stays := func(id meta.NodeID) bool {
-		return known[id].Alive && !known[id].Leaving && (!short || slices.Contains(sh.ISR, id))
+		return known[id].Alive && !known[id].Leaving && !lags(id)
 	}
 	leads := func(id meta.NodeID) bool { return stays(id) && !known[id].Draining }
 	stay := slices.DeleteFunc(slices.Clone(base), func(id meta.NodeID) bool { return !stays(id) })
@@ -143,6 +146,8 @@ func standsIn(s *meta.Snapshot, set int, sh *meta.Shard, known map[meta.NodeID]K
 	case len(stay) < LeastInSync(len(base)):
 	case known[sh.Leader].Draining && !slices.ContainsFunc(base, leads):
 		stay = slices.DeleteFunc(stay, func(id meta.NodeID) bool { return id == sh.Leader })
+	case leads(sh.Leader) && !slices.ContainsFunc(base, leads): // who was to lead in its place drains by now
+		return append([]meta.NodeID{sh.Leader}, base[1:]...)
 	default:
 		return nil
 	}
@@ -150,10 +155,10 @@ func standsIn(s *meta.Snapshot, set int, sh *meta.Shard, known map[meta.NodeID]K
 	rank := haveOf(s, set)
 	for _, n := range journals(s) {
 		k := known[n.ID]
-		if slices.Contains(base, n.ID) || n.Roles&meta.RoleBroker == 0 || !k.leads() {
+		if slices.Contains(base, n.ID) || n.Roles&meta.RoleBroker == 0 || !k.leads() || lags(n.ID) {
 			continue
 		}
-		if k.Draining {
+		if k.Draining && !slices.Contains(sh.Replicas, n.ID) { // who has the shards, and is to have them no more, may stay
 			if rank[n.ID] += 1 << 16; !known[sh.Leader].Leaving { // to one that drains only from one that is about to stop
 				continue
 			}
@@ -162,7 +167,7 @@ func standsIn(s *meta.Snapshot, set int, sh *meta.Shard, known map[meta.NodeID]K
 	}
 	slices.SortStableFunc(comers, func(a, b meta.NodeID) int { return cmp.Compare(rank[a], rank[b]) })
 	missing := len(base) - len(stay)
-	if len(comers) < missing {
+	if len(comers) < missing || missing == 0 { // the same ones again would be another change, at each look
 		return nil
 	}
 	return append(stay, comers[:missing]...)

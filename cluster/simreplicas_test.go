@@ -55,6 +55,7 @@ func TestOnlyReplicaDrains(t *testing.T) {
 			return
 		}
 		s.goesOn("on another node", 1)
+		s.until("it has it alone", func() bool { return s.applied() && len(s.on(1)) == 1 })
 		if sh := n.parts[1].shard(); !slices.Equal(sh.Home, ids(n.id)) || len(sh.Replicas) != 1 {
 			s.fail("node %d is not to have it back: %+v", n.id, *sh)
 		}
@@ -193,4 +194,33 @@ func TestOnlyReplicaGivenUp(t *testing.T) {
 		s.until("all follow", func() bool { return s.settled(0, 3) && s.settled(1, 1) })
 		s.goesOn("when the lost one is back", 1)
 	})
+}
+
+// Who shall stand in is said once: as long as nothing else is known of the nodes, what is made of it changes no more, whoever comes along or does not.
+func TestStandInIsSaidOnce(t *testing.T) {
+	s := catalogOf(t, 3).Load()
+	for _, c := range []struct {
+		name  string
+		sh    meta.Shard
+		known map[meta.NodeID]Known
+		short bool
+	}{
+		{name: "one does not come along", sh: meta.Shard{Leader: 1, Epoch: 1, Replicas: ids(1, 3), ISR: ids(1), Eligible: ids(3)}, known: allThere(3), short: true},
+		{name: "all that are left drain", sh: meta.Shard{Leader: 1, Epoch: 1, Replicas: ids(1), ISR: ids(1)},
+			known: map[meta.NodeID]Known{1: {Alive: true, Draining: true, Leaving: true}, 2: {Alive: true, Draining: true}, 3: {Alive: true, Draining: true}}},
+		{name: "it drains", sh: meta.Shard{Leader: 1, Epoch: 1, Replicas: ids(1), ISR: ids(1)}, known: map[meta.NodeID]Known{1: {Alive: true, Draining: true}, 2: {Alive: true}, 3: {Alive: true}}},
+		{name: "who was to lead drains", sh: meta.Shard{Leader: 1, Epoch: 1, Replicas: ids(1, 2), ISR: ids(1, 2), Target: ids(2)}, known: map[meta.NodeID]Known{1: {Alive: true}, 2: {Alive: true, Draining: true}}},
+		{name: "one is lost", sh: meta.Shard{Leader: 1, Epoch: 1, Replicas: ids(1, 3), ISR: ids(1), Eligible: ids(3)}, known: allThere(2)},
+	} {
+		in := standsIn(s, 1, &c.sh, c.known, c.short)
+		if in == nil {
+			t.Errorf("%s: nobody stands in", c.name)
+			continue
+		}
+		sh := c.sh
+		sh.Target = in
+		if again := standsIn(s, 1, &sh, c.known, c.short); again != nil {
+			t.Errorf("%s: %v, and then %v", c.name, in, again)
+		}
+	}
 }
