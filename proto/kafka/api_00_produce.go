@@ -53,7 +53,7 @@ func produce(r *request, q *wire.Request) (took bool, err error) {
 	}
 	c, s := r.c, r.producing()
 	if c.appender == nil {
-		c.appender = c.l.core.NewAppender(c)
+		c.appender = &appender{Appender: c.l.core.NewAppender(c)}
 	}
 	r.silent = m.Acks == 0
 	fault := c.producePrecheck(&m)
@@ -249,7 +249,7 @@ func (c *conn) append(v *View, r *request, at int, topic *broker.Topic, part *br
 		return false, nil
 	}
 	o := broker.AppendOptions{Transactional: m.TransactionalID != nil, Silent: r.silent, Leader: m.Acks == 1, Later: behind, Held: c.link.Held()}
-	err = c.l.core.Append(c.appender, part, checked.Batch, o, appendToken(r, at))
+	err = c.l.core.Append(c.appender.Appender, part, checked.Batch, o, appendToken(r, at))
 	if errors.Is(err, broker.ErrTxnNotAnnounced) && o.Transactional && (r.call.Version >= produceJoins || v.setOf(part) > 0) {
 		switch s := r.produce; {
 		case s.refused != nil:

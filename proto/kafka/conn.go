@@ -37,9 +37,8 @@ type conn struct {
 	first *request // under way, oldest first
 	last  *request
 
-	appender *broker.Appender // made with the first produce request
-	resumed  *request         // a produce request of which a part could be appended: it comes again
-	gaps     map[*broker.Partition]failedBatch
+	appender *appender     // made with the first produce request
+	resumed  *request      // a produce request of which a part could be appended: it comes again
 	fetches  *fetchSession // the last one that was made
 	turns    turns
 	access   *accessCache      // made when rules are first asked

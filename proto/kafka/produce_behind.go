@@ -15,6 +15,12 @@ import (
 // stored, it sends as new. So a batch behind a gap that this connection was told of is answered like the one that left the gap. It is also if there is no gap, as the log had
 // the one that failed, and nobody else can have led since: the partition knows five batches, and the client may send as many new ones beside the one that it sends again.
 
+// appender is what a connection that produces has.
+type appender struct {
+	*broker.Appender
+	gaps map[*broker.Partition]failedBatch
+}
+
 // failedBatch is the first of a producer's batches that could not be stored for the moment.
 type failedBatch struct {
 	producer int64
@@ -36,14 +42,14 @@ func (c *conn) failed(part *broker.Partition, producer int64, epoch int16, first
 	if producer == record.NoProducer {
 		return
 	}
-	if f, ok := c.gaps[part]; ok && f.producer == producer && f.epoch == epoch && beyond(first, f.first) {
+	if f, ok := c.appender.gaps[part]; ok && f.producer == producer && f.epoch == epoch && beyond(first, f.first) {
 		return
 	}
-	if c.gaps == nil {
-		c.gaps = make(map[*broker.Partition]failedBatch)
+	if c.appender.gaps == nil {
+		c.appender.gaps = make(map[*broker.Partition]failedBatch)
 	}
 	pl := c.l.h.view().of(part)
-	c.gaps[part] = failedBatch{producer: producer, epoch: epoch, first: first, code: code, leader: pl.Epoch, own: pl.Leader == c.l.h.nodeID}
+	c.appender.gaps[part] = failedBatch{producer: producer, epoch: epoch, first: first, code: code, leader: pl.Epoch, own: pl.Leader == c.l.h.nodeID}
 }
 
 // refused is failed for a batch of which nothing was looked at yet.
@@ -56,7 +62,7 @@ func (c *conn) refused(part *broker.Partition, records []byte, code wire.ErrorCo
 // behind says whether a batch comes behind one that has failed, and what it is answered with for that alone. None: it may be in order, as the client may have sent that one
 // again to another leader.
 func (c *conn) behind(pl *Placement, part *broker.Partition, b record.Batch) (behind bool, code wire.ErrorCode) {
-	f, ok := c.gaps[part]
+	f, ok := c.appender.gaps[part]
 	if !ok || f.producer != b.ProducerID() || f.epoch != b.ProducerEpoch() || !beyond(b.BaseSequence(), f.first) {
 		return false, wire.None
 	}
@@ -69,10 +75,10 @@ func (c *conn) behind(pl *Placement, part *broker.Partition, b record.Batch) (be
 // tell is the answer to a batch behind one that has failed. None: more were told than can have been under way, so the client does not send that one again.
 func (c *conn) tell(part *broker.Partition, f failedBatch) wire.ErrorCode {
 	if f.told++; f.told > pipelined {
-		delete(c.gaps, part)
+		delete(c.appender.gaps, part)
 		return wire.None
 	}
-	c.gaps[part] = f
+	c.appender.gaps[part] = f
 	return f.code
 }
 
@@ -80,16 +86,16 @@ func (c *conn) tell(part *broker.Partition, f failedBatch) wire.ErrorCode {
 func (c *conn) appendFault(part *broker.Partition, b record.Batch, behind bool, err error) wire.ErrorCode {
 	code := codeOf(err)
 	switch {
-	case len(c.gaps) == 0 && err == nil:
+	case len(c.appender.gaps) == 0 && err == nil:
 	case errors.Is(err, broker.ErrOutOfOrderSequence) && behind:
-		if f, ok := c.gaps[part]; ok {
+		if f, ok := c.appender.gaps[part]; ok {
 			if told := c.tell(part, f); told != wire.None {
 				return told
 			}
 		}
 	case err == nil:
-		if f, ok := c.gaps[part]; ok && f.producer == b.ProducerID() && (behind || f.epoch != b.ProducerEpoch() || f.first == b.BaseSequence()) {
-			delete(c.gaps, part)
+		if f, ok := c.appender.gaps[part]; ok && f.producer == b.ProducerID() && (behind || f.epoch != b.ProducerEpoch() || f.first == b.BaseSequence()) {
+			delete(c.appender.gaps, part)
 		}
 	default:
 		c.failed(part, b.ProducerID(), b.ProducerEpoch(), b.BaseSequence(), code)
