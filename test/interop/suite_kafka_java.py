@@ -114,7 +114,7 @@ def copier_in_a_group(c, broker, p):
 def performance(c, broker, p):
     p.tool("ProducerPerformance", "--topic", "java", "--num-records", "50000", "--record-size", "200", "--throughput", "-1", "--bootstrap-server", p.at,
            "--command-property", "acks=all", "--command-property", "compression.type=lz4")
-    ends = [int(line.rpartition(":")[2]) for line in p.tool("GetOffsetShell", *p.server, "--topic", "java").split()]
+    ends = list(map(int, re.findall(r"^java:\d+:(\d+)$", p.tool("GetOffsetShell", *p.server, "--topic", "java"), re.M)))
     assert sum(ends) == 50000, ends
     out = p.tool("ConsumerPerformance", *p.server, "--topic", "java", "--num-records", "50000", "--group", "perf", "--timeout", "60000")
     assert re.search(r", 50000,", out), out
