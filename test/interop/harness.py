@@ -351,16 +351,22 @@ def output_of(command, timeout, input=None, stderr=subprocess.STDOUT, **options)
     return process.returncode, output if process.returncode == 0 else output + (said or "")
 
 
+given = set()  # by free_port: who has one may just be restarting
+
+
 def free_port():
     """A port below those that the system gives to connections: it is still free when who has it is stopped and started again."""
     while True:
         port = random.randint(10000, 32000)
+        if port in given:
+            continue
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 s.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        given.add(port)
         return port
 
 

@@ -41,7 +41,7 @@ def count(c, broker, programs):
         return programs.start("org.apache.kafka.streams.examples.wordcount.WordCountDemo", settings)
 
     def counted():
-        return sum(int(line.rpartition(":")[2]) for line in programs.tool("GetOffsetShell", *programs.server, "--topic", OUTPUT).split())
+        return sum(map(int, re.findall(rf"^{OUTPUT}:\d+:(\d+)$", programs.tool("GetOffsetShell", *programs.server, "--topic", OUTPUT), re.M)))
 
     app, sent = demo(), 0
     for phase in ("running", "kill", "restart", "application killed"):
@@ -104,4 +104,4 @@ class Producer:
     def finish(self):
         self.feeder.join()
         _, errors = self.process.communicate(timeout=90)
-        assert self.process.returncode == 0 and "ERROR" not in errors, errors[-400:]
+        assert self.process.returncode == 0 and "ERROR" not in errors, (errors[errors.find("ERROR"):] if "ERROR" in errors else errors[-1000:])[:1000]
