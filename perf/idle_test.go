@@ -30,7 +30,7 @@ func TestBudgetIdle(t *testing.T) {
 		{"tls", "mqtts://", "mqtt.tls", 200, []func(*mqttclient.Options){secure}, append(tlsSet, "listeners.mqtt.tls=127.0.0.1:0")},
 		{"websocket", "ws://", "mqtt.ws", 500, nil, []string{"listeners.mqtt.ws=127.0.0.1:0"}},
 		{"netpoll", "mqtt://", "mqtt.tcp", 500, nil, []string{"listeners.mqtt.transport=netpoll"}},
-		{"kafka", "kafka", "kafka.tcp", 500, nil, []string{"listeners.kafka.tcp=127.0.0.1:0"}},
+		{"kafka", "kafka", "kafka.tcp", 2000, nil, []string{"listeners.kafka.tcp=127.0.0.1:0"}},
 	} {
 		t.Run(tc.kind, func(t *testing.T) {
 			n := start(t, append([]string{"journal.durability=memory"}, tc.set...)...)
