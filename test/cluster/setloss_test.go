@@ -190,9 +190,14 @@ func (e *setLoss) whole(ctx context.Context, t *testing.T, where string) {
 	}
 	cl := e.l.open()
 	defer cl.Close()
-	offsets, err := kadm.NewClient(cl).FetchOffsets(ctx, "readers")
-	if o, ok := offsets.Lookup("spread", 0); err != nil || !ok || o.At != 2 {
-		t.Errorf("%s: the group's offset is %d, %v", where, o.At, err)
+	var offsets kadm.OffsetResponses
+	testx.Eventually(t, longest, func() bool { // a node may be just starting
+		var err error
+		offsets, err = kadm.NewClient(cl).FetchOffsets(ctx, "readers")
+		return err == nil
+	}, where, "the group's offsets are told")
+	if o, ok := offsets.Lookup("spread", 0); !ok || o.At != 2 {
+		t.Errorf("%s: the group's offset is %d", where, o.At)
 	}
 }
 
