@@ -8,7 +8,7 @@ import (
 )
 
 // Eventually waits until cond holds, and fails the test when it does not within timeout. It asks in growing steps of 100 µs to
-// 10 ms, on the test's goroutine. A reason, if given, is printed with the failure.
+// 10 ms, on the test's goroutine. A reason, if given, is printed with the failure, an *error as what it is by then.
 func Eventually(t testing.TB, timeout time.Duration, cond func() bool, reason ...any) {
 	t.Helper()
 	deadline := time.Now().Add(timeout)
@@ -16,6 +16,11 @@ func Eventually(t testing.TB, timeout time.Duration, cond func() bool, reason ..
 	for !cond() {
 		left := time.Until(deadline)
 		if left <= 0 {
+			for i := range reason {
+				if err, ok := reason[i].(*error); ok {
+					reason[i] = *err
+				}
+			}
 			t.Fatalf("not so after %v: %v", timeout, reason)
 		}
 		wait := time.NewTimer(min(step, left))

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/sluicemq/sluice/internal/testx"
 	"github.com/sluicemq/sluice/test/common"
@@ -53,6 +55,7 @@ type setLoss struct {
 	lossy       []int32 // partitions of the set of which something is lost
 	least, most []int
 	tx          *kgo.Client
+	end         *kmsg.EndTxnRequest // of its transaction
 	reader      *follower
 }
 
@@ -91,6 +94,12 @@ func (e *setLoss) before(ctx context.Context, t *testing.T) {
 	if err := e.tx.ProduceSync(ctx, list...).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
+	id, epoch, err := e.tx.ProducerID(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.end = kmsg.NewPtrEndTxnRequest()
+	e.end.TransactionalID, e.end.ProducerID, e.end.ProducerEpoch, e.end.Commit = "open", id, epoch, true
 	var offsets kadm.Offsets
 	offsets.AddOffset("spread", 0, 2, -1)
 	if err := kadm.NewClient(cl).CommitAllOffsets(ctx, "readers", offsets); err != nil {
@@ -151,8 +160,11 @@ func (e *setLoss) after(ctx context.Context, t *testing.T) {
 	}
 	t.Log("the first one has its copy")
 	var err error
-	testx.Eventually(t, longest, func() bool { // the client gives up where nodes cannot be reached
-		err = e.tx.EndTransaction(ctx, kgo.TryCommit)
+	testx.Eventually(t, longest, func() bool { // EndTransaction of the client commits once, and not again where an answer was lost or a node could not be reached
+		var resp *kmsg.EndTxnResponse
+		if resp, err = e.end.RequestWith(ctx, e.tx); err == nil {
+			err = kerr.ErrorForCode(resp.ErrorCode)
+		}
 		return err == nil
 	}, "the transaction that was open ends", &err)
 	e.whole(ctx, t, "the third one leads")
