@@ -46,6 +46,8 @@ type Group interface {
 	Halted() error
 	// Barrier returns once the majority has agreed, after the call, on who leads; or when ctx ends.
 	Barrier(ctx context.Context) error
+	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. From the call on this node grants nothing (Start).
+	HandOver(ctx context.Context, to meta.NodeID) error
 }
 
 // Options are what a Controller is made with. A node has one for each set of shards.
@@ -131,7 +133,8 @@ type Controller struct {
 
 	mu struct {
 		sync.Mutex
-		beating  bool          // a heartbeat is under way
+		beating  meta.NodeID   // a heartbeat is under way to it; 0: none is
+		beats    uint64        // how many were sent
 		granted  time.Duration // when the heartbeat was sent that the last grant answers
 		alive    []meta.NodeID // as that says
 		lease    lease
@@ -145,6 +148,7 @@ type Controller struct {
 		pending  []pending   // heartbeats that wait for a confirmation
 		heard    map[meta.NodeID]heard
 		lent     lent
+		ceased   bool     // see HandOver
 		electing bool     // a change of who leads is under way, or may be: nobody is granted the lead
 		ended    []func() // changes that run is to take up
 		plans    []planAsk

@@ -25,6 +25,9 @@
 // moves, nothing else): what an older controller proposes after that has not seen it, is refused by the catalog, and is made anew by a function that looks
 // first whether its reign goes on.
 //
+// A node that is about to stop and leads the group hands that over (HandOver), so that nobody's lease ends while there is no controller. It grants nothing any more, and the group
+// waits for as long as it would have been silent before an election: so what silence says stays true of who leads next, whatever becomes of it.
+//
 // A node that has let go of its shards, or was started anew, says so (resigned): then another one is elected at once, with nothing to wait for.
 //
 // # In sync

@@ -7,7 +7,7 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// beat sends a heartbeat, if one is due and none is under way.
+// beat sends a heartbeat, if one is due and none is under way to the node that is to have it: of one that was sent to a leader before nobody may ever hear again.
 func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
 	interval := c.o.Lease/beats - c.o.Lease/(8*beats)
 	if c.awaits(sh) && c.lease.epoch != sh.Epoch {
@@ -16,17 +16,23 @@ func (c *Controller) beat(now time.Duration, sh *meta.Shard) {
 	to, known := c.o.Group.Leader()
 	c.mu.Lock()
 	hb := heartbeat{resigned: c.resigned, paused: c.paused && c.knows(meta.LevelSets), draining: c.yieldsLocked() != YieldsNot, leaving: c.mu.leaving}
-	if !known || c.mu.beating || hb == c.said && now-c.beaten < interval {
+	if !known || c.mu.beating == to || c.mu.beating == 0 && hb == c.said && now-c.beaten < interval {
 		c.mu.Unlock()
 		return
 	}
-	c.mu.beating, c.said, c.beaten = true, hb, now
+	c.mu.beating, c.said, c.beaten = to, hb, now
+	c.mu.beats++
+	number := c.mu.beats
 	c.mu.Unlock()
 	answered := func(g *grant) {
 		c.mu.Lock()
-		c.mu.beating = false
+		if number == c.mu.beats {
+			c.mu.beating = 0
+		}
 		if g != nil {
-			c.mu.granted, c.mu.alive = now, g.alive
+			if now >= c.mu.granted {
+				c.mu.granted, c.mu.alive = now, g.alive
+			}
 			c.mu.lease = c.mu.lease.longer(g.epoch, now+c.o.Lease)
 		}
 		c.mu.Unlock()
@@ -153,6 +159,9 @@ func (c *Controller) confirmed(list []pending) *grant {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.mu.ceased {
+		return nil
+	}
 	now := c.clk.Mono()
 	g := &grant{yield: c.mu.move}
 	sh := c.shard(c.o.Catalog.Load()) // of after the reign's first change, and, as no election is under way, nobody makes another epoch of it before the leases are over

@@ -49,6 +49,7 @@ type sim struct {
 	grown          int     // sets that are there
 	factors        []uint8 // how many replicas those beside the first have by the catalog
 	planned, moved int     // balances, and those by which something moves, under mu
+	handed         int     // nodes that have stopped in good order
 	left           int     // times that a node which had halted was left as it was, and the others had to go on
 	failed         string
 	healed         time.Duration // the longest that it took until a node led when all was well
@@ -77,6 +78,7 @@ type simNode struct {
 	paused  bool
 	halted  bool     // its catalog takes nothing over any more
 	broken  bool     // its journal has failed
+	stops   int      // the run that is about to end
 	held    []func() // what happens when it goes on
 	catalog *meta.Catalog
 	parts   []*simPart // one for each set
@@ -352,9 +354,17 @@ func (s *sim) first() []meta.Entry {
 }
 
 // kill ends a run of a node: nothing of it happens any more.
-func (s *sim) kill(n *simNode) {
+func (s *sim) kill(n *simNode) { s.end(n, n.run) }
+
+// end is kill, if that run is not over.
+func (s *sim) end(n *simNode, run int) {
+	var controls []*Controller
 	s.enter(func() {
+		if n.run != run {
+			return
+		}
 		s.tracef("node %d is killed", n.id)
+		controls = n.controls()
 		n.run++
 		n.stop()
 		n.reset()
@@ -368,9 +378,31 @@ func (s *sim) kill(n *simNode) {
 			done(errSimDown)
 		}
 	})
-	for _, c := range n.controls() {
+	for _, c := range controls {
 		c.Close()
 	}
+}
+
+// stops has a node hand over what it leads, and end, as one does that is told to.
+func (s *sim) stops(n *simNode) {
+	var run int
+	var controls []*Controller
+	s.enter(func() { run, n.stops, controls = n.run, n.run, n.controls() })
+	ctx, cancel := context.WithTimeout(n.ctx, 5*time.Second)
+	go func() {
+		defer cancel()
+		left := make(chan error)
+		for _, c := range controls {
+			go func() { left <- c.Leave(ctx) }()
+		}
+		for range controls {
+			<-left
+		}
+		if err := HandOver(ctx, controls); err == nil {
+			s.enter(func() { s.handed++ })
+		}
+		s.end(n, run)
+	}()
 }
 
 // goOn ends a pause, if that run of the node is not over.
@@ -498,7 +530,7 @@ func (s *sim) look() {
 // fault has something go wrong, or an operator want something.
 func (s *sim) fault() {
 	n := s.nodes[s.dice.IntN(len(s.nodes))]
-	switch what := s.dice.IntN(14 + 3*(len(s.nodes)-3)); what {
+	switch what := s.dice.IntN(15 + 3*(len(s.nodes)-3)); what {
 	case 0, 1:
 		if s.isUp(n) {
 			s.kill(n)
@@ -540,7 +572,11 @@ func (s *sim) fault() {
 		s.enter(func() { n.halted = n.up() })
 	case 13:
 		s.enter(func() { n.broken = n.up() })
-	case 14, 15, 16:
+	case 14:
+		if s.isUp(n) {
+			s.stops(n)
+		}
+	case 15, 16, 17:
 		if s.isUp(n) {
 			s.balance(n, s.anySet())
 		}
@@ -564,18 +600,18 @@ func TestSimulated(t *testing.T) {
 	if *simSeed != 0 {
 		first, count = *simSeed, 1
 	}
-	epochs, left, moved, worst := 0, 0, 0, time.Duration(0)
+	epochs, handed, left, moved, worst := 0, 0, 0, 0, time.Duration(0)
 	for seed := first; seed < first+count; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			s, failed := simulate(t, seed)
 			if failed != "" {
 				t.Errorf("seed %d (-cluster.seed %d): %s", seed, seed, failed)
 			}
-			epochs, left, moved, worst = epochs+len(s.sets[0].epochs), left+s.left, moved+s.moved, max(worst, s.healed)
+			epochs, handed, left, moved, worst = epochs+len(s.sets[0].epochs), handed+s.handed, left+s.left, moved+s.moved, max(worst, s.healed)
 		})
 	}
-	t.Logf("%d clusters, %d reigns, %d times shards were to move; when all was well again a node led after %v at most", count, epochs, moved, worst.Round(time.Millisecond))
-	if *simSeed == 0 && *simNodes == 0 && *simSets < 0 && (epochs < 4*int(count) || left < int(count)/4 || moved < int(count)/3) {
-		t.Errorf("%d clusters had %d reigns, %d times a node that had halted, and %d times shards that were to move: too few to show anything", count, epochs, left, moved)
+	t.Logf("%d clusters, %d reigns, %d times a node stopped in good order, %d times shards were to move; when all was well again a node led after %v at most", count, epochs, handed, moved, worst.Round(time.Millisecond))
+	if *simSeed == 0 && *simNodes == 0 && *simSets < 0 && (epochs < 4*int(count) || handed < int(count)/3 || left < int(count)/4 || moved < int(count)/3) {
+		t.Errorf("%d clusters had %d reigns, %d times a node that stopped in good order, %d times one that had halted, and %d times shards that were to move: too few to show anything", count, epochs, handed, left, moved)
 	}
 }

@@ -22,12 +22,12 @@ func (s *sim) heals(when string) {
 	for _, n := range s.nodes {
 		s.pause(n, false)
 		halted := n.halted
-		if leave && halted && n != drains && s.isUp(n) && !n.broken {
+		if leave && halted && n != drains && s.isUp(n) && !n.broken && n.stops != n.run {
 			leave = false
 			s.left++
 			continue
 		}
-		if s.isUp(n) && (halted || n.broken) {
+		if s.isUp(n) && (halted || n.broken || n.stops == n.run) {
 			s.kill(n)
 		}
 		if !s.isUp(n) {

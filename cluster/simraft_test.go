@@ -53,7 +53,8 @@ type raft struct {
 	active   map[meta.NodeID]bool
 	reads    []*simRead
 	readSeq  uint64
-	hushed   int // ticks since the node has halted: it takes no proposals, and soon says nothing that only a leader says (raftgroup's voice)
+	heir     meta.NodeID // whom the leader hands over to
+	hushed   int         // ticks since the node has halted: it takes no proposals, and soon says nothing that only a leader says (raftgroup's voice)
 
 	applying bool
 	results  map[[2]int]simResult // of the last command of a node's run
@@ -106,7 +107,7 @@ func (r *raft) tick() {
 			r.silent = 0
 			r.newPatience()
 			if r.hushed == 0 { // what is decided and not applied may be a change of who votes
-				r.campaign(true)
+				r.campaign(true, false)
 			}
 		}
 	}
@@ -116,11 +117,12 @@ func (r *raft) become(role byte, term uint64, leader meta.NodeID) {
 	if term > r.term {
 		r.term, r.vote = term, 0
 	}
-	r.role, r.leader, r.reads = role, leader, nil
+	r.role, r.leader, r.reads, r.heir = role, leader, nil, 0
 	r.newPatience()
 }
 
-func (r *raft) campaign(pre bool) {
+// campaign asks for votes: whether there would be some (pre), or for those of all who have not voted, whether they hear of a leader or not (heir).
+func (r *raft) campaign(pre, heir bool) {
 	if r.role = 'p'; !pre {
 		r.become('c', r.term+1, 0)
 		r.vote = r.n.id
@@ -134,15 +136,15 @@ func (r *raft) campaign(pre bool) {
 	for _, p := range r.n.s.nodes {
 		if p != r.n {
 			last, lastTerm := r.last(), r.log[r.last()].term
-			r.n.send(p, func() { p.raft.asked(r.n, term, last, lastTerm, pre) })
+			r.n.send(p, func() { p.raft.asked(r.n, term, last, lastTerm, pre, heir) })
 		}
 	}
 	r.count(pre)
 }
 
 // asked is a request for a vote.
-func (r *raft) asked(from *simNode, term uint64, last int, lastTerm uint64, pre bool) {
-	if term < r.term || r.leader != 0 && r.silent < simElection || r.role == 'l' {
+func (r *raft) asked(from *simNode, term uint64, last int, lastTerm uint64, pre, heir bool) {
+	if term < r.term || !heir && (r.leader != 0 && r.silent < simElection || r.role == 'l') {
 		return // it has heard of a leader lately
 	}
 	own := r.log[r.last()].term
@@ -177,7 +179,7 @@ func (r *raft) count(pre bool) {
 		return
 	}
 	if pre {
-		r.campaign(false)
+		r.campaign(false, false)
 		return
 	}
 	r.become('l', r.term, r.n.id)
@@ -249,6 +251,21 @@ func (r *raft) appended(from meta.NodeID, term uint64, match int, reads uint64) 
 		}
 	}
 	r.advance()
+	r.handOver()
+}
+
+// handOver has the heir stand for election, once it lacks nothing.
+func (r *raft) handOver() {
+	if r.heir == 0 || r.match[r.heir] < r.last() {
+		return
+	}
+	to, term := r.n.s.node(r.heir).raft, r.term
+	r.heir = 0
+	r.n.send(to.n, func() {
+		if to := to.n.raft; to.term == term && to.role == 'f' && to.hushed == 0 {
+			to.campaign(false, true)
+		}
+	})
 }
 
 func (r *raft) advance() {
@@ -340,11 +357,11 @@ func (r *raft) propose() {
 		if over {
 			return
 		}
-		wait := simTick
+		term, ticks := r.term, 1
 		if r.leader != 0 {
 			sent = true
 			to := n.s.node(r.leader)
-			wait = simAttempt * simTick / 3
+			ticks = simAttempt / 3
 			n.send(to, func() {
 				if to.raft.role == 'l' && to.raft.hushed == 0 {
 					to.raft.log = append(to.raft.log, simEntry{to.raft.term, cmd})
@@ -352,7 +369,15 @@ func (r *raft) propose() {
 				}
 			})
 		}
-		n.after(wait, attempt)
+		var wait func()
+		wait = func() { // for an answer, or for another leader
+			if ticks--; ticks < 0 || r.leader != 0 && r.term != term {
+				attempt()
+				return
+			}
+			n.after(simTick, wait)
+		}
+		wait()
 	}
 	n.after(simAnswer, func() {
 		if !sent {
@@ -364,12 +389,13 @@ func (r *raft) propose() {
 	attempt()
 }
 
-// read has done called with the index that has to be applied, once the majority has confirmed the leader.
-func (r *raft) read(done func(index int)) {
+// read has done called with the index that has to be applied, once the majority has confirmed the leader; false: this node leads, and does not know yet what
+// is committed.
+func (r *raft) read(done func(index int)) bool {
 	switch {
 	case r.role == 'l':
 		if r.log[r.commit].term != r.term {
-			return // it does not know yet what is committed
+			return false
 		}
 		r.readSeq++
 		r.reads = append(r.reads, &simRead{seq: r.readSeq, index: r.commit, acks: map[meta.NodeID]bool{}, done: done})
@@ -382,6 +408,7 @@ func (r *raft) read(done func(index int)) {
 			}
 		})
 	}
+	return true
 }
 
 // simGroup is the group as the controller has it.
@@ -419,19 +446,24 @@ func (g *simGroup) Barrier(ctx context.Context) error {
 	n := g.n
 	for {
 		done := make(chan struct{})
-		n.do(g.run, func() {
-			n.raft.read(func(index int) {
-				var wait func()
-				wait = func() {
-					if n.raft.applied >= index {
-						n.s.outside(func() { close(done) })
-						return
-					}
-					n.after(simTick/10, wait)
+		read := func(index int) {
+			var wait func()
+			wait = func() {
+				if n.raft.applied >= index {
+					n.s.outside(func() { close(done) })
+					return
 				}
-				wait()
-			})
-		})
+				n.after(simTick/10, wait)
+			}
+			wait()
+		}
+		var try func()
+		try = func() {
+			if !n.raft.read(read) {
+				n.after(simTick, try)
+			}
+		}
+		n.do(g.run, try)
 		attempt := time.NewTimer(simAttempt * simTick)
 		select {
 		case <-done:
@@ -441,6 +473,31 @@ func (g *simGroup) Barrier(ctx context.Context) error {
 		case <-attempt.C:
 		case <-ctx.Done():
 			attempt.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// HandOver makes it a Group.
+func (g *simGroup) HandOver(ctx context.Context, to meta.NodeID) error {
+	n := g.n
+	n.do(g.run, func() {
+		n.after(simElection*simTick, func() {
+			if r := n.raft; r.role == 'l' {
+				r.heir = to
+				r.handOver()
+			}
+		})
+	})
+	for {
+		if id, known := g.Leader(); known && id != n.id {
+			return nil
+		}
+		wait := time.NewTimer(simTick / 10)
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			wait.Stop()
 			return ctx.Err()
 		}
 	}

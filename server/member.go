@@ -93,6 +93,11 @@ func (g lateGroup) Reign() (uint64, bool) { return g.n.cluster.Reign() }
 // Halted says why this node takes over no changes any more.
 func (g lateGroup) Halted() error { return g.n.cluster.Halted() }
 
+// HandOver has another node lead it.
+func (g lateGroup) HandOver(ctx context.Context, to meta.NodeID) error {
+	return g.n.cluster.HandOver(ctx, to)
+}
+
 // Barrier asks the majority.
 func (g lateGroup) Barrier(ctx context.Context) error { return g.n.cluster.Barrier(ctx) }
 
@@ -291,7 +296,7 @@ func (m *member) awaitLeader(ctx context.Context) {
 	}
 }
 
-// drain has another node lead, if one can.
+// drain has another node lead the shards, and the catalog's group, if one can.
 func (m *member) drain(ctx context.Context) {
 	if m == nil {
 		return
@@ -299,6 +304,13 @@ func (m *member) drain(ctx context.Context) {
 	err := ofEach(m.begun(), func(_ int, set *setMember) error { return set.control.Leave(ctx) })
 	if err != nil {
 		m.n.o.logger.Warn("no other node has taken over the lead in time", "err", err)
+	}
+	controls := make([]*cluster.Controller, len(m.parts.list))
+	for i, set := range m.parts.list {
+		controls[i] = set.control
+	}
+	if err := cluster.HandOver(ctx, controls); err != nil {
+		m.n.o.logger.Warn("the lead of the catalog's group is not handed over, and another node is elected", "err", err)
 	}
 }
 

@@ -119,6 +119,10 @@ const (
 
 // attempt sends a command off once. With a leader that was lost it is given up as soon as there is another one: it is sent again, and counts once.
 func (g *Group) attempt(cmd []byte, wait time.Duration) (result uint64, state attemptState) {
+	_, to, known, err := g.host.GetLeaderID(shardID)
+	if g.voice.handing.Load() || err == nil && !known { // it would not be known either when it is lost
+		return 0, attemptRefused
+	}
 	rs, err := g.host.Propose(g.host.GetNoOPSession(shardID), cmd, wait)
 	if err != nil {
 		if errors.Is(err, dragonboat.ErrClosed) || errors.Is(err, dragonboat.ErrShardClosed) || errors.Is(err, dragonboat.ErrShardNotFound) {
@@ -129,7 +133,6 @@ func (g *Group) attempt(cmd []byte, wait time.Duration) (result uint64, state at
 	defer rs.Release()
 	tick := time.NewTicker(g.o.Tick)
 	defer tick.Stop()
-	var to uint64 // the term of the leader that it went to
 	for {
 		select {
 		case r := <-rs.ResultC():
@@ -143,12 +146,7 @@ func (g *Group) attempt(cmd []byte, wait time.Duration) (result uint64, state at
 			}
 			return 0, attemptLost
 		case <-tick.C:
-			_, term, known, err := g.host.GetLeaderID(shardID)
-			switch {
-			case err != nil || !known:
-			case to == 0:
-				to = term
-			case term != to:
+			if _, term, known, err := g.host.GetLeaderID(shardID); err == nil && known && term != to {
 				return 0, attemptLost
 			}
 		case <-g.closing:
@@ -196,7 +194,8 @@ func (g *Group) Reign() (term uint64, ok bool) {
 }
 
 // Silence is for how long at least the majority has heard nothing of any earlier leader when one is elected: nobody votes for another one before (section 4.2.3
-// of Ongaro's thesis; Dragonboat does so with CheckQuorum). Leadership is never handed over. A tenth is taken off for clocks that do not run alike.
+// of Ongaro's thesis; Dragonboat does so with CheckQuorum). A tenth is taken off for clocks that do not run alike. Of a leader that hands over they have
+// heard, and nobody has counted on its lead for as long (HandOver).
 func (g *Group) Silence() time.Duration { return electionTicks * g.o.Tick * 9 / 10 }
 
 // Leader is the node that leads the group, as far as this one knows.

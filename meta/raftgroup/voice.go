@@ -9,7 +9,7 @@ import (
 )
 
 // A copy that has halted must not lead: it answers no barrier, so nobody would be granted the lead of the shards. Dragonboat has it campaign no more, as
-// something that was decided is not applied, but not step down. Nor can it let go: a leadership that is handed over would break what Silence says, and a
+// something that was decided is not applied, but not step down. Nor can it let go: a leadership is handed over only by who has not been counted on for Silence, and a
 // replica that is stopped has no vote. So it is hushed: what only a leader or a candidate says stays unsaid. CheckQuorum has it step down then, the others
 // elect somebody as if it were cut off, and it goes on to take entries and to vote.
 //
@@ -21,6 +21,7 @@ import (
 // counted from what the last leader said (patience), and a vote that is asked for after it is marked as one that needs no such look.
 type voice struct {
 	halted   atomic.Bool // it takes no proposals of others
+	handing  atomic.Bool // likewise, and none of its own: another one is to lead (HandOver)
 	quiet    atomic.Bool
 	began    time.Time     // when it became quiet
 	leader   atomic.Int64  // when a leader was heard last, in ns from then
@@ -52,7 +53,7 @@ func (v *voice) said(list []raftpb.Message) []raftpb.Message {
 
 // heard are those of a batch's messages that are taken. Their hints are changed in place.
 func (v *voice) heard(list []raftpb.Message) []raftpb.Message {
-	if !v.halted.Load() {
+	if !v.halted.Load() && !v.handing.Load() {
 		return list
 	}
 	if v.quiet.Load() {

@@ -24,7 +24,7 @@ func (ns *nodes) lead(id meta.NodeID) {
 			return true
 		}
 		for _, o := range ns.list {
-			_ = o.g.host.RequestLeaderTransfer(shardID, n.g.id.replica()) // tests alone do: what Silence says does not hold
+			_ = o.g.host.RequestLeaderTransfer(shardID, n.g.id.replica()) // not HandOver: nobody counts on what Silence says
 		}
 		return false
 	}, "node", id, "leads")

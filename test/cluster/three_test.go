@@ -407,12 +407,18 @@ func TestRollingRestart(t *testing.T) {
 	c := common.StartCluster(t, 3)
 	stop := make(chan struct{})
 	g, wait := watchGaps(t, c, stop)
+	var log string // of those that have stopped
 	for _, n := range c.Nodes {
+		p := n.Broker()
 		n.Stop()
+		log += p.Log()
 		n.Start()
 		c.AwaitSynced()
 	}
 	close(stop)
 	wait()
+	if !strings.Contains(log, "another node leads the catalog's group") || strings.Contains(log, "is not handed over") {
+		t.Error("who leads the catalog's group does not hand it over: " + log)
+	}
 	t.Logf("longest time without an acknowledgement: MQTT %v, Kafka %v", time.Duration(g.mqtt.Load()).Round(time.Millisecond), time.Duration(g.kafka.Load()).Round(time.Millisecond))
 }
