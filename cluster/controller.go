@@ -46,8 +46,9 @@ type Group interface {
 	Halted() error
 	// Barrier returns once the majority has agreed, after the call, on who leads; or when ctx ends.
 	Barrier(ctx context.Context) error
-	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. From the call on this node grants nothing (Start).
-	HandOver(ctx context.Context, to meta.NodeID) error
+	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. heir says who, at each attempt anew, and is told who was
+	// asked last; 0: nobody, for now. From the call on this node grants nothing, so that silence (Controller.Start) is true of who leads next.
+	HandOver(ctx context.Context, heir func(asked meta.NodeID) meta.NodeID) error
 }
 
 // Options are what a Controller is made with. A node has one for each set of shards.

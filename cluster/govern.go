@@ -32,7 +32,7 @@ func (c *Controller) govern(s *meta.Snapshot, now time.Duration) {
 	term, ok := c.o.Group.Reign()
 	r := &c.reign
 	switch {
-	case !ok || s.Cluster() == nil:
+	case !ok || s.Cluster() == nil || c.ceased():
 		c.refusePlans()
 		return
 	case r.busy:
@@ -178,7 +178,7 @@ func (c *Controller) known(now time.Duration) (known map[meta.NodeID]Known, move
 func (c *Controller) change(term uint64, rule func(*meta.Snapshot) (meta.Shard, bool), done func(error)) {
 	c.reign.busy = true
 	c.o.Catalog.Update(func(s *meta.Snapshot) ([]meta.Entry, error) {
-		if now, ok := c.o.Group.Reign(); !ok || now != term {
+		if now, ok := c.o.Group.Reign(); !ok || now != term || c.ceased() {
 			return nil, errDeposed
 		}
 		want, ok := rule(s)

@@ -159,13 +159,11 @@ func (c *Controller) confirmed(list []pending) *grant {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.ceased {
-		return nil
-	}
 	now := c.clk.Mono()
 	g := &grant{yield: c.mu.move}
+	ceased := c.mu.ceased             // who is there is of interest yet
 	sh := c.shard(c.o.Catalog.Load()) // of after the reign's first change, and, as no election is under way, nobody makes another epoch of it before the leases are over
-	if sh != nil && !c.mu.electing && (sh.Leader == c.mu.lent.to || c.returned(now)) {
+	if sh != nil && !ceased && !c.mu.electing && (sh.Leader == c.mu.lent.to || c.returned(now)) {
 		g.epoch = sh.Epoch
 	}
 	for i := range list {
@@ -178,6 +176,9 @@ func (c *Controller) confirmed(list []pending) *grant {
 			c.wake()
 		}
 		c.mu.heard[p.from] = h
+	}
+	if ceased {
+		return nil
 	}
 	for id, h := range c.mu.heard {
 		if now < h.at+c.o.Lease && !h.leaving {

@@ -479,15 +479,21 @@ func (g *simGroup) Barrier(ctx context.Context) error {
 }
 
 // HandOver makes it a Group.
-func (g *simGroup) HandOver(ctx context.Context, to meta.NodeID) error {
+func (g *simGroup) HandOver(ctx context.Context, heir func(meta.NodeID) meta.NodeID) error {
 	n := g.n
+	waited := make(chan struct{})
+	n.do(g.run, func() { n.after(simElection*simTick, func() { close(waited) }) })
+	select {
+	case <-waited:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	to := heir(0)
 	n.do(g.run, func() {
-		n.after(simElection*simTick, func() {
-			if r := n.raft; r.role == 'l' {
-				r.heir = to
-				r.handOver()
-			}
-		})
+		if r := n.raft; r.role == 'l' {
+			r.heir = to
+			r.handOver()
+		}
 	})
 	for {
 		if id, known := g.Leader(); known && id != n.id {

@@ -38,9 +38,9 @@ type ClusterGroup interface {
 	Silence() time.Duration
 	// Barrier returns once the majority of the group has agreed, after the call, on who leads.
 	Barrier(ctx context.Context) error
-	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. From the call on nobody is told anything that counts on
-	// Silence.
-	HandOver(ctx context.Context, to meta.NodeID) error
+	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. heir says who, at each attempt anew, and is told who was
+	// asked last; 0: nobody, for now. From the call on nobody counts on this node's lead.
+	HandOver(ctx context.Context, heir func(asked meta.NodeID) meta.NodeID) error
 	// Advertise has the catalog say where clients of Kafka and of MQTT reach this node.
 	Advertise(kafka meta.Endpoints, mqtt meta.Doors)
 	Close() error

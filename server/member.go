@@ -94,8 +94,8 @@ func (g lateGroup) Reign() (uint64, bool) { return g.n.cluster.Reign() }
 func (g lateGroup) Halted() error { return g.n.cluster.Halted() }
 
 // HandOver has another node lead it.
-func (g lateGroup) HandOver(ctx context.Context, to meta.NodeID) error {
-	return g.n.cluster.HandOver(ctx, to)
+func (g lateGroup) HandOver(ctx context.Context, heir func(asked meta.NodeID) meta.NodeID) error {
+	return g.n.cluster.HandOver(ctx, heir)
 }
 
 // Barrier asks the majority.

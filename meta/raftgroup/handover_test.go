@@ -37,7 +37,7 @@ func TestHandOver(t *testing.T) {
 		_, reigns := n.g.Reign()
 		to := n.g.o.Node%3 + 1
 		begin := time.Now()
-		if err := n.g.HandOver(within(t), to); err != nil {
+		if err := n.g.HandOver(within(t), only(to)); err != nil {
 			t.Fatal(err)
 		}
 		id, known := n.g.Leader()
@@ -59,28 +59,59 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// The lead is not handed over to a node that is not one, nor by one that does not lead; where the other node cannot be reached, that takes no longer than the caller waits.
-func TestHandOverRefused(t *testing.T) {
+func only(id meta.NodeID) func(meta.NodeID) meta.NodeID {
+	return func(meta.NodeID) meta.NodeID { return id }
+}
+
+// Who does not lead hands nothing over, and a request for that goes to no other node: who leads there may be counted on.
+func TestHandOverOfOthers(t *testing.T) {
 	ns := three(t, nil)
 	n := ns.leader()
-	for _, to := range []meta.NodeID{n.g.o.Node, 9} {
-		if err := n.g.HandOver(within(t), to); !errors.Is(err, meta.ErrNoNode) {
-			t.Errorf("handed over to node %d: %v", to, err)
-		}
-	}
+	term, _ := n.g.Reign()
 	for id, o := range ns.list {
-		if o != n {
-			if err := o.g.HandOver(within(t), id%3+1); err != nil {
-				t.Errorf("node %d, which does not lead: %v", id, err)
+		if o == n {
+			continue
+		}
+		if err := o.g.HandOver(within(t), only(n.g.o.Node)); err != nil {
+			t.Errorf("node %d, which does not lead: %v", id, err)
+		}
+		for range 3 {
+			if err := o.g.transfer(6 - id - n.g.o.Node); err != nil { // to the third one
+				t.Error(err)
 			}
+			n.mustSet(t, user(fmt.Sprint("by", id)))
+			o.sees(t, fmt.Sprint("by", id))
 		}
 	}
-	to := n.g.o.Node%3 + 1
-	ns.list[to].net.set(true)
-	short, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	if err := n.g.HandOver(short, to); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("handed over to one that is cut off: %v", err)
+	if now, ok := n.g.Reign(); !ok || now != term {
+		t.Errorf("it led in term %d, and in %d now: %v", term, now, ok)
 	}
-	n.mustSet(t, user("after"))
+}
+
+// Where the node cannot be reached that is asked first, another one is; and where none can, or none is one, it leads no more than as long as an election takes: the others
+// elect one.
+func TestHandOverFails(t *testing.T) {
+	ns := three(t, nil)
+	n := ns.leader()
+	first, second := n.g.o.Node%3+1, (n.g.o.Node+1)%3+1
+	ns.list[first].net.set(true)
+	if err := n.g.HandOver(within(t), func(asked meta.NodeID) meta.NodeID {
+		if asked == first {
+			return second
+		}
+		return first
+	}); err != nil {
+		t.Error(err)
+	}
+	if id, known := n.g.Leader(); !known || id != second {
+		t.Errorf("node %d leads", id)
+	}
+	ns.list[first].net.set(false)
+	ns.list[first].mustSet(t, user("back"))
+	n = ns.leader()
+	if err := n.g.HandOver(within(t), only(9)); !errors.Is(err, meta.ErrNoNode) {
+		t.Errorf("handed over to node 9: %v", err)
+	}
+	ns.othersLead(n.g.o.Node)
+	n.mustSet(t, user("after")) // it goes on to follow
 }

@@ -120,7 +120,7 @@ const (
 // attempt sends a command off once. With a leader that was lost it is given up as soon as there is another one: it is sent again, and counts once.
 func (g *Group) attempt(cmd []byte, wait time.Duration) (result uint64, state attemptState) {
 	_, to, known, err := g.host.GetLeaderID(shardID)
-	if g.voice.handing.Load() || err == nil && !known { // it would not be known either when it is lost
+	if g.voice.handing.Load() || err == nil && !known { // that its leader is gone is known by the term alone
 		return 0, attemptRefused
 	}
 	rs, err := g.host.Propose(g.host.GetNoOPSession(shardID), cmd, wait)

@@ -21,7 +21,7 @@ import (
 // counted from what the last leader said (patience), and a vote that is asked for after it is marked as one that needs no such look.
 type voice struct {
 	halted   atomic.Bool // it takes no proposals of others
-	handing  atomic.Bool // likewise, and none of its own: another one is to lead (HandOver)
+	handing  atomic.Bool // likewise, and no changes of its own: another one is to lead (HandOver)
 	quiet    atomic.Bool
 	began    time.Time     // when it became quiet
 	leader   atomic.Int64  // when a leader was heard last, in ns from then
@@ -46,14 +46,14 @@ func (v *voice) hush(patience time.Duration) {
 // said are those of a batch's messages that are sent. The list stays as it is: Dragonboat uses it again.
 func (v *voice) said(list []raftpb.Message) []raftpb.Message {
 	if !v.quiet.Load() {
-		return list
+		return untransferred(list)
 	}
-	return without(list, raftpb.Replicate, raftpb.Heartbeat, raftpb.InstallSnapshot, raftpb.TimeoutNow, raftpb.ReadIndexResp, raftpb.RequestVote, raftpb.RequestPreVote)
+	return without(list, raftpb.Replicate, raftpb.Heartbeat, raftpb.InstallSnapshot, raftpb.TimeoutNow, raftpb.ReadIndexResp, raftpb.RequestVote, raftpb.RequestPreVote, raftpb.LeaderTransfer)
 }
 
 // heard are those of a batch's messages that are taken. Their hints are changed in place.
 func (v *voice) heard(list []raftpb.Message) []raftpb.Message {
-	if !v.halted.Load() && !v.handing.Load() {
+	if list = untransferred(list); !v.halted.Load() && !v.handing.Load() {
 		return list
 	}
 	if v.quiet.Load() {
@@ -78,6 +78,15 @@ func (v *voice) free(list []raftpb.Message) {
 			m.Hint = m.From
 		}
 	}
+}
+
+// untransferred are the messages but requests to hand over the lead. Who leads hands it over by itself (HandOver), when nobody counts on it any more: Dragonboat would
+// send one that came too late on to whoever leads by then, who has granted leases a moment ago.
+func untransferred(list []raftpb.Message) []raftpb.Message {
+	if !slices.ContainsFunc(list, func(m raftpb.Message) bool { return m.Type == raftpb.LeaderTransfer }) {
+		return list
+	}
+	return without(list, raftpb.LeaderTransfer)
 }
 
 func without(list []raftpb.Message, types ...raftpb.MessageType) (out []raftpb.Message) {
