@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -20,12 +21,34 @@ func segmentioClient() *kafka.Client {
 	return &kafka.Client{Addr: kafka.TCP(addresses...), Timeout: 10 * time.Second}
 }
 
-func segmentioTopic(ctx context.Context, name string, partitions int) error {
-	r, err := segmentioClient().CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}}})
-	if err != nil {
-		return err
+// again does something, and where nodes are restarted meanwhile, does it again as long as it fails by that: this client leaves that to its callers. made is the error that says that it
+// was done the time before.
+func again(ctx context.Context, made error, do func() error) error {
+	for i := 0; ; i++ {
+		err := do()
+		var refused kafka.Error
+		switch {
+		case err == nil, i > 0 && made != nil && errors.Is(err, made):
+			return nil
+		case os.Getenv("RESTARTS") == "", errors.As(err, &refused) && !refused.Temporary():
+			return err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
 	}
-	return r.Errors[name]
+}
+
+func segmentioTopic(ctx context.Context, name string, partitions int) error {
+	return again(ctx, kafka.TopicAlreadyExists, func() error {
+		r, err := segmentioClient().CreateTopics(ctx, &kafka.CreateTopicsRequest{Topics: []kafka.TopicConfig{{Topic: name, NumPartitions: partitions, ReplicationFactor: 1}}})
+		if err != nil {
+			return err
+		}
+		return r.Errors[name]
+	})
 }
 
 func segmentioAdmin(ctx context.Context) error {
@@ -33,29 +56,54 @@ func segmentioAdmin(ctx context.Context) error {
 	if err := segmentioTopic(ctx, "ka", 2); err != nil {
 		return err
 	}
-	parts, err := cl.CreatePartitions(ctx, &kafka.CreatePartitionsRequest{Topics: []kafka.TopicPartitionsConfig{{Name: "ka", Count: 3}}})
-	if err = errors.Join(err, parts.Errors["ka"]); err != nil {
+	if err := again(ctx, kafka.InvalidPartitionNumber, func() error {
+		parts, err := cl.CreatePartitions(ctx, &kafka.CreatePartitionsRequest{Topics: []kafka.TopicPartitionsConfig{{Name: "ka", Count: 3}}})
+		if err != nil {
+			return err
+		}
+		return parts.Errors["ka"]
+	}); err != nil {
+		return fmt.Errorf("create partitions: %w", err)
+	}
+	if err := again(ctx, nil, func() error {
+		altered, err := cl.IncrementalAlterConfigs(ctx, &kafka.IncrementalAlterConfigsRequest{Resources: []kafka.IncrementalAlterConfigsRequestResource{{
+			ResourceType: kafka.ResourceTypeTopic, ResourceName: "ka",
+			Configs: []kafka.IncrementalAlterConfigsRequestConfig{{Name: "retention.ms", Value: "600000", ConfigOperation: kafka.ConfigOperationSet}}}}})
+		if err != nil {
+			return err
+		}
+		return altered.Resources[0].Error
+	}); err != nil {
+		return fmt.Errorf("alter: %w", err)
+	}
+	if err := again(ctx, nil, func() error {
+		described, err := cl.DescribeConfigs(ctx, &kafka.DescribeConfigsRequest{Resources: []kafka.DescribeConfigRequestResource{{
+			ResourceType: kafka.ResourceTypeTopic, ResourceName: "ka", ConfigNames: []string{"retention.ms"}}}})
+		if err == nil && described.Resources[0].ConfigEntries[0].ConfigValue != "600000" {
+			return fmt.Errorf("%+v: %w", described, kafka.InvalidConfiguration)
+		}
 		return err
+	}); err != nil {
+		return fmt.Errorf("describe: %w", err)
 	}
-	altered, err := cl.IncrementalAlterConfigs(ctx, &kafka.IncrementalAlterConfigsRequest{Resources: []kafka.IncrementalAlterConfigsRequestResource{{
-		ResourceType: kafka.ResourceTypeTopic, ResourceName: "ka",
-		Configs: []kafka.IncrementalAlterConfigsRequestConfig{{Name: "retention.ms", Value: "600000", ConfigOperation: kafka.ConfigOperationSet}}}}})
-	if err != nil || altered.Resources[0].Error != nil {
-		return fmt.Errorf("alter: %v, %v", altered, err)
+	if err := again(ctx, nil, func() error {
+		fresh := segmentioClient() // a transport answers metadata from what it has seen
+		fresh.Transport = &kafka.Transport{}
+		m, err := fresh.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{"ka"}})
+		if err == nil && len(m.Topics[0].Partitions) != 3 {
+			return fmt.Errorf("%+v: %w", m, kafka.InvalidPartitionNumber)
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("metadata: %w", err)
 	}
-	described, err := cl.DescribeConfigs(ctx, &kafka.DescribeConfigsRequest{Resources: []kafka.DescribeConfigRequestResource{{
-		ResourceType: kafka.ResourceTypeTopic, ResourceName: "ka", ConfigNames: []string{"retention.ms"}}}})
-	if err != nil || described.Resources[0].ConfigEntries[0].ConfigValue != "600000" {
-		return fmt.Errorf("describe: %+v, %v", described, err)
-	}
-	fresh := segmentioClient() // a transport answers metadata from what it has seen
-	fresh.Transport = &kafka.Transport{}
-	m, err := fresh.Metadata(ctx, &kafka.MetadataRequest{Topics: []string{"ka"}})
-	if err != nil || len(m.Topics[0].Partitions) != 3 {
-		return fmt.Errorf("metadata: %+v, %v", m, err)
-	}
-	gone, err := cl.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{"ka"}})
-	return errors.Join(err, gone.Errors["ka"])
+	return again(ctx, kafka.UnknownTopicOrPartition, func() error {
+		gone, err := cl.DeleteTopics(ctx, &kafka.DeleteTopicsRequest{Topics: []string{"ka"}})
+		if err != nil {
+			return err
+		}
+		return gone.Errors["ka"]
+	})
 }
 
 func segmentioWriter(topic string, codec kafka.Compression) *kafka.Writer {
@@ -115,8 +163,8 @@ func segmentioGroup(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("after %d records: %w", len(seen), err)
 			}
-			if err := r.CommitMessages(ctx, m); err != nil {
-				return err
+			if err := again(ctx, nil, func() error { return r.CommitMessages(ctx, m) }); err != nil {
+				return fmt.Errorf("commit: %w", err)
 			}
 			seen[string(m.Value)] = true
 		}
@@ -144,18 +192,23 @@ func segmentioOffsets(ctx context.Context) error {
 			return err
 		}
 	}
-	conn, err := kafka.DialLeader(ctx, "tcp", addresses[0], "ko", 0)
-	if err != nil {
+	var first, last, found int64
+	turn := 0
+	err := again(ctx, nil, func() error {
+		conn, err := kafka.DialLeader(ctx, "tcp", addresses[turn%len(addresses)], "ko", 0)
+		turn++
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		if first, last, err = conn.ReadOffsets(); err != nil {
+			return err
+		}
+		found, err = conn.ReadOffset(at.Add(4*time.Minute + time.Second))
 		return err
-	}
-	defer conn.Close()
-	first, last, err := conn.ReadOffsets()
-	if err != nil || first != 0 || last != 10 {
-		return fmt.Errorf("from %d to %d, %v", first, last, err)
-	}
-	found, err := conn.ReadOffset(at.Add(4*time.Minute + time.Second))
-	if err != nil || found != 5 {
-		return fmt.Errorf("at a time: %d, %v", found, err)
+	})
+	if err != nil || first != 0 || last != 10 || found != 5 {
+		return fmt.Errorf("from %d to %d, at a time %d, %v", first, last, found, err)
 	}
 	return w.Close()
 }
