@@ -81,6 +81,9 @@ func (s *Server) readiness() (code int, text string) {
 	if err := s.node.storage.err(); err != nil {
 		return http.StatusServiceUnavailable, "not ready: the journal does not take writes"
 	}
+	if !s.node.member.heard() {
+		return http.StatusServiceUnavailable, "not ready: this node hears nothing from the majority of its cluster"
+	}
 	return http.StatusOK, "ready"
 }
 

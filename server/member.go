@@ -255,6 +255,11 @@ func (m *member) leads() bool { return m == nil || m.control != nil && m.control
 // leased is leads, also where the shards wait for others to be in sync before they take commands: for the node that gets a copy, after an unclean election.
 func (m *member) leased() bool { return m.control != nil && m.control.State().Leased }
 
+// heard says whether the majority of the cluster has said lately that this node is there: not without one, nor of a node that is cut off, was removed, or has halted.
+func (m *member) heard() bool {
+	return m == nil || m.control == nil || len(m.control.State().Alive) > 0
+}
+
 // sameRoles says that the node is to be something else than the cluster has let in.
 func (m *member) sameRoles() error {
 	if m == nil {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,6 +197,8 @@ func TestLoneNodeBecomesThree(t *testing.T) {
 	all[1].sees("removed", "node", "list")
 	all[1].must("user", "add", "two")
 	one.sees("two", "user", "list")
+	one.ready(true)
+	all[2].ready(false)
 	for _, n := range all {
 		if err := n.Stop(); err != nil {
 			t.Errorf("node %d: %v", n.id, err)
@@ -237,6 +240,19 @@ func oneAway(t *testing.T, all [3]*node) {
 	}
 }
 
+// ready waits until the node says whether clients are to come to it.
+func (n *node) ready(want bool) {
+	n.t.Helper()
+	testx.Eventually(n.t, soon, func() bool {
+		resp, err := http.Get("http://" + n.Listeners["http"] + "/readyz")
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return (resp.StatusCode == http.StatusOK) == want
+	}, "node", n.id, "is ready:", want)
+}
+
 // twoAway kills two nodes, and starts them again.
 func twoAway(t *testing.T, all [3]*node) {
 	t.Helper()
@@ -251,6 +267,7 @@ func twoAway(t *testing.T, all [3]*node) {
 		return strings.Contains(err.Error(), "fewer than half")
 	}, "changes are refused by name")
 	one.sees("by-3", "user", "list")
+	one.ready(false)
 	all[1].start()
 	all[2].start()
 	testx.Eventually(t, soon, func() bool {
@@ -258,6 +275,9 @@ func twoAway(t *testing.T, all [3]*node) {
 		return err == nil
 	}, "changes are made again")
 	all[2].sees("back", "user", "list")
+	for _, n := range all {
+		n.ready(true)
+	}
 }
 
 // What does not belong together does not start.
