@@ -10,30 +10,43 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
+// described is a DescribeConfigs request under way.
+type described struct {
+	m    *kmsg.DescribeConfigsRequest
+	resp *kmsg.DescribeConfigsResponse
+}
+
 // describeConfigs shows configurations of topics and of the node.
 func describeConfigs(r *request, m *kmsg.DescribeConfigsRequest) {
-	resp := m.ResponseKind().(*kmsg.DescribeConfigsResponse)
-	for i := range m.Resources {
-		ask := &m.Resources[i]
-		out := kmsg.NewDescribeConfigsResponseResource()
-		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
-		values, code, why := []ConfigValue(nil), r.c.configFault(broker.OperationDescribeConfigs, ask.ResourceType, ask.ResourceName), ""
-		if code == wire.None {
-			values, code, why = r.c.configOf(ask.ResourceType, ask.ResourceName)
-		}
-		if code != wire.None {
-			out.ErrorCode, out.ErrorMessage = int16(code), &why
-		}
-		for k := range values {
-			v := &values[k]
-			if ask.ConfigNames == nil || slices.Contains(ask.ConfigNames, v.Key) {
-				out.Configs = append(out.Configs, describedConfig(v, m))
-			}
-		}
-		resp.Resources = append(resp.Resources, out)
-	}
-	r.respond(resp)
+	r.inParts(len(m.Resources), &described{m: m, resp: m.ResponseKind().(*kmsg.DescribeConfigsResponse)})
 }
+
+func (b *described) look(r *request, i int) int {
+	ask := &b.m.Resources[i]
+	out := kmsg.NewDescribeConfigsResponseResource()
+	out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
+	values, code, why := []ConfigValue(nil), r.c.configFault(broker.OperationDescribeConfigs, ask.ResourceType, ask.ResourceName), ""
+	if code == wire.None {
+		values, code, why = r.c.configOf(ask.ResourceType, ask.ResourceName)
+	}
+	if code != wire.None {
+		out.ErrorCode, out.ErrorMessage = int16(code), &why
+	}
+	for k := range values {
+		v := &values[k]
+		if ask.ConfigNames == nil || slices.Contains(ask.ConfigNames, v.Key) {
+			out.Configs = append(out.Configs, describedConfig(v, b.m))
+		}
+	}
+	b.resp.Resources = append(b.resp.Resources, out)
+	return 1
+}
+
+func (b *described) change(*request, func([]TopicResult)) bool { return false }
+
+func (b *described) changed(*request, []TopicResult) {}
+
+func (b *described) end(r *request) { r.respond(b.resp) }
 
 // configFault says why the client may not do op with a resource's configuration.
 func (c *conn) configFault(op broker.Operation, kind kmsg.ConfigResourceType, name string) wire.ErrorCode {

@@ -7,9 +7,14 @@ import (
 	"github.com/sluicemq/sluice/proto/kafka/wire"
 )
 
-// alteration collects changes of topics' configurations and, beside each, where its answer goes.
+// alteration is a request under way that changes configurations, by either of the two APIs: take and tell are what they do in their own ways.
 type alteration struct {
-	topics []TopicAlteration
+	take         func(r *request, i int)                      // takes resource i in, or answers for it
+	tell         func(i int, code wire.ErrorCode, why string) // answers for one that was taken in
+	resp         kmsg.Response
+	validateOnly bool
+
+	topics []TopicAlteration // taken in
 	place  []int
 	seen   map[string]bool
 }
@@ -38,32 +43,38 @@ func (a *alteration) add(c *conn, kind kmsg.ConfigResourceType, name string, at 
 	return &a.topics[len(a.topics)-1], wire.None, ""
 }
 
-// run has the catalog do it, or the node that leads, and answers.
-func (a *alteration) run(r *request, validateOnly bool, resp kmsg.Response, tell func(at int, res *TopicResult)) {
-	if len(a.topics) == 0 {
-		r.respond(resp)
-		return
-	}
-	l, t := r.c.l, r.ticket()
-	alter := l.h.catalog.AlterConfigs
-	if !r.c.controls() {
-		alter = l.h.leader.AlterConfigs
-	}
-	alter(r.c.tenant(), a.topics, validateOnly, func(results []TopicResult) {
-		t.later(l, func(r *request) {
-			for k, at := range a.place {
-				tell(at, &results[k])
-			}
-			r.respond(resp)
-		})
-	})
+func (a *alteration) look(r *request, i int) int {
+	a.take(r, i)
+	return 1
 }
+
+// change has the catalog do it, or the node that leads.
+func (a *alteration) change(r *request, done func([]TopicResult)) bool {
+	if len(a.topics) == 0 {
+		return false
+	}
+	alter := r.c.l.h.catalog.AlterConfigs
+	if !r.c.controls() {
+		alter = r.c.l.h.leader.AlterConfigs
+	}
+	alter(r.c.tenant(), a.topics, a.validateOnly, done)
+	return true
+}
+
+func (a *alteration) changed(_ *request, results []TopicResult) {
+	for k := range results {
+		a.tell(a.place[k], results[k].Code, results[k].Message)
+	}
+	a.topics, a.place = nil, a.place[:0]
+}
+
+func (a *alteration) end(r *request) { r.respond(a.resp) }
 
 // alterConfigs replaces whole configurations.
 func alterConfigs(r *request, m *kmsg.AlterConfigsRequest) {
 	resp := m.ResponseKind().(*kmsg.AlterConfigsResponse)
-	var a alteration
-	for i := range m.Resources {
+	a := &alteration{resp: resp, validateOnly: m.ValidateOnly}
+	a.take = func(r *request, i int) {
 		ask := &m.Resources[i]
 		out := kmsg.NewAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
@@ -78,10 +89,10 @@ func alterConfigs(r *request, m *kmsg.AlterConfigsRequest) {
 		}
 		resp.Resources = append(resp.Resources, out)
 	}
-	a.run(r, m.ValidateOnly, resp, func(at int, res *TopicResult) {
-		resp.Resources[at].ErrorCode = int16(res.Code)
-		if res.Message != "" {
-			resp.Resources[at].ErrorMessage = &res.Message
+	a.tell = func(i int, code wire.ErrorCode, why string) {
+		if resp.Resources[i].ErrorCode = int16(code); why != "" {
+			resp.Resources[i].ErrorMessage = &why
 		}
-	})
+	}
+	r.inParts(len(m.Resources), a)
 }

@@ -10,15 +10,15 @@ import (
 // incrementalAlterConfigs changes single keys of configurations (KIP-339).
 func incrementalAlterConfigs(r *request, m *kmsg.IncrementalAlterConfigsRequest) {
 	resp := m.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
-	var a alteration
-	for i := range m.Resources {
+	a := &alteration{resp: resp, validateOnly: m.ValidateOnly}
+	a.take = func(r *request, i int) {
 		ask := &m.Resources[i]
 		out := kmsg.NewIncrementalAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = ask.ResourceType, ask.ResourceName
 		if ask.ResourceType == kmsg.ConfigResourceTypeBroker && onlyDeletes(ask.Configs) && r.c.mayNode(broker.OperationAlterConfigs) {
 			// Tools take back what was set while the node ran, such as limits of replication. Nothing is.
 			resp.Resources = append(resp.Resources, out)
-			continue
+			return
 		}
 		change, code, why := a.add(r.c, ask.ResourceType, ask.ResourceName, i)
 		if code != wire.None {
@@ -30,12 +30,12 @@ func incrementalAlterConfigs(r *request, m *kmsg.IncrementalAlterConfigsRequest)
 		}
 		resp.Resources = append(resp.Resources, out)
 	}
-	a.run(r, m.ValidateOnly, resp, func(at int, res *TopicResult) {
-		resp.Resources[at].ErrorCode = int16(res.Code)
-		if res.Message != "" {
-			resp.Resources[at].ErrorMessage = &res.Message
+	a.tell = func(i int, code wire.ErrorCode, why string) {
+		if resp.Resources[i].ErrorCode = int16(code); why != "" {
+			resp.Resources[i].ErrorMessage = &why
 		}
-	})
+	}
+	r.inParts(len(m.Resources), a)
 }
 
 func onlyDeletes(list []kmsg.IncrementalAlterConfigsRequestResourceConfig) bool {

@@ -1,7 +1,7 @@
 package kafka
 
-// bulk is a request that may change thousands of topics. It is done in parts: the loop serves others between two, and no group of the log has more than one of
-// them, so whoever applies it serves others as well. If the client goes, what is left is not done.
+// bulk is a request that may change, or show, thousands of topics. It is done in parts: the loop serves others between two, and no group of the log has more than
+// one of them, so whoever applies it serves others as well. If the client goes, what is left is not done.
 type bulk interface {
 	// look takes topic i up into what is changed next, or answers for it, and says how many partitions that concerns.
 	look(r *request, i int) (partitions int)

@@ -147,6 +147,65 @@ func TestThousandsOfTopics(t *testing.T) {
 	}
 }
 
+// Configurations of thousands of topics are changed and shown by one request each, and another client of the loop is answered meanwhile.
+func TestThousandsOfConfigs(t *testing.T) {
+	const n = 2000
+	c := newCrowd(t)
+	create, some, whole, show := kmsg.NewPtrCreateTopicsRequest(), kmsg.NewPtrIncrementalAlterConfigsRequest(), kmsg.NewPtrAlterConfigsRequest(), kmsg.NewPtrDescribeConfigsRequest()
+	create.TimeoutMillis = 60_000
+	for i := range n {
+		topic := kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = fmt.Sprint("t", i), 1, 1
+		create.Topics = append(create.Topics, topic)
+		one := kmsg.NewIncrementalAlterConfigsRequestResource()
+		one.ResourceType, one.ResourceName = kmsg.ConfigResourceTypeTopic, topic.Topic
+		one.Configs = []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: kmsg.StringPtr(fmt.Sprint(1000 + i))}}
+		some.Resources = append(some.Resources, one)
+		all := kmsg.NewAlterConfigsRequestResource()
+		all.ResourceType, all.ResourceName = one.ResourceType, one.ResourceName
+		all.Configs = []kmsg.AlterConfigsRequestResourceConfig{{Name: "retention.ms", Value: kmsg.StringPtr(fmt.Sprint(5000 + i))}}
+		whole.Resources = append(whole.Resources, all)
+		see := kmsg.NewDescribeConfigsRequestResource()
+		see.ResourceType, see.ResourceName, see.ConfigNames = one.ResourceType, one.ResourceName, []string{"retention.ms"}
+		show.Resources = append(show.Resources, see)
+	}
+	c.ask(c.one, create)
+	ends := kmsg.NewPtrDescribeConfigsRequest()
+	ends.Resources = []kmsg.DescribeConfigsRequestResource{show.Resources[0], show.Resources[n-1]}
+	changed := func(from int) func() int { // how many of the first and the last one are
+		return func() (changed int) {
+			for i, r := range c.ask(c.other, ends).(*kmsg.DescribeConfigsResponse).Resources {
+				if *r.Configs[0].Value == fmt.Sprint(from+i*(n-1)) {
+					changed++
+				}
+			}
+			return changed
+		}
+	}
+	resp, half := c.meanwhile(some, 2, changed(1000))
+	for i, r := range resp.(*kmsg.IncrementalAlterConfigsResponse).Resources {
+		if r.ErrorCode != 0 || r.ResourceName != some.Resources[i].ResourceName {
+			t.Fatalf("topic %d: %+v", i, r)
+		}
+	}
+	resp, more := c.meanwhile(whole, 2, changed(5000))
+	for i, r := range resp.(*kmsg.AlterConfigsResponse).Resources {
+		if r.ErrorCode != 0 || r.ResourceName != whole.Resources[i].ResourceName {
+			t.Fatalf("topic %d: %+v", i, r)
+		}
+	}
+	resp, answered := c.meanwhile(show, 2, func() int { c.ask(c.other, ends); return 1 })
+	list := resp.(*kmsg.DescribeConfigsResponse).Resources
+	for i := range list {
+		if r := &list[i]; r.ErrorCode != 0 || r.ResourceName != show.Resources[i].ResourceName || *r.Configs[0].Value != fmt.Sprint(5000+i) {
+			t.Fatalf("topic %d: %+v", i, r)
+		}
+	}
+	if half == 0 || more == 0 || answered < 3 || len(list) != n {
+		t.Errorf("the other client has seen it half done %d and %d times, and was answered %d times while %d were shown", half, more, answered, len(list))
+	}
+}
+
 // One request makes as many partitions as Kafka allows. More are refused, all of them; a topic that is named twice is, wherever in the request.
 func TestTooManyTopics(t *testing.T) {
 	const most = 10_000
