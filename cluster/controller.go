@@ -20,7 +20,8 @@ import (
 // Core is what is asked of a *broker.Broker.
 type Core interface {
 	Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, done func(error))
-	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error // broker.ErrGap: one of them lacks something yet, and is waited for
+	// SetInSync errors: broker.ErrGap, one of them lacks something yet, and is waited for; any other one: nothing has come of it. Lead may be yet to come into force.
+	SetInSync(shard record.ShardID, epoch record.Epoch, others []uint64, least int) error
 	Resign(shard record.ShardID, done func())
 	Leads(first record.ShardID, n int) bool // these shards take commands
 	Failure() error                         // the journal has failed for good, or its disk is full: the node ought not to lead
@@ -118,6 +119,7 @@ type Controller struct {
 	came     map[meta.NodeID]bool // who has been caught up since then
 	inSync   []meta.NodeID        // as the core was told
 	replicas int                  // likewise: how many there are
+	untold   bool                 // not each shard has taken that: it does not lead yet, or one lacks something
 	follows  struct {
 		leader meta.NodeID
 		epoch  uint32
@@ -405,7 +407,7 @@ func (c *Controller) begin(sh *meta.Shard, now time.Duration) {
 	c.leading, c.opened, c.since, c.came = sh.Epoch, false, now, make(map[meta.NodeID]bool)
 	c.next.Store(0)
 	c.follows.leader, c.follows.epoch = 0, 0
-	c.inSync, c.replicas = sh.ISR, len(sh.Replicas)
+	c.inSync, c.replicas, c.untold = sh.ISR, len(sh.Replicas), false
 	c.o.Streams.Rest()
 	epoch, others := record.Epoch(sh.Epoch), c.others(sh.ISR)
 	for i := range c.shards() {

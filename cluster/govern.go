@@ -236,6 +236,8 @@ func (c *Controller) lead(s *meta.Snapshot, sh *meta.Shard, now time.Duration) {
 	if !slices.Equal(c.inSync, sh.ISR) || c.replicas != len(sh.Replicas) { // the controller, or an operator, has taken somebody out
 		c.inSync, c.replicas, c.holdAdd = sh.ISR, len(sh.Replicas), now+c.o.Lease/2
 		c.tell(sh.ISR, LeastInSync(len(sh.Replicas)))
+	} else if c.untold && c.adding == 0 { // while one is let in it is told at each turn
+		c.tell(c.inSync, LeastInSync(c.replicas))
 	}
 	want, replicas := c.wanted(s, sh, now)
 	if id := goer(sh); id != 0 && c.adding == 0 && slices.Equal(want, sh.ISR) && len(replicas) == len(sh.Replicas) {
@@ -315,7 +317,7 @@ func (c *Controller) changeInSync(want, replicas []meta.NodeID, base uint64, epo
 	})
 }
 
-// tell tells the core who is in sync, and how many have to be; false: one of them lacks something.
+// tell tells the core who is in sync, and how many have to be; false: one of them lacks something, or the core does not lead yet.
 func (c *Controller) tell(inSync []meta.NodeID, least int) bool {
 	others, ok := c.others(inSync), true
 	c.await(inSync, least)
@@ -324,6 +326,7 @@ func (c *Controller) tell(inSync []meta.NodeID, least int) bool {
 			ok = false
 		}
 	}
+	c.untold = !ok
 	return ok
 }
 

@@ -40,6 +40,7 @@ type sim struct {
 	mu             sync.Mutex
 	nodes          []*simNode
 	later          []func()        // to be called without mu
+	late           time.Duration   // that much time after it was told to the core of a node leads
 	cut            map[[2]int]bool // from, to
 	slow           time.Duration   // what messages take at most
 	lossy          int             // of 100 messages, so many are lost

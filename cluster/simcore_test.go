@@ -19,6 +19,7 @@ type simPart struct {
 	data    []simRecord // on disk
 
 	// The core.
+	told    int // times that it was told to let go
 	led     []uint32
 	opened  bool
 	others  []uint64
@@ -67,23 +68,34 @@ type simCore struct {
 	run int
 }
 
-// Lead makes it a Core.
+// Lead makes it a Core. It comes into force a little later, of all shards at once, unless the core is told to let go meanwhile.
 func (c simCore) Lead(shard record.ShardID, epoch record.Epoch, others []uint64, least int, _ func(error)) {
 	p := c.p
+	if uint32(shard) != p.set.First+p.set.Count-1 {
+		return
+	}
 	p.n.do(c.run, func() {
-		p.led[uint32(shard)-p.set.First] = uint32(epoch)
-		if uint32(shard) != p.set.First+p.set.Count-1 {
-			return
-		}
-		p.others, p.least, p.hw, p.joins = others, least, 0, map[uint64]bool{}
-		p.acked, p.caught = map[meta.NodeID]int{}, map[meta.NodeID]time.Duration{}
-		p.begins(uint32(epoch))
-		p.n.after(5*time.Millisecond, func() {
-			p.opened = p.led[0] == uint32(epoch)
-			p.n.s.outside(p.control.Moved)
+		told := p.told
+		p.n.after(p.n.s.late+time.Duration(p.n.s.rnd.Int64N(int64(time.Millisecond))), func() {
+			if p.told == told {
+				p.lead(uint32(epoch), others, least)
+			}
 		})
-		p.write(uint32(epoch))
 	})
+}
+
+func (p *simPart) lead(epoch uint32, others []uint64, least int) {
+	for i := range p.led {
+		p.led[i] = epoch
+	}
+	p.others, p.least, p.hw, p.joins = others, least, 0, map[uint64]bool{}
+	p.acked, p.caught = map[meta.NodeID]int{}, map[meta.NodeID]time.Duration{}
+	p.begins(epoch)
+	p.n.after(5*time.Millisecond, func() {
+		p.opened = p.led[0] == epoch
+		p.n.s.outside(p.control.Moved)
+	})
+	p.write(epoch)
 }
 
 // begins looks whether a node may lead.
@@ -167,6 +179,7 @@ func (c simCore) Resign(shard record.ShardID, done func()) {
 		if p.led[0] != 0 && uint32(shard) == p.set.First {
 			p.n.s.tracef("node %d lets go of set %d in %d", p.n.id, p.set.Number, p.led[0])
 		}
+		p.told++
 		p.led[uint32(shard)-p.set.First], p.opened = 0, false
 	})
 	done()
@@ -241,7 +254,7 @@ func (p *simPart) fetch(leader meta.NodeID, epoch uint32) {
 	}
 	l, have := n.s.node(leader).parts[p.set.Number], slices.Clone(p.data)
 	n.send(l.n, func() {
-		if l.streams.lead != epoch {
+		if l.streams.lead != epoch || l.led[0] != epoch {
 			return
 		}
 		if len(have) <= len(l.data) && slices.Equal(have, l.data[:len(have)]) {

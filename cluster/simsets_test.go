@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -293,6 +294,28 @@ func TestSetsLeave(t *testing.T) {
 		s.evenly("after a rolling restart")
 		if !s.even() {
 			s.fail("leads are not spread after a rolling restart:%s", s.states())
+		}
+	})
+}
+
+// A node that begins to lead is told that another one is in sync no more before its core has heard that it is to lead: that counts as soon as it has.
+func TestSetsLeaveOneThatBegins(t *testing.T) {
+	calm(t, nil, func(s *sim) {
+		s.enter(func() { s.late = simLease / 4 })
+		for _, n := range s.nodes {
+			ctx, cancel := context.WithTimeout(n.ctx, 10*time.Second)
+			left := make(chan error, len(s.sets))
+			for _, c := range n.controls() {
+				go func() { left <- c.Leave(ctx) }()
+			}
+			s.until("all sets leave a node", func() bool { return len(left) == len(s.sets) })
+			cancel()
+			s.kill(n)
+			for k := range s.sets {
+				s.goesOn(fmt.Sprintf("when node %d has gone", n.id), k)
+			}
+			s.start(n)
+			s.until("it is back", func() bool { return s.leads() && s.inSync() })
 		}
 	})
 }

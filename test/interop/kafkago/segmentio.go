@@ -110,6 +110,24 @@ func segmentioWriter(topic string, codec kafka.Compression) *kafka.Writer {
 	return &kafka.Writer{Addr: kafka.TCP(addresses...), Topic: topic, RequiredAcks: kafka.RequireAll, Compression: codec, BatchTimeout: 5 * time.Millisecond, Balancer: &kafka.Hash{}}
 }
 
+// segmentioWrite writes records, and those again that the writer has given up on where nodes are restarted.
+func segmentioWrite(ctx context.Context, w *kafka.Writer, list ...kafka.Message) error {
+	return again(ctx, nil, func() error {
+		err := w.WriteMessages(ctx, list...)
+		var each kafka.WriteErrors
+		if errors.As(err, &each) && len(each) == len(list) {
+			var rest []kafka.Message
+			for i, err := range each {
+				if err != nil {
+					rest = append(rest, list[i])
+				}
+			}
+			list = rest
+		}
+		return err
+	})
+}
+
 func segmentioCodecs(ctx context.Context) error {
 	if err := segmentioTopic(ctx, "kc", 1); err != nil {
 		return err
@@ -122,7 +140,7 @@ func segmentioCodecs(ctx context.Context) error {
 			list = append(list, kafka.Message{Key: []byte("k"), Value: []byte(number(n)), Headers: []kafka.Header{{Key: "codec", Value: []byte(codec.String())}}})
 			n++
 		}
-		if err := errors.Join(w.WriteMessages(ctx, list...), w.Close()); err != nil {
+		if err := errors.Join(segmentioWrite(ctx, w, list...), w.Close()); err != nil {
 			return fmt.Errorf("%s: %w", codec, err)
 		}
 	}
@@ -153,7 +171,7 @@ func segmentioGroup(ctx context.Context) error {
 		for i := from; i < to; i++ {
 			list = append(list, kafka.Message{Key: []byte(number(i)), Value: []byte(number(i))})
 		}
-		return w.WriteMessages(ctx, list...)
+		return segmentioWrite(ctx, w, list...)
 	}
 	read := func(from, to int) error {
 		r := kafka.NewReader(kafka.ReaderConfig{Brokers: addresses, GroupID: "segmentio", Topic: "kg", MaxWait: 200 * time.Millisecond, StartOffset: kafka.FirstOffset})
@@ -188,7 +206,7 @@ func segmentioOffsets(ctx context.Context) error {
 	w := segmentioWriter("ko", 0)
 	at := time.Now().Add(-time.Hour).Truncate(time.Second)
 	for i := range 10 {
-		if err := w.WriteMessages(ctx, kafka.Message{Value: []byte(number(i)), Time: at.Add(time.Duration(i) * time.Minute)}); err != nil {
+		if err := segmentioWrite(ctx, w, kafka.Message{Value: []byte(number(i)), Time: at.Add(time.Duration(i) * time.Minute)}); err != nil {
 			return err
 		}
 	}
