@@ -29,9 +29,9 @@ def numbers(lines):
 
 def topics(c, broker, p):
     p.tool("TopicCommand", *p.server, "--create", "--topic", "java", "--partitions", "3", "--config", "retention.ms=600000")
-    assert "PartitionCount: 3" in p.tool("TopicCommand", *p.server, "--describe", "--topic", "java")
+    shows(p, "PartitionCount: 3", "TopicCommand", *p.server, "--describe", "--topic", "java")
     p.tool("TopicCommand", *p.server, "--alter", "--topic", "java", "--partitions", "4")
-    assert "java" in p.tool("TopicCommand", *p.server, "--list")
+    shows(p, "java", "TopicCommand", *p.server, "--list")
     p.tool("TopicCommand", *p.server, "--create", "--topic", "gone")
     p.tool("TopicCommand", *p.server, "--delete", "--topic", "gone")
     assert "gone" not in p.tool("TopicCommand", *p.server, "--list")
@@ -50,7 +50,7 @@ def configuration(c, broker, p):
 def quotas(c, broker, p):
     client = ["--entity-type", "clients", "--entity-name", "slow"]
     p.tool("kafka.admin.ConfigCommand", *p.server, "--alter", *client, "--add-config", "producer_byte_rate=1000000")
-    assert "producer_byte_rate=1000000" in p.tool("kafka.admin.ConfigCommand", *p.server, "--describe", *client)
+    shows(p, "producer_byte_rate=1000000", "kafka.admin.ConfigCommand", *p.server, "--describe", *client)
     p.tool("kafka.admin.ConfigCommand", *p.server, "--alter", *client, "--delete-config", "producer_byte_rate")
 
 
@@ -59,15 +59,14 @@ def verifiable_producer(c, broker, p):
     settings = ["--command-config", c.write("producer.properties", "retries=2147483647\nenable.idempotence=true\n")] if harness.RESTARTS else []
     out = p.tool("VerifiableProducer", *p.server, "--topic", "v", "--max-messages", COUNT, "--acks", "-1", *settings)
     assert f'"acked":{COUNT}' in out, out[-300:]
-    assert numbers(p.read("v", COUNT, "--group", "classic")) == [str(i) for i in range(COUNT)]
+    in_order(p.read("v", COUNT, "--group", "classic"))
 
 
 def consumer_protocol(c, broker, p):
-    assert numbers(p.read("v", COUNT, "--group", "next", "--command-property", "group.protocol=consumer")) == [str(i) for i in range(COUNT)]
-    out = p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "next")
-    assert re.search(rf"next\s+v\s+0\s+{COUNT}\s+{COUNT}\s+0", out), out
-    out = p.tool("GroupsCommand", *p.server, "--list")
-    assert re.search(r"next\s+Consumer", out) and re.search(r"classic\s+Classic", out), out
+    in_order(p.read("v", COUNT, "--group", "next", "--command-property", "group.protocol=consumer"))
+    shows(p, rf"next\s+v\s+0\s+{COUNT}\s+{COUNT}\s+0", "consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "next")
+    shows(p, r"next\s+Consumer", "GroupsCommand", *p.server, "--list")
+    shows(p, r"classic\s+Classic", "GroupsCommand", *p.server, "--list")
 
 
 def verifiable_consumer(c, broker, p):
@@ -134,13 +133,13 @@ def performance(c, broker, p):
     assert sum(ends) == 50000, ends
     out = p.tool("ConsumerPerformance", *p.server, "--topic", "java", "--num-records", "50000", "--group", "perf", "--timeout", "60000")
     assert re.search(r", 50000,", out), out
-    assert "Percentiles" in p.tool("EndToEndLatency", *p.server, "--topic", "e2e", "--num-records", "300", "--producer-acks", "all", "--record-size", "100")
+    shows(p, "Percentiles", "EndToEndLatency", *p.server, "--topic", "e2e", "--num-records", "300", "--producer-acks", "all", "--record-size", "100")
 
 
 def deleted_records(c, broker, p):
     offsets = c.write("delete.json", '{"partitions":[{"topic":"v","partition":0,"offset":1000}],"version":1}')
-    assert "low_watermark: 1000" in p.tool("DeleteRecordsCommand", *p.server, "--offset-json-file", offsets)
-    assert "v:0:1000" in p.tool("GetOffsetShell", *p.server, "--topic", "v", "--time", "earliest")
+    shows(p, "low_watermark: 1000", "DeleteRecordsCommand", *p.server, "--offset-json-file", offsets)
+    shows(p, "v:0:1000", "GetOffsetShell", *p.server, "--topic", "v", "--time", "earliest")
 
 
 def log_dirs(c, broker, p):
@@ -151,27 +150,27 @@ def log_dirs(c, broker, p):
     move = c.write("move.json", json.dumps({"version": 1, "partitions": [{"topic": "java", "partition": 0, "replicas": [b["broker"] for b in brokers],
                                                                         "log_dirs": [b["logDirs"][0]["logDir"] for b in brokers]}]}))
     p.tool("reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--execute")
-    assert "is completed" in p.tool("reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--verify")
-    assert "No partition reassignments found" in p.tool("reassign.ReassignPartitionsCommand", *p.server, "--list")
+    shows(p, "is completed", "reassign.ReassignPartitionsCommand", *p.server, "--reassignment-json-file", move, "--verify")
+    shows(p, "No partition reassignments found", "reassign.ReassignPartitionsCommand", *p.server, "--list")
 
 
 def cluster(c, broker, p):
-    assert re.search(r"transaction.version\s.*FinalizedVersionLevel: 2", p.tool("FeatureCommand", *p.server, "describe"))
-    assert re.search(rf"LeaderId:\s+{leader()}\n", p.tool("MetadataQuorumCommand", *p.server, "describe", "--status"))
-    assert "Leader" in p.tool("MetadataQuorumCommand", *p.server, "describe", "--replication")
-    assert "unfenced" in p.tool("ClusterTool", "list-endpoints", *p.server)
-    assert "Cluster ID" in p.tool("ClusterTool", "cluster-id", *p.server)
+    shows(p, r"transaction.version\s.*FinalizedVersionLevel: 2", "FeatureCommand", *p.server, "describe")
+    shows(p, rf"LeaderId:\s+{leader()}\n", "MetadataQuorumCommand", *p.server, "describe", "--status")
+    shows(p, "Leader", "MetadataQuorumCommand", *p.server, "describe", "--replication")
+    shows(p, "unfenced", "ClusterTool", "list-endpoints", *p.server)
+    shows(p, "Cluster ID", "ClusterTool", "cluster-id", *p.server)
     p.tool("ClientMetricsCommand", *p.server, "--list")
-    assert "Fetch(1): 4 to 18" in p.tool("BrokerApiVersionsCommand", *p.server)
+    shows(p, r"Fetch\(1\): 4 to 18", "BrokerApiVersionsCommand", *p.server)
     p.tool("LeaderElectionCommand", *p.server, "--election-type", "preferred", "--topic", "java", "--partition", "0")
 
 
 def acls(c, broker, p):
     rule = ["--allow-principal", "User:ANONYMOUS", "--operation", "All", "--topic", "*", "--group", "*", "--cluster", "--transactional-id", "*"]
     p.tool("AclCommand", *p.server, "--add", *rule)
-    assert "principal=User:ANONYMOUS" in p.tool("AclCommand", *p.server, "--list")
+    shows(p, "principal=User:ANONYMOUS", "AclCommand", *p.server, "--list")
     p.tool("AclCommand", *p.server, "--add", "--deny-principal", "User:nobody", "--operation", "Read", "--topic", "v", "--resource-pattern-type", "prefixed")
-    assert "User:nobody" in p.tool("AclCommand", *p.server, "--list", "--principal", "User:nobody")
+    shows(p, "User:nobody", "AclCommand", *p.server, "--list", "--principal", "User:nobody")
     p.tool("AclCommand", *p.server, "--remove", "--force", "--deny-principal", "User:nobody", "--operation", "Read", "--topic", "v", "--resource-pattern-type", "prefixed")
     assert "User:nobody" not in p.tool("AclCommand", *p.server, "--list")
 
@@ -180,4 +179,4 @@ def killed(c, broker, p):
     broker.stop(signal.SIGKILL)
     broker.start()
     assert numbers(p.read("v", COUNT - 1000, "--group", "later")) == [str(i) for i in range(1000, COUNT)]
-    assert re.search(rf"cg\s+v\s+0\s+{COUNT}", p.tool("consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "cg"))
+    shows(p, rf"cg\s+v\s+0\s+{COUNT}", "consumer.group.ConsumerGroupCommand", *p.server, "--describe", "--group", "cg")
