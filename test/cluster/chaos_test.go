@@ -21,6 +21,7 @@ import (
 
 var (
 	chaosFaults = flag.Int("chaos.faults", 4, "how many faults TestChaos makes, one behind the other")
+	chaosTime   = flag.Duration("chaos.time", 0, "for how long TestChaos makes faults at least, however many that are")
 	chaosOnly   = flag.String("chaos.only", "", "a regular expression of the faults that TestChaos makes")
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "draws the faults; 0: another one each time")
 	chaosSpread = flag.String("chaos.spread", "", "whether the leaders of Kafka's topics are spread over the nodes: yes or no; empty: the seed says so")
@@ -70,13 +71,14 @@ func TestChaos(t *testing.T) {
 	t.Logf("-chaos.faults %d -chaos.seed %d; leaders are spread: %v", *chaosFaults, *chaosSeed, spread)
 	net := common.NewNetwork(t)
 	c := common.StartClusterOn(t, common.Ground{Net: net}, 3)
-	ctx, cancel := context.WithTimeout(context.Background(), longest*time.Duration(*chaosFaults+2))
+	ctx, cancel := context.WithTimeout(context.Background(), longest*time.Duration(*chaosFaults+2)+*chaosTime)
 	defer cancel()
 	l := newLoad(ctx, t, c)
 	l.net, l.spread = net, spread
 	l.begin()
 	d := newDeck(t, rnd)
-	for i := range *chaosFaults {
+	begun := time.Now()
+	for i := 0; i < *chaosFaults || time.Since(begun) < *chaosTime; i++ {
 		f := d.draw()
 		n := c.Nodes[rnd.IntN(len(c.Nodes))]
 		if rnd.IntN(2) == 0 {
