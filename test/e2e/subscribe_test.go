@@ -281,7 +281,8 @@ func TestSharedQoS2IsResumed(t *testing.T) {
 		other := w.connect("other")
 		other.share("g", "a", 2)
 		other.sub(1, "y")
-		_ = c.Close()
+		c.send([]byte{byte(wire.DISCONNECT) << 4, 0})
+		c.ended() // what comes before the server has seen that it goes would wait for it
 		pub.pub("a", "for the other", 2)
 		other.expect("for the other")
 		other.quiet("y")
