@@ -48,7 +48,7 @@ type Group interface {
 	// Barrier returns once the majority has agreed, after the call, on who leads; or when ctx ends.
 	Barrier(ctx context.Context) error
 	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. heir says who, at each attempt anew, and is told who was
-	// asked last; 0: nobody, for now. From the call on this node grants nothing, so that silence (Controller.Start) is true of who leads next.
+	// asked last; 0: nobody is there. From the call on this node grants nothing, so that silence (Controller.Start) is true of who leads next.
 	HandOver(ctx context.Context, heir func(asked meta.NodeID) meta.NodeID) error
 }
 

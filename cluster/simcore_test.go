@@ -234,6 +234,9 @@ func (simStreams) Await([]link.NodeID, bool) {}
 // Followers makes it Streams.
 func (c simStreams) Followers() (list []replica.Follower) {
 	c.p.n.do(c.run, func() {
+		if c.p.led[0] != c.p.streams.lead {
+			return // those are of a lead before
+		}
 		for id, at := range c.p.caught {
 			list = append(list, replica.Follower{Node: link.NodeID(id), CaughtUp: at})
 		}

@@ -39,7 +39,7 @@ type ClusterGroup interface {
 	// Barrier returns once the majority of the group has agreed, after the call, on who leads.
 	Barrier(ctx context.Context) error
 	// HandOver has another node lead the group, if this one does, and returns when one does; or when ctx ends. heir says who, at each attempt anew, and is told who was
-	// asked last; 0: nobody, for now. From the call on nobody counts on this node's lead.
+	// asked last; 0: nobody is there. From the call on nobody counts on this node's lead.
 	HandOver(ctx context.Context, heir func(asked meta.NodeID) meta.NodeID) error
 	// Advertise has the catalog say where clients of Kafka and of MQTT reach this node.
 	Advertise(kafka meta.Endpoints, mqtt meta.Doors)

@@ -15,8 +15,8 @@ import (
 // Dragonboat has nobody stand for election who has not, and the lead would not be handed over.
 const quietTicks = heartbeatTicks + 2
 
-// HandOver has another node lead the group, if this one does, and returns when one does. heir says who, at each attempt anew, and is told who was asked last; 0: nobody,
-// for now. From the call on the caller lets nobody count on this node's lead, and never does again: Silence has to go by between the last time that somebody did and
+// HandOver has another node lead the group, if this one does, and returns when one does. heir says who, at each attempt anew, and is told who was asked last; 0: nobody
+// is there. From the call on the caller lets nobody count on this node's lead, and never does again: Silence has to go by between the last time that somebody did and
 // an election in which the others vote at once, and what tells the heir to stand for that may come to it late (section 3.10 of Ongaro's thesis). So this node does not
 // lead on after an error either, which is that of ctx: it says no more what a leader says, and the others elect one. Changes wait for the other leader.
 func (g *Group) HandOver(ctx context.Context, heir func(asked meta.NodeID) meta.NodeID) error {

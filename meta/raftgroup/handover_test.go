@@ -13,13 +13,31 @@ import (
 	"github.com/sluicemq/sluice/meta"
 )
 
-// The lead is handed over as soon as nobody has counted on it for long enough, while all nodes change the catalog: each change is made, and soon.
+const calmTick = 40 * time.Millisecond
+
+// calmThree is three, all of which know that all vote, with time enough for nobody else to be elected on a machine that others use too.
+func calmThree(t *testing.T) *nodes {
+	t.Helper()
+	ns := three(t, func(o *Options) { o.Tick, o.AnswerWait = calmTick, soon })
+	for _, n := range ns.list {
+		testx.Eventually(t, soon, func() bool {
+			for id := range ns.list {
+				if o := n.c.Load().Node(id); o == nil || o.State != meta.NodeActive {
+					return false
+				}
+			}
+			return true
+		}, "node", n.g.o.Node, "knows all")
+	}
+	return ns
+}
+
+// The lead is handed over, and nobody else is elected, while all nodes change the catalog: each change is made, and not only when the one that a leader lost is given up.
 func TestHandOver(t *testing.T) {
-	ns := three(t, func(o *Options) { o.Tick = 40 * time.Millisecond })
+	ns := calmThree(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
-	var made atomic.Int64
-	var longest [4]time.Duration
+	var made, late atomic.Int64
 	for id, n := range ns.list {
 		all.Go(func() {
 			for i := 0; ctx.Err() == nil; i++ {
@@ -27,22 +45,23 @@ func TestHandOver(t *testing.T) {
 				if err := n.set(user(fmt.Sprintf("by%d-%d", id, i%1000))); err != nil && !errors.Is(err, meta.ErrConflict) {
 					t.Errorf("node %d: change %d: %v", id, i, err)
 				}
-				longest[id] = max(longest[id], time.Since(begin))
+				if time.Since(begin) > attemptTicks*calmTick {
+					late.Add(1)
+				}
 				made.Add(1)
 			}
 		})
 	}
 	for i := range 12 {
 		n := ns.leader()
-		_, reigns := n.g.Reign()
+		term, reigns := n.g.Reign()
 		to := n.g.o.Node%3 + 1
-		begin := time.Now()
 		if err := n.g.HandOver(within(t), only(to)); err != nil {
 			t.Fatal(err)
 		}
 		id, known := n.g.Leader()
-		if d := time.Since(begin); d > (electionTicks+2)*n.g.o.Tick || !reigns || !known || id != to {
-			t.Errorf("%d: node %d hands over to %d in %v: node %d leads", i, n.g.o.Node, to, d, id)
+		if now, _ := ns.list[to].g.Reign(); !reigns || !known || id != to || now != term+1 {
+			t.Errorf("%d: node %d hands over to %d in term %d: node %d leads in term %d", i, n.g.o.Node, to, term, id, now)
 		}
 		if i%2 == 1 { // the others at once
 			had := made.Load()
@@ -51,11 +70,9 @@ func TestHandOver(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
-	t.Logf("%d changes, the longest of each node took %v", made.Load(), longest[1:])
-	for id, d := range longest {
-		if d > attemptTicks*40*time.Millisecond { // as one whose loss nobody notices
-			t.Errorf("a change of node %d took %v", id, d)
-		}
+	t.Logf("%d changes, %d of them late", made.Load(), late.Load())
+	if late.Load() > 12 { // each hand-over may meet a change of each node
+		t.Errorf("%d changes took longer than one whose loss nobody notices", late.Load())
 	}
 }
 
@@ -65,7 +82,7 @@ func only(id meta.NodeID) func(meta.NodeID) meta.NodeID {
 
 // Who does not lead hands nothing over, and a request for that goes to no other node: who leads there may be counted on.
 func TestHandOverOfOthers(t *testing.T) {
-	ns := three(t, nil)
+	ns := calmThree(t)
 	n := ns.leader()
 	term, _ := n.g.Reign()
 	for id, o := range ns.list {
@@ -79,7 +96,7 @@ func TestHandOverOfOthers(t *testing.T) {
 			t.Error(err)
 		}
 		begun := time.Now()
-		testx.Eventually(t, soon, func() bool { return time.Since(begun) > 2*electionTicks*testTick }, "some time goes by")
+		testx.Eventually(t, soon, func() bool { return time.Since(begun) > 2*electionTicks*calmTick }, "some time goes by")
 		o.mustSet(t, user("after"))
 	}
 	if now, ok := n.g.Reign(); !ok || now != term {
@@ -90,7 +107,7 @@ func TestHandOverOfOthers(t *testing.T) {
 // Where the node cannot be reached that is asked first, another one is; and where none can, or none is one, it leads no more than as long as an election takes: the others
 // elect one.
 func TestHandOverFails(t *testing.T) {
-	ns := three(t, nil)
+	ns := calmThree(t)
 	n := ns.leader()
 	first, second := n.g.o.Node%3+1, (n.g.o.Node+1)%3+1
 	ns.list[first].net.set(true)
