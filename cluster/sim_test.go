@@ -397,7 +397,7 @@ func (s *sim) stops(n *simNode) {
 			go func() { left <- c.Leave(ctx) }()
 		}
 		for range controls {
-			<-left
+			_ = <-left
 		}
 		if err := HandOver(ctx, controls); err == nil {
 			s.enter(func() { s.handed++ })
