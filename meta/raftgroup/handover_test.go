@@ -104,8 +104,8 @@ func TestHandOverOfOthers(t *testing.T) {
 	}
 }
 
-// Where the node cannot be reached that is asked first, another one is; and where none can, or none is one, it leads no more than as long as an election takes: the others
-// elect one.
+// Where the node cannot be reached that is asked first, another one is. A node that has failed to hand over leads no more than as long as an election takes: the others elect
+// one, and it follows.
 func TestHandOverFails(t *testing.T) {
 	ns := calmThree(t)
 	n := ns.leader()
@@ -129,5 +129,5 @@ func TestHandOverFails(t *testing.T) {
 		t.Errorf("handed over to node 9: %v", err)
 	}
 	ns.othersLead(n.g.o.Node)
-	n.mustSet(t, user("after")) // it goes on to follow
+	n.mustSet(t, user("after"))
 }

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 type voice struct {
 	halted   atomic.Bool // it takes no proposals of others
 	handing  atomic.Bool // likewise, and no changes of its own: another one is to lead (HandOver)
+	once     sync.Once   // a node that halts may be handing over
 	quiet    atomic.Bool
 	began    time.Time     // when it became quiet
 	leader   atomic.Int64  // when a leader was heard last, in ns from then
@@ -39,8 +41,10 @@ func (g *Group) hush() {
 }
 
 func (v *voice) hush(patience time.Duration) {
-	v.began, v.patience = time.Now(), patience
-	v.quiet.Store(true)
+	v.once.Do(func() {
+		v.began, v.patience = time.Now(), patience
+		v.quiet.Store(true)
+	})
 }
 
 // said are those of a batch's messages that are sent. The list stays as it is: Dragonboat uses it again.
